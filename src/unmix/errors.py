@@ -1,0 +1,63 @@
+"""Mistakes of the user, told in one line that names the flag, the value and what would be right."""
+
+from __future__ import annotations
+
+import difflib
+import math
+from collections.abc import Iterable
+
+__all__ = ["UserError", "check_choice", "check_number"]
+
+
+class UserError(ValueError):
+    """A mistake that the user can mend.
+
+    The message is one line: it names the flag, file or value, and what would be right. The command
+    line prints it without a traceback and exits with status 2.
+    """
+
+
+def check_choice(flag: str, value: str, choices: Iterable[str]) -> str:
+    """Return `value` if it is one of `choices`.
+
+    Raises:
+        UserError: otherwise, with the nearest match if there is one, and all the choices.
+    """
+    options = list(choices)
+    if value in options:
+        return value
+    folded = {option.lower(): option for option in options}
+    near = difflib.get_close_matches(str(value).lower(), list(folded), n=1, cutoff=0.5)
+    hint = f" Did you mean {folded[near[0]]!r}?" if near else ""
+    raise UserError(f"{flag}: {value!r} is unknown.{hint} Known: {', '.join(options)}.")
+
+
+def check_number(
+    flag: str,
+    value: float,
+    *,
+    at_least: float | None = None,
+    above: float | None = None,
+    at_most: float | None = None,
+) -> None:
+    """Check a number against its bounds.
+
+    Raises:
+        UserError: if `value` is not finite or lies outside the bounds.
+    """
+    bounds = []
+    if at_least is not None:
+        bounds.append(f"at least {at_least:g}")
+    if above is not None:
+        bounds.append(f"greater than {above:g}")
+    if at_most is not None:
+        bounds.append(f"at most {at_most:g}")
+    wrong = (
+        not math.isfinite(value)
+        or (at_least is not None and value < at_least)
+        or (above is not None and value <= above)
+        or (at_most is not None and value > at_most)
+    )
+    if wrong:
+        wanted = " and ".join(bounds) or "a finite number"
+        raise UserError(f"{flag}: {value:g} is out of range; it must be {wanted}.")
