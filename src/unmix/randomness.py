@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-__all__ = ["beta", "generator_for", "uniform"]
+__all__ = ["beta", "generator_for", "on_device", "uniform"]
 
 
 def generator_for(seed: int, *place: int | str) -> torch.Generator:
@@ -48,3 +48,11 @@ def beta(
     seed = torch.randint(2**63 - 1, (), generator=generator, device=device).item()
     numbers = np.random.default_rng(int(seed)).beta(a, b, size=shape)
     return torch.as_tensor(numbers, dtype=torch.float32).to(device)
+
+
+def on_device(generator: torch.Generator, device: torch.device) -> torch.Generator:
+    """A generator on `device` that follows from the given one; itself if it is there already."""
+    if generator.device.type == device.type:
+        return generator
+    seed = torch.randint(2**62, (), generator=generator, device=generator.device).item()
+    return torch.Generator(device).manual_seed(int(seed))

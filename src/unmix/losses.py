@@ -1,0 +1,55 @@
+"""Contrastive losses as pure functions, one number a sample."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+__all__ = ["nce_contrast", "partition_constant", "softmax_contrast"]
+
+_EPS = 1e-7
+
+
+def softmax_contrast(scores: Tensor, temperature: float) -> Tensor:
+    """InfoNCE: cross-entropy of the first candidate among all (van den Oord et al. 2018, Eq. 4).
+
+    Args:
+        scores: Cosine similarities, (N, 1 + K); column 0 is the positive.
+        temperature: T, above 0.
+
+    Returns:
+        Losses (N,).
+    """
+    logits = scores.float() / temperature
+    return logits.logsumexp(dim=1) - logits[:, 0]
+
+
+def nce_contrast(scores: Tensor, temperature: float, constant: Tensor, n_data: int) -> Tensor:
+    """Noise-contrastive estimation against uniform noise (Wu et al. 2018, Eqs. 4 to 7).
+
+    Args:
+        scores: Cosine similarities, (N, 1 + K); column 0 is the positive.
+        temperature: T, above 0.
+        constant: Z, by which exp(scores / T) is divided; see `partition_constant`.
+        n_data: Number of samples; the noise distribution is 1 / n_data.
+
+    Returns:
+        Losses (N,), summed over the positive and its K negatives.
+    """
+    p = torch.exp(scores.float() / temperature) / constant
+    k = scores.shape[1] - 1
+    noise = k / n_data
+    positive = (p[:, 0] / (p[:, 0] + noise + _EPS)).log()
+    negatives = (noise / (p[:, 1:] + noise + _EPS)).log()
+    return -(positive + negatives.sum(dim=1))
+
+
+def partition_constant(scores: Tensor, temperature: float, n: int) -> Tensor:
+    """The Monte Carlo estimate of NCE's constant Z from one batch: n * mean(exp(scores / T)).
+
+    Args:
+        scores: Cosine similarities, (N, 1 + K).
+        temperature: T, above 0.
+        n: Number of samples (memory bank) or of keys (queue).
+    """
+    return torch.exp(scores.detach().float() / temperature).mean() * n

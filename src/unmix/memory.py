@@ -1,0 +1,124 @@
+"""What a method remembers between steps: a queue of keys, or a feature for every sample.
+
+Both are buffers, so they are in the checkpoint and a resumed run goes on with them.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F  # noqa: N812
+from torch import Tensor, nn
+
+from unmix.errors import check_number
+
+__all__ = ["MemoryBank", "Queue", "draw_candidates"]
+
+
+class Queue(nn.Module):
+    """The last K keys, first in, first out (He et al. 2020, MoCo).
+
+    Args:
+        size: K, at least 1.
+        dim: Length of a key.
+        generator: For the random unit vectors that it starts with.
+
+    Attributes:
+        keys: float32 (K, dim).
+    """
+
+    keys: Tensor
+    position: Tensor
+    seen: Tensor
+
+    def __init__(self, size: int, dim: int, generator: torch.Generator | None = None) -> None:
+        super().__init__()
+        check_number("queue_size", size, at_least=1)
+        start = F.normalize(torch.randn(size, dim, generator=generator), dim=1)
+        self.register_buffer("keys", start)
+        self.register_buffer("position", torch.zeros((), dtype=torch.long))
+        self.register_buffer("seen", torch.zeros((), dtype=torch.long))
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+    @property
+    def fill(self) -> float:
+        """Share of the queue that real keys have replaced, in [0, 1]."""
+        return min(1.0, self.seen.item() / len(self))
+
+    @torch.no_grad()
+    def push(self, keys: Tensor) -> None:
+        """Put keys (N, dim) in, in order, over the oldest; N may be anything, and wraps.
+
+        Of more than K keys the last K stay.
+        """
+        n, size = len(keys), len(self)
+        last = keys[-size:].to(self.keys.dtype)
+        skipped = n - len(last)
+        where = torch.arange(skipped, n, device=self.keys.device)
+        self.keys[(self.position + where) % size] = last
+        self.position.copy_((self.position + n) % size)
+        self.seen.add_(n)
+
+
+class MemoryBank(nn.Module):
+    """One running feature for every sample of the data set (Wu et al. 2018, InsDis).
+
+    Args:
+        n_data: Number of samples.
+        dim: Length of a feature.
+        momentum: Share of the old feature that stays at each update, in [0, 1].
+        generator: For the random unit vectors that it starts with.
+
+    Attributes:
+        rows: float32 (n_data, dim), unit vectors.
+    """
+
+    rows: Tensor
+
+    def __init__(
+        self,
+        n_data: int,
+        dim: int,
+        momentum: float = 0.5,
+        generator: torch.Generator | None = None,
+    ) -> None:
+        super().__init__()
+        check_number("bank_momentum", momentum, at_least=0, at_most=1)
+        self.momentum = momentum
+        start = F.normalize(torch.randn(n_data, dim, generator=generator), dim=1)
+        self.register_buffer("rows", start)
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def scores(self, features: Tensor, candidates: Tensor) -> Tensor:
+        """Inner products of features (N, dim) with their candidates' rows (N, 1 + K): (N, 1 + K).
+
+        A small bank is multiplied whole and the candidates are picked from the product; of a large
+        one only the candidates' rows are read.
+        """
+        rows = self.rows.to(features.dtype)
+        if len(self) <= 4 * candidates.shape[1]:
+            return (features @ rows.T).gather(1, candidates)
+        return torch.einsum("nkd,nd->nk", rows[candidates], features)
+
+    @torch.no_grad()
+    def update(self, features: Tensor, index: Tensor) -> None:
+        """Move the rows of samples `index` (N,) towards their features (N, dim)."""
+        moved = torch.lerp(features.to(self.rows.dtype), self.rows[index], self.momentum)
+        self.rows[index] = F.normalize(moved, dim=1)
+
+
+def draw_candidates(
+    index: Tensor, negatives: int, n_data: int, generator: torch.Generator | None
+) -> Tensor:
+    """Each sample itself, then its negatives, uniform over the data set: int64 (N, 1 + K).
+
+    A negative may be the sample itself, as published (Wu et al. 2018, released code).
+    """
+    candidates = torch.randint(
+        n_data, (len(index), 1 + negatives), generator=generator, device=index.device
+    )
+    candidates[:, 0] = index
+    return candidates

@@ -1,0 +1,120 @@
+"""CMC: contrastive multiview coding of a picture's two colour parts (Tian et al. 2020)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from unmix.backbones import HalfEncoders, linear_head
+from unmix.errors import check_choice
+from unmix.memory import draw_candidates
+from unmix.methods.base import Method, unit
+from unmix.methods.insdis import BankContrast, check_negatives
+from unmix.randomness import on_device
+
+__all__ = ["CMC"]
+
+
+class CMC(Method):
+    """Contrastive multiview coding: lightness has to find its own colours, and colours their lightness.
+
+    Query: (l, ab) = (f_l(L), f_ab(ab)), the two parts of one view. Target: the sample's rows of the
+    two memory banks; l is compared with the bank of ab and ab with the bank of l. Kept: both banks.
+
+    Args:
+        backbone: Two half-encoders, `HalfEncoders`.
+        n_data: Number of training samples.
+        view: Colour space: "Lab" (L and ab) or "YCbCr" (Y and CbCr).
+        dim: Length of features and rows.
+        temperature: T.
+        negatives: K, random rows a sample is told apart from; fewer than n_data.
+        bank_momentum: Share of a row that stays at each update.
+        contrast: "softmax" or "nce" with its constants Z.
+    """
+
+    views = 1
+    pairs = ((0, 0),)
+
+    def __init__(
+        self,
+        backbone: nn.Module,
+        n_data: int,
+        *,
+        view: Literal["Lab", "YCbCr"] = "Lab",
+        dim: int = 128,
+        temperature: float = 0.07,
+        negatives: int = 4096,
+        bank_momentum: float = 0.5,
+        contrast: Literal["softmax", "nce"] = "nce",
+    ) -> None:
+        super().__init__()
+        check_choice("--view", view, ("Lab", "YCbCr"))
+        check_negatives(negatives, n_data)
+        self.color_space = view
+        self.f = backbone
+        self.head_l = linear_head(backbone.l.feature_dim, dim)
+        self.head_ab = linear_head(backbone.ab.feature_dim, dim)
+        options = (n_data, dim, temperature, bank_momentum, contrast)
+        self.memory_l, self.memory_ab = BankContrast(*options), BankContrast(*options)
+        self.n_data, self.K = n_data, negatives
+
+    @staticmethod
+    def build_backbone(name: str, **options: Any) -> nn.Module:
+        """Two half-encoders of the named kind, one for each colour part."""
+        return HalfEncoders(name, **options)
+
+    def query(self, view: Tensor) -> tuple[Tensor, Tensor]:
+        """(l, ab): unit vectors (N, dim) of the two colour parts."""
+        l, ab = self.f(view)
+        return unit(self.head_l(l)), unit(self.head_ab(ab))
+
+    def targets(
+        self,
+        views: Sequence[Tensor],  # noqa: ARG002
+        queries: Mapping[int, Any],  # noqa: ARG002
+        index: Tensor,
+        generator: torch.Generator,
+    ) -> dict[int, Tensor]:
+        """The rows to compare with: the sample's own, then K negatives, int64 (N, 1 + K)."""
+        generator = on_device(generator, index.device)
+        return {0: draw_candidates(index, self.K, self.n_data, generator)}
+
+    def compare(self, query: tuple[Tensor, Tensor], target: Tensor) -> Tensor:
+        """Contrast l with the rows of ab, and ab with the rows of l: losses (N,)."""
+        l, ab = query
+        return self.memory_ab(l, target) + self.memory_l(ab, target)
+
+    def keep(
+        self,
+        queries: Mapping[int, tuple[Tensor, Tensor]],
+        targets: Mapping[int, Any],  # noqa: ARG002
+        index: Tensor,
+    ) -> None:
+        """Move the samples' rows of both banks towards their clean features."""
+        l, ab = queries[0]
+        self.memory_l.bank.update(l.detach(), index)
+        self.memory_ab.bank.update(ab.detach(), index)
+
+    def projections(self, images: Tensor) -> Tensor:
+        """Both heads' outputs side by side, before normalisation."""
+        l, ab = self.f(images)
+        return torch.cat([self.head_l(l), self.head_ab(ab)], dim=1)
+
+    def features(self, images: Tensor) -> Tensor:
+        """Both half-encoders' pooled outputs side by side (N, D)."""
+        return self.f.features(images)
+
+    @property
+    def backbone(self) -> nn.Module:
+        """The two half-encoders; their features are put side by side."""
+        return self.f
+
+    @property
+    def chance_loss(self) -> float | None:
+        """2 ln(K + 1) under softmax."""
+        softmax = self.memory_l.contrast == "softmax"
+        return 2 * math.log(self.K + 1) if softmax else None

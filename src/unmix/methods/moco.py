@@ -1,0 +1,151 @@
+"""MoCo: momentum contrast with a queue of keys (He et al. 2020; v2: Chen et al. 2020)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from unmix.backbones import convert_split_batch_norm, linear_head, mlp_head
+from unmix.errors import UserError, check_choice, check_number
+from unmix.losses import nce_contrast, partition_constant, softmax_contrast
+from unmix.memory import Queue
+from unmix.methods.base import Encoder, Method
+from unmix.momentum import follow, momentum_copy
+
+__all__ = ["MoCo"]
+
+
+class MoCo(Method):
+    """Momentum contrast: a query's key is its other view's, among the last K keys.
+
+    Query: f_q(x1). Target: k = f_k(x2), with f_k the momentum encoder. Kept: a queue of clean keys.
+
+    Args:
+        backbone: Images to pooled features; has `feature_dim`.
+        n_data: Number of training samples (for NCE).
+        dim: Length of queries and keys.
+        head: "linear" (v1) or "mlp" (v2, Linear-ReLU-Linear).
+        temperature: T.
+        queue_size: K, the number of keys in the queue.
+        encoder_momentum: m of the key encoder.
+        symmetric: Compare both views' queries with the other view's keys; the losses are summed.
+        contrast: "softmax" (InfoNCE) or "nce" (as in the 2020 release).
+        bn_splits: Batch norm over this many sub-batches, standing in for as many devices.
+        shuffle_bn: Shuffle the keys' batch, so that sub-batches of queries and keys differ.
+    """
+
+    def __init__(
+        self,
+        backbone: nn.Module,
+        n_data: int,
+        *,
+        dim: int = 128,
+        head: Literal["linear", "mlp"] = "linear",
+        temperature: float = 0.1,
+        queue_size: int = 4096,
+        encoder_momentum: float = 0.99,
+        symmetric: bool = False,
+        contrast: Literal["softmax", "nce"] = "softmax",
+        bn_splits: int = 8,
+        shuffle_bn: bool = True,
+    ) -> None:
+        super().__init__()
+        check_choice("--head", head, ("linear", "mlp"))
+        check_choice("--contrast", contrast, ("softmax", "nce"))
+        check_number("--temperature", temperature, above=0)
+        check_number("--encoder_momentum", encoder_momentum, at_least=0, at_most=1)
+        check_number("--bn_splits", bn_splits, at_least=1)
+        d = backbone.feature_dim
+        g = linear_head(d, dim) if head == "linear" else mlp_head(d, d, dim)
+        self.f_q = Encoder(backbone, g)
+        if bn_splits > 1:
+            self.f_q = convert_split_batch_norm(self.f_q, bn_splits)
+        self.f_k = momentum_copy(self.f_q)
+        self.queue = Queue(queue_size, dim)
+        self.register_buffer("Z", torch.tensor(-1.0))
+        self.n_data, self.T, self.m = n_data, temperature, encoder_momentum
+        self.contrast, self.bn_splits, self.shuffle_bn = contrast, bn_splits, shuffle_bn
+        self.pairs = ((0, 1), (1, 0)) if symmetric else ((0, 1),)
+
+    def begin_step(self, progress: float) -> None:  # noqa: ARG002
+        """The key encoder follows the query encoder."""
+        follow(self.f_k, self.f_q, self.m)
+
+    def query(self, view: Tensor) -> Tensor:
+        """q = f_q(x): unit vectors (N, dim)."""
+        return self.f_q(view)
+
+    @torch.no_grad()
+    def targets(
+        self,
+        views: Sequence[Tensor],
+        queries: Mapping[int, Any],  # noqa: ARG002
+        index: Tensor,  # noqa: ARG002
+        generator: torch.Generator,
+    ) -> dict[int, Tensor]:
+        """k = f_k(x): unit vectors (N, dim), from clean views."""
+        return {b: self.key(views[b], generator) for b in sorted({b for _, b in self.pairs})}
+
+    def key(self, view: Tensor, generator: torch.Generator) -> Tensor:
+        """Keys of one view, encoded in shuffled order and put back."""
+        if not self.shuffle_bn:
+            return self.f_k(view)
+        order = torch.randperm(len(view), generator=generator, device=generator.device)
+        order = order.to(view.device)
+        return self.f_k(view[order])[order.argsort()]
+
+    def compare(self, query: Tensor, target: Tensor) -> Tensor:
+        """Contrast q with its key k against the queue: losses (N,)."""
+        positive = (query * target).sum(dim=1, keepdim=True)
+        scores = torch.cat([positive, query @ self.queue.keys.T], dim=1)
+        if self.contrast == "softmax":
+            return softmax_contrast(scores, self.T)
+        if self.Z < 0:
+            # The released code keeps Z in an integer buffer, so its fraction is cut off.
+            self.Z.copy_(partition_constant(scores, self.T, self.n_data).trunc())
+        return nce_contrast(scores, self.T, self.Z, self.n_data)
+
+    def keep(
+        self,
+        queries: Mapping[int, Any],  # noqa: ARG002
+        targets: Mapping[int, Tensor],
+        index: Tensor,  # noqa: ARG002
+    ) -> None:
+        """Put the clean keys into the queue."""
+        for b in sorted(targets):
+            self.queue.push(targets[b])
+
+    def projections(self, images: Tensor) -> Tensor:
+        """The query head's output, before normalisation."""
+        return self.f_q.head(self.f_q.backbone(images))
+
+    @property
+    def backbone(self) -> nn.Module:
+        """The query encoder's backbone."""
+        return self.f_q.backbone
+
+    @property
+    def chance_loss(self) -> float | None:
+        """ln(K + 1) for each pair under softmax."""
+        return len(self.pairs) * math.log(len(self.queue) + 1) if self.contrast == "softmax" else None
+
+    def check_batch(self, batch_size: int) -> None:
+        """The queue must hold at least a batch, and a sub-batch needs two samples."""
+        if len(self.queue) < batch_size:
+            raise UserError(
+                f"--queue_size: {len(self.queue)} keys are fewer than --batch_size {batch_size}; "
+                f"use a queue of at least {batch_size}."
+            )
+        if batch_size < 2 * self.bn_splits:
+            raise UserError(
+                f"--bn_splits: {self.bn_splits} sub-batches of a batch of {batch_size} are too "
+                f"small; use at most {max(1, batch_size // 2)}."
+            )
+
+    def state(self) -> dict[str, float]:
+        """How full the queue is, in [0, 1]."""
+        return {"queue_fill": self.queue.fill}

@@ -1,0 +1,45 @@
+"""The box that a region mixture pastes, and the mask of a box."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+__all__ = ["box_area", "box_mask", "clipped_boxes"]
+
+
+def clipped_boxes(ratio: Tensor, centre: Tensor, height: int, width: int) -> Tensor:
+    """The boxes to paste, clipped to the image.
+
+    Args:
+        ratio: lambda in [0, 1], shape (N,); before clipping the box covers about 1 - lambda.
+        centre: Row and column of the centres, int64 (N, 2).
+        height: Rows of the image.
+        width: Columns of the image.
+
+    Returns:
+        int64 (N, 4): top, left, bottom, right; bottom and right are exclusive. A side is
+        `2 * (s // 2)` with `s = floor(side * sqrt(1 - lambda))`, so odd sides lose a pixel, as
+        published (Shen et al. 2020, 2022, released code).
+    """
+    root = (1.0 - ratio.double()).sqrt()
+    size = torch.tensor([height, width])
+    half = (root[:, None] * size).long() // 2
+    low = (centre - half).clamp(min=0).minimum(size)
+    high = (centre + half).clamp(min=0).minimum(size)
+    return torch.cat([low, high], dim=1)
+
+
+def box_area(box: Tensor) -> Tensor:
+    """Number of pixels in each box of an int64 (..., 4) tensor."""
+    return (box[..., 2] - box[..., 0]) * (box[..., 3] - box[..., 1])
+
+
+def box_mask(box: Tensor, height: int, width: int) -> Tensor:
+    """True inside each box: bool (N, 1, H, W) from int64 (N, 4), on the boxes' device."""
+    rows = torch.arange(height, device=box.device)
+    columns = torch.arange(width, device=box.device)
+    top, left, bottom, right = box[:, :, None].unbind(1)
+    in_rows = (rows >= top) & (rows < bottom)
+    in_columns = (columns >= left) & (columns < right)
+    return (in_rows[:, :, None] & in_columns[:, None, :]).unsqueeze(1)

@@ -1,0 +1,120 @@
+"""Cutout and RandomErasing, the two perturbations that the paper compares with."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from unmix.errors import UserError, check_number
+from unmix.mixtures.draws import EraseDraw
+from unmix.randomness import uniform
+
+__all__ = ["Cutout", "RandomErasing"]
+
+
+@dataclass(frozen=True)
+class Cutout:
+    """A square of one colour at a random place (DeVries and Taylor 2017).
+
+    The released code exchanges rows and columns, which is right only for square images. Here they
+    are right for all.
+
+    Args:
+        mask_size: Side of the square in pixels; at least 1.
+        cutout_p: Probability for each image, in [0, 1].
+        cutout_inside: Keep the whole square inside the image.
+        mask_color: The value written into normalised images: 0 is the data set's mean colour.
+    """
+
+    mask_size: int = 50
+    cutout_p: float = 0.1
+    cutout_inside: bool = False
+    mask_color: float = 0.0
+
+    def __post_init__(self) -> None:
+        check_number("mask_size", self.mask_size, at_least=1)
+        check_number("cutout_p", self.cutout_p, at_least=0, at_most=1)
+        check_number("mask_color", self.mask_color)
+
+    def draw(self, shape: Sequence[int], generator: torch.Generator | None = None) -> EraseDraw:
+        """Draw for a batch of shape (N, C, H, W).
+
+        Raises:
+            UserError: if the square has to be inside and is larger than the image.
+        """
+        n, _, height, width = shape
+        half = self.mask_size // 2
+        even = 1 - self.mask_size % 2
+        size = torch.tensor([height, width])
+        if self.cutout_inside and self.mask_size > min(height, width):
+            raise UserError(
+                f"mask_size: {self.mask_size} does not fit inside images of {height} x {width} "
+                f"pixels; use at most {min(height, width)}, or leave cutout_inside out."
+            )
+        low = half if self.cutout_inside else 0
+        high = size + even - low
+        numbers = uniform((n, 3), generator).cpu()
+        centre = low + (numbers[:, :2] * (high - low)).long().minimum(high - low - 1)
+        first = centre - half
+        last = (first + self.mask_size).minimum(size)
+        box = torch.cat([first.clamp(min=0).minimum(size), last.clamp(min=0)], dim=1)
+        fires = numbers[:, 2] < self.cutout_p
+        return EraseDraw(
+            torch.where(fires[:, None], box, torch.zeros_like(box)),
+            torch.full((n,), float(self.mask_color)),
+            (height, width),
+        )
+
+
+@dataclass(frozen=True)
+class RandomErasing:
+    """A rectangle of one random value (Zhong et al. 2017).
+
+    The released code exchanges rows and columns, which is right only for square images. Here they
+    are right for all. The value is U(0, 1) in the units of normalised images, as released.
+
+    Args:
+        area_ratio_range: Least and greatest share of the image to erase, in (0, 1].
+        random_erasing_prob: Probability for each image, in [0, 1].
+        min_aspect_ratio: Height over width is uniform between this and its inverse, in (0, 1].
+        max_attempt: Tries to find a rectangle that fits; then the image is left as it is.
+    """
+
+    area_ratio_range: tuple[float, float] = (0.02, 0.4)
+    random_erasing_prob: float = 0.1
+    min_aspect_ratio: float = 0.3
+    max_attempt: int = 20
+
+    def __post_init__(self) -> None:
+        low, high = self.area_ratio_range
+        check_number("area_ratio_range", low, above=0, at_most=1)
+        check_number("area_ratio_range", high, at_least=low, at_most=1)
+        check_number("random_erasing_prob", self.random_erasing_prob, at_least=0, at_most=1)
+        check_number("min_aspect_ratio", self.min_aspect_ratio, above=0, at_most=1)
+        check_number("max_attempt", self.max_attempt, at_least=1)
+
+    def draw(self, shape: Sequence[int], generator: torch.Generator | None = None) -> EraseDraw:
+        """Draw for a batch of shape (N, C, H, W)."""
+        n, _, height, width = shape
+        tries = self.max_attempt
+        numbers = uniform((n, 4 * tries + 2), generator).cpu()
+        area, aspect, row, column = numbers[:, 2:].view(n, 4, tries).unbind(1)
+        low, high = self.area_ratio_range
+        area = (low + (high - low) * area) * (height * width)
+        aspect = self.min_aspect_ratio + (1 / self.min_aspect_ratio - self.min_aspect_ratio) * aspect
+        rows = (area * aspect).sqrt().long()
+        columns = (area / aspect).sqrt().long()
+        fits = (rows < height) & (columns < width)
+        first_fit = fits.int().argmax(dim=1, keepdim=True)
+        rows, columns, row, column, fits = (
+            x.gather(1, first_fit).squeeze(1) for x in (rows, columns, row, column, fits)
+        )
+        top = (row * (height - rows)).long()
+        left = (column * (width - columns)).long()
+        box = torch.stack([top, left, top + rows, left + columns], dim=1)
+        fires = fits & (numbers[:, 0] < self.random_erasing_prob)
+        return EraseDraw(
+            torch.where(fires[:, None], box, torch.zeros_like(box)), numbers[:, 1], (height, width)
+        )

@@ -1,0 +1,32 @@
+"""The momentum copy of an encoder."""
+
+from __future__ import annotations
+
+import copy
+
+from torch import nn
+from torch.optim.swa_utils import get_ema_multi_avg_fn
+
+from unmix.errors import check_number
+
+__all__ = ["follow", "momentum_copy"]
+
+
+def momentum_copy(module: nn.Module) -> nn.Module:
+    """A full copy of a module, parameters and buffers, that takes no gradient."""
+    return copy.deepcopy(module).requires_grad_(False)
+
+
+def follow(module: nn.Module, source: nn.Module, momentum: float) -> None:
+    """Move every parameter of `module` to momentum * its own + (1 - momentum) * the source's.
+
+    Buffers stay: a key encoder's batch norm keeps statistics of what it sees itself (He et al. 2020).
+
+    Args:
+        module: The momentum copy; changed in place.
+        source: The trained module.
+        momentum: In [0, 1].
+    """
+    check_number("encoder_momentum", momentum, at_least=0, at_most=1)
+    average = get_ema_multi_avg_fn(momentum)
+    average(list(module.parameters()), list(source.parameters()), 0)

@@ -1,0 +1,44 @@
+"""Fixtures: golden values (committed) and the real images beside the checkout (never committed)."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+GOLDEN = Path(__file__).parent / "golden"
+SHARED = Path(__file__).resolve().parents[2] / "shared"
+
+
+@pytest.fixture
+def golden() -> Callable[[str], dict[str, torch.Tensor]]:
+    """Load a golden file by name; arrays become tensors, texts stay NumPy arrays."""
+
+    def load(name: str) -> dict:
+        with np.load(GOLDEN / f"{name}.npz") as file:
+            arrays = {key: file[key] for key in file.files}
+        return {
+            key: torch.as_tensor(value) if value.dtype.kind in "fiu" else value
+            for key, value in arrays.items()
+        }
+
+    return load
+
+
+@pytest.fixture
+def generator() -> torch.Generator:
+    return torch.Generator().manual_seed(0)
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """The folder of real images beside the checkout; without it the test is skipped, but not on CI."""
+    if not (SHARED / "data").is_dir():
+        if os.environ.get("CI"):
+            pytest.fail("../shared/data is missing, and on CI no test may be skipped for that")
+        pytest.skip("../shared/data is not here")
+    return SHARED

@@ -1,0 +1,156 @@
+"""MoCo, InsDis, CMC and Un-Mix on MoCo agree with the released code: losses, gradients, memories."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from unmix.mixtures import PairDraw
+from unmix.mixtures.draws import whole_image
+from unmix.methods import CMC, InsDis, MoCo
+from unmix.methods.insdis import BankContrast
+from unmix.objective import objective
+
+
+def close(ours: torch.Tensor, theirs: torch.Tensor) -> None:
+    torch.testing.assert_close(ours.float(), theirs.float(), rtol=1e-5, atol=1e-6)
+
+
+class Identity(nn.Module):
+    """A backbone that hands its input on."""
+
+    feature_dim = 16
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x
+
+
+@pytest.mark.parametrize("contrast", ["softmax", "nce"])
+def test_moco_contrast_loss_gradient_and_queue(golden, contrast):
+    """Four steps; the queue of 24 wraps; NCE's constant is estimated once, from the first batch."""
+    g = golden(f"moco_{contrast}")
+    method = MoCo(
+        Identity(), int(g["n_data"]), dim=16, temperature=float(g["temperature"]), queue_size=24,
+        contrast=contrast, bn_splits=1,
+    )  # fmt: skip
+    method.queue.keys.copy_(g["queue"])
+    for step in range(4):
+        query = g[f"s{step}_query"].clone().requires_grad_()
+        key = g[f"s{step}_key"]
+        loss = method.compare(query, key).mean()
+        loss.backward()
+        close(loss, g[f"s{step}_loss"])
+        close(query.grad, g[f"s{step}_grad"])
+        if contrast == "nce":
+            assert int(method.Z) == int(g[f"s{step}_Z"])
+        method.keep({}, {1: key}, torch.arange(8))
+        close(method.queue.keys, g[f"s{step}_queue"])
+
+
+@pytest.mark.parametrize("contrast", ["softmax", "nce"])
+def test_insdis_contrast_loss_gradient_and_bank(golden, contrast):
+    g = golden(f"insdis_{contrast}")
+    n_data = int(g["n_data"])
+    method = InsDis(
+        Identity(), n_data, dim=16, temperature=float(g["temperature"]), negatives=20,
+        bank_momentum=float(g["momentum"]), contrast=contrast,
+    )  # fmt: skip
+    method.contrast.bank.rows.copy_(g["memory"])
+    for step in range(2):
+        feature = g[f"s{step}_feature"].clone().requires_grad_()
+        candidates = g[f"s{step}_candidates"]
+        loss = method.compare(feature, candidates).mean()
+        loss.backward()
+        close(loss, g[f"s{step}_loss"])
+        close(feature.grad, g[f"s{step}_grad"])
+        if contrast == "nce":
+            close(method.contrast.Z, g[f"s{step}_Z"])
+        method.keep({0: feature}, {}, g[f"s{step}_index"])
+        close(method.contrast.bank.rows, g[f"s{step}_memory"])
+
+
+@pytest.mark.parametrize("contrast", ["softmax", "nce"])
+def test_cmc_contrast_loss_gradients_and_banks(golden, contrast):
+    g = golden(f"cmc_{contrast}")
+    halves = Identity()
+    halves.l = halves.ab = Identity()
+    method = CMC(
+        halves, int(g["n_data"]), dim=16, temperature=float(g["temperature"]), negatives=20,
+        bank_momentum=float(g["momentum"]), contrast=contrast,
+    )  # fmt: skip
+    method.memory_l.bank.rows.copy_(g["memory_l"])
+    method.memory_ab.bank.rows.copy_(g["memory_ab"])
+    for step in range(2):
+        l = g[f"s{step}_l"].clone().requires_grad_()
+        ab = g[f"s{step}_ab"].clone().requires_grad_()
+        loss = method.compare((l, ab), g[f"s{step}_candidates"]).mean()
+        loss.backward()
+        close(loss, g[f"s{step}_loss"])
+        close(l.grad, g[f"s{step}_grad_l"])
+        close(ab.grad, g[f"s{step}_grad_ab"])
+        if contrast == "nce":
+            # The published Z_l belongs to the scores of l, which are against the bank of ab.
+            close(method.memory_ab.Z, g[f"s{step}_Z_l"])
+            close(method.memory_l.Z, g[f"s{step}_Z_ab"])
+        method.keep({0: (l, ab)}, {}, g[f"s{step}_index"])
+        close(method.memory_l.bank.rows, g[f"s{step}_memory_l"])
+        close(method.memory_ab.bank.rows, g[f"s{step}_memory_ab"])
+
+
+def test_a_large_banks_scores_are_a_small_banks(golden):
+    """Picking from the whole product and reading only the candidates' rows give the same scores."""
+    g = golden("insdis_softmax")
+    bank = BankContrast(50, 16, 0.07, 0.5, "softmax").bank
+    candidates = g["s0_candidates"]
+    few = bank.scores(g["s0_feature"], candidates[:, :3])
+    close(few, bank.scores(g["s0_feature"], candidates)[:, :3])
+
+
+class Flat(nn.Module):
+    """The golden files' linear encoder, x.flatten(1) @ weight."""
+
+    feature_dim = 8
+
+    def __init__(self, weight: torch.Tensor) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(weight.clone())
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x.flatten(1) @ self.weight
+
+
+@pytest.mark.parametrize("form", ["asymmetric", "symmetric"])
+def test_unmix_on_moco_three_training_steps(golden, form):
+    """Loss, gradient, momentum encoder and queue through three steps; the last is a region mixture."""
+    g = golden(f"unmix_moco_{form}")
+    method = MoCo(
+        Flat(g["query_weight"]), 100, dim=8, temperature=float(g["temperature"]), queue_size=32,
+        encoder_momentum=float(g["momentum"]), symmetric=form == "symmetric", bn_splits=1,
+    )  # fmt: skip
+    method.f_q.head = method.f_k.head = nn.Identity()
+    f_q, f_k = method.f_q.backbone, method.f_k.backbone
+    f_k.weight.data.copy_(g["key_weight"])
+    method.queue.keys.copy_(g["queue"].T)
+    partner = torch.arange(7, -1, -1)
+    generator = torch.Generator().manual_seed(0)
+    for step in range(3):
+        views = [g[f"s{step}_view1"], g[f"s{step}_view2"]]
+        lam = g[f"s{step}_lam"].float()
+        if step < 2:
+            draw = PairDraw(partner, whole_image(8, 4, 4), lam.expand(8), (4, 4), False)
+        else:
+            box = torch.tensor([[1, 0, 3, 3]]).expand(8, 4)
+            draw = PairDraw(partner, box, torch.zeros(8), (4, 4), False)
+            close(draw.weight[0], lam)
+        close(draw.apply(views[0]), g[f"s{step}_mixed"])
+        method.begin_step(0.0)
+        step_ = objective(method, views, torch.arange(8), generator, draw)
+        f_q.weight.grad = None
+        step_.loss.backward()
+        step_.keep()
+        close(step_.loss, g[f"s{step}_loss"])
+        close(f_q.weight.grad, g[f"s{step}_grad"])
+        close(f_k.weight, g[f"s{step}_key_weight"])
+        close(method.queue.keys.T, g[f"s{step}_queue"])
+        f_q.weight.data.sub_(float(g["learning_rate"]) * f_q.weight.grad)
