@@ -1,0 +1,26 @@
+"""Backbones with a stem for small images, CMC's half-encoders, heads and split batch norm."""
+
+from unmix.backbones.alexnet import AlexNet
+from unmix.backbones.base import STEMS, Backbone, check_stem
+from unmix.backbones.build import BACKBONES, build
+from unmix.backbones.half_encoders import HalfEncoders
+from unmix.backbones.heads import Normalize, linear_head, mlp_head
+from unmix.backbones.resnet import RESNETS, ResNet
+from unmix.backbones.split_batch_norm import SplitBatchNorm2d, convert_split_batch_norm
+
+__all__ = [
+    "BACKBONES",
+    "RESNETS",
+    "STEMS",
+    "AlexNet",
+    "Backbone",
+    "HalfEncoders",
+    "Normalize",
+    "ResNet",
+    "SplitBatchNorm2d",
+    "build",
+    "check_stem",
+    "convert_split_batch_norm",
+    "linear_head",
+    "mlp_head",
+]

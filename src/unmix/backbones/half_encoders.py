@@ -1,0 +1,44 @@
+"""CMC's two encoders: one sees the lightness of an image, the other its colour."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from unmix.backbones.base import Backbone
+from unmix.backbones.build import build
+
+__all__ = ["HalfEncoders"]
+
+
+class HalfEncoders(Backbone):
+    """Two backbones for the two channel groups of a Lab or YCbCr image (CMC, arXiv 1906.05849).
+
+    Channel 0 (L or Y) goes through `l`, channels 1 and 2 (ab or CbCr) through `ab`. Both colour
+    spaces have the same layout, so the encoders need not know which one it is.
+
+    Args:
+        name: Name of both backbones; see `build`.
+        width: Width of each. CMC's ResNet v1, v2 and v3 are widths 0.5, 1 and 2.
+        stem: Stem of both; see `check_stem`.
+        size: Side of the images in pixels.
+
+    Raises:
+        UserError: as `build` does.
+    """
+
+    def __init__(
+        self, name: str, *, width: float = 0.5, stem: str = "auto", size: int = 224
+    ) -> None:
+        super().__init__()
+        self.l = build(name, in_channels=1, width=width, stem=stem, size=size)
+        self.ab = build(name, in_channels=2, width=width, stem=stem, size=size)
+        self.feature_dim = self.l.feature_dim + self.ab.feature_dim
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Map images `(N, 3, H, W)` to the features of both halves, each `(N, feature_dim / 2)`."""
+        return self.l(images[:, :1]), self.ab(images[:, 1:])
+
+    def features(self, images: Tensor) -> Tensor:
+        """Map images `(N, 3, H, W)` to both halves' features side by side, `(N, feature_dim)`."""
+        return torch.cat(self(images), dim=1)

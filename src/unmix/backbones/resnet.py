@@ -1,0 +1,103 @@
+"""ResNets of any width, with a stem for small images and torchvision's parameter names."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torchvision.models.resnet import BasicBlock, Bottleneck
+
+from unmix.backbones.base import Backbone, check_stem, scale_channels
+from unmix.errors import check_choice
+
+__all__ = ["RESNETS", "ResNet"]
+
+RESNETS: dict[str, tuple[type[BasicBlock] | type[Bottleneck], tuple[int, int, int, int]]] = {
+    "resnet10": (BasicBlock, (1, 1, 1, 1)),
+    "resnet18": (BasicBlock, (2, 2, 2, 2)),
+    "resnet34": (BasicBlock, (3, 4, 6, 3)),
+    "resnet50": (Bottleneck, (3, 4, 6, 3)),
+    "resnet101": (Bottleneck, (3, 4, 23, 3)),
+    "resnet152": (Bottleneck, (3, 8, 36, 3)),
+}
+
+
+class ResNet(Backbone):
+    """ResNet without its classifier (He et al., arXiv 1512.03385).
+
+    Blocks, parameter names and initialisation are torchvision's: at width 1 with the large stem
+    and 3 channels the state dict is that of torchvision's model of the same name without `fc`. It
+    is not a subclass of torchvision's ResNet because that one's public constructor fixes the
+    number of channels.
+
+    Args:
+        name: A key of `RESNETS`.
+        in_channels: Channels of the images. width: Factor on the channels of every layer, the stem
+        included. Widths 0.5, 1 and 2 are the
+            v1, v2 and v3 of CMC (arXiv 1906.05849).
+        stem: "auto", "small", "medium" or "large"; see `check_stem`.
+        size: Side of the images in pixels; decides the stem if that is "auto".
+
+    Raises:
+        UserError: if the name or the stem is unknown, or width or size is not positive.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        in_channels: int = 3,
+        width: float = 1.0,
+        stem: str = "auto",
+        size: int = 224,
+    ) -> None:
+        super().__init__()
+        block, depths = RESNETS[check_choice("--backbone", name, RESNETS)]
+        stem = check_stem(stem, size)
+        base = scale_channels(64, width)
+        if stem == "large":
+            self.conv1 = nn.Conv2d(in_channels, base, 7, stride=2, padding=3, bias=False)
+        else:
+            self.conv1 = nn.Conv2d(in_channels, base, 3, stride=1, padding=1, bias=False)
+        self.bn1 = nn.BatchNorm2d(base)
+        self.relu = nn.ReLU(inplace=True)
+        self.maxpool = nn.Identity() if stem == "small" else nn.MaxPool2d(3, stride=2, padding=1)
+        channels = base
+        stages: list[nn.Sequential] = []
+        for stage, depth in enumerate(depths):
+            planes = scale_channels(64 * 2**stage, width)
+            stages.append(_stage(block, channels, planes, depth, stride=1 if stage == 0 else 2))
+            channels = planes * block.expansion
+        self.layer1, self.layer2, self.layer3, self.layer4 = stages
+        self.avgpool = nn.AdaptiveAvgPool2d(1)
+        self.feature_dim = channels
+        self._initialise()
+
+    def _initialise(self) -> None:
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Map images `(N, in_channels, H, W)` to non-negative features `(N, feature_dim)`."""
+        x = self.maxpool(self.relu(self.bn1(self.conv1(images))))
+        x = self.layer4(self.layer3(self.layer2(self.layer1(x))))
+        return torch.flatten(self.avgpool(x), 1)
+
+
+def _stage(
+    block: type[BasicBlock] | type[Bottleneck],
+    channels: int,
+    planes: int,
+    depth: int,
+    *,
+    stride: int,
+) -> nn.Sequential:
+    out_channels = planes * block.expansion
+    shortcut: nn.Module | None = None
+    if stride != 1 or channels != out_channels:
+        shortcut = nn.Sequential(
+            nn.Conv2d(channels, out_channels, 1, stride=stride, bias=False),
+            nn.BatchNorm2d(out_channels),
+        )
+    first = block(channels, planes, stride, shortcut)
+    return nn.Sequential(first, *(block(out_channels, planes) for _ in range(1, depth)))

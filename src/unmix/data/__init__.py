@@ -1,0 +1,35 @@
+"""Where images come from, decoded to 8-bit RGB."""
+
+from __future__ import annotations
+
+from unmix.data.decoding import BrokenImage, decode
+from unmix.data.imagenet100 import IMAGENET100
+from unmix.data.imageset import FileImages, ImageSet, TensorImages
+from unmix.data.reading import read_uint8
+from unmix.data.registry import DATA_SETS, load
+from unmix.data.skipped import Skipped
+from unmix.data.spec import DataSet
+from unmix.data.statistics import (
+    IMAGENET_MEAN,
+    IMAGENET_STD,
+    check_normalisation,
+    estimate_mean_std,
+)
+
+__all__ = [
+    "DATA_SETS",
+    "IMAGENET100",
+    "IMAGENET_MEAN",
+    "IMAGENET_STD",
+    "BrokenImage",
+    "DataSet",
+    "FileImages",
+    "ImageSet",
+    "Skipped",
+    "TensorImages",
+    "check_normalisation",
+    "decode",
+    "estimate_mean_std",
+    "load",
+    "read_uint8",
+]

@@ -1,0 +1,197 @@
+"""`imagenet`, `imagenet100` and `tiny-imagenet`: trees of JPEGs on the user's disk."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from unmix.data.imagenet100 import IMAGENET100
+from unmix.data.imageset import ImageSet
+from unmix.data.listing import Listing, folders_in, images_in, list_classes
+from unmix.data.spec import DataSet, Request, file_images
+from unmix.data.statistics import IMAGENET_MEAN, IMAGENET_STD
+from unmix.errors import UserError
+
+__all__ = ["IMAGENET", "IMAGENET_100", "TINY_IMAGENET"]
+
+_TINY_FOLDER = "tiny-imagenet-200"
+_ANNOTATIONS = "val_annotations.txt"
+
+
+def _read_imagenet(data_set: DataSet, request: Request) -> ImageSet:
+    root = data_set.root(request)
+    train = root / "train"
+    if not train.is_dir():
+        raise data_set.missing(root, "there is no train/ in it")
+    wanted = _wanted(data_set, request, train)
+    if request.split == "test":
+        test = next((root / name for name in ("val", "test") if (root / name).is_dir()), None)
+        if test is None:
+            raise data_set.missing(root, "there is no val/ in it")
+        return _images(data_set, request, _class_folders(data_set, test, wanted))
+    return _images(data_set, request, _class_folders(data_set, train, wanted))
+
+
+def _wanted(data_set: DataSet, request: Request, train: Path) -> Sequence[str]:
+    """Decide which class folders belong to the data set."""
+    if request.class_list is not None:
+        return _read_class_list(request.class_list)
+    if data_set is IMAGENET_100:
+        return IMAGENET100
+    found = folders_in(train)
+    if len(found) != data_set.classes:
+        raise data_set.missing(
+            train,
+            f"it holds {len(found):,} class folders, not {data_set.classes:,} (for a part of "
+            f"ImageNet give the folder itself as --data)",
+        )
+    return found
+
+
+def _read_class_list(path: Path) -> list[str]:
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or "not a text file"
+        raise UserError(f"--class-list: {path} cannot be read ({reason}).") from error
+    names = [name for line in lines for name in line.partition("#")[0].split()]
+    if len(names) < 2:
+        raise UserError(
+            f"--class-list: {path} names {len(names)} classes; it must name at least 2."
+        )
+    repeated = sorted({name for name in names if names.count(name) > 1})
+    if repeated:
+        raise UserError(f"--class-list: {path} names {repeated[0]} more than once.")
+    return names
+
+
+def _class_folders(data_set: DataSet, folder: Path, wanted: Sequence[str]) -> Listing:
+    present = set(folders_in(folder))
+    absent = sorted(set(wanted) - present)
+    if absent:
+        raise data_set.missing(
+            folder,
+            f"{len(absent):,} of the {len(wanted):,} class folders are missing, first {absent[0]}",
+        )
+    listing = list_classes(folder, wanted)
+    _check_not_empty(data_set, folder, listing)
+    return listing
+
+
+def _check_not_empty(data_set: DataSet, folder: Path, listing: Listing) -> None:
+    assert listing.labels is not None
+    assert listing.classes is not None
+    empty = sorted(set(range(len(listing.classes))) - set(listing.labels))
+    if empty:
+        raise data_set.missing(
+            folder, f"class {listing.classes[empty[0]]} has no images ({len(empty):,} such classes)"
+        )
+
+
+def _images(data_set: DataSet, request: Request, listing: Listing) -> ImageSet:
+    return file_images(
+        listing,
+        name=data_set.name,
+        split="test" if request.split == "test" else "train",
+        mean=data_set.mean,
+        std=data_set.std,
+        skipped=request.skipped,
+    )
+
+
+def _read_tiny(data_set: DataSet, request: Request) -> ImageSet:
+    root = data_set.root(request)
+    if (root / _TINY_FOLDER).is_dir():
+        root = root / _TINY_FOLDER
+    train = root / "train"
+    if not train.is_dir():
+        raise data_set.missing(root, "there is no train/ in it")
+    classes = folders_in(train)
+    if len(classes) != data_set.classes:
+        raise data_set.missing(
+            train, f"it holds {len(classes):,} class folders, not {data_set.classes:,}"
+        )
+    if request.split != "test":
+        listing = _tiny_train(train, classes)
+        _check_not_empty(data_set, train, listing)
+    elif (root / "val" / _ANNOTATIONS).is_file():
+        listing = _tiny_annotated(data_set, root / "val", classes)
+    elif (root / "val").is_dir():
+        listing = _class_folders(data_set, root / "val", classes)
+    else:
+        raise data_set.missing(root, "there is no val/ in it")
+    return _images(data_set, request, listing)
+
+
+def _tiny_train(train: Path, classes: list[str]) -> Listing:
+    """List the training images, which lie one folder deeper than a class tree's."""
+    paths: list[str] = []
+    labels: list[int] = []
+    for label, name in enumerate(classes):
+        place = os.path.join(train, name, "images")
+        if not os.path.isdir(place):
+            place = os.path.join(train, name)  # a copy that someone has made a class tree of
+        images = [os.path.join(place, image) for image in images_in(place)]
+        paths += images
+        labels += [label] * len(images)
+    return Listing(paths, labels, tuple(classes))
+
+
+def _tiny_annotated(data_set: DataSet, val: Path, classes: list[str]) -> Listing:
+    """List the validation images; a file has a line for each: name, wnid and box, with tabs."""
+    place = val / "images"
+    if not place.is_dir():
+        raise data_set.missing(val, "there is no images/ in it")
+    images = images_in(place)
+    class_of: dict[str, str] = {}
+    for line in (val / _ANNOTATIONS).read_text(encoding="utf-8").splitlines():
+        name, _, rest = line.partition("\t")
+        class_of[name] = rest.partition("\t")[0].strip()
+    index = {name: label for label, name in enumerate(classes)}
+    for name in images:
+        if class_of.get(name) not in index:
+            raise data_set.missing(val, f"{_ANNOTATIONS} gives no class of train/ to {name}")
+    if not images:
+        raise data_set.missing(place, "it holds no images")
+    labels = [index[class_of[name]] for name in images]
+    return Listing([os.path.join(place, name) for name in images], labels, tuple(classes))
+
+
+_LAYOUT = "DIR/{train, val}/<wnid>/*.JPEG"
+
+IMAGENET = DataSet(
+    name="imagenet",
+    size=224,
+    classes=1000,
+    mean=IMAGENET_MEAN,
+    std=IMAGENET_STD,
+    source="as torchvision's pretrained models and the published ImageNet protocols use them",
+    read=_read_imagenet,
+    layout=_LAYOUT,
+)
+
+IMAGENET_100 = DataSet(
+    name="imagenet100",
+    size=224,
+    classes=100,
+    mean=IMAGENET_MEAN,
+    std=IMAGENET_STD,
+    source="ImageNet's, as CMC uses them",
+    read=_read_imagenet,
+    layout=_LAYOUT,
+)
+"""The 100 classes of `IMAGENET100`, from a whole ImageNet tree or one that has no other classes."""
+
+TINY_IMAGENET = DataSet(
+    name="tiny-imagenet",
+    size=64,
+    classes=200,
+    mean=(0.4802, 0.4481, 0.3975),
+    std=(0.2770, 0.2691, 0.2821),
+    source="pixels of the 100,000 training images, as commonly published",
+    read=_read_tiny,
+    layout=f"DIR/{_TINY_FOLDER}/{{train/<wnid>/images, val/images, val/{_ANNOTATIONS}}}",
+)
+"""The tree as published: validation images lie in one folder, and a file has their classes. Its
+`test/` has no labels, so the validation images are the test split."""

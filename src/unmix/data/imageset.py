@@ -1,0 +1,100 @@
+"""An image set: one split of a data set, held as a tensor or as files."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from unmix.data.decoding import decode
+from unmix.data.skipped import Skipped
+
+__all__ = ["RGB", "FileImages", "ImageSet", "TensorImages"]
+
+RGB = tuple[float, float, float]
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class ImageSet(ABC):
+    """One split of a data set.
+
+    Args:
+        name: The data set's name, or the folder's path.
+        split: `train`, `test`, or `pretrain` where that differs from `train`.
+        labels: Class indices, int64 `(N,)`; None when there are no classes.
+        classes: The classes' names, in the order of the labels; None when there are no classes.
+        mean: Of the training split's pixels, RGB in [0, 1].
+        std: The standard deviation of the same.
+    """
+
+    name: str
+    split: str
+    labels: Tensor | None
+    classes: tuple[str, ...] | None
+    mean: RGB
+    std: RGB
+
+    def __post_init__(self) -> None:
+        assert (self.labels is None) == (self.classes is None)
+        if self.labels is not None and self.classes is not None:
+            assert self.labels.dtype == torch.int64
+            assert self.labels.shape == (len(self),)
+            assert len(self) == 0 or int(self.labels.min()) >= 0
+            assert len(self) == 0 or int(self.labels.max()) < len(self.classes)
+
+    @abstractmethod
+    def __len__(self) -> int: ...
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class TensorImages(ImageSet):
+    """Images of one size, in memory.
+
+    Args:
+        images: uint8 `(N, 3, H, W)`.
+    """
+
+    images: Tensor
+
+    def __post_init__(self) -> None:
+        assert self.images.dtype == torch.uint8
+        assert self.images.ndim == 4
+        assert self.images.shape[1] == 3
+        super().__post_init__()
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class FileImages(ImageSet):
+    """Images in files, decoded when they are asked for.
+
+    Args:
+        paths: The files.
+        skipped: Where those who decode note the broken ones; says whether to be strict.
+    """
+
+    paths: Sequence[Path]
+    skipped: Skipped = field(default_factory=Skipped)
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def decode(self, i: int, at_least: int | None = None) -> Image.Image:
+        """Decode image `i` as 8-bit RGB, the right way up.
+
+        Args:
+            i: Its index.
+            at_least: If given, a JPEG may be decoded at 1/2, 1/4 or 1/8 of its size: the smallest
+                whose sides are both at least this many pixels.
+
+        Raises:
+            BrokenImage: if the file cannot be read.
+        """
+        return decode(self.paths[i], at_least)

@@ -1,0 +1,42 @@
+"""Millions of file paths in little memory."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import overload
+
+import numpy as np
+
+__all__ = ["Paths"]
+
+
+class Paths(Sequence[Path]):
+    """Paths in one block of bytes, made into `Path`s when they are asked for.
+
+    A tuple of 1.28 million `Path`s takes 440 MB, and every forked data worker ends up with a copy
+    of its own, for reading a Python object writes its reference count.
+
+    Args:
+        paths: The paths.
+    """
+
+    def __init__(self, paths: Sequence[str]) -> None:
+        encoded = [os.fsencode(path) for path in paths]
+        self._bytes = np.frombuffer(b"".join(encoded), dtype=np.uint8)
+        self._ends = np.cumsum([len(path) for path in encoded], dtype=np.int64)
+
+    def __len__(self) -> int:
+        return len(self._ends)
+
+    @overload
+    def __getitem__(self, index: int) -> Path: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[Path]: ...
+    def __getitem__(self, index: int | slice) -> Path | list[Path]:
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(len(self)))]
+        i = range(len(self))[index]
+        start = self._ends[i - 1] if i else 0
+        return Path(os.fsdecode(self._bytes[start : self._ends[i]].tobytes()))

@@ -1,0 +1,91 @@
+"""Every data set by name, and `load`."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from unmix.data.digits import DIGITS
+from unmix.data.folder import load_folder
+from unmix.data.imagenet import IMAGENET, IMAGENET_100, TINY_IMAGENET
+from unmix.data.imageset import ImageSet
+from unmix.data.photos import PHOTOS
+from unmix.data.skipped import Skipped
+from unmix.data.spec import DataSet, Request
+from unmix.data.torchvision_sets import CIFAR10, CIFAR100, STL10
+from unmix.errors import UserError, check_choice
+
+__all__ = ["DATA_SETS", "load"]
+
+DATA_SETS: dict[str, DataSet] = {
+    data_set.name: data_set
+    for data_set in (
+        PHOTOS, DIGITS, CIFAR10, CIFAR100, STL10, TINY_IMAGENET, IMAGENET_100, IMAGENET
+    )
+}  # fmt: skip
+
+_SPLITS = ("train", "test", "pretrain")
+_WITH_CLASS_LIST = (IMAGENET.name, IMAGENET_100.name)
+
+
+def load(
+    data: str | os.PathLike[str],
+    split: str,
+    *,
+    data_dir: str | os.PathLike[str] | None = None,
+    strict: bool = False,
+    download: bool = False,
+    class_list: str | os.PathLike[str] | None = None,
+) -> ImageSet:
+    """Load a split of a data set.
+
+    Args:
+        data: A name of `DATA_SETS`, or a folder of images (see `unmix.data.folder.load_folder`). A
+            name comes before a folder of the same name, which can be given as `./NAME`.
+        split: `train`, `test`, or `pretrain`, which differs from `train` only for `stl10`: it adds
+            the unlabelled images and has no labels.
+        data_dir: The folder that holds the files of a named set, where it needs files.
+        strict: Whether the first file that cannot be read ends the run.
+        download: Whether torchvision may fetch the files into `data_dir` if they are not there.
+        class_list: For `imagenet` and `imagenet100`, a text file of the wnids to keep instead,
+            separated by white space or lines; `#` starts a comment.
+
+    Raises:
+        UserError: if the name is unknown, or the files are not there, damaged, or laid out
+            otherwise.
+    """
+    check_choice("split", split, _SPLITS)
+    name = os.fspath(data)
+    if class_list is not None and name not in _WITH_CLASS_LIST:
+        raise UserError(f"--class-list: only for --data {' or '.join(_WITH_CLASS_LIST)}.")
+    skipped = Skipped(strict)
+    if name not in DATA_SETS:
+        return load_folder(_folder(name), split, skipped)
+    data_set = DATA_SETS[name]
+    if download and data_set.layout is not None and not data_set.downloads:
+        raise UserError(
+            f"--download: {name} cannot be fetched; get it yourself and give --data-dir DIR with "
+            f"{data_set.layout}."
+        )
+    request = Request(split, _path(data_dir), skipped, download, _path(class_list))
+    return data_set.read(data_set, request)
+
+
+def _path(given: str | os.PathLike[str] | None) -> Path | None:
+    return None if given is None else Path(given).expanduser()
+
+
+def _folder(name: str) -> Path:
+    """Return the folder that `--data` gives."""
+    folder = Path(name).expanduser()
+    if name and folder.is_dir():
+        return folder
+    if folder.exists() and name:
+        raise UserError(f"--data: {name} is a file; give a folder of images.")
+    if name.startswith(("~", ".")) or os.sep in name:
+        raise UserError(f"--data: there is no folder {name}.")
+    try:
+        check_choice("--data", name, DATA_SETS)
+    except UserError as error:
+        raise UserError(f"{error} Or give the path of a folder of images.") from None
+    raise AssertionError("a known name is no folder")

@@ -1,0 +1,104 @@
+"""Mean and standard deviation of an image set's colours, known or estimated."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from unmix.data.decoding import BrokenImage
+from unmix.data.imageset import RGB, FileImages, ImageSet, TensorImages
+from unmix.errors import UserError
+
+__all__ = ["IMAGENET_MEAN", "IMAGENET_STD", "check_normalisation", "estimate_mean_std", "spread"]
+
+# As torchvision's pretrained models and every published ImageNet protocol of this field use them.
+IMAGENET_MEAN: RGB = (0.485, 0.456, 0.406)
+IMAGENET_STD: RGB = (0.229, 0.224, 0.225)
+
+# Published values are rounded to three or four decimals.
+_SAME = 1e-3
+_STRONG_SHIFT = 0.25
+_STRONG_SCALE = 1.25
+# Small enough to read fast, large enough that the decoder's scaling does not smooth the pixels
+# more than the resize before training would.
+_SIDE = 256
+
+
+def spread(count: int, limit: int) -> list[int]:
+    """Choose at most `limit` of `count` indices, evenly spread, the same at every call."""
+    return [i * count // limit for i in range(limit)] if count > limit else list(range(count))
+
+
+def estimate_mean_std(image_set: ImageSet, limit: int = 1000) -> tuple[RGB, RGB]:
+    """Estimate the mean and standard deviation of a set's pixels from evenly spread images.
+
+    Every image has the same share, whatever its size. Broken files are noted in the set's
+    `skipped`.
+
+    Args:
+        image_set: The images.
+        limit: How many of them to read at most.
+
+    Returns:
+        Mean and standard deviation, RGB in [0, 1], rounded to four decimals.
+
+    Raises:
+        UserError: if there are no images, or none of those tried can be read.
+        BrokenImage: if a file cannot be read and the set is strict.
+    """
+    chosen = spread(len(image_set), limit)
+    shares = np.zeros((3, 256))
+    if isinstance(image_set, TensorImages):
+        for channel in range(3):
+            pixels = image_set.images[chosen, channel].flatten()
+            shares[channel] = pixels.bincount(minlength=256).cpu().numpy()
+    else:
+        assert isinstance(image_set, FileImages)
+        for i in chosen:
+            try:
+                image = image_set.decode(i, at_least=_SIDE)
+            except BrokenImage as error:
+                image_set.skipped.add(error)
+                continue
+            shares += np.array(image.histogram()).reshape(3, 256) / (image.width * image.height)
+    if not shares.any():
+        raise UserError(f"{image_set.name}: no image could be read, so its colours are unknown.")
+    shares /= shares.sum(axis=1, keepdims=True)
+    values = np.arange(256) / 255
+    mean = shares @ values
+    std = np.sqrt(np.maximum(shares @ values**2 - mean**2, 0))
+    return _rounded(mean), _rounded(std)
+
+
+def check_normalisation(image_set: ImageSet, mean: RGB, std: RGB) -> str | None:
+    """Compare the mean and standard deviation that the user gives with the set's own.
+
+    Returns:
+        One line of warning, which says so if the colours differ strongly: by a quarter of a
+        standard deviation, or by a quarter in the standard deviation itself. None if they agree to
+        0.001.
+    """
+    own_mean, own_std = np.array(image_set.mean), np.array(image_set.std)
+    new_mean, new_std = np.array(mean, dtype=float), np.array(std, dtype=float)
+    if np.allclose(new_mean, own_mean, rtol=0, atol=_SAME) and np.allclose(
+        new_std, own_std, rtol=0, atol=_SAME
+    ):
+        return None
+    smallest = 1 / 255  # a set of one colour has no deviation to divide by
+    shift = float((np.abs(new_mean - own_mean) / np.maximum(own_std, smallest)).max())
+    ratio = np.maximum(new_std, smallest) / np.maximum(own_std, smallest)
+    scale = float(np.maximum(ratio, 1 / ratio).max())
+    strongly = " strongly" if shift > _STRONG_SHIFT or scale > _STRONG_SCALE else ""
+    return (
+        f"WARNING: mean {_text(mean)} and std {_text(std)} differ{strongly} from those of "
+        f"{image_set.name}, mean {_text(image_set.mean)} and std {_text(image_set.std)}: "
+        f"its colours arrive shifted by {shift:.2f} and scaled by {scale:.2f}."
+    )
+
+
+def _rounded(values: np.ndarray) -> RGB:
+    red, green, blue = (round(float(value), 4) for value in values)
+    return red, green, blue
+
+
+def _text(values: RGB) -> str:
+    return "(" + ", ".join(f"{value:.4g}" for value in values) + ")"

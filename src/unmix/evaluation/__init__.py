@@ -1,0 +1,32 @@
+"""Features once; kNN and linear probes on them; the published protocols; measures of features."""
+
+from unmix.evaluation.accuracy import accuracy
+from unmix.evaluation.encoder import Measured, measure, split_features
+from unmix.evaluation.features import extract
+from unmix.evaluation.health import effective_rank, health, spread, uniformity
+from unmix.evaluation.knn import knn_accuracy, knn_predict
+from unmix.evaluation.linear import STRENGTHS, linear_probe
+from unmix.evaluation.protocols import PROTOCOLS, Protocol, find_protocol, run_protocol
+from unmix.evaluation.softness import softness, softness_summary
+
+__all__ = [
+    "PROTOCOLS",
+    "STRENGTHS",
+    "Measured",
+    "Protocol",
+    "accuracy",
+    "effective_rank",
+    "extract",
+    "find_protocol",
+    "health",
+    "knn_accuracy",
+    "knn_predict",
+    "linear_probe",
+    "measure",
+    "run_protocol",
+    "softness",
+    "softness_summary",
+    "split_features",
+    "spread",
+    "uniformity",
+]

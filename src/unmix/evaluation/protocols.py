@@ -1,0 +1,250 @@
+"""The published linear protocols: SGD on a frozen encoder, the images augmented anew each epoch."""
+
+from __future__ import annotations
+
+import logging
+import time
+import warnings
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+
+import lightning
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+from torch.optim import SGD, Optimizer
+from torch.optim.lr_scheduler import LRScheduler, MultiStepLR
+
+from unmix.errors import check_choice, check_number
+from unmix.evaluation.accuracy import accuracy, check_labelled
+from unmix.evaluation.features import Encode, encode_batch, evaluating
+
+__all__ = ["PROTOCOLS", "Batches", "Protocol", "find_protocol", "run_protocol"]
+
+Batches = Callable[[int], Iterable[tuple[Tensor, Tensor]]]
+"""From an epoch, counted from 0, to its augmented images `(n, C, H, W)` and labels `(n,)`."""
+
+PROTOCOLS = ("cmc", "moco")
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """How a linear classifier is trained on a frozen encoder: SGD with momentum 0.9.
+
+    Args:
+        epochs: Passes over the training images.
+        batch_size: Images a step.
+        lr: Learning rate at the start. milestones: Numbers of finished epochs after which the
+        learning rate is multiplied by `gamma`.
+        gamma: That factor.
+        weight_decay: L2 penalty on weights and biases.
+        augmentation: Name of a preset of `unmix.views`.
+        crop_scale_min: Least share of the image's area in a random crop; replaces the preset's.
+        source: Where it was published.
+
+    Raises:
+        UserError: if a number is out of range.
+    """
+
+    epochs: int
+    batch_size: int
+    lr: float
+    milestones: tuple[int, ...]
+    gamma: float
+    weight_decay: float
+    augmentation: str
+    crop_scale_min: float
+    source: str
+
+    def __post_init__(self) -> None:
+        check_number("--linear_epochs", self.epochs, at_least=1)
+        check_number("--linear_batch_size", self.batch_size, at_least=1)
+        check_number("--linear_lr", self.lr, above=0)
+
+    def shortened(self, epochs: int) -> Protocol:
+        """Return the protocol with another number of epochs, the milestones moved in proportion.
+
+        Raises:
+            UserError: if `epochs` is less than 1.
+        """
+        moved = tuple(round(milestone * epochs / self.epochs) for milestone in self.milestones)
+        return replace(self, epochs=epochs, milestones=moved)
+
+
+def find_protocol(
+    name: str, data: str, *, color_space: str = "RGB", width: float = 1.0
+) -> Protocol:
+    """Return a published protocol with the learning rate that was published for the data set.
+
+    "cmc" is CMC's (arXiv 1906.05849) and that of the mixture's own code: 60 epochs, for
+    half-encoders (Lab, YCbCr) at learning rate 30, or 50 from width 2 on; for RGB encoders at 10
+    on ImageNet-100, 30 on ImageNet, and elsewhere 0.1, the default of the code. "moco" is MoCo's
+    (arXiv 1911.05722): 100 epochs at 30 on any data.
+
+    Args:
+        name: One of `PROTOCOLS`.
+        data: Name of the data set, as "imagenet100" or "imagenet".
+        color_space: "RGB", "Lab" or "YCbCr"; what the encoder sees.
+        width: The encoder's width.
+
+    Raises:
+        UserError: if the name is unknown.
+    """
+    check_choice("--protocol", name, PROTOCOLS)
+    if name == "moco":
+        return Protocol(
+            100, 256, 30.0, (60, 80), 0.1, 0.0, "cmc", 0.08, "main_lincls.py, arXiv 1911.05722"
+        )
+    if color_space == "RGB":
+        lr = {"imagenet100": 10.0, "imagenet": 30.0}.get(data, 0.1)
+        augmentation, source = "moco-v1", "eval_moco_ins.py, arXiv 1906.05849"
+    else:
+        lr = 50.0 if width >= 2 else 30.0
+        augmentation, source = "cmc", "LinearProbing.py, arXiv 1906.05849"
+    crop = 0.08 if data == "imagenet" else 0.2
+    return Protocol(60, 256, lr, (30, 40, 50), 0.2, 0.0, augmentation, crop, source)
+
+
+class _LinearClassifier(lightning.LightningModule):
+    """A linear layer that Lightning trains on features encoded as each epoch's batches arrive."""
+
+    def __init__(
+        self,
+        protocol: Protocol,
+        batches: Batches,
+        features: int,
+        classes: int,
+        generator: torch.Generator,
+    ) -> None:
+        super().__init__()
+        self.protocol = protocol
+        self.batches = batches
+        # The global generator stays as it is: the layer is made empty, then filled.
+        self.fc = nn.utils.skip_init(nn.Linear, features, classes)
+        with torch.no_grad():
+            self.fc.weight.normal_(0.0, 0.01, generator=generator)
+            self.fc.bias.zero_()
+
+    def train_dataloader(self) -> Iterable[tuple[Tensor, Tensor]]:
+        return _Epochs(self)
+
+    def training_step(self, batch: tuple[Tensor, Tensor], index: int) -> Tensor:
+        features, labels = batch
+        return cross_entropy(self.fc(features), labels)
+
+    def configure_optimizers(self) -> tuple[list[Optimizer], list[LRScheduler]]:
+        optimizer = SGD(
+            self.parameters(),
+            lr=self.protocol.lr,
+            momentum=0.9,
+            weight_decay=self.protocol.weight_decay,
+        )
+        schedule = MultiStepLR(optimizer, list(self.protocol.milestones), self.protocol.gamma)
+        return [optimizer], [schedule]
+
+
+class _Epochs:
+    """The batches of whatever epoch the classifier is in.
+
+    Not a bare generator: Lightning may ask for an iterator twice and throw the first away, with the
+    batch that it had fetched from it.
+    """
+
+    def __init__(self, classifier: _LinearClassifier) -> None:
+        self.classifier = classifier
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        return iter(self.classifier.batches(self.classifier.current_epoch))
+
+
+def run_protocol(
+    protocol: Protocol,
+    encode: Encode,
+    augmented_batches: Batches,
+    test_features: Tensor,
+    test_labels: Tensor,
+    *,
+    classes: int,
+    generator: torch.Generator,
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype | None = None,
+    epochs: int | None = None,
+) -> dict[str, float]:
+    """Train a linear classifier as published, and measure it after the last epoch.
+
+    The weights start from N(0, 0.01) and the biases from zero, as in both protocols. The published
+    scripts test after every epoch and keep the best; here the last epoch counts, so that the test
+    split chooses nothing.
+
+    Args:
+        protocol: From `find_protocol`.
+        encode: As in `extract`; frozen, in evaluation mode.
+        augmented_batches: From an epoch (from 0) to its images and labels, in batches of
+            `protocol.batch_size`.
+        test_features: Features of the test images, not augmented, `(M, D)`.
+        test_labels: int64 `(M,)`.
+        classes: Number of classes.
+        generator: CPU generator that draws the first weights.
+        device: Where to encode and train.
+        dtype: Type for autocast while encoding, as in `extract`.
+        epochs: Another number of epochs, the milestones moved in proportion.
+
+    Returns:
+        "top1" and "top5" in percent, "epochs", "lr" and "seconds".
+
+    Raises:
+        UserError: if features and labels do not match, or `epochs` is less than 1.
+    """
+    started = time.perf_counter()
+    check_labelled("test", test_features, test_labels, classes)
+    device = torch.device(device)
+    if epochs is not None:
+        protocol = protocol.shortened(epochs)
+
+    def batches(epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
+        for images, labels in augmented_batches(epoch):
+            # A clone made outside inference mode is an ordinary tensor, which autograd may save.
+            yield encode_batch(encode, images, device, dtype).clone(), labels
+
+    model = _LinearClassifier(protocol, batches, test_features.shape[1], classes, generator)
+    with _quiet(), evaluating(encode):
+        _trainer(protocol.epochs, device).fit(model)
+    with torch.inference_mode():
+        logits = model.fc.cpu()(test_features.cpu().float())
+    ranking = logits.topk(min(5, classes), dim=1).indices
+    return {
+        **accuracy(ranking, test_labels.cpu()),
+        "epochs": protocol.epochs,
+        "lr": protocol.lr,
+        "seconds": time.perf_counter() - started,
+    }
+
+
+def _trainer(epochs: int, device: torch.device) -> lightning.Trainer:
+    return lightning.Trainer(
+        max_epochs=epochs,
+        accelerator=device.type,
+        devices=[device.index or 0] if device.type == "cuda" else 1,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    )
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep Lightning from telling the console about its hardware, its tips and its own code."""
+    logger = logging.getLogger("lightning.pytorch")
+    children = [logger, logging.getLogger("lightning.pytorch.utilities.rank_zero")]
+    levels = [child.level for child in children]
+    for child in children:
+        child.setLevel(logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", module=r"lightning\.")
+            yield
+    finally:
+        for child, level in zip(children, levels, strict=True):
+            child.setLevel(level)

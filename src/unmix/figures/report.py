@@ -1,0 +1,161 @@
+"""The report: tables and figures of some runs in one HTML file that needs nothing else."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Iterable, Mapping, Sequence
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, StrictUndefined
+from matplotlib.figure import Figure
+
+from unmix.files import write_whole
+from unmix.results import Evaluation, RunResults
+from unmix.figures.saving import render
+from unmix.figures.style import method_name
+from unmix.figures.table import Baselines, results_table
+
+__all__ = ["write_report"]
+
+CITATIONS = (
+    "Zhiqiang Shen, Zechun Liu, Zhuang Liu, Marios Savvides, Trevor Darrell. Rethinking Image "
+    "Mixture for Unsupervised Visual Representation Learning. arXiv:2003.05438v1, 2020. "
+    "(Mixtures in image space.)",
+    "Zhiqiang Shen, Zechun Liu, Zhuang Liu, Marios Savvides, Trevor Darrell, Eric Xing. Un-Mix: "
+    "Rethinking Image Mixtures for Unsupervised Visual Representation Learning. AAAI 2022. "
+    "(Mixtures with shared credit.)",
+)
+
+
+def write_report(
+    path: Path,
+    results: Sequence[RunResults],
+    figures: Mapping[str, Figure],
+    baselines: Baselines | None = None,
+    settings: Mapping[str, object] | None = None,
+    notes: Sequence[str] = (),
+    *,
+    captions: Mapping[str, str] | None = None,
+    title: str = "Pretraining with image mixtures",
+) -> None:
+    """Write one HTML file with the runs' table, the figures, and what is needed to repeat them.
+
+    The file loads nothing: figures are embedded as SVG, styles are inline, there is no script.
+
+    Args:
+        path: The file.
+        results: The runs.
+        figures: Title to figure, in the order in which they appear.
+        baselines: Accuracies of what needs no training, `{"raw pixels": {"knn": 39.5}}`.
+        settings: What the runs have in common and the table does not say.
+        notes: Sentences below the summary, one a paragraph.
+        captions: For a figure's title, the sentences under it.
+        title: Heading of the page.
+
+    Raises:
+        UserError: if the file cannot be written.
+    """
+    template = resources.files("unmix.figures").joinpath("report.html").read_text(encoding="utf-8")
+    environment = Environment(
+        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    page = environment.from_string(template).render(
+        title=title,
+        summary=_summary(results),
+        notes=notes,
+        table=results_table(results, baselines),
+        figures=[
+            {
+                "title": name,
+                "caption": (captions or {}).get(name, ""),
+                "source": _source(figure),
+            }
+            for name, figure in figures.items()
+        ],
+        settings=_flat(settings or {}),
+        runs=[_details(run) for run in results],
+        citations=CITATIONS,
+    )
+    write_whole(Path(path), page.encode())
+
+
+def _source(figure: Figure) -> str:
+    """Return a figure as a data URI; inline SVGs would share their element ids in one page."""
+    return "data:image/svg+xml;base64," + base64.b64encode(render(figure, "svg")).decode()
+
+
+def _summary(results: Sequence[RunResults]) -> str:
+    """Say in a sentence or two what was run."""
+    if not results:
+        return "No run is in this report."
+    count = f"{len(results)} runs" if len(results) > 1 else "One run"
+    methods = _join(method_name(run.method) for run in results)
+    networks = _join(f"{run.backbone} of width {run.width:g}" for run in results)
+    sizes = _join(f"{run.size}" for run in results)
+    data = _join(run.data for run in results)
+    mixed = _join(run.mixture for run in results if not run.baseline)
+    plain = "without a mixture" if any(run.baseline for run in results) else ""
+    how = " and ".join(part for part in (plain, f"with {mixed}" if mixed else "") if part)
+    low, high = min(run.epochs for run in results), max(run.epochs for run in results)
+    epochs = f"{low} to {high} epochs" if low < high else f"{low} epoch{'s' * (low != 1)}"
+    text = f"{count} of {methods} on {data}: {networks}, images of {sizes} pixels, {epochs}, {how}."
+    seconds = [run.training.get("seconds") for run in results]
+    known = [value for value in seconds if isinstance(value, int | float)]
+    if len(known) == len(results):
+        text += f" Training took {sum(known) / 60:,.1f} minutes in all."
+    if not any(run.evaluations for run in results):
+        text += " The images have no labels, so there are no accuracies."
+    return text
+
+
+def _join(words: Iterable[str]) -> str:
+    """Join different words with commas and an "and"."""
+    once = list(dict.fromkeys(words))
+    return " and ".join([", ".join(once[:-1]), once[-1]] if len(once) > 1 else once)
+
+
+def _details(run: RunResults) -> dict[str, Any]:
+    """Collect everything that a run's results say."""
+    settings = {
+        name: getattr(run, name)
+        for name in ("method", "mixture", "data", "backbone", "width", "size", "epochs", "seed")
+    }
+    rows = {f"{row.protocol}, epoch {row.epoch}": _evaluation(row) for row in run.evaluations}
+    groups = {
+        "Settings": settings,
+        "Evaluations": rows,
+        "Training": run.training,
+        "Hardware": run.hardware,
+        "Versions": run.versions,
+    }
+    return {
+        "name": run.name,
+        "command": run.command,
+        "groups": [(heading, _flat(items)) for heading, items in groups.items() if items],
+    }
+
+
+def _evaluation(row: Evaluation) -> str:
+    top5 = "" if row.top5 is None else f", top-5 {row.top5:.2f}"
+    details = "".join(f", {name} {value}" for name, value in row.details.items())
+    return f"top-1 {row.top1:.2f}{top5}{details}".replace("_", " ")
+
+
+def _flat(items: Mapping[str, object], prefix: str = "") -> list[tuple[str, str]]:
+    """Turn nested settings into rows of name and text."""
+    rows: list[tuple[str, str]] = []
+    for name, value in items.items():
+        label = f"{prefix}{name}".replace("_", " ")
+        if isinstance(value, Mapping):
+            rows += _flat(value, f"{label}, ")
+        else:
+            rows.append((label, "–" if value is None else _text(value)))
+    return rows
+
+
+def _text(value: object) -> str:
+    if isinstance(value, float):
+        return f"{value:,.6g}"
+    return f"{value:,}" if isinstance(value, int) and abs(value) >= 10_000 else str(value)

@@ -1,0 +1,50 @@
+"""Figures as files."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+from matplotlib import rc_context
+from matplotlib.figure import Figure
+
+from unmix.files import write_whole
+from unmix.figures.style import STYLE
+
+__all__ = ["render", "save"]
+
+
+def render(figure: Figure, kind: str) -> bytes:
+    """Draw a figure; the same figure gives the same bytes.
+
+    Args:
+        figure: The figure.
+        kind: `png` (150 dots an inch) or `svg` (text as outlines, so that no font is needed).
+    """
+    buffer = io.BytesIO()
+    metadata = {"Date": None} if kind == "svg" else {"Software": None}
+    with rc_context(STYLE):
+        figure.savefig(buffer, format=kind, dpi=150, metadata=metadata)
+    return buffer.getvalue()
+
+
+def save(figure: Figure, stem: Path) -> list[Path]:
+    """Write a figure as `STEM.png` (150 dots an inch) and `STEM.svg`, each whole or not at all.
+
+    Args:
+        figure: The figure.
+        stem: The files' path without the ending; folders on the way are made.
+
+    Returns:
+        The two paths.
+
+    Raises:
+        UserError: if a file cannot be written.
+    """
+    paths = []
+    for kind in ("png", "svg"):
+        # Not with_suffix: a name such as "lr0.03" would lose its ".03".
+        path = Path(stem).with_name(f"{Path(stem).name}.{kind}")
+        write_whole(path, render(figure, kind))
+        paths.append(path)
+    return paths

@@ -1,0 +1,137 @@
+"""All runs in one table, for the console and for the report."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from unmix.figures.accuracy import PROTOCOLS
+from unmix.results import RunResults
+from unmix.figures.style import method_name
+
+__all__ = ["Baselines", "Cell", "ResultsTable", "results_table"]
+
+# What needs no training: its name to protocol to top-1 in percent.
+Baselines = Mapping[str, Mapping[str, float]]
+
+_DASH = "–"
+_ALWAYS = ("knn", "linear")
+_SETTINGS = ("data", "backbone", "size", "seed")
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One entry: what is written, and whether it is the best of its column."""
+
+    text: str
+    best: bool = False
+
+
+@dataclass(frozen=True)
+class ResultsTable:
+    """A table of texts.
+
+    Attributes:
+        columns: Headings.
+        numeric: For each column, whether it holds numbers (set flush right).
+        rows: As many cells each as there are columns.
+    """
+
+    columns: tuple[str, ...]
+    numeric: tuple[bool, ...]
+    rows: tuple[tuple[Cell, ...], ...]
+
+    def text(self) -> str:
+        """Return the table as aligned lines; a star marks the best of a column."""
+        # The star's place is kept in every cell, so that the digits stay under each other.
+        lines = [[f"{column} " for column in self.columns]]
+        lines += [[cell.text + ("*" if cell.best else " ") for cell in row] for row in self.rows]
+        widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+        lines.insert(1, ["-" * (width - 1) + " " for width in widths])
+        return "\n".join(" ".join(map(_pad, line, widths, self.numeric)).rstrip() for line in lines)
+
+
+def _pad(text: str, width: int, numeric: bool) -> str:
+    return text.rjust(width) if numeric else text.ljust(width)
+
+
+def results_table(
+    results: Sequence[RunResults], baselines: Baselines | None = None
+) -> ResultsTable:
+    """Put runs into a table: what needs no training first, then baselines, then mixtures.
+
+    Settings that differ between the runs get a column. An accuracy that is not from the run's last
+    epoch says which it is from. The best of a column is marked, unless the runs are of different
+    data sets, whose numbers do not compare.
+
+    Args:
+        results: The runs.
+        baselines: Accuracies of what needs no training, `{"raw pixels": {"knn": 39.5}}`.
+    """
+    others = baselines or {}
+    seen = {row.protocol for run in results for row in run.evaluations}
+    protocols = [*_ALWAYS, *(name for name in PROTOCOLS if name in seen and name not in _ALWAYS)]
+    settings = [name for name in _SETTINGS if len({_setting(run, name) for run in results}) > 1]
+    runs = sorted(results, key=lambda run: not run.baseline)
+    columns = ["run", "method", "mixture", *settings, "epochs"]
+    numeric = [column in ("epochs", "size", "seed") for column in columns]
+    rows = [[name, *[_DASH] * (len(columns) - 1)] for name in others]
+    rows += [
+        [
+            *(run.name, method_name(run.method), run.mixture),
+            *(_setting(run, name) for name in settings),
+            str(run.epochs),
+        ]
+        for run in runs
+    ]
+    cells = [[Cell(text) for text in row] for row in rows]
+    compare = "data" not in settings
+    for protocol in protocols:
+        values = [accuracies.get(protocol) for accuracies in others.values()]
+        finals = [run.final(protocol) for run in runs]
+        values += [row.top1 if row else None for row in finals]
+        texts = [_DASH if value is None else f"{value:.1f}" for value in values]
+        for index, (run, row) in enumerate(zip(runs, finals, strict=True), start=len(others)):
+            if row and row.epoch != run.epochs:
+                texts[index] += f" (epoch {row.epoch})"
+        _append(cells, texts, _best(texts) if compare else set())
+    for key, unit in (("images_per_second", 1.0), ("seconds", 60.0)):
+        numbers = [None] * len(others) + [_measure(run, key) for run in runs]
+        texts = [_DASH if value is None else _short(value / unit) for value in numbers]
+        # Minutes have no best: fewer epochs are not a merit.
+        _append(cells, texts, _best(texts) if compare and key != "seconds" else set())
+    columns += [PROTOCOLS.get(name, name) for name in protocols] + ["images/s", "minutes"]
+    numeric += [True] * (len(columns) - len(numeric))
+    return ResultsTable(tuple(columns), tuple(numeric), tuple(map(tuple, cells)))
+
+
+def _append(cells: list[list[Cell]], texts: Sequence[str], best: set[int]) -> None:
+    for index, (row, text) in enumerate(zip(cells, texts, strict=True)):
+        row.append(Cell(text, index in best))
+
+
+def _best(texts: Sequence[str]) -> set[int]:
+    """Return where the greatest number stands, as it is written; nowhere if all are equal."""
+    numbers = {
+        index: float(text.split()[0].replace(",", ""))
+        for index, text in enumerate(texts)
+        if text != _DASH
+    }
+    top = max(numbers.values(), default=0.0)
+    best = {index for index, number in numbers.items() if number == top}
+    return best if len(best) < len(numbers) else set()
+
+
+def _setting(run: RunResults, name: str) -> str:
+    if name == "backbone":
+        return run.backbone if run.width == 1 else f"{run.backbone} x{run.width:g}"
+    return str(getattr(run, name))
+
+
+def _measure(run: RunResults, key: str) -> float | None:
+    value = run.training.get(key)
+    return float(value) if isinstance(value, int | float) else None
+
+
+def _short(value: float) -> str:
+    return f"{value:,.0f}" if value >= 100 else f"{value:.1f}"

@@ -1,0 +1,199 @@
+"""What a run measured, read from and written to its folder's `results.json`."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from unmix.errors import UserError
+from unmix.files import write_whole
+
+__all__ = ["SCHEMA", "Evaluation", "RunResults", "load_results", "write_results"]
+
+SCHEMA = 1
+FILE = "results.json"
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """One measurement of an encoder.
+
+    Attributes:
+        protocol: `knn`, `linear`, `cmc` or `moco`.
+        epoch: Pretraining epochs that were complete when it was measured.
+        top1: Accuracy in percent.
+        top5: The same for the five best classes; None where it was not measured.
+        details: Everything else in the row: `k`, `temperature`, `features`, `train_images`, ...
+    """
+
+    protocol: str
+    epoch: int
+    top1: float
+    top5: float | None = None
+    details: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class RunResults:
+    """A run's `results.json`; docs/architecture.md describes the fields.
+
+    Attributes:
+        mixture: `none` (a baseline), an image-space mixture's name, or `Un-Mix`.
+        width: Multiple of the backbone's channels.
+        size: Side of the training images in pixels.
+        epochs: Pretraining epochs of the whole run.
+        evaluations: In the order of their epochs; empty where the images have no labels.
+        training: `seconds`, `images_per_second`, `peak_memory_bytes`, `steps`, `loss`.
+    """
+
+    name: str
+    method: str
+    mixture: str
+    data: str
+    backbone: str
+    width: float
+    size: int
+    epochs: int
+    seed: int
+    command: str
+    evaluations: tuple[Evaluation, ...] = ()
+    training: Mapping[str, Any] = field(default_factory=dict)
+    hardware: Mapping[str, Any] = field(default_factory=dict)
+    versions: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def baseline(self) -> bool:
+        """Whether the run was trained without a mixture."""
+        return self.mixture == "none"
+
+    def of(self, protocol: str) -> tuple[Evaluation, ...]:
+        """Return a protocol's evaluations in the order of their epochs."""
+        return tuple(row for row in self.evaluations if row.protocol == protocol)
+
+    def final(self, protocol: str) -> Evaluation | None:
+        """Return a protocol's evaluation at its last epoch, or None if there is none."""
+        rows = self.of(protocol)
+        return rows[-1] if rows else None
+
+
+def load_results(folder: Path) -> RunResults:
+    """Read a run folder's `results.json`.
+
+    Args:
+        folder: The run folder.
+
+    Raises:
+        UserError: if the file is missing, unreadable, no JSON, of another schema, or lacks a field.
+    """
+    path = Path(folder) / FILE
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise UserError(
+            f"{path}: there is no such file; a run folder has one once its run has finished."
+        ) from error
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror}).") from error
+    except ValueError as error:
+        raise UserError(
+            f"{path}: is not valid JSON ({error}); run the evaluation again to rewrite it."
+        ) from error
+    return _parse(path, data)
+
+
+def write_results(path: Path, data: Mapping[str, Any]) -> None:
+    """Write `results.json`, whole or not at all.
+
+    Numbers that JSON has no word for (NaN, infinity) become null.
+
+    Args:
+        path: The file.
+        data: The content as docs/architecture.md describes it.
+
+    Raises:
+        UserError: if `load_results` would refuse the content, or the file cannot be written.
+    """
+    plain = _finite(data)
+    _parse(Path(path), plain)
+    text = json.dumps(plain, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    write_whole(Path(path), text.encode())
+
+
+def _finite(value: Any) -> Any:
+    """Copy nested mappings and sequences, with None for numbers that are not finite."""
+    if isinstance(value, Mapping):
+        return {str(key): _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value
+
+
+def _parse(path: Path, data: Any) -> RunResults:
+    """Check the content of `results.json` and make the record of it."""
+    if not isinstance(data, Mapping):
+        raise UserError(f"{path}: holds a {type(data).__name__}; it must be a JSON object.")
+    if data.get("schema") != SCHEMA:
+        raise UserError(
+            f"{path}: has schema {data.get('schema')!r}; this version of unmix reads {SCHEMA}."
+        )
+    known: dict[str, Any] = {key: _text(path, data, key) for key in _TEXTS}
+    known |= {key: int(_number(path, data, key)) for key in ("size", "epochs", "seed")}
+    for key in ("training", "hardware", "versions"):
+        known[key] = data.get(key) or {}
+        if not isinstance(known[key], Mapping):
+            raise UserError(f"{path}: {key} is {known[key]!r}; it must be an object.")
+    rows = data.get("evaluations") or []
+    if not isinstance(rows, list):
+        raise UserError(f"{path}: evaluations is {rows!r}; it must be a list.")
+    evaluations = sorted((_evaluation(path, row) for row in rows), key=lambda row: row.epoch)
+    return RunResults(
+        **known,
+        width=_number(path, data, "width"),
+        evaluations=tuple(evaluations),
+    )
+
+
+_TEXTS = ("name", "method", "mixture", "data", "backbone", "command")
+
+
+def _evaluation(path: Path, row: Any) -> Evaluation:
+    if not isinstance(row, Mapping):
+        raise UserError(f"{path}: an evaluation is {row!r}; it must be an object.")
+    top5 = None if row.get("top5") is None else _percent(path, row, "top5")
+    named = {"protocol", "epoch", "top1", "top5"}
+    return Evaluation(
+        protocol=_text(path, row, "protocol"),
+        epoch=int(_number(path, row, "epoch")),
+        top1=_percent(path, row, "top1"),
+        top5=top5,
+        details={key: value for key, value in row.items() if key not in named},
+    )
+
+
+def _text(path: Path, data: Mapping[str, Any], key: str) -> str:
+    value = data.get(key)
+    if not isinstance(value, str):
+        raise UserError(f"{path}: {key} is {value!r}; it must be a text.")
+    return value
+
+
+def _number(path: Path, data: Mapping[str, Any], key: str) -> float:
+    value = data.get(key)
+    # Python's JSON reads NaN and Infinity, and True is an int.
+    wrong = isinstance(value, bool) or not isinstance(value, int | float)
+    if wrong or not math.isfinite(value):  # type: ignore[arg-type]
+        raise UserError(f"{path}: {key} is {value!r}; it must be a number.")
+    return float(value)  # type: ignore[arg-type]
+
+
+def _percent(path: Path, row: Mapping[str, Any], key: str) -> float:
+    value = _number(path, row, key)
+    if not 0 <= value <= 100:
+        raise UserError(f"{path}: {key} is {value:g}; it must be a percentage from 0 to 100.")
+    return value

@@ -1,0 +1,173 @@
+"""The order of the images, and their way from memory or files to the training step."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from unmix.data import BrokenImage, FileImages, ImageSet, TensorImages
+from unmix.randomness import generator_for
+from unmix.views import Views, crop_pil
+
+__all__ = ["Batch", "EpochOrder", "FileCrops", "build_loader"]
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What a step gets.
+
+    Attributes:
+        index: Numbers of the samples in the data set, int64 (N,).
+        crops: uint8 (V, N, 3, size, size), cropped where they were decoded; None if the images are
+            in memory and are cropped on the device.
+        broken: Files that could not be read; their samples are not in `index`.
+    """
+
+    index: Tensor
+    crops: Tensor | None = None
+    broken: tuple[BrokenImage, ...] = ()
+
+    def pin_memory(self) -> Batch:
+        """Pin the tensors, so that they can be copied to a GPU while it computes."""
+        crops = None if self.crops is None else self.crops.pin_memory()
+        return Batch(self.index.pin_memory(), crops, self.broken)
+
+    def to(self, device: torch.device) -> Batch:
+        """The batch with its tensors on the device."""
+        crops = None if self.crops is None else self.crops.to(device, non_blocking=True)
+        return Batch(self.index.to(device, non_blocking=True), crops, self.broken)
+
+
+class EpochOrder:
+    """Batches of sample numbers; the order depends on the seed and the epoch alone.
+
+    The last batch of an epoch may be short. If it is smaller than `smallest` it is left out.
+
+    Args:
+        n: Number of samples.
+        batch_size: Samples in a batch.
+        seed: Of the run.
+        smallest: The least that a batch must have.
+    """
+
+    def __init__(self, n: int, batch_size: int, seed: int, smallest: int = 2) -> None:
+        self.n, self.batch_size, self.seed = n, batch_size, seed
+        full, rest = divmod(n, batch_size)
+        self.length = full + (rest >= smallest)
+        self.epoch = self.start = 0
+
+    def set_epoch(self, epoch: int, start: int = 0) -> None:
+        """Choose the epoch that the next iteration is over, and the batch that it starts with."""
+        self.epoch, self.start = epoch, start
+
+    def __len__(self) -> int:
+        return self.length
+
+    def __iter__(self) -> Iterator[Tensor]:
+        generator = generator_for(self.seed, "order", self.epoch)
+        order = torch.randperm(self.n, generator=generator)
+        yield from order.split(self.batch_size)[self.start : self.length]
+
+
+class IndexLoader:
+    """Batches whose images are in memory: only the numbers travel."""
+
+    def __init__(self, order: EpochOrder) -> None:
+        self.order = order
+
+    def __len__(self) -> int:
+        return len(self.order)
+
+    def __iter__(self) -> Iterator[Batch]:
+        return (Batch(index) for index in self.order)
+
+
+Item = tuple[int, Tensor | BrokenImage]
+
+
+class FileCrops(Dataset[Item]):
+    """Decodes an image and cuts its views' crops, by draws of its own.
+
+    An item is asked for by epoch and number, so that what is drawn does not depend on which worker
+    draws it.
+    """
+
+    def __init__(self, images: FileImages, views: Views, seed: int) -> None:
+        self.images, self.views, self.seed = images, views, seed
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, item: tuple[int, int]) -> Item:
+        """The sample's number and its crops (V, 3, size, size), or why it cannot be read."""
+        epoch, i = item
+        try:
+            image = self.images.decode(i)
+        except BrokenImage as error:
+            return i, error
+        generator = generator_for(self.seed, "crop", epoch, i)
+        height, width, views = image.height, image.width, self.views
+        crops = []
+        for _ in range(views.count):
+            box = views.draw_boxes(1, height, width, generator)[0]
+            crops.append(crop_pil(image, box, views.size, views.settings.interpolation))
+        return i, torch.stack(crops)
+
+
+class _Requests:
+    """The order as lists of (epoch, number), which is what `FileCrops` is asked for."""
+
+    def __init__(self, order: EpochOrder) -> None:
+        self.order = order
+
+    def __len__(self) -> int:
+        return len(self.order)
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        for index in self.order:
+            yield [(self.order.epoch, i) for i in index.tolist()]
+
+
+def collate(items: Sequence[Item]) -> Batch:
+    """Put items together; broken ones are named instead."""
+    whole = [(i, crops) for i, crops in items if isinstance(crops, Tensor)]
+    broken = tuple(error for _, error in items if isinstance(error, BrokenImage))
+    index = torch.tensor([i for i, _ in whole], dtype=torch.long)
+    crops = torch.stack([c for _, c in whole], dim=1) if whole else None
+    return Batch(index, crops, broken)
+
+
+def build_loader(
+    images: ImageSet,
+    views: Views,
+    order: EpochOrder,
+    *,
+    workers: int | None = None,
+    pin_memory: bool = False,
+) -> IndexLoader | DataLoader[Batch]:
+    """The loader of an image set: numbers only if it is in memory, decoded crops if it is files.
+
+    Args:
+        images: The training images.
+        views: Says how many crops of which size.
+        order: Shared with the caller, who sets its epoch.
+        workers: Processes that decode; by default one a core, at most 8.
+        pin_memory: For a GPU.
+    """
+    if isinstance(images, TensorImages):
+        return IndexLoader(order)
+    assert isinstance(images, FileImages)
+    count = min(8, os.cpu_count() or 1) if workers is None else workers
+    return DataLoader(
+        FileCrops(images, views, order.seed),  # type: ignore[arg-type]
+        batch_sampler=_Requests(order),  # type: ignore[arg-type]
+        collate_fn=collate,
+        num_workers=count,
+        persistent_workers=count > 0,
+        pin_memory=pin_memory,
+    )

@@ -1,0 +1,132 @@
+"""What the machine is, and what it is fast at."""
+
+from __future__ import annotations
+
+import os
+import platform
+import sys
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from unmix.errors import UserError
+from unmix.training.settings import MachineSettings
+
+__all__ = ["Machine", "choose_machine", "hardware", "peak_memory", "versions"]
+
+
+@dataclass(frozen=True)
+class Machine:
+    """The device of a run and its number format.
+
+    Attributes:
+        device: cpu, cuda or mps.
+        precision: Lightning's name: 32-true, bf16-mixed or 16-mixed.
+        channels_last: Whether images and weights are kept channels last.
+    """
+
+    device: torch.device
+    precision: str
+    channels_last: bool
+
+    @property
+    def accelerator(self) -> str:
+        """Lightning's name of the device."""
+        return {"cuda": "gpu"}.get(self.device.type, self.device.type)
+
+    @property
+    def autocast(self) -> torch.dtype | None:
+        """The number format of matrix products, or None for float32."""
+        return {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}.get(self.precision)
+
+
+def choose_machine(settings: MachineSettings) -> Machine:
+    """Choose device and precision; "auto" is what the device is fast at.
+
+    bfloat16 on a GPU of compute capability 8 or more, float16 on an older one, bfloat16 on a CPU
+    with AVX512-BF16 or AMX, float32 elsewhere.
+
+    Raises:
+        UserError: if the device that is asked for is not there.
+    """
+    available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    name = settings.device
+    if name == "auto":
+        name = next((kind for kind in ("cuda", "mps") if available[kind]), "cpu")
+    if not available.get(name, True):
+        raise UserError(f"--device: {name} is not available here; use cpu, or auto.")
+    device = torch.device(name)
+    chosen = str(settings.precision)
+    if chosen == "auto":
+        chosen = _fast_format(device)
+    if chosen == "16" and name == "cpu":
+        raise UserError("--precision: 16 is not for a CPU; use bf16 or 32.")
+    precision = {"32": "32-true", "bf16": "bf16-mixed", "16": "16-mixed"}[chosen]
+    return Machine(device, precision, channels_last=name != "mps")
+
+
+def _fast_format(device: torch.device) -> str:
+    if device.type == "cuda":
+        return "bf16" if torch.cuda.get_device_capability()[0] >= 8 else "16"
+    if device.type == "cpu" and cpu_flags() & {"avx512_bf16", "amx_bf16"}:
+        return "bf16"
+    return "32"
+
+
+def cpu_flags() -> set[str]:
+    """The instruction sets that Linux says the processor has; empty elsewhere."""
+    info = Path("/proc/cpuinfo")
+    if not info.exists():
+        return set()
+    lines = (line for line in info.read_text().splitlines() if line.startswith("flags"))
+    return set(next(lines, "").split())
+
+
+def hardware(device: torch.device) -> dict[str, Any]:
+    """What a result was measured on."""
+    facts: dict[str, Any] = {
+        "device": device.type,
+        "cpu": _cpu_name(),
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "system": platform.system(),
+    }
+    if device.type == "cuda":
+        facts["gpu"] = torch.cuda.get_device_name()
+    return facts
+
+
+def _cpu_name() -> str:
+    info = Path("/proc/cpuinfo")
+    if info.exists():
+        for line in info.read_text().splitlines():
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    return platform.processor() or platform.machine()
+
+
+def versions() -> dict[str, str]:
+    """The versions that a result depends on."""
+    names = ("unmix", "torch", "torchvision", "lightning", "numpy")
+    found = {"python": platform.python_version()}
+    for name in names:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def peak_memory(device: torch.device) -> int:
+    """The most memory used so far, in bytes: of the GPU, or of this process."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated()
+    try:
+        import resource
+    except ImportError:  # Windows has no such module
+        return 0
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024

@@ -1,0 +1,169 @@
+"""The Lightning module that ties a method, its views, its mixtures and a schedule together."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import lightning as L
+import torch
+from torch import Tensor
+
+from unmix.data import FileImages, ImageSet, TensorImages
+from unmix.errors import UserError
+from unmix.methods import Method
+from unmix.mixtures import Operator, UnMix
+from unmix.objective import objective
+from unmix.randomness import generator_for
+from unmix.training.batches import Batch, EpochOrder
+from unmix.training.optimizers import build_optimizer, learning_rate_factor
+from unmix.training.settings import OptimizerSettings
+from unmix.views import Views
+
+__all__ = ["Pretraining"]
+
+_CHECK_EVERY = 50
+
+
+class Pretraining(L.LightningModule):
+    """One step: views, image-space mixture, queries and targets, label-space mixture, loss, memory.
+
+    Every random number of a step comes from a generator that depends on the seed and the step's
+    number alone, so a resumed run draws what an uninterrupted one does.
+
+    Args:
+        method: What is trained; the only part with a state.
+        views: Makes the views on the device.
+        images: The training images.
+        order: The order of the samples.
+        optimizer: Settings of optimiser and schedule.
+        epochs: Length of the run.
+        seed: Of the run.
+        image_space: A perturbation of the views that the loss does not know, or None.
+        label_space: A mixture whose loss is shared, or None.
+        channels_last: Keep weights and images channels last.
+    """
+
+    def __init__(
+        self,
+        method: Method,
+        views: Views,
+        images: ImageSet,
+        order: EpochOrder,
+        optimizer: OptimizerSettings,
+        *,
+        epochs: int,
+        seed: int = 0,
+        image_space: Operator | None = None,
+        label_space: UnMix | None = None,
+        channels_last: bool = False,
+    ) -> None:
+        super().__init__()
+        self.method = method.to(memory_format=torch.channels_last) if channels_last else method
+        self.views, self.images, self.order = views, images, order
+        self.optimizer_settings, self.epochs, self.seed = optimizer, epochs, seed
+        self.image_space, self.label_space = image_space, label_space
+        self.resident = images.images if isinstance(images, TensorImages) else None
+        self.sums: dict[str, Tensor] = {}
+        self.samples = 0
+        self._keep: Callable[[], None] | None = None
+
+    @property
+    def total_steps(self) -> int:
+        """Optimiser steps of the whole run."""
+        return self.epochs * len(self.order)
+
+    def configure_optimizers(self) -> Any:
+        """The optimiser, and a schedule that is counted in steps."""
+        optimizer = build_optimizer(self.optimizer_settings, self.method.parameters())
+        factor = learning_rate_factor(self.optimizer_settings, self.epochs, len(self.order))
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
+        return {
+            "optimizer": optimizer,
+            "lr_scheduler": {"scheduler": schedule, "interval": "step"},
+        }
+
+    def on_fit_start(self) -> None:
+        """Small data sets live on the device."""
+        if self.resident is not None:
+            self.resident = self.resident.to(self.device)
+
+    def on_train_epoch_start(self) -> None:
+        """The order of this epoch, from the batch that a resumed run stopped at."""
+        done = self.trainer.fit_loop.epoch_loop.batch_progress.current.ready
+        self.order.set_epoch(self.current_epoch, start=done if done < len(self.order) else 0)
+        self.sums, self.samples = {}, 0
+
+    def transfer_batch_to_device(
+        self, batch: Batch, device: torch.device, dataloader_idx: int
+    ) -> Batch:
+        """Move a batch."""
+        return batch.to(device)
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor | None:
+        """The loss of one batch."""
+        self._note_broken(batch)
+        if len(batch.index) < 2:
+            return None
+        generator = generator_for(self.seed, "step", self.global_step)
+        views = self.make_views(batch, generator)
+        self.method.begin_step(self.global_step / self.total_steps)
+        draw = None
+        if self.label_space is not None:
+            draw = self.label_space.draw(views[0].shape, generator)
+        step = objective(self.method, views, batch.index, generator, draw)
+        self._keep = step.keep
+        self._add("loss", step.loss.detach(), len(batch.index))
+        if step.mixed is not None:
+            self._add("loss_clean", step.clean, len(batch.index))
+            self._add("loss_mixed", step.mixed, len(batch.index))
+        self.samples += len(batch.index)
+        if self.device.type == "cpu" or self.global_step % _CHECK_EVERY == 0:
+            self._check_finite(step.loss)
+        return step.loss
+
+    def on_after_backward(self) -> None:
+        """The method keeps its clean queries and targets, now that no gradient needs the old ones."""
+        if self._keep is not None:
+            self._keep()
+            self._keep = None
+
+    @torch.no_grad()
+    def make_views(self, batch: Batch, generator: torch.Generator) -> list[Tensor]:
+        """The views of a batch, with the image-space perturbation if there is one."""
+        if batch.crops is None:
+            assert self.resident is not None
+            views = self.views(self.resident[batch.index], generator)
+        else:
+            n, size = len(batch.index), self.views.size
+            draws = self.views.draw_all(n, size, size, generator)
+            views = [
+                self.views.apply_crops(crops, draw)
+                for crops, draw in zip(batch.crops, draws, strict=True)
+            ]
+        if self.image_space is not None:
+            draw = self.image_space.draw(views[0].shape, generator)
+            views = [draw.apply(view) for view in views]
+        return views
+
+    def epoch_means(self) -> dict[str, float]:
+        """The means of this epoch's losses so far, over its samples."""
+        return {name: (total / self.samples).item() for name, total in self.sums.items()}
+
+    def _add(self, name: str, value: Tensor, count: int) -> None:
+        # Sums stay on the device: reading a loss at every step would make the host wait for it.
+        self.sums[name] = self.sums.get(name, 0.0) + value.double() * count  # type: ignore[assignment]
+
+    def _check_finite(self, loss: Tensor) -> None:
+        if torch.isfinite(loss):
+            return
+        rate = self.trainer.optimizers[0].param_groups[0]["lr"]
+        raise UserError(
+            f"the loss is {loss.item()} at step {self.global_step + 1} with learning rate "
+            f"{rate:.3g}; try a smaller --lr, a longer --warmup_epochs, or --precision 32."
+        )
+
+    def _note_broken(self, batch: Batch) -> None:
+        for error in batch.broken:
+            assert isinstance(self.images, FileImages)
+            self.images.skipped.add(error)

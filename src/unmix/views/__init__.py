@@ -1,0 +1,29 @@
+"""What is done to images, in batch, on the device: crop, flip, blur, colour, colour spaces."""
+
+from __future__ import annotations
+
+from unmix.views.colour_spaces import (
+    COLOR_SPACES,
+    normalise_lab,
+    normalise_ycbcr,
+    rgb_to_lab,
+    rgb_to_ycbcr,
+)
+from unmix.views.draws import ViewDraw
+from unmix.views.geometry import crop_pil
+from unmix.views.pipeline import Views
+from unmix.views.settings import PRESETS, ViewSettings, preset
+
+__all__ = [
+    "COLOR_SPACES",
+    "PRESETS",
+    "ViewDraw",
+    "ViewSettings",
+    "Views",
+    "crop_pil",
+    "normalise_lab",
+    "normalise_ycbcr",
+    "preset",
+    "rgb_to_lab",
+    "rgb_to_ycbcr",
+]

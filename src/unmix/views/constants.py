@@ -1,0 +1,18 @@
+"""Small constant tensors, put where the data is."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+__all__ = ["constant"]
+
+
+def constant(values: Sequence[float] | Sequence[Sequence[float]], like: Tensor) -> Tensor:
+    """Give `values` as a float32 tensor on the device of `like`.
+
+    Unlike `like.new_tensor(values)` it does not make the host wait for a CUDA device.
+    """
+    return torch.tensor(values, dtype=torch.float32).to(like.device, non_blocking=True)

@@ -1,0 +1,264 @@
+"""From uint8 images to normalised views: draw, then apply."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from unmix.errors import UserError, check_choice, check_number
+from unmix.views.blur import blur_weights
+from unmix.views.colour import (
+    ColourDraw,
+    ColourMaps,
+    apply_colour,
+    colour_maps,
+    solarize,
+)
+from unmix.views.colour_spaces import (
+    COLOR_SPACES,
+    normalise_lab,
+    normalise_ycbcr,
+    rgb_to_lab,
+    rgb_to_ycbcr,
+)
+from unmix.views.constants import constant
+from unmix.views.draws import ViewDraw, draw_crops, draw_view, moved
+from unmix.views.geometry import centre_boxes, resample, resampling_weights
+from unmix.views.settings import ViewSettings
+
+__all__ = ["Views"]
+
+
+class Views:
+    """Makes views of uint8 images, on the images' device.
+
+    The steps are torchvision's, but for three: colours are clamped once, after jitter and
+    grayscale; hue is turned by `hue_matrices`; blur is part of the resampling and so comes before
+    the colours. With MoCo v2's settings, on photographs of scikit-image, a view differs from
+    torchvision's of the same draw by an RMS of 0.02 of the range on average, without hue by 0.004.
+
+    Args:
+        settings: What is drawn.
+        size: Pixels of a view's side.
+        mean: Of the training images, RGB in [0, 1]; unused unless `color_space` is "RGB".
+        std: Likewise.
+        count: How many views of an image.
+        color_space: "RGB", "Lab" or "YCbCr"; the last two are normalised as in CMC.
+        channels_last: Whether views come in the memory format `torch.channels_last`.
+
+    Raises:
+        UserError: if an argument is out of range.
+    """
+
+    def __init__(
+        self,
+        settings: ViewSettings,
+        size: int,
+        mean: tuple[float, float, float],
+        std: tuple[float, float, float],
+        count: int = 2,
+        color_space: str = "RGB",
+        *,
+        channels_last: bool = False,
+    ) -> None:
+        check_number("--size", size, at_least=1)
+        check_number("--count", count, at_least=1)
+        check_choice("--color_space", color_space, COLOR_SPACES)
+        if len(mean) != 3 or len(std) != 3 or min(std) <= 0:
+            raise UserError(f"mean, std: {mean}, {std}; both need three numbers, std above 0.")
+        self.settings = settings
+        self.size = size
+        self.count = count
+        self.color_space = color_space
+        self.channels_last = channels_last
+        # The other colour spaces are made from RGB in [0, 1], and bring their own normalisation.
+        self.mean = mean if color_space == "RGB" else (0.0, 0.0, 0.0)
+        self.std = std if color_space == "RGB" else (1.0, 1.0, 1.0)
+
+    def draw(
+        self,
+        n: int,
+        height: int | Tensor,
+        width: int | Tensor,
+        generator: torch.Generator | None,
+    ) -> ViewDraw:
+        """Draw one view of `n` images.
+
+        Args:
+            n: How many images.
+            height: Their height in pixels, one for all or int64 `(n,)`.
+            width: Their width in pixels, likewise.
+            generator: Where the random numbers come from; the draw is on its device.
+        """
+        return draw_view(self.settings, n, height, width, generator)
+
+    def draw_boxes(
+        self,
+        n: int,
+        height: int | Tensor,
+        width: int | Tensor,
+        generator: torch.Generator | None,
+    ) -> Tensor:
+        """Draw the crops alone, for images that are cropped where they are decoded.
+
+        Returns:
+            int64 `(n, 4)`: top, left, height, width.
+        """
+        return draw_crops(self.settings, n, height, width, generator)
+
+    def draw_all(
+        self,
+        n: int,
+        height: int | Tensor,
+        width: int | Tensor,
+        generator: torch.Generator | None,
+    ) -> list[ViewDraw]:
+        """Draw `count` views of `n` images; arguments as for `draw`."""
+        return [self.draw(n, height, width, generator) for _ in range(self.count)]
+
+    @torch.no_grad()
+    def apply(self, images: Tensor, draw: ViewDraw) -> Tensor:
+        """Make the views that were drawn.
+
+        Args:
+            images: uint8 `(N, 3, H, W)`.
+            draw: For N images of this size, on any device.
+
+        Returns:
+            float32 `(N, 3, size, size)`, normalised, on the images' device.
+        """
+        _check_images(images, draw)
+        device = images.device
+        with torch.autocast(device.type, enabled=False):
+            boxes = draw.boxes.to(device, non_blocking=True)
+            flip, sigma = moved(draw.flip, device), moved(draw.sigma, device)
+            return self._finish(self._colour(self._crop(images, boxes, flip, sigma), draw))
+
+    @torch.no_grad()
+    def apply_crops(self, crops: Tensor, draw: ViewDraw) -> Tensor:
+        """Make the views that were drawn, of images that were already cropped and resized.
+
+        Args:
+            crops: uint8 `(N, 3, size, size)`, as from `crop_pil`.
+            draw: For N images, on any device; its boxes are not used.
+
+        Returns:
+            float32 `(N, 3, size, size)`, normalised, on the crops' device.
+        """
+        _check_images(crops, draw)
+        if crops.shape[2:] != (self.size, self.size):
+            raise UserError(
+                f"crops: {tuple(crops.shape[2:])} pixels; views of --size {self.size} need "
+                f"({self.size}, {self.size})."
+            )
+        device = crops.device
+        with torch.autocast(device.type, enabled=False):
+            flip, sigma = moved(draw.flip, device), moved(draw.sigma, device)
+            if flip is not None:
+                crops = torch.where(flip[:, None, None, None], crops.flip(3), crops)
+            pixels = crops.float()
+            if sigma is not None:
+                weights = blur_weights(sigma, self.size, self.settings.blur_kernel)
+                pixels = resample(pixels, weights, weights)
+            return self._finish(self._colour(pixels, draw))
+
+    def __call__(self, images: Tensor, generator: torch.Generator | None) -> list[Tensor]:
+        """Draw and make `count` views of uint8 `(N, 3, H, W)`; each is as `apply` gives it."""
+        _check_images(images)
+        n, _, height, width = images.shape
+        return [self.apply(images, draw) for draw in self.draw_all(n, height, width, generator)]
+
+    @torch.no_grad()
+    def plain(self, images: Tensor) -> Tensor:
+        """Make the view for evaluation: nothing drawn, only the colour space and the normalisation.
+
+        Args:
+            images: uint8 `(N, 3, H, W)`. Images of another size than the views' are resized: the
+                largest centred square, antialiased.
+
+        Returns:
+            float32 `(N, 3, size, size)`, normalised, on the images' device.
+        """
+        _check_images(images)
+        n, _, height, width = images.shape
+        with torch.autocast(images.device.type, enabled=False):
+            if (height, width) == (self.size, self.size):
+                pixels = images.float()
+            else:
+                boxes = centre_boxes(n, height, width, device=images.device)
+                pixels = self._crop(images, boxes, None, None)
+            return self._finish(self._normalised(pixels))
+
+    def _crop(
+        self, images: Tensor, boxes: Tensor, flip: Tensor | None, sigma: Tensor | None
+    ) -> Tensor:
+        """Crop, resize, flip and blur, in [0, 255]."""
+        interpolation = self.settings.interpolation
+        top, left, height, width = boxes.unbind(dim=1)
+        rows = resampling_weights(
+            top, height, images.shape[2], self.size, interpolation=interpolation
+        )
+        columns = resampling_weights(
+            left, width, images.shape[3], self.size, flip=flip, interpolation=interpolation
+        )
+        if sigma is not None:
+            blur = blur_weights(sigma, self.size, self.settings.blur_kernel)
+            rows, columns = torch.bmm(blur, rows), torch.bmm(blur, columns)
+        pixels = resample(images, rows, columns)
+        return pixels.clamp_(0, 255) if interpolation == "bicubic" else pixels
+
+    def _colour(self, pixels: Tensor, draw: ViewDraw) -> Tensor:
+        """Jitter, gray, clamp, normalise and solarize images in [0, 255]."""
+        if draw.colour is None:
+            out = self._normalised(pixels)
+        else:
+            out = apply_colour(pixels, self._maps(draw.colour, pixels.device), self._shift(pixels))
+            # One scalar clamp a channel: bounds that broadcast are several times slower.
+            for channel, (mean, std) in enumerate(zip(self.mean, self.std, strict=True)):
+                out[:, channel].clamp_(-mean / std, (1 - mean) / std)
+        if draw.solarize is None:
+            return out
+        which = draw.solarize.to(out.device, non_blocking=True)
+        pairs = list(zip(self.mean, self.std, strict=True))
+        threshold = constant([(0.5 - mean) / std for mean, std in pairs], out)
+        bound = constant([(1 - 2 * mean) / std for mean, std in pairs], out)
+        return solarize(out, which, threshold=threshold, bound=bound)
+
+    def _maps(self, draw: ColourDraw, device: torch.device) -> ColourMaps:
+        """Compose the maps from [0, 255] to normalised where they were drawn, and move them."""
+        maps = colour_maps(draw)
+        scale = self._scale(maps.pixel)[:, None]
+        return ColourMaps(
+            pixel=(maps.pixel * scale).to(device, non_blocking=True),
+            mean=(maps.mean * scale).to(device, non_blocking=True),
+        )
+
+    def _scale(self, like: Tensor) -> Tensor:
+        """Give the factor `(3,)` from [0, 255] to normalised."""
+        return constant([1 / (255 * std) for std in self.std], like)
+
+    def _shift(self, like: Tensor) -> Tensor:
+        """Give the normalised value `(3,)` of black."""
+        return constant([-mean / std for mean, std in zip(self.mean, self.std, strict=True)], like)
+
+    def _normalised(self, pixels: Tensor) -> Tensor:
+        """Normalise images in [0, 255] by the mean and std."""
+        scale, shift = self._scale(pixels), self._shift(pixels)
+        return torch.addcmul(shift[:, None, None], pixels, scale[:, None, None])
+
+    def _finish(self, out: Tensor) -> Tensor:
+        """Change the colour space and the memory format."""
+        if self.color_space == "Lab":
+            out = normalise_lab(rgb_to_lab(out))
+        elif self.color_space == "YCbCr":
+            out = normalise_ycbcr(rgb_to_ycbcr(out))
+        return out.contiguous(memory_format=torch.channels_last) if self.channels_last else out
+
+
+def _check_images(images: Tensor, draw: ViewDraw | None = None) -> None:
+    if images.ndim != 4 or images.shape[1] != 3 or images.dtype != torch.uint8:
+        raise UserError(
+            f"images: {images.dtype} {tuple(images.shape)}; views need torch.uint8 (N, 3, H, W)."
+        )
+    if draw is not None and len(draw.boxes) != len(images):
+        raise UserError(f"draw: made for {len(draw.boxes)} images, but {len(images)} were given.")

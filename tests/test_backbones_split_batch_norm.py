@@ -1,0 +1,159 @@
+"""Split batch norm is batch norm over n mod splits, for any memory format, batch size and type."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from unmix.backbones import SplitBatchNorm2d, build, convert_split_batch_norm
+from unmix.errors import UserError
+
+FORMATS = [torch.contiguous_format, torch.channels_last]
+
+
+def _pair(channels: int, splits: int, **settings) -> tuple[SplitBatchNorm2d, nn.BatchNorm2d]:
+    """A split batch norm and a plain one with the same, not trivial, parameters."""
+    split, plain = (
+        SplitBatchNorm2d(channels, splits, **settings),
+        nn.BatchNorm2d(channels, **settings),
+    )
+    if split.affine:
+        with torch.no_grad():
+            split.weight.copy_(torch.linspace(0.5, 1.5, channels))
+            split.bias.copy_(torch.linspace(-1, 1, channels))
+    plain.load_state_dict(split.state_dict())
+    return split, plain
+
+
+def _naive(plain: nn.BatchNorm2d, x: Tensor, splits: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Output and running statistics from plain batch norms, one a sub-batch."""
+    output = torch.zeros_like(x)
+    layers = []
+    for part in range(min(splits, len(x))):
+        layer = copy.deepcopy(plain)
+        layer.weight, layer.bias = plain.weight, plain.bias
+        index = torch.arange(part, len(x), splits)
+        output = output.index_copy(0, index, layer(x[index]))
+        layers.append(layer)
+    mean = torch.stack([layer.running_mean for layer in layers]).mean(0)
+    return output, mean, torch.stack([layer.running_var for layer in layers]).mean(0)
+
+
+@pytest.mark.parametrize("memory_format", FORMATS)
+def test_agrees_with_the_published_implementation(golden, memory_format):
+    values = golden("split_batch_norm")
+    layer = SplitBatchNorm2d(6, int(values["splits"]))
+    with torch.no_grad():
+        layer.weight.copy_(values["weight"])
+        layer.bias.copy_(values["bias"])
+    y = layer(values["x"].to(memory_format=memory_format))
+    torch.testing.assert_close(y, values["y"], rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(layer.running_mean, values["running_mean"], rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(layer.running_var, values["running_var"], rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("memory_format", FORMATS)
+@pytest.mark.parametrize("batch", [16, 13, 5, 3])
+def test_output_statistics_and_gradients_agree_with_a_loop(batch, memory_format, generator):
+    """Also for batches that 4 does not divide (13, 5) and that are smaller than it (3)."""
+    split, plain = _pair(6, 4)
+    x = torch.randn(batch, 6, 5, 3, generator=generator).to(memory_format=memory_format)
+    upstream = torch.randn(batch, 6, 5, 3, generator=generator)
+    a, b = x.clone().requires_grad_(), x.clone().requires_grad_()
+    y = split(a)
+    expected, mean, var = _naive(plain, b, 4)
+    (y * upstream).sum().backward()
+    (expected * upstream).sum().backward()
+    torch.testing.assert_close(y, expected, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(split.running_mean, mean, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(split.running_var, var, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(a.grad, b.grad, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(split.weight.grad, plain.weight.grad, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(split.bias.grad, plain.bias.grad, rtol=1e-4, atol=1e-4)
+    assert int(split.num_batches_tracked) == 1
+
+
+@pytest.mark.parametrize("memory_format", FORMATS)
+@pytest.mark.parametrize("batch", [8, 7])
+def test_memory_format_is_kept(batch, memory_format, generator):
+    x = torch.randn(batch, 6, 4, 4, generator=generator).to(memory_format=memory_format)
+    y = SplitBatchNorm2d(6, 4)(x)
+    assert y.is_contiguous(memory_format=memory_format)
+    assert y.stride() == x.stride()
+
+
+@pytest.mark.parametrize("memory_format", FORMATS)
+def test_takes_bfloat16_under_autocast_and_keeps_float32_statistics(memory_format, generator):
+    split, reference = _pair(6, 4)[0], _pair(6, 4)[0]
+    x = torch.randn(16, 6, 8, 8, generator=generator).to(memory_format=memory_format)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        y = split(x.bfloat16())
+    expected = reference(x)
+    assert y.dtype == torch.bfloat16
+    assert split.running_mean.dtype == torch.float32
+    torch.testing.assert_close(y.float(), expected, rtol=0.02, atol=0.03)
+    torch.testing.assert_close(split.running_var, reference.running_var, rtol=1e-2, atol=1e-3)
+
+
+def test_evaluation_is_plain_batch_norm(generator):
+    split, plain = _pair(6, 4)
+    split(torch.randn(16, 6, 4, 4, generator=generator))
+    plain.load_state_dict(split.state_dict())
+    x = torch.randn(7, 6, 4, 4, generator=generator)
+    assert torch.equal(split.eval()(x), plain.eval()(x))
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{"momentum": None}, {"affine": False}, {"track_running_stats": False}, {"eps": 0.1}],
+)
+def test_the_other_settings_mean_what_they_mean_in_batch_norm(settings, generator):
+    """With one image repeated, sub-batches and batch have one mean, so both layers agree on y."""
+    split, plain = _pair(6, 4, **settings)
+    for _ in range(3):
+        x = torch.randn(1, 6, 4, 4, generator=generator).repeat(8, 1, 1, 1)
+        torch.testing.assert_close(split(x), plain(x))
+    if plain.track_running_stats:
+        torch.testing.assert_close(split.running_mean, plain.running_mean)
+        assert int(split.num_batches_tracked) == 3
+
+
+def test_one_split_is_plain_batch_norm(generator):
+    split, plain = _pair(6, 1)
+    x = torch.randn(5, 6, 4, 4, generator=generator)
+    assert torch.equal(split(x), plain(x))
+    assert torch.equal(split.running_var, plain.running_var)
+
+
+def test_conversion_keeps_state_dict_mode_and_every_parameter():
+    model = build("resnet10", width=0.125, size=16)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    parameters = list(model.parameters())
+    model.layer1.eval()
+    converted = convert_split_batch_norm(model, 4)
+    norms = [m for m in converted.modules() if isinstance(m, nn.BatchNorm2d)]
+    assert converted is model
+    assert len(norms) == 12
+    assert all(isinstance(norm, SplitBatchNorm2d) and norm.splits == 4 for norm in norms)
+    assert list(before) == list(model.state_dict())
+    assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
+    assert all(a is b for a, b in zip(parameters, model.parameters(), strict=True))
+    assert not model.layer1[0].bn1.training
+    assert model.layer2[0].bn1.training
+
+
+def test_conversion_of_a_lone_batch_norm_returns_its_replacement():
+    plain = nn.BatchNorm2d(3, eps=0.5, momentum=0.3)
+    split = convert_split_batch_norm(plain, 2)
+    assert isinstance(split, SplitBatchNorm2d)
+    assert (split.eps, split.momentum, split.weight is plain.weight) == (0.5, 0.3, True)
+
+
+def test_splits_below_one_are_refused():
+    with pytest.raises(UserError, match="--bn_splits: 0 is out of range"):
+        SplitBatchNorm2d(3, 0)
+    with pytest.raises(UserError, match="--bn_splits: 0 is out of range"):
+        convert_split_batch_norm(nn.Sequential(), 0)

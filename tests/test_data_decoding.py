@@ -1,0 +1,271 @@
+"""Every kind of image file becomes 8-bit RGB, or one clear error."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image, ImageOps
+
+from unmix.data import BrokenImage, FileImages, Skipped, decode
+from unmix.errors import UserError
+
+
+@pytest.fixture
+def pixels() -> np.ndarray:
+    """RGB noise, 12 x 20."""
+    return np.random.default_rng(0).integers(0, 256, (12, 20, 3), dtype=np.uint8)
+
+
+def decoded(path: Path) -> np.ndarray:
+    image = decode(path)
+    assert image.mode == "RGB"
+    return np.asarray(image)
+
+
+def image_set(*paths: Path, strict: bool = False) -> FileImages:
+    return FileImages(
+        name="files",
+        split="train",
+        labels=None,
+        classes=None,
+        mean=(0.5, 0.5, 0.5),
+        std=(0.2, 0.2, 0.2),
+        paths=paths,
+        skipped=Skipped(strict),
+    )
+
+
+@pytest.mark.parametrize("extension", ["png", "bmp", "tif", "ppm"])
+def test_lossless_rgb_files_come_back_unchanged(tmp_path, pixels, extension):
+    path = tmp_path / f"a.{extension}"
+    Image.fromarray(pixels).save(path)
+    assert np.array_equal(decoded(path), pixels)
+
+
+@pytest.mark.parametrize("extension", ["jpg", "png"])
+def test_grey_images_get_three_equal_channels(tmp_path, pixels, extension):
+    path = tmp_path / f"a.{extension}"
+    Image.fromarray(pixels[..., 0]).save(path)
+    found = decoded(path)
+    assert np.array_equal(found[..., 0], np.asarray(Image.open(path)))
+    assert np.array_equal(found, found[..., :1].repeat(3, axis=2))
+
+
+@pytest.mark.parametrize("extension", ["jpg", "tif"])
+def test_cmyk_is_converted_not_reinterpreted(tmp_path, extension):
+    path = tmp_path / f"a.{extension}"
+    Image.new("CMYK", (8, 8), (255, 0, 0, 0)).save(path)
+    found = decoded(path).reshape(-1, 3).mean(0)
+    assert np.allclose(found, (0, 255, 255), atol=3)  # pure cyan
+
+
+@pytest.mark.parametrize("extension", ["png", "tif"])
+def test_16_bit_grey_is_scaled_to_8_bits_not_clipped(tmp_path, extension):
+    values = np.linspace(0, 65535, 240).round().astype(np.uint16).reshape(12, 20)
+    path = tmp_path / f"a.{extension}"
+    Image.fromarray(values).save(path)
+    assert np.array_equal(decoded(path)[..., 1], np.round(values / 257).astype(np.uint8))
+
+
+def test_big_endian_16_bit_tiff_is_read_with_its_own_byte_order(tmp_path):
+    values = np.arange(0, 65280, 256, dtype=">u2").reshape(15, 17)
+    Image.frombytes("I;16B", (17, 15), values.tobytes()).save(tmp_path / "a.tif")
+    expected = np.round(values.astype(float) / 257).astype(np.uint8)
+    assert np.array_equal(decoded(tmp_path / "a.tif")[..., 0], expected)
+
+
+def test_pixels_without_an_agreed_range_are_refused(tmp_path):
+    Image.new("F", (4, 4), 0.5).save(tmp_path / "float.tif")
+    Image.new("I", (4, 4), 70000).save(tmp_path / "int32.tif")
+    with pytest.raises(BrokenImage, match="floating-point"):
+        decode(tmp_path / "float.tif")
+    with pytest.raises(BrokenImage, match="beyond 16 bits"):
+        decode(tmp_path / "int32.tif")
+
+
+def test_bilevel_images_are_black_and_white(tmp_path):
+    Image.fromarray(np.eye(8, dtype=bool)).save(tmp_path / "a.png")
+    assert np.array_equal(decoded(tmp_path / "a.png")[..., 2], np.eye(8, dtype=np.uint8) * 255)
+
+
+def test_a_palette_is_looked_up(tmp_path):
+    image = Image.new("P", (2, 1))
+    image.putpalette([10, 20, 30, 200, 100, 50])
+    image.putpixel((1, 0), 1)
+    image.save(tmp_path / "a.png")
+    assert decoded(tmp_path / "a.png").tolist() == [[[10, 20, 30], [200, 100, 50]]]
+
+
+@pytest.mark.parametrize(
+    ("mode", "half"),
+    [("RGBA", (0, 0, 0, 128)), ("LA", (0, 128))],
+)
+def test_transparent_pixels_are_composited_on_white(tmp_path, mode, half):
+    image = Image.new(mode, (3, 1), (0,) * len(half))
+    image.putpixel((1, 0), half)
+    image.putpixel((2, 0), (*half[:-1], 255))
+    image.save(tmp_path / "a.png")
+    assert decoded(tmp_path / "a.png")[0, :, 0].tolist() == [255, 127, 0]
+
+
+@pytest.mark.parametrize("transparency", [1, bytes([255, 0])])
+def test_a_transparent_palette_entry_is_white(tmp_path, transparency):
+    image = Image.new("P", (2, 1))
+    image.putpalette([10, 20, 30, 200, 100, 50])
+    image.putpixel((1, 0), 1)
+    image.save(tmp_path / "a.png", transparency=transparency)
+    assert decoded(tmp_path / "a.png").tolist() == [[[10, 20, 30], [255, 255, 255]]]
+
+
+def test_a_transparent_colour_of_an_rgb_png_is_white(tmp_path):
+    image = Image.new("RGB", (2, 1), (1, 2, 3))
+    image.putpixel((1, 0), (9, 9, 9))
+    image.save(tmp_path / "a.png", transparency=(1, 2, 3))
+    assert decoded(tmp_path / "a.png").tolist() == [[[255, 255, 255], [9, 9, 9]]]
+
+
+def test_the_first_frame_of_an_animation_is_read(tmp_path):
+    first, second = Image.new("RGB", (4, 4), "red"), Image.new("RGB", (4, 4), "blue")
+    first.save(tmp_path / "a.gif", save_all=True, append_images=[second])
+    assert decoded(tmp_path / "a.gif")[0, 0].tolist() == [255, 0, 0]
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("extension", ["png", "jpg", "tif"])
+def test_exif_orientation_is_applied_once_as_pillow_applies_it(
+    tmp_path, pixels, extension, orientation
+):
+    path = tmp_path / f"a.{extension}"
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    Image.fromarray(pixels).save(path, exif=exif)
+    with Image.open(path) as image:
+        image.load()
+        expected = np.asarray(ImageOps.exif_transpose(image))
+    assert expected.shape == ((20, 12, 3) if orientation > 4 else (12, 20, 3))
+    assert np.array_equal(decoded(path), expected)
+
+
+def test_an_orientation_that_does_not_exist_is_passed_over(tmp_path, pixels):
+    exif = Image.Exif()
+    exif[0x0112] = 77
+    Image.fromarray(pixels).save(tmp_path / "a.png", exif=exif)
+    assert np.array_equal(decoded(tmp_path / "a.png"), pixels)
+
+
+def test_damaged_exif_does_not_lose_the_image_or_print_a_warning(tmp_path, pixels, capfd):
+    path = tmp_path / "a.png"
+    Image.fromarray(pixels).save(path, exif=b"Exif\x00\x00MM\x00*\x00\x00\xff\xff\x01")
+    with warnings.catch_warnings(record=True) as leaked:
+        warnings.simplefilter("always")
+        assert np.array_equal(decoded(path), pixels)
+    assert not leaked
+    assert capfd.readouterr() == ("", "")
+
+
+def test_a_large_image_is_read_without_a_warning_and_a_gigantic_one_is_refused(
+    tmp_path, monkeypatch
+):
+    Image.new("RGB", (10, 15)).save(tmp_path / "large.png")
+    Image.new("RGB", (10, 25)).save(tmp_path / "gigantic.png")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
+    with warnings.catch_warnings(record=True) as leaked:
+        warnings.simplefilter("always")
+        assert decode(tmp_path / "large.png").size == (10, 15)
+        with pytest.raises(BrokenImage, match="exceeds limit"):
+            decode(tmp_path / "gigantic.png")
+    assert not leaked
+
+
+@pytest.mark.parametrize(
+    ("at_least", "size"),
+    [(None, (320, 240)), (200, (320, 240)), (120, (160, 120)), (100, (160, 120)), (30, (40, 30))],
+)
+def test_at_least_takes_the_smallest_dct_scale_with_both_sides_large_enough(
+    tmp_path, at_least, size
+):
+    Image.new("RGB", (320, 240), "teal").save(tmp_path / "a.jpg")
+    files = image_set(tmp_path / "a.jpg")
+    assert files.decode(0, at_least=at_least).size == size
+
+
+def test_at_least_leaves_other_formats_at_their_size(tmp_path):
+    Image.new("RGB", (320, 240)).save(tmp_path / "a.png")
+    assert image_set(tmp_path / "a.png").decode(0, at_least=30).size == (320, 240)
+
+
+def broken_files(folder: Path) -> dict[str, str]:
+    """Make broken files; gives their names and a part of the reason that must be told."""
+    noise = Image.fromarray(np.random.default_rng(1).integers(0, 256, (64, 64, 3), dtype=np.uint8))
+    for name in ("cut.jpg", "cut.png", "cut.gif", "cut.tif", "cut.webp", "cut.bmp"):
+        noise.save(folder / name)
+        data = (folder / name).read_bytes()
+        (folder / name).write_bytes(data[: len(data) // 2])
+    noise.save(folder / "damaged.png")
+    data = bytearray((folder / "damaged.png").read_bytes())
+    data[len(data) // 2 : len(data) // 2 + 64] = bytes(64)
+    (folder / "damaged.png").write_bytes(data)
+    (folder / "empty.jpg").write_bytes(b"")
+    (folder / "text.png").write_text("no image")
+    (folder / "folder.png").mkdir()
+    reasons = {path.name: "." for path in folder.iterdir()}
+    reasons |= {
+        "cut.jpg": "truncated",
+        "empty.jpg": "the file is empty",
+        "text.png": "not an image",
+        "folder.png": "directory",
+        "missing.jpg": "No such file",
+    }
+    return reasons
+
+
+def test_every_broken_file_raises_one_line_with_its_name_and_prints_nothing(tmp_path, capfd):
+    for name, reason in broken_files(tmp_path).items():
+        with pytest.raises(BrokenImage, match=reason) as caught:
+            decode(tmp_path / name)
+        message = str(caught.value)
+        assert message.startswith(f"{tmp_path / name}: ")
+        assert len(message) > len(f"{tmp_path / name}: ")
+        assert "\n" not in message
+        assert isinstance(caught.value, UserError)
+    assert capfd.readouterr() == ("", "")
+
+
+def test_a_file_that_may_not_be_read_is_a_broken_image(tmp_path, monkeypatch):
+    def refuse(path):
+        raise PermissionError(13, "Permission denied", os.fspath(path))
+
+    monkeypatch.setattr(Image, "open", refuse)
+    with pytest.raises(BrokenImage, match=r"a\.jpg: Permission denied"):
+        decode(tmp_path / "a.jpg")
+
+
+def test_a_broken_image_travels_between_processes():
+    error = pickle.loads(pickle.dumps(BrokenImage(Path("a.jpg"), "the file is empty")))
+    assert isinstance(error, BrokenImage)
+    assert (error.path, error.reason) == (Path("a.jpg"), "the file is empty")
+    assert str(error) == "a.jpg: the file is empty"
+
+
+def test_skipped_counts_each_file_once_and_tells_it_in_one_line():
+    skipped = Skipped()
+    assert skipped.line() is None
+    skipped.add(BrokenImage(Path("b.jpg"), "truncated"))
+    assert skipped.line() == "Skipped 1 image file that cannot be read: b.jpg: truncated"
+    skipped.add(BrokenImage(Path("b.jpg"), "truncated"))
+    skipped.add(BrokenImage(Path("a.jpg"), "the file is empty"))
+    assert len(skipped) == 2
+    assert skipped.paths == (Path("b.jpg"), Path("a.jpg"))
+    assert skipped.line() == "Skipped 2 image files that cannot be read, first b.jpg: truncated"
+
+
+def test_strict_raises_at_the_first_broken_file():
+    error = BrokenImage(Path("b.jpg"), "truncated")
+    with pytest.raises(BrokenImage) as caught:
+        Skipped(strict=True).add(error)
+    assert caught.value is error

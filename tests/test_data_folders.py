@@ -1,0 +1,321 @@
+"""Any folder of images: its splits, its classes, what is passed over, and what is refused."""
+
+from __future__ import annotations
+
+import os
+import pickle
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from unmix.data import IMAGENET_MEAN, IMAGENET_STD, FileImages, load, read_uint8
+from unmix.data.folder import hold_out
+from unmix.data.listing import EXTENSIONS, Listing, list_tree
+from unmix.data.paths import Paths
+from unmix.data.statistics import spread
+from unmix.errors import UserError
+
+
+def make(*paths: Path, colour: str = "olive") -> None:
+    for path in paths:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (4, 4), colour).save(path)
+
+
+def tree(root: Path, classes: dict[str, int]) -> Path:
+    for name, count in classes.items():
+        make(*(root / name / f"{i}.png" for i in range(count)))
+    return root
+
+
+def names(images: FileImages, root: Path) -> list[str]:
+    return [path.relative_to(root).as_posix() for path in images.paths]
+
+
+def load_files(folder: Path, split: str) -> FileImages:
+    found = load(folder, split)
+    assert isinstance(found, FileImages)
+    return found
+
+
+def test_a_class_tree_is_labelled_by_folder_in_sorted_order(tmp_path):
+    tree(tmp_path / "train", {"b": 2, "a": 3})
+    tree(tmp_path / "val", {"a": 1, "b": 1})
+    train = load_files(tmp_path, "train")
+    assert train.classes == ("a", "b")
+    assert train.labels.tolist() == [0, 0, 0, 1, 1]
+    assert names(train, tmp_path / "train") == [
+        "a/0.png",
+        "a/1.png",
+        "a/2.png",
+        "b/0.png",
+        "b/1.png",
+    ]
+    assert train.name == str(tmp_path)
+    assert train.split == "train"
+
+
+@pytest.mark.parametrize(("folders", "used"), [(["test"], "test"), (["val", "test"], "val")])
+def test_the_test_split_is_val_or_else_test(tmp_path, folders, used):
+    for folder in ("train", *folders):
+        tree(tmp_path / folder, {"a": 2, "b": 2})
+    test = load_files(tmp_path, "test")
+    assert {path.parts[-3] for path in test.paths} == {used}
+    assert test.split == "test"
+    assert len(load(tmp_path, "train")) == 4  # nothing is held out
+
+
+def test_test_labels_are_those_of_train_even_if_a_class_is_absent_or_alone(tmp_path):
+    tree(tmp_path / "train", {"a": 2, "b": 2, "c": 2})
+    tree(tmp_path / "val", {"c": 1})
+    test = load_files(tmp_path, "test")
+    assert test.classes == ("a", "b", "c")
+    assert test.labels.tolist() == [2]
+
+
+def test_a_test_class_that_train_has_not_is_refused_by_name(tmp_path):
+    tree(tmp_path / "train", {"a": 2, "b": 2})
+    tree(tmp_path / "val", {"a": 1, "zebra": 1})
+    with pytest.raises(UserError, match=r"class 'zebra' is not in train/") as caught:
+        load(tmp_path, "test")
+    assert str(tmp_path / "val") in str(caught.value)
+
+
+def test_test_images_without_classes_are_refused_when_train_has_classes(tmp_path):
+    tree(tmp_path / "train", {"a": 2, "b": 2})
+    make(tmp_path / "val" / "0.png")
+    with pytest.raises(UserError, match="images without a class"):
+        load(tmp_path, "test")
+    assert load(tmp_path, "train").classes == ("a", "b")
+
+
+def test_a_class_tree_without_test_split_gives_a_tenth_of_every_class(tmp_path):
+    tree(tmp_path, {"a": 20, "b": 34, "c": 3, "d": 1})
+    train, test = load_files(tmp_path, "train"), load_files(tmp_path, "test")
+    assert Counter(test.labels.tolist()) == {0: 2, 1: 3, 2: 1}
+    assert Counter(train.labels.tolist()) == {0: 18, 1: 31, 2: 2, 3: 1}
+    assert set(train.paths).isdisjoint(test.paths)
+    assert train.classes == test.classes == ("a", "b", "c", "d")
+    assert names(load_files(tmp_path, "pretrain"), tmp_path) == names(train, tmp_path)
+
+
+def test_train_without_val_or_test_beside_it_gives_a_tenth_too(tmp_path):
+    tree(tmp_path / "train", {"a": 10, "b": 10})
+    assert len(load(tmp_path, "train")) == 18
+    assert len(load(tmp_path, "test")) == 2
+
+
+def test_the_hold_out_depends_on_names_alone_and_is_the_same_on_every_machine(tmp_path):
+    expected = {
+        "a": {"10.png", "12.png"},
+        "b": {"18.png", "19.png"},
+    }
+    tree(tmp_path / "here", {"a": 20, "b": 20})
+    tree(tmp_path / "there", {"a": 20, "b": 20})
+    for place in ("here", "there"):
+        held = load_files(tmp_path / place, "test")
+        found = {name: {p.name for p in held.paths if p.parent.name == name} for name in "ab"}
+        assert found == expected
+
+
+def test_names_that_are_no_text_can_be_held_out():
+    paths = [os.fsdecode(b"a/\xff%d.jpg" % i) for i in range(10)]
+    train, test = hold_out(Listing(paths, [0] * 10, ("a",)))
+    assert sorted(train.paths + test.paths) == sorted(paths)
+
+
+@given(st.lists(st.integers(1, 40), min_size=1, max_size=5))
+def test_hold_out_splits_every_class_without_loss(counts):
+    labels = [label for label, count in enumerate(counts) for _ in range(count)]
+    paths = [f"{label}/{i}" for i, label in enumerate(labels)]
+    listing = Listing(paths, labels, tuple(f"c{i}" for i in range(len(counts))))
+    train, test = hold_out(listing)
+    assert sorted(train.paths + test.paths) == sorted(paths)
+    for part in (train, test):
+        assert [int(path.split("/")[0]) for path in part.paths] == part.labels
+    held = Counter(test.labels)
+    for label, count in enumerate(counts):
+        assert held[label] == (0 if count == 1 else max(1, int(count / 10 + 0.5)))
+
+
+def test_images_beside_each_other_have_no_classes(tmp_path):
+    make(*(tmp_path / f"{i}.png" for i in range(5)))
+    found = load_files(tmp_path, "train")
+    assert (found.labels, found.classes, len(found)) == (None, None, 5)
+
+
+@pytest.mark.parametrize(
+    "files",
+    [
+        ["a/0.png", "a/1.png"],  # one folder
+        ["a/0.png", "b/0.png", "c/0.png"],  # as many folders as images
+        ["a/x/0.png", "a/x/1.png", "b/y/2.png"],  # deeper
+        ["a/0.png", "a/1.png", "b/0.png", "b/x/1.png"],  # partly deeper
+        ["a/0.png", "a/1.png", "b/0.png", "2.png"],  # partly beside the folders
+    ],
+)
+def test_folders_that_are_no_class_tree_are_read_whole_and_without_classes(tmp_path, files):
+    make(*(tmp_path / file for file in files))
+    found = load_files(tmp_path, "train")
+    assert found.labels is None
+    assert found.classes is None
+    assert names(found, tmp_path) == sorted(files)
+
+
+def test_folders_without_images_are_no_classes(tmp_path):
+    tree(tmp_path, {"a": 2, "b": 2})
+    (tmp_path / "notes").mkdir()
+    (tmp_path / "notes" / "readme.txt").write_text("nothing to see")
+    (tmp_path / "a" / "thumbnails").mkdir()
+    assert load(tmp_path, "train").classes == ("a", "b")
+
+
+def test_a_class_may_be_called_train(tmp_path):
+    tree(tmp_path, {"bus": 2, "train": 2, "tram": 2})
+    assert load(tmp_path, "train").classes == ("bus", "train", "tram")
+
+
+def test_train_and_test_without_classes_are_splits(tmp_path):
+    make(tmp_path / "train" / "0.png", tmp_path / "train" / "1.png", tmp_path / "test" / "2.png")
+    assert names(load_files(tmp_path, "train"), tmp_path) == ["train/0.png", "train/1.png"]
+    test = load_files(tmp_path, "test")
+    assert names(test, tmp_path) == ["test/2.png"]
+    assert test.labels is None
+
+
+def test_images_without_classes_and_without_test_folder_have_no_test_split(tmp_path):
+    make(tmp_path / "0.png")
+    with pytest.raises(UserError, match="no test split") as caught:
+        load(tmp_path, "test")
+    assert str(tmp_path) in str(caught.value)
+
+
+def test_listing_is_sorted_without_hidden_files_and_with_every_extension_in_any_case(tmp_path):
+    expected = [f"{extension}.{extension}" for extension in EXTENSIONS] + ["Z.JPEG", "a.b.PNG"]
+    for name in [*expected, ".hidden.png", "notes.txt", "png", "archive.png.zip"]:
+        (tmp_path / name).write_bytes(b"never opened")
+    (tmp_path / ".cache").mkdir()
+    (tmp_path / ".cache" / "x.png").write_bytes(b"never opened")
+    listing = list_tree(tmp_path)
+    assert [os.path.basename(path) for path in listing.paths] == sorted(expected)
+
+
+def test_linked_class_folders_are_followed_and_loops_end(tmp_path):
+    tree(tmp_path / "store", {"a": 2, "b": 2})
+    (tmp_path / "links").mkdir()
+    for name in "ab":
+        (tmp_path / "links" / name).symlink_to(tmp_path / "store" / name)
+    assert list_tree(tmp_path / "links").classes == ("a", "b")
+    (tmp_path / "store" / "a" / "up").symlink_to(tmp_path / "store")
+    assert set(list_tree(tmp_path / "store").paths) >= set(
+        map(str, (tmp_path / "store").glob("?/*.png"))
+    )
+
+
+def test_an_empty_folder_and_one_without_images_are_told(tmp_path):
+    with pytest.raises(UserError, match="holds no images"):
+        load(tmp_path, "train")
+    (tmp_path / "notes.txt").write_text("no image")
+    (tmp_path / "sub").mkdir()
+    with pytest.raises(UserError, match="holds no images") as caught:
+        load(tmp_path, "train")
+    assert str(caught.value).startswith(str(tmp_path))
+    assert "\n" not in str(caught.value)
+
+
+def test_a_folder_that_may_not_be_read_is_told(tmp_path, monkeypatch):
+    def refuse(folder):
+        raise PermissionError(13, "Permission denied", os.fspath(folder))
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    with pytest.raises(UserError, match=r"cannot be read \(Permission denied\)"):
+        load(tmp_path, "train")
+
+
+def test_a_folder_that_is_not_there_and_a_file_are_told(tmp_path):
+    with pytest.raises(UserError, match=r"--data: there is no folder .*nowhere"):
+        load(tmp_path / "nowhere", "train")
+    make(tmp_path / "a.png")
+    with pytest.raises(UserError, match="is a file; give a folder"):
+        load(tmp_path / "a.png", "train")
+
+
+def test_a_folders_colours_are_those_of_its_training_images_for_both_splits(tmp_path):
+    make(*(tmp_path / "train" / "a" / f"{i}.png" for i in range(3)), colour="#ff0000")
+    make(*(tmp_path / "train" / "b" / f"{i}.png" for i in range(3)), colour="#00ff00")
+    make(*(tmp_path / "val" / "a" / f"{i}.png" for i in range(3)), colour="#0000ff")
+    for split in ("train", "test"):
+        found = load(tmp_path, split)
+        assert found.mean == (0.5, 0.5, 0.0)
+        assert found.std == (0.5, 0.5, 0.0)
+
+
+def test_a_folder_of_imagenet_classes_has_imagenets_colours(tmp_path):
+    tree(tmp_path, {"n01440764": 2, "n02102040": 2})
+    found = load(tmp_path, "train")
+    assert (found.mean, found.std) == (IMAGENET_MEAN, IMAGENET_STD)
+
+
+def test_broken_files_do_not_stop_the_loading_but_all_broken_does(tmp_path):
+    make(tmp_path / "0.png", tmp_path / "1.png", colour="#ffffff")
+    (tmp_path / "2.png").write_bytes(b"")
+    assert load(tmp_path, "train").mean == (1.0, 1.0, 1.0)
+    (tmp_path / "0.png").write_bytes(b"")
+    (tmp_path / "1.png").write_bytes(b"x")
+    with pytest.raises(UserError, match="no image could be read"):
+        load(tmp_path, "train")
+
+
+def test_strict_loading_makes_the_first_broken_file_raise_when_it_is_read(tmp_path):
+    make(tmp_path / "0.png")
+    (tmp_path / "1.png").write_bytes(b"")
+    with pytest.raises(UserError, match=r"1\.png: the file is empty"):
+        read_uint8(load(tmp_path, "train", strict=True), [0, 1], 4)
+
+
+@given(st.integers(0, 300), st.integers(1, 50))
+def test_spread_indices_are_distinct_sorted_and_reach_over_the_whole(count, limit):
+    chosen = spread(count, limit)
+    assert chosen == sorted(set(chosen))
+    assert len(chosen) == min(count, limit)
+    assert all(0 <= i < count for i in chosen)
+    if count > limit:
+        gaps = np.diff([*chosen, count])
+        assert gaps.max() - gaps.min() <= 1
+
+
+@given(st.lists(st.text(st.characters(exclude_characters="\0", codec="utf-8"), min_size=1)))
+def test_paths_come_back_as_they_were_also_from_another_process(texts):
+    paths = pickle.loads(pickle.dumps(Paths(texts)))
+    assert list(paths) == [Path(text) for text in texts]
+    assert paths[1:] == [Path(text) for text in texts][1:]
+    if texts:
+        assert paths[-1] == Path(texts[-1])
+    with pytest.raises(IndexError):
+        paths[len(texts)]
+
+
+@pytest.mark.shared
+def test_imagenette_is_a_class_tree_with_a_val_split(shared):
+    folder = shared / "data" / "imagenette"
+    train, test = load_files(folder, "train"), load_files(folder, "test")
+    assert train.classes == tuple(sorted(os.listdir(folder / "train")))
+    assert Counter(train.labels.tolist()) == dict.fromkeys(range(10), 200)
+    assert Counter(test.labels.tolist()) == dict.fromkeys(range(10), 50)
+    assert all(
+        path.parent.name == train.classes[label]
+        for path, label in zip(train.paths, train.labels.tolist(), strict=True)
+    )
+    assert train.mean == IMAGENET_MEAN
+
+
+@pytest.mark.shared
+def test_one_split_of_imagenette_alone_is_held_out_by_class(shared):
+    folder = shared / "data" / "imagenette" / "val"
+    assert len(load(folder, "train")) == 450
+    assert Counter(load(folder, "test").labels.tolist()) == dict.fromkeys(range(10), 5)

@@ -1,0 +1,109 @@
+"""Features are encoded in evaluation mode without gradients, and the module is left as it was."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from unmix.backbones import HalfEncoders
+from unmix.errors import UserError
+from unmix.evaluation import accuracy, extract
+from unmix.evaluation.accuracy import check_labelled
+
+
+def _encoder() -> nn.Sequential:
+    model = nn.Sequential(nn.Flatten(), nn.Linear(12, 5), nn.BatchNorm1d(5), nn.Dropout(0.5))
+    model[2].eval()
+    return model
+
+
+def test_batches_are_encoded_in_order_and_in_evaluation_mode(generator):
+    model = _encoder()
+    images = torch.randn(7, 3, 2, 2, generator=generator)
+    features = extract(model, images.split(3), device="cpu")
+    expected = model.eval()(images)
+    assert features.dtype == torch.float32
+    assert not features.requires_grad
+    torch.testing.assert_close(features, expected)
+
+
+def test_every_part_gets_its_own_mode_back_even_after_an_error():
+    model = _encoder()
+    modes = [part.training for part in model.modules()]
+    assert True in modes
+    assert False in modes
+    extract(model, [torch.zeros(2, 3, 2, 2)], device="cpu")
+    assert [part.training for part in model.modules()] == modes
+    with pytest.raises(RuntimeError):
+        extract(model, [torch.zeros(2, 3, 9, 9)], device="cpu")
+    assert [part.training for part in model.modules()] == modes
+
+
+def test_a_method_of_a_module_puts_the_module_in_evaluation_mode(generator):
+    halves = HalfEncoders("resnet10", width=0.125, size=8)
+    before = {name: value.clone() for name, value in halves.state_dict().items()}
+    extract(halves.features, [torch.randn(4, 3, 8, 8, generator=generator)], device="cpu")
+    assert halves.training
+    assert all(torch.equal(before[name], value) for name, value in halves.state_dict().items())
+
+
+def test_autocast_computes_in_the_type_and_returns_float32(generator):
+    seen: list[torch.dtype] = []
+
+    def encode(images: Tensor) -> Tensor:
+        output = images.flatten(1) @ torch.ones(12, 2)
+        seen.append(output.dtype)
+        return output
+
+    images = [torch.randn(4, 3, 2, 2, generator=generator)]
+    assert extract(encode, images, device="cpu", dtype=torch.bfloat16).dtype == torch.float32
+    extract(encode, images, device="cpu")
+    assert seen == [torch.bfloat16, torch.float32]
+
+
+def test_features_can_be_trained_on():
+    """They are not inference tensors, which autograd refuses."""
+    features = extract(nn.Flatten(), [torch.ones(2, 3, 1, 1)], device="cpu")
+    nn.Linear(3, 1)(features).sum().backward()
+
+
+def test_no_images_are_told():
+    with pytest.raises(UserError, match="--data: there are no images"):
+        extract(nn.Flatten(), [], device="cpu")
+
+
+def test_diverged_encoder_is_told():
+    images = torch.zeros(3, 1, 1, 2)
+    images[1, 0, 0, 0] = float("nan")
+    with pytest.raises(UserError, match="--checkpoint: the features of 1 of 3 images"):
+        extract(nn.Flatten(), [images], device="cpu")
+
+
+def test_accuracy_counts_first_and_first_five():
+    ranking = torch.tensor([[0, 1, 2, 3, 4, 5], [0, 1, 2, 3, 4, 5], [5, 4, 3, 2, 1, 0]])
+    result = accuracy(ranking, torch.tensor([0, 4, 0]))
+    assert result == {"top1": pytest.approx(100 / 3), "top5": pytest.approx(200 / 3)}
+
+
+def test_accuracy_of_fewer_than_five_classes_is_100_for_top5():
+    assert accuracy(torch.tensor([[1, 0]]), torch.tensor([0])) == {"top1": 0.0, "top5": 100.0}
+
+
+@pytest.mark.parametrize(
+    ("features", "labels", "message"),
+    [
+        (torch.zeros(3, 2), torch.zeros(2, dtype=torch.int64), "do not match"),
+        (torch.zeros(0, 2), torch.zeros(0, dtype=torch.int64), "N at least 1"),
+        (torch.zeros(2), torch.zeros(2, dtype=torch.int64), "must be"),
+        (
+            torch.zeros(2, 2),
+            torch.tensor([0, 5]),
+            "labels go from 0 to 5; they must go from 0 to 4",
+        ),
+        (torch.zeros(2, 2), torch.tensor([-1, 0]), "labels go from -1 to 0"),
+    ],
+)
+def test_labels_that_do_not_fit_are_told(features: Tensor, labels: Tensor, message: str):
+    with pytest.raises(UserError, match=f"train split: .*{message}"):
+        check_labelled("train", features, labels, 5)

@@ -1,0 +1,150 @@
+"""The published linear protocols have their published numbers and train as they say."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from unmix.errors import UserError
+from unmix.evaluation import extract, find_protocol, run_protocol
+from unmix.evaluation.protocols import Protocol
+
+
+def test_moco_has_its_published_numbers():
+    found = find_protocol("moco", "imagenet")
+    assert (found.epochs, found.batch_size, found.lr) == (100, 256, 30.0)
+    assert (found.milestones, found.gamma, found.weight_decay) == ((60, 80), 0.1, 0.0)
+
+
+@pytest.mark.parametrize(
+    ("data", "color_space", "width", "lr", "augmentation", "crop"),
+    [
+        ("imagenet100", "RGB", 1.0, 10.0, "moco-v1", 0.2),
+        ("imagenet", "RGB", 1.0, 30.0, "moco-v1", 0.08),
+        ("photos", "RGB", 1.0, 0.1, "moco-v1", 0.2),
+        ("imagenet100", "Lab", 0.5, 30.0, "cmc", 0.2),
+        ("imagenet100", "YCbCr", 1.0, 30.0, "cmc", 0.2),
+        ("imagenet", "Lab", 2.0, 50.0, "cmc", 0.08),
+    ],
+)
+def test_cmc_has_its_published_numbers(data, color_space, width, lr, augmentation, crop):
+    found = find_protocol("cmc", data, color_space=color_space, width=width)
+    assert (found.epochs, found.batch_size, found.weight_decay) == (60, 256, 0.0)
+    assert (found.milestones, found.gamma) == ((30, 40, 50), 0.2)
+    assert (found.lr, found.augmentation, found.crop_scale_min) == (lr, augmentation, crop)
+
+
+def test_shortening_moves_the_milestones_in_proportion():
+    short = find_protocol("cmc", "photos").shortened(12)
+    assert (short.epochs, short.milestones) == (12, (6, 8, 10))
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: find_protocol("mocco", "photos"), "--protocol: 'mocco' is unknown. Did you mean"),
+        (lambda: find_protocol("moco", "photos").shortened(0), "--linear_epochs: 0 "),
+        (lambda: replace(find_protocol("moco", "photos"), lr=0), "--linear_lr: 0 "),
+        (lambda: replace(find_protocol("moco", "photos"), batch_size=0), "--linear_batch_size: 0 "),
+    ],
+)
+def test_mistakes_are_told(call, message: str):
+    with pytest.raises(UserError) as caught:
+        call()
+    assert str(caught.value).startswith(message)
+
+
+class _Task:
+    """Two separable classes of 2-pixel images, and an encoder whose batch norm must stay frozen."""
+
+    def __init__(self) -> None:
+        generator = torch.Generator().manual_seed(3)
+        self.labels = torch.arange(64) % 2
+        self.images = torch.randn(64, 1, 1, 2, generator=generator)
+        self.images[:, 0, 0, 0] += 4.0 * self.labels - 2.0
+        self.encoder = nn.Sequential(nn.Flatten(), nn.BatchNorm1d(2), nn.Dropout(0.9))
+        self.epochs: list[int] = []
+
+    def batches(self, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
+        self.epochs.append(epoch)
+        assert not self.encoder.training
+        yield from zip(self.images.split(16), self.labels.split(16), strict=True)
+
+    def run(self, protocol: Protocol, **settings) -> dict[str, float]:
+        return run_protocol(
+            protocol,
+            self.encoder,
+            self.batches,
+            extract(self.encoder, [self.images], device="cpu"),
+            self.labels,
+            classes=2,
+            generator=torch.Generator().manual_seed(0),
+            **settings,
+        )
+
+
+def test_classifier_learns_on_each_epochs_batches_and_leaves_the_encoder_alone():
+    task = _Task()
+    before = {name: value.clone() for name, value in task.encoder.state_dict().items()}
+    result = task.run(find_protocol("cmc", "photos"), epochs=6)
+    assert result["top1"] > 90
+    assert (result["epochs"], result["lr"]) == (6, 0.1)
+    assert task.epochs == [0, 1, 2, 3, 4, 5]
+    assert task.encoder.training
+    assert all(
+        torch.equal(before[name], value) for name, value in task.encoder.state_dict().items()
+    )
+
+
+def test_training_equals_sgd_written_out():
+    """Four epochs of momentum SGD with a milestone after the second, against a plain loop."""
+    task = _Task()
+    protocol = Protocol(4, 16, 0.05, (2,), 0.1, 0.01, "none", 0.2, "this test")
+    weight = torch.empty(2, 2).normal_(0.0, 0.01, generator=torch.Generator().manual_seed(0))
+    weight, bias = weight.requires_grad_(), torch.zeros(2, requires_grad=True)
+    optimizer = torch.optim.SGD([weight, bias], lr=0.05, momentum=0.9, weight_decay=0.01)
+    features = extract(task.encoder, [task.images], device="cpu")
+    for epoch in range(4):
+        optimizer.param_groups[0]["lr"] = 0.05 if epoch < 2 else 0.005
+        for x, y in zip(features.split(16), task.labels.split(16), strict=True):
+            optimizer.zero_grad()
+            nn.functional.cross_entropy(x @ weight.T + bias, y).backward()
+            optimizer.step()
+    # Test features that read the classifier out: class 0 wins where their score is positive.
+    difference = (weight[0] - weight[1]).detach()
+    offset = (bias[0] - bias[1]).detach()
+    along = difference / difference.square().sum()
+    probes = torch.stack([along * (-offset + gap) for gap in (0.002, -0.002)])
+    result = run_protocol(
+        protocol,
+        task.encoder,
+        task.batches,
+        probes,
+        torch.tensor([0, 1]),
+        classes=2,
+        generator=torch.Generator().manual_seed(0),
+    )
+    assert result["top1"] == 100.0
+
+
+def test_console_stays_quiet_and_loggers_get_their_levels_back(capfd, recwarn):
+    logger = logging.getLogger("lightning.pytorch")
+    level = logger.level
+    _Task().run(find_protocol("cmc", "photos"), epochs=1)
+    out, err = capfd.readouterr()
+    assert out == ""
+    assert err == ""
+    assert not [warning for warning in recwarn if "lightning" in str(warning.filename)]
+    assert logger.level == level
+
+
+def test_global_generator_is_not_touched():
+    task = _Task()
+    before = torch.get_rng_state()
+    task.run(find_protocol("cmc", "photos"), epochs=1)
+    assert torch.equal(torch.get_rng_state(), before)
