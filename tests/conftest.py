@@ -36,7 +36,7 @@ def generator() -> torch.Generator:
 
 @pytest.fixture(scope="session")
 def shared() -> Path:
-    """The folder of real images beside the checkout; without it the test is skipped, but not on CI."""
+    """The real images beside the checkout; without them the test is skipped, but not on CI."""
     if not (SHARED / "data").is_dir():
         if os.environ.get("CI"):
             pytest.fail("../shared/data is missing, and on CI no test may be skipped for that")

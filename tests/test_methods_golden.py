@@ -1,4 +1,4 @@
-"""MoCo, InsDis, CMC and Un-Mix on MoCo agree with the released code: losses, gradients, memories."""
+"""MoCo, InsDis, CMC, Un-Mix on MoCo agree with released code: losses, gradients, memories."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ import pytest
 import torch
 from torch import nn
 
-from unmix.mixtures import PairDraw
-from unmix.mixtures.draws import whole_image
 from unmix.methods import CMC, InsDis, MoCo
 from unmix.methods.insdis import BankContrast
+from unmix.mixtures import PairDraw
+from unmix.mixtures.draws import whole_image
 from unmix.objective import objective
 
 
@@ -122,7 +122,7 @@ class Flat(nn.Module):
 
 @pytest.mark.parametrize("form", ["asymmetric", "symmetric"])
 def test_unmix_on_moco_three_training_steps(golden, form):
-    """Loss, gradient, momentum encoder and queue through three steps; the last is a region mixture."""
+    """Loss, gradient, key encoder and queue through three steps; the last is a region mixture."""
     g = golden(f"unmix_moco_{form}")
     method = MoCo(
         Flat(g["query_weight"]), 100, dim=8, temperature=float(g["temperature"]), queue_size=32,

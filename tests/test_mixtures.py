@@ -30,9 +30,7 @@ OPERATORS = [
     Cutout(mask_size=7, cutout_p=0.7),
     RandomErasing(random_erasing_prob=0.7),
 ]
-shapes = st.tuples(
-    st.integers(2, 9), st.integers(1, 3), st.integers(2, 24), st.integers(2, 24)
-)
+shapes = st.tuples(st.integers(2, 9), st.integers(1, 3), st.integers(2, 24), st.integers(2, 24))
 seeds = st.integers(0, 2**31)
 
 
@@ -203,7 +201,7 @@ def test_cutout_outside_is_clipped_and_erasing_writes_one_value():
     erased = RandomErasing(random_erasing_prob=1).draw(x.shape, seeded(0)).apply(x)
     values = [set(image[image > -5].tolist()) for image in erased]
     assert all(len(value) <= 1 for value in values)
-    assert 0 < min(v for value in values for v in value)
+    assert min(v for value in values for v in value) > 0
 
 
 def test_mask_size_larger_than_the_image_is_told():

@@ -1,4 +1,4 @@
-"""The geometry and the order of the published mixtures: agreement with the released code's results."""
+"""The geometry and the order of the published mixtures agree with the released code."""
 
 from __future__ import annotations
 

@@ -47,7 +47,7 @@ def shared_loss(
     if own.ndim == 0:
         if draw.per_sample:
             raise UserError(
-                "unmix_per: a loss that is one number a batch needs one weight a batch; use 'batch'."
+                "--unmix_per: a loss that is one number a batch needs one weight a batch; use batch."
             )
         weight = weight[0]
     return (weight * own + (1 - weight) * others).mean()
@@ -56,7 +56,7 @@ def shared_loss(
 def of_partner(target: Target, partner: Tensor) -> Target:
     """The partner's target for each sample: `target[partner]`, through tuples, lists and dicts."""
     if isinstance(target, Tensor):
-        return target[partner.to(target.device)]
+        return target[partner.to(target.device)]  # type: ignore[return-value]
     if isinstance(target, dict):
         return {key: of_partner(value, partner) for key, value in target.items()}  # type: ignore[return-value]
     if isinstance(target, tuple) and hasattr(target, "_fields"):
@@ -64,4 +64,3 @@ def of_partner(target: Target, partner: Tensor) -> Target:
     if isinstance(target, (tuple, list)):
         return type(target)(of_partner(value, partner) for value in target)  # type: ignore[return-value]
     raise TypeError(f"a target must hold tensors, not {type(target).__name__}")
-

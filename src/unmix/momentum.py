@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from typing import TypeVar
 
 from torch import nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
@@ -11,8 +12,10 @@ from unmix.errors import check_number
 
 __all__ = ["follow", "momentum_copy"]
 
+Module = TypeVar("Module", bound=nn.Module)
 
-def momentum_copy(module: nn.Module) -> nn.Module:
+
+def momentum_copy(module: Module) -> Module:
     """A full copy of a module, parameters and buffers, that takes no gradient."""
     return copy.deepcopy(module).requires_grad_(False)
 
@@ -20,7 +23,8 @@ def momentum_copy(module: nn.Module) -> nn.Module:
 def follow(module: nn.Module, source: nn.Module, momentum: float) -> None:
     """Move every parameter of `module` to momentum * its own + (1 - momentum) * the source's.
 
-    Buffers stay: a key encoder's batch norm keeps statistics of what it sees itself (He et al. 2020).
+    Buffers stay: a key encoder's batch norm keeps statistics of what it sees itself (He et al.
+    2020, released code).
 
     Args:
         module: The momentum copy; changed in place.

@@ -1,4 +1,4 @@
-"""Random numbers from a generator that is handed in, and generators that depend only on where a run stands."""
+"""Random numbers from a generator that is handed in, and generators that follow from a place."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ __all__ = ["beta", "generator_for", "on_device", "uniform"]
 def generator_for(seed: int, *place: int | str) -> torch.Generator:
     """Make a CPU generator whose stream depends on the seed and the place alone.
 
-    A run that asks for `generator_for(seed, "step", 17)` gets the same numbers whether or not it was
-    stopped and resumed before step 17, and whatever the other parts of the program drew.
+    A run that asks for `generator_for(seed, "step", 17)` gets the same numbers whether or not it
+    was stopped and resumed before step 17, and whatever the other parts of the program drew.
 
     Args:
         seed: The run's seed.
@@ -34,13 +34,11 @@ def uniform(shape: tuple[int, ...], generator: torch.Generator | None) -> Tensor
     return torch.rand(shape, generator=generator, device=device)
 
 
-def beta(
-    a: float, b: float, shape: tuple[int, ...], generator: torch.Generator | None
-) -> Tensor:
+def beta(a: float, b: float, shape: tuple[int, ...], generator: torch.Generator | None) -> Tensor:
     """Draw float32 numbers from Beta(a, b), shape `shape`, on the generator's device.
 
-    PyTorch's own Beta takes no generator, so other parameters than (1, 1) go through NumPy's, seeded
-    by the generator.
+    PyTorch's own Beta takes no generator, so other parameters than (1, 1) go through NumPy's,
+    seeded by the generator.
     """
     if a == 1 and b == 1:
         return uniform(shape, generator)

@@ -74,7 +74,9 @@ def split_features(
 
     features = extract(encode, batches(), device=device, dtype=dtype) if n else torch.empty(0, 0)
     if not kept:
-        raise UserError(f"{images.name}: none of the {n} images of the {images.split} split is readable.")
+        raise UserError(
+            f"{images.name}: none of the {n} images of the {images.split} split is readable."
+        )
     index = torch.cat(kept)
     return Measured(features, None if images.labels is None else images.labels[index], index)
 
@@ -117,7 +119,9 @@ def measure(
                 train.features, train.labels, test.features, test.labels,
                 classes=classes, k=used, temperature=temperature, device=device,
             )  # fmt: skip
-            rows.append({"protocol": "knn", **scores, "k": used, "temperature": temperature, **counts})
+            rows.append(
+                {"protocol": "knn", **scores, "k": used, "temperature": temperature, **counts}
+            )
         else:
             scores = linear_probe(
                 train.features, train.labels, test.features, test.labels,

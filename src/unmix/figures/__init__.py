@@ -7,9 +7,9 @@ from unmix.figures.predictions import prediction_curves
 from unmix.figures.preview import mixtures
 from unmix.figures.progress import curves, read_metrics
 from unmix.figures.report import write_report
-from unmix.results import Evaluation, RunResults, load_results, write_results
 from unmix.figures.saving import save
 from unmix.figures.table import ResultsTable, results_table
+from unmix.results import Evaluation, RunResults, load_results, write_results
 
 __all__ = [
     "Evaluation",

@@ -11,7 +11,6 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from unmix.results import RunResults
 from unmix.figures.style import (
     GREY,
     STYLE,
@@ -23,6 +22,7 @@ from unmix.figures.style import (
     message,
     run_label,
 )
+from unmix.results import RunResults
 
 __all__ = ["PROTOCOLS", "accuracy_against_epochs"]
 

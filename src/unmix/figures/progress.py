@@ -14,8 +14,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from unmix.errors import UserError
-from unmix.results import RunResults
 from unmix.figures.style import STYLE, End, color_of, label_ends, line_of, marker_of, message
+from unmix.results import RunResults
 
 __all__ = ["Metrics", "curves", "read_metrics"]
 

@@ -11,11 +11,11 @@ from typing import Any
 from jinja2 import Environment, StrictUndefined
 from matplotlib.figure import Figure
 
-from unmix.files import write_whole
-from unmix.results import Evaluation, RunResults
 from unmix.figures.saving import render
 from unmix.figures.style import method_name
 from unmix.figures.table import Baselines, results_table
+from unmix.files import write_whole
+from unmix.results import Evaluation, RunResults
 
 __all__ = ["write_report"]
 

@@ -8,8 +8,8 @@ from pathlib import Path
 from matplotlib import rc_context
 from matplotlib.figure import Figure
 
-from unmix.files import write_whole
 from unmix.figures.style import STYLE
+from unmix.files import write_whole
 
 __all__ = ["render", "save"]
 

@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from unmix.figures.accuracy import PROTOCOLS
-from unmix.results import RunResults
 from unmix.figures.style import method_name
+from unmix.results import RunResults
 
 __all__ = ["Baselines", "Cell", "ResultsTable", "results_table"]
 

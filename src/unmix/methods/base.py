@@ -43,7 +43,7 @@ class Method(nn.Module):
         pairs: Which view's query is compared with which view's target.
         coupled: True if `compare` gives one number a batch instead of one a sample.
         color_space: The colour space of the views.
-        chance_loss: The loss of a model that has learnt nothing, or None if there is no such number.
+        chance_loss: The loss of a model that has learnt nothing, or None if unknown.
     """
 
     views: ClassVar[int] = 2

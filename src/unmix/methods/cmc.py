@@ -20,7 +20,7 @@ __all__ = ["CMC"]
 
 
 class CMC(Method):
-    """Contrastive multiview coding: lightness has to find its own colours, and colours their lightness.
+    """Contrastive multiview coding: lightness has to find its colours, and colours their lightness.
 
     Query: (l, ab) = (f_l(L), f_ab(ab)), the two parts of one view. Target: the sample's rows of the
     two memory banks; l is compared with the bank of ab and ab with the bank of l. Kept: both banks.
@@ -41,7 +41,7 @@ class CMC(Method):
 
     def __init__(
         self,
-        backbone: nn.Module,
+        backbone: HalfEncoders,
         n_data: int,
         *,
         view: Literal["Lab", "YCbCr"] = "Lab",
@@ -74,8 +74,8 @@ class CMC(Method):
 
     def targets(
         self,
-        views: Sequence[Tensor],  # noqa: ARG002
-        queries: Mapping[int, Any],  # noqa: ARG002
+        views: Sequence[Tensor],
+        queries: Mapping[int, Any],
         index: Tensor,
         generator: torch.Generator,
     ) -> dict[int, Tensor]:
@@ -91,7 +91,7 @@ class CMC(Method):
     def keep(
         self,
         queries: Mapping[int, tuple[Tensor, Tensor]],
-        targets: Mapping[int, Any],  # noqa: ARG002
+        targets: Mapping[int, Any],
         index: Tensor,
     ) -> None:
         """Move the samples' rows of both banks towards their clean features."""

@@ -9,7 +9,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from unmix.backbones import linear_head
+from unmix.backbones import Backbone, linear_head
 from unmix.errors import check_choice, check_number
 from unmix.losses import nce_contrast, partition_constant, softmax_contrast
 from unmix.memory import MemoryBank, draw_candidates
@@ -29,6 +29,8 @@ class BankContrast(nn.Module):
         bank_momentum: Share of a row that stays at each update.
         contrast: "softmax" or "nce".
     """
+
+    Z: Tensor
 
     def __init__(
         self, n_data: int, dim: int, temperature: float, bank_momentum: float, contrast: str
@@ -71,7 +73,7 @@ class InsDis(Method):
 
     def __init__(
         self,
-        backbone: nn.Module,
+        backbone: Backbone,
         n_data: int,
         *,
         dim: int = 128,
@@ -92,8 +94,8 @@ class InsDis(Method):
 
     def targets(
         self,
-        views: Sequence[Tensor],  # noqa: ARG002
-        queries: Mapping[int, Any],  # noqa: ARG002
+        views: Sequence[Tensor],
+        queries: Mapping[int, Any],
         index: Tensor,
         generator: torch.Generator,
     ) -> dict[int, Tensor]:
@@ -108,7 +110,7 @@ class InsDis(Method):
     def keep(
         self,
         queries: Mapping[int, Tensor],
-        targets: Mapping[int, Any],  # noqa: ARG002
+        targets: Mapping[int, Any],
         index: Tensor,
     ) -> None:
         """Move the samples' rows towards their clean features."""

@@ -9,7 +9,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from unmix.backbones import convert_split_batch_norm, linear_head, mlp_head
+from unmix.backbones import Backbone, convert_split_batch_norm, linear_head, mlp_head
 from unmix.errors import UserError, check_choice, check_number
 from unmix.losses import nce_contrast, partition_constant, softmax_contrast
 from unmix.memory import Queue
@@ -38,9 +38,11 @@ class MoCo(Method):
         shuffle_bn: Shuffle the keys' batch, so that sub-batches of queries and keys differ.
     """
 
+    Z: Tensor
+
     def __init__(
         self,
-        backbone: nn.Module,
+        backbone: Backbone,
         n_data: int,
         *,
         dim: int = 128,
@@ -63,7 +65,7 @@ class MoCo(Method):
         g = linear_head(d, dim) if head == "linear" else mlp_head(d, d, dim)
         self.f_q = Encoder(backbone, g)
         if bn_splits > 1:
-            self.f_q = convert_split_batch_norm(self.f_q, bn_splits)
+            convert_split_batch_norm(self.f_q, bn_splits)
         self.f_k = momentum_copy(self.f_q)
         self.queue = Queue(queue_size, dim)
         self.register_buffer("Z", torch.tensor(-1.0))
@@ -71,7 +73,7 @@ class MoCo(Method):
         self.contrast, self.bn_splits, self.shuffle_bn = contrast, bn_splits, shuffle_bn
         self.pairs = ((0, 1), (1, 0)) if symmetric else ((0, 1),)
 
-    def begin_step(self, progress: float) -> None:  # noqa: ARG002
+    def begin_step(self, progress: float) -> None:
         """The key encoder follows the query encoder."""
         follow(self.f_k, self.f_q, self.m)
 
@@ -83,8 +85,8 @@ class MoCo(Method):
     def targets(
         self,
         views: Sequence[Tensor],
-        queries: Mapping[int, Any],  # noqa: ARG002
-        index: Tensor,  # noqa: ARG002
+        queries: Mapping[int, Any],
+        index: Tensor,
         generator: torch.Generator,
     ) -> dict[int, Tensor]:
         """k = f_k(x): unit vectors (N, dim), from clean views."""
@@ -111,9 +113,9 @@ class MoCo(Method):
 
     def keep(
         self,
-        queries: Mapping[int, Any],  # noqa: ARG002
+        queries: Mapping[int, Any],
         targets: Mapping[int, Tensor],
-        index: Tensor,  # noqa: ARG002
+        index: Tensor,
     ) -> None:
         """Put the clean keys into the queue."""
         for b in sorted(targets):
@@ -131,7 +133,9 @@ class MoCo(Method):
     @property
     def chance_loss(self) -> float | None:
         """ln(K + 1) for each pair under softmax."""
-        return len(self.pairs) * math.log(len(self.queue) + 1) if self.contrast == "softmax" else None
+        return (
+            len(self.pairs) * math.log(len(self.queue) + 1) if self.contrast == "softmax" else None
+        )
 
     def check_batch(self, batch_size: int) -> None:
         """The queue must hold at least a batch, and a sub-batch needs two samples."""

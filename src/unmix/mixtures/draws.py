@@ -28,17 +28,22 @@ class Draw(Protocol):
 
 @runtime_checkable
 class MixtureDraw(Draw, Protocol):
-    """A draw whose images have two owners, so that the loss can be shared between them.
+    """A draw whose images have two owners, so that the loss can be shared between them."""
 
-    Attributes:
-        partner: Index of the other image of each mixture, int64 (N,).
-        weight: Share of an image's own content in its mixture, float (N,), in [0, 1].
-        per_sample: False if the whole batch shares one weight.
-    """
+    @property
+    def partner(self) -> Tensor:
+        """Index of the other image of each mixture, int64 (N,)."""
+        ...
 
-    partner: Tensor
-    weight: Tensor
-    per_sample: bool
+    @property
+    def weight(self) -> Tensor:
+        """Share of an image's own content in its mixture, float (N,), in [0, 1]."""
+        ...
+
+    @property
+    def per_sample(self) -> bool:
+        """False if the whole batch shares one weight."""
+        ...
 
 
 def whole_image(n: int, height: int, width: int) -> Tensor:

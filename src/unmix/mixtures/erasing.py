@@ -103,7 +103,9 @@ class RandomErasing:
         area, aspect, row, column = numbers[:, 2:].view(n, 4, tries).unbind(1)
         low, high = self.area_ratio_range
         area = (low + (high - low) * area) * (height * width)
-        aspect = self.min_aspect_ratio + (1 / self.min_aspect_ratio - self.min_aspect_ratio) * aspect
+        aspect = (
+            self.min_aspect_ratio + (1 / self.min_aspect_ratio - self.min_aspect_ratio) * aspect
+        )
         rows = (area * aspect).sqrt().long()
         columns = (area / aspect).sqrt().long()
         fits = (rows < height) & (columns < width)

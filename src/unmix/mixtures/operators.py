@@ -129,9 +129,7 @@ class ImageMixture:
                 decay[fires] = self.r_pixel_decay
         return ImageSpaceDraw(own, tuple(regions), tuple(partners), decay)
 
-    def _global_round(
-        self, shape: Sequence[int], generator: torch.Generator | None
-    ) -> PairDraw:
+    def _global_round(self, shape: Sequence[int], generator: torch.Generator | None) -> PairDraw:
         fires = _coin(shape[0], self.g_prob, generator)
         return _only(GlobalMixture(self.g_alpha).draw(shape, generator), fires)
 
@@ -140,9 +138,9 @@ class ImageMixture:
 class UnMix:
     """Label space: the mixtures whose loss is shared between their two images.
 
-    One coin decides between a global mixture (probability `unmix_prob`) and a region mixture. Source:
-    Shen et al. 2022 (AAAI), Algorithm 1: one weight and one coin a batch, the partner is the batch
-    reversed.
+    One coin decides between a global mixture (probability `unmix_prob`) and a region mixture.
+    Source: Shen et al. 2022 (AAAI), Algorithm 1: one weight and one coin a batch, the partner is
+    the batch reversed.
 
     Args:
         unmix_prob: Probability P of the global mixture, in [0, 1]; the rest are region mixtures.
@@ -198,8 +196,8 @@ def _batch(shape: Sequence[int], region: bool = False) -> tuple[int, int, int]:
         raise UserError(f"batch_size: a mixture needs at least 2 images in a batch, not {n}.")
     if region and (height < 2 or width < 2):
         raise UserError(
-            f"size: a region mixture needs images of at least 2 x 2 pixels, not {height} x {width}; "
-            "use a global mixture (IM_type global, or unmix_prob 1)."
+            f"size: a region mixture needs images of at least 2 x 2 pixels, not {height} x "
+            f"{width}; use a global mixture (IM_type global, or unmix_prob 1)."
         )
     return n, height, width
 

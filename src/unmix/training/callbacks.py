@@ -106,8 +106,8 @@ class Health:
         stuck = self.chance_loss is not None and loss is not None and loss > 0.98 * self.chance_loss
         if stuck and full and progress >= 0.2:
             lines.append(
-                f"not learning yet: the loss {loss:.2f} is that of guessing ({self.chance_loss:.2f} "
-                "= ln of the candidates); try another --lr, a smaller queue, or wait."
+                f"not learning yet: the loss {loss:.2f} is that of guessing "
+                f"({self.chance_loss:.2f} = ln of the candidates); try another --lr, a smaller queue, or wait."
             )
         return lines
 
@@ -245,7 +245,12 @@ class Checkpoints(Checkpoint):
         self.folder, self.every, self.steps = folder, every, steps
 
     def on_train_batch_end(
-        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
+        self,
+        trainer: L.Trainer,
+        pl_module: L.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
     ) -> None:
         """Save within an epoch, if asked."""
         if self.steps and trainer.global_step % self.steps == 0:

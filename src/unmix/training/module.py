@@ -13,6 +13,7 @@ from unmix.data import FileImages, ImageSet, TensorImages
 from unmix.errors import UserError
 from unmix.methods import Method
 from unmix.mixtures import Operator, UnMix
+from unmix.mixtures.draws import MixtureDraw
 from unmix.objective import objective
 from unmix.randomness import generator_for
 from unmix.training.batches import Batch, EpochOrder
@@ -108,7 +109,7 @@ class Pretraining(L.LightningModule):
         generator = generator_for(self.seed, "step", self.global_step)
         views = self.make_views(batch, generator)
         self.method.begin_step(self.global_step / self.total_steps)
-        draw = None
+        draw: MixtureDraw | None = None
         if self.label_space is not None:
             draw = self.label_space.draw(views[0].shape, generator)
         step = objective(self.method, views, batch.index, generator, draw)
@@ -123,7 +124,7 @@ class Pretraining(L.LightningModule):
         return step.loss
 
     def on_after_backward(self) -> None:
-        """The method keeps its clean queries and targets, now that no gradient needs the old ones."""
+        """The method keeps its clean queries and targets: no gradient needs the old ones now."""
         if self._keep is not None:
             self._keep()
             self._keep = None

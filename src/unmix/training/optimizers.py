@@ -14,7 +14,7 @@ __all__ = ["Lars", "build_optimizer", "learning_rate_factor"]
 
 
 class Lars(torch.optim.SGD):
-    """SGD whose step for each weight matrix is scaled by its norm over its gradient's (You et al. 2017).
+    """SGD that scales each weight matrix's step by its norm over its gradient's (You et al. 2017).
 
     Parameters of one dimension (biases, batch norm) are stepped as in SGD, without weight decay.
 

@@ -26,7 +26,7 @@ from unmix.training.machine import Machine, choose_machine, hardware, peak_memor
 from unmix.training.module import Pretraining
 from unmix.training.recipes import resolve
 from unmix.training.run_folder import AtomicCheckpoints, RunFolder
-from unmix.training.settings import Settings
+from unmix.training.settings import RunSettings, Settings
 from unmix.views import Views
 
 __all__ = ["Parts", "build", "pretrain", "settings_for"]
@@ -51,9 +51,7 @@ def pretrain(config: str | None = None, **words: Any) -> RunResults:
     return run(settings, used, command=_call(config, words))
 
 
-def settings_for(
-    words: dict[str, Any], config: str | None = None
-) -> tuple[Settings, list[str]]:
+def settings_for(words: dict[str, Any], config: str | None = None) -> tuple[Settings, list[str]]:
     """The settings of a run: of the folder that it goes on with, or of the recipes and the words.
 
     Returns:
@@ -86,12 +84,13 @@ def build(settings: Settings) -> Parts:
     """
     run_ = settings.run
     machine = choose_machine(settings.machine)
-    where = {"data_dir": run_.data_dir, "strict": run_.strict, "download": run_.download}
-    train = load(run_.data, "pretrain", **where)
-    labelled = train if train.labels is not None else load(run_.data, "train", **where)
-    test = load(run_.data, "test", **where) if labelled.labels is not None else None
+    train = load_split(run_, "pretrain")
+    labelled = train if train.labels is not None else load_split(run_, "train")
+    test = load_split(run_, "test") if labelled.labels is not None else None
     if len(train) < 2:
-        raise UserError(f"--data: {run_.data} has {len(train)} training image; pretraining needs 2.")
+        raise UserError(
+            f"--data: {run_.data} has {len(train)} training image; pretraining needs 2."
+        )
     size = run_.size or native_size(train)
     settings = settings.with_words(
         size=size, precision=machine.precision.split("-")[0].removesuffix("-true")
@@ -112,6 +111,13 @@ def build(settings: Settings) -> Parts:
         if operator is not None:
             operator.draw((2, 3, size, size), generator_for(0))
     return Parts(settings, machine, train, labelled, test, module)
+
+
+def load_split(run_: RunSettings, split: str) -> ImageSet:
+    """A split of the run's data set."""
+    return load(
+        run_.data, split, data_dir=run_.data_dir, strict=run_.strict, download=run_.download
+    )
 
 
 def build_method(settings: Settings, n_data: int, size: int) -> Method:
@@ -313,7 +319,9 @@ def extra_loggers(settings: Settings, folder: RunFolder) -> list[Logger]:
             return [WandbLogger(project="unmix", name=folder.path.name, save_dir=folder.path)]
         from lightning.pytorch.loggers import MLFlowLogger
 
-        return [MLFlowLogger("unmix", run_name=folder.path.name, save_dir=str(folder.path / "mlruns"))]
+        return [
+            MLFlowLogger("unmix", run_name=folder.path.name, save_dir=str(folder.path / "mlruns"))
+        ]
     except ModuleNotFoundError:
         raise UserError(f"--logger: {name} is not installed; pip install {name}.") from None
 

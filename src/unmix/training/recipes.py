@@ -51,7 +51,9 @@ def summary(name: str) -> str:
     return text.splitlines()[0].removeprefix("#").strip()
 
 
-def resolve(words: Mapping[str, Any], config: str | None = None) -> tuple[dict[str, Any], list[str]]:
+def resolve(
+    words: Mapping[str, Any], config: str | None = None
+) -> tuple[dict[str, Any], list[str]]:
     """Put the layers of settings together: METHOD, then METHOD-DATA or `config`, then `words`.
 
     Args:

@@ -68,7 +68,9 @@ class RunFolder:
         """Write `config.yaml`."""
         names = ["run", "method", *list(GROUPS)[1:]]
         words = settings.flat()
-        text = "# Settings of this run. `unmix pretrain --config THIS_FILE --run OTHER` repeats it.\n"
+        text = (
+            "# Settings of this run. `unmix pretrain --config THIS_FILE --run OTHER` repeats it.\n"
+        )
         text += f"# Groups: {', '.join(names)}.\n"
         text += yaml.safe_dump(words, sort_keys=False)
         write_whole(self.config, text.encode())
@@ -121,7 +123,9 @@ class RunFolder:
             return []
         with self.metrics.open(newline="") as file:
             rows = list(csv.DictReader(file))
-        kept = [row for row in rows if (row.get("step") or "").isdigit() and int(row["step"]) <= step]
+        kept = [
+            row for row in rows if (row.get("step") or "").isdigit() and int(row["step"]) <= step
+        ]
         return [{k: v for k, v in row.items() if k and v} for row in kept]
 
 
@@ -158,4 +162,3 @@ class AtomicCheckpoints(TorchCheckpointIO):
         except Exception as error:
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
             raise UserError(f"{path}: is not a checkpoint that can be read ({reason}).") from None
-

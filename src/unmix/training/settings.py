@@ -78,7 +78,7 @@ class ModelSettings:
     Args:
         backbone: resnet10, 18, 34, 50, 101 or 152, alexnet, or timm:NAME.
         width: Factor on the channels; for CMC of each half-encoder.
-        stem: First layers: small (3x3, no pooling), medium, large, or auto by the size of the views.
+        stem: First layers: small (3x3, no pooling), medium, large, or auto by the view size.
     """
 
     backbone: str = "resnet18"
@@ -119,7 +119,9 @@ class OptimizerSettings:
         check_number("--gamma", self.gamma, above=0)
         check_number("--warmup_epochs", self.warmup_epochs, at_least=0)
         if self.schedule == "step" and not self.milestones:
-            raise UserError("--milestones: a step schedule needs them, such as --milestones 120 160.")
+            raise UserError(
+                "--milestones: a step schedule needs them, such as --milestones 120 160."
+            )
         if list(self.milestones) != sorted(set(self.milestones)):
             raise UserError(f"--milestones: {list(self.milestones)} must rise.")
 
