@@ -86,7 +86,7 @@ def test_without_data_dir_or_with_a_wrong_one_the_layout_is_told(tmp_path, name)
     layout = DATA_SETS[name].layout
     (tmp_path / "file").write_text("")
     for given, reason in [
-        (None, "--data-dir: "),
+        (None, "--data_dir: "),
         (tmp_path / "nowhere", "nowhere does not exist"),
         (tmp_path / "file", "file is not a folder"),
         (tmp_path, "there is no "),
@@ -429,12 +429,12 @@ def test_a_useless_class_list_is_told(tmp_path, content, reason):
     images_at(tmp_path / "train" / "n1", 1)
     if content is not None:
         (tmp_path / "list.txt").write_bytes(content)
-    with pytest.raises(UserError, match=rf"--class-list: .*list\.txt.*{reason}"):
+    with pytest.raises(UserError, match=rf"--class_list: .*list\.txt.*{reason}"):
         load("imagenet", "train", data_dir=tmp_path, class_list=tmp_path / "list.txt")
 
 
 def test_a_class_list_for_other_data_is_refused(tmp_path):
-    with pytest.raises(UserError, match="--class-list: only for"):
+    with pytest.raises(UserError, match="--class_list: only for"):
         load("photos", "train", class_list=tmp_path / "list.txt")
 
 

@@ -47,7 +47,7 @@ def shared_loss(
     if own.ndim == 0:
         if draw.per_sample:
             raise UserError(
-                "--unmix_per: a loss that is one number a batch needs one weight a batch; use batch."
+                "--unmix_per: a loss that is one number a batch needs one weight a batch: batch."
             )
         weight = weight[0]
     return (weight * own + (1 - weight) * others).mean()

@@ -6,7 +6,7 @@ Both are buffers, so they are in the checkpoint and a resumed run goes on with t
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F  # noqa: N812
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from unmix.errors import check_number

@@ -54,15 +54,15 @@ def _read_class_list(path: Path) -> list[str]:
         lines = path.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or "not a text file"
-        raise UserError(f"--class-list: {path} cannot be read ({reason}).") from error
+        raise UserError(f"--class_list: {path} cannot be read ({reason}).") from error
     names = [name for line in lines for name in line.partition("#")[0].split()]
     if len(names) < 2:
         raise UserError(
-            f"--class-list: {path} names {len(names)} classes; it must name at least 2."
+            f"--class_list: {path} names {len(names)} classes; it must name at least 2."
         )
     repeated = sorted({name for name in names if names.count(name) > 1})
     if repeated:
-        raise UserError(f"--class-list: {path} names {repeated[0]} more than once.")
+        raise UserError(f"--class_list: {path} names {repeated[0]} more than once.")
     return names
 
 

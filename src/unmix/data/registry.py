@@ -57,14 +57,14 @@ def load(
     check_choice("split", split, _SPLITS)
     name = os.fspath(data)
     if class_list is not None and name not in _WITH_CLASS_LIST:
-        raise UserError(f"--class-list: only for --data {' or '.join(_WITH_CLASS_LIST)}.")
+        raise UserError(f"--class_list: only for --data {' or '.join(_WITH_CLASS_LIST)}.")
     skipped = Skipped(strict)
     if name not in DATA_SETS:
         return load_folder(_folder(name), split, skipped)
     data_set = DATA_SETS[name]
     if download and data_set.layout is not None and not data_set.downloads:
         raise UserError(
-            f"--download: {name} cannot be fetched; get it yourself and give --data-dir DIR with "
+            f"--download: {name} cannot be fetched; get it yourself and give --data_dir DIR with "
             f"{data_set.layout}."
         )
     request = Request(split, _path(data_dir), skipped, download, _path(class_list))

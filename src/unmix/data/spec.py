@@ -48,7 +48,7 @@ class DataSet:
         std: The standard deviation of the same.
         source: Where mean and std come from.
         read: Reads a split.
-        layout: What `--data-dir` must hold; None if nothing is needed.
+        layout: What `--data_dir` must hold; None if nothing is needed.
         downloads: Whether the files can be fetched.
     """
 
@@ -71,20 +71,20 @@ class DataSet:
         fetch = ", or add --download to fetch it" if self.downloads else ""
         if request.data_dir is None:
             raise UserError(
-                f"--data-dir: {self.name} needs a folder DIR that holds {self.layout}{fetch}."
+                f"--data_dir: {self.name} needs a folder DIR that holds {self.layout}{fetch}."
             )
         if request.data_dir.is_dir() or (request.download and not request.data_dir.exists()):
             return request.data_dir
         what = "is not a folder" if request.data_dir.exists() else "does not exist"
         raise UserError(
-            f"--data-dir: {request.data_dir} {what}; {self.name} needs a folder DIR that holds "
+            f"--data_dir: {request.data_dir} {what}; {self.name} needs a folder DIR that holds "
             f"{self.layout}{fetch}."
         )
 
     def missing(self, root: Path, what: str) -> UserError:
         """Make the error for files that are not as they should be in `root`."""
         fetch = " Add --download to fetch it." if self.downloads else ""
-        return UserError(f"--data-dir: {root}: {what}; {self.name} needs {self.layout}.{fetch}")
+        return UserError(f"--data_dir: {root}: {what}; {self.name} needs {self.layout}.{fetch}")
 
 
 def file_images(

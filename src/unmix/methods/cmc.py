@@ -13,7 +13,7 @@ from unmix.backbones import HalfEncoders, linear_head
 from unmix.errors import check_choice
 from unmix.memory import draw_candidates
 from unmix.methods.base import Method, unit
-from unmix.methods.insdis import BankContrast, check_negatives
+from unmix.methods.insdis import BankContrast, count_negatives
 from unmix.randomness import on_device
 
 __all__ = ["CMC"]
@@ -31,7 +31,7 @@ class CMC(Method):
         view: Colour space: "Lab" (L and ab) or "YCbCr" (Y and CbCr).
         dim: Length of features and rows.
         temperature: T.
-        negatives: K, random rows a sample is told apart from; fewer than n_data.
+        negatives: K, random rows a sample is told apart from; by default 4096, or all the others.
         bank_momentum: Share of a row that stays at each update.
         contrast: "softmax" or "nce" with its constants Z.
     """
@@ -47,13 +47,13 @@ class CMC(Method):
         view: Literal["Lab", "YCbCr"] = "Lab",
         dim: int = 128,
         temperature: float = 0.07,
-        negatives: int = 4096,
+        negatives: int | None = None,
         bank_momentum: float = 0.5,
         contrast: Literal["softmax", "nce"] = "nce",
     ) -> None:
         super().__init__()
         check_choice("--view", view, ("Lab", "YCbCr"))
-        check_negatives(negatives, n_data)
+        negatives = count_negatives(negatives, n_data)
         self.color_space = view
         self.f = backbone
         self.head_l = linear_head(backbone.l.feature_dim, dim)

@@ -10,13 +10,13 @@ import torch
 from torch import Tensor, nn
 
 from unmix.backbones import Backbone, linear_head
-from unmix.errors import check_choice, check_number
+from unmix.errors import UserError, check_choice, check_number
 from unmix.losses import nce_contrast, partition_constant, softmax_contrast
 from unmix.memory import MemoryBank, draw_candidates
 from unmix.methods.base import Encoder, Method
 from unmix.randomness import on_device
 
-__all__ = ["BankContrast", "InsDis", "check_negatives"]
+__all__ = ["BankContrast", "InsDis", "count_negatives"]
 
 
 class BankContrast(nn.Module):
@@ -63,7 +63,7 @@ class InsDis(Method):
         n_data: Number of training samples.
         dim: Length of features and rows.
         temperature: T.
-        negatives: K, random rows a sample is told apart from; fewer than n_data.
+        negatives: K, random rows a sample is told apart from; by default 4096, or all the others.
         bank_momentum: Share of a row that stays at each update.
         contrast: "softmax" or "nce" with its constant Z.
     """
@@ -78,12 +78,12 @@ class InsDis(Method):
         *,
         dim: int = 128,
         temperature: float = 0.07,
-        negatives: int = 4096,
+        negatives: int | None = None,
         bank_momentum: float = 0.5,
         contrast: Literal["softmax", "nce"] = "nce",
     ) -> None:
         super().__init__()
-        check_negatives(negatives, n_data)
+        negatives = count_negatives(negatives, n_data)
         self.f = Encoder(backbone, linear_head(backbone.feature_dim, dim))
         self.contrast = BankContrast(n_data, dim, temperature, bank_momentum, contrast)
         self.n_data, self.K = n_data, negatives
@@ -131,8 +131,18 @@ class InsDis(Method):
         return math.log(self.K + 1) if self.contrast.contrast == "softmax" else None
 
 
-def check_negatives(negatives: int, n_data: int) -> None:
-    """Raise a UserError unless 1 <= negatives < n_data."""
+def count_negatives(negatives: int | None, n_data: int) -> int:
+    """K, the number of negatives; by default 4096, or all the others of fewer samples.
+
+    Raises:
+        UserError: unless 1 <= negatives < n_data.
+    """
+    if negatives is None:
+        return min(4096, n_data - 1)
     check_number("--negatives", negatives, at_least=1)
     if negatives >= n_data:
-        check_number(f"--negatives (of {n_data} samples)", negatives, at_most=n_data - 1)
+        raise UserError(
+            f"--negatives: {negatives} are more than the {n_data - 1} other samples of the data; "
+            f"use at most {n_data - 1}."
+        )
+    return negatives

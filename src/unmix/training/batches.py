@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -53,25 +53,26 @@ class EpochOrder:
         batch_size: Samples in a batch.
         seed: Of the run.
         smallest: The least that a batch must have.
+
+    Attributes:
+        position: Says where the run stands when an iteration begins: the epoch, and the batch of it
+            to start with, which is not the first where a run is resumed.
     """
 
     def __init__(self, n: int, batch_size: int, seed: int, smallest: int = 2) -> None:
         self.n, self.batch_size, self.seed = n, batch_size, seed
         full, rest = divmod(n, batch_size)
         self.length = full + (rest >= smallest)
-        self.epoch = self.start = 0
-
-    def set_epoch(self, epoch: int, start: int = 0) -> None:
-        """Choose the epoch that the next iteration is over, and the batch that it starts with."""
-        self.epoch, self.start = epoch, start
+        self.position: Callable[[], tuple[int, int]] = lambda: (0, 0)
 
     def __len__(self) -> int:
         return self.length
 
-    def __iter__(self) -> Iterator[Tensor]:
-        generator = generator_for(self.seed, "order", self.epoch)
-        order = torch.randperm(self.n, generator=generator)
-        yield from order.split(self.batch_size)[self.start : self.length]
+    def __iter__(self) -> Iterator[tuple[int, Tensor]]:
+        epoch, start = self.position()
+        order = torch.randperm(self.n, generator=generator_for(self.seed, "order", epoch))
+        for index in order.split(self.batch_size)[start : self.length]:
+            yield epoch, index
 
 
 class IndexLoader:
@@ -84,7 +85,7 @@ class IndexLoader:
         return len(self.order)
 
     def __iter__(self) -> Iterator[Batch]:
-        return (Batch(index) for index in self.order)
+        return (Batch(index) for _, index in self.order)
 
 
 Item = tuple[int, Tensor | BrokenImage]
@@ -129,8 +130,8 @@ class _Requests:
         return len(self.order)
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
-        for index in self.order:
-            yield [(self.order.epoch, i) for i in index.tolist()]
+        for epoch, index in self.order:
+            yield [(epoch, i) for i in index.tolist()]
 
 
 def collate(items: Sequence[Item]) -> Batch:

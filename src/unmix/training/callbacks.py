@@ -107,7 +107,8 @@ class Health:
         if stuck and full and progress >= 0.2:
             lines.append(
                 f"not learning yet: the loss {loss:.2f} is that of guessing "
-                f"({self.chance_loss:.2f} = ln of the candidates); try another --lr, a smaller queue, or wait."
+                f"({self.chance_loss:.2f}, the ln of its candidates); try another --lr, a smaller "
+                "queue, or wait."
             )
         return lines
 
@@ -137,16 +138,20 @@ class Reporter(Callback):
         self.knn: float | None = None
         self.loss: float | None = None
         self.epoch_start = self.fit_start = 0.0
-        self.first_epoch = 0
+        self.first_epoch = self.before = 0
 
-    def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Start the clock."""
-        self.fit_start = time.perf_counter()
+        self.fit_start = self.epoch_start = time.perf_counter()
+        # A run that is resumed within an epoch has some of its samples behind it.
+        assert isinstance(pl_module, Pretraining)
+        self.before = pl_module.samples
         self.first_epoch = trainer.current_epoch
 
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Start the epoch's clock."""
         self.epoch_start = time.perf_counter()
+        self.before = 0
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Measure, log and tell."""
@@ -154,9 +159,10 @@ class Reporter(Callback):
         means = pl_module.epoch_means()
         seconds = time.perf_counter() - self.epoch_start
         self.train_seconds += seconds
-        self.samples += pl_module.samples
+        samples = pl_module.samples - self.before
+        self.samples += samples
         epoch = trainer.current_epoch + 1
-        speed = pl_module.samples / seconds
+        speed = samples / seconds
         optimizer = trainer.optimizers[0]
         metrics = {**means, "lr": optimizer.param_groups[0]["lr"], "images_per_second": speed}
         metrics.update(pl_module.method.state())
@@ -280,7 +286,7 @@ class Bar(TQDMProgressBar):
         seconds = time.perf_counter() - self.reporter.epoch_start
         if pl_module.samples:
             shown["loss"] = f"{pl_module.epoch_means()['loss']:.3f}"
-            shown["images/s"] = f"{pl_module.samples / seconds:,.0f}"
+            shown["images/s"] = f"{(pl_module.samples - self.reporter.before) / seconds:,.0f}"
         if self.reporter.knn is not None:
             shown["kNN"] = f"{self.reporter.knn:.1f}%"
         return shown

@@ -85,15 +85,24 @@ class Pretraining(L.LightningModule):
         }
 
     def on_fit_start(self) -> None:
-        """Small data sets live on the device."""
+        """Small data sets live on the device; the order follows the trainer's progress."""
+        self.order.position = self._position
         if self.resident is not None:
             self.resident = self.resident.to(self.device)
 
     def on_train_epoch_start(self) -> None:
-        """The order of this epoch, from the batch that a resumed run stopped at."""
-        done = self.trainer.fit_loop.epoch_loop.batch_progress.current.ready
-        self.order.set_epoch(self.current_epoch, start=done if done < len(self.order) else 0)
+        """Begin the epoch's sums; Lightning does not call this where a run is resumed within one."""
         self.sums, self.samples = {}, 0
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keep the sums of the epoch so far."""
+        checkpoint["epoch_sums"], checkpoint["epoch_samples"] = dict(self.sums), self.samples
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Go on with the sums of the epoch so far."""
+        sums = checkpoint["epoch_sums"]
+        self.sums = {name: value.to(self.device) for name, value in sums.items()}
+        self.samples = checkpoint["epoch_samples"]
 
     def transfer_batch_to_device(
         self, batch: Batch, device: torch.device, dataloader_idx: int
@@ -150,6 +159,10 @@ class Pretraining(L.LightningModule):
     def epoch_means(self) -> dict[str, float]:
         """The means of this epoch's losses so far, over its samples."""
         return {name: (total / self.samples).item() for name, total in self.sums.items()}
+
+    def _position(self) -> tuple[int, int]:
+        done = self.trainer.fit_loop.epoch_loop.batch_progress.current.ready
+        return self.current_epoch, done if done < len(self.order) else 0
 
     def _add(self, name: str, value: Tensor, count: int) -> None:
         # Sums stay on the device: reading a loss at every step would make the host wait for it.

@@ -11,7 +11,7 @@ import yaml
 
 from unmix.errors import UserError, check_choice
 
-__all__ = ["recipe", "recipe_names", "resolve", "summary"]
+__all__ = ["recipe", "recipe_names", "recipe_text", "resolve", "summary"]
 
 
 def recipe_names() -> list[str]:
@@ -32,8 +32,7 @@ def recipe(name: str) -> dict[str, Any]:
             raise UserError(f"--config: there is no file {name}; a recipe is named without .yaml.")
         text = path.read_text()
     else:
-        check_choice("--config", name, recipe_names())
-        text = (resources.files("unmix.recipes") / f"{name}.yaml").read_text()
+        text = recipe_text(name)
     try:
         words = yaml.safe_load(text) or {}
     except yaml.YAMLError as error:
@@ -45,10 +44,19 @@ def recipe(name: str) -> dict[str, Any]:
     return words
 
 
+def recipe_text(name: str) -> str:
+    """The YAML text of a recipe that ships.
+
+    Raises:
+        UserError: if there is none of that name, with the nearest match.
+    """
+    check_choice("--config", name, recipe_names())
+    return (resources.files("unmix.recipes") / f"{name}.yaml").read_text()
+
+
 def summary(name: str) -> str:
     """The first comment line of a recipe that ships."""
-    text = (resources.files("unmix.recipes") / f"{name}.yaml").read_text()
-    return text.splitlines()[0].removeprefix("#").strip()
+    return recipe_text(name).splitlines()[0].removeprefix("#").strip()
 
 
 def resolve(

@@ -1,0 +1,9 @@
+"""What is done with finished runs, and before one: the functions behind the command line."""
+
+from unmix.commands.checkpoints import load_method
+from unmix.commands.compare import compare
+from unmix.commands.knn import knn
+from unmix.commands.preview import preview
+from unmix.commands.probe import probe
+
+__all__ = ["compare", "knn", "load_method", "preview", "probe"]

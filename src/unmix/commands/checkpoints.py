@@ -1,0 +1,74 @@
+"""The whole method, with its projector, from a run's checkpoints."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from torch import Tensor
+
+from unmix.errors import UserError
+from unmix.evaluation.loading import check_weights
+from unmix.methods import Method
+from unmix.training.pretrain import build_method
+from unmix.training.run_folder import AtomicCheckpoints, RunFolder
+
+__all__ = ["epoch_checkpoints", "load_method"]
+
+_PREFIX = "method."
+_BANK = "bank.rows"
+
+
+def load_method(folder: Path | str, checkpoint: str = "last") -> Method:
+    """Build a run's method and fill in the weights of a checkpoint; no code of the file is run.
+
+    It is for encoding: the number of training images, which NCE's constant depends on, is known
+    only where the method keeps a memory bank.
+
+    Args:
+        folder: The run folder.
+        checkpoint: Name of a file in its `checkpoints/`: "last", or "epoch-0010".
+
+    Returns:
+        The method in evaluation mode, frozen, on the CPU.
+
+    Raises:
+        UserError: if the folder holds no run, there is no such checkpoint, it is damaged, or it
+            is of another architecture than `config.yaml` says.
+    """
+    run = RunFolder(folder)
+    settings = run.settings()
+    path = run.checkpoints / f"{checkpoint}.ckpt"
+    if not path.is_file():
+        kept = sorted(file.stem for file in run.checkpoints.glob("*.ckpt"))
+        known = f"it has {', '.join(kept)}" if kept else "it has none"
+        raise UserError(f"--checkpoint: {run.path} has no checkpoint {checkpoint!r}; {known}.")
+    weights = _weights(path)
+    size = settings.run.size
+    if size is None:
+        raise UserError(f"{run.config}: says no size; give the folder of a run of unmix pretrain.")
+    rows = next((len(value) for key, value in weights.items() if key.endswith(_BANK)), 2)
+    method = build_method(settings, rows, size)
+    check_weights(path, method.state_dict(), weights, f"the run in {run.config}")
+    method.load_state_dict(weights)
+    return method.requires_grad_(False).eval()
+
+
+def epoch_checkpoints(run: RunFolder) -> dict[int, str]:
+    """The checkpoints that a run kept on the way: complete epochs to name, in order."""
+    names = (file.stem for file in run.checkpoints.glob("epoch-*.ckpt"))
+    found = {int(match[1]): name for name in names if (match := re.fullmatch(r"epoch-(\d+)", name))}
+    return dict(sorted(found.items()))
+
+
+def _weights(path: Path) -> dict[str, Tensor]:
+    """The method's weights in a checkpoint of Lightning."""
+    state = AtomicCheckpoints().load_checkpoint(path)
+    weights = state.get("state_dict") if isinstance(state, dict) else None
+    if not isinstance(weights, dict):
+        raise UserError(f"{path}: holds no state_dict; give a checkpoint of unmix pretrain.")
+    return {
+        key.removeprefix(_PREFIX): value
+        for key, value in weights.items()
+        if key.startswith(_PREFIX)
+    }

@@ -1,0 +1,250 @@
+"""Finished runs side by side: table, figures, softness and the HTML report."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from matplotlib.figure import Figure
+
+from unmix.commands.finished import Say
+from unmix.commands.predictions import Predictions, predictions
+from unmix.commands.rows import settings_of
+from unmix.errors import UserError
+from unmix.figures import (
+    accuracy_against_epochs,
+    curves,
+    read_metrics,
+    results_table,
+    save,
+    write_report,
+)
+from unmix.figures.accuracy import PROTOCOLS
+from unmix.figures.style import run_label
+from unmix.results import Evaluation, RunResults, load_results
+from unmix.training.pretrain import quiet_libraries
+from unmix.training.run_folder import RunFolder
+from unmix.training.settings import field_names
+
+__all__ = ["compare"]
+
+_MOST = 4
+
+
+@dataclass(frozen=True)
+class _Drawn:
+    """A figure, the name of its files, and the sentences under it."""
+
+    stem: str
+    figure: Figure
+    caption: str
+
+
+_ACCURACY, _CURVES, _PREDICTIONS = (
+    "Accuracy against epochs",
+    "Course of training",
+    "Prediction curves",
+)
+
+
+def compare(
+    runs: Sequence[Path | str],
+    out: Path | str | None = None,
+    *,
+    device: str = "auto",
+    data_dir: str | None = None,
+    say: Say = print,
+) -> Path:
+    """Print the runs' table, and write their figures, their softness and a report.
+
+    Written are `accuracy`, `curves` and `predictions` as PNG and SVG, `softness.json` and
+    `report.html`. What cannot be made of these runs is left out, with a line that says why.
+
+    Args:
+        runs: Run folders, one or more.
+        out: Folder for the files; by default `compare` beside the runs.
+        device: Where features for the prediction curves are computed.
+        data_dir: Where the images for them lie; by default where the first run's were.
+        say: Prints a line.
+
+    Returns:
+        The folder.
+
+    Raises:
+        UserError: if a run folder has no results, or a file cannot be written.
+    """
+    quiet_libraries()
+    folders = _folders(runs)
+    known = dict(zip(_names(folders), folders, strict=True))
+    results = [_own(replace(load_results(path), name=name)) for name, path in known.items()]
+    folder = Path(out) if out is not None else _beside(folders)
+    if folder.exists() and not folder.is_dir():
+        raise UserError(f"--out: {folder} is a file; give a folder.")
+    say(results_table(results).text())
+    notes = _unlike(results)
+    figures = _figures(known, results, notes)
+    found = _predictions(known, results, notes, device, data_dir, say)
+    if found is not None:
+        caption = f"Measures are over {found.images:,} {found.split} images of {found.data}."
+        figures["Prediction curves"] = _Drawn("predictions", found.figure, caption)
+        found.write(folder / "softness.json")
+    for drawn in figures.values():
+        save(drawn.figure, folder / drawn.stem)
+    write_report(
+        folder / "report.html",
+        results,
+        {title: drawn.figure for title, drawn in figures.items()},
+        settings=_common(folders),
+        notes=notes,
+        captions={title: drawn.caption for title, drawn in figures.items()},
+    )
+    for note in notes:
+        say(note)
+    say(f"report: {folder / 'report.html'}")
+    return folder
+
+
+def _folders(runs: Sequence[Path | str]) -> list[Path]:
+    if isinstance(runs, str | Path):
+        runs = [runs]
+    folders = [Path(run) for run in runs]
+    if not folders:
+        raise UserError("RUN: no run was given; give one run folder or more.")
+    for path in folders:
+        if not path.is_dir():
+            raise UserError(f"{path}: there is no such run folder.")
+    for path, count in Counter(path.resolve() for path in folders).items():
+        if count > 1:
+            raise UserError(f"{path}: is given {count} times; give each run once.")
+    return folders
+
+
+def _names(folders: Sequence[Path]) -> list[str]:
+    """The shortest ends of the paths that tell the folders apart."""
+    parts = [path.resolve().parts for path in folders]
+    length = 1
+    while len({part[-length:] for part in parts}) < len(parts):
+        length += 1
+    return ["/".join(part[-length:]) for part in parts]
+
+
+def _beside(folders: Sequence[Path]) -> Path:
+    """The folder `compare` in the lowest folder that holds all runs."""
+    return Path(os.path.commonpath([path.absolute().parent for path in folders])) / "compare"
+
+
+def _own(run: RunResults) -> RunResults:
+    """The run without its accuracies on other data sets, which do not compare with its own."""
+    rows = tuple(row for row in run.evaluations if "data" not in row.details)
+    return replace(run, evaluations=rows)
+
+
+def _unlike(results: Sequence[RunResults]) -> list[str]:
+    """Say where the runs' accuracies by a protocol were not measured in the same way."""
+    notes = []
+    for protocol, title in PROTOCOLS.items():
+        rows = {run.name: row for run in results if (row := run.final(protocol))}
+        ways = {name: settings_of(row.details) for name, row in rows.items()}
+        words = {
+            word: {name: way.get(word) for name, way in ways.items()}
+            for word in dict.fromkeys(word for way in ways.values() for word in way)
+        }
+        for word, values in words.items():
+            if len({str(value) for value in values.values()}) > 1:
+                each = ", ".join(f"{value} for {name}" for name, value in values.items())
+                notes.append(f"{title} was not measured alike: {word} is {each}.")
+    return notes
+
+
+def _figures(
+    known: Mapping[str, Path], results: Sequence[RunResults], notes: list[str]
+) -> dict[str, _Drawn]:
+    """Draw what the runs' results and metrics give, by title."""
+    figures = {}
+    protocol = next((name for name in ("linear", "knn") if any(r.of(name) for r in results)), None)
+    if protocol is None:
+        notes.append("No run has a kNN or linear accuracy, so there is no accuracy against epochs.")
+    else:
+        figures["Accuracy against epochs"] = _Drawn(
+            "accuracy",
+            accuracy_against_epochs(results, protocol),
+            f"Top-1 accuracy, {PROTOCOLS[protocol]}; baselines are dotted.",
+        )
+    metrics = _metrics(known, results, notes)
+    if metrics:
+        figures["Course of training"] = _Drawn(
+            "curves",
+            curves(metrics, results),
+            "Losses with and without a mixture are sums of different terms: compare their course, "
+            "not their height.",
+        )
+    return figures
+
+
+def _metrics(
+    known: Mapping[str, Path], results: Sequence[RunResults], notes: list[str]
+) -> dict[str, dict[str, dict[int, float]]]:
+    """The runs' metrics, their kNN completed by the last epoch's, which follows the training."""
+    metrics = {}
+    for run in results:
+        try:
+            found = read_metrics(RunFolder(known[run.name]).metrics)
+        except UserError as error:
+            notes.append(f"{run.name} has no curves: {error}")
+            continue
+        last: Evaluation | None = run.final("knn")
+        if last is not None:
+            found["knn"] = {**found.get("knn", {}), last.epoch: last.top1}
+        metrics[run.name] = found
+    return metrics
+
+
+def _predictions(
+    known: Mapping[str, Path],
+    results: Sequence[RunResults],
+    notes: list[str],
+    device: str,
+    data_dir: str | None,
+    say: Say,
+) -> Predictions | None:
+    data = {run.data for run in results}
+    if len(data) > 1:
+        notes.append(
+            f"The runs are on different data ({', '.join(sorted(data))}), so there are no "
+            "prediction curves: they need the same images for all."
+        )
+        return None
+    chosen = list(results[:_MOST])
+    if len(results) > _MOST:
+        names = ", ".join(run.name for run in chosen)
+        notes.append(f"The prediction curves are of the first {_MOST} runs: {names}.")
+    labels = [run_label(run.method, run.mixture) for run in chosen]
+    if len(set(labels)) < len(labels):
+        labels = [run.name for run in chosen]
+    pairs = {label: (known[run.name], run) for label, run in zip(labels, chosen, strict=True)}
+    try:
+        return predictions(pairs, device=device, data_dir=data_dir, say=say)
+    except UserError as error:
+        notes.append(f"There are no prediction curves: {error}")
+        return None
+
+
+def _common(folders: Sequence[Path]) -> dict[str, Any]:
+    """The settings that all runs share and no table names; nothing if a run has none to read."""
+    try:
+        words = [RunFolder(path).words() for path in folders]
+    except UserError:
+        return {}
+    groups = ("run", "model", "mixture", "machine")
+    hidden = {name for group in groups for name in field_names(group)} | {"method"}
+    hidden.discard("batch_size")
+    first, *others = words
+    return {
+        name: value
+        for name, value in first.items()
+        if name not in hidden and all(other.get(name) == value for other in others)
+    }

@@ -1,0 +1,174 @@
+"""A finished run, opened to be measured: its encoder, its images, and where to compute."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from unmix.commands.checkpoints import load_method
+from unmix.data import FileImages, ImageSet, load
+from unmix.errors import UserError
+from unmix.evaluation import Measured, split_features
+from unmix.evaluation.loading import LoadedEncoder, load_encoder
+from unmix.results import load_results
+from unmix.training.machine import Machine, choose_machine
+from unmix.training.run_folder import RunFolder
+from unmix.training.settings import MachineSettings, Settings
+
+__all__ = ["FinishedRun", "Splits", "Subject", "say_skipped"]
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Splits:
+    """The labelled images that an encoder is measured on.
+
+    Attributes:
+        train: Images that may be learnt from.
+        test: Images to predict.
+        labels: Classes of the training images, int64 (N,).
+        classes: Their names.
+        transfer: The data set's name where it is not the pretraining's, else None.
+    """
+
+    train: ImageSet
+    test: ImageSet
+    labels: Tensor
+    classes: tuple[str, ...]
+    transfer: str | None
+
+    @property
+    def named(self) -> dict[str, str]:
+        """What a row of `results.json` says of the data: its name if it is a transfer."""
+        return {} if self.transfer is None else {"data": self.transfer}
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What is measured: features of prepared images, after some epochs of pretraining.
+
+    Attributes:
+        encode: Prepared images (N, 3, size, size) to features (N, D).
+        epoch: Pretraining epochs that were complete.
+    """
+
+    encode: Callable[[Tensor], Tensor]
+    epoch: int
+
+
+@dataclass(frozen=True)
+class FinishedRun:
+    """A run folder whose run is complete.
+
+    Attributes:
+        folder: Its files.
+        settings: Its settings.
+        machine: Where to compute.
+        encoder: The exported encoder, on the machine's device.
+    """
+
+    folder: RunFolder
+    settings: Settings
+    machine: Machine
+    encoder: LoadedEncoder
+
+    @classmethod
+    def open(cls, run: Path | str, device: str = "auto") -> FinishedRun:
+        """Open a run folder.
+
+        Args:
+            run: The folder.
+            device: auto, cpu, cuda or mps. The number format is the run's own where the device
+                has it, so that a measurement can be repeated.
+
+        Raises:
+            UserError: if there is no such folder or device, or the run is not complete.
+        """
+        folder = RunFolder(run)
+        settings = folder.settings()
+        load_results(folder.path)
+        machine = choose_machine(MachineSettings(device=device))
+        precision = str(settings.machine.precision)
+        if not (precision == "16" and machine.device.type == "cpu"):
+            machine = choose_machine(
+                MachineSettings(device=machine.device.type, precision=precision)
+            )
+        encoder = load_encoder(
+            folder.path, device=machine.device, channels_last=machine.channels_last
+        )
+        words = settings.flat()
+        for name in ("method", "backbone", "width", "size"):
+            if encoder.facts[name] != words[name]:
+                raise UserError(
+                    f"{folder.encoder}: is of another run: its {name} is {encoder.facts[name]}, "
+                    f"not {words[name]} as {folder.config.name} says."
+                )
+        return cls(folder, settings, machine, encoder)
+
+    def splits(self, what: str, data: str | None, data_dir: str | None) -> Splits:
+        """Load the labelled training images and the test images.
+
+        Args:
+            what: What needs the classes, for the message.
+            data: Another data set than the pretraining's.
+            data_dir: Where its files lie; by default where the pretraining's were.
+
+        Raises:
+            UserError: if the data cannot be read or has no classes.
+        """
+        own = self.settings.run
+        transfer = data if data is not None and not _same_data(data, own.data) else None
+        name = own.data if transfer is None else transfer
+        if data_dir is None and transfer is None:
+            data_dir = own.data_dir
+        train = load(name, "train", data_dir=data_dir, strict=own.strict)
+        if train.labels is None or train.classes is None:
+            raise UserError(
+                f"--data: {name} has no classes, and {what} needs them: the images of each class "
+                "in a folder of their own. Or give another --data."
+            )
+        test = load(name, "test", data_dir=data_dir, strict=own.strict)
+        return Splits(train, test, train.labels, train.classes, transfer)
+
+    def subject(self, features: str = "backbone", checkpoint: str | None = None) -> Subject:
+        """Choose what is measured.
+
+        Args:
+            features: "backbone" or "projector".
+            checkpoint: Name of a checkpoint kept on the way, as "epoch-0010"; None is the end.
+
+        Raises:
+            UserError: if the checkpoint is missing, damaged or of another run.
+        """
+        epochs = self.settings.run.epochs
+        if features == "backbone" and checkpoint is None:
+            return Subject(self.encoder.features, epochs)
+        method = load_method(self.folder.path, checkpoint or "last").to(self.machine.device)
+        if self.machine.channels_last:
+            method.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        encode = method.features if features == "backbone" else method.projections
+        return Subject(encode, int(checkpoint.rpartition("-")[2]) if checkpoint else epochs)
+
+    def measure(self, encode: Callable[[Tensor], Tensor], images: ImageSet) -> Measured:
+        """Encode a split, prepared as for the exported encoder."""
+        views = self.encoder.views
+        return split_features(
+            encode, images, views.plain, views.size,
+            device=self.machine.device, dtype=self.machine.autocast,
+        )  # fmt: skip
+
+
+def say_skipped(say: Say, *sets: ImageSet) -> None:
+    """Tell how many files of some image sets could not be read, if any."""
+    for images in sets:
+        if isinstance(images, FileImages) and (line := images.skipped.line()):
+            say(line)
+
+
+def _same_data(a: str, b: str) -> bool:
+    return a == b or (Path(a).is_dir() and Path(b).is_dir() and Path(a).samefile(b))

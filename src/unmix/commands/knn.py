@@ -1,0 +1,76 @@
+"""A finished run, measured by its nearest neighbours."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from unmix.commands.finished import FinishedRun, Say, say_skipped
+from unmix.commands.rows import add_row
+from unmix.errors import check_choice, check_number
+from unmix.evaluation import measure
+from unmix.randomness import generator_for
+from unmix.training.pretrain import quiet_libraries
+
+__all__ = ["knn"]
+
+
+def knn(
+    run: Path | str,
+    *,
+    k: int = 200,
+    temperature: float = 0.1,
+    features: str = "backbone",
+    device: str = "auto",
+    data: str | None = None,
+    data_dir: str | None = None,
+    say: Say = print,
+) -> dict[str, Any]:
+    """Measure a finished run by weighted kNN and note it in the run's `results.json`.
+
+    A row with the same settings is replaced. Another k, temperature, kind of features or data set
+    makes a row of its own, which tables and figures do not take for the run's.
+
+    Args:
+        run: Run folder.
+        k: Neighbours that vote; at most the training images there are.
+        temperature: T of their weights exp(similarity / T).
+        features: The backbone's pooled features, or the projector's.
+        device: auto, cpu, cuda or mps.
+        data: Another data set than the pretraining's, by name or folder: transfer.
+        data_dir: Where the data set lies (for the names that need files).
+        say: Prints a line.
+
+    Returns:
+        The row of `results.json`: accuracies in percent, and how they were measured.
+
+    Raises:
+        UserError: if the run is not complete, the data has no classes, or a value is out of range.
+    """
+    check_number("--k", k, at_least=1)
+    check_number("--temperature", temperature, above=0)
+    check_choice("--features", features, ("backbone", "projector"))
+    quiet_libraries()
+    finished = FinishedRun.open(run, device)
+    splits = finished.splits("kNN", data, data_dir)
+    subject = finished.subject(features)
+    row: dict[str, Any] = measure(
+        finished.measure(subject.encode, splits.train),
+        finished.measure(subject.encode, splits.test),
+        len(splits.classes), ("knn",), k=k, temperature=temperature,
+        generator=generator_for(finished.settings.run.seed, "probe"),
+        device=finished.machine.device,
+    )[0]  # fmt: skip
+    row |= {"epoch": subject.epoch, "features": features, **splits.named}
+    wanted = finished.settings.evaluation
+    main = splits.transfer is None and (k, temperature, features) == (
+        wanted.knn_k, wanted.knn_temperature, wanted.features,
+    )  # fmt: skip
+    add_row(finished.folder, row, main=main)
+    say_skipped(say, splits.train, splits.test)
+    where = f" on {splits.transfer} (transfer)" if splits.transfer is not None else ""
+    say(
+        f"kNN{where}, k {row['k']}, T {temperature:g}, {features} features, epoch {subject.epoch}: "
+        f"top-1 {row['top1']:.1f}%  top-5 {row['top5']:.1f}%"
+    )
+    return row

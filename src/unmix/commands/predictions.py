@@ -1,0 +1,142 @@
+"""Prediction curves of finished runs: single images drawn, softness over the whole split."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from unmix.commands.finished import FinishedRun, Say, say_skipped
+from unmix.data import ImageSet, load, read_uint8
+from unmix.errors import UserError
+from unmix.evaluation import Measured, softness_summary
+from unmix.figures import prediction_curves
+from unmix.files import write_whole
+from unmix.results import RunResults
+
+__all__ = ["Predictions", "predictions", "spread_over_classes"]
+
+_IMAGES = 6
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """Prediction curves and softness of some runs on one split.
+
+    Attributes:
+        figure: The curves of a few images, the measures of all below.
+        softness: For each run's label, measure to (mean, standard deviation) over the split.
+        data: Name of the data set.
+        split: `test`, or `train` where there are no test images.
+        images: How many images the measures are over.
+    """
+
+    figure: Figure
+    softness: Mapping[str, Mapping[str, tuple[float, float]]]
+    data: str
+    split: str
+    images: int
+
+    def write(self, path: Path) -> None:
+        """Write the measures as JSON; those that are not finite become null.
+
+        Raises:
+            UserError: if the file cannot be written.
+        """
+        content = {
+            "data": self.data,
+            "split": self.split,
+            "images": self.images,
+            "runs": {
+                label: {
+                    name: {"mean": _finite(mean), "std": _finite(std)}
+                    for name, (mean, std) in measures.items()
+                }
+                for label, measures in self.softness.items()
+            },
+        }
+        text = json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+        write_whole(path, text.encode())
+
+
+def predictions(
+    runs: Mapping[str, tuple[Path, RunResults]],
+    *,
+    device: str = "auto",
+    data_dir: str | None = None,
+    say: Say = print,
+) -> Predictions:
+    """Encode the test images with each run's encoder, and draw and measure the features.
+
+    Images without classes have no test split; their training images are taken.
+
+    Args:
+        runs: For each label, run folder and results; all on the same data.
+        device: auto, cpu, cuda or mps.
+        data_dir: Where the data set lies; by default where the first run's was.
+        say: Prints a line.
+
+    Raises:
+        UserError: if a run has no encoder, the data cannot be read, or features are negative.
+    """
+    finished = {label: FinishedRun.open(path, device) for label, (path, _) in runs.items()}
+    images = _split(next(iter(finished.values())), data_dir)
+    say(
+        f"encoding {len(images):,} {images.split} images of {images.name} with {len(runs)} encoders"
+    )
+    measured: dict[str, Measured] = {}
+    for label, run in finished.items():
+        try:
+            measured[label] = run.measure(run.encoder.features, images)
+            # A timm model may end without a ReLU, and then has no such curves.
+            softness_summary(measured[label].features)
+        except UserError as error:
+            raise UserError(f"{run.folder.path}: {error}") from None
+    say_skipped(say, images)
+    first = next(iter(measured.values()))
+    shown = spread_over_classes(first.labels, len(first.index), _IMAGES)
+    side = max(run.encoder.views.size for run in finished.values())
+    pictures, _ = read_uint8(images, first.index[shown], side)
+    softness = {label: softness_summary(found.features) for label, found in measured.items()}
+    figure = prediction_curves(
+        pictures.cpu(),
+        {label: found.features[shown] for label, found in measured.items()},
+        softness,
+        methods={label: results.method for label, (_, results) in runs.items()},
+        baselines=[label for label, (_, results) in runs.items() if results.baseline],
+    )
+    return Predictions(figure, softness, images.name, images.split, len(first.index))
+
+
+def spread_over_classes(labels: Tensor | None, n: int, count: int) -> Tensor:
+    """Choose images evenly from all classes; without labels, evenly from all.
+
+    Args:
+        labels: int64 (N,), or None.
+        n: N.
+        count: How many to choose; at most N.
+
+    Returns:
+        Which images, int64, sorted by class.
+    """
+    order = torch.arange(n) if labels is None else labels.argsort(stable=True)
+    count = min(count, n)
+    return order[((torch.arange(count) + 0.5) * n / count).long()]
+
+
+def _split(run: FinishedRun, data_dir: str | None) -> ImageSet:
+    own = run.settings.run
+    options: dict[str, Any] = {"data_dir": data_dir or own.data_dir, "strict": own.strict}
+    train = load(own.data, "train", **options)
+    return train if train.labels is None else load(own.data, "test", **options)
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None

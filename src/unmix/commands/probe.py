@@ -1,0 +1,198 @@
+"""A finished run, measured by a linear classifier on its frozen encoder."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from unmix.commands.checkpoints import epoch_checkpoints
+from unmix.commands.finished import FinishedRun, Say, Splits, Subject, say_skipped
+from unmix.commands.rows import add_row
+from unmix.data import FileImages, TensorImages
+from unmix.errors import UserError, check_choice, check_number
+from unmix.evaluation import PROTOCOLS, Protocol, find_protocol, measure, run_protocol
+from unmix.evaluation.protocols import Batches
+from unmix.randomness import generator_for
+from unmix.training.batches import EpochOrder, build_loader
+from unmix.training.pretrain import quiet_libraries
+from unmix.views import Views, preset
+
+__all__ = ["probe"]
+
+
+def probe(
+    run: Path | str,
+    *,
+    protocol: str = "linear",
+    features: str = "backbone",
+    epochs: int | None = None,
+    lr: float | None = None,
+    device: str = "auto",
+    data: str | None = None,
+    data_dir: str | None = None,
+    checkpoint: str | None = None,
+    say: Say = print,
+) -> list[dict[str, Any]]:
+    """Train linear classifiers on a run's frozen encoder and note them in its `results.json`.
+
+    `linear` fits features that are encoded once, without augmentation. `cmc` and `moco` are the
+    published protocols: SGD on augmented images (see `unmix.evaluation.find_protocol`). A row with
+    the same settings is replaced; other settings make a row that tables do not take for the run's.
+
+    Args:
+        run: Run folder.
+        protocol: linear, cmc or moco.
+        features: The backbone's pooled features, or the projector's.
+        epochs: Of the classifier, for cmc and moco; the milestones move in proportion.
+        lr: Learning rate of the classifier, for cmc and moco.
+        device: auto, cpu, cuda or mps.
+        data: Another data set than the pretraining's, by name or folder: transfer.
+        data_dir: Where the data set lies (for the names that need files).
+        checkpoint: A kept checkpoint, as epoch-0010, instead of the end of the run; "all" measures
+            every one that was kept, then the end.
+        say: Prints a line.
+
+    Returns:
+        The rows of `results.json`, in the order of their epochs.
+
+    Raises:
+        UserError: if the run is not complete, the data has no classes, there is no such
+            checkpoint, or a value is out of range.
+    """
+    _check(protocol, features, epochs, lr)
+    quiet_libraries()
+    finished = FinishedRun.open(run, device)
+    checkpoints = _chosen(finished, checkpoint)
+    splits = finished.splits("a probe", data, data_dir)
+    usual = features == finished.settings.evaluation.features and epochs is None and lr is None
+    rows = []
+    for name in checkpoints:
+        subject = finished.subject(features, name)
+        if protocol in PROTOCOLS:
+            row = _published(finished, subject, splits, protocol, epochs, lr)
+        else:
+            row = _linear(finished, subject, splits)
+        row |= {"epoch": subject.epoch, "features": features, **splits.named}
+        # One at a time: what is measured is kept, whatever happens to the next.
+        add_row(finished.folder, row, main=usual and splits.transfer is None)
+        say(_line(row))
+        rows.append(row)
+    say_skipped(say, splits.train, splits.test)
+    return rows
+
+
+def _check(protocol: str, features: str, epochs: int | None, lr: float | None) -> None:
+    check_choice("--protocol", protocol, ("linear", *PROTOCOLS))
+    check_choice("--features", features, ("backbone", "projector"))
+    for flag, value in (("--epochs", epochs), ("--lr", lr)):
+        if value is not None and protocol == "linear":
+            raise UserError(
+                f"{flag}: {value:g} does not go with --protocol linear, which is fitted until it "
+                "converges; leave it out, or use --protocol cmc or moco."
+            )
+    if epochs is not None:
+        check_number("--epochs", epochs, at_least=1)
+    if lr is not None:
+        check_number("--lr", lr, above=0)
+
+
+def _chosen(finished: FinishedRun, checkpoint: str | None) -> list[str | None]:
+    """The checkpoints to measure; None is the exported encoder."""
+    if checkpoint in (None, "last"):
+        return [None]
+    kept = epoch_checkpoints(finished.folder)
+    if not kept:
+        raise UserError(
+            f"--checkpoint: {finished.folder.path} kept no checkpoints on the way; pretrain with "
+            "--checkpoint_every N to keep one every N epochs."
+        )
+    if checkpoint == "all":
+        end = finished.settings.run.epochs
+        return [*(name for epoch, name in kept.items() if epoch < end), None]
+    assert checkpoint is not None
+    return [check_choice("--checkpoint", checkpoint, ("all", "last", *kept.values()))]
+
+
+def _linear(finished: FinishedRun, subject: Subject, splits: Splits) -> dict[str, Any]:
+    return measure(
+        finished.measure(subject.encode, splits.train),
+        finished.measure(subject.encode, splits.test),
+        len(splits.classes), ("linear",),
+        generator=generator_for(finished.settings.run.seed, "probe"),
+        device=finished.machine.device,
+    )[0]  # fmt: skip
+
+
+def _published(
+    finished: FinishedRun,
+    subject: Subject,
+    splits: Splits,
+    name: str,
+    epochs: int | None,
+    lr: float | None,
+) -> dict[str, Any]:
+    facts = finished.encoder.facts
+    data = finished.settings.run.data if splits.transfer is None else splits.transfer
+    protocol = find_protocol(name, data, color_space=facts["color_space"], width=facts["width"])
+    if lr is not None:
+        protocol = replace(protocol, lr=lr)
+    test = finished.measure(subject.encode, splits.test)
+    assert test.labels is not None
+    scores = run_protocol(
+        protocol, subject.encode, _augmented(finished, splits, protocol), test.features,
+        test.labels, classes=len(splits.classes),
+        generator=generator_for(finished.settings.run.seed, "probe"),
+        device=finished.machine.device, dtype=finished.machine.autocast, epochs=epochs,
+    )  # fmt: skip
+    counts = {"train_images": len(splits.train), "test_images": len(test.features)}
+    return {"protocol": name, **scores, **counts}
+
+
+def _augmented(finished: FinishedRun, splits: Splits, protocol: Protocol) -> Batches:
+    """The training images, augmented anew each epoch; what is drawn depends on seed and epoch."""
+    machine, plain = finished.machine, finished.encoder.views
+    settings = replace(preset(protocol.augmentation), crop_scale_min=protocol.crop_scale_min)
+    views = Views(
+        settings, plain.size, plain.mean, plain.std, 1, plain.color_space,
+        channels_last=machine.channels_last,
+    )  # fmt: skip
+    images, seed = splits.train, finished.settings.run.seed
+    resident = images.images.to(machine.device) if isinstance(images, TensorImages) else None
+    order = EpochOrder(len(images), protocol.batch_size, seed, smallest=1)
+    loader = build_loader(
+        images, views, order,
+        workers=finished.settings.machine.workers, pin_memory=machine.device.type == "cuda",
+    )  # fmt: skip
+
+    def batches(epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
+        order.position = lambda: (epoch, 0)
+        for step, batch in enumerate(loader):
+            generator = generator_for(seed, "probe", epoch, step)
+            for error in batch.broken:
+                assert isinstance(images, FileImages)
+                images.skipped.add(error)
+            if len(batch.index) == 0:
+                continue
+            labels = splits.labels[batch.index]
+            if resident is not None:
+                yield views(resident[batch.index.to(resident.device)], generator)[0], labels
+                continue
+            assert batch.crops is not None
+            crops = batch.crops[0].to(machine.device)
+            draw = views.draw(len(crops), plain.size, plain.size, generator)
+            yield views.apply_crops(crops, draw), labels
+
+    return batches
+
+
+def _line(row: dict[str, Any]) -> str:
+    where = f" on {row['data']} (transfer)" if "data" in row else ""
+    how = f", {row['epochs']} epochs at lr {row['lr']:g}" if "epochs" in row else ""
+    return (
+        f"{row['protocol']} probe{where}{how}, {row['features']} features, epoch {row['epoch']}: "
+        f"top-1 {row['top1']:.1f}%  top-5 {row['top5']:.1f}%"
+    )

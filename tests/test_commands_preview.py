@@ -1,0 +1,176 @@
+"""The preview of a mixture shows real images, what happened to them, and how often it happens."""
+
+from __future__ import annotations
+
+import importlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from matplotlib.figure import Figure
+from PIL import Image
+
+from unmix.commands import preview
+from unmix.commands.preview import touched_share
+from unmix.data import load
+from unmix.errors import UserError
+from unmix.figures import mixtures
+from unmix.mixtures import MixtureSettings
+from unmix.randomness import generator_for
+
+
+def silent(_: str) -> None:
+    pass
+
+
+@pytest.fixture
+def drawn(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """What the figure is made of."""
+    seen: dict[str, Any] = {}
+
+    def record(own: Any, partner: Any, mixed: Any, weights: Any, boxes: Any, title: str) -> Figure:
+        seen.update(
+            own=own, partner=partner, mixed=mixed, weights=weights, boxes=boxes, title=title
+        )
+        return mixtures(own, partner, mixed, weights, boxes, title=title)
+
+    # By name: the package's attribute `preview` is the function.
+    module = importlib.import_module("unmix.commands.preview")
+    monkeypatch.setattr(module, "mixtures", record)
+    return seen
+
+
+def test_unmix_shows_the_mixture_that_its_weight_and_box_say(drawn: dict, tmp_path: Path):
+    """Each mixture is computed again here, from what is shown beside it."""
+    mixture = MixtureSettings(unmix=True)
+    preview(mixture=mixture, out=tmp_path / "a.png", n=12, data="digits", say=silent)
+    kinds = set()
+    for own, partner, mixed, weight, box in zip(
+        drawn["own"], drawn["partner"], drawn["mixed"], drawn["weights"], drawn["boxes"],
+        strict=True,
+    ):  # fmt: skip
+        top, left, bottom, right = box
+        if bottom > top:
+            expected = own.clone()
+            expected[:, top:bottom, left:right] = partner[:, top:bottom, left:right]
+            assert weight == pytest.approx(1 - (bottom - top) * (right - left) / 64)
+        else:
+            expected = weight * own + (1 - weight) * partner
+        kinds.add(bottom > top)
+        assert (mixed.float() - expected.float()).abs().max() <= 1
+    assert kinds == {True, False}
+    assert len({round(weight, 6) for weight in drawn["weights"]}) > 6
+
+
+def test_images_are_those_of_the_data_set_and_all_shown_have_changed(drawn: dict, tmp_path: Path):
+    preview(mixture=MixtureSettings(IM=True), out=tmp_path / "a.png", data="digits", say=silent)
+    known = {image.numpy().tobytes() for image in load("digits", "train").images}  # type: ignore[attr-defined]
+    assert len(drawn["own"]) == 8
+    assert all(image.numpy().tobytes() in known for image in (*drawn["own"], *drawn["partner"]))
+    assert (drawn["own"] != drawn["mixed"]).flatten(1).any(dim=1).all()
+    assert all(0 <= weight <= 1 for weight in drawn["weights"])
+    assert "34% of images are touched" in drawn["title"]
+
+
+def test_cutout_fills_with_the_mean_colour_and_shows_no_partner(drawn: dict, tmp_path: Path):
+    mixture = MixtureSettings(IM=True, IM_type="Cutout", mask_size=16)
+    preview(mixture=mixture, out=tmp_path / "a.png", n=3, say=silent)
+    mean = (torch.tensor(load("photos", "train").mean) * 255).round()
+    for mixed, (top, left, bottom, right), weight in zip(
+        drawn["mixed"], drawn["boxes"], drawn["weights"], strict=True
+    ):
+        inside = mixed[:, top:bottom, left:right].float()
+        assert (inside - mean[:, None, None]).abs().max() <= 1
+        assert weight == pytest.approx(1 - (bottom - top) * (right - left) / 48**2)
+    assert drawn["partner"] is drawn["own"]
+
+
+@given(
+    im_type=st.sampled_from(["IM", "global", "region", "Cutout", "RandomErasing"]),
+    p=st.floats(0, 1),
+    rounds=st.integers(0, 3),
+)
+def test_the_share_of_touched_images_is_that_of_draws(im_type: str, p: float, rounds: int):
+    mixture = MixtureSettings(
+        IM=True, IM_type=im_type, g_prob=p, g_num=rounds, r_prob=p, cutout_p=p,
+        random_erasing_prob=p, mask_size=4, cutout_inside=True, max_attempt=50,
+    )  # fmt: skip
+    operator = mixture.image_space()
+    assert operator is not None
+    draw = operator.draw((4000, 3, 16, 16), generator_for(0, "share"))
+    found = draw.touched.double().mean().item()  # type: ignore[attr-defined]
+    assert touched_share(mixture) == pytest.approx(found, abs=0.05)
+
+
+@pytest.mark.parametrize(
+    ("name", "start"), [("a.png", b"\x89PNG"), ("a.svg", b"<?xml"), ("a.pdf", b"%PDF"), ("a", b"")]
+)
+def test_the_ending_chooses_the_format(tmp_path: Path, name: str, start: bytes):
+    mixture = MixtureSettings(unmix=True)
+    words = {"mixture": mixture, "data": "digits", "n": 2, "say": silent}
+    path = preview(out=tmp_path / "new" / name, **words)
+    assert path.suffix == (Path(name).suffix or ".png")
+    assert path.read_bytes().startswith(start)
+    again = preview(out=tmp_path / "again" / name, **words)
+    assert again.read_bytes() == path.read_bytes()
+
+
+def test_another_seed_shows_other_images(drawn: dict, tmp_path: Path):
+    shown = []
+    for seed in (0, 1):
+        preview(mixture=MixtureSettings(unmix=True), out=tmp_path / "a.png", seed=seed, say=silent)
+        shown.append(drawn["own"])
+    assert not torch.equal(*shown)
+
+
+def test_a_folder_of_images_is_shown_at_the_size_asked_for(drawn: dict, tmp_path: Path):
+    (tmp_path / "images").mkdir()
+    for i in range(3):
+        pixels = np.random.default_rng(i).integers(0, 256, (40, 60, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(tmp_path / "images" / f"{i}.png")
+    (tmp_path / "images" / "broken.png").write_bytes(b"")
+    lines: list[str] = []
+    preview(
+        mixture=MixtureSettings(IM=True, IM_type="region"), data=str(tmp_path / "images"),
+        size=24, out=tmp_path / "a.png", say=lines.append,
+    )  # fmt: skip
+    assert drawn["own"].shape == (3, 3, 24, 24)
+    assert any("Skipped 1 image file" in line for line in lines)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ({"mixture": MixtureSettings()}, "--IM: no mixture is chosen; give --IM"),
+        ({"mixture": MixtureSettings(IM_type="region")}, "--IM: no mixture is chosen; give --IM"),
+        (
+            {"mixture": MixtureSettings(IM=True, IM_type="region", r_prob=0)},
+            "--IM_type: region changes no image; give --r_prob and --r_num above 0.",
+        ),
+        ({"out": "a.gif"}, "--out: a.gif cannot be written; end it in .png, .svg or .pdf."),
+        ({"out": "."}, "--out: . is a folder; give a file, such as mixture.png."),
+        ({"n": 0}, "--n: 0 is out of range"),
+        ({"size": 0}, "--size: 0 is out of range"),
+        ({"seed": -1}, "--seed: -1 is out of range"),
+        ({"data": "photo"}, "--data: 'photo' is unknown. Did you mean 'photos'?"),
+    ],
+)
+def test_mistakes_are_told(words: dict[str, Any], message: str):
+    given_words = {"mixture": MixtureSettings(unmix=True), "out": "a.png", **words}
+    with pytest.raises(UserError) as caught:
+        preview(say=silent, **given_words)
+    assert str(caught.value).startswith(message)
+
+
+def test_images_that_are_all_alike_are_told(tmp_path: Path):
+    for i in range(2):
+        Image.new("RGB", (16, 16), "red").save(tmp_path / f"{i}.png")
+    with pytest.raises(UserError, match="they are all alike"):
+        preview(
+            mixture=MixtureSettings(unmix=True), data=str(tmp_path), size=8,
+            out=tmp_path / "figure.png", say=silent,
+        )  # fmt: skip

@@ -1,0 +1,97 @@
+"""A mistake is told in one line with the flag, the value and what would be right."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from unmix.errors import UserError, check_choice, check_number
+
+numbers = st.floats(allow_nan=False, allow_infinity=False, width=32)
+
+
+def told(check: object, *args: object, **bounds: object) -> str:
+    """The message of the UserError that a check raises."""
+    with pytest.raises(UserError) as caught:
+        check(*args, **bounds)  # type: ignore[operator]
+    message = str(caught.value)
+    assert "\n" not in message
+    return message
+
+
+def test_a_user_error_is_a_value_error() -> None:
+    """Code that embeds the library can catch it without importing it."""
+    assert issubclass(UserError, ValueError)
+
+
+@pytest.mark.parametrize("value", ["moco", "insdis"])
+def test_a_known_choice_is_given_back(value: str) -> None:
+    assert check_choice("--method", value, ["moco", "insdis"]) == value
+
+
+@pytest.mark.parametrize(
+    ("value", "near"),
+    [("mocco", "moco"), ("MOCO", "moco"), ("insdiss", "insdis"), ("lab", "Lab"), ("ycbr", "YCbCr")],
+)
+def test_a_misspelt_choice_names_the_nearest_whatever_its_case(value: str, near: str) -> None:
+    known = ("moco", "insdis", "Lab", "YCbCr")
+    assert told(check_choice, "--x", value, known) == (
+        f"--x: {value!r} is unknown. Did you mean {near!r}? Known: moco, insdis, Lab, YCbCr."
+    )
+
+
+def test_a_choice_like_no_other_gets_the_list_and_no_guess() -> None:
+    assert told(check_choice, "--head", "qqq", ("linear", "mlp")) == (
+        "--head: 'qqq' is unknown. Known: linear, mlp."
+    )
+
+
+def test_choices_may_come_from_an_iterator() -> None:
+    """All of them are listed, though looking for the value has used the iterator up."""
+    assert told(check_choice, "--x", "z", iter(["ab", "cd"])).endswith("Known: ab, cd.")
+
+
+@pytest.mark.parametrize(
+    ("value", "bounds", "wanted"),
+    [
+        (0, {"at_least": 1}, "0 is out of range; it must be at least 1."),
+        (0, {"above": 0}, "0 is out of range; it must be greater than 0."),
+        (1.5, {"at_most": 1}, "1.5 is out of range; it must be at most 1."),
+        (-2, {"at_least": 0, "at_most": 1},
+            "-2 is out of range; it must be at least 0 and at most 1."),
+        (math.nan, {}, "nan is out of range; it must be a finite number."),
+        (math.inf, {"at_least": 0}, "inf is out of range; it must be at least 0."),
+    ],
+)  # fmt: skip
+def test_a_number_out_of_range_is_told_with_its_bounds(
+    value: float, bounds: dict[str, float], wanted: str
+) -> None:
+    assert told(check_number, "--lr", value, **bounds) == f"--lr: {wanted}"
+
+
+@given(numbers, numbers, numbers)
+def test_a_number_passes_exactly_within_its_bounds(value: float, low: float, high: float) -> None:
+    """`at_least` and `at_most` include their ends, `above` does not."""
+    for bounds, fits in (
+        ({"at_least": low, "at_most": high}, low <= value <= high),
+        ({"above": low, "at_most": high}, low < value <= high),
+    ):
+        if fits:
+            check_number("--x", value, **bounds)
+        else:
+            told(check_number, "--x", value, **bounds)
+
+
+@given(numbers)
+def test_the_ends_of_the_bounds(value: float) -> None:
+    check_number("--x", value, at_least=value, at_most=value)
+    told(check_number, "--x", value, above=value)
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("bounds", [{}, {"at_least": 0}, {"above": 0}, {"at_most": 1}])
+def test_numbers_that_are_not_finite_never_pass(value: float, bounds: dict[str, float]) -> None:
+    assert told(check_number, "--x", value, **bounds).startswith(f"--x: {value} is out of range")

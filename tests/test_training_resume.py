@@ -1,0 +1,70 @@
+"""A run that was stopped and resumed ends as one that was not, bit for bit."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from unmix.training import RunFolder, pretrain
+from unmix.training.module import Pretraining
+
+TINY = {
+    "data": "digits",
+    "backbone": "resnet10",
+    "width": 0.125,
+    "size": 8,
+    "batch_size": 100,
+    "epochs": 3,
+    "knn_every": 1,
+    "knn_k": 10,
+    "logger": "none",
+    "device": "cpu",
+    "precision": "32",
+}
+METHODS = {
+    "moco": {"method": "moco", "queue_size": 256, "bn_splits": 2, "IM": True, "unmix": True},
+    "moco-symmetric": {"method": "moco", "queue_size": 256, "symmetric": True, "bn_splits": 1},
+    "insdis": {"method": "insdis", "negatives": 64, "IM": True, "IM_type": "RandomErasing"},
+    "cmc": {"method": "cmc", "negatives": 64, "unmix": True, "optimizer": "adam", "lr": 1e-3},
+}
+
+
+def state(folder: Path) -> dict:
+    checkpoint = torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)
+    return {**checkpoint["state_dict"], "step": torch.tensor(checkpoint["global_step"])}
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_a_run_stopped_within_an_epoch_and_resumed_ends_with_the_same_bits(
+    name, tmp_path, monkeypatch
+):
+    """Weights, momentum encoder, queue, bank and schedule; 1,437 images are 15 steps an epoch."""
+    torch.set_num_threads(1)
+    settings = {**TINY, **METHODS[name]}
+    whole = pretrain(run=str(tmp_path / "whole"), **settings)
+
+    step = Pretraining.training_step
+
+    def stop_at_22(self, batch, batch_idx):
+        if self.global_step == 22:
+            raise KeyboardInterrupt
+        return step(self, batch, batch_idx)
+
+    monkeypatch.setattr(Pretraining, "training_step", stop_at_22)
+    stopped = tmp_path / "stopped"
+    with pytest.raises((KeyboardInterrupt, SystemExit)):
+        pretrain(run=str(stopped), checkpoint_steps=4, **settings)
+    monkeypatch.setattr(Pretraining, "training_step", step)
+    assert state(stopped)["step"] == 20
+    resumed = pretrain(run=str(stopped), checkpoint_steps=4, **settings)
+
+    a, b = state(tmp_path / "whole"), state(stopped)
+    assert a.keys() == b.keys()
+    different = [key for key in a if not torch.equal(a[key], b[key])]
+    assert different == []
+    assert [e.top1 for e in whole.evaluations] == [e.top1 for e in resumed.evaluations]
+    assert whole.training["steps"] == resumed.training["steps"] == 45
+    rows = RunFolder(stopped).old_metrics(10**6)
+    assert [int(row["epoch"]) for row in rows if "loss" in row] == [0, 1, 2]
