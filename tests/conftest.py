@@ -10,6 +10,9 @@ import numpy as np
 import pytest
 import torch
 
+# Tests run side by side on few cores; more threads each would only wait for each other.
+torch.set_num_threads(1)
+
 GOLDEN = Path(__file__).parent / "golden"
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 

@@ -145,7 +145,7 @@ def test_scores_and_their_gradients_are_the_candidates_inner_products(n_data: in
 
 def test_a_samples_first_candidate_is_itself_and_the_others_are_uniform() -> None:
     """Chi-square over 50 rows; the sample itself is among its negatives as often as any other."""
-    n_data, negatives = 50, 400
+    n_data, negatives = 50, 4000
     index = torch.tensor([3, 49, 0, 3])
     candidates = draw_candidates(index, negatives, n_data, seeded(0))
     assert candidates.shape == (4, 1 + negatives)

@@ -279,9 +279,20 @@ def test_a_wrong_option_is_told_with_its_flag(make: Any, options: Any, message: 
 def test_as_many_negatives_as_samples_are_told(make: Any, negatives: int) -> None:
     make(30, negatives=29)
     message = told(make, 30, negatives=negatives)
-    assert message.startswith("--negatives")
-    assert f"30 samples): {negatives} is out of range; it must be at most 29." in message
+    assert message.startswith(f"--negatives: {negatives} ")
+    assert message.endswith("at most 29.")
     assert told(make, 30, negatives=0).startswith("--negatives: 0 is out of range")
+
+
+@pytest.mark.parametrize("make", [insdis, cmc])
+@pytest.mark.parametrize(("n_data", "negatives"), [(30, 29), (4097, 4096), (5000, 4096)])
+def test_there_are_4096_negatives_by_default_or_all_the_others(
+    make: Any, n_data: int, negatives: int
+) -> None:
+    method = make(n_data, negatives=None)
+    assert negatives == method.K
+    target = method.targets([], {}, torch.arange(2), seeded(0))[0]
+    assert target.shape == (2, 1 + negatives)
 
 
 @pytest.mark.parametrize("make", [insdis, cmc])

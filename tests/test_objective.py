@@ -297,7 +297,7 @@ def test_a_compiled_query_gives_the_same_loss_and_gradients(kind: str) -> None:
         result.loss.backward()
         gradients = [p.grad for p in method.parameters() if p.grad is not None]
         results.append([result.loss.detach(), *gradients])
-    torch._dynamo.reset()
+    torch.compiler.reset()
     for ours, theirs in zip(*results, strict=True):
         torch.testing.assert_close(ours, theirs)
 

@@ -21,7 +21,7 @@ from unmix.methods import METHODS, method_class
 from unmix.mixtures import MixtureSettings
 from unmix.training.recipes import recipe_names, recipe_text, resolve, summary
 from unmix.training.run_folder import RunFolder
-from unmix.training.settings import GROUPS, method_options
+from unmix.training.settings import GROUPS, Settings, field_names, method_options
 
 __all__ = ["main"]
 
@@ -166,11 +166,8 @@ def preview_command(words: list[str]) -> None:
     _add_parameters(parser, preview, preview, {"mixture", "say"}, {})
     _add_class(parser, MixtureSettings, "Mixtures", {})
     given = _parse(parser, words)
-    names = {f for f in MixtureSettings.__dataclass_fields__ if f in given}
-    mixture = MixtureSettings(
-        **{n: tuple(v) if isinstance(v := given.pop(n), list) else v for n in names}
-    )
-    preview(mixture=mixture, **given)
+    flags = {name: given.pop(name) for name in field_names("mixture") if name in given}
+    preview(mixture=Settings.of(flags).mixture, **given)
 
 
 def demo_command(words: list[str]) -> None:
@@ -238,11 +235,15 @@ def _add_parameters(
             continue
         text = " ".join((texts.get(name) or "").split())
         options = _options(hints.get(name, str))
-        if parameter.default is inspect.Parameter.empty:
-            target.add_argument(name, help=text.replace("%", "%%"), **options)
-        else:
+        flag = f"--{name}"
+        if parameter.default is not inspect.Parameter.empty:
             text += _default_text(defaults.get(name, parameter.default))
-            target.add_argument(f"--{name}", help=text.replace("%", "%%"), **options)
+        elif parameter.kind is parameter.KEYWORD_ONLY:
+            options["required"] = True
+        else:
+            flag = name
+            options["metavar"] = name.removesuffix("s").upper()
+        target.add_argument(flag, help=text.replace("%", "%%"), **options)
 
 
 def _options(hint: Any) -> dict[str, Any]:
@@ -258,9 +259,9 @@ def _options(hint: Any) -> dict[str, Any]:
     if args and origin is not Literal:
         kind = args[0] if args[0] in _METAVARS else str
         fixed = origin is tuple and Ellipsis not in args
-        metavar = _METAVARS.get(kind, "WORD")
-        return {"nargs": len(args) if fixed else "+", "type": kind, "metavar": metavar}
-    return {"type": str, "metavar": "WORD"}
+        options = {"nargs": len(args) if fixed else "+", "type": kind}
+        return {**options, "metavar": _METAVARS[kind]} if kind in _METAVARS else options
+    return {"type": str}
 
 
 def _default_text(default: Any) -> str:
@@ -274,7 +275,7 @@ def _default_text(default: Any) -> str:
 def _call(command: str, about: str, function: Callable[..., Any], words: list[str]) -> None:
     """Parse a function's parameters and call it."""
     parser = _parser(command, about)
-    _add_parameters(parser, function, function, {"say"}, {})
+    _add_parameters(parser, function, function, {"say", "baselines"}, {})
     function(**_parse(parser, words))
 
 
@@ -306,7 +307,20 @@ def _explain(message: str, parser: ArgumentParser) -> str:
         near = difflib.get_close_matches(flag, flags, n=1, cutoff=0.6)
         hint = f" Did you mean {near[0]}?" if near else f" See {parser.prog} --help."
         return f"{flag}: there is no such flag.{hint}"
+    missing = re.match(r"the following arguments are required: (.*)", text, re.IGNORECASE)
+    if missing:
+        names = missing.group(1).split(", ")
+        wanted = " and ".join(_shown(name, parser) for name in names)
+        return f"{wanted}: must be given. See {parser.prog} --help."
     return re.sub(r"^argument ", "", text)
+
+
+def _shown(name: str, parser: ArgumentParser) -> str:
+    """An argument as the user types it: --out, or RUN."""
+    for action in parser._actions:
+        if action.dest == name:
+            return action.option_strings[-1] if action.option_strings else str(action.metavar)
+    return name
 
 
 if __name__ == "__main__":

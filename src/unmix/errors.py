@@ -47,11 +47,11 @@ def check_number(
     """
     bounds = []
     if at_least is not None:
-        bounds.append(f"at least {at_least:g}")
+        bounds.append(f"at least {_shown(at_least)}")
     if above is not None:
-        bounds.append(f"greater than {above:g}")
+        bounds.append(f"greater than {_shown(above)}")
     if at_most is not None:
-        bounds.append(f"at most {at_most:g}")
+        bounds.append(f"at most {_shown(at_most)}")
     wrong = (
         not math.isfinite(value)
         or (at_least is not None and value < at_least)
@@ -60,4 +60,9 @@ def check_number(
     )
     if wrong:
         wanted = " and ".join(bounds) or "a finite number"
-        raise UserError(f"{flag}: {value:g} is out of range; it must be {wanted}.")
+        raise UserError(f"{flag}: {_shown(value)} is out of range; it must be {wanted}.")
+
+
+def _shown(value: float) -> str:
+    """A whole number with all its digits, another one with six."""
+    return str(value) if isinstance(value, int) else f"{value:g}"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -36,11 +38,12 @@ def nce_contrast(scores: Tensor, temperature: float, constant: Tensor, n_data: i
     Returns:
         Losses (N,), summed over the positive and its K negatives.
     """
-    p = torch.exp(scores.float() / temperature) / constant
-    k = scores.shape[1] - 1
-    noise = k / n_data
-    positive = (p[:, 0] / (p[:, 0] + noise + _EPS)).log()
-    negatives = (noise / (p[:, 1:] + noise + _EPS)).log()
+    # In logarithms: exp(scores / T) would leave float32's range at small temperatures.
+    log_p = scores.float() / temperature - constant.log()
+    noise = (scores.shape[1] - 1) / n_data
+    log_all = torch.logaddexp(log_p, torch.full_like(log_p[:, :1], math.log(noise + _EPS)))
+    positive = log_p[:, 0] - log_all[:, 0]
+    negatives = math.log(noise) - log_all[:, 1:]
     return -(positive + negatives.sum(dim=1))
 
 

@@ -21,8 +21,7 @@ def generator_for(seed: int, *place: int | str) -> torch.Generator:
         seed: The run's seed.
         place: What the numbers are for: any mixture of words and integers.
     """
-    text = "/".join(str(part) for part in (seed, *place))
-    digest = hashlib.blake2b(text.encode(), digest_size=8).digest()
+    digest = hashlib.blake2b(repr((seed, *place)).encode(), digest_size=8).digest()
     generator = torch.Generator()
     generator.manual_seed(int.from_bytes(digest, "little") >> 1)
     return generator

@@ -16,8 +16,8 @@ class SplitBatchNorm2d(nn.BatchNorm2d):
     In training, sample n belongs to sub-batch n mod `splits`, and the running statistics take the
     mean of the sub-batches' (MoCo's CIFAR-10 demo, arXiv 1911.05722). In evaluation it is plain
     batch norm, and its state dict is always that of `nn.BatchNorm2d`. Sub-batches of a batch that
-    `splits` does not divide differ by one sample; a batch smaller than `splits` has one sample in
-    each. The memory format of the input is kept.
+    `splits` does not divide differ by one sample; a batch of fewer than 2 `splits` samples has fewer
+    sub-batches, of at least two each. The memory format of the input is kept.
 
     Args:
         num_features: Channels C of the input `(N, C, H, W)`.
@@ -47,15 +47,15 @@ class SplitBatchNorm2d(nn.BatchNorm2d):
 
     def forward(self, input: Tensor) -> Tensor:
         """Normalise `(N, C, H, W)`; shape, type and memory format stay."""
-        splits = min(self.splits, len(input))
+        splits = min(self.splits, len(input) // 2)
         if not self.training or splits <= 1:
             return super().forward(input)
         factor = self._step()
         means, variances = self._start(splits)
         if len(input) % splits == 0:
-            output = self._even(input, means, variances, factor)
+            output = self._even(input, splits, means, variances, factor)
         else:
-            output = self._uneven(input, means, variances, factor)
+            output = self._uneven(input, splits, means, variances, factor)
         if self.running_mean is not None and means is not None:
             self.running_mean.copy_(means.mean(dim=0))
         if self.running_var is not None and variances is not None:
@@ -77,10 +77,14 @@ class SplitBatchNorm2d(nn.BatchNorm2d):
         return self.running_mean.repeat(splits, 1), self.running_var.repeat(splits, 1)
 
     def _even(
-        self, x: Tensor, means: Tensor | None, variances: Tensor | None, factor: float
+        self,
+        x: Tensor,
+        splits: int,
+        means: Tensor | None,
+        variances: Tensor | None,
+        factor: float,
     ) -> Tensor:
         n, c = x.shape[:2]
-        splits = min(self.splits, n)
         last = x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous()
         parts = x.unflatten(0, (n // splits, splits))
         # Sub-batches become channel groups, so that one call normalises all. Side by side in
@@ -105,9 +109,13 @@ class SplitBatchNorm2d(nn.BatchNorm2d):
         return output.unflatten(1, (splits, c)).flatten(0, 1)
 
     def _uneven(
-        self, x: Tensor, means: Tensor | None, variances: Tensor | None, factor: float
+        self,
+        x: Tensor,
+        splits: int,
+        means: Tensor | None,
+        variances: Tensor | None,
+        factor: float,
     ) -> Tensor:
-        splits = min(self.splits, len(x))
         output = torch.empty_like(x)
         for part in range(splits):
             # Clones: autograd keeps the statistics, and takes a change of one row for one of all.

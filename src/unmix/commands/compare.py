@@ -57,6 +57,7 @@ def compare(
     *,
     device: str = "auto",
     data_dir: str | None = None,
+    baselines: Mapping[str, Mapping[str, float]] | None = None,
     say: Say = print,
 ) -> Path:
     """Print the runs' table, and write their figures, their softness and a report.
@@ -69,6 +70,7 @@ def compare(
         out: Folder for the files; by default `compare` beside the runs.
         device: Where features for the prediction curves are computed.
         data_dir: Where the images for them lie; by default where the first run's were.
+        baselines: What needs no training, to stand beside: `{"raw pixels": {"knn": 39.5}}`.
         say: Prints a line.
 
     Returns:
@@ -84,9 +86,9 @@ def compare(
     folder = Path(out) if out is not None else _beside(folders)
     if folder.exists() and not folder.is_dir():
         raise UserError(f"--out: {folder} is a file; give a folder.")
-    say(results_table(results).text())
+    say(results_table(results, baselines).text())
     notes = _unlike(results)
-    figures = _figures(known, results, notes)
+    figures = _figures(known, results, notes, baselines or {})
     found = _predictions(known, results, notes, device, data_dir, say)
     if found is not None:
         caption = f"Measures are over {found.images:,} {found.split} images of {found.data}."
@@ -98,6 +100,7 @@ def compare(
         folder / "report.html",
         results,
         {title: drawn.figure for title, drawn in figures.items()},
+        baselines,
         settings=_common(folders),
         notes=notes,
         captions={title: drawn.caption for title, drawn in figures.items()},
@@ -161,7 +164,10 @@ def _unlike(results: Sequence[RunResults]) -> list[str]:
 
 
 def _figures(
-    known: Mapping[str, Path], results: Sequence[RunResults], notes: list[str]
+    known: Mapping[str, Path],
+    results: Sequence[RunResults],
+    notes: list[str],
+    baselines: Mapping[str, Mapping[str, float]],
 ) -> dict[str, _Drawn]:
     """Draw what the runs' results and metrics give, by title."""
     figures = {}
@@ -171,7 +177,11 @@ def _figures(
     else:
         figures["Accuracy against epochs"] = _Drawn(
             "accuracy",
-            accuracy_against_epochs(results, protocol),
+            accuracy_against_epochs(
+                results,
+                protocol,
+                {name: row[protocol] for name, row in baselines.items() if protocol in row},
+            ),
             f"Top-1 accuracy, {PROTOCOLS[protocol]}; baselines are dotted.",
         )
     metrics = _metrics(known, results, notes)

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from unmix.commands.checkpoints import load_method
-from unmix.data import FileImages, ImageSet, load
+from unmix.data import FileImages, ImageSet
 from unmix.errors import UserError
 from unmix.evaluation import Measured, split_features
 from unmix.evaluation.loading import LoadedEncoder, load_encoder
 from unmix.results import load_results
 from unmix.training.machine import Machine, choose_machine
+from unmix.training.pretrain import load_split
 from unmix.training.run_folder import RunFolder
 from unmix.training.settings import MachineSettings, Settings
 
@@ -126,13 +127,15 @@ class FinishedRun:
         name = own.data if transfer is None else transfer
         if data_dir is None and transfer is None:
             data_dir = own.data_dir
-        train = load(name, "train", data_dir=data_dir, strict=own.strict)
+        limit = own.limit if transfer is None else None
+        own = replace(own, data=name, data_dir=data_dir, limit=limit)
+        train = load_split(own, "train")
         if train.labels is None or train.classes is None:
             raise UserError(
                 f"--data: {name} has no classes, and {what} needs them: the images of each class "
                 "in a folder of their own. Or give another --data."
             )
-        test = load(name, "test", data_dir=data_dir, strict=own.strict)
+        test = load_split(own, "test")
         return Splits(train, test, train.labels, train.classes, transfer)
 
     def subject(self, features: str = "backbone", checkpoint: str | None = None) -> Subject:

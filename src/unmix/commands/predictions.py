@@ -5,21 +5,21 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
 from unmix.commands.finished import FinishedRun, Say, say_skipped
-from unmix.data import ImageSet, load, read_uint8
+from unmix.data import ImageSet, read_uint8
 from unmix.errors import UserError
 from unmix.evaluation import Measured, softness_summary
 from unmix.figures import prediction_curves
 from unmix.files import write_whole
 from unmix.results import RunResults
+from unmix.training.pretrain import load_split
 
 __all__ = ["Predictions", "predictions", "spread_over_classes"]
 
@@ -132,10 +132,9 @@ def spread_over_classes(labels: Tensor | None, n: int, count: int) -> Tensor:
 
 
 def _split(run: FinishedRun, data_dir: str | None) -> ImageSet:
-    own = run.settings.run
-    options: dict[str, Any] = {"data_dir": data_dir or own.data_dir, "strict": own.strict}
-    train = load(own.data, "train", **options)
-    return train if train.labels is None else load(own.data, "test", **options)
+    own = replace(run.settings.run, data_dir=data_dir or run.settings.run.data_dir)
+    train = load_split(own, "train")
+    return train if train.labels is None else load_split(own, "test")
 
 
 def _finite(value: float) -> float | None:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any, TypeVar
 
 import torch
 from PIL import Image
@@ -17,6 +18,7 @@ from unmix.data.skipped import Skipped
 __all__ = ["RGB", "FileImages", "ImageSet", "TensorImages"]
 
 RGB = tuple[float, float, float]
+Images = TypeVar("Images", bound="ImageSet")
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -50,6 +52,22 @@ class ImageSet(ABC):
     @abstractmethod
     def __len__(self) -> int: ...
 
+    @abstractmethod
+    def _picked(self, index: Tensor) -> dict[str, Any]:
+        """The fields that differ for some of the images only."""
+
+    def evenly(self: Images, count: int) -> Images:
+        """`count` of the images, evenly spaced, with their labels; all if there are not more.
+
+        Args:
+            count: At least 1.
+        """
+        if count >= len(self):
+            return self
+        index = torch.linspace(0, len(self) - 1, count, dtype=torch.float64).round().long()
+        labels = None if self.labels is None else self.labels[index]
+        return replace(self, labels=labels, **self._picked(index))
+
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class TensorImages(ImageSet):
@@ -70,6 +88,9 @@ class TensorImages(ImageSet):
     def __len__(self) -> int:
         return len(self.images)
 
+    def _picked(self, index: Tensor) -> dict[str, Any]:
+        return {"images": self.images[index.to(self.images.device)]}
+
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class FileImages(ImageSet):
@@ -85,6 +106,9 @@ class FileImages(ImageSet):
 
     def __len__(self) -> int:
         return len(self.paths)
+
+    def _picked(self, index: Tensor) -> dict[str, Any]:
+        return {"paths": [self.paths[i] for i in index.tolist()]}
 
     def decode(self, i: int, at_least: int | None = None) -> Image.Image:
         """Decode image `i` as 8-bit RGB, the right way up.

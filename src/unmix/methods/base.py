@@ -1,6 +1,6 @@
 """What every method is: queries, targets, how they compare, and what is kept.
 
-A method knows no mixture, no trainer and no data set. `unmix.training.objective` puts its parts
+A method knows no mixture, no trainer and no data set. `unmix.objective` puts its parts
 together to a loss, and shares that loss where images are mixed.
 """
 
@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from unmix import backbones
+from unmix.errors import UserError
 
 __all__ = ["Encoder", "Method"]
 
@@ -104,10 +105,17 @@ class Method(nn.Module):
 
     def check_batch(self, batch_size: int) -> None:
         """Raise a UserError if the method cannot work with batches of this size."""
+        if batch_size < 2:
+            raise UserError(f"--batch_size: {batch_size} is too small; batch norm needs 2 images.")
 
     def state(self) -> dict[str, float]:
         """Numbers for the health line, such as how full the queue is."""
         return {}
+
+
+def full_precision(like: Tensor) -> torch.autocast:
+    """Compute in float32 here, whatever autocast does: similarities are divided by a small T."""
+    return torch.autocast(like.device.type, enabled=False)
 
 
 def unit(features: Tensor) -> Tensor:

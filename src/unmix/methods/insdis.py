@@ -13,7 +13,7 @@ from unmix.backbones import Backbone, linear_head
 from unmix.errors import UserError, check_choice, check_number
 from unmix.losses import nce_contrast, partition_constant, softmax_contrast
 from unmix.memory import MemoryBank, draw_candidates
-from unmix.methods.base import Encoder, Method
+from unmix.methods.base import Encoder, Method, full_precision
 from unmix.randomness import on_device
 
 __all__ = ["BankContrast", "InsDis", "count_negatives"]
@@ -38,13 +38,15 @@ class BankContrast(nn.Module):
         super().__init__()
         check_choice("--contrast", contrast, ("softmax", "nce"))
         check_number("--temperature", temperature, above=0)
+        check_number("--dim", dim, at_least=1)
         self.bank = MemoryBank(n_data, dim, bank_momentum)
         self.register_buffer("Z", torch.tensor(-1.0))
         self.T, self.contrast = temperature, contrast
 
     def forward(self, v: Tensor, candidates: Tensor) -> Tensor:
         """Losses (N,) of features v (N, dim) among the candidates' rows (N, 1 + K)."""
-        scores = self.bank.scores(v, candidates)
+        with full_precision(v):
+            scores = self.bank.scores(v, candidates)
         if self.contrast == "softmax":
             return softmax_contrast(scores, self.T)
         if self.Z < 0:
@@ -137,6 +139,10 @@ def count_negatives(negatives: int | None, n_data: int) -> int:
     Raises:
         UserError: unless 1 <= negatives < n_data.
     """
+    if n_data < 2:
+        raise UserError(
+            f"--data: {n_data} image has no other to be told apart from; give 2 or more."
+        )
     if negatives is None:
         return min(4096, n_data - 1)
     check_number("--negatives", negatives, at_least=1)

@@ -13,7 +13,7 @@ from unmix.backbones import Backbone, convert_split_batch_norm, linear_head, mlp
 from unmix.errors import UserError, check_choice, check_number
 from unmix.losses import nce_contrast, partition_constant, softmax_contrast
 from unmix.memory import Queue
-from unmix.methods.base import Encoder, Method
+from unmix.methods.base import Encoder, Method, full_precision
 from unmix.momentum import follow, momentum_copy
 
 __all__ = ["MoCo"]
@@ -61,6 +61,7 @@ class MoCo(Method):
         check_number("--temperature", temperature, above=0)
         check_number("--encoder_momentum", encoder_momentum, at_least=0, at_most=1)
         check_number("--bn_splits", bn_splits, at_least=1)
+        check_number("--dim", dim, at_least=1)
         d = backbone.feature_dim
         g = linear_head(d, dim) if head == "linear" else mlp_head(d, d, dim)
         self.f_q = Encoder(backbone, g)
@@ -102,8 +103,9 @@ class MoCo(Method):
 
     def compare(self, query: Tensor, target: Tensor) -> Tensor:
         """Contrast q with its key k against the queue: losses (N,)."""
-        positive = (query * target).sum(dim=1, keepdim=True)
-        scores = torch.cat([positive, query @ self.queue.keys.T], dim=1)
+        with full_precision(query):
+            positive = (query * target).sum(dim=1, keepdim=True)
+            scores = torch.cat([positive, query @ self.queue.keys.T], dim=1)
         if self.contrast == "softmax":
             return softmax_contrast(scores, self.T)
         if self.Z < 0:
@@ -144,6 +146,7 @@ class MoCo(Method):
                 f"--queue_size: {len(self.queue)} keys are fewer than --batch_size {batch_size}; "
                 f"use a queue of at least {batch_size}."
             )
+        super().check_batch(batch_size)
         if batch_size < 2 * self.bn_splits:
             raise UserError(
                 f"--bn_splits: {self.bn_splits} sub-batches of a batch of {batch_size} are too "

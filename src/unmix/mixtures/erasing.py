@@ -34,9 +34,9 @@ class Cutout:
     mask_color: float = 0.0
 
     def __post_init__(self) -> None:
-        check_number("mask_size", self.mask_size, at_least=1)
-        check_number("cutout_p", self.cutout_p, at_least=0, at_most=1)
-        check_number("mask_color", self.mask_color)
+        check_number("--mask_size", self.mask_size, at_least=1)
+        check_number("--cutout_p", self.cutout_p, at_least=0, at_most=1)
+        check_number("--mask_color", self.mask_color)
 
     def draw(self, shape: Sequence[int], generator: torch.Generator | None = None) -> EraseDraw:
         """Draw for a batch of shape (N, C, H, W).
@@ -50,8 +50,8 @@ class Cutout:
         size = torch.tensor([height, width])
         if self.cutout_inside and self.mask_size > min(height, width):
             raise UserError(
-                f"mask_size: {self.mask_size} does not fit inside images of {height} x {width} "
-                f"pixels; use at most {min(height, width)}, or leave cutout_inside out."
+                f"--mask_size: {self.mask_size} does not fit inside images of {height} x {width} "
+                f"pixels; use at most {min(height, width)}, or leave --cutout_inside out."
             )
         low = half if self.cutout_inside else 0
         high = size + even - low
@@ -89,11 +89,11 @@ class RandomErasing:
 
     def __post_init__(self) -> None:
         low, high = self.area_ratio_range
-        check_number("area_ratio_range", low, above=0, at_most=1)
-        check_number("area_ratio_range", high, at_least=low, at_most=1)
-        check_number("random_erasing_prob", self.random_erasing_prob, at_least=0, at_most=1)
-        check_number("min_aspect_ratio", self.min_aspect_ratio, above=0, at_most=1)
-        check_number("max_attempt", self.max_attempt, at_least=1)
+        check_number("--area_ratio_range", low, above=0, at_most=1)
+        check_number("--area_ratio_range", high, at_least=low, at_most=1)
+        check_number("--random_erasing_prob", self.random_erasing_prob, at_least=0, at_most=1)
+        check_number("--min_aspect_ratio", self.min_aspect_ratio, above=0, at_most=1)
+        check_number("--max_attempt", self.max_attempt, at_least=1)
 
     def draw(self, shape: Sequence[int], generator: torch.Generator | None = None) -> EraseDraw:
         """Draw for a batch of shape (N, C, H, W)."""

@@ -43,7 +43,7 @@ class GlobalMixture:
     alpha: float = 1.0
 
     def __post_init__(self) -> None:
-        check_number("g_alpha", self.alpha, above=0)
+        check_number("--g_alpha", self.alpha, above=0)
 
     def draw(self, shape: Sequence[int], generator: torch.Generator | None = None) -> PairDraw:
         """Draw a partner (uniform over the batch, oneself included) and a weight a sample."""
@@ -65,7 +65,7 @@ class RegionMixture:
     beta: float = 1.0
 
     def __post_init__(self) -> None:
-        check_number("r_beta", self.beta, above=0)
+        check_number("--r_beta", self.beta, above=0)
 
     def draw(self, shape: Sequence[int], generator: torch.Generator | None = None) -> PairDraw:
         """Draw a partner (uniform over the batch, oneself included) and a box a sample."""
@@ -105,13 +105,13 @@ class ImageMixture:
     r_pixel_decay: float = 1.0
 
     def __post_init__(self) -> None:
-        check_number("g_alpha", self.g_alpha, above=0)
-        check_number("g_num", self.g_num, at_least=0)
-        check_number("g_prob", self.g_prob, at_least=0, at_most=1)
-        check_number("r_beta", self.r_beta, above=0)
-        check_number("r_num", self.r_num, at_least=0)
-        check_number("r_prob", self.r_prob, at_least=0, at_most=1)
-        check_number("r_pixel_decay", self.r_pixel_decay)
+        check_number("--g_alpha", self.g_alpha, above=0)
+        check_number("--g_num", self.g_num, at_least=0)
+        check_number("--g_prob", self.g_prob, at_least=0, at_most=1)
+        check_number("--r_beta", self.r_beta, above=0)
+        check_number("--r_num", self.r_num, at_least=0)
+        check_number("--r_prob", self.r_prob, at_least=0, at_most=1)
+        check_number("--r_pixel_decay", self.r_pixel_decay)
 
     def draw(
         self, shape: Sequence[int], generator: torch.Generator | None = None
@@ -156,10 +156,10 @@ class UnMix:
     pairing: Literal["reverse", "permutation"] = "reverse"
 
     def __post_init__(self) -> None:
-        check_number("unmix_prob", self.unmix_prob, at_least=0, at_most=1)
-        check_number("beta", self.beta, above=0)
-        check_choice("unmix_per", self.per, ("batch", "sample"))
-        check_choice("unmix_pairing", self.pairing, ("reverse", "permutation"))
+        check_number("--unmix_prob", self.unmix_prob, at_least=0, at_most=1)
+        check_number("--beta", self.beta, above=0)
+        check_choice("--unmix_per", self.per, ("batch", "sample"))
+        check_choice("--unmix_pairing", self.pairing, ("reverse", "permutation"))
 
     def draw(self, shape: Sequence[int], generator: torch.Generator | None = None) -> PairDraw:
         """Draw for a batch of shape (N, C, H, W)."""
@@ -193,11 +193,11 @@ def _batch(shape: Sequence[int], region: bool = False) -> tuple[int, int, int]:
     """
     n, _, height, width = shape
     if n < 2:
-        raise UserError(f"batch_size: a mixture needs at least 2 images in a batch, not {n}.")
+        raise UserError(f"--batch_size: a mixture needs at least 2 images in a batch, not {n}.")
     if region and (height < 2 or width < 2):
         raise UserError(
-            f"size: a region mixture needs images of at least 2 x 2 pixels, not {height} x "
-            f"{width}; use a global mixture (IM_type global, or unmix_prob 1)."
+            f"--size: a region mixture needs images of at least 2 x 2 pixels, not {height} x "
+            f"{width}; use a global mixture (--IM_type global, or --unmix_prob 1)."
         )
     return n, height, width
 

@@ -91,7 +91,7 @@ class Pretraining(L.LightningModule):
             self.resident = self.resident.to(self.device)
 
     def on_train_epoch_start(self) -> None:
-        """Begin the epoch's sums; Lightning does not call this where a run is resumed within one."""
+        """Begin the epoch's sums; not called where a run is resumed within an epoch."""
         self.sums, self.samples = {}, 0
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:

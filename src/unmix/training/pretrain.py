@@ -114,10 +114,11 @@ def build(settings: Settings) -> Parts:
 
 
 def load_split(run_: RunSettings, split: str) -> ImageSet:
-    """A split of the run's data set."""
-    return load(
+    """A split of the run's data set; of the training splits as many images as the run may use."""
+    images = load(
         run_.data, split, data_dir=run_.data_dir, strict=run_.strict, download=run_.download
     )
+    return images if split == "test" or run_.limit is None else images.evenly(run_.limit)
 
 
 def build_method(settings: Settings, n_data: int, size: int) -> Method:

@@ -12,9 +12,9 @@ from typing import Any
 import torch
 import yaml
 from lightning.pytorch.plugins.io import TorchCheckpointIO
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from safetensors.torch import save_file
-from torch import Tensor, nn
+from torch import nn
 
 from unmix.errors import UserError
 from unmix.files import replacing, write_whole
@@ -98,24 +98,6 @@ class RunFolder:
                 save_file(tensors, beside, metadata=metadata)
             except SafetensorError as error:
                 raise OSError(str(error)) from error
-
-    def read_encoder(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        """The backbone's weights, and how to build it.
-
-        Raises:
-            UserError: if the run has no encoder yet, or the file is damaged.
-        """
-        if not self.encoder.exists():
-            raise UserError(
-                f"{self.path}: has no encoder.safetensors; it is written when a run ends. Give the "
-                "same unmix pretrain command again to finish the run."
-            )
-        try:
-            with safe_open(self.encoder, framework="pt") as file:
-                facts = {k: json.loads(v) for k, v in (file.metadata() or {}).items()}
-                return {name: file.get_tensor(name) for name in file.keys()}, facts  # noqa: SIM118
-        except (SafetensorError, ValueError) as error:
-            raise UserError(f"{self.encoder}: is damaged ({error}).") from None
 
     def old_metrics(self, step: int) -> list[dict[str, str]]:
         """The rows of `metrics.csv` up to a step, so that a resumed run does not lose them."""

@@ -42,6 +42,7 @@ class RunSettings:
         epochs: Passes over the training images.
         batch_size: Images in a batch.
         size: Side of the views in pixels; by default the data set's own.
+        limit: Use only this many of the training images, evenly spaced.
         seed: Same seed, same run.
         strict: Stop at the first broken image instead of skipping it.
         download: Download the data set where torchvision can.
@@ -54,6 +55,7 @@ class RunSettings:
     epochs: int = 20
     batch_size: int = 128
     size: int | None = None
+    limit: int | None = None
     seed: int = 0
     strict: bool = False
     download: bool = False
@@ -69,6 +71,8 @@ class RunSettings:
             )
         if self.size is not None:
             check_number("--size", self.size, at_least=1)
+        if self.limit is not None:
+            check_number("--limit", self.limit, at_least=2)
 
 
 @dataclass(frozen=True)
