@@ -16,8 +16,8 @@ class SplitBatchNorm2d(nn.BatchNorm2d):
     In training, sample n belongs to sub-batch n mod `splits`, and the running statistics take the
     mean of the sub-batches' (MoCo's CIFAR-10 demo, arXiv 1911.05722). In evaluation it is plain
     batch norm, and its state dict is always that of `nn.BatchNorm2d`. Sub-batches of a batch that
-    `splits` does not divide differ by one sample; a batch of fewer than 2 `splits` samples has fewer
-    sub-batches, of at least two each. The memory format of the input is kept.
+    `splits` does not divide differ by one sample; a batch of fewer than 2 `splits` samples has
+    fewer sub-batches, of at least two each. The memory format of the input is kept.
 
     Args:
         num_features: Channels C of the input `(N, C, H, W)`.

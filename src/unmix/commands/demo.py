@@ -28,7 +28,7 @@ def demo(
     run: str = "runs/demo",
     *,
     data: str = "photos",
-    epochs: int | None = None,
+    epochs: int = 8,
     seed: int = 0,
     device: str = "auto",
     say: Say = print,
@@ -41,7 +41,7 @@ def demo(
     Args:
         run: Folder of the four run folders and the report.
         data: Data set with classes, by name or folder.
-        epochs: Epochs of each run; by default the recipes'.
+        epochs: Epochs of each run.
         seed: Of all runs.
         device: auto, cpu, cuda or mps.
         say: Prints a line.
@@ -52,13 +52,18 @@ def demo(
     Raises:
         UserError: as `pretrain` and `compare` do.
     """
-    if epochs is not None:
-        check_number("--epochs", epochs, at_least=1)
+    check_number("--epochs", epochs, at_least=1)
     start = time.perf_counter()
     folder = Path(run)
-    common: dict[str, Any] = {"data": data, "seed": seed, "device": device, "linear_every": 4}
-    if epochs is not None:
-        common["epochs"] = epochs
+    every = max(1, epochs // 4)
+    common: dict[str, Any] = {
+        "data": data,
+        "epochs": epochs,
+        "seed": seed,
+        "device": device,
+        "knn_every": every,
+        "linear_every": every,
+    }
     for name, words in RUNS.items():
         say(f"\n[{name}]")
         pretrain(run=str(folder / name), **common, **words)
