@@ -6,12 +6,14 @@ from unmix.evaluation.features import extract
 from unmix.evaluation.health import effective_rank, health, spread, uniformity
 from unmix.evaluation.knn import knn_accuracy, knn_predict
 from unmix.evaluation.linear import STRENGTHS, linear_probe
+from unmix.evaluation.loading import LoadedEncoder, load_encoder
 from unmix.evaluation.protocols import PROTOCOLS, Protocol, find_protocol, run_protocol
 from unmix.evaluation.softness import softness, softness_summary
 
 __all__ = [
     "PROTOCOLS",
     "STRENGTHS",
+    "LoadedEncoder",
     "Measured",
     "Protocol",
     "accuracy",
@@ -22,6 +24,7 @@ __all__ = [
     "knn_accuracy",
     "knn_predict",
     "linear_probe",
+    "load_encoder",
     "measure",
     "run_protocol",
     "softness",
