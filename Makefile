@@ -1,12 +1,13 @@
 # make demo   four small runs, a table and a report, in minutes
 # make test   lint, types and tests
+# make docs   the documentation, in site/
 # Both make what they need in .venv; PYTHON chooses the interpreter (3.10 to 3.13).
 
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test install clean
+.PHONY: demo test docs install clean
 
 demo: $(VENV)/.installed
 	$(BIN)/unmix demo
@@ -32,3 +33,7 @@ $(VENV)/.installed-dev: $(BIN)/python pyproject.toml
 
 clean:
 	rm -rf $(VENV) build dist src/*.egg-info
+
+docs: $(BIN)/python
+	$(BIN)/python -m pip install --quiet --editable ".[docs]"
+	$(BIN)/mkdocs build --strict

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from unmix.methods import CMC, InsDis, MoCo
-from unmix.methods.insdis import BankContrast
+from unmix.methods.bank import BankContrast
 from unmix.mixtures import PairDraw
 from unmix.mixtures.draws import whole_image
 from unmix.objective import objective

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, Literal
 
 import torch
@@ -11,15 +11,13 @@ from torch import Tensor, nn
 
 from unmix.backbones import HalfEncoders, linear_head
 from unmix.errors import check_choice
-from unmix.memory import draw_candidates
-from unmix.methods.base import Method, unit
-from unmix.methods.insdis import BankContrast, count_negatives
-from unmix.randomness import on_device
+from unmix.methods.bank import BankContrast, BankMethod
+from unmix.methods.base import unit
 
 __all__ = ["CMC"]
 
 
-class CMC(Method):
+class CMC(BankMethod):
     """Contrastive multiview coding: lightness has to find its colours, and colours their lightness.
 
     Query: (l, ab) = (f_l(L), f_ab(ab)), the two parts of one view. Target: the sample's rows of the
@@ -36,9 +34,6 @@ class CMC(Method):
         contrast: "softmax" or "nce" with its constants Z.
     """
 
-    views = 1
-    pairs = ((0, 0),)
-
     def __init__(
         self,
         backbone: HalfEncoders,
@@ -51,16 +46,14 @@ class CMC(Method):
         bank_momentum: float = 0.5,
         contrast: Literal["softmax", "nce"] = "nce",
     ) -> None:
-        super().__init__()
+        super().__init__(n_data, negatives)
         check_choice("--view", view, ("Lab", "YCbCr"))
-        negatives = count_negatives(negatives, n_data)
         self.color_space = view
         self.f = backbone
         self.head_l = linear_head(backbone.l.feature_dim, dim)
         self.head_ab = linear_head(backbone.ab.feature_dim, dim)
         options = (n_data, dim, temperature, bank_momentum, contrast)
         self.memory_l, self.memory_ab = BankContrast(*options), BankContrast(*options)
-        self.n_data, self.K = n_data, negatives
 
     @staticmethod
     def build_backbone(name: str, **options: Any) -> nn.Module:
@@ -71,17 +64,6 @@ class CMC(Method):
         """(l, ab): unit vectors (N, dim) of the two colour parts."""
         l, ab = self.f(view)
         return unit(self.head_l(l)), unit(self.head_ab(ab))
-
-    def targets(
-        self,
-        views: Sequence[Tensor],
-        queries: Mapping[int, Any],
-        index: Tensor,
-        generator: torch.Generator,
-    ) -> dict[int, Tensor]:
-        """The rows to compare with: the sample's own, then K negatives, int64 (N, 1 + K)."""
-        generator = on_device(generator, index.device)
-        return {0: draw_candidates(index, self.K, self.n_data, generator)}
 
     def compare(self, query: tuple[Tensor, Tensor], target: Tensor) -> Tensor:
         """Contrast l with the rows of ab, and ab with the rows of l: losses (N,)."""

@@ -1,0 +1,103 @@
+"""What InsDis and CMC share: a memory bank, and random rows of it as negatives."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from unmix.errors import UserError, check_choice, check_number
+from unmix.losses import nce_contrast, partition_constant, softmax_contrast
+from unmix.memory import MemoryBank, draw_candidates
+from unmix.methods.base import Method, full_precision
+from unmix.randomness import on_device
+
+__all__ = ["BankContrast", "BankMethod", "count_negatives"]
+
+
+class BankMethod(Method):
+    """A method of one view, whose target is the sample's own row of a memory bank.
+
+    A target is the numbers of the rows to compare with: the sample's own, then K negatives. So the
+    partner's target, where images are mixed, is the partner's row.
+
+    Args:
+        n_data: Number of training samples.
+        negatives: K; by default 4096, or all the others.
+    """
+
+    views = 1
+    pairs = ((0, 0),)
+
+    def __init__(self, n_data: int, negatives: int | None) -> None:
+        super().__init__()
+        self.n_data, self.K = n_data, count_negatives(negatives, n_data)
+
+    def targets(
+        self,
+        views: Sequence[Tensor],
+        queries: Mapping[int, Any],
+        index: Tensor,
+        generator: torch.Generator,
+    ) -> dict[int, Tensor]:
+        """The rows to compare with: the sample's own, then K negatives, int64 (N, 1 + K)."""
+        generator = on_device(generator, index.device)
+        return {0: draw_candidates(index, self.K, self.n_data, generator)}
+
+
+class BankContrast(nn.Module):
+    """A memory bank and how features are compared with its rows.
+
+    Args:
+        n_data: Number of samples.
+        dim: Length of a feature.
+        temperature: T.
+        bank_momentum: Share of a row that stays at each update.
+        contrast: "softmax" or "nce".
+    """
+
+    Z: Tensor
+
+    def __init__(
+        self, n_data: int, dim: int, temperature: float, bank_momentum: float, contrast: str
+    ) -> None:
+        super().__init__()
+        check_choice("--contrast", contrast, ("softmax", "nce"))
+        check_number("--temperature", temperature, above=0)
+        check_number("--dim", dim, at_least=1)
+        self.bank = MemoryBank(n_data, dim, bank_momentum)
+        self.register_buffer("Z", torch.tensor(-1.0))
+        self.T, self.contrast = temperature, contrast
+
+    def forward(self, v: Tensor, candidates: Tensor) -> Tensor:
+        """Losses (N,) of features v (N, dim) among the candidates' rows (N, 1 + K)."""
+        with full_precision(v):
+            scores = self.bank.scores(v, candidates)
+        if self.contrast == "softmax":
+            return softmax_contrast(scores, self.T)
+        if self.Z < 0:
+            self.Z.copy_(partition_constant(scores, self.T, len(self.bank)))
+        return nce_contrast(scores, self.T, self.Z, len(self.bank))
+
+
+def count_negatives(negatives: int | None, n_data: int) -> int:
+    """K, the number of negatives; by default 4096, or all the others of fewer samples.
+
+    Raises:
+        UserError: unless 1 <= negatives < n_data.
+    """
+    if n_data < 2:
+        raise UserError(
+            f"--data: {n_data} image has no other to be told apart from; give 2 or more."
+        )
+    if negatives is None:
+        return min(4096, n_data - 1)
+    check_number("--negatives", negatives, at_least=1)
+    if negatives >= n_data:
+        raise UserError(
+            f"--negatives: {negatives} are more than the {n_data - 1} other samples of the data; "
+            f"use at most {n_data - 1}."
+        )
+    return negatives
