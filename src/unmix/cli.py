@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import difflib
 import inspect
 import os
@@ -10,18 +11,14 @@ import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from types import UnionType
-from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
-
-from docstring_parser import parse as parse_docstring
-from jsonargparse import ArgumentParser, Namespace
+from typing import TYPE_CHECKING, Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from unmix import __version__
 from unmix.errors import UserError
-from unmix.methods import METHODS, method_class
-from unmix.mixtures import MixtureSettings
-from unmix.training.recipes import recipe_names, recipe_text, resolve, summary
-from unmix.training.run_folder import RunFolder
-from unmix.training.settings import GROUPS, Settings, field_names, method_options
+
+# What a command needs it imports itself: PyTorch and Lightning take seconds, help must not.
+if TYPE_CHECKING:
+    from jsonargparse import ArgumentParser
 
 __all__ = ["main"]
 
@@ -49,11 +46,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: The words behind `unmix`; by default those of the process.
 
     Returns:
-        The exit status: 0, 2 for a mistake of the user, 130 when interrupted.
+        The exit status: 0, 2 for a mistake of the user or a file that cannot be written, 130 when
+        interrupted.
     """
     words = [_underscored(w) for w in (sys.argv[1:] if arguments is None else arguments)]
     try:
-        return _run(words)
+        status = _run(words)
+        # Here, not at exit, where a closed pipe could no longer be caught.
+        sys.stdout.flush()
+        return status
     except UserError as error:
         print(f"unmix: error: {error}", file=sys.stderr)
         return 2
@@ -87,7 +88,8 @@ def _run(words: list[str]) -> int:
         near = difflib.get_close_matches(name, COMMANDS, n=1, cutoff=0.5)
         hint = f" Did you mean {near[0]!r}?" if near else ""
         raise UserError(f"{name!r} is no command.{hint} Commands: {', '.join(COMMANDS)}.")
-    COMMANDS[name][1](rest)
+    with contextlib.suppress(_HelpShown):
+        COMMANDS[name][1](rest)
     return 0
 
 
@@ -102,11 +104,13 @@ def overview() -> str:
 
 def pretrain_command(words: list[str]) -> None:
     """`unmix pretrain`."""
-    from unmix.training.pretrain import pretrain
+    from unmix.methods import method_class
+    from unmix.training.settings import GROUPS
 
     first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     for name in ("method", "data", "config", "run"):
-        first.add_argument(f"--{name}")
+        # A value that is missing is told by the parser of all flags.
+        first.add_argument(f"--{name}", nargs="?")
     early = {k: v for k, v in vars(first.parse_known_args(words)[0]).items() if v is not None}
     config = early.pop("config", None)
     defaults = _defaults(early, config)
@@ -121,16 +125,20 @@ def pretrain_command(words: list[str]) -> None:
             _add_method(parser, method, defaults)
     given = _parse(parser, words)
     given.pop("config", None)
+    from unmix.training.pretrain import pretrain
+
     pretrain(config, **given)
 
 
 def recipes_command(words: list[str]) -> None:
     """`unmix recipes`."""
+    from unmix.training.recipes import recipe_names, recipe_text, summary
+
     parser = _parser("recipes", "List the recipes that ship, or print one.")
-    parser.add_argument("name", nargs="?", help="Print this recipe.")
+    parser.add_argument("name", nargs="?", metavar="RECIPE", help="Print this recipe.")
     name = _parse(parser, words).get("name")
     if name is not None:
-        print(recipe_text(name), end="")
+        print(recipe_text(name, "RECIPE"), end="")
         return
     width = max(map(len, recipe_names()))
     for recipe_name in recipe_names():
@@ -161,6 +169,8 @@ def compare_command(words: list[str]) -> None:
 def preview_command(words: list[str]) -> None:
     """`unmix preview`."""
     from unmix.commands.preview import preview
+    from unmix.mixtures import MixtureSettings
+    from unmix.training.settings import Settings, field_names
 
     parser = _parser("preview", "Draw images, their partners and their mixtures.")
     _add_parameters(parser, preview, preview, {"mixture", "say"}, {})
@@ -190,12 +200,21 @@ COMMANDS: dict[str, tuple[str, Callable[[list[str]], None]]] = {
 
 def _defaults(early: dict[str, Any], config: str | None) -> dict[str, Any]:
     """What the flags start from: the run that the folder holds, or the recipes."""
+    from unmix.training.recipes import resolve
+    from unmix.training.run_folder import RunFolder
+
     if config is None and "run" in early and RunFolder(early["run"]).config.exists():
         return {**RunFolder(early["run"]).words(), **early}
     return resolve(early, config)[0]
 
 
+class _HelpShown(Exception):  # noqa: N818 - it is none
+    """The help was printed, and there is nothing else to do."""
+
+
 def _parser(command: str, about: str, epilog: str | None = None) -> ArgumentParser:
+    from jsonargparse import ArgumentParser
+
     return ArgumentParser(
         prog=f"unmix {command}",
         description=about,
@@ -214,6 +233,9 @@ def _add_class(parser: ArgumentParser, kind: type, title: str, defaults: Mapping
 
 
 def _add_method(parser: ArgumentParser, method: str, defaults: Mapping[str, Any]) -> None:
+    from unmix.methods import METHODS, method_class
+    from unmix.training.settings import method_options
+
     kind = method_class(method)
     about = (inspect.getdoc(kind) or "").split("\n")[0]
     others = ", ".join(name for name in METHODS if name != method)
@@ -226,7 +248,9 @@ def _add_parameters(
     target: Any, function: Any, documented: Any, skip: set[str], defaults: Mapping[str, Any]
 ) -> None:
     """A flag for every parameter, as its signature and docstring describe it."""
-    described = parse_docstring(inspect.getdoc(documented) or "").params
+    from docstring_parser import parse
+
+    described = parse(inspect.getdoc(documented) or "").params
     texts = {parameter.arg_name: parameter.description for parameter in described}
     hints = get_type_hints(function)
     for parameter in inspect.signature(function).parameters.values():
@@ -286,9 +310,11 @@ def _parse(parser: ArgumentParser, words: list[str]) -> dict[str, Any]:
         UserError: for what cannot be understood, in one line.
     """
     try:
-        parsed: Namespace = parser.parse_args(words)
+        parsed = parser.parse_args(words)
     except argparse.ArgumentError as error:
         raise UserError(_explain(str(error), parser)) from None
+    except SystemExit:
+        raise _HelpShown from None
     return {name: value for name, value in vars(parsed).items() if value is not argparse.SUPPRESS}
 
 
@@ -302,17 +328,39 @@ def _explain(message: str, parser: ArgumentParser) -> str:
         return f"--{name}: {value!r} is not {wanted}."
     unknown = re.match(r"unrecognized arguments: (\S+)", text, re.IGNORECASE)
     if unknown:
-        flag = unknown.group(1).split("=")[0]
-        flags = [o for action in parser._actions for o in action.option_strings]
-        near = difflib.get_close_matches(flag, flags, n=1, cutoff=0.6)
-        hint = f" Did you mean {near[0]}?" if near else f" See {parser.prog} --help."
-        return f"{flag}: there is no such flag.{hint}"
+        return _unknown(unknown.group(1).split("=")[0], parser)
+    lacking = re.match(r"argument (\S+?)(?:/\S+)?: expected (.*?) arguments?$", text)
+    if lacking:
+        flag, count = lacking.groups()
+        return f"{flag}: needs {count} value{'' if count.endswith('one') else 's'}."
+    yes_or_no = re.match(r"argument (--(\w+))/\S+: ignored explicit argument (.*)", text)
+    if yes_or_no:
+        flag, name, value = yes_or_no.groups()
+        return f"{flag}: takes no value, but {value} was given; say {flag} or --no-{name}."
     missing = re.match(r"the following arguments are required: (.*)", text, re.IGNORECASE)
     if missing:
         names = missing.group(1).split(", ")
         wanted = " and ".join(_shown(name, parser) for name in names)
         return f"{wanted}: must be given. See {parser.prog} --help."
     return re.sub(r"^argument ", "", text)
+
+
+def _unknown(word: str, parser: ArgumentParser) -> str:
+    """What to say of a word that the parser does not know."""
+    help_ = f"{parser.prog} --help"
+    if not word.startswith("-"):
+        return f"{word!r}: is not expected here; a value follows its flag. See {help_}."
+    if parser.prog == "unmix pretrain":
+        from unmix.training.settings import methods_with
+
+        owners = methods_with(word.removeprefix("--"))
+        if owners:
+            return f"{word}: is for --method {' or '.join(owners)} only."
+    flags = [option for action in parser._actions for option in action.option_strings]
+    near = difflib.get_close_matches(word, flags, n=1, cutoff=0.6)
+    return (
+        f"{word}: there is no such flag. {f'Did you mean {near[0]}?' if near else f'See {help_}.'}"
+    )
 
 
 def _shown(name: str, parser: ArgumentParser) -> str:

@@ -276,6 +276,17 @@ class Bar(TQDMProgressBar):
     def __init__(self, reporter: Reporter) -> None:
         super().__init__(refresh_rate=10, leave=False)
         self.reporter = reporter
+        reporter.say = self.say
+
+    def say(self, text: str) -> None:
+        """Print a line above the bar, instead of behind it."""
+        self.print(text)
+        sys.stdout.flush()
+
+    def on_train_epoch_start(self, trainer: L.Trainer, *_: Any) -> None:
+        """Count epochs from 1, as the lines above the bar do."""
+        super().on_train_epoch_start(trainer)
+        self.train_progress_bar.set_description(f"epoch {trainer.current_epoch + 1}")
 
     def get_metrics(
         self, trainer: L.Trainer, pl_module: L.LightningModule

@@ -9,7 +9,7 @@ import lightning as L
 import torch
 from torch import Tensor
 
-from unmix.data import FileImages, ImageSet, TensorImages
+from unmix.data import BrokenImage, FileImages, ImageSet, TensorImages
 from unmix.errors import UserError
 from unmix.methods import Method
 from unmix.mixtures import Operator, UnMix
@@ -157,7 +157,17 @@ class Pretraining(L.LightningModule):
         return views
 
     def epoch_means(self) -> dict[str, float]:
-        """The means of this epoch's losses so far, over its samples."""
+        """The means of this epoch's losses so far, over its samples.
+
+        Raises:
+            UserError: if no batch had two images that can be read.
+        """
+        if not self.samples:
+            assert isinstance(self.images, FileImages)
+            raise UserError(
+                f"--data: no batch of {self.images.name} had 2 images that can be read. "
+                f"{self.images.skipped.line()}"
+            )
         return {name: (total / self.samples).item() for name, total in self.sums.items()}
 
     def _position(self) -> tuple[int, int]:
@@ -180,4 +190,9 @@ class Pretraining(L.LightningModule):
     def _note_broken(self, batch: Batch) -> None:
         for error in batch.broken:
             assert isinstance(self.images, FileImages)
-            self.images.skipped.add(error)
+            try:
+                self.images.skipped.add(error)
+            except BrokenImage:
+                raise UserError(
+                    f"--strict: {error}; mend or remove the file, or leave --strict out to skip it."
+                ) from None

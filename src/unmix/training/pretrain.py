@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import errno
+import importlib.util
 import logging
 import shlex
+import shutil
 import sys
 import time
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -33,6 +38,12 @@ __all__ = ["Parts", "build", "pretrain", "settings_for"]
 
 LARGE = 224
 
+_NO_WRITING = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES}
+_PARTS = (
+    "state_dict", "optimizer_states", "lr_schedulers", "loops", "callbacks", "global_step",
+    "epoch_sums", "epoch_samples",
+)  # fmt: skip
+
 
 def pretrain(config: str | None = None, **words: Any) -> RunResults:
     """Pretrain an encoder and measure it; the Python form of `unmix pretrain`.
@@ -56,10 +67,18 @@ def settings_for(words: dict[str, Any], config: str | None = None) -> tuple[Sett
 
     Returns:
         The settings, and the names of the recipes that they started from.
+
+    Raises:
+        UserError: if a setting is unknown or cannot be, or the folder holds a run of another
+            method.
     """
-    folder = RunFolder(words["run"]) if words.get("run") else None
+    folder = RunFolder(str(words["run"])) if words.get("run") else None
     if folder is not None and folder.config.exists() and config is None:
-        return Settings.of({**folder.words(), **words}), []
+        theirs = folder.words()
+        # Another method has other options, and theirs would be taken for the mistake.
+        if "method" in words:
+            folder.check_same({"method": words["method"]})
+        return Settings.of({**theirs, **words}), []
     merged, used = resolve(words, config)
     return Settings.of(merged), used
 
@@ -84,6 +103,7 @@ def build(settings: Settings) -> Parts:
     """
     run_ = settings.run
     machine = choose_machine(settings.machine)
+    check_logger(settings.machine.logger)
     train = load_split(run_, "pretrain")
     labelled = train if train.labels is not None else load_split(run_, "train")
     test = load_split(run_, "test") if labelled.labels is not None else None
@@ -144,28 +164,58 @@ def run(settings: Settings, recipes: list[str], command: str) -> RunResults:
     """Pretrain with these settings, or go on with the run that the folder holds."""
     quiet_libraries()
     folder = RunFolder(settings.folder)
+    resume = folder.begun()
+    if resume:
+        folder.check_same(settings.flat())
+        if folder.results.exists() and folder.encoder.exists():
+            found = load_results(folder.path)
+            say(f"{folder.path} is complete; nothing to do. Its results:")
+            say_accuracies(found)
+            return found
     parts = build(settings)
     settings = parts.settings
-    resume = folder.config.exists()
     if resume:
-        folder.check_same(settings)
-        if folder.results.exists() and folder.encoder.exists():
-            say(f"{folder.path} is complete; nothing to do. Its results:")
-            return load_results(folder.path)
-    else:
-        folder.write_settings(settings)
-    say(headline(parts, recipes))
+        folder.check_same(settings.flat())
     evaluator = Evaluator(
         parts.module, parts.labelled, parts.test, settings.evaluation, parts.machine
     )
     chance = parts.module.method.chance_loss
     reporter = Reporter(evaluator, Health(chance), settings.evaluation, say)
     start = time.perf_counter()
-    fit(parts, folder, reporter, resume)
+    try:
+        if not resume:
+            folder.write_settings(settings)
+        say(headline(parts, recipes))
+        fit(parts, folder, reporter, resume)
+    except UserError:
+        # What cannot even reach its first checkpoint shall not stand in the way of the next try.
+        if not resume and not folder.last.exists():
+            shutil.rmtree(folder.path, ignore_errors=True)
+        raise
     rows, _ = finish(parts, folder, evaluator, reporter)
     if isinstance(parts.train, FileImages) and (line := parts.train.skipped.line()):
         say(line)
-    results = {
+    seconds = time.perf_counter() - start
+    write_results(folder.results, results_of(parts, folder, reporter, rows, command, seconds))
+    found = load_results(folder.path)
+    say_accuracies(found)
+    if not evaluator.labelled:
+        say(f"{settings.run.data} has no classes, so kNN and linear probes are off.")
+    say(f"encoder: {folder.encoder}   results: {folder.results}")
+    return found
+
+
+def results_of(
+    parts: Parts,
+    folder: RunFolder,
+    reporter: Reporter,
+    rows: list[dict[str, Any]],
+    command: str,
+    seconds: float,
+) -> dict[str, Any]:
+    """The content of `results.json`; `seconds` are those of this call, with its evaluations."""
+    settings = parts.settings
+    return {
         "schema": 1,
         "name": folder.path.name,
         **{k: settings.flat()[k] for k in ("method", "data", "backbone", "width", "size")},
@@ -176,7 +226,7 @@ def run(settings: Settings, recipes: list[str], command: str) -> RunResults:
         "evaluations": rows,
         "training": {
             "seconds": reporter.train_seconds,
-            "total_seconds": time.perf_counter() - start,
+            "total_seconds": seconds,
             "images_per_second": reporter.samples / max(reporter.train_seconds, 1e-9),
             "peak_memory_bytes": peak_memory(parts.machine.device),
             "steps": parts.module.total_steps,
@@ -185,14 +235,14 @@ def run(settings: Settings, recipes: list[str], command: str) -> RunResults:
         "hardware": {**hardware(parts.machine.device), "precision": parts.machine.precision},
         "versions": versions(),
     }
-    write_results(folder.results, results)
-    for row in rows:
-        if row["epoch"] == settings.run.epochs:
-            say(f"{row['protocol']:>6} top-1 {row['top1']:5.1f}%  top-5 {row['top5']:5.1f}%")
-    if not evaluator.labelled:
-        say(f"{settings.run.data} has no classes, so kNN and linear probes are off.")
-    say(f"encoder: {folder.encoder}   results: {folder.results}")
-    return load_results(folder.path)
+
+
+def say_accuracies(results: RunResults) -> None:
+    """Print what was measured at the end of a run, on its own data."""
+    for row in results.evaluations:
+        if row.epoch == results.epochs and "data" not in row.details:
+            top5 = "" if row.top5 is None else f"  top-5 {row.top5:5.1f}%"
+            say(f"{row.protocol:>6} top-1 {row.top1:5.1f}%{top5}")
 
 
 def fit(parts: Parts, folder: RunFolder, reporter: Reporter, resume: bool) -> None:
@@ -202,7 +252,7 @@ def fit(parts: Parts, folder: RunFolder, reporter: Reporter, resume: bool) -> No
     checkpoint = None
     if resume:
         checkpoint = AtomicCheckpoints().load_checkpoint(folder.last)
-        check_fits(parts.module, checkpoint["state_dict"], folder)
+        check_fits(parts.module, checkpoint, folder)
         say(f"going on from {folder.last}, after {checkpoint['global_step']} steps")
     csv_logger = CSVLogger(folder.path, name="", version="")
     if checkpoint is not None:
@@ -233,18 +283,42 @@ def fit(parts: Parts, folder: RunFolder, reporter: Reporter, resume: bool) -> No
         parts.train, parts.module.views, parts.module.order,
         workers=settings.machine.workers, pin_memory=machine.device.type == "cuda",
     )  # fmt: skip
-    trainer.fit(parts.module, loader, ckpt_path=folder.last if resume else None)
+    with our_endings(trainer, folder):
+        trainer.fit(parts.module, loader, ckpt_path=folder.last if resume else None)
+
+
+@contextmanager
+def our_endings(trainer: L.Trainer, folder: RunFolder) -> Iterator[None]:
+    """End an interrupted run by KeyboardInterrupt, and one whose disk is full by a UserError."""
+    try:
+        yield
+    except SystemExit:
+        # Lightning's way of ending an interrupted run.
+        if not trainer.interrupted:
+            raise
+    except OSError as error:
+        if error.errno not in _NO_WRITING:
+            raise
+        raise UserError(
+            f"{error.filename or folder.path}: cannot be written ({error.strerror})."
+        ) from error
     if trainer.interrupted:
         raise KeyboardInterrupt
 
 
-def check_fits(module: Pretraining, state: dict[str, Any], folder: RunFolder) -> None:
-    """Check that a checkpoint's weights are those of this method and encoder.
+def check_fits(module: Pretraining, checkpoint: Any, folder: RunFolder) -> None:
+    """Check that a checkpoint is whole, and of this method and encoder.
 
     Raises:
-        UserError: with the first weight that does not fit.
+        UserError: with the first part that is missing, or the first weight that does not fit.
     """
-    ours = module.state_dict()
+    for part in _PARTS:
+        if not isinstance(checkpoint, dict) or part not in checkpoint:
+            raise UserError(
+                f"{folder.last}: has no {part}, so it is not a checkpoint of unmix pretrain; "
+                "remove it to train from the start."
+            )
+    ours, state = module.state_dict(), checkpoint["state_dict"]
     for name, value in ours.items():
         theirs = state.get(name)
         if theirs is None or theirs.shape != value.shape:
@@ -302,29 +376,30 @@ def headline(parts: Parts, recipes: list[str]) -> str:
     return "\n".join(lines)
 
 
-def extra_loggers(settings: Settings, folder: RunFolder) -> list[Logger]:
-    """The logger beside CSV.
+def check_logger(name: str) -> None:
+    """Check that a logger's package is installed.
 
     Raises:
-        UserError: if its package is not installed.
+        UserError: if it is not.
     """
+    if name != "none" and importlib.util.find_spec(name) is None:
+        raise UserError(f"--logger: {name} is not installed; pip install {name}.")
+
+
+def extra_loggers(settings: Settings, folder: RunFolder) -> list[Logger]:
+    """The logger beside CSV."""
     name = settings.machine.logger
     if name == "none":
         return []
     if name == "tensorboard":
         return [TensorBoardLogger(folder.path, name="", version="tensorboard")]
-    try:
-        if name == "wandb":
-            from lightning.pytorch.loggers import WandbLogger
+    if name == "wandb":
+        from lightning.pytorch.loggers import WandbLogger
 
-            return [WandbLogger(project="unmix", name=folder.path.name, save_dir=folder.path)]
-        from lightning.pytorch.loggers import MLFlowLogger
+        return [WandbLogger(project="unmix", name=folder.path.name, save_dir=folder.path)]
+    from lightning.pytorch.loggers import MLFlowLogger
 
-        return [
-            MLFlowLogger("unmix", run_name=folder.path.name, save_dir=str(folder.path / "mlruns"))
-        ]
-    except ModuleNotFoundError:
-        raise UserError(f"--logger: {name} is not installed; pip install {name}.") from None
+    return [MLFlowLogger("unmix", run_name=folder.path.name, save_dir=str(folder.path / "mlruns"))]
 
 
 def say(text: str) -> None:

@@ -21,18 +21,14 @@ def recipe_names() -> list[str]:
 
 
 def recipe(name: str) -> dict[str, Any]:
-    """The settings of a recipe that ships, or of a YAML file.
+    """The settings of a recipe that ships, or of a YAML file; a recipe comes before a file.
 
     Raises:
         UserError: if there is no such recipe or file, or it does not hold `word: value` lines.
     """
     path = Path(name)
-    if path.suffix in (".yaml", ".yml") or path.exists():
-        if not path.is_file():
-            raise UserError(f"--config: there is no file {name}; a recipe is named without .yaml.")
-        text = path.read_text()
-    else:
-        text = recipe_text(name)
+    is_file = name not in recipe_names() and (path.suffix in (".yaml", ".yml") or path.exists())
+    text = _file_text(path) if is_file else recipe_text(name)
     try:
         words = yaml.safe_load(text) or {}
     except yaml.YAMLError as error:
@@ -44,14 +40,28 @@ def recipe(name: str) -> dict[str, Any]:
     return words
 
 
-def recipe_text(name: str) -> str:
+def recipe_text(name: str, flag: str = "--config") -> str:
     """The YAML text of a recipe that ships.
 
     Raises:
-        UserError: if there is none of that name, with the nearest match.
+        UserError: if there is none of that name, with the nearest match; it names `flag`.
     """
-    check_choice("--config", name, recipe_names())
-    return (resources.files("unmix.recipes") / f"{name}.yaml").read_text()
+    check_choice(flag, name, recipe_names())
+    return (resources.files("unmix.recipes") / f"{name}.yaml").read_text(encoding="utf-8")
+
+
+def _file_text(path: Path) -> str:
+    if path.is_dir():
+        raise UserError(f"--config: {path} is a folder; give a YAML file, or the name of a recipe.")
+    try:
+        return path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise UserError(
+            f"--config: there is no file {path}; a recipe is named without .yaml."
+        ) from None
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or "it is no text"
+        raise UserError(f"--config: {path} cannot be read ({reason}).") from None
 
 
 def summary(name: str) -> str:

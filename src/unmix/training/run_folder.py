@@ -12,8 +12,7 @@ from typing import Any
 import torch
 import yaml
 from lightning.pytorch.plugins.io import TorchCheckpointIO
-from safetensors import SafetensorError
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import nn
 
 from unmix.errors import UserError
@@ -53,13 +52,15 @@ class RunFolder:
     def words(self) -> dict[str, Any]:
         """The flat words of `config.yaml`."""
         if not self.path.is_dir():
-            raise UserError(f"{self.path}: there is no such run folder.")
+            wrong = "this is a file" if self.path.exists() else "there is no such run folder"
+            raise UserError(f"{self.path}: {wrong}.")
         try:
-            words = yaml.safe_load(self.config.read_text())
+            words = yaml.safe_load(self.config.read_text(encoding="utf-8"))
         except FileNotFoundError:
             raise UserError(f"{self.path}: is not a run folder; it has no config.yaml.") from None
-        except (OSError, yaml.YAMLError) as error:
-            raise UserError(f"{self.config}: cannot be read ({type(error).__name__}).") from None
+        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+            reason = getattr(error, "strerror", None) or "it is not valid YAML"
+            raise UserError(f"{self.config}: cannot be read ({reason}).") from None
         if not isinstance(words, dict):
             raise UserError(f"{self.config}: must hold lines of the form `setting: value`.")
         return words
@@ -75,18 +76,42 @@ class RunFolder:
         text += yaml.safe_dump(words, sort_keys=False)
         write_whole(self.config, text.encode())
 
-    def check_same(self, settings: Settings) -> None:
-        """Check that the folder's run is the one of the settings.
+    def begun(self) -> bool:
+        """Whether the folder holds a run; False if it is empty or not there.
+
+        Raises:
+            UserError: if it is a file, or holds files of something else.
+        """
+        if self.config.exists():
+            return True
+        if self.path.exists() and not self.path.is_dir():
+            raise UserError(f"--run: {self.path} is a file; give a folder.")
+        others = [] if not self.path.exists() else sorted(file.name for file in visible(self.path))
+        if others:
+            raise UserError(
+                f"--run: {self.path} holds {others[0]} but no config.yaml, so it is not a run "
+                "folder; give a new or an empty one."
+            )
+        return False
+
+    def check_same(self, words: Mapping[str, Any]) -> None:
+        """Check that the folder's run is one of these settings.
+
+        Args:
+            words: Flat words. A size of None and a precision of "auto" are not known yet, and
+                agree with any.
 
         Raises:
             UserError: with the first setting that differs.
         """
-        theirs, ours = self.words(), settings.flat()
-        for name in ours:
-            if name not in _FREE and theirs.get(name) != ours[name]:
+        theirs = self.settings().flat()
+        for name, ours in words.items():
+            pair = (ours, theirs.get(name))
+            unknown = (name == "size" and None in pair) or (name == "precision" and "auto" in pair)
+            if name not in _FREE and not unknown and pair[0] != pair[1]:
                 raise UserError(
-                    f"--run: {self.path} holds another run: its {name} is {theirs.get(name)}, "
-                    f"not {ours[name]}. Give another --run, or the same settings to resume."
+                    f"--run: {self.path} holds another run: its {name} is {pair[1]}, "
+                    f"not {ours}. Give another --run, or the same settings to resume."
                 )
 
     def write_encoder(self, backbone: nn.Module, facts: Mapping[str, Any]) -> None:
@@ -94,17 +119,24 @@ class RunFolder:
         tensors = {k: v.detach().cpu().contiguous() for k, v in backbone.state_dict().items()}
         metadata = {key: json.dumps(value) for key, value in facts.items()}
         with replacing(self.encoder) as beside:
-            try:
-                save_file(tensors, beside, metadata=metadata)
-            except SafetensorError as error:
-                raise OSError(str(error)) from error
+            # Not save_file: its files are readable by their owner alone.
+            beside.write_bytes(save(tensors, metadata=metadata))
 
     def old_metrics(self, step: int) -> list[dict[str, str]]:
-        """The rows of `metrics.csv` up to a step, so that a resumed run does not lose them."""
+        """The rows of `metrics.csv` up to a step, so that a resumed run does not lose them.
+
+        Raises:
+            UserError: if the file is damaged.
+        """
         if not self.metrics.exists():
             return []
-        with self.metrics.open(newline="") as file:
-            rows = list(csv.DictReader(file))
+        try:
+            with self.metrics.open(newline="", encoding="utf-8") as file:
+                rows = list(csv.DictReader(file))
+        except (UnicodeDecodeError, csv.Error):
+            raise UserError(
+                f"{self.metrics}: is damaged; remove it to go on without the earlier epochs' rows."
+            ) from None
         kept = [
             row for row in rows if (row.get("step") or "").isdigit() and int(row["step"]) <= step
         ]
@@ -126,7 +158,9 @@ class AtomicCheckpoints(TorchCheckpointIO):
             try:
                 torch.save(checkpoint, file)
             except RuntimeError as error:
-                # PyTorch's archive writer reports a full disk so.
+                # PyTorch's archive writer hides what the file said behind an error of its own.
+                if isinstance(error.__context__, OSError):
+                    raise error.__context__ from None
                 raise OSError(str(error).splitlines()[0]) from error
             file.flush()
             os.fsync(file.fileno())
@@ -141,6 +175,20 @@ class AtomicCheckpoints(TorchCheckpointIO):
         """
         try:
             return torch.load(path, map_location=map_location or "cpu", weights_only=True)
-        except Exception as error:
-            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-            raise UserError(f"{path}: is not a checkpoint that can be read ({reason}).") from None
+        except (PermissionError, FileNotFoundError, IsADirectoryError) as error:
+            reason = error.strerror
+        # On damaged bytes PyTorch raises nearly anything, in words of its own.
+        except Exception:
+            reason = "it is damaged, or of another program"
+        raise UserError(
+            f"{path}: is not a checkpoint that can be read: {reason}. Put a copy in its place, or "
+            "remove it to train from the start."
+        )
+
+
+def visible(folder: Path) -> list[Path]:
+    """The files and folders in a folder, without hidden ones."""
+    try:
+        return [path for path in folder.iterdir() if not path.name.startswith(".")]
+    except OSError as error:
+        raise UserError(f"--run: {folder} cannot be read ({error.strerror}).") from None

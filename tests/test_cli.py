@@ -1,0 +1,239 @@
+"""The command line: its words, its help, what it prints, and how it ends."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import pty
+import re
+import shlex
+import signal
+import struct
+import subprocess
+import sys
+import termios
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+import unmix
+from unmix.cli import COMMANDS, main
+from unmix.results import load_results
+from unmix.training.module import Pretraining
+from unmix.training.pretrain import settings_for
+from unmix.training.recipes import recipe_names
+from unmix.training.settings import GROUPS, field_names
+
+TINY = shlex.split(
+    "--data digits --size 8 --backbone resnet10 --width 0.125 --epochs 1 --batch_size 256 "
+    "--queue_size 256 --bn_splits 1 --knn_every 0 --device cpu --precision 32 --logger none"
+)
+
+# The flags of the released code, verbatim, with their defaults (README of Un-Mix and CMC-IM).
+PUBLISHED: dict[str, Any] = {
+    "IM": False, "IM_type": "IM",
+    "g_alpha": 1.0, "g_num": 2, "g_prob": 0.1,
+    "r_beta": 1.0, "r_prob": 0.1, "r_num": 2, "r_pixel_decay": 1.0,
+    "mask_size": 50, "cutout_p": 0.1, "cutout_inside": False, "mask_color": 0,
+    "area_ratio_range": (0.02, 0.4), "random_erasing_prob": 0.1, "min_aspect_ratio": 0.3,
+    "max_attempt": 20,
+    "unmix_prob": 0.5, "beta": 1.0,
+}  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def in_a_folder_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+def config(run: str | Path) -> dict[str, Any]:
+    return yaml.safe_load((Path(run) / "config.yaml").read_text())
+
+
+def process(*words: str, **options: Any) -> subprocess.Popen[Any]:
+    """`unmix` in a process of its own that prints every warning."""
+    source = str(Path(unmix.__file__).parents[1])
+    environment = {**os.environ, "PYTHONPATH": source, "OMP_NUM_THREADS": "1", "TERM": "xterm"}
+    command = [sys.executable, "-W", "default", "-m", "unmix", *words]
+    return subprocess.Popen(command, env=environment, **options)
+
+
+# --- words ------------------------------------------------------------------------------------
+
+
+def test_the_published_flags_have_their_published_defaults():
+    settings = settings_for({"method": "moco"})[0].mixture
+    assert {name: getattr(settings, name) for name in PUBLISHED} == PUBLISHED
+
+
+def test_the_published_flags_parse_verbatim_and_reach_the_run():
+    words: list[str] = []
+    for name, value in PUBLISHED.items():
+        shown = value if isinstance(value, tuple) else () if isinstance(value, bool) else (value,)
+        words += [f"--{name}", *map(str, shown)]
+    assert main(["pretrain", *TINY, "--no-evaluate", *words, "--run", "r"]) == 0
+    found = config("r")
+    for name, value in PUBLISHED.items():
+        wanted = True if value is False else list(value) if isinstance(value, tuple) else value
+        assert found[name] == wanted, name
+
+
+@pytest.mark.parametrize("im_type", ["IM", "global", "region", "Cutout", "RandomErasing"])
+def test_every_published_mixture_is_known(im_type: str):
+    assert settings_for({"IM": True, "IM_type": im_type})[0].mixture.name == im_type
+
+
+def test_both_spellings_of_a_flag_and_no_are_right():
+    words = [*TINY, "--no-evaluate", "--run", "r", "--data-dir=some_dir", "--IM", "--no-IM"]
+    assert main(["pretrain", *words, "--weight-decay", "1e-3"]) == 0
+    found = config("r")
+    assert (found["data_dir"], found["IM"], found["weight_decay"]) == ("some_dir", False, 1e-3)
+
+
+def test_flags_come_over_the_config_and_that_over_the_methods_recipe():
+    Path("mine.yaml").write_text("method: cmc\nlr: 2e-3\nnegatives: 32\ngray_p: 0.5\n")
+    words = shlex.split(
+        "pretrain --config mine.yaml --data digits --size 8 --backbone resnet10 --epochs 1 "
+        "--batch_size 512 --device cpu --precision 32 --logger none --no-evaluate --run r"
+    )
+    assert main([*words, "--negatives", "16"]) == 0
+    found = config("r")
+    # YAML reads 2e-3 as a text.
+    assert (found["method"], found["lr"], found["negatives"]) == ("cmc", 2e-3, 16)
+    assert (found["gray_p"], found["jitter_p"], found["width"]) == (0.5, 0.0, 0.5)
+
+
+@pytest.mark.parametrize("name", recipe_names())
+def test_every_recipe_that_ships_makes_valid_settings_and_says_what_it_is(name: str, capsys):
+    settings, used = settings_for({}, name)
+    assert used[-1] == name
+    assert name.startswith(settings.run.method)
+    assert main(["recipes", name]) == 0
+    assert capsys.readouterr().out.startswith("# ")
+
+
+# --- help -------------------------------------------------------------------------------------
+
+
+def test_the_overview_names_every_command(capsys):
+    for words in ([], ["--help"], ["-h"], ["help"]):
+        assert main(words) == 0
+        out = capsys.readouterr().out
+        assert all(re.search(rf"^  {name} +\w", out, re.MULTILINE) for name in COMMANDS)
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out == f"unmix {unmix.__version__}\n"
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_the_help_of_every_command_explains_each_flag(command: str, capsys):
+    assert main([command, "--help"]) == 0
+    out = capsys.readouterr().out
+    entries = re.split(r"\n  (?=-)", out.split("\n\nexamples:")[0])[1:]
+    assert entries
+    for entry in entries:
+        flag, _, text = re.sub(r"\n +", "  ", entry.split("\n\n")[0]).partition("  ")
+        assert text.strip(), flag
+
+
+def test_the_help_of_pretrain_shows_the_groups_and_the_options_of_the_chosen_method(capsys):
+    assert main(["pretrain", "--method", "cmc", "--data", "photos", "--help"]) == 0
+    out = capsys.readouterr().out
+    shown = set(re.findall(r"^  --(\w+)", out, re.MULTILINE))
+    assert shown >= {name for group in GROUPS for name in field_names(group)}
+    assert {"negatives", "view"} <= shown
+    assert "queue_size" not in shown
+    for title in ("Run", "Method cmc", "Model", "Mixture", "Views", "Optimizer", "Machine"):
+        assert re.search(rf"^{title}\b.*:$", out, re.MULTILINE), title
+    assert "(default: 0.03)" in out  # the rate of the recipe, not of the program
+
+
+# --- what is printed, and how it ends ---------------------------------------------------------
+
+OURS = (
+    r"moco on digits: .*", r"mixture: .*", r"recipe: moco .*", r"epoch [12]/2  loss .*",
+    r"warning: not learning yet.*", r" *(knn|linear) top-1 .*", r"encoder: .*", "",
+)  # fmt: skip
+BAR = r"(Training|epoch \d): .*"
+RUN = ["pretrain", *TINY, "--epochs", "2", "--knn_every", "1", "--logger", "tensorboard"]
+
+
+def strange(lines: list[str]) -> list[str]:
+    """The lines that are not ours."""
+    return [line for line in lines if not any(re.fullmatch(ours, line) for ours in OURS)]
+
+
+def test_a_run_prints_our_lines_only():
+    """No library's advertisement, deprecation or warning, even under python -W default."""
+    child = process(*RUN, "--run", "r", stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    out, err = child.communicate(timeout=120)
+    assert (child.returncode, err) == (0, "")
+    assert strange(out.splitlines()) == []
+
+
+def test_a_terminal_has_a_bar_and_our_lines_stand_alone():
+    """What is left on a terminal's lines once the bar has been written over."""
+    host, terminal = pty.openpty()
+    fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 100, 0, 0))
+    child = process(*RUN, "--run", "r", stdout=terminal, stderr=terminal)
+    os.close(terminal)
+    output = b""
+    try:
+        while piece := os.read(host, 65536):
+            output += piece
+    except OSError:  # Linux says so that the other side is closed
+        pass
+    os.close(host)
+    assert child.wait(timeout=60) == 0
+    lines = [line.rstrip("\r").split("\r") for line in output.decode().split("\n")]
+    assert any(re.match(BAR, piece) for pieces in lines for piece in pieces)
+    last = [pieces[-1] for pieces in lines]
+    assert [line for line in strange(last) if not re.fullmatch(BAR, line)] == []
+    assert sum(bool(re.match(r"epoch [12]/2 ", line)) for line in last) == 2
+
+
+def test_an_interrupt_ends_with_one_line_and_status_130_and_the_run_goes_on(monkeypatch, capsys):
+    step = Pretraining.training_step
+
+    def interrupted(self, batch, batch_idx):
+        if self.global_step == 8:
+            signal.raise_signal(signal.SIGINT)
+        return step(self, batch, batch_idx)
+
+    before = signal.getsignal(signal.SIGINT)
+    words = ["pretrain", *TINY, "--no-evaluate", "--epochs", "2", "--run", "r"]
+    monkeypatch.setattr(Pretraining, "training_step", interrupted)
+    assert main(words) == 130
+    out, err = capsys.readouterr()
+    assert err == "unmix: interrupted; give the same command again to go on.\n"
+    assert signal.getsignal(signal.SIGINT) is before
+    monkeypatch.setattr(Pretraining, "training_step", step)
+    assert main(["pretrain", "--run", "r"]) == 0
+    out = capsys.readouterr().out
+    assert "going on from r/checkpoints/last.ckpt, after 6 steps" in out
+    assert load_results(Path("r")).training["steps"] == 12
+
+
+def test_a_completed_run_says_so_with_its_results_and_changes_nothing(capsys):
+    words = ["pretrain", *TINY, "--run", "r"]
+    assert main(words) == 0
+    first = capsys.readouterr().out
+    before = {path: path.read_bytes() for path in Path("r").rglob("*") if path.is_file()}
+    for again in (words, ["pretrain", "--run", "r"], ["pretrain", "--run", "r", "--device", "mps"]):
+        assert main(again) == 0
+        said = capsys.readouterr().out.splitlines()
+        assert said[0] == "r is complete; nothing to do. Its results:"
+        assert said[1:] == [line for line in first.splitlines() if " top-1 " in line]
+    assert {path: path.read_bytes() for path in Path("r").rglob("*") if path.is_file()} == before
+
+
+def test_a_closed_pipe_ends_the_output_quietly(monkeypatch, capsys):
+    """`unmix recipes | head -1`."""
+    read, write = os.pipe()
+    os.close(read)
+    with os.fdopen(write, "w") as closed:
+        monkeypatch.setattr(sys, "stdout", closed)
+        assert main(["recipes"]) == 0
+        monkeypatch.undo()
+    assert capsys.readouterr().err == ""

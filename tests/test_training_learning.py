@@ -1,0 +1,77 @@
+"""Training teaches: the loss falls and neighbours agree more, on embedded photographs."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import lightning as L
+import pytest
+
+from unmix.data import ImageSet
+from unmix.evaluation import measure, split_features
+from unmix.randomness import generator_for
+from unmix.training.batches import build_loader
+from unmix.training.pretrain import Parts, build
+from unmix.training.settings import Settings
+
+SMALL: dict[str, Any] = {
+    "data": "photos",
+    "limit": 400,
+    "backbone": "resnet10",
+    "width": 0.125,
+    "size": 16,
+    "batch_size": 25,
+    "device": "cpu",
+    "precision": "32",
+}
+METHODS: dict[str, dict[str, Any]] = {
+    "moco": {"queue_size": 50, "bn_splits": 1, "epochs": 8},
+    "insdis": {
+        "negatives": 128, "contrast": "softmax", "optimizer": "adam", "lr": 1e-3, "epochs": 5,
+    },
+    "cmc": {"negatives": 128, "contrast": "softmax", "lr": 0.03, "jitter_p": 0.0, "epochs": 4},
+}  # fmt: skip
+
+
+def trained(parts: Parts) -> float:
+    """Train, and give the loss of the last epoch."""
+    module = parts.module
+    trainer = L.Trainer(
+        accelerator="cpu", max_epochs=module.epochs, logger=False, enable_checkpointing=False,
+        enable_progress_bar=False, enable_model_summary=False,
+    )  # fmt: skip
+    trainer.fit(module, build_loader(module.images, module.views, module.order))
+    return module.epoch_means()["loss"]
+
+
+def knn(parts: Parts) -> float:
+    """Top-1 accuracy in percent of 20 neighbours."""
+    views = parts.module.views
+
+    def features(images: ImageSet) -> Any:
+        return split_features(parts.module.method.features, images, views.plain, views.size)
+
+    assert parts.test is not None
+    train, test = features(parts.labelled), features(parts.test.evenly(640))
+    (row,) = measure(train, test, 16, ("knn",), k=20, generator=generator_for(0))
+    return row["top1"]
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_the_loss_falls_and_neighbours_agree_more_than_without_training(method: str) -> None:
+    """Against the same run at a rate of nothing.
+
+    That one fills the same queue or bank and settles the same batch-norm statistics, which alone
+    raise the accuracy of an encoder that has seen no image.
+    """
+    words = {"method": method, **SMALL, **METHODS[method]}
+    untouched = knn(build(Settings.of(words)))
+    still = build(Settings.of({**words, "lr": 1e-12}))
+    still_loss = trained(still)
+    learning = build(Settings.of(words))
+    loss = trained(learning)
+    assert loss < 0.97 * still_loss
+    accuracy = knn(learning)
+    assert accuracy > untouched + 8
+    assert accuracy > knn(still) + 2
+    print(f"{method}: {still_loss=} {loss=} {untouched=} {knn(still)=} {accuracy=}")
