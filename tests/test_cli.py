@@ -20,10 +20,10 @@ import yaml
 
 import unmix
 from unmix.cli import COMMANDS, main
+from unmix.recipes import recipe_names
 from unmix.results import load_results
 from unmix.training.module import Pretraining
 from unmix.training.pretrain import settings_for
-from unmix.training.recipes import recipe_names
 from unmix.training.settings import GROUPS, field_names
 
 TINY = shlex.split(

@@ -19,7 +19,7 @@ from unmix.errors import UserError
 from unmix.methods import CMC, METHODS, InsDis, Method, MoCo, method_class
 from unmix.mixtures import PairDraw
 from unmix.mixtures.draws import whole_image
-from unmix.objective import objective
+from unmix.step import objective
 
 SIZE = 16
 

@@ -10,7 +10,7 @@ from unmix.methods import CMC, InsDis, MoCo
 from unmix.methods.bank import BankContrast
 from unmix.mixtures import PairDraw
 from unmix.mixtures.draws import whole_image
-from unmix.objective import objective
+from unmix.step import objective
 
 
 def close(ours: torch.Tensor, theirs: torch.Tensor) -> None:

@@ -11,7 +11,7 @@ from unmix.data import ImageSet
 from unmix.evaluation import measure, split_features
 from unmix.randomness import generator_for
 from unmix.training.batches import build_loader
-from unmix.training.pretrain import Parts, build
+from unmix.training.parts import Parts, build
 from unmix.training.settings import Settings
 
 SMALL: dict[str, Any] = {

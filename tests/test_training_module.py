@@ -12,12 +12,12 @@ from torch import Tensor
 from unmix.errors import UserError
 from unmix.methods import MoCo
 from unmix.mixtures import IM_TYPES, PairDraw
-from unmix.objective import Objective, objective
 from unmix.randomness import generator_for
+from unmix.step import Objective, objective
 from unmix.training import module as module_file
 from unmix.training.batches import Batch, build_loader
 from unmix.training.module import Pretraining
-from unmix.training.pretrain import build
+from unmix.training.parts import build
 from unmix.training.settings import Settings
 
 TINY: dict[str, Any] = {

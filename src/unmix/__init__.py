@@ -7,21 +7,23 @@ In anyone's training loop:
     loss = loss + unmix.shared_loss(criterion, f(draw.apply(x1)), targets, draw)
 """
 
-from importlib import metadata
+from importlib import import_module, metadata
+from typing import TYPE_CHECKING, Any
 
-from unmix.credit import shared_loss
-from unmix.errors import UserError
-from unmix.methods import CMC, InsDis, MoCo
-from unmix.mixtures import (
-    Cutout,
-    GlobalMixture,
-    ImageMixture,
-    PairDraw,
-    RandomErasing,
-    RegionMixture,
-    UnMix,
-)
-from unmix.objective import objective
+if TYPE_CHECKING:
+    from unmix.credit import shared_loss
+    from unmix.errors import UserError
+    from unmix.methods import CMC, InsDis, MoCo
+    from unmix.mixtures import (
+        Cutout,
+        GlobalMixture,
+        ImageMixture,
+        PairDraw,
+        RandomErasing,
+        RegionMixture,
+        UnMix,
+    )
+    from unmix.step import objective
 
 __all__ = [
     "CMC",
@@ -43,3 +45,21 @@ try:
     __version__ = metadata.version("unmix")
 except metadata.PackageNotFoundError:  # read from a checkout that is not installed
     __version__ = "0+unknown"
+
+_ELSEWHERE = {
+    "UserError": "errors",
+    "objective": "step",
+    "shared_loss": "credit",
+    **dict.fromkeys(("CMC", "InsDis", "MoCo"), "methods"),
+}
+
+
+def __getattr__(name: str) -> Any:
+    # PyTorch takes seconds to import; `unmix --help` and `unmix recipes` do without it.
+    if name not in __all__:
+        raise AttributeError(f"module 'unmix' has no attribute {name!r}")
+    return getattr(import_module(f"unmix.{_ELSEWHERE.get(name, 'mixtures')}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

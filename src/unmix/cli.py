@@ -132,7 +132,7 @@ def pretrain_command(words: list[str]) -> None:
 
 def recipes_command(words: list[str]) -> None:
     """`unmix recipes`."""
-    from unmix.training.recipes import recipe_names, recipe_text, summary
+    from unmix.recipes import recipe_names, recipe_text, summary
 
     parser = _parser("recipes", "List the recipes that ship, or print one.")
     parser.add_argument("name", nargs="?", metavar="RECIPE", help="Print this recipe.")
@@ -200,7 +200,7 @@ COMMANDS: dict[str, tuple[str, Callable[[list[str]], None]]] = {
 
 def _defaults(early: dict[str, Any], config: str | None) -> dict[str, Any]:
     """What the flags start from: the run that the folder holds, or the recipes."""
-    from unmix.training.recipes import resolve
+    from unmix.recipes import resolve
     from unmix.training.run_folder import RunFolder
 
     if config is None and "run" in early and RunFolder(early["run"]).config.exists():

@@ -10,7 +10,7 @@ from torch import Tensor
 from unmix.errors import UserError
 from unmix.evaluation.loading import check_weights
 from unmix.methods import Method
-from unmix.training.pretrain import build_method
+from unmix.training.parts import build_method
 from unmix.training.run_folder import AtomicCheckpoints, RunFolder
 
 __all__ = ["epoch_checkpoints", "load_method"]

@@ -26,7 +26,7 @@ from unmix.figures import (
 from unmix.figures.accuracy import PROTOCOLS
 from unmix.figures.style import run_label
 from unmix.results import Evaluation, RunResults, load_results
-from unmix.training.pretrain import quiet_libraries
+from unmix.training.console import quiet_libraries
 from unmix.training.run_folder import RunFolder
 from unmix.training.settings import field_names
 

@@ -12,7 +12,8 @@ from unmix.errors import check_number
 from unmix.evaluation.baselines import accuracies, raw_pixels
 from unmix.randomness import generator_for
 from unmix.training.callbacks import duration
-from unmix.training.pretrain import build, pretrain, settings_for
+from unmix.training.parts import build
+from unmix.training.pretrain import pretrain, settings_for
 
 __all__ = ["RUNS", "demo"]
 

@@ -16,7 +16,7 @@ from unmix.evaluation import Measured, split_features
 from unmix.evaluation.loading import LoadedEncoder, load_encoder
 from unmix.results import load_results
 from unmix.training.machine import Machine, choose_machine
-from unmix.training.pretrain import load_split
+from unmix.training.parts import load_split
 from unmix.training.run_folder import RunFolder
 from unmix.training.settings import MachineSettings, Settings
 

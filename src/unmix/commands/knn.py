@@ -10,7 +10,7 @@ from unmix.commands.rows import add_row
 from unmix.errors import check_choice, check_number
 from unmix.evaluation import measure
 from unmix.randomness import generator_for
-from unmix.training.pretrain import quiet_libraries
+from unmix.training.console import quiet_libraries
 
 __all__ = ["knn"]
 

@@ -19,7 +19,7 @@ from unmix.evaluation import Measured, softness_summary
 from unmix.figures import prediction_curves
 from unmix.files import write_whole
 from unmix.results import RunResults
-from unmix.training.pretrain import load_split
+from unmix.training.parts import load_split
 
 __all__ = ["Predictions", "predictions", "spread_over_classes"]
 

@@ -19,7 +19,8 @@ from unmix.files import write_whole
 from unmix.mixtures import Draw, EraseDraw, ImageSpaceDraw, MixtureSettings, PairDraw
 from unmix.mixtures.operators import Operator
 from unmix.randomness import generator_for
-from unmix.training.pretrain import native_size, quiet_libraries
+from unmix.training.console import quiet_libraries
+from unmix.training.parts import native_size
 
 __all__ = ["preview", "touched_share"]
 

@@ -18,7 +18,7 @@ from unmix.evaluation import PROTOCOLS, Protocol, find_protocol, measure, run_pr
 from unmix.evaluation.protocols import Batches
 from unmix.randomness import generator_for
 from unmix.training.batches import EpochOrder, build_loader
-from unmix.training.pretrain import quiet_libraries
+from unmix.training.console import quiet_libraries
 from unmix.views import Views, preset
 
 __all__ = ["probe"]

@@ -1,6 +1,6 @@
 """What every method is: queries, targets, how they compare, and what is kept.
 
-A method knows no mixture, no trainer and no data set. `unmix.objective` puts its parts
+A method knows no mixture, no trainer and no data set. `unmix.step` puts its parts
 together to a loss, and shares that loss where images are mixed.
 """
 

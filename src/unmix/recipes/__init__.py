@@ -1,1 +1,101 @@
-"""Recipes that ship: YAML files of settings that state only what they change."""
+"""Recipes: YAML files of settings that state only what they change."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from unmix.errors import UserError, check_choice
+
+__all__ = ["recipe", "recipe_names", "recipe_text", "resolve", "summary"]
+
+
+def recipe_names() -> list[str]:
+    """The names of the recipes that ship with the package."""
+    files = resources.files("unmix.recipes").iterdir()
+    return sorted(file.name[:-5] for file in files if file.name.endswith(".yaml"))
+
+
+def recipe(name: str) -> dict[str, Any]:
+    """The settings of a recipe that ships, or of a YAML file; a recipe comes before a file.
+
+    Raises:
+        UserError: if there is no such recipe or file, or it does not hold `word: value` lines.
+    """
+    path = Path(name)
+    is_file = name not in recipe_names() and (path.suffix in (".yaml", ".yml") or path.exists())
+    text = _file_text(path) if is_file else recipe_text(name)
+    try:
+        words = yaml.safe_load(text) or {}
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f" line {mark.line + 1}" if mark else ""
+        raise UserError(f"--config: {name}{where} is not valid YAML.") from None
+    if not isinstance(words, dict):
+        raise UserError(f"--config: {name} must hold lines of the form `setting: value`.")
+    return words
+
+
+def recipe_text(name: str, flag: str = "--config") -> str:
+    """The YAML text of a recipe that ships.
+
+    Raises:
+        UserError: if there is none of that name, with the nearest match; it names `flag`.
+    """
+    check_choice(flag, name, recipe_names())
+    return (resources.files("unmix.recipes") / f"{name}.yaml").read_text(encoding="utf-8")
+
+
+def _file_text(path: Path) -> str:
+    if path.is_dir():
+        raise UserError(f"--config: {path} is a folder; give a YAML file, or the name of a recipe.")
+    try:
+        return path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise UserError(
+            f"--config: there is no file {path}; a recipe is named without .yaml."
+        ) from None
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or "it is no text"
+        raise UserError(f"--config: {path} cannot be read ({reason}).") from None
+
+
+def summary(name: str) -> str:
+    """The first comment line of a recipe that ships."""
+    return recipe_text(name).splitlines()[0].removeprefix("#").strip()
+
+
+def resolve(
+    words: Mapping[str, Any], config: str | None = None
+) -> tuple[dict[str, Any], list[str]]:
+    """Put the layers of settings together: METHOD, then METHOD-DATA or `config`, then `words`.
+
+    Args:
+        words: What the user gave.
+        config: A recipe's name or a YAML file; without it the recipe METHOD-DATA is taken if it
+            exists.
+
+    Returns:
+        The settings that differ from the program's defaults, and the names of the recipes used.
+    """
+    chosen = recipe(config) if config is not None else {}
+    method = words.get("method", chosen.get("method", "moco"))
+    data = words.get("data", chosen.get("data", "photos"))
+    names = recipe_names()
+    layers, used = [], []
+    automatic = [method] if config is not None else [method, f"{method}-{data}"]
+    for name in automatic:
+        if name in names:
+            layers.append(recipe(name))
+            used.append(name)
+    if config is not None:
+        layers.append(chosen)
+        used.append(config)
+    merged: dict[str, Any] = {}
+    for layer in (*layers, words):
+        merged.update(layer)
+    return {"method": method, "data": data, **merged}, used

@@ -1,7 +1,7 @@
 """Settings, the Lightning module, the run folder, and pretraining itself."""
 
+from unmix.recipes import recipe_names
 from unmix.training.pretrain import pretrain
-from unmix.training.recipes import recipe_names
 from unmix.training.run_folder import RunFolder
 from unmix.training.settings import Settings
 

@@ -14,8 +14,8 @@ from unmix.errors import UserError
 from unmix.methods import Method
 from unmix.mixtures import Operator, UnMix
 from unmix.mixtures.draws import MixtureDraw
-from unmix.objective import objective
 from unmix.randomness import generator_for
+from unmix.step import objective
 from unmix.training.batches import Batch, EpochOrder
 from unmix.training.optimizers import build_optimizer, learning_rate_factor
 from unmix.training.settings import OptimizerSettings

@@ -5,7 +5,9 @@ from __future__ import annotations
 import csv
 import json
 import os
+import shutil
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -93,6 +95,15 @@ class RunFolder:
                 "folder; give a new or an empty one."
             )
         return False
+
+    def discard(self) -> None:
+        """Remove what a run wrote before its first checkpoint, and the folder if that was all."""
+        self.config.unlink(missing_ok=True)
+        self.metrics.unlink(missing_ok=True)
+        shutil.rmtree(self.path / "tensorboard", ignore_errors=True)
+        for folder in (self.checkpoints, self.path):
+            with suppress(OSError):
+                folder.rmdir()
 
     def check_same(self, words: Mapping[str, Any]) -> None:
         """Check that the folder's run is one of these settings.

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from unmix.methods import Method, MoCo, method_class
 from unmix.mixtures import PairDraw, UnMix
 from unmix.mixtures.draws import whole_image
-from unmix.objective import Objective, objective
+from unmix.step import Objective, objective
 
 N, SIZE, N_DATA = 8, 16, 24
 QUEUE: dict[str, Any] = {"queue_size": 32, "bn_splits": 2, "dim": 16}

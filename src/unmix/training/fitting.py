@@ -1,0 +1,113 @@
+"""Lightning's trainer, set up for a run: checkpoints, resuming, and how it ends."""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import lightning as L
+from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.loggers import CSVLogger
+
+from unmix.errors import UserError
+from unmix.training.batches import build_loader
+from unmix.training.callbacks import Bar, Checkpoints, Reporter, is_terminal
+from unmix.training.console import say
+from unmix.training.loggers import extra_loggers
+from unmix.training.module import Pretraining
+from unmix.training.parts import Parts
+from unmix.training.run_folder import AtomicCheckpoints, RunFolder
+
+__all__ = ["fit"]
+
+_NO_WRITING = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES}
+_PARTS = (
+    "state_dict", "optimizer_states", "lr_schedulers", "loops", "callbacks", "global_step",
+    "epoch_sums", "epoch_samples",
+)  # fmt: skip
+
+
+def fit(parts: Parts, folder: RunFolder, reporter: Reporter, resume: bool) -> None:
+    """Train, from the last checkpoint if there is one."""
+    settings, machine = parts.settings, parts.machine
+    resume = resume and folder.last.exists()
+    checkpoint = None
+    if resume:
+        checkpoint = AtomicCheckpoints().load_checkpoint(folder.last)
+        check_fits(parts.module, checkpoint, folder)
+        say(f"going on from {folder.last}, after {checkpoint['global_step']} steps")
+    csv_logger = CSVLogger(folder.path, name="", version="")
+    if checkpoint is not None:
+        old = folder.old_metrics(checkpoint["global_step"])
+        csv_logger.experiment.metrics.extend(old)
+    callbacks: list[Callback] = [
+        reporter,
+        Checkpoints(
+            folder.checkpoints, settings.machine.checkpoint_every, settings.machine.checkpoint_steps
+        ),
+    ]
+    if is_terminal():
+        callbacks.append(Bar(reporter))
+    trainer = L.Trainer(
+        accelerator=machine.accelerator,
+        devices=1,
+        precision=machine.precision,  # type: ignore[arg-type]
+        max_epochs=settings.run.epochs,
+        logger=[csv_logger, *extra_loggers(settings, folder)],
+        callbacks=callbacks,
+        plugins=[AtomicCheckpoints()],
+        enable_checkpointing=True,
+        enable_progress_bar=is_terminal(),
+        enable_model_summary=False,
+        num_sanity_val_steps=0,
+    )
+    loader = build_loader(
+        parts.train, parts.module.views, parts.module.order,
+        workers=settings.machine.workers, pin_memory=machine.device.type == "cuda",
+    )  # fmt: skip
+    with our_endings(trainer, folder):
+        trainer.fit(parts.module, loader, ckpt_path=folder.last if resume else None)
+
+
+@contextmanager
+def our_endings(trainer: L.Trainer, folder: RunFolder) -> Iterator[None]:
+    """End an interrupted run by KeyboardInterrupt, and one whose disk is full by a UserError."""
+    try:
+        yield
+    except SystemExit:
+        # Lightning's way of ending an interrupted run.
+        if not trainer.interrupted:
+            raise
+    except OSError as error:
+        if error.errno not in _NO_WRITING:
+            raise
+        raise UserError(
+            f"{error.filename or folder.path}: cannot be written ({error.strerror})."
+        ) from error
+    if trainer.interrupted:
+        raise KeyboardInterrupt
+
+
+def check_fits(module: Pretraining, checkpoint: Any, folder: RunFolder) -> None:
+    """Check that a checkpoint is whole, and of this method and encoder.
+
+    Raises:
+        UserError: with the first part that is missing, or the first weight that does not fit.
+    """
+    for part in _PARTS:
+        if not isinstance(checkpoint, dict) or part not in checkpoint:
+            raise UserError(
+                f"{folder.last}: has no {part}, so it is not a checkpoint of unmix pretrain; "
+                "remove it to train from the start."
+            )
+    ours, state = module.state_dict(), checkpoint["state_dict"]
+    for name, value in ours.items():
+        theirs = state.get(name)
+        if theirs is None or theirs.shape != value.shape:
+            found = "is missing" if theirs is None else f"has shape {tuple(theirs.shape)}"
+            raise UserError(
+                f"{folder.last}: is of another architecture: {name} {found}, not "
+                f"{tuple(value.shape)}; the settings in {folder.config} do not belong to it."
+            )

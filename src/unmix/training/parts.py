@@ -1,0 +1,141 @@
+"""What a run is made of, from its settings."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from unmix.data import FileImages, ImageSet, load
+from unmix.errors import UserError
+from unmix.methods import Method, method_class
+from unmix.randomness import generator_for
+from unmix.training.batches import EpochOrder
+from unmix.training.loggers import check_logger
+from unmix.training.machine import Machine, choose_machine
+from unmix.training.module import Pretraining
+from unmix.training.settings import RunSettings, Settings
+from unmix.views import Views
+
+__all__ = [
+    "Parts",
+    "build",
+    "build_method",
+    "encoder_facts",
+    "headline",
+    "load_split",
+    "native_size",
+]
+
+LARGE = 224
+
+
+@dataclass
+class Parts:
+    """What a run is made of."""
+
+    settings: Settings
+    machine: Machine
+    train: ImageSet
+    labelled: ImageSet
+    test: ImageSet | None
+    module: Pretraining
+
+
+def build(settings: Settings) -> Parts:
+    """Make a run's parts from its settings; nothing is written.
+
+    Raises:
+        UserError: if the settings do not go together or the data cannot be read.
+    """
+    run_ = settings.run
+    machine = choose_machine(settings.machine)
+    check_logger(settings.machine.logger)
+    train = load_split(run_, "pretrain")
+    labelled = train if train.labels is not None else load_split(run_, "train")
+    test = load_split(run_, "test") if labelled.labels is not None else None
+    if len(train) < 2:
+        raise UserError(
+            f"--data: {run_.data} has {len(train)} training image; pretraining needs 2."
+        )
+    size = run_.size or native_size(train)
+    settings = settings.with_words(
+        size=size, precision=machine.precision.split("-")[0].removesuffix("-true")
+    )
+    order = EpochOrder(len(train), run_.batch_size, run_.seed, smallest=2)
+    method = build_method(settings, len(train), size)
+    method.check_batch(min(run_.batch_size, len(train)))
+    views = Views(
+        settings.views, size, train.mean, train.std, method.views, method.color_space,
+        channels_last=machine.channels_last,
+    )  # fmt: skip
+    module = Pretraining(
+        method, views, train, order, settings.optimizer, epochs=run_.epochs, seed=run_.seed,
+        image_space=settings.mixture.image_space(), label_space=settings.mixture.label_space(),
+        channels_last=machine.channels_last,
+    )  # fmt: skip
+    for operator in (module.image_space, module.label_space):
+        if operator is not None:
+            operator.draw((2, 3, size, size), generator_for(0))
+    return Parts(settings, machine, train, labelled, test, module)
+
+
+def load_split(run_: RunSettings, split: str) -> ImageSet:
+    """A split of the run's data set; of the training splits as many images as the run may use."""
+    images = load(
+        run_.data, split, data_dir=run_.data_dir, strict=run_.strict, download=run_.download
+    )
+    return images if split == "test" or run_.limit is None else images.evenly(run_.limit)
+
+
+def build_method(settings: Settings, n_data: int, size: int) -> Method:
+    """The method with its backbone, initialised by the run's seed."""
+    kind = method_class(settings.run.method)
+    model = settings.model
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(settings.run.seed)
+        backbone = kind.build_backbone(
+            model.backbone, width=model.width, stem=model.stem, size=size
+        )
+        return kind(backbone, n_data, **settings.method)  # type: ignore[call-arg]
+
+
+def native_size(images: ImageSet) -> int:
+    """The side of images in memory; 224 for files."""
+    if isinstance(images, FileImages):
+        return LARGE
+    return int(images.images.shape[-1])  # type: ignore[attr-defined]
+
+
+def encoder_facts(parts: Parts) -> dict[str, Any]:
+    """What is needed to build and feed the exported encoder."""
+    words = parts.settings.flat()
+    facts = {k: words[k] for k in ("method", "backbone", "width", "stem", "size")}
+    return {
+        **facts,
+        "color_space": parts.module.method.color_space,
+        "mean": list(parts.train.mean),
+        "std": list(parts.train.std),
+    }
+
+
+def headline(parts: Parts, recipes: list[str]) -> str:
+    """What is going to happen, in a few lines."""
+    settings, module, machine = parts.settings, parts.module, parts.machine
+    model, run_ = settings.model, settings.run
+    millions = sum(p.numel() for p in module.method.backbone.parameters()) / 1e6
+    where = "in memory" if module.resident is not None else "from files"
+    lines = [
+        f"{run_.method} on {run_.data}: {len(parts.train):,} images {where}, views of "
+        f"{run_.size} px, batches of {run_.batch_size}, {run_.epochs} epochs "
+        f"({module.total_steps:,} steps)",
+        f"mixture: {settings.mixture.name}   encoder: {model.backbone}, width {model.width:g}, "
+        f"{millions:.1f} M parameters   device: {machine.device.type}, {machine.precision}"
+        f"{', channels last' if machine.channels_last else ''}",
+    ]
+    if recipes:
+        lines.append(f"recipe: {' < '.join(recipes)}   run folder: {settings.folder}")
+    else:
+        lines.append(f"run folder: {settings.folder}")
+    return "\n".join(lines)
