@@ -167,7 +167,7 @@ def test_own_normalisation_gives_no_warning_and_others_a_loud_line():
     slightly = check_normalisation(digits, (0.31, 0.31, 0.31), digits.std)
     strongly = check_normalisation(digits, IMAGENET_MEAN, IMAGENET_STD)
     for line in (slightly, strongly):
-        assert line.startswith("WARNING: mean (0.")
+        assert line.startswith("warning: mean (0.")
         assert "digits" in line
         assert "\n" not in line
     assert "strongly" in strongly

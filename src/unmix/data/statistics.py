@@ -89,7 +89,7 @@ def check_normalisation(image_set: ImageSet, mean: RGB, std: RGB) -> str | None:
     scale = float(np.maximum(ratio, 1 / ratio).max())
     strongly = " strongly" if shift > _STRONG_SHIFT or scale > _STRONG_SCALE else ""
     return (
-        f"WARNING: mean {_text(mean)} and std {_text(std)} differ{strongly} from those of "
+        f"warning: mean {_text(mean)} and std {_text(std)} differ{strongly} from those of "
         f"{image_set.name}, mean {_text(image_set.mean)} and std {_text(image_set.std)}: "
         f"its colours arrive shifted by {shift:.2f} and scaled by {scale:.2f}."
     )

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 
-from unmix.data import FileImages, ImageSet, load
+from unmix.data import FileImages, ImageSet, check_normalisation, load
 from unmix.errors import UserError
 from unmix.methods import Method, method_class
 from unmix.randomness import generator_for
@@ -41,6 +41,7 @@ class Parts:
     labelled: ImageSet
     test: ImageSet | None
     module: Pretraining
+    notes: tuple[str, ...] = ()
 
 
 def build(settings: Settings) -> Parts:
@@ -78,7 +79,7 @@ def build(settings: Settings) -> Parts:
     for operator in (module.image_space, module.label_space):
         if operator is not None:
             operator.draw((2, 3, size, size), generator_for(0))
-    return Parts(settings, machine, train, labelled, test, module)
+    return Parts(settings, machine, train, labelled, test, module, notes_on(run_))
 
 
 def load_split(run_: RunSettings, split: str) -> ImageSet:
@@ -86,7 +87,18 @@ def load_split(run_: RunSettings, split: str) -> ImageSet:
     images = load(
         run_.data, split, data_dir=run_.data_dir, strict=run_.strict, download=run_.download
     )
-    return images if split == "test" or run_.limit is None else images.evenly(run_.limit)
+    if split != "test" and run_.limit is not None:
+        images = images.evenly(run_.limit)
+    return replace(images, mean=run_.mean or images.mean, std=run_.std or images.std)
+
+
+def notes_on(run_: RunSettings) -> tuple[str, ...]:
+    """What the user should hear at the start: a normalisation that is not the data set's own."""
+    if run_.mean is None and run_.std is None:
+        return ()
+    own = load_split(replace(run_, mean=None, std=None), "pretrain")
+    line = check_normalisation(own, run_.mean or own.mean, run_.std or own.std)
+    return () if line is None else (line,)
 
 
 def build_method(settings: Settings, n_data: int, size: int) -> Method:
@@ -138,4 +150,4 @@ def headline(parts: Parts, recipes: list[str]) -> str:
         lines.append(f"recipe: {' < '.join(recipes)}   run folder: {settings.folder}")
     else:
         lines.append(f"run folder: {settings.folder}")
-    return "\n".join(lines)
+    return "\n".join([*lines, *parts.notes])

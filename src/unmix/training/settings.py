@@ -47,6 +47,8 @@ class RunSettings:
         batch_size: Images in a batch.
         size: Side of the views in pixels; by default the data set's own.
         limit: Use only this many of the training images, evenly spaced.
+        mean: Normalise by this RGB mean in [0, 1] instead of the data set's own.
+        std: Normalise by this RGB standard deviation instead of the data set's own.
         seed: Same seed, same run.
         strict: Stop at the first broken image instead of skipping it.
         download: Download the data set where torchvision can.
@@ -60,6 +62,8 @@ class RunSettings:
     batch_size: int = 128
     size: int | None = None
     limit: int | None = None
+    mean: tuple[float, float, float] | None = None
+    std: tuple[float, float, float] | None = None
     seed: int = 0
     strict: bool = False
     download: bool = False
@@ -75,6 +79,11 @@ class RunSettings:
             )
         if self.size is not None:
             check_number("--size", self.size, at_least=1)
+        for name, values in (("mean", self.mean), ("std", self.std)):
+            for value in values or ():
+                check_number(f"--{name}", value, at_least=0, at_most=1)
+            if name == "std" and 0 in (values or ()):
+                raise UserError("--std: 0 cannot be divided by; each must be greater than 0.")
         if self.limit is not None:
             check_number("--limit", self.limit, at_least=2)
 
