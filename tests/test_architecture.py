@@ -1,0 +1,84 @@
+"""The code keeps to the plan of the house (docs/architecture.md): which room may import which."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parents[1] / "src" / "unmix"
+
+# Each room with the rooms it may import; errors and randomness are open to all.
+ALLOWED = {
+    "errors": set(),
+    "randomness": set(),
+    "files": set(),
+    "losses": set(),
+    "memory": set(),
+    "momentum": set(),
+    "backbones": set(),
+    "mixtures": set(),
+    "credit": {"mixtures"},
+    "methods": {"losses", "memory", "momentum", "backbones"},
+    "step": {"methods", "credit", "mixtures"},
+    "data": set(),
+    "views": set(),
+    "recipes": set(),
+    "results": {"files"},
+    "figures": {"results", "files"},
+    "evaluation": {"data", "views", "methods", "backbones"},
+    "training": {
+        "step", "methods", "mixtures", "data", "views", "evaluation", "recipes", "results", "files"
+    },
+    "commands": {
+        "training", "evaluation", "figures", "results", "files", "data", "views", "mixtures",
+        "methods", "recipes",
+    },
+    "cli": {"commands", "training", "mixtures", "methods", "recipes"},
+}  # fmt: skip
+OPEN = {"errors", "randomness"}
+
+
+def room_of(path: Path) -> str:
+    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+
+
+def imports(path: Path) -> set[str]:
+    """The rooms that a file imports, at its top or within functions."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("unmix."):
+            found.add(node.module.split(".")[1])
+        elif isinstance(node, ast.ImportFrom) and node.module == "unmix":
+            found |= {alias.name for alias in node.names if alias.name != "__version__"}
+        elif isinstance(node, ast.Import):
+            found |= {a.name.split(".")[1] for a in node.names if a.name.startswith("unmix.")}
+    return found
+
+
+FILES = [
+    path for path in sorted(PACKAGE.rglob("*.py")) if room_of(path) not in ("__init__", "__main__")
+]
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_a_file_imports_only_the_rooms_that_its_own_may(path):
+    room = room_of(path)
+    assert imports(path) - OPEN - ALLOWED[room] - {room} == set()
+
+
+def test_the_allowed_directions_have_no_circle():
+    order: list[str] = []
+    rooms = dict(ALLOWED)
+    while rooms:
+        free = [room for room, needs in rooms.items() if needs <= set(order)]
+        assert free, f"these need each other: {sorted(rooms)}"
+        order += free
+        for room in free:
+            del rooms[room]
+    assert order[-1] == "cli"
+
+
+def test_no_module_is_longer_than_a_reader_can_hold():
+    assert {str(p): n for p in FILES if (n := len(p.read_text().splitlines())) > 400} == {}
