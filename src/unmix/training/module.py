@@ -176,7 +176,7 @@ class Pretraining(L.LightningModule):
 
     def _add(self, name: str, value: Tensor, count: int) -> None:
         # Sums stay on the device: reading a loss at every step would make the host wait for it.
-        self.sums[name] = self.sums.get(name, 0.0) + value.double() * count  # type: ignore[assignment]
+        self.sums[name] = self.sums.get(name, 0.0) + value.float() * count  # type: ignore[assignment]
 
     def _check_finite(self, loss: Tensor) -> None:
         if torch.isfinite(loss):
