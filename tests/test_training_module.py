@@ -24,7 +24,7 @@ TINY: dict[str, Any] = {
     "data": "digits",
     "limit": 50,
     "backbone": "resnet10",
-    "width": 0.125,
+    "width": 0.25,
     "size": 8,
     "batch_size": 16,
     "epochs": 2,

@@ -29,7 +29,7 @@ def demo(
     run: str = "runs/demo",
     *,
     data: str = "photos",
-    epochs: int = 8,
+    epochs: int = 6,
     seed: int = 0,
     device: str = "auto",
     say: Say = print,
@@ -56,7 +56,7 @@ def demo(
     check_number("--epochs", epochs, at_least=1)
     start = time.perf_counter()
     folder = Path(run)
-    every = max(1, epochs // 4)
+    every = max(1, epochs // 3)
     common: dict[str, Any] = {
         "data": data,
         "epochs": epochs,
