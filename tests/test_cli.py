@@ -193,6 +193,15 @@ def test_a_terminal_has_a_bar_and_our_lines_stand_alone():
     assert sum(bool(re.match(r"epoch [12]/2 ", line)) for line in last) == 2
 
 
+@pytest.fixture
+def heard_interrupts():
+    """Python's own handler, which a background job of a shell does not have."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("heard_interrupts")
 def test_an_interrupt_ends_with_one_line_and_status_130_and_the_run_goes_on(monkeypatch, capsys):
     step = Pretraining.training_step
 
