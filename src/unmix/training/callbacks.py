@@ -11,6 +11,7 @@ from typing import Any
 
 import lightning as L
 from lightning.pytorch.callbacks import Callback, Checkpoint, TQDMProgressBar
+from torch import Tensor
 
 from unmix.data import ImageSet
 from unmix.evaluation import effective_rank, measure, split_features, spread
@@ -19,7 +20,15 @@ from unmix.training.machine import Machine
 from unmix.training.module import Pretraining
 from unmix.training.settings import EvaluationSettings
 
-__all__ = ["Bar", "Checkpoints", "Evaluator", "Health", "Reporter", "duration"]
+__all__ = [
+    "Bar",
+    "Checkpoints",
+    "Evaluator",
+    "Health",
+    "Reporter",
+    "duration",
+    "spread_and_rank",
+]
 
 _HEALTH_SAMPLE = 2048
 
@@ -81,11 +90,11 @@ class Health:
 
     Args:
         chance_loss: The loss of a model that has learnt nothing, or None.
-        mixed: Whether the loss contains mixtures, which add as much again.
     """
 
     def __init__(self, chance_loss: float | None) -> None:
         self.chance_loss = chance_loss
+        self.stuck_epochs = 0
 
     def warnings(self, measured: dict[str, float], progress: float) -> list[str]:
         """Warnings from an epoch's numbers.
@@ -104,7 +113,9 @@ class Health:
         loss = measured.get("loss_clean", measured.get("loss"))
         full = measured.get("queue_fill", 1.0) >= 1
         stuck = self.chance_loss is not None and loss is not None and loss > 0.98 * self.chance_loss
-        if stuck and full and progress >= 0.2:
+        # The first epoch with a full queue is the hardest; one more has to confirm it.
+        self.stuck_epochs = self.stuck_epochs + 1 if stuck and full else 0
+        if self.stuck_epochs >= 2 and progress >= 0.2:
             lines.append(
                 f"not learning yet: the loss {loss:.2f} is that of guessing "
                 f"({self.chance_loss:.2f}, the ln of its candidates); try another --lr, a smaller "
@@ -211,8 +222,7 @@ class Reporter(Callback):
         self.rows += rows
         found = {row["protocol"]: row["top1"] for row in rows}
         self.knn = found.get("knn", self.knn)
-        sample = train.features[:_HEALTH_SAMPLE]
-        return {**found, "spread": spread(sample), "effective_rank": effective_rank(sample)}
+        return {**found, **spread_and_rank(train.features)}
 
     def _line(self, epoch: int, epochs: int, metrics: dict[str, float]) -> str:
         parts = [f"epoch {epoch:>{len(str(epochs))}}/{epochs}"]
@@ -305,12 +315,21 @@ class Bar(TQDMProgressBar):
 
 def duration(seconds: float) -> str:
     """A time as people say it: 42 s, 3:07 min, 5:12 h."""
+    seconds = round(seconds)
     if seconds < 60:
-        return f"{seconds:.0f} s"
-    minutes = round(seconds / 60) if seconds >= 3600 else int(seconds // 60)
-    if seconds < 3600:
-        return f"{minutes}:{int(seconds % 60):02d} min"
+        return f"{seconds} s"
+    minutes, rest = divmod(seconds, 60)
+    if minutes < 60:
+        return f"{minutes}:{rest:02d} min"
+    minutes = round(seconds / 60)
     return f"{minutes // 60}:{minutes % 60:02d} h"
+
+
+def spread_and_rank(features: Tensor) -> dict[str, float]:
+    """The spread and the effective rank of a sample of features, evenly spaced over the images."""
+    step = max(1, len(features) // _HEALTH_SAMPLE)
+    sample = features[::step]
+    return {"spread": spread(sample), "effective_rank": effective_rank(sample)}
 
 
 def is_terminal() -> bool:

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
+from torch import nn
 
 from unmix.data import FileImages, ImageSet, check_normalisation, load
 from unmix.errors import UserError
@@ -23,6 +24,7 @@ __all__ = [
     "build",
     "build_method",
     "encoder_facts",
+    "has_narrow_downsampling",
     "headline",
     "load_split",
     "native_size",
@@ -67,6 +69,8 @@ def build(settings: Settings) -> Parts:
     order = EpochOrder(len(train), run_.batch_size, run_.seed, smallest=2)
     method = build_method(settings, len(train), size)
     method.check_batch(min(run_.batch_size, len(train)))
+    if machine.device.type == "cpu" and has_narrow_downsampling(method):
+        machine = replace(machine, channels_last=False)
     views = Views(
         settings.views, size, train.mean, train.std, method.views, method.color_space,
         channels_last=machine.channels_last,
@@ -111,6 +115,21 @@ def build_method(settings: Settings, n_data: int, size: int) -> Method:
             model.backbone, width=model.width, stem=model.stem, size=size
         )
         return kind(backbone, n_data, **settings.method)  # type: ignore[call-arg]
+
+
+def has_narrow_downsampling(module: nn.Module) -> bool:
+    """Whether a strided 1x1 convolution has fewer than 16 input channels.
+
+    In channels last on a CPU with several threads, oneDNN writes past its workspace in the backward
+    pass of such a convolution (oneDNN issue 6035; seen with PyTorch 2.15), which ends the process.
+    """
+    return any(
+        isinstance(layer, nn.Conv2d)
+        and layer.kernel_size == (1, 1)
+        and max(layer.stride) > 1
+        and layer.in_channels < 16
+        for layer in module.modules()
+    )
 
 
 def native_size(images: ImageSet) -> int:

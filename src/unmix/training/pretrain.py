@@ -10,7 +10,7 @@ from unmix.data import FileImages
 from unmix.errors import UserError
 from unmix.recipes import resolve
 from unmix.results import RunResults, load_results, write_results
-from unmix.training.callbacks import Evaluator, Health, Reporter
+from unmix.training.callbacks import Evaluator, Health, Reporter, spread_and_rank
 from unmix.training.console import quiet_libraries, say
 from unmix.training.fitting import fit
 from unmix.training.machine import hardware, peak_memory, versions
@@ -154,7 +154,9 @@ def finish(
     protocols = ("knn", "linear") if settings.evaluation.evaluate else ()
     if not protocols or not evaluator.labelled:
         return reporter.rows
-    rows, _ = evaluator(protocols, settings.run.epochs)
+    rows, train = evaluator(protocols, settings.run.epochs)
+    for line in reporter.health.warnings(spread_and_rank(train.features), 1.0):
+        say(f"warning: {line}")
     return [*reporter.rows, *rows]
 
 
