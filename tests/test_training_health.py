@@ -62,10 +62,18 @@ def test_features_that_are_nearly_the_same_for_all_images_are_a_collapse(
 def test_a_loss_of_guessing_is_told_once_it_can_be_known(
     measured: dict[str, float], progress: float, warned: bool
 ) -> None:
-    """Not in the first fifth of a run, and not while the queue holds random keys."""
-    lines = Health(CHANCE).warnings({**WELL, **measured}, progress)
+    """Not in the first fifth of a run, not while the queue holds random keys, and not at once."""
+    health = Health(CHANCE)
+    assert health.warnings({**WELL, **measured}, progress) == []
+    lines = health.warnings({**WELL, **measured}, progress)
     assert bool(lines) == warned
     assert all("not learning" in line and f"{CHANCE:.2f}" in line for line in lines)
+
+
+def test_an_epoch_that_learns_in_between_takes_the_suspicion_back() -> None:
+    health = Health(CHANCE)
+    for loss in (CHANCE, 0.5 * CHANCE, CHANCE):
+        assert health.warnings({**WELL, "loss": loss}, 0.5) == []
 
 
 def test_a_method_without_a_loss_of_guessing_is_not_judged_by_it() -> None:

@@ -1,0 +1,37 @@
+"""What a run is made of: settings that the machine cannot be trusted with are changed."""
+
+from __future__ import annotations
+
+import pytest
+
+from unmix.backbones import build as backbone
+from unmix.training.parts import build, has_narrow_downsampling
+from unmix.training.settings import Settings
+
+SMALL = {"data": "digits", "size": 8, "backbone": "resnet10", "bn_splits": 1, "device": "cpu"}
+
+
+@pytest.mark.parametrize(
+    ("width", "narrow"), [(0.125, True), (0.24, True), (0.25, False), (1, False)]
+)
+def test_a_strided_1x1_convolution_of_fewer_than_16_channels_is_found(width, narrow):
+    assert has_narrow_downsampling(backbone("resnet10", width=width, size=32)) is narrow
+
+
+@pytest.mark.parametrize(("width", "channels_last"), [(0.125, False), (0.25, True)])
+def test_narrow_networks_are_not_kept_channels_last_on_a_cpu(width, channels_last):
+    """oneDNN writes past its workspace there, and the process dies."""
+    parts = build(Settings.of({**SMALL, "width": width}))
+    assert parts.machine.channels_last is channels_last
+    assert parts.module.views.channels_last is channels_last
+    conv = parts.module.method.backbone.layer2[0].conv1.weight
+    assert conv.is_contiguous() is not channels_last
+
+
+def test_mean_and_std_of_the_user_reach_the_views_with_a_warning():
+    words = {**SMALL, "width": 0.125, "mean": [0.5, 0.5, 0.5], "std": [0.2, 0.2, 0.2]}
+    parts = build(Settings.of(words))
+    assert parts.module.views.mean == (0.5, 0.5, 0.5)
+    (note,) = parts.notes
+    assert note.startswith("warning: mean (0.5, 0.5, 0.5)")
+    assert build(Settings.of({**SMALL, "width": 0.125})).notes == ()
