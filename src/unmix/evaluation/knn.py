@@ -88,8 +88,15 @@ def knn_accuracy(
     """Return the accuracy of `knn_predict`.
 
     Args:
-        bank, labels, queries, classes, k, temperature, memory_budget, device: As in `knn_predict`.
+        bank: As in `knn_predict`.
+        labels: Likewise.
+        queries: Likewise.
         query_labels: Classes of the test images, int64 `(M,)`.
+        classes: As in `knn_predict`.
+        k: Likewise.
+        temperature: Likewise.
+        memory_budget: Likewise.
+        device: Likewise.
 
     Returns:
         "top1" and "top5" in percent.

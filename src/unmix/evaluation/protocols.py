@@ -35,8 +35,8 @@ class Protocol:
     Args:
         epochs: Passes over the training images.
         batch_size: Images a step.
-        lr: Learning rate at the start. milestones: Numbers of finished epochs after which the
-        learning rate is multiplied by `gamma`.
+        lr: Learning rate at the start.
+        milestones: Numbers of finished epochs after which the rate is multiplied by `gamma`.
         gamma: That factor.
         weight_decay: L2 penalty on weights and biases.
         augmentation: Name of a preset of `unmix.views`.
