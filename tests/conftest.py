@@ -45,3 +45,19 @@ def shared() -> Path:
             pytest.fail("../shared/data is missing, and on CI no test may be skipped for that")
         pytest.skip("../shared/data is not here")
     return SHARED
+
+
+@pytest.fixture
+def refuse(capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
+    """Run a command line that must fail with status 2; give its one line."""
+    from unmix.cli import main
+
+    def run(*words: str | Path) -> str:
+        capsys.readouterr()
+        assert main([str(word) for word in words]) == 2
+        line = capsys.readouterr().err
+        assert line.startswith("unmix: error: ")
+        assert line.count("\n") == 1
+        return line.removeprefix("unmix: error: ").rstrip("\n")
+
+    return run

@@ -34,21 +34,6 @@ def in_a_folder_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.chdir(tmp_path / "here")
 
 
-@pytest.fixture
-def refuse(capsys: pytest.CaptureFixture[str]) -> Refuse:
-    """Run a command line that must fail; give its one line."""
-
-    def run(*words: str | Path) -> str:
-        capsys.readouterr()
-        assert main([str(word) for word in words]) == 2
-        line = capsys.readouterr().err
-        assert line.startswith("unmix: error: ")
-        assert line.count("\n") == 1
-        return line.removeprefix("unmix: error: ").rstrip("\n")
-
-    return run
-
-
 def picture(path: Path, mode: str = "RGB") -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     numbers = np.random.default_rng(sum(path.name.encode())).integers(0, 256, (12, 10, 4))

@@ -34,21 +34,6 @@ def in_a_folder_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.chdir(tmp_path / "here")
 
 
-@pytest.fixture
-def refuse(capsys: pytest.CaptureFixture[str]) -> Refuse:
-    """Run a command line that must fail; give its one line."""
-
-    def run(*words: str | Path) -> str:
-        capsys.readouterr()
-        assert main([str(word) for word in words]) == 2
-        line = capsys.readouterr().err
-        assert line.startswith("unmix: error: ")
-        assert line.count("\n") == 1
-        return line.removeprefix("unmix: error: ").rstrip("\n")
-
-    return run
-
-
 @pytest.fixture(scope="session")
 def one_epoch(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run of two epochs that was stopped after the first."""

@@ -6,6 +6,7 @@ together to a loss, and shares that loss where images are mixed.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Literal
 
@@ -36,7 +37,7 @@ class Encoder(nn.Module):
         return unit(self.head(self.backbone(images)))
 
 
-class Method(nn.Module):
+class Method(nn.Module, ABC):
     """A self-supervised method, in the parts that a mixture has to know apart.
 
     Attributes:
@@ -60,14 +61,15 @@ class Method(nn.Module):
     def begin_step(self, progress: float) -> None:
         """Do what comes before a step: momentum encoders follow. `progress` runs from 0 to 1."""
 
+    @abstractmethod
     def query(self, view: Tensor) -> Any:
         """What the trained branch says of one view (N, C, H, W)."""
-        raise NotImplementedError
 
     def queries(self, views: Sequence[Tensor]) -> dict[int, Any]:
         """The queries of all views that `pairs` asks for, by view."""
         return {a: self.query(views[a]) for a in sorted({a for a, _ in self.pairs})}
 
+    @abstractmethod
     def targets(
         self,
         views: Sequence[Tensor],
@@ -76,11 +78,10 @@ class Method(nn.Module):
         generator: torch.Generator,
     ) -> dict[int, Any]:
         """What queries are compared with, by view, from clean views; each indexed by sample."""
-        raise NotImplementedError
 
+    @abstractmethod
     def compare(self, query: Any, target: Any) -> Tensor:
         """The loss l(query, target): (N,), or () if `coupled`."""
-        raise NotImplementedError
 
     def keep(self, queries: Mapping[int, Any], targets: Mapping[int, Any], index: Tensor) -> None:
         """Remember what later steps need, after the backward pass: queue, bank, centre."""
@@ -89,14 +90,14 @@ class Method(nn.Module):
         """The backbone's pooled output (N, D)."""
         return self.backbone(images)
 
+    @abstractmethod
     def projections(self, images: Tensor) -> Tensor:
         """The projector's output (N, dim)."""
-        raise NotImplementedError
 
     @property
+    @abstractmethod
     def backbone(self) -> nn.Module:
         """The encoder that is kept after pretraining."""
-        raise NotImplementedError
 
     @property
     def chance_loss(self) -> float | None:
