@@ -147,18 +147,6 @@ def test_a_split_is_encoded_in_batches_without_a_difference() -> None:
     assert torch.equal(whole.index, torch.arange(len(images)))
 
 
-def test_a_limited_split_is_evenly_spaced_with_its_own_labels() -> None:
-    images = digits("train")
-    few = split_features(raw_pixels, images, plain, 8, limit=30)
-    other = split_features(raw_pixels, images.evenly(30), plain, 8)
-    assert few.index[0] == 0
-    assert few.index[-1] == len(images) - 1
-    assert torch.equal(few.features, other.features)
-    assert few.labels is not None
-    assert other.labels is not None
-    assert torch.equal(few.labels, other.labels)
-
-
 def test_more_neighbours_than_images_are_as_many_as_there_are() -> None:
     train = split_features(raw_pixels, digits("train").evenly(40), plain, 8)
     test = split_features(raw_pixels, digits("test").evenly(40), plain, 8)

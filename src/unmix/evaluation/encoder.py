@@ -42,7 +42,6 @@ def split_features(
     device: torch.device | str = "cpu",
     dtype: torch.dtype | None = None,
     batch_size: int = 256,
-    limit: int | None = None,
 ) -> Measured:
     """Encode a split, without augmentation.
 
@@ -54,15 +53,12 @@ def split_features(
         device: Where to encode.
         dtype: Of autocast; None computes as the weights are.
         batch_size: Images at a time.
-        limit: Evenly spaced images up to this many, instead of all.
 
     Raises:
         UserError: if no image can be read.
     """
     n = len(images)
     wanted = torch.arange(n)
-    if limit is not None and limit < n:
-        wanted = torch.linspace(0, n - 1, limit).round().long()
     kept: list[Tensor] = []
 
     def batches() -> Iterator[Tensor]:

@@ -14,7 +14,7 @@ from lightning.pytorch.callbacks import Callback, Checkpoint, TQDMProgressBar
 from torch import Tensor
 
 from unmix.data import ImageSet
-from unmix.evaluation import effective_rank, measure, split_features, spread
+from unmix.evaluation import Measured, effective_rank, measure, split_features, spread
 from unmix.randomness import generator_for
 from unmix.training.machine import Machine
 from unmix.training.module import Pretraining
@@ -60,14 +60,14 @@ class Evaluator:
         """Whether there are classes to predict."""
         return self.test is not None and self.train.labels is not None and len(self.test) > 0
 
-    def features(self, images: ImageSet, limit: int | None = None) -> Any:
+    def features(self, images: ImageSet) -> Measured:
         """Features of a split, as the settings want them."""
         method = self.module.method
         encode = method.features if self.settings.features == "backbone" else method.projections
         views = self.module.views
         return split_features(
             encode, images, views.plain, views.size, device=self.module.device,
-            dtype=self.machine.autocast, limit=limit,
+            dtype=self.machine.autocast,
         )  # fmt: skip
 
     def __call__(self, protocols: tuple[str, ...], epoch: int) -> tuple[list[dict[str, Any]], Any]:
