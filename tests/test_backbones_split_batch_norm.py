@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from unmix.backbones import SplitBatchNorm2d, build, convert_split_batch_norm
+from unmix.backbones import SplitBatchNorm2d, apart, build, convert_split_batch_norm
 from unmix.errors import UserError
 
 FORMATS = [torch.contiguous_format, torch.channels_last]
@@ -158,3 +158,46 @@ def test_splits_below_one_are_refused():
         SplitBatchNorm2d(3, 0)
     with pytest.raises(UserError, match="--bn_splits: 0 is out of range"):
         convert_split_batch_norm(nn.Sequential(), 0)
+
+
+@pytest.mark.parametrize("batch", [16, 13, 5])
+def test_ordering_the_batch_once_is_gathering_it_in_every_layer(batch, generator):
+    """`apart` with blocks gives the features, gradients and statistics of n mod splits."""
+    plain = build("resnet10", width=0.125, size=16)
+    gathering = convert_split_batch_norm(copy.deepcopy(plain), 4).double()
+    ordered = convert_split_batch_norm(plain, 4, blocks=True).double()
+    x = torch.randn(batch, 3, 16, 16, generator=generator, dtype=torch.float64)
+    expected, y = gathering(x), apart(ordered, x, 4)
+    torch.testing.assert_close(y, expected)
+    upstream = torch.randn(y.shape, generator=generator, dtype=torch.float64)
+    (expected * upstream).sum().backward()
+    (y * upstream).sum().backward()
+    for (name, a), b in zip(ordered.named_parameters(), gathering.parameters(), strict=True):
+        torch.testing.assert_close(a.grad, b.grad, msg=name)
+    for name, value in gathering.state_dict().items():
+        torch.testing.assert_close(ordered.state_dict()[name], value)
+
+
+def test_evaluation_is_not_ordered():
+    """In evaluation samples do not meet, so `apart` is the encoder itself."""
+    layer = SplitBatchNorm2d(6, 4, blocks=True).eval()
+    x = torch.randn(8, 6, 4, 4)
+    assert torch.equal(apart(layer, x, 4), layer(x))
+
+
+@pytest.mark.parametrize("memory_format", FORMATS)
+def test_one_call_for_all_blocks_is_a_call_for_each(memory_format, generator):
+    """`_folded` (GPU, compiled) agrees with `_looped` (CPU) in output, gradient and statistics."""
+    x = torch.randn(12, 6, 5, 3, generator=generator).to(memory_format=memory_format)
+    upstream = torch.randn(12, 6, 5, 3, generator=generator)
+    found = []
+    for way in (SplitBatchNorm2d._folded, SplitBatchNorm2d._looped):
+        layer = _pair(6, 4)[0]
+        a = x.clone().requires_grad_()
+        means, variances = layer._start(4)
+        y = way(layer, a, 4, means, variances, 0.1)
+        assert y.is_contiguous(memory_format=memory_format)
+        (y * upstream).sum().backward()
+        found.append((y.detach(), a.grad, layer.weight.grad, layer.bias.grad, means, variances))
+    for folded, looped in zip(*found, strict=True):
+        torch.testing.assert_close(folded, looped, rtol=1e-4, atol=1e-5)

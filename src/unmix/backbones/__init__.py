@@ -6,7 +6,7 @@ from unmix.backbones.build import BACKBONES, build
 from unmix.backbones.half_encoders import HalfEncoders
 from unmix.backbones.heads import Normalize, linear_head, mlp_head
 from unmix.backbones.resnet import RESNETS, ResNet
-from unmix.backbones.split_batch_norm import SplitBatchNorm2d, convert_split_batch_norm
+from unmix.backbones.split_batch_norm import SplitBatchNorm2d, apart, convert_split_batch_norm
 
 __all__ = [
     "BACKBONES",
@@ -18,6 +18,7 @@ __all__ = [
     "Normalize",
     "ResNet",
     "SplitBatchNorm2d",
+    "apart",
     "build",
     "check_stem",
     "convert_split_batch_norm",

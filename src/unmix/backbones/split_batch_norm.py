@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from unmix.errors import check_number
 
-__all__ = ["SplitBatchNorm2d", "convert_split_batch_norm"]
+__all__ = ["SplitBatchNorm2d", "apart", "convert_split_batch_norm"]
 
 
 class SplitBatchNorm2d(nn.BatchNorm2d):
@@ -23,6 +23,9 @@ class SplitBatchNorm2d(nn.BatchNorm2d):
         num_features: Channels C of the input `(N, C, H, W)`.
         splits: Number of sub-batches, at least 1.
         eps, momentum, affine, track_running_stats: As in `nn.BatchNorm2d`.
+        blocks: The samples of a sub-batch lie one after the other, as `apart` puts them. Then
+            nothing has to be gathered here: in an encoder, order the batch once and not in every
+            layer.
 
     Raises:
         UserError: if `splits` is less than 1.
@@ -36,26 +39,35 @@ class SplitBatchNorm2d(nn.BatchNorm2d):
         momentum: float | None = 0.1,
         affine: bool = True,
         track_running_stats: bool = True,
+        *,
+        blocks: bool = False,
     ) -> None:
         super().__init__(num_features, eps, momentum, affine, track_running_stats)
         check_number("--bn_splits", splits, at_least=1)
-        self.splits = splits
+        self.splits, self.blocks = splits, blocks
 
     def extra_repr(self) -> str:
         """Add the number of sub-batches to the layer's printed form."""
-        return f"{super().extra_repr()}, splits={self.splits}"
+        return f"{super().extra_repr()}, splits={self.splits}, blocks={self.blocks}"
 
     def forward(self, input: Tensor) -> Tensor:
         """Normalise `(N, C, H, W)`; shape, type and memory format stay."""
-        splits = min(self.splits, len(input) // 2)
+        splits = _sub_batches(len(input), self.splits)
         if not self.training or splits <= 1:
             return super().forward(input)
+        if self.blocks:
+            return self._normalise(input, splits)
+        order, back = _order(len(input), splits, input.device)
+        return self._normalise(input[order], splits)[back]
+
+    def _normalise(self, x: Tensor, splits: int) -> Tensor:
+        """Normalise each block, and move the running statistics by the mean of the blocks'."""
         factor = self._step()
         means, variances = self._start(splits)
-        if len(input) % splits == 0:
-            output = self._even(input, splits, means, variances, factor)
-        else:
-            output = self._uneven(input, splits, means, variances, factor)
+        # On a GPU many small kernels would cost more than a copy; the compiler fuses the copies.
+        fold = len(x) % splits == 0 and (x.device.type == "cuda" or torch.compiler.is_compiling())
+        normalise = self._folded if fold else self._looped
+        output = normalise(x, splits, means, variances, factor)
         if self.running_mean is not None and means is not None:
             self.running_mean.copy_(means.mean(dim=0))
         if self.running_var is not None and variances is not None:
@@ -76,7 +88,7 @@ class SplitBatchNorm2d(nn.BatchNorm2d):
             return None, None
         return self.running_mean.repeat(splits, 1), self.running_var.repeat(splits, 1)
 
-    def _even(
+    def _looped(
         self,
         x: Tensor,
         splits: int,
@@ -84,15 +96,39 @@ class SplitBatchNorm2d(nn.BatchNorm2d):
         variances: Tensor | None,
         factor: float,
     ) -> Tensor:
-        n, c = x.shape[:2]
+        """One block after the other: each stays in the cache, and none has to be gathered."""
+        parts = []
+        for k, block in enumerate(x.tensor_split(splits)):
+            # Clones: autograd keeps the statistics, and takes a change of one row for one of all.
+            mean = None if means is None else means[k].clone()
+            variance = None if variances is None else variances[k].clone()
+            parts.append(
+                nn.functional.batch_norm(
+                    block, mean, variance, self.weight, self.bias, True, factor, self.eps
+                )
+            )
+            if means is not None and mean is not None:
+                means[k] = mean
+            if variances is not None and variance is not None:
+                variances[k] = variance
+        return torch.cat(parts)
+
+    def _folded(
+        self,
+        x: Tensor,
+        splits: int,
+        means: Tensor | None,
+        variances: Tensor | None,
+        factor: float,
+    ) -> Tensor:
+        """All blocks, of one size, in one call: side by side as groups of channels."""
+        n, c = len(x) // splits, x.shape[1]
         last = x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous()
-        parts = x.unflatten(0, (n // splits, splits))
-        # Sub-batches become channel groups, so that one call normalises all. Side by side in
-        # memory they lie so already, unless channels come last.
+        blocks = x.unflatten(0, (splits, n))
         if last:
-            folded = parts.permute(0, 3, 4, 1, 2).flatten(3).permute(0, 3, 1, 2)
+            folded = blocks.permute(1, 3, 4, 0, 2).flatten(3).permute(0, 3, 1, 2)
         else:
-            folded = parts.flatten(1, 2)
+            folded = blocks.transpose(0, 1).flatten(1, 2)
         output = nn.functional.batch_norm(
             folded,
             None if means is None else means.view(-1),
@@ -104,46 +140,48 @@ class SplitBatchNorm2d(nn.BatchNorm2d):
             self.eps,
         )
         if last:
-            output = output.permute(0, 2, 3, 1).unflatten(3, (splits, c)).permute(0, 3, 1, 2, 4)
-            return output.flatten(0, 1).permute(0, 3, 1, 2)
-        return output.unflatten(1, (splits, c)).flatten(0, 1)
-
-    def _uneven(
-        self,
-        x: Tensor,
-        splits: int,
-        means: Tensor | None,
-        variances: Tensor | None,
-        factor: float,
-    ) -> Tensor:
-        output = torch.empty_like(x)
-        for part in range(splits):
-            # Clones: autograd keeps the statistics, and takes a change of one row for one of all.
-            mean = None if means is None else means[part].clone()
-            variance = None if variances is None else variances[part].clone()
-            output[part::splits] = nn.functional.batch_norm(
-                x[part::splits],
-                mean,
-                variance,
-                self.weight,
-                self.bias,
-                True,
-                factor,
-                self.eps,
-            )
-            if means is not None and mean is not None:
-                means[part] = mean
-            if variances is not None and variance is not None:
-                variances[part] = variance
-        return output
+            output = output.permute(0, 2, 3, 1).unflatten(3, (splits, c))
+            return output.permute(3, 0, 1, 2, 4).flatten(0, 1).permute(0, 3, 1, 2)
+        return output.unflatten(1, (splits, c)).transpose(0, 1).flatten(0, 1)
 
 
-def convert_split_batch_norm(module: nn.Module, splits: int) -> nn.Module:
+def apart(encoder: nn.Module, images: Tensor, splits: int) -> Tensor:
+    """Encode a batch so that sample n is in sub-batch n mod `splits` of every batch norm.
+
+    Args:
+        encoder: Maps `(N, C, H, W)` to `(N, ...)`; its batch norms are `SplitBatchNorm2d` with
+            `blocks` (see `convert_split_batch_norm`).
+        images: `(N, C, H, W)`.
+        splits: That of its batch norms.
+
+    Returns:
+        What the encoder gives, in the order of the images.
+    """
+    splits = _sub_batches(len(images), splits)
+    if not encoder.training or splits <= 1:
+        return encoder(images)
+    order, back = _order(len(images), splits, images.device)
+    return encoder(images[order])[back]
+
+
+def _sub_batches(n: int, splits: int) -> int:
+    """Sub-batches that a batch of n can have: with one sample a map of 1x1 has no variance."""
+    return min(splits, n // 2)
+
+
+def _order(n: int, splits: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Indices that put each sub-batch's samples one after the other, and those that undo it."""
+    order = (torch.arange(n, device=device) % splits).argsort(stable=True)
+    return order, order.argsort()
+
+
+def convert_split_batch_norm(module: nn.Module, splits: int, *, blocks: bool = False) -> nn.Module:
     """Replace every `nn.BatchNorm2d` by a `SplitBatchNorm2d` with the same parameters and buffers.
 
     Args:
         module: Changed in place, unless it is itself a batch norm.
         splits: Number of sub-batches.
+        blocks: As in `SplitBatchNorm2d`; then encode with `apart`.
 
     Returns:
         `module`, or its replacement if it is itself a batch norm.
@@ -160,11 +198,12 @@ def convert_split_batch_norm(module: nn.Module, splits: int) -> nn.Module:
             module.momentum,
             module.affine,
             module.track_running_stats,
+            blocks=blocks,
         )
         split.weight, split.bias = module.weight, module.bias
         split.running_mean, split.running_var = module.running_mean, module.running_var
         split.num_batches_tracked = module.num_batches_tracked
         return split.train(module.training)
     for name, child in module.named_children():
-        module.add_module(name, convert_split_batch_norm(child, splits))
+        module.add_module(name, convert_split_batch_norm(child, splits, blocks=blocks))
     return module

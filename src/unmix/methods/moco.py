@@ -9,7 +9,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from unmix.backbones import Backbone, convert_split_batch_norm, linear_head, mlp_head
+from unmix.backbones import Backbone, apart, convert_split_batch_norm, linear_head, mlp_head
 from unmix.errors import UserError, check_choice, check_number
 from unmix.losses import nce_contrast, partition_constant, softmax_contrast
 from unmix.memory import Queue
@@ -66,7 +66,7 @@ class MoCo(Method):
         g = linear_head(d, dim) if head == "linear" else mlp_head(d, d, dim)
         self.f_q = Encoder(backbone, g)
         if bn_splits > 1:
-            convert_split_batch_norm(self.f_q, bn_splits)
+            convert_split_batch_norm(self.f_q, bn_splits, blocks=True)
         self.f_k = momentum_copy(self.f_q)
         self.queue = Queue(queue_size, dim)
         self.register_buffer("Z", torch.tensor(-1.0))
@@ -80,7 +80,7 @@ class MoCo(Method):
 
     def query(self, view: Tensor) -> Tensor:
         """q = f_q(x): unit vectors (N, dim)."""
-        return self.f_q(view)
+        return apart(self.f_q, view, self.bn_splits)
 
     @torch.no_grad()
     def targets(
@@ -96,10 +96,10 @@ class MoCo(Method):
     def key(self, view: Tensor, generator: torch.Generator) -> Tensor:
         """Keys of one view, encoded in shuffled order and put back."""
         if not self.shuffle_bn:
-            return self.f_k(view)
+            return apart(self.f_k, view, self.bn_splits)
         order = torch.randperm(len(view), generator=generator, device=generator.device)
         order = order.to(view.device)
-        return self.f_k(view[order])[order.argsort()]
+        return apart(self.f_k, view[order], self.bn_splits)[order.argsort()]
 
     def compare(self, query: Tensor, target: Tensor) -> Tensor:
         """Contrast q with its key k against the queue: losses (N,)."""
