@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor
 
-__all__ = ["nce_contrast", "partition_constant", "softmax_contrast"]
+__all__ = ["nce_contrast", "partition_constant", "settle", "softmax_contrast"]
 
 _EPS = 1e-7
 
@@ -56,3 +56,16 @@ def partition_constant(scores: Tensor, temperature: float, n: int) -> Tensor:
         n: Number of samples (memory bank) or of keys (queue).
     """
     return torch.exp(scores.detach().float() / temperature).mean() * n
+
+
+@torch.no_grad()
+def settle(constant: Tensor, estimate: Tensor) -> None:
+    """Give NCE's constant Z its value once: the first estimate stays.
+
+    Whether there is a value already is decided on the device, so the host need not wait for it.
+
+    Args:
+        constant: Z, a scalar; negative while it has no value. Changed in place.
+        estimate: Of this batch, a scalar.
+    """
+    constant.copy_(torch.where(constant < 0, estimate, constant))

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from unmix.errors import UserError, check_choice, check_number
-from unmix.losses import nce_contrast, partition_constant, softmax_contrast
+from unmix.losses import nce_contrast, partition_constant, settle, softmax_contrast
 from unmix.memory import MemoryBank, draw_candidates
 from unmix.methods.base import Method, full_precision
 from unmix.randomness import on_device
@@ -77,8 +77,7 @@ class BankContrast(nn.Module):
             scores = self.bank.scores(v, candidates)
         if self.contrast == "softmax":
             return softmax_contrast(scores, self.T)
-        if self.Z < 0:
-            self.Z.copy_(partition_constant(scores, self.T, len(self.bank)))
+        settle(self.Z, partition_constant(scores, self.T, len(self.bank)))
         return nce_contrast(scores, self.T, self.Z, len(self.bank))
 
 

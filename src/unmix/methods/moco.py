@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from unmix.backbones import Backbone, apart, convert_split_batch_norm, linear_head, mlp_head
 from unmix.errors import UserError, check_choice, check_number
-from unmix.losses import nce_contrast, partition_constant, softmax_contrast
+from unmix.losses import nce_contrast, partition_constant, settle, softmax_contrast
 from unmix.memory import Queue
 from unmix.methods.base import Encoder, Method, full_precision
 from unmix.momentum import follow, momentum_copy
@@ -108,9 +108,8 @@ class MoCo(Method):
             scores = torch.cat([positive, query @ self.queue.keys.T], dim=1)
         if self.contrast == "softmax":
             return softmax_contrast(scores, self.T)
-        if self.Z < 0:
-            # The released code keeps Z in an integer buffer, so its fraction is cut off.
-            self.Z.copy_(partition_constant(scores, self.T, self.n_data).trunc())
+        # The released code keeps Z in an integer buffer, so its fraction is cut off.
+        settle(self.Z, partition_constant(scores, self.T, self.n_data).trunc())
         return nce_contrast(scores, self.T, self.Z, self.n_data)
 
     def keep(
