@@ -221,7 +221,7 @@ def test_integer_targets_are_picked_and_not_mixed() -> None:
 
 @pytest.mark.parametrize("target", [None, 3.0, "keys", [torch.zeros(2), None]])
 def test_a_target_without_tensors_is_a_type_error(target: Any) -> None:
-    with pytest.raises(TypeError, match="a target must hold tensors, not"):
+    with pytest.raises(TypeError, match="targets must hold tensors, not"):
         of_partner(target, torch.tensor([1, 0]))
 
 

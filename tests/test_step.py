@@ -9,7 +9,9 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
+from unmix.credit import of_partner
 from unmix.methods import Method, MoCo, method_class
 from unmix.mixtures import PairDraw, UnMix
 from unmix.mixtures.draws import whole_image
@@ -97,6 +99,11 @@ def seen_by(module: nn.Module) -> list[Tensor]:
     inputs: list[Tensor] = []
     module.register_forward_hook(lambda m, args, out: inputs.append(args[0].clone()))
     return inputs
+
+
+def same_images(a: Tensor, b: Tensor) -> bool:
+    """Whether two batches hold the same images: split batch norm orders them its own way."""
+    return torch.equal(*(x[x[:, 0, 0, 0].argsort()] for x in (a, b)))
 
 
 @one_sided
@@ -215,10 +222,9 @@ def test_a_mixture_is_encoded_once_and_never_by_the_key_encoder(
     assert len(seen["query"]) == queries + 1
     assert len(seen.get("key", [])) == keys
     mixture = draw.apply(views[0])
-    assert [torch.equal(x, mixture) for x in seen["query"]] == [False] * queries + [True]
+    assert [same_images(x, mixture) for x in seen["query"]] == [False] * queries + [True]
     for b, x in zip([0, 1][-keys:], seen.get("key", []), strict=False):
-        # Shuffled batch norm changes the order of the clean view, and nothing else.
-        assert sorted(x.sum((1, 2, 3)).tolist()) == sorted(views[b].sum((1, 2, 3)).tolist())
+        assert same_images(x, views[b])
 
 
 @every_kind
@@ -330,3 +336,81 @@ def test_a_step_follows_from_its_generator(kind: str) -> None:
     ]
     assert losses[0] == losses[1]
     assert (losses[0] != losses[2]) == (kind != "moco-v2")
+
+
+def without_batch_statistics(method: Method) -> Method:
+    """The method with batch norms that do not look at the batch."""
+    for module in method.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.eval()
+    return method
+
+
+@every_kind
+def test_one_forward_for_clean_and_mixed_is_two_where_samples_do_not_meet(kind: str) -> None:
+    """Without batch norm's statistics `joint` changes nothing: the same loss and gradients."""
+    found = []
+    for joint in (False, True):
+        method = without_batch_statistics(build(kind).train())
+        views, generator = views_of(method), torch.Generator().manual_seed(1)
+        step = objective(method, views, torch.arange(N), generator, global_draw(0.3), joint=joint)
+        step.loss.backward()
+        gradients = [p.grad for p in method.parameters() if p.grad is not None]
+        found.append((step.loss.detach(), step.mixed, *gradients))
+    for apart, together in zip(*found, strict=True):
+        torch.testing.assert_close(apart, together, rtol=1e-4, atol=1e-5)
+
+
+@every_kind
+def test_one_forward_shares_batch_norms_statistics(kind: str) -> None:
+    """With batch norm it is another loss, and each network has seen one batch of twice the size."""
+    method = build(kind).train()
+    views, generator = views_of(method), torch.Generator().manual_seed(1)
+    sizes: list[int] = []
+    method.backbone.register_forward_hook(
+        lambda module, inputs, output: sizes.append(len(inputs[0]))
+    )
+    objective(method, views, torch.arange(N), generator, global_draw(0.3), joint=True)
+    others = len({a for a, _ in method.pairs}) - 1
+    assert sizes == [2 * N] + [N] * others
+
+
+class NoReading(TorchDispatchMode):
+    """Fails where a tensor's value is read by the host: a GPU would be waited for."""
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        assert func.name() not in ("aten::_local_scalar_dense", "aten::nonzero"), func.name()
+        return func(*args, **(kwargs or {}))
+
+
+@every_kind
+def test_no_value_is_read_within_a_step(kind: str) -> None:
+    """Queries, targets, both losses, backward and memories run ahead of the device."""
+    method = build(kind).train()
+    views, generator = views_of(method), torch.Generator().manual_seed(1)
+    mixed = global_draw(0.3).apply(views[0])
+    partner = torch.arange(N - 1, -1, -1)
+    with NoReading():
+        method.begin_step(0.5)
+        queries = method.queries(views)
+        targets = method.targets(views, queries, torch.arange(N), generator)
+        q_mix = method.query(mixed)
+        loss = torch.stack(
+            [
+                method.compare(q, t).mean()
+                for a, b in method.pairs
+                for q, t in (
+                    (queries[a], targets[b]),
+                    (q_mix, targets[b]),
+                    (q_mix, of_partner(targets[b], partner)),
+                )
+            ]
+        ).sum()
+        loss.backward()
+        method.keep(queries, targets, torch.arange(N))
+
+
+def test_reading_a_value_is_noticed() -> None:
+    """The check itself works."""
+    with NoReading(), pytest.raises(AssertionError, match="_local_scalar_dense"):
+        torch.ones(()).item()

@@ -17,7 +17,7 @@ from torch import Tensor
 from unmix.errors import UserError
 from unmix.mixtures.draws import MixtureDraw
 
-__all__ = ["of_partner", "shared_loss"]
+__all__ = ["of_partner", "per_tensor", "shared_loss"]
 
 Target = TypeVar("Target")
 
@@ -55,12 +55,21 @@ def shared_loss(
 
 def of_partner(target: Target, partner: Tensor) -> Target:
     """The partner's target for each sample: `target[partner]`, through tuples, lists and dicts."""
-    if isinstance(target, Tensor):
-        return target[partner.to(target.device)]  # type: ignore[return-value]
-    if isinstance(target, dict):
-        return {key: of_partner(value, partner) for key, value in target.items()}  # type: ignore[return-value]
-    if isinstance(target, tuple) and hasattr(target, "_fields"):
-        return type(target)(*(of_partner(value, partner) for value in target))
-    if isinstance(target, (tuple, list)):
-        return type(target)(of_partner(value, partner) for value in target)  # type: ignore[return-value]
-    raise TypeError(f"a target must hold tensors, not {type(target).__name__}")
+    return per_tensor(target, lambda rows: rows[partner.to(rows.device)])
+
+
+def per_tensor(rows: Target, change: Callable[[Tensor], Tensor]) -> Target:
+    """Change every tensor of a tensor, tuple, list or dict, and keep the structure.
+
+    Raises:
+        TypeError: for anything else.
+    """
+    if isinstance(rows, Tensor):
+        return change(rows)  # type: ignore[return-value]
+    if isinstance(rows, dict):
+        return {key: per_tensor(value, change) for key, value in rows.items()}  # type: ignore[return-value]
+    if isinstance(rows, tuple) and hasattr(rows, "_fields"):
+        return type(rows)(*(per_tensor(value, change) for value in rows))
+    if isinstance(rows, (tuple, list)):
+        return type(rows)(per_tensor(value, change) for value in rows)  # type: ignore[return-value]
+    raise TypeError(f"queries and targets must hold tensors, not {type(rows).__name__}")

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from unmix.credit import shared_loss
+from unmix.credit import per_tensor, shared_loss
 from unmix.methods.base import Method
 from unmix.mixtures.draws import MixtureDraw
 
@@ -40,6 +40,7 @@ def objective(
     generator: torch.Generator,
     draw: MixtureDraw | None = None,
     credit: Callable[[Any, Any, Any, MixtureDraw], Tensor] = shared_loss,
+    joint: bool = False,
 ) -> Objective:
     """The loss of clean views, plus that of the first view's mixtures if a draw is given.
 
@@ -56,13 +57,19 @@ def objective(
         generator: For what the method draws (negatives, shuffled batch norm).
         draw: The label-space mixture, or None.
         credit: The rule by which a mixture's loss is shared.
+        joint: Encode the first view and its mixtures in one forward. Batch norm then takes its
+            statistics over both, while the published code encodes them apart.
     """
-    queries = method.queries(views)
+    if draw is None:
+        queries, q_mix = method.queries(views), None
+    elif joint:
+        queries, q_mix = jointly(method, views, draw.apply(views[0]))
+    else:
+        queries, q_mix = method.queries(views), method.query(draw.apply(views[0]))
     targets = method.targets(views, queries, index, generator)
     clean = sum_of(method.compare(queries[a], targets[b]).mean() for a, b in method.pairs)
     loss, mixed = clean, None
     if draw is not None:
-        q_mix = method.query(draw.apply(views[0]))
         mixed = sum_of(credit(method.compare, q_mix, targets[b], draw) for _, b in method.pairs)
         loss = clean + mixed
     return Objective(
@@ -71,6 +78,16 @@ def objective(
         None if mixed is None else mixed.detach(),
         lambda: method.keep(queries, targets, index),
     )
+
+
+def jointly(method: Method, views: Sequence[Tensor], mixed: Tensor) -> tuple[dict[int, Any], Any]:
+    """The queries by view, and that of the mixtures, which one forward encodes with view 0."""
+    both = method.query(torch.cat([views[0], mixed]))
+    n = len(mixed)
+    queries = {0: per_tensor(both, lambda rows: rows[:n])}
+    for a in sorted({a for a, _ in method.pairs} - {0}):
+        queries[a] = method.query(views[a])
+    return queries, per_tensor(both, lambda rows: rows[n:])
 
 
 def sum_of(losses: Any) -> Tensor:

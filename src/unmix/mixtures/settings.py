@@ -40,6 +40,8 @@ class MixtureSettings:
         beta: Un-Mix: lambda ~ Beta(beta, beta).
         unmix_per: Un-Mix: one weight and coin a "batch" or a "sample".
         unmix_pairing: Un-Mix: partner by "reverse" of the batch or by "permutation".
+        unmix_joint: Un-Mix: encode clean and mixed images in one forward; batch norm then takes
+            its statistics over both.
     """
 
     IM: bool = False
@@ -64,6 +66,7 @@ class MixtureSettings:
     beta: float = 1.0
     unmix_per: str = "batch"
     unmix_pairing: str = "reverse"
+    unmix_joint: bool = False
 
     def __post_init__(self) -> None:
         check_choice("--IM_type", self.IM_type, IM_TYPES)
