@@ -241,7 +241,12 @@ def test_a_folder_whose_images_are_all_or_nearly_all_broken(refuse, tmp_path):
         (images / f"{i}.png").touch()
     assert refuse(*on(images)).startswith(f"{images}: no image could be read")
     picture(images / "whole.png")
-    assert refuse(*on(images)).startswith(f"--data: no batch of {images} had 2 images that can be")
+    held = refuse(*on(images))
+    assert held.startswith(
+        f"--data: of 7 images of {images}, 1 can be read; pretraining needs 2. S"
+    )
+    streamed = refuse(*on(images), "--resident", "no")
+    assert streamed.startswith(f"--data: no batch of {images} had 2 images that can be read")
     assert not Path("r").exists()
 
 

@@ -66,8 +66,8 @@ def spy_on_objective(monkeypatch: pytest.MonkeyPatch) -> list[tuple[tuple[Any, .
     """The list that each step's arguments and result will be put into."""
     calls: list[tuple[tuple[Any, ...], Objective]] = []
 
-    def spy(*arguments: Any) -> Objective:
-        calls.append((arguments, objective(*arguments)))
+    def spy(*arguments: Any, **options: Any) -> Objective:
+        calls.append((arguments, objective(*arguments, **options)))
         return calls[-1][1]
 
     monkeypatch.setattr(module_file, "objective", spy)

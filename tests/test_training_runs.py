@@ -136,7 +136,14 @@ def test_training_from_files_is_as_from_memory(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """The same order and steps; the crops are other draws, so the losses agree but roughly."""
-    words = {**METHODS["moco-unmix"], "size": 16, "epochs": 3, "batch_size": 24, "limit": None}
+    words = {
+        **METHODS["moco-unmix"],
+        "size": 16,
+        "epochs": 3,
+        "batch_size": 24,
+        "limit": None,
+        "resident": "no",
+    }
     found = {}
     for name, images in (("memory", pictures), ("files", files)):
         monkeypatch.setattr(parts, "load", lambda *_, images=images, **__: images)
@@ -157,7 +164,7 @@ def test_the_number_of_workers_changes_no_bit(
     files: FileImages, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(parts, "load", lambda *_, **__: files)
-    words = {**METHODS["moco"], "size": 16, "knn_every": 0, "limit": 64}
+    words = {**METHODS["moco"], "size": 16, "knn_every": 0, "limit": 64, "resident": "no"}
     none, _ = run(tmp_path / "none", **words)
     two, _ = run(tmp_path / "two", **{**words, "workers": 2})
     assert same(none, two)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
 import torch
@@ -24,23 +25,27 @@ class Batch:
     Attributes:
         index: Numbers of the samples in the data set, int64 (N,).
         crops: uint8 (V, N, 3, size, size), cropped where they were decoded; None if the images are
-            in memory and are cropped on the device.
+            cropped on the device.
+        images: uint8 (N, 3, H, W), whole, from the host's memory; None if they are on the device.
         broken: Files that could not be read; their samples are not in `index`.
     """
 
     index: Tensor
     crops: Tensor | None = None
+    images: Tensor | None = None
     broken: tuple[BrokenImage, ...] = ()
 
     def pin_memory(self) -> Batch:
         """Pin the tensors, so that they can be copied to a GPU while it computes."""
-        crops = None if self.crops is None else self.crops.pin_memory()
-        return Batch(self.index.pin_memory(), crops, self.broken)
+        return self._each(Tensor.pin_memory)
 
     def to(self, device: torch.device) -> Batch:
         """The batch with its tensors on the device."""
-        crops = None if self.crops is None else self.crops.to(device, non_blocking=True)
-        return Batch(self.index.to(device, non_blocking=True), crops, self.broken)
+        return self._each(lambda tensor: tensor.to(device, non_blocking=True))
+
+    def _each(self, change: Callable[[Tensor], Tensor]) -> Batch:
+        crops, images = (None if x is None else change(x) for x in (self.crops, self.images))
+        return Batch(change(self.index), crops, images, self.broken)
 
 
 class EpochOrder:
@@ -76,7 +81,7 @@ class EpochOrder:
 
 
 class IndexLoader:
-    """Batches whose images are in memory: only the numbers travel."""
+    """Batches whose images are on the device: only the numbers travel."""
 
     def __init__(self, order: EpochOrder) -> None:
         self.order = order
@@ -86,6 +91,36 @@ class IndexLoader:
 
     def __iter__(self) -> Iterator[Batch]:
         return (Batch(index) for _, index in self.order)
+
+
+class HostLoader:
+    """Batches of images that are in the host's memory, gathered one batch ahead of the device.
+
+    Args:
+        images: uint8 (M, 3, H, W).
+        order: Of the samples.
+        pin_memory: For a GPU.
+    """
+
+    def __init__(self, images: Tensor, order: EpochOrder, pin_memory: bool = False) -> None:
+        self.images, self.order, self.pin_memory = images, order, pin_memory
+
+    def __len__(self) -> int:
+        return len(self.order)
+
+    def __iter__(self) -> Iterator[Batch]:
+        with ThreadPoolExecutor(1) as thread:
+            ahead: Future[Batch] | None = None
+            for _, index in self.order:
+                current, ahead = ahead, thread.submit(self._gather, index)
+                if current is not None:
+                    yield current.result()
+            if ahead is not None:
+                yield ahead.result()
+
+    def _gather(self, index: Tensor) -> Batch:
+        batch = Batch(index, images=self.images[index])
+        return batch.pin_memory() if self.pin_memory else batch
 
 
 Item = tuple[int, Tensor | BrokenImage]
@@ -140,7 +175,7 @@ def collate(items: Sequence[Item]) -> Batch:
     broken = tuple(error for _, error in items if isinstance(error, BrokenImage))
     index = torch.tensor([i for i, _ in whole], dtype=torch.long)
     crops = torch.stack([c for _, c in whole], dim=1) if whole else None
-    return Batch(index, crops, broken)
+    return Batch(index, crops, broken=broken)
 
 
 def build_loader(
@@ -148,22 +183,24 @@ def build_loader(
     views: Views,
     order: EpochOrder,
     *,
+    resident: bool = True,
     workers: int | None = None,
     pin_memory: bool = False,
-) -> IndexLoader | DataLoader[Batch]:
-    """The loader of an image set: numbers only if it is in memory, decoded crops if it is files.
+) -> IndexLoader | HostLoader | DataLoader[Batch]:
+    """The loader of an image set: numbers, images, or crops, by where the images are.
 
     Args:
         images: The training images.
         views: Says how many crops of which size.
         order: Shared with the caller, who sets its epoch.
-        workers: Processes that decode; by default one a core, at most 8.
+        resident: Whether images in memory are on the device; then only their numbers travel.
+        workers: Processes that decode files; see `count_workers`.
         pin_memory: For a GPU.
     """
     if isinstance(images, TensorImages):
-        return IndexLoader(order)
+        return IndexLoader(order) if resident else HostLoader(images.images, order, pin_memory)
     assert isinstance(images, FileImages)
-    count = min(8, os.cpu_count() or 1) if workers is None else workers
+    count = count_workers(workers)
     return DataLoader(
         FileCrops(images, views, order.seed),  # type: ignore[arg-type]
         batch_sampler=_Requests(order),  # type: ignore[arg-type]
@@ -172,3 +209,8 @@ def build_loader(
         persistent_workers=count > 0,
         pin_memory=pin_memory,
     )
+
+
+def count_workers(workers: int | None) -> int:
+    """Processes that decode: what is asked for, or one a core, at most 8."""
+    return min(8, os.cpu_count() or 1) if workers is None else workers

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import lightning as L
+import torch
 from lightning.pytorch.callbacks import Callback, Checkpoint, TQDMProgressBar
 from torch import Tensor
 
@@ -65,10 +66,12 @@ class Evaluator:
         method = self.module.method
         encode = method.features if self.settings.features == "backbone" else method.projections
         views = self.module.views
-        return split_features(
-            encode, images, views.plain, views.size, device=self.module.device,
-            dtype=self.machine.autocast,
-        )  # fmt: skip
+        # Compiling the encoders again for evaluation would take longer than it saves.
+        with torch.compiler.set_stance("force_eager"):
+            return split_features(
+                encode, images, views.plain, views.size, device=self.module.device,
+                dtype=self.machine.autocast,
+            )  # fmt: skip
 
     def __call__(self, protocols: tuple[str, ...], epoch: int) -> tuple[list[dict[str, Any]], Any]:
         """Rows of `results.json` for an epoch, and the training features that they used."""

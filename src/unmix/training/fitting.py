@@ -14,6 +14,7 @@ from lightning.pytorch.loggers import CSVLogger
 from unmix.errors import UserError
 from unmix.training.batches import build_loader
 from unmix.training.callbacks import Bar, Checkpoints, Reporter, is_terminal
+from unmix.training.compiling import Compiling
 from unmix.training.console import say
 from unmix.training.loggers import extra_loggers
 from unmix.training.module import Pretraining
@@ -43,6 +44,7 @@ def fit(parts: Parts, folder: RunFolder, reporter: Reporter, resume: bool) -> No
         old = folder.old_metrics(checkpoint["global_step"])
         csv_logger.experiment.metrics.extend(old)
     callbacks: list[Callback] = [
+        Compiling(settings.machine.compile, say),
         reporter,
         Checkpoints(
             folder.checkpoints, settings.machine.checkpoint_every, settings.machine.checkpoint_steps
@@ -54,6 +56,7 @@ def fit(parts: Parts, folder: RunFolder, reporter: Reporter, resume: bool) -> No
         accelerator=machine.accelerator,
         devices=1,
         precision=machine.precision,  # type: ignore[arg-type]
+        benchmark=machine.device.type == "cuda",  # all batches but the last have one size
         max_epochs=settings.run.epochs,
         logger=[csv_logger, *extra_loggers(settings, folder)],
         callbacks=callbacks,
@@ -65,7 +68,8 @@ def fit(parts: Parts, folder: RunFolder, reporter: Reporter, resume: bool) -> No
     )
     loader = build_loader(
         parts.train, parts.module.views, parts.module.order,
-        workers=settings.machine.workers, pin_memory=machine.device.type == "cuda",
+        resident=parts.module.resident is not None, workers=settings.machine.workers,
+        pin_memory=machine.device.type == "cuda",
     )  # fmt: skip
     with our_endings(trainer, folder):
         trainer.fit(parts.module, loader, ckpt_path=folder.last if resume else None)

@@ -15,7 +15,7 @@ import torch
 from unmix.errors import UserError
 from unmix.training.settings import MachineSettings
 
-__all__ = ["Machine", "choose_machine", "hardware", "peak_memory", "versions"]
+__all__ = ["Machine", "choose_machine", "free_memory", "hardware", "peak_memory", "versions"]
 
 
 @dataclass(frozen=True)
@@ -130,3 +130,37 @@ def peak_memory(device: torch.device) -> int:
         return 0
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024
+
+
+def free_memory(device: torch.device) -> int:
+    """Memory that can still be had on a device, in bytes."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info()[0]
+    if device.type == "mps":
+        return torch.mps.recommended_max_memory() - torch.mps.driver_allocated_memory()
+    return min(_available(), _left_in_group())
+
+
+def _available() -> int:
+    """What the system has left for new programs; half of its memory where it does not say."""
+    info = Path("/proc/meminfo")
+    if info.exists():
+        for line in info.read_text().splitlines():
+            if line.startswith("MemAvailable:"):
+                return int(line.split()[1]) * 1024
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
+    except (AttributeError, ValueError, OSError):  # Windows
+        return 4 * 2**30
+
+
+def _left_in_group() -> int:
+    """What a container or a batch system leaves this program (Linux's control groups)."""
+    group = Path("/sys/fs/cgroup")
+    try:
+        limit = (group / "memory.max").read_text().strip()
+        if limit != "max":
+            return max(0, int(limit) - int((group / "memory.current").read_text()))
+    except (OSError, ValueError):
+        pass
+    return 2**63 - 1

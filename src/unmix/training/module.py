@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Any
 
 import lightning as L
@@ -15,7 +16,7 @@ from unmix.methods import Method
 from unmix.mixtures import Operator, UnMix
 from unmix.mixtures.draws import MixtureDraw
 from unmix.randomness import generator_for
-from unmix.step import objective
+from unmix.step import Objective, objective
 from unmix.training.batches import Batch, EpochOrder
 from unmix.training.optimizers import build_optimizer, learning_rate_factor
 from unmix.training.settings import OptimizerSettings
@@ -43,6 +44,8 @@ class Pretraining(L.LightningModule):
         image_space: A perturbation of the views that the loss does not know, or None.
         label_space: A mixture whose loss is shared, or None.
         channels_last: Keep weights and images channels last.
+        resident: Hold images that are in memory on the device.
+        joint: Encode clean and mixed images in one forward; see `unmix.step.objective`.
     """
 
     def __init__(
@@ -58,13 +61,18 @@ class Pretraining(L.LightningModule):
         image_space: Operator | None = None,
         label_space: UnMix | None = None,
         channels_last: bool = False,
+        resident: bool = True,
+        joint: bool = False,
     ) -> None:
         super().__init__()
         self.method = method.to(memory_format=torch.channels_last) if channels_last else method
         self.views, self.images, self.order = views, images, order
         self.optimizer_settings, self.epochs, self.seed = optimizer, epochs, seed
         self.image_space, self.label_space = image_space, label_space
-        self.resident = images.images if isinstance(images, TensorImages) else None
+        self.joint = joint
+        self.compiled = False
+        held = resident and isinstance(images, TensorImages)
+        self.resident = images.images if held and isinstance(images, TensorImages) else None
         self.sums: dict[str, Tensor] = {}
         self.samples = 0
         self._keep: Callable[[], None] | None = None
@@ -85,7 +93,7 @@ class Pretraining(L.LightningModule):
         }
 
     def on_fit_start(self) -> None:
-        """Small data sets live on the device; the order follows the trainer's progress."""
+        """Images that are held move to the device; the order follows the trainer's progress."""
         self.order.position = self._position
         if self.resident is not None:
             self.resident = self.resident.to(self.device)
@@ -115,13 +123,11 @@ class Pretraining(L.LightningModule):
         self._note_broken(batch)
         if len(batch.index) < 2:
             return None
-        generator = generator_for(self.seed, "step", self.global_step)
-        views = self.make_views(batch, generator)
         self.method.begin_step(self.global_step / self.total_steps)
-        draw: MixtureDraw | None = None
-        if self.label_space is not None:
-            draw = self.label_space.draw(views[0].shape, generator)
-        step = objective(self.method, views, batch.index, generator, draw)
+        # What is compiled is so for full batches; compiling again for a short one would not pay.
+        short = self.compiled and len(batch.index) != self.order.batch_size
+        with torch.compiler.set_stance("force_eager") if short else nullcontext():
+            step = self.compute(batch, generator_for(self.seed, "step", self.global_step))
         self._keep = step.keep
         self._add("loss", step.loss.detach(), len(batch.index))
         if step.mixed is not None:
@@ -132,6 +138,14 @@ class Pretraining(L.LightningModule):
             self._check_finite(step.loss)
         return step.loss
 
+    def compute(self, batch: Batch, generator: torch.Generator) -> Objective:
+        """Views and loss of one batch."""
+        views = self.make_views(batch, generator)
+        draw: MixtureDraw | None = None
+        if self.label_space is not None:
+            draw = self.label_space.draw(views[0].shape, generator)
+        return objective(self.method, views, batch.index, generator, draw, joint=self.joint)
+
     def on_after_backward(self) -> None:
         """The method keeps its clean queries and targets: no gradient needs the old ones now."""
         if self._keep is not None:
@@ -141,7 +155,9 @@ class Pretraining(L.LightningModule):
     @torch.no_grad()
     def make_views(self, batch: Batch, generator: torch.Generator) -> list[Tensor]:
         """The views of a batch, with the image-space perturbation if there is one."""
-        if batch.crops is None:
+        if batch.images is not None:
+            views = self.views(batch.images, generator)
+        elif batch.crops is None:
             assert self.resident is not None
             views = self.views(self.resident[batch.index], generator)
         else:

@@ -16,6 +16,7 @@ from unmix.training.batches import EpochOrder
 from unmix.training.loggers import check_logger
 from unmix.training.machine import Machine, choose_machine
 from unmix.training.module import Pretraining
+from unmix.training.residency import hold
 from unmix.training.settings import RunSettings, Settings
 from unmix.views import Views
 
@@ -43,6 +44,7 @@ class Parts:
     labelled: ImageSet
     test: ImageSet | None
     module: Pretraining
+    where: str
     notes: tuple[str, ...] = ()
 
 
@@ -55,16 +57,20 @@ def build(settings: Settings) -> Parts:
     run_ = settings.run
     machine = choose_machine(settings.machine)
     check_logger(settings.machine.logger)
-    train = load_split(run_, "pretrain")
+    found = load_split(run_, "pretrain")
+    if len(found) < 2:
+        raise UserError(
+            f"--data: {run_.data} has {len(found)} training image; pretraining needs 2."
+        )
+    size = run_.size or native_size(found)
+    held = hold(found, machine, settings.machine)
+    train = held.images
     labelled = train if train.labels is not None else load_split(run_, "train")
     test = load_split(run_, "test") if labelled.labels is not None else None
-    if len(train) < 2:
-        raise UserError(
-            f"--data: {run_.data} has {len(train)} training image; pretraining needs 2."
-        )
-    size = run_.size or native_size(train)
     settings = settings.with_words(
-        size=size, precision=machine.precision.split("-")[0].removesuffix("-true")
+        size=size,
+        precision=machine.precision.split("-")[0].removesuffix("-true"),
+        resident="yes" if held.resident else "no",
     )
     order = EpochOrder(len(train), run_.batch_size, run_.seed, smallest=2)
     method = build_method(settings, len(train), size)
@@ -78,12 +84,14 @@ def build(settings: Settings) -> Parts:
     module = Pretraining(
         method, views, train, order, settings.optimizer, epochs=run_.epochs, seed=run_.seed,
         image_space=settings.mixture.image_space(), label_space=settings.mixture.label_space(),
-        channels_last=machine.channels_last,
+        channels_last=machine.channels_last, resident=held.resident,
+        joint=settings.mixture.unmix_joint,
     )  # fmt: skip
     for operator in (module.image_space, module.label_space):
         if operator is not None:
             operator.draw((2, 3, size, size), generator_for(0))
-    return Parts(settings, machine, train, labelled, test, module, notes_on(run_))
+    notes = (*held.notes, *notes_on(run_))
+    return Parts(settings, machine, train, labelled, test, module, held.about, notes)
 
 
 def load_split(run_: RunSettings, split: str) -> ImageSet:
@@ -156,9 +164,8 @@ def headline(parts: Parts, recipes: list[str]) -> str:
     settings, module, machine = parts.settings, parts.module, parts.machine
     model, run_ = settings.model, settings.run
     millions = sum(p.numel() for p in module.method.backbone.parameters()) / 1e6
-    where = "in memory" if module.resident is not None else "from files"
     lines = [
-        f"{run_.method} on {run_.data}: {len(parts.train):,} images {where}, views of "
+        f"{run_.method} on {run_.data}: {len(parts.train):,} images {parts.where}, views of "
         f"{run_.size} px, batches of {run_.batch_size}, {run_.epochs} epochs "
         f"({module.total_steps:,} steps)",
         f"mixture: {settings.mixture.name}   encoder: {model.backbone}, width {model.width:g}, "

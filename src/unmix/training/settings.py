@@ -32,6 +32,7 @@ __all__ = [
 
 DEVICES = ("auto", "cpu", "cuda", "mps")
 PRECISIONS = ("auto", "32", "bf16", "16")
+YES_NO_AUTO = ("auto", "yes", "no")
 
 
 @dataclass(frozen=True)
@@ -179,6 +180,11 @@ class MachineSettings:
         device: auto, cpu, cuda or mps.
         precision: auto (what the device is fast at), 32, bf16 or 16.
         workers: Processes that decode files; by default from the number of cores.
+        resident: Hold the training images as uint8 on the device: yes, no, or auto: if they take
+            at most resident_share of its free memory. Files can be held if all are of one size.
+        resident_share: Largest share of the device's free memory for them, in (0, 1].
+        compile: Compile with torch.compile: yes (encoders and views), no, or auto: on CUDA the
+            views, if that is measured to be quicker at the start.
         checkpoint_every: Epochs between checkpoints that are kept; 0 keeps the last one only.
         checkpoint_steps: Steps between saves of the last checkpoint within an epoch; 0 for none.
         logger: Where metrics go beside CSV: tensorboard, wandb, mlflow or none.
@@ -187,6 +193,9 @@ class MachineSettings:
     device: str = "auto"
     precision: str = "auto"
     workers: int | None = None
+    resident: str = "auto"
+    resident_share: float = 0.25
+    compile: str = "auto"
     checkpoint_every: int = 0
     checkpoint_steps: int = 0
     logger: str = "tensorboard"
@@ -196,6 +205,9 @@ class MachineSettings:
         check_choice("--precision", str(self.precision), PRECISIONS)
         if self.workers is not None:
             check_number("--workers", self.workers, at_least=0)
+        check_choice("--resident", self.resident, YES_NO_AUTO)
+        check_choice("--compile", self.compile, YES_NO_AUTO)
+        check_number("--resident_share", self.resident_share, above=0, at_most=1)
         check_number("--checkpoint_every", self.checkpoint_every, at_least=0)
         check_number("--checkpoint_steps", self.checkpoint_steps, at_least=0)
         check_choice("--logger", self.logger, ("tensorboard", "wandb", "mlflow", "none"))

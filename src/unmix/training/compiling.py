@@ -1,0 +1,145 @@
+"""What `--compile` does, and why it may not."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import lightning as L
+import torch
+from lightning.pytorch.callbacks import Callback
+from torch import Tensor, nn
+
+from unmix.backbones import Backbone
+from unmix.data import FileImages
+from unmix.training.module import Pretraining
+
+__all__ = ["Compiling", "compile_encoders", "compile_views", "obstacle", "quicker"]
+
+_RUNS = 5
+
+
+class Compiling(Callback):
+    """Compiles what `compile` says, before training starts.
+
+    Args:
+        wanted: "yes" for encoders and views, or "auto": the views alone, on a CUDA device. Views
+            are compiled only if that is measured to be quicker.
+        say: Prints a line.
+    """
+
+    def __init__(self, wanted: str, say: Callable[[str], None]) -> None:
+        self.wanted, self.say = wanted, say
+
+    def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Compile, or say in one line why not."""
+        assert isinstance(pl_module, Pretraining)
+        device = pl_module.device
+        if self.wanted == "no" or (self.wanted == "auto" and device.type != "cuda"):
+            return
+        if (why := obstacle(device)) is not None:
+            self.say(f"not compiled: {why}")
+            return
+        self.say(compile_views(pl_module))
+        if self.wanted == "yes":
+            compile_encoders(pl_module.method)
+            pl_module.compiled = True
+            self.say("encoders: compiled in the first steps, which takes a minute or two")
+
+
+def obstacle(device: torch.device) -> str | None:
+    """Why nothing can be compiled on this device, in one line; None if something can.
+
+    A small function is compiled and run, for a missing C++ compiler or Triton shows only then.
+    """
+    try:
+        torch.compile(lambda x: (x * 2).relu().sum())(torch.ones(64, device=device))
+    except Exception as error:  # compilers fail in words and classes of their own
+        reason = " ".join(str(error).split()) or type(error).__name__
+        return reason.split(". ")[0][:160]
+    return None
+
+
+def compile_encoders(method: nn.Module) -> list[nn.Module]:
+    """Compile every encoder of a method, in place; names and state stay.
+
+    Returns:
+        The encoders: the outermost `Backbone`s.
+    """
+    found: list[nn.Module] = []
+
+    def visit(module: nn.Module) -> None:
+        for child in module.children():
+            if isinstance(child, Backbone):
+                found.append(child)
+            else:
+                visit(child)
+
+    visit(method)
+    for encoder in found:
+        encoder.compile(dynamic=False)
+    return found
+
+
+def compile_views(module: Pretraining) -> str:
+    """Compile the making of views if that is quicker here, for batches of the full size.
+
+    Returns:
+        A line that says which is quicker, and by how much.
+    """
+    views = module.views
+    name = "apply_crops" if isinstance(module.images, FileImages) else "apply"
+    images = example(module)
+    plain = getattr(views, name)
+    compiled = torch.compile(plain, dynamic=False)
+    n, _, height, width = images.shape
+    draw = views.draw(n, height, width, torch.Generator().manual_seed(0))
+    ratio = quicker(
+        lambda: plain(images, draw), lambda: compiled(images, draw), images.device, clock
+    )
+    if ratio <= 1:
+        return f"views: not compiled, which would be {ratio:.2f} times as fast"
+    setattr(views, name, compiled)
+    module.compiled = True
+    return f"views: compiled, {ratio:.2f} times as fast"
+
+
+def example(module: Pretraining) -> Tensor:
+    """A full batch as the views get it, of no particular pixels: uint8 `(N, 3, H, W)`."""
+    size = (module.views.size, module.views.size)
+    if not isinstance(module.images, FileImages):
+        size = tuple(module.images.images.shape[2:])  # type: ignore[attr-defined]
+    shape = (module.order.batch_size, 3, *size)
+    generator = torch.Generator().manual_seed(0)
+    return torch.randint(0, 256, shape, dtype=torch.uint8, generator=generator).to(module.device)
+
+
+def quicker(
+    plain: Callable[[], Any],
+    compiled: Callable[[], Any],
+    device: torch.device,
+    timed: Callable[[Callable[[], Any], torch.device], float],
+) -> float:
+    """How many times as fast the compiled form is; runs are taken in turn, the medians count."""
+    for form in (compiled, plain):  # compiling, and the first run's memory
+        form()
+    pairs = [(timed(plain, device), timed(compiled, device)) for _ in range(_RUNS)]
+    one, other = (sorted(times)[_RUNS // 2] for times in zip(*pairs, strict=True))
+    return one / other
+
+
+def clock(run: Callable[[], Any], device: torch.device) -> float:
+    """Seconds that a call takes, the device's work included."""
+    _wait(device)
+    start = time.perf_counter()
+    run()
+    _wait(device)
+    return time.perf_counter() - start
+
+
+def _wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    elif device.type == "mps":
+        torch.mps.synchronize()

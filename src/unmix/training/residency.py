@@ -1,0 +1,196 @@
+"""Which image sets are held as uint8 on the training device, and which are streamed to it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from unmix.data import BrokenImage, FileImages, ImageSet, TensorImages
+from unmix.errors import UserError
+from unmix.training.batches import count_workers
+from unmix.training.machine import Machine, free_memory
+from unmix.training.settings import MachineSettings
+
+__all__ = ["Held", "hold"]
+
+_SAMPLE = 32
+
+
+@dataclass(frozen=True)
+class Held:
+    """An image set, and where its pixels are during training.
+
+    Attributes:
+        images: The set; one of files that is held has become a tensor, without the broken ones.
+        resident: Whether it is to be held on the device.
+        about: Where it is, for people: "on the device (154 MB)".
+        notes: What the user should hear.
+    """
+
+    images: ImageSet
+    resident: bool
+    about: str
+    notes: tuple[str, ...] = ()
+
+
+def hold(images: ImageSet, machine: Machine, settings: MachineSettings) -> Held:
+    """Decide where the training images are, and decode them once if they are to be held.
+
+    Args:
+        images: The training images.
+        machine: The device that trains.
+        settings: `resident`, `resident_share` and `workers`.
+
+    Raises:
+        UserError: if the images must be held (`resident` is "yes") but do not fit or differ in
+            size, or one is broken and the set is strict.
+    """
+    if settings.resident == "no" or len(images) == 0:
+        return _streamed(images)
+    if isinstance(images, TensorImages):
+        size = images.images.nbytes
+        # On a CPU they are where they belong already.
+        if machine.device.type == "cpu" or _fits(size, machine, settings):
+            return Held(images, True, f"on the device ({_amount(size)})")
+        return _streamed(images)
+    assert isinstance(images, FileImages)
+    must = settings.resident == "yes"
+    shapes = _sample_shapes(images)
+    if len(shapes) != 1:
+        if must:
+            raise UserError(_needs_one_size(images, shapes))
+        return _streamed(images)
+    (shape,) = shapes
+    if not _fits(len(images) * 3 * shape[0] * shape[1], machine, settings):
+        return _streamed(images)
+    found = _decode_all(images, shape, count_workers(settings.workers))
+    if isinstance(found, TensorImages):
+        line = images.skipped.line()
+        about = f"decoded once and held on the device ({_amount(found.images.nbytes)})"
+        return Held(found, True, about, () if line is None else (line,))
+    if must:
+        raise UserError(_needs_one_size(images, {shape, found}))
+    return _streamed(images)
+
+
+def _streamed(images: ImageSet) -> Held:
+    if isinstance(images, TensorImages):
+        return Held(images, False, "streamed from memory")
+    return Held(images, False, "streamed from files")
+
+
+def _fits(size: int, machine: Machine, settings: MachineSettings) -> bool:
+    """Whether so many bytes may be held.
+
+    Raises:
+        UserError: if they must be held and there is no room.
+    """
+    free = free_memory(machine.device)
+    if settings.resident == "yes":
+        if size > free:
+            raise UserError(
+                f"--resident: yes needs {_amount(size)}, but {_amount(free)} of the memory of "
+                f"{machine.device.type} are free; use --resident auto, or no."
+            )
+        return True
+    return size <= settings.resident_share * free
+
+
+def _amount(size: float) -> str:
+    for unit, name in ((1e9, "GB"), (1e6, "MB")):
+        if size >= unit:
+            return f"{size / unit:,.{0 if size >= 10 * unit else 1}f} {name}"
+    return f"{size / 1e3:.0f} kB"
+
+
+def _needs_one_size(images: ImageSet, shapes: set[tuple[int, int]]) -> str:
+    if not shapes:
+        return f"--resident: yes, but none of the first images of {images.name} can be read."
+    few = " and ".join(f"{height} x {width}" for height, width in sorted(shapes)[:2])
+    return (
+        f"--resident: yes needs images of one size, but {images.name} has {few} pixels; use "
+        "--resident auto, or no."
+    )
+
+
+def _sample_shapes(images: FileImages) -> set[tuple[int, int]]:
+    """The heights and widths of some images, evenly spread."""
+    shapes: set[tuple[int, int]] = set()
+    for i in range(0, len(images), max(1, len(images) // _SAMPLE)):
+        try:
+            image = images.decode(i)
+        except BrokenImage:
+            continue  # noted when all are decoded, or when it is drawn
+        shapes.add((image.height, image.width))
+        if len(shapes) > 1:
+            break
+    return shapes
+
+
+class _Whole(Dataset[tuple[int, "Tensor | BrokenImage"]]):
+    """Whole decoded images, or why they cannot be read."""
+
+    def __init__(self, images: FileImages) -> None:
+        self.images = images
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, i: int) -> tuple[int, Tensor | BrokenImage]:
+        try:
+            pixels = np.array(self.images.decode(i))
+        except BrokenImage as error:
+            return i, error
+        return i, torch.from_numpy(pixels).permute(2, 0, 1)
+
+
+def _decode_all(
+    images: FileImages, shape: tuple[int, int], workers: int
+) -> TensorImages | tuple[int, int]:
+    """Decode every image into one tensor; or give the first shape that is another one.
+
+    Raises:
+        UserError: if a file is broken and the set is strict, or fewer than 2 can be read.
+    """
+    pixels = torch.empty(len(images), 3, *shape, dtype=torch.uint8)
+    kept: list[int] = []
+    loader = DataLoader(
+        _Whole(images), batch_size=32, num_workers=workers, collate_fn=partial(list)
+    )
+    for items in loader:
+        for i, image in items:
+            if isinstance(image, BrokenImage):
+                try:
+                    images.skipped.add(image)
+                except BrokenImage:
+                    raise UserError(
+                        f"--strict: {image}; mend or remove the file, or leave --strict out to "
+                        "skip it."
+                    ) from None
+            elif tuple(image.shape[1:]) != shape:
+                return int(image.shape[1]), int(image.shape[2])
+            else:
+                pixels[len(kept)] = image
+                kept.append(i)
+    if len(kept) < 2:
+        raise UserError(
+            f"--data: of {len(images)} images of {images.name}, {len(kept)} can be read; "
+            f"pretraining needs 2. {images.skipped.line()}"
+        )
+    whole = len(kept) == len(images)
+    index = torch.tensor(kept)
+    return TensorImages(
+        name=images.name,
+        split=images.split,
+        labels=images.labels if whole or images.labels is None else images.labels[index],
+        classes=images.classes,
+        mean=images.mean,
+        std=images.std,
+        # A clone gives the memory of the rows that are not used back.
+        images=pixels if whole else pixels[: len(kept)].clone(),
+    )
