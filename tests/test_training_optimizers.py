@@ -114,7 +114,7 @@ def test_the_optimizer_has_the_settings_and_only_what_takes_a_gradient(
     trained, frozen, _ = parameters()
     frozen.requires_grad_(False)
     chosen = OptimizerSettings(optimizer=name, lr=0.3, momentum=0.8, weight_decay=0.02)
-    optimizer = build_optimizer(chosen, [trained, frozen])
+    optimizer = build_optimizer(chosen, [trained, frozen], torch.device("cpu"))
     assert type(optimizer) is kind
     (group,) = optimizer.param_groups
     assert [id(p) for p in group["params"]] == [id(trained)]

@@ -104,6 +104,30 @@ def overview() -> str:
 
 def pretrain_command(words: list[str]) -> None:
     """`unmix pretrain`."""
+    parser = _settings_parser("pretrain", "Pretrain an encoder and measure it.", words, EXAMPLES)
+    config, given = _split_config(_parse(parser, words))
+    from unmix.training.pretrain import pretrain
+
+    pretrain(config, **given)
+
+
+def bench_command(words: list[str]) -> None:
+    """`unmix bench`."""
+    about = "Measure how fast training is here, stage by stage; takes every flag of pretrain."
+    parser = _settings_parser("bench", about, words)
+    from unmix.commands.bench import bench
+
+    _add_parameters(parser, bench, bench, {"config", "say", "words"}, {})
+    config, given = _split_config(_parse(parser, words))
+    if "run" in given:
+        raise UserError("--run: unmix bench writes no run folder; leave it out.")
+    bench(config, **given)
+
+
+def _settings_parser(
+    command: str, about: str, words: list[str], epilog: str | None = None
+) -> ArgumentParser:
+    """The parser of a command that takes all settings of a run; its defaults follow from them."""
     from unmix.methods import method_class
     from unmix.training.settings import GROUPS
 
@@ -116,18 +140,18 @@ def pretrain_command(words: list[str]) -> None:
     defaults = _defaults(early, config)
     method = defaults["method"]
     method_class(method)
-    parser = _parser("pretrain", "Pretrain an encoder and measure it.", epilog=EXAMPLES)
-    parser.usage = "unmix pretrain [--config RECIPE] [--method METHOD] [--data DATA] [flags]"
+    parser = _parser(command, about, epilog=epilog)
+    parser.usage = f"unmix {command} [--config RECIPE] [--method METHOD] [--data DATA] [flags]"
     parser.add_argument("--config", metavar="RECIPE", help="A recipe (unmix recipes) or YAML file.")
     for name, group in GROUPS.items():
         _add_class(parser, group, name.capitalize(), defaults)
         if name == "run":
             _add_method(parser, method, defaults)
-    given = _parse(parser, words)
-    given.pop("config", None)
-    from unmix.training.pretrain import pretrain
+    return parser
 
-    pretrain(config, **given)
+
+def _split_config(given: dict[str, Any]) -> tuple[str | None, dict[str, Any]]:
+    return given.pop("config", None), given
 
 
 def recipes_command(words: list[str]) -> None:
@@ -193,6 +217,7 @@ COMMANDS: dict[str, tuple[str, Callable[[list[str]], None]]] = {
     "probe": ("measure a run by a linear probe", probe_command),
     "compare": ("table, figures and a report of several runs", compare_command),
     "preview": ("draw what a mixture does to your images", preview_command),
+    "bench": ("measure how fast training is here, stage by stage", bench_command),
     "recipes": ("list the recipes that ship", recipes_command),
     "demo": ("four small runs, a table and a report, in minutes", demo_command),
 }
@@ -350,7 +375,7 @@ def _unknown(word: str, parser: ArgumentParser) -> str:
     help_ = f"{parser.prog} --help"
     if not word.startswith("-"):
         return f"{word!r}: is not expected here; a value follows its flag. See {help_}."
-    if parser.prog == "unmix pretrain":
+    if parser.prog in ("unmix pretrain", "unmix bench"):
         from unmix.training.settings import methods_with
 
         owners = methods_with(word.removeprefix("--"))

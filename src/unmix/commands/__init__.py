@@ -1,5 +1,6 @@
 """What is done with finished runs, and before one: the functions behind the command line."""
 
+from unmix.commands.bench import bench
 from unmix.commands.checkpoints import load_method
 from unmix.commands.compare import compare
 from unmix.commands.demo import demo
@@ -7,4 +8,4 @@ from unmix.commands.knn import knn
 from unmix.commands.preview import preview
 from unmix.commands.probe import probe
 
-__all__ = ["compare", "demo", "knn", "load_method", "preview", "probe"]
+__all__ = ["bench", "compare", "demo", "knn", "load_method", "preview", "probe"]

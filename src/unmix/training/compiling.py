@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from typing import Any
 
@@ -13,6 +12,7 @@ from torch import Tensor, nn
 
 from unmix.backbones import Backbone
 from unmix.data import FileImages
+from unmix.training.machine import timed
 from unmix.training.module import Pretraining
 
 __all__ = ["Compiling", "compile_encoders", "compile_views", "obstacle", "quicker"]
@@ -96,7 +96,7 @@ def compile_views(module: Pretraining) -> str:
     n, _, height, width = images.shape
     draw = views.draw(n, height, width, torch.Generator().manual_seed(0))
     ratio = quicker(
-        lambda: plain(images, draw), lambda: compiled(images, draw), images.device, clock
+        lambda: plain(images, draw), lambda: compiled(images, draw), images.device, timed
     )
     if ratio <= 1:
         return f"views: not compiled, which would be {ratio:.2f} times as fast"
@@ -119,27 +119,11 @@ def quicker(
     plain: Callable[[], Any],
     compiled: Callable[[], Any],
     device: torch.device,
-    timed: Callable[[Callable[[], Any], torch.device], float],
+    clock: Callable[[Callable[[], Any], torch.device], float],
 ) -> float:
     """How many times as fast the compiled form is; runs are taken in turn, the medians count."""
     for form in (compiled, plain):  # compiling, and the first run's memory
         form()
-    pairs = [(timed(plain, device), timed(compiled, device)) for _ in range(_RUNS)]
+    pairs = [(clock(plain, device), clock(compiled, device)) for _ in range(_RUNS)]
     one, other = (sorted(times)[_RUNS // 2] for times in zip(*pairs, strict=True))
     return one / other
-
-
-def clock(run: Callable[[], Any], device: torch.device) -> float:
-    """Seconds that a call takes, the device's work included."""
-    _wait(device)
-    start = time.perf_counter()
-    run()
-    _wait(device)
-    return time.perf_counter() - start
-
-
-def _wait(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    elif device.type == "mps":
-        torch.mps.synchronize()

@@ -21,7 +21,7 @@ from unmix.training.module import Pretraining
 from unmix.training.parts import Parts
 from unmix.training.run_folder import AtomicCheckpoints, RunFolder
 
-__all__ = ["fit"]
+__all__ = ["build_trainer", "fit"]
 
 _NO_WRITING = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES}
 _PARTS = (
@@ -52,19 +52,14 @@ def fit(parts: Parts, folder: RunFolder, reporter: Reporter, resume: bool) -> No
     ]
     if is_terminal():
         callbacks.append(Bar(reporter))
-    trainer = L.Trainer(
-        accelerator=machine.accelerator,
-        devices=1,
-        precision=machine.precision,  # type: ignore[arg-type]
-        benchmark=machine.device.type == "cuda",  # all batches but the last have one size
+    trainer = build_trainer(
+        parts,
+        callbacks,
         max_epochs=settings.run.epochs,
         logger=[csv_logger, *extra_loggers(settings, folder)],
-        callbacks=callbacks,
         plugins=[AtomicCheckpoints()],
         enable_checkpointing=True,
         enable_progress_bar=is_terminal(),
-        enable_model_summary=False,
-        num_sanity_val_steps=0,
     )
     loader = build_loader(
         parts.train, parts.module.views, parts.module.order,
@@ -73,6 +68,27 @@ def fit(parts: Parts, folder: RunFolder, reporter: Reporter, resume: bool) -> No
     )  # fmt: skip
     with our_endings(trainer, folder):
         trainer.fit(parts.module, loader, ckpt_path=folder.last if resume else None)
+
+
+def build_trainer(parts: Parts, callbacks: list[Callback], **options: Any) -> L.Trainer:
+    """Lightning's trainer on the run's device and in its number format.
+
+    Args:
+        parts: Of the run.
+        callbacks: What happens beside the steps.
+        options: The rest of `lightning.Trainer`'s.
+    """
+    machine = parts.machine
+    return L.Trainer(
+        accelerator=machine.accelerator,
+        devices=1,
+        precision=machine.precision,  # type: ignore[arg-type]
+        benchmark=machine.device.type == "cuda",  # all batches but the last have one size
+        callbacks=callbacks,
+        enable_model_summary=False,
+        num_sanity_val_steps=0,
+        **options,
+    )
 
 
 @contextmanager

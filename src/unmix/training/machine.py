@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import platform
 import sys
+import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -15,7 +17,16 @@ import torch
 from unmix.errors import UserError
 from unmix.training.settings import MachineSettings
 
-__all__ = ["Machine", "choose_machine", "free_memory", "hardware", "peak_memory", "versions"]
+__all__ = [
+    "Machine",
+    "choose_machine",
+    "free_memory",
+    "hardware",
+    "peak_memory",
+    "timed",
+    "versions",
+    "wait",
+]
 
 
 @dataclass(frozen=True)
@@ -130,6 +141,23 @@ def peak_memory(device: torch.device) -> int:
         return 0
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024
+
+
+def wait(device: torch.device) -> None:
+    """Wait until the device has done what it was given."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    elif device.type == "mps":
+        torch.mps.synchronize()
+
+
+def timed(run: Callable[[], Any], device: torch.device) -> float:
+    """Seconds that a call takes, the device's work included."""
+    wait(device)
+    start = time.perf_counter()
+    run()
+    wait(device)
+    return time.perf_counter() - start
 
 
 def free_memory(device: torch.device) -> int:

@@ -84,7 +84,7 @@ class Pretraining(L.LightningModule):
 
     def configure_optimizers(self) -> Any:
         """The optimiser, and a schedule that is counted in steps."""
-        optimizer = build_optimizer(self.optimizer_settings, self.method.parameters())
+        optimizer = build_optimizer(self.optimizer_settings, self.method.parameters(), self.device)
         factor = learning_rate_factor(self.optimizer_settings, self.epochs, len(self.order))
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
         return {

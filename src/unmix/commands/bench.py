@@ -1,0 +1,155 @@
+"""How fast training is on this machine, stage by stage, and how far from its limit."""
+
+from __future__ import annotations
+
+import json as json_
+import shlex
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from unmix.data import FileImages
+from unmix.errors import UserError, check_number
+from unmix.files import write_whole
+from unmix.training.console import quiet_libraries
+from unmix.training.console import say as print_line
+from unmix.training.machine import hardware, versions
+from unmix.training.parts import Parts, build, headline
+from unmix.training.pretrain import settings_for
+from unmix.training.stages import MODEL, STAGES, Times, measure_stages
+
+__all__ = ["bench", "facts", "table"]
+
+
+def bench(
+    config: str | None = None,
+    *,
+    steps: int = 5,
+    json: str | None = None,
+    chart: str | None = None,
+    say: Callable[[str], None] = print_line,
+    **words: Any,
+) -> dict[str, Any]:
+    """Measure the stages of a training step, apart and together.
+
+    Args:
+        config: A recipe's name or a YAML file, as for `pretrain`.
+        steps: How many times each stage is measured; the median counts.
+        json: Write everything that was measured to this file.
+        chart: Write a bar chart to this file, a PNG.
+        say: Prints a line.
+        words: Settings, in the words of `pretrain`.
+
+    Returns:
+        What the JSON file holds.
+
+    Raises:
+        UserError: for settings that cannot be, images that cannot be read, or an output that is
+            there already or cannot be written: before anything is measured.
+    """
+    check_number("--steps", steps, at_least=1)
+    for flag, path in (("--json", json), ("--chart", chart)):
+        _check_output(flag, path)
+    if chart is not None and not chart.endswith(".png"):
+        raise UserError(f"--chart: {chart} must end in .png.")
+    quiet_libraries()
+    settings, recipes = settings_for({**words, "run": None}, config)
+    parts = build(settings)
+    say("\n".join(headline(parts, recipes).splitlines()[:2]))
+    measured = facts(parts, measure_stages(parts, steps=steps))
+    if isinstance(parts.train, FileImages) and (line := parts.train.skipped.line()):
+        say(line)
+    say(table(measured))
+    if json is not None:
+        write_whole(Path(json), _encoded(measured))
+        say(f"json: {json}")
+    if chart is not None:
+        from unmix.figures.bench import step_chart
+        from unmix.figures.saving import render
+
+        write_whole(Path(chart), render(step_chart(measured), "png"))
+        say(f"chart: {chart}")
+    return measured
+
+
+def facts(parts: Parts, found: dict[str, Any]) -> dict[str, Any]:
+    """What was measured, as plain numbers: the content of the JSON file.
+
+    Args:
+        parts: Of the run.
+        found: From `measure_stages`.
+    """
+    times: Times = found["times"]
+    model = sum(times.per_image(stage) for stage in MODEL)
+    step, flops = times.per_image("step"), found["flops_per_image"]
+    limit = found["matmul_flops_per_second"]
+    return {
+        "schema": 1,
+        "command": shlex.join(["unmix", *sys.argv[1:]]),
+        "settings": parts.settings.flat(),
+        "images": parts.where,
+        "stages": {
+            stage: {
+                "images_per_second": times.rates(stage),
+                "milliseconds_per_step": 1e3
+                * times.per_image(stage)
+                * parts.settings.run.batch_size,
+                "runs": len(times.seconds[stage]),
+            }
+            for stage in STAGES
+            if stage in times.seconds
+        },
+        "outside_model_share": max(0.0, 1 - model / step),
+        "flops_per_image": flops,
+        "model_flops_per_second": flops / model,
+        "matmul_flops_per_second": limit,
+        "model_share_of_matmul_rate": flops / model / limit,
+        "images_per_second_at_matmul_rate": limit / flops,
+        "peak_memory_bytes": found["peak_memory_bytes"],
+        "hardware": {**hardware(parts.machine.device), "precision": parts.machine.precision},
+        "versions": versions(),
+    }
+
+
+def table(measured: dict[str, Any]) -> str:
+    """The table that `unmix bench` prints."""
+    head = f"{'stage':<11}{'images/s':>10}{'from':>10}{'to':>10}{'ms a step':>11}  what"
+    lines = [head, "-" * len(head)]
+    for stage, row in measured["stages"].items():
+        rate = row["images_per_second"]
+        lines.append(
+            f"{stage:<11}{rate['median']:>10,.0f}{rate['min']:>10,.0f}{rate['max']:>10,.0f}"
+            f"{row['milliseconds_per_step']:>11,.1f}  {STAGES[stage]}"
+        )
+    at_limit = measured["images_per_second_at_matmul_rate"]
+    lines += [
+        f"{'limit':<11}{at_limit:>10,.0f}{'':>31}  forward and backward at the rate of a large "
+        "matrix product",
+        "",
+        f"outside the model: {measured['outside_model_share']:.1%} of a step   model: "
+        f"{measured['model_flops_per_second'] / 1e12:,.2f} of "
+        f"{measured['matmul_flops_per_second'] / 1e12:,.2f} TFLOP/s "
+        f"({measured['model_share_of_matmul_rate']:.0%})   peak memory: "
+        f"{measured['peak_memory_bytes'] / 1e9:.2f} GB",
+    ]
+    return "\n".join(lines)
+
+
+def _check_output(flag: str, name: str | None) -> None:
+    """Check that a file can be made, before minutes are spent on its content.
+
+    Raises:
+        UserError: if it is there already, or cannot be written.
+    """
+    if name is None:
+        return
+    path = Path(name)
+    if path.exists():
+        raise UserError(f"{flag}: {path} is there already; give another name, or remove it.")
+    write_whole(path, b"")
+    path.unlink()
+
+
+def _encoded(measured: dict[str, Any]) -> bytes:
+    return (json_.dumps(measured, indent=1) + "\n").encode()
