@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json as json_
-import shlex
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,12 +12,11 @@ from unmix.errors import UserError, check_number
 from unmix.files import write_whole
 from unmix.training.console import quiet_libraries
 from unmix.training.console import say as print_line
-from unmix.training.machine import hardware, versions
-from unmix.training.parts import Parts, build, headline
+from unmix.training.parts import build, headline
 from unmix.training.pretrain import settings_for
-from unmix.training.stages import MODEL, STAGES, Times, measure_stages
+from unmix.training.stages import STAGES, facts, measure_stages
 
-__all__ = ["bench", "facts", "table"]
+__all__ = ["bench", "table"]
 
 
 def bench(
@@ -71,45 +68,6 @@ def bench(
         write_whole(Path(chart), render(step_chart(measured), "png"))
         say(f"chart: {chart}")
     return measured
-
-
-def facts(parts: Parts, found: dict[str, Any]) -> dict[str, Any]:
-    """What was measured, as plain numbers: the content of the JSON file.
-
-    Args:
-        parts: Of the run.
-        found: From `measure_stages`.
-    """
-    times: Times = found["times"]
-    model = sum(times.per_image(stage) for stage in MODEL)
-    step, flops = times.per_image("step"), found["flops_per_image"]
-    limit = found["matmul_flops_per_second"]
-    return {
-        "schema": 1,
-        "command": shlex.join(["unmix", *sys.argv[1:]]),
-        "settings": parts.settings.flat(),
-        "images": parts.where,
-        "stages": {
-            stage: {
-                "images_per_second": times.rates(stage),
-                "milliseconds_per_step": 1e3
-                * times.per_image(stage)
-                * parts.settings.run.batch_size,
-                "runs": len(times.seconds[stage]),
-            }
-            for stage in STAGES
-            if stage in times.seconds
-        },
-        "outside_model_share": max(0.0, 1 - model / step),
-        "flops_per_image": flops,
-        "model_flops_per_second": flops / model,
-        "matmul_flops_per_second": limit,
-        "model_share_of_matmul_rate": flops / model / limit,
-        "images_per_second_at_matmul_rate": limit / flops,
-        "peak_memory_bytes": found["peak_memory_bytes"],
-        "hardware": {**hardware(parts.machine.device), "precision": parts.machine.precision},
-        "versions": versions(),
-    }
 
 
 def table(measured: dict[str, Any]) -> str:

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from unmix.backbones import HalfEncoders
@@ -95,6 +94,8 @@ def read_encoder(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
                 "same unmix pretrain command again to finish the run."
             )
         raise UserError(f"{path}: there is no such run folder or encoder file.")
+    from safetensors import SafetensorError, safe_open  # only here: training does without it
+
     try:
         with safe_open(path, framework="pt") as file:
             facts = {k: json.loads(v) for k, v in (file.metadata() or {}).items()}

@@ -36,7 +36,8 @@ class Compiling(Callback):
         """Compile, or say in one line why not."""
         assert isinstance(pl_module, Pretraining)
         device = pl_module.device
-        if self.wanted == "no" or (self.wanted == "auto" and device.type != "cuda"):
+        unwanted = self.wanted == "no" or (self.wanted == "auto" and device.type != "cuda")
+        if unwanted or pl_module.compiled:
             return
         if (why := obstacle(device)) is not None:
             self.say(f"not compiled: {why}")

@@ -48,8 +48,12 @@ class Parts:
     notes: tuple[str, ...] = ()
 
 
-def build(settings: Settings) -> Parts:
+def build(settings: Settings, images: ImageSet | None = None) -> Parts:
     """Make a run's parts from its settings; nothing is written.
+
+    Args:
+        settings: Of the run.
+        images: Train on these instead of `data`; without a test split nothing is evaluated.
 
     Raises:
         UserError: if the settings do not go together or the data cannot be read.
@@ -57,7 +61,7 @@ def build(settings: Settings) -> Parts:
     run_ = settings.run
     machine = choose_machine(settings.machine)
     check_logger(settings.machine.logger)
-    found = load_split(run_, "pretrain")
+    found = load_split(run_, "pretrain") if images is None else images
     if len(found) < 2:
         raise UserError(
             f"--data: {run_.data} has {len(found)} training image; pretraining needs 2."
@@ -65,8 +69,10 @@ def build(settings: Settings) -> Parts:
     size = run_.size or native_size(found)
     held = hold(found, machine, settings.machine)
     train = held.images
-    labelled = train if train.labels is not None else load_split(run_, "train")
-    test = load_split(run_, "test") if labelled.labels is not None else None
+    labelled, test = train, None
+    if images is None:
+        labelled = train if train.labels is not None else load_split(run_, "train")
+        test = load_split(run_, "test") if labelled.labels is not None else None
     settings = settings.with_words(
         size=size,
         precision=machine.precision.split("-")[0].removesuffix("-true"),

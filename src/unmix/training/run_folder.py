@@ -14,7 +14,6 @@ from typing import Any
 import torch
 import yaml
 from lightning.pytorch.plugins.io import TorchCheckpointIO
-from safetensors.torch import save
 from torch import nn
 
 from unmix.errors import UserError
@@ -127,11 +126,13 @@ class RunFolder:
 
     def write_encoder(self, backbone: nn.Module, facts: Mapping[str, Any]) -> None:
         """Write the backbone alone, under its own parameter names, with how to build it."""
+        import safetensors.torch as safetensors  # only here: training does without it
+
         tensors = {k: v.detach().cpu().contiguous() for k, v in backbone.state_dict().items()}
         metadata = {key: json.dumps(value) for key, value in facts.items()}
         with replacing(self.encoder) as beside:
             # Not save_file: its files are readable by their owner alone.
-            beside.write_bytes(save(tensors, metadata=metadata))
+            beside.write_bytes(safetensors.save(tensors, metadata=metadata))
 
     def old_metrics(self, step: int) -> list[dict[str, str]]:
         """The rows of `metrics.csv` up to a step, so that a resumed run does not lose them.

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import shlex
 import statistics
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass, field
 from itertools import islice
+from pathlib import Path
 from typing import Any
 
 import lightning as L
@@ -23,11 +26,11 @@ from unmix.step import Objective, objective
 from unmix.training.batches import Batch, FileCrops, build_loader
 from unmix.training.compiling import Compiling
 from unmix.training.fitting import build_trainer
-from unmix.training.machine import peak_memory, timed, wait
+from unmix.training.machine import hardware, peak_memory, timed, versions, wait
 from unmix.training.optimizers import build_optimizer
 from unmix.training.parts import Parts
 
-__all__ = ["STAGES", "Times", "matmul_rate", "measure_stages", "whole_steps"]
+__all__ = ["STAGES", "Times", "facts", "matmul_rate", "measure_stages", "whole_steps"]
 
 STAGES = {
     "read": "bytes of the files, one process",
@@ -76,9 +79,10 @@ class Times:
 
 
 def measure_stages(parts: Parts, *, steps: int = 5, warmup: int = 2) -> dict[str, Any]:
-    """Measure each stage apart, then whole steps through the trainer.
+    """Measure whole steps through the trainer, then each stage apart.
 
-    The stages of a step are taken in turn, `steps` times; each waits for the device.
+    Whole steps are first, for in them is compiled what is to be. The stages of a step are taken in
+    turn, `steps` times; each waits for the device.
 
     Args:
         parts: A run's parts; its method is trained meanwhile.
@@ -94,28 +98,65 @@ def measure_stages(parts: Parts, *, steps: int = 5, warmup: int = 2) -> dict[str
     """
     times = Times()
     module, device = parts.module, parts.machine.device
-    module.to(device)
-    module.train()
-    if module.resident is not None:
-        module.resident = module.resident.to(device)
+    batch = _a_batch(parts).to(device)
     if isinstance(parts.train, FileImages):
         _file_stages(parts, times, steps)
-    batch = _a_batch(parts).to(device)
+    for seconds in whole_steps(parts, steps, warmup):
+        times.add("step", seconds, parts.settings.run.batch_size)
+    peak = peak_memory(device)
+    # The trainer has put the module back on the CPU.
+    module.to(device)
+    module.train()
     stepping = _Stepping(parts, batch)
     for number in range(warmup + steps):
         found = stepping.run(number)
         if number >= warmup:
             for stage, seconds in found.items():
                 times.add(stage, seconds, len(batch.index))
-    flops = stepping.flops() / len(batch.index)
-    rate = matmul_rate(device, parts.machine.autocast)
-    for seconds in whole_steps(parts, steps, warmup):
-        times.add("step", seconds, parts.settings.run.batch_size)
     return {
         "times": times,
+        "flops_per_image": stepping.flops() / len(batch.index),
+        "matmul_flops_per_second": matmul_rate(device, parts.machine.autocast),
+        "peak_memory_bytes": peak,
+    }
+
+
+def facts(parts: Parts, found: dict[str, Any]) -> dict[str, Any]:
+    """What was measured, as plain numbers: the content of the JSON file.
+
+    Args:
+        parts: Of the run.
+        found: From `measure_stages`.
+    """
+    times: Times = found["times"]
+    model = sum(times.per_image(stage) for stage in MODEL)
+    step, flops = times.per_image("step"), found["flops_per_image"]
+    limit = found["matmul_flops_per_second"]
+    return {
+        "schema": 1,
+        "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+        "settings": parts.settings.flat(),
+        "images": parts.where,
+        "stages": {
+            stage: {
+                "images_per_second": times.rates(stage),
+                "milliseconds_per_step": 1e3
+                * times.per_image(stage)
+                * parts.settings.run.batch_size,
+                "runs": len(times.seconds[stage]),
+            }
+            for stage in STAGES
+            if stage in times.seconds
+        },
+        "outside_model_share": max(0.0, 1 - model / step),
         "flops_per_image": flops,
-        "matmul_flops_per_second": rate,
-        "peak_memory_bytes": peak_memory(device),
+        "model_flops_per_second": flops / model,
+        "matmul_flops_per_second": limit,
+        "model_share_of_matmul_rate": flops / model / limit,
+        "images_per_second_at_matmul_rate": limit / flops,
+        "peak_memory_bytes": found["peak_memory_bytes"],
+        "hardware": {**hardware(parts.machine.device), "precision": parts.machine.precision},
+        "versions": versions(),
     }
 
 
@@ -154,7 +195,8 @@ class _Stepping:
     def flops(self) -> int:
         """Floating-point operations of a step's matrix products and convolutions."""
         module, generator = self.module, generator_for(self.module.seed, "bench", "flops")
-        with self._autocast():
+        # What is compiled hides its operations from the counter.
+        with self._autocast(), torch.compiler.set_stance("force_eager"):
             views = module.make_views(self.batch, generator)
             views, draw = self._mix(views, generator)
             with FlopCounterMode(display=False) as counter:

@@ -1,0 +1,236 @@
+"""Everything that one NVIDIA GPU can show in nine minutes, unattended; writes one JSON file.
+
+    python benchmarks/gpu.py --json gpu.json [--data_dir DIR] [--minutes 9]
+
+First correctness: the fast path (bfloat16, channels last, split batch norm in one call, compiled)
+against float32, the views against the CPU's, and that no step waits for the device. Then the
+stages of a step and whole steps of MoCo, MoCo + Un-Mix (asymmetric, symmetric) and CMC at batch 512
+on CIFAR-10 with ResNet-18, eager and compiled. What no time is left for is named. The file is
+written anew after each part, so that a stop loses nothing. DIR holds `cifar-10-batches-py/`;
+without it images of random pixels take their place, which costs the same time. Needs torch,
+torchvision, lightning, numpy and this repository (PYTHONPATH=src, or installed).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from unmix.data import ImageSet, TensorImages, load
+from unmix.randomness import generator_for
+from unmix.training.batches import Batch
+from unmix.training.console import quiet_libraries
+from unmix.training.machine import hardware, versions
+from unmix.training.parts import Parts, build
+from unmix.training.pretrain import settings_for
+from unmix.training.stages import facts, measure_stages
+
+COMMON: dict[str, Any] = {
+    "data": "cifar10", "backbone": "resnet18", "stem": "small", "size": 32, "batch_size": 512,
+    "epochs": 1, "resident": "yes",
+}  # fmt: skip
+MOCO = {**COMMON, "config": "moco-cifar10", "symmetric": False, "batch_size": 512}
+KINDS: dict[str, dict[str, Any]] = {
+    "MoCo": MOCO,
+    "MoCo + Un-Mix": {**MOCO, "unmix": True},
+    "MoCo + Un-Mix, symmetric": {**MOCO, "unmix": True, "symmetric": True},
+    "MoCo, one batch norm": {**MOCO, "bn_splits": 1},
+    "MoCo + Un-Mix, joint": {**MOCO, "unmix": True, "unmix_joint": True},
+    "MoCo + IM": {**MOCO, "IM": True},
+    "CMC": {**COMMON, "method": "cmc"},
+}
+COMPILED = ("MoCo", "MoCo + Un-Mix", "MoCo + Un-Mix, symmetric", "CMC")
+TARGETS = {"MoCo": 20_000, "MoCo + Un-Mix": 11_000}
+GREY = 1 / 255
+
+
+def parts_of(words: dict[str, Any], images: ImageSet, **others: Any) -> Parts:
+    """A run's parts from settings in the words of the command line."""
+    given = {**words, **others}
+    return build(settings_for(given, given.pop("config", None))[0], images)
+
+
+def cifar(data_dir: str | None) -> ImageSet:
+    """CIFAR-10's training images, or random pixels of the same number and size."""
+    if data_dir is not None:
+        return load("cifar10", "train", data_dir=data_dir)
+    pixels = torch.randint(0, 256, (50_000, 3, 32, 32), dtype=torch.uint8)
+    return TensorImages(
+        name="random pixels", split="train", labels=None, classes=None,
+        mean=(0.5, 0.5, 0.5), std=(0.29, 0.29, 0.29), images=pixels,
+    )  # fmt: skip
+
+
+def one_step(parts: Parts, device: torch.device) -> tuple[float, Tensor]:
+    """The loss of the first step, and the gradient of the first weight, from the run's seed."""
+    module = parts.module
+    module.to(device).train()
+    assert module.resident is not None
+    module.resident = module.resident.to(device)
+    batch = Batch(torch.arange(parts.settings.run.batch_size)).to(device)
+    dtype = parts.machine.autocast
+    with torch.autocast(device.type, dtype=dtype, enabled=dtype is not None):
+        step = module.compute(batch, generator_for(0, "check"))
+    step.loss.backward()
+    gradient = next(p.grad for p in module.method.parameters() if p.grad is not None)
+    return step.loss.item(), gradient.float().flatten()
+
+
+def check_fast_path(images: ImageSet, device: torch.device) -> dict[str, Any]:
+    """Losses and gradients of the fast path against float32 and against the CPU's."""
+    found: dict[str, Any] = {}
+    for name in ("MoCo", "MoCo + Un-Mix, symmetric", "CMC"):
+        # 64 samples, so that the CPU takes its part of the minutes only.
+        words = {**KINDS[name], "batch_size": 64, "device": device.type}
+        plain = one_step(parts_of(words, images, precision="32"), device)
+        fast = one_step(parts_of(words, images), device)
+        cpu = one_step(
+            parts_of({**words, "device": "cpu"}, images, precision="32"), torch.device("cpu")
+        )
+        cosine = torch.nn.functional.cosine_similarity(plain[1], fast[1], dim=0).item()
+        found[name] = {
+            "loss_cpu": cpu[0], "loss_float32": plain[0], "loss_fast": fast[0],
+            "gradient_cosine": cosine,
+            "passed": abs(fast[0] / plain[0] - 1) < 0.01
+            and abs(cpu[0] / plain[0] - 1) < 1e-3
+            and cosine > 0.98,
+        }  # fmt: skip
+    return found
+
+
+def check_views(images: ImageSet, device: torch.device) -> dict[str, Any]:
+    """The largest difference of views from the CPU's, in grey levels."""
+    parts = parts_of(KINDS["MoCo"], images, blur_p=0.5, solarize_p=0.2, device=device.type)
+    views = parts.module.views
+    assert isinstance(images, TensorImages)
+    pixels = images.images[:512]
+    draw = views.draw(512, *pixels.shape[2:], generator_for(0, "views"))
+    apart = (views.apply(pixels.to(device), draw).cpu() - views.apply(pixels, draw)).abs()
+    # Solarize jumps at its threshold: a pixel on either side of it differs in full.
+    worst = apart.flatten().kthvalue(int(0.9999 * apart.numel())).values.item()
+    levels = worst * max(views.std) / GREY
+    return {"difference_grey_levels_99.99%": levels, "passed": levels < 0.5}
+
+
+def check_no_waiting(images: ImageSet, device: torch.device) -> dict[str, Any]:
+    """That a step of every kind, from index to memory, never waits for the device."""
+    found: dict[str, Any] = {}
+    for name, words in KINDS.items():
+        parts = parts_of(words, images, batch_size=64, device=device.type)
+        module = parts.module
+        one_step(parts, device)  # what is only done once
+        index = torch.arange(64).to(device)
+        torch.cuda.synchronize()
+        torch.cuda.set_sync_debug_mode("error")
+        try:
+            with torch.autocast("cuda", dtype=parts.machine.autocast):
+                step = module.compute(Batch(index), generator_for(0, "waiting"))
+            step.loss.backward()
+            step.keep()
+            module.method.begin_step(0.5)
+            found[name] = {"passed": True}
+        except RuntimeError as error:
+            place = traceback.extract_tb(error.__traceback__)
+            ours = [f"{Path(f.filename).name}:{f.lineno}" for f in place if "unmix" in f.filename]
+            found[name] = {"passed": False, "where": ours[-1:], "error": str(error)[:200]}
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+    return found
+
+
+def speed(words: dict[str, Any], images: ImageSet, compiled: bool) -> dict[str, Any]:
+    """Stages and whole steps of one kind."""
+    start = time.perf_counter()
+    torch.cuda.empty_cache()
+    torch.cuda.reset_peak_memory_stats()
+    parts = parts_of(words, images, compile="yes" if compiled else "no")
+    found = facts(parts, measure_stages(parts, steps=10, warmup=5))
+    for word in ("settings", "hardware", "versions", "command"):
+        found.pop(word)
+    found["views_share"] = (
+        found["stages"]["views"]["milliseconds_per_step"]
+        / found["stages"]["step"]["milliseconds_per_step"]
+    )
+    found["took_seconds"] = time.perf_counter() - start
+    return found
+
+
+def attempt(run: Callable[[], Any]) -> Any:
+    """The result, or what went wrong: one part that fails shall not cost the others."""
+    try:
+        return run()
+    except Exception as error:
+        return {"passed": False, "error": "".join(traceback.format_exception(error))[-2000:]}
+
+
+def summary(result: dict[str, Any]) -> str:
+    """The table that is printed at the end."""
+    lines = [f"{'run':<38}{'images/s':>10}{'target':>9}{'views':>8}{'outside':>9}{'of matmul':>11}"]
+    for name, row in result["speed"].items():
+        if "stages" not in row:
+            lines.append(f"{name:<38}{row.get('skipped') or row.get('error', '')[-80:]}")
+            continue
+        rate = row["stages"]["step"]["images_per_second"]["median"]
+        target = TARGETS.get(name.partition(" (")[0])
+        lines.append(
+            f"{name:<38}{rate:>10,.0f}{f'{target:,}' if target else '':>9}"
+            f"{row['views_share']:>8.1%}{row['outside_model_share']:>9.1%}"
+            f"{row['model_share_of_matmul_rate']:>11.1%}"
+        )
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--json", default="gpu.json", help="where the results go")
+    parser.add_argument("--data_dir", help="folder that holds cifar-10-batches-py")
+    parser.add_argument("--minutes", type=float, default=9.0, help="after which nothing is begun")
+    given = parser.parse_args()
+    if not torch.cuda.is_available():
+        raise SystemExit("no CUDA device is here; on a CPU use: unmix bench")
+    started = time.perf_counter()
+    quiet_libraries()
+    device = torch.device("cuda")
+    images = cifar(given.data_dir)
+    result: dict[str, Any] = {
+        "schema": 1, "images": images.name, "hardware": hardware(device), "versions": versions(),
+        "checks": {}, "speed": {},
+    }  # fmt: skip
+
+    def keep(place: str, name: str, value: Any) -> None:
+        result[place][name] = value
+        beside = Path(given.json).with_suffix(".part")
+        beside.write_text(json.dumps(result, indent=1) + "\n")
+        beside.replace(given.json)
+        print(f"{time.perf_counter() - started:6.0f} s  {name}", flush=True)
+
+    for name, check in (
+        ("fast path", check_fast_path), ("views", check_views), ("no waiting", check_no_waiting)
+    ):  # fmt: skip
+        keep("checks", name, attempt(lambda check=check: check(images, device)))
+    print(json.dumps(result["checks"], indent=1), flush=True)
+    runs = [(name, False) for name in KINDS] + [(name, True) for name in COMPILED]
+    longest = {False: 20.0, True: 60.0}
+    for name, compiled in runs:
+        key = f"{name} ({'compiled' if compiled else 'eager'})"
+        left = 60 * given.minutes - (time.perf_counter() - started)
+        if left < longest[compiled]:
+            keep("speed", key, {"skipped": f"{left:.0f} s were left"})
+            continue
+        begun = time.perf_counter()
+        row = attempt(lambda n=name, c=compiled: speed(KINDS[n], images, c))
+        longest[compiled] = max(longest[compiled], 1.2 * (time.perf_counter() - begun))
+        keep("speed", key, row)
+    print(summary(result), flush=True)
+
+
+if __name__ == "__main__":
+    main()
