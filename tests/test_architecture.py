@@ -9,10 +9,11 @@ import pytest
 
 PACKAGE = Path(__file__).parents[1] / "src" / "unmix"
 
-# Each room with the rooms it may import; errors and randomness are open to all.
+# Each room with the rooms it may import; errors, randomness and transfer are open to all.
 ALLOWED = {
     "errors": set(),
     "randomness": set(),
+    "transfer": set(),
     "files": set(),
     "losses": set(),
     "memory": set(),
@@ -37,7 +38,7 @@ ALLOWED = {
     },
     "cli": {"commands", "training", "mixtures", "methods", "recipes"},
 }  # fmt: skip
-OPEN = {"errors", "randomness"}
+OPEN = {"errors", "randomness", "transfer"}
 
 
 def room_of(path: Path) -> str:

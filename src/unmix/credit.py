@@ -16,6 +16,7 @@ from torch import Tensor
 
 from unmix.errors import UserError
 from unmix.mixtures.draws import MixtureDraw
+from unmix.transfer import to_device
 
 __all__ = ["of_partner", "per_tensor", "shared_loss"]
 
@@ -43,7 +44,7 @@ def shared_loss(
     """
     own = loss(query, target)
     others = loss(query, of_partner(target, draw.partner))
-    weight = draw.weight.to(own.device, own.dtype)
+    weight = to_device(draw.weight, own.device, own.dtype)
     if own.ndim == 0:
         if draw.per_sample:
             raise UserError(
@@ -55,7 +56,7 @@ def shared_loss(
 
 def of_partner(target: Target, partner: Tensor) -> Target:
     """The partner's target for each sample: `target[partner]`, through tuples, lists and dicts."""
-    return per_tensor(target, lambda rows: rows[partner.to(rows.device)])
+    return per_tensor(target, lambda rows: rows[to_device(partner, rows.device)])
 
 
 def per_tensor(rows: Target, change: Callable[[Tensor], Tensor]) -> Target:

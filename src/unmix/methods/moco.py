@@ -15,6 +15,7 @@ from unmix.losses import nce_contrast, partition_constant, settle, softmax_contr
 from unmix.memory import Queue
 from unmix.methods.base import Encoder, Method, full_precision
 from unmix.momentum import follow, momentum_copy
+from unmix.transfer import to_device
 
 __all__ = ["MoCo"]
 
@@ -98,7 +99,7 @@ class MoCo(Method):
         if not self.shuffle_bn:
             return apart(self.f_k, view, self.bn_splits)
         order = torch.randperm(len(view), generator=generator, device=generator.device)
-        order = order.to(view.device)
+        order = to_device(order, view.device)
         return apart(self.f_k, view[order], self.bn_splits)[order.argsort()]
 
     def compare(self, query: Tensor, target: Tensor) -> Tensor:

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from unmix.mixtures.boxes import box_area, box_mask
+from unmix.transfer import to_device
 
 __all__ = ["Draw", "EraseDraw", "ImageSpaceDraw", "MixtureDraw", "PairDraw", "whole_image"]
 
@@ -96,7 +97,7 @@ class PairDraw:
     def onto(self, base: Tensor, images: Tensor) -> Tensor:
         """Mix `base[i]` with `images[partner[i]]`; both (N, C, H, W), neither is changed."""
         rows = self.touched.nonzero().squeeze(1)
-        others = images[self.partner[rows].to(images.device)]
+        others = images[to_device(self.partner[rows], images.device)]
         return self.blend(base, others, rows)
 
     def blend(self, base: Tensor, others: Tensor, rows: Tensor) -> Tensor:
@@ -104,9 +105,9 @@ class PairDraw:
         if len(rows) == 0:
             return base
         device = base.device
-        ratio = self.ratio[rows].to(device, base.dtype).view(-1, 1, 1, 1)
-        mask = box_mask(self.box[rows].to(device), *self.size)
-        where = rows.to(device)
+        ratio = to_device(self.ratio[rows], device, base.dtype).view(-1, 1, 1, 1)
+        mask = box_mask(to_device(self.box[rows], device), *self.size)
+        where = to_device(rows, device)
         own = base[where]
         mixed = torch.where(mask, ratio * own + (1 - ratio) * others, own)
         return mixed if len(rows) == len(base) else _replaced(base, where, mixed)
@@ -116,7 +117,7 @@ class PairDraw:
         top, left, bottom, right = self.box[0].tolist()
         ratio = self.ratio[0].item()
         inside = images[:, :, top:bottom, left:right]
-        others = inside[self.partner.to(images.device)]
+        others = inside[to_device(self.partner, images.device)]
         mixed = images.clone()
         mixed[:, :, top:bottom, left:right] = (
             others if ratio == 0 else ratio * inside + (1 - ratio) * others
@@ -159,9 +160,9 @@ class ImageSpaceDraw:
             mixed = round_.onto(mixed, images)
         for number, (region, rounds) in enumerate(zip(self.regions, self.partners, strict=True)):
             if number == 0 and bool((self.decay != 1).any()):
-                mixed = mixed * self.decay.to(mixed).view(-1, 1, 1, 1)
+                mixed = mixed * to_device(self.decay, mixed.device, mixed.dtype).view(-1, 1, 1, 1)
             rows = region.touched.nonzero().squeeze(1)
-            others = images[region.partner[rows].to(images.device)]
+            others = images[to_device(region.partner[rows], images.device)]
             for round_ in rounds:
                 others = _mix_rows(round_, others, images, rows)
             mixed = region.blend(mixed, others, rows)
@@ -193,9 +194,9 @@ class EraseDraw:
         rows = self.touched.nonzero().squeeze(1)
         if len(rows) == 0:
             return images
-        where = rows.to(images.device)
-        mask = box_mask(self.box[rows].to(images.device), *self.size)
-        fill = self.fill[rows].to(images.device, images.dtype).view(-1, 1, 1, 1)
+        where = to_device(rows, images.device)
+        mask = box_mask(to_device(self.box[rows], images.device), *self.size)
+        fill = to_device(self.fill[rows], images.device, images.dtype).view(-1, 1, 1, 1)
         return _replaced(images, where, torch.where(mask, fill, images[where]))
 
 

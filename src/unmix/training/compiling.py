@@ -10,7 +10,6 @@ import torch
 from lightning.pytorch.callbacks import Callback
 from torch import Tensor, nn
 
-from unmix.backbones import Backbone
 from unmix.data import FileImages
 from unmix.training.machine import timed
 from unmix.training.module import Pretraining
@@ -66,13 +65,13 @@ def compile_encoders(method: nn.Module) -> list[nn.Module]:
     """Compile every encoder of a method, in place; names and state stay.
 
     Returns:
-        The encoders: the outermost `Backbone`s.
+        The encoders: the outermost backbones, which are the modules with a `feature_dim`.
     """
     found: list[nn.Module] = []
 
     def visit(module: nn.Module) -> None:
         for child in module.children():
-            if isinstance(child, Backbone):
+            if hasattr(child, "feature_dim"):
                 found.append(child)
             else:
                 visit(child)

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from unmix.randomness import uniform
+from unmix.transfer import to_device
 from unmix.views.constants import constant
 
 __all__ = [
@@ -54,9 +55,7 @@ class ColourDraw:
 
     def to(self, device: torch.device | str) -> ColourDraw:
         """Give the same draw on another device."""
-        return ColourDraw(
-            *(getattr(self, field.name).to(device, non_blocking=True) for field in fields(self))
-        )
+        return ColourDraw(*(to_device(getattr(self, field.name), device) for field in fields(self)))
 
 
 @dataclass(frozen=True)

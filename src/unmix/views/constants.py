@@ -7,6 +7,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from unmix.transfer import to_device
+
 __all__ = ["constant"]
 
 
@@ -15,4 +17,4 @@ def constant(values: Sequence[float] | Sequence[Sequence[float]], like: Tensor) 
 
     Unlike `like.new_tensor(values)` it does not make the host wait for a CUDA device.
     """
-    return torch.tensor(values, dtype=torch.float32).to(like.device, non_blocking=True)
+    return to_device(torch.tensor(values, dtype=torch.float32), like.device)

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from unmix.randomness import uniform
+from unmix.transfer import to_device
 from unmix.views.colour import ColourDraw, draw_colour
 from unmix.views.geometry import draw_boxes
 from unmix.views.settings import ViewSettings
@@ -36,7 +37,7 @@ class ViewDraw:
     def to(self, device: torch.device | str) -> ViewDraw:
         """Give the same draw on another device."""
         return ViewDraw(
-            boxes=self.boxes.to(device, non_blocking=True),
+            boxes=to_device(self.boxes, device),
             flip=moved(self.flip, device),
             colour=None if self.colour is None else self.colour.to(device),
             sigma=moved(self.sigma, device),
@@ -95,4 +96,4 @@ def draw_view(
 
 def moved(value: Tensor | None, device: torch.device | str) -> Tensor | None:
     """Give a part of a draw on another device, without waiting for it."""
-    return None if value is None else value.to(device, non_blocking=True)
+    return None if value is None else to_device(value, device)

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from unmix.errors import UserError, check_choice, check_number
+from unmix.transfer import to_device
 from unmix.views.blur import blur_weights
 from unmix.views.colour import (
     ColourDraw,
@@ -130,7 +131,7 @@ class Views:
         _check_images(images, draw)
         device = images.device
         with torch.autocast(device.type, enabled=False):
-            boxes = draw.boxes.to(device, non_blocking=True)
+            boxes = to_device(draw.boxes, device)
             flip, sigma = moved(draw.flip, device), moved(draw.sigma, device)
             return self._finish(self._colour(self._crop(images, boxes, flip, sigma), draw))
 
@@ -218,7 +219,7 @@ class Views:
                 out[:, channel].clamp_(-mean / std, (1 - mean) / std)
         if draw.solarize is None:
             return out
-        which = draw.solarize.to(out.device, non_blocking=True)
+        which = to_device(draw.solarize, out.device)
         pairs = list(zip(self.mean, self.std, strict=True))
         threshold = constant([(0.5 - mean) / std for mean, std in pairs], out)
         bound = constant([(1 - 2 * mean) / std for mean, std in pairs], out)
@@ -229,8 +230,8 @@ class Views:
         maps = colour_maps(draw)
         scale = self._scale(maps.pixel)[:, None]
         return ColourMaps(
-            pixel=(maps.pixel * scale).to(device, non_blocking=True),
-            mean=(maps.mean * scale).to(device, non_blocking=True),
+            pixel=to_device(maps.pixel * scale, device),
+            mean=to_device(maps.mean * scale, device),
         )
 
     def _scale(self, like: Tensor) -> Tensor:

@@ -1,0 +1,114 @@
+"""torch.compile: only where it pays, never in the way, and for full batches alone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from unmix.methods import CMC, MoCo
+from unmix.training import compiling, pretrain
+from unmix.training.compiling import compile_encoders, obstacle, quicker
+
+TINY: dict[str, Any] = {
+    "method": "moco", "data": "digits", "limit": 80, "backbone": "resnet10", "width": 0.25,
+    "size": 8, "batch_size": 32, "epochs": 1, "knn_every": 0, "evaluate": False,
+    "queue_size": 64, "bn_splits": 2, "unmix": True, "logger": "none", "device": "cpu",
+    "precision": "32",
+}  # fmt: skip
+real_compile = torch.compile
+
+
+@pytest.fixture
+def eager_backend(monkeypatch: pytest.MonkeyPatch) -> set[int]:
+    """Compile with a backend that runs the graph as it is; gives the batch sizes it compiled."""
+    seen: set[int] = set()
+
+    def backend(graph: torch.fx.GraphModule, inputs: list[Any]) -> Callable[..., Any]:
+        tensors = [x for x in inputs if isinstance(x, torch.Tensor)]
+        seen.update(x.shape[0] for x in tensors if x.shape[1:] == (3, 8, 8))
+        return graph.forward
+
+    def compile_(model: Any, **options: Any) -> Any:
+        return real_compile(model, backend=backend, **options)
+
+    monkeypatch.setattr(torch, "compile", compile_)
+    torch._dynamo.reset()
+    return seen
+
+
+def test_a_compiler_that_fails_is_told_in_one_line(monkeypatch):
+    def fails(function: Any) -> Any:
+        raise RuntimeError("no C++ compiler\nwas found. Look here")
+
+    monkeypatch.setattr(torch, "compile", fails)
+    assert obstacle(torch.device("cpu")) == "no C++ compiler was found"
+
+
+def test_a_run_goes_on_without_a_compiler(monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr(compiling, "obstacle", lambda device: "no compiler here")
+    results = pretrain(**TINY, compile="yes", run=str(tmp_path / "r"))
+    assert "not compiled: no compiler here\n" in capsys.readouterr().out
+    assert results.training["steps"] == 3
+
+
+def test_auto_compiles_nothing_on_a_cpu(monkeypatch, tmp_path, capsys):
+    def never(device: torch.device) -> str:
+        raise AssertionError("asked for a compiler")
+
+    monkeypatch.setattr(compiling, "obstacle", never)
+    pretrain(**TINY, run=str(tmp_path / "r"))
+    assert "compiled" not in capsys.readouterr().out
+
+
+def test_a_compiled_run_learns_what_a_plain_one_does(eager_backend, monkeypatch, tmp_path, capsys):
+    """80 images are two full batches and a short one, for which nothing is compiled."""
+    monkeypatch.setattr(compiling, "timed", lambda run, device: run() is None or 1.0)
+    compiled = pretrain(**TINY, compile="yes", run=str(tmp_path / "compiled"))
+    said = capsys.readouterr().out
+    plain = pretrain(**TINY, compile="no", run=str(tmp_path / "plain"))
+    assert "views: not compiled, which would be 1.00 times as fast" in said
+    assert "encoders: compiled" in said
+    assert compiled.training["loss"] == pytest.approx(plain.training["loss"], rel=1e-4)
+    assert eager_backend == {32}
+
+
+def test_views_are_compiled_if_that_is_quicker(eager_backend, monkeypatch, tmp_path, capsys):
+    seconds = iter([2.0, 1.0] * 5)
+    monkeypatch.setattr(compiling, "timed", lambda run, device: run() is None or next(seconds))
+    quick = pretrain(**TINY, compile="yes", run=str(tmp_path / "quick"))
+    assert "views: compiled, 2.00 times as fast" in capsys.readouterr().out
+    plain = pretrain(**TINY, compile="no", run=str(tmp_path / "plain"))
+    assert quick.training["loss"] == pytest.approx(plain.training["loss"], rel=1e-3)
+
+
+def test_quicker_compares_medians_of_runs_in_turn():
+    calls: list[str] = []
+    seconds = {
+        "plain": iter([3.0, 90.0, 3.0, 3.0, 3.0]),
+        "compiled": iter([1.0, 1.0, 50.0, 1.0, 1.0]),
+    }
+
+    def clock(run: Callable[[], Any], device: torch.device) -> float:
+        return next(seconds[run()])
+
+    def form(name: str) -> Callable[[], str]:
+        return lambda: (calls.append(name), name)[1]
+
+    assert quicker(form("plain"), form("compiled"), torch.device("cpu"), clock) == 3.0
+    assert calls == ["compiled", "plain"] + ["plain", "compiled"] * 5
+
+
+def test_every_outermost_encoder_is_compiled_once_and_keeps_its_names():
+    moco = MoCo(MoCo.build_backbone("resnet10", width=0.125, size=8), 32, queue_size=32)
+    cmc = CMC(CMC.build_backbone("resnet10", width=0.125, size=8), 32, negatives=8)
+    for method, count in ((moco, 2), (cmc, 1)):
+        before = list(method.state_dict())
+        encoders = compile_encoders(method)
+        assert len(encoders) == count
+        assert all(encoder._compiled_call_impl is not None for encoder in encoders)
+        assert list(method.state_dict()) == before
+        assert not any(isinstance(m, nn.Conv2d) and m._compiled_call_impl for m in method.modules())

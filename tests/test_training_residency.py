@@ -1,0 +1,177 @@
+"""Where the images are during training: chosen by a budget, and without changing what is learnt."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from unmix.data import FileImages, TensorImages, load
+from unmix.errors import UserError
+from unmix.training import residency
+from unmix.training.batches import Batch, EpochOrder, HostLoader, IndexLoader, build_loader
+from unmix.training.machine import Machine, free_memory
+from unmix.training.residency import hold
+from unmix.training.settings import MachineSettings
+from unmix.views import Views, preset
+
+CPU = Machine(torch.device("cpu"), "32-true", channels_last=False)
+# Never computed on here: only its name decides.
+GPU = Machine(torch.device("cuda"), "32-true", channels_last=False)
+
+
+def settings(**words: Any) -> MachineSettings:
+    return MachineSettings(workers=0, **words)
+
+
+def files(folder: Path, shapes: list[tuple[int, int]], broken: tuple[int, ...] = ()) -> FileImages:
+    """PNG files of random pixels, of two classes, some of them broken."""
+    rng = np.random.default_rng(0)
+    for i, (height, width) in enumerate(shapes):
+        place = folder / "ab"[i % 2]
+        place.mkdir(parents=True, exist_ok=True)
+        path = place / f"{i:03d}.png"
+        Image.fromarray(rng.integers(0, 256, (height, width, 3), dtype=np.uint8)).save(path)
+        if i in broken:
+            path.write_bytes(path.read_bytes()[:60])
+    found = load(folder, "train")
+    assert isinstance(found, FileImages)
+    return found
+
+
+@pytest.fixture
+def free(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Set the free memory of any device."""
+
+    def set_to(amount: int) -> None:
+        monkeypatch.setattr(residency, "free_memory", lambda device: amount)
+
+    return set_to
+
+
+def test_files_of_one_size_are_decoded_once_to_the_same_pixels(tmp_path, free):
+    images = files(tmp_path, [(9, 7)] * 24)
+    free(4 * 24 * 3 * 9 * 7)
+    held = hold(images, CPU, settings())
+    assert held.resident
+    assert isinstance(held.images, TensorImages)
+    assert len(held.images) == len(images)
+    assert torch.equal(held.images.labels, images.labels)
+    assert (held.images.mean, held.images.classes) == (images.mean, images.classes)
+    for i in range(len(images)):
+        pixels = torch.from_numpy(np.array(images.decode(i))).permute(2, 0, 1)
+        assert torch.equal(held.images.images[i], pixels)
+
+
+def test_workers_decode_the_same(tmp_path):
+    images = files(tmp_path, [(6, 6)] * 70)
+    alone, shared = (hold(images, CPU, MachineSettings(workers=n)).images for n in (0, 2))
+    assert torch.equal(alone.images, shared.images)
+
+
+def test_one_byte_over_the_share_of_free_memory_is_streamed(tmp_path, free):
+    images = files(tmp_path, [(8, 8)] * 20)
+    size = len(images) * 3 * 8 * 8
+    free(4 * size)
+    assert hold(images, CPU, settings()).resident
+    free(4 * size - 4)
+    held = hold(images, CPU, settings())
+    assert not held.resident
+    assert held.images is images
+    assert hold(images, CPU, settings(resident_share=0.5)).resident
+
+
+def test_a_tensor_that_does_not_fit_a_gpu_stays_with_the_host(free):
+    images = load("digits", "train")
+    size = images.images.nbytes
+    free(4 * size)
+    assert hold(images, GPU, settings()).resident
+    free(4 * size - 4)
+    assert hold(images, GPU, settings()).about == "streamed from memory"
+    # Forced, it may fill the memory.
+    assert hold(images, GPU, settings(resident="yes")).resident
+    assert not hold(images, GPU, settings(resident="no")).resident
+    assert hold(images, CPU, settings()).resident
+
+
+def test_what_must_be_held_and_cannot_be_is_told(tmp_path, free):
+    images = files(tmp_path, [(8, 8)] * 20)
+    free(len(images) * 192 - 1)
+    with pytest.raises(UserError, match=r"--resident: yes needs 3 kB, but 3 kB of the memory of c"):
+        hold(images, CPU, settings(resident="yes"))
+
+
+@pytest.mark.parametrize("odd", [0, 17])
+def test_files_of_several_sizes_are_streamed_or_refused(tmp_path, odd, free):
+    """Also if the one that differs is not among those that are looked at first."""
+    shapes = [(8, 8)] * 90
+    shapes[odd] = (8, 10)
+    images = files(tmp_path, shapes)
+    free(2**30)
+    assert hold(images, CPU, settings()).images is images
+    with pytest.raises(UserError, match=r"needs images of one size, but .* has 8 x 8 and 8 x 10"):
+        hold(images, CPU, settings(resident="yes"))
+
+
+def test_broken_files_are_left_out_and_named(tmp_path, free):
+    images = files(tmp_path, [(8, 8)] * 30, broken=(4, 9))
+    free(2**30)
+    held = hold(images, CPU, settings())
+    assert len(held.images) == len(images) - 2
+    assert held.notes[0].startswith("Skipped 2 image files that cannot be read, first ")
+    whole = [i for i, path in enumerate(images.paths) if path.stem not in ("004", "009")]
+    assert torch.equal(held.images.labels, images.labels[whole])
+    pixels = np.array(images.decode(whole[-1]))
+    assert torch.equal(held.images.images[-1], torch.from_numpy(pixels).permute(2, 0, 1))
+
+
+def test_strict_stops_at_a_broken_file(tmp_path, free):
+    files(tmp_path, [(8, 8)] * 30, broken=(4,))
+    free(2**30)
+    images = load(tmp_path, "train", strict=True)
+    with pytest.raises(UserError, match=r"--strict: .*004.png"):
+        hold(images, CPU, settings())
+
+
+def test_the_hosts_batches_are_the_devices(generator):
+    """Gathered ahead by a thread, in the same order, each image in its place."""
+    pixels = torch.randint(0, 256, (23, 3, 4, 4), dtype=torch.uint8, generator=generator)
+    order = EpochOrder(23, 5, seed=3)
+    host, device = list(HostLoader(pixels, order)), list(IndexLoader(order))
+    assert len(host) == len(HostLoader(pixels, order)) == len(device) == 5
+    for ours, theirs in zip(host, device, strict=True):
+        assert torch.equal(ours.index, theirs.index)
+        assert torch.equal(ours.images, pixels[theirs.index])
+
+
+def test_an_iteration_that_is_given_up_leaves_no_thread(generator):
+    pixels = torch.zeros(20, 3, 4, 4, dtype=torch.uint8)
+    iterator = iter(HostLoader(pixels, EpochOrder(20, 5, seed=0)))
+    next(iterator)
+    iterator.close()
+    with pytest.raises(StopIteration):
+        next(iterator)
+
+
+def test_a_batch_moves_as_a_whole():
+    batch = Batch(torch.arange(2), images=torch.zeros(2, 3, 4, 4, dtype=torch.uint8))
+    moved = batch.to(torch.device("meta"))
+    assert moved.index.is_meta
+    assert moved.images.is_meta
+    assert moved.crops is None
+
+
+def test_the_loader_follows_from_where_the_images_are():
+    images = load("digits", "train")
+    views = Views(preset("none"), 8, images.mean, images.std)
+    order = EpochOrder(len(images), 8, seed=0)
+    assert isinstance(build_loader(images, views, order), IndexLoader)
+    assert isinstance(build_loader(images, views, order, resident=False), HostLoader)
+
+
+def test_free_memory_is_some_of_the_machine():
+    assert 2**20 < free_memory(torch.device("cpu")) < 2**50
