@@ -37,9 +37,9 @@ def linear_probe(
     Features are standardised by the training split. The loss is the mean cross-entropy plus half
     the L2 strength times the squared weights (not the biases), minimised over the full batch by
     L-BFGS, in coordinates in which the features are nearly uncorrelated: the optimum is the same,
-    found in a third of the iterations. The strength is the one of `STRENGTHS` with the best accuracy on a stratified tenth of
-    the training images, the stronger of equals; then all training images are fitted. The test
-    labels are used for nothing but the result.
+    found in a third of the iterations. The strength is the one of `STRENGTHS` with the best
+    accuracy on a stratified tenth of the training images, the stronger of equals; then all training
+    images are fitted. The test labels are used for nothing but the result.
 
     Args:
         train_features: `(N, D)`.
