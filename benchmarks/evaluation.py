@@ -147,6 +147,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, help="of PyTorch; by default its own choice")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--images", type=int, default=5120, help="for the speed of extraction")
+    parser.add_argument("--features", type=Path, help="keep CIFAR-10's features in this file")
     parser.add_argument("--large", type=int, default=0, help="queries against 1.28 million images")
     parser.add_argument("--json", type=Path, help="write all measurements here")
     given = parser.parse_args()
@@ -159,7 +160,8 @@ def main() -> None:
         parts = parts_of(given.data_dir)
         if given.images:
             found["extraction"] = extraction(parts, given.images, given.repeats)
-        train, test = (cached(parts, split) for split in ("labelled", "test"))
+        train, test = cached(parts, given.features)
+    save(given.json, found)
     found["probes"] = probes(train, test, given.repeats)
     if given.large:
         found["large"] = large_knn(given.large)
@@ -167,14 +169,22 @@ def main() -> None:
     save(given.json, found)
 
 
-def cached(parts: Parts, split: str) -> Split:
-    """Features and labels of a whole split."""
-    found = split_features(
-        parts.module.method.features, getattr(parts, split), parts.module.views.plain, 32,
-        dtype=parts.machine.autocast,
-    )  # fmt: skip
-    assert found.labels is not None
-    return found.features, found.labels
+def cached(parts: Parts, path: Path | None) -> tuple[Split, Split]:
+    """Features and labels of both splits, from a file if it is there."""
+    if path is None or not path.exists():
+        found = {}
+        for name, images in (("train", parts.labelled), ("test", parts.test)):
+            assert images is not None
+            split = split_features(
+                parts.module.method.features, images, parts.module.views.plain, 32,
+                dtype=parts.machine.autocast,
+            )  # fmt: skip
+            found[name] = split.features, split.labels
+        if path is None:
+            return found["train"], found["test"]
+        torch.save(found, path)
+    found = torch.load(path, weights_only=True)
+    return found["train"], found["test"]
 
 
 if __name__ == "__main__":
