@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor, nn
 
 from unmix.backbones import HalfEncoders
+from unmix.data import BrokenImage, FileImages, Skipped, read_uint8
 from unmix.errors import UserError
-from unmix.evaluation import accuracy, extract
+from unmix.evaluation import accuracy, extract, features, split_features
 from unmix.evaluation.accuracy import check_labelled
 
 
@@ -66,6 +72,61 @@ def test_features_can_be_trained_on():
     """They are not inference tensors, which autograd refuses."""
     features = extract(nn.Flatten(), [torch.ones(2, 3, 1, 1)], device="cpu")
     nn.Linear(3, 1)(features).sum().backward()
+
+
+def _pictures(folder: Path, count: int, broken: tuple[int, ...], strict: bool = False):
+    """Small pictures of two classes in files, some of them damaged."""
+    generator = np.random.default_rng(0)
+    paths = [folder / f"{i:02d}.png" for i in range(count)]
+    for i, path in enumerate(paths):
+        Image.fromarray(generator.integers(0, 256, (12, 12, 3), dtype=np.uint8)).save(path)
+        if i in broken:
+            path.write_bytes(path.read_bytes()[:60])
+    return FileImages(
+        name="pictures", split="train", labels=torch.arange(count) % 2, classes=("a", "b"),
+        mean=(0.5, 0.5, 0.5), std=(0.2, 0.2, 0.2), paths=paths, skipped=Skipped(strict),
+    )  # fmt: skip
+
+
+def _flat(images: Tensor) -> Tensor:
+    return images.float()
+
+
+@pytest.mark.parametrize("workers", [0, 2, None])
+def test_files_are_read_the_same_by_any_number_of_workers(workers, tmp_path):
+    """Against `read_uint8` of all at once; features, labels, indices and what was skipped."""
+    broken = (3, 4, 5, 11)
+    plain = _pictures(tmp_path, 14, broken)
+    pixels, index = read_uint8(plain, range(14), 8)
+    images = replace(plain, skipped=Skipped())
+    state = torch.get_rng_state()
+    found = split_features(nn.Flatten(), images, _flat, 8, batch_size=2, workers=workers)
+    assert torch.equal(torch.get_rng_state(), state)
+    assert len(found.features) == 10
+    assert torch.equal(found.features, pixels.flatten(1).float())
+    assert torch.equal(found.index, index)
+    assert torch.equal(found.labels, images.labels[index])
+    assert images.skipped.paths == plain.skipped.paths
+    assert images.skipped.line() == plain.skipped.line()
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_strict_set_ends_at_its_first_broken_file_whoever_reads_it(workers, tmp_path):
+    images = _pictures(tmp_path, 6, (2, 3), strict=True)
+    with pytest.raises(BrokenImage) as caught:
+        split_features(nn.Flatten(), images, _flat, 8, batch_size=2, workers=workers)
+    assert caught.value.path == images.paths[2]
+
+
+@pytest.mark.parametrize("most", [0, 100, 10**6])
+def test_features_of_another_device_are_fetched_in_pieces_and_in_order(most, monkeypatch):
+    """The meta device stands for a GPU; its tensors have shapes and no values."""
+    monkeypatch.setattr(features, "_MOST_HELD", most)
+    fetched = []
+    monkeypatch.setattr(Tensor, "cpu", lambda self: fetched.append(len(self)) or self)
+    batches = [torch.empty(n, 5, device="meta") for n in (4, 3, 2)]
+    assert [len(part) for part in features._fetched(batches)] == fetched
+    assert fetched == {0: [4, 3, 2], 100: [7, 2], 10**6: [9]}[most]
 
 
 def test_no_images_are_told():

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+from itertools import accumulate
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -9,9 +14,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.datasets import load_digits
 from sklearn.neighbors import KNeighborsClassifier
+from torch.profiler import ProfilerActivity, profile
 
 from unmix.errors import UserError
-from unmix.evaluation import knn_accuracy, knn_predict
+from unmix.evaluation import knn, knn_accuracy, knn_predict
 
 
 def _random(generator: torch.Generator, n: int = 60, m: int = 20, d: int = 8, classes: int = 4):
@@ -60,13 +66,110 @@ def test_agrees_with_scikit_learn_on_digits():
     assert result["top1"] == pytest.approx(expected, abs=0.5)
 
 
+def _plain(bank, labels, queries, classes: int, k: int, temperature: float = 0.1) -> torch.Tensor:
+    """Every similarity at once, all of them sorted."""
+    unit = torch.nn.functional.normalize
+    nearest, index = (unit(queries) @ unit(bank).T).sort(dim=1, descending=True)
+    votes = (nearest[:, :k] / temperature).exp()
+    scores = torch.zeros(len(queries), classes).scatter_add_(1, labels[index[:, :k]], votes)
+    return scores.argsort(dim=1, descending=True, stable=True)
+
+
+def _least(bank, labels, queries, **settings) -> int:
+    """The smallest budget, as the message for a smaller one says it."""
+    with pytest.raises(UserError, match=r"^memory_budget: 1 bytes are too few; .* at least ") as e:
+        knn_predict(bank, labels, queries, memory_budget=1, **settings)
+    return int(str(e.value).rsplit(" ", 1)[1].replace(",", ""))
+
+
 @settings(max_examples=30, deadline=None)
-@given(budget=st.integers(1, 20_000), k=st.integers(1, 80), seed=st.integers(0, 1000))
-def test_blocks_do_not_change_the_ranking(budget: int, k: int, seed: int):
+@given(more=st.integers(0, 60_000), k=st.integers(1, 80), seed=st.integers(0, 1000))
+def test_blocks_do_not_change_the_ranking(more: int, k: int, seed: int):
+    """From the smallest budget, one query against one image, to one that needs no blocks."""
+    given = _random(torch.Generator().manual_seed(seed))
+    budget = _least(*given, classes=4, k=k) + more
+    parts = knn_predict(*given, classes=4, k=k, memory_budget=budget)
+    assert torch.equal(parts, _plain(*given, 4, k))
+
+
+@settings(max_examples=30, deadline=None)
+@given(rows=st.integers(1, 25), columns=st.integers(1, 70), seed=st.integers(0, 1000))
+def test_blocks_of_any_size_give_the_same_ranking(rows: int, columns: int, seed: int):
     bank, labels, queries = _random(torch.Generator().manual_seed(seed))
-    whole = knn_predict(bank, labels, queries, classes=4, k=k)
-    parts = knn_predict(bank, labels, queries, classes=4, k=k, memory_budget=budget)
-    assert torch.equal(whole, parts)
+    sizes = knn._Sizes(rows, min(columns, len(bank)))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(knn, "_block_sizes", lambda *_: sizes)
+        parts = knn_predict(bank, labels, queries, classes=4, k=9)
+    assert torch.equal(parts, _plain(bank, labels, queries, 4, 9))
+
+
+def test_the_smallest_budget_is_enough_and_one_byte_less_is_not(generator):
+    given = _random(generator)
+    least = _least(*given, classes=4, k=5)
+    knn_predict(*given, classes=4, k=5, memory_budget=least)
+    with pytest.raises(UserError, match=f"memory_budget: {least - 1:,} bytes are too few"):
+        knn_predict(*given, classes=4, k=5, memory_budget=least - 1)
+
+
+@pytest.mark.parametrize(
+    ("n", "m", "d", "k", "classes"),
+    [(5000, 400, 64, 20, 10), (300, 200, 8, 300, 4), (300, 50, 500, 5, 3), (800, 90, 4, 9, 900)],
+)
+@pytest.mark.parametrize("share", [0.3, 1.0, 10.0])
+def test_tensors_take_no_more_than_the_budget(n, m, d, k, classes, share, generator):
+    """As PyTorch's allocator tells; from a third of the features on top of the least, to ten times.
+
+    Where the features, the neighbours, or the scores of the classes are most of it.
+    """
+    bank, labels, queries = _random(generator, n, m, d, classes)
+    given = {"classes": classes, "k": k, "top": min(5, classes)}
+    budget = _least(bank, labels, queries, **given) + int(share * 4 * n * d)
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
+        knn_predict(bank, labels, queries, **given, memory_budget=budget)
+    results = profiler.profiler.kineto_results.events()
+    changes = [event.nbytes() for event in results if event.name() == "[memory]"]
+    assert len(changes) > 10
+    assert max(accumulate(changes)) <= budget
+
+
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="Linux tells peak memory so")
+@pytest.mark.parametrize("budget", [24, 64])
+def test_a_process_grows_by_no_more_than_the_budget(budget: int):
+    """In megabytes: 41 of a bank whose normalised copy is as large, and 320 of similarities.
+
+    A process of its own, because what another test gave back to the allocator could be used again.
+    The 16 megabytes beside the budget are for the matrix library's own buffers and the gaps that
+    the allocator leaves.
+    """
+    done = subprocess.run(
+        [sys.executable, "-c", _GROWTH, str(budget * 10**6)], capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert int(done.stdout) <= (budget + 16) * 10**6
+
+
+_GROWTH = """
+import sys
+from pathlib import Path
+import torch
+from unmix.evaluation import knn_accuracy
+
+def status(name):
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return 1024 * int(next(line for line in lines if line.startswith(name)).split()[1])
+
+torch.set_num_threads(1)
+generator = torch.Generator().manual_seed(0)
+bank = torch.randn(40_000, 256, generator=generator)
+labels = torch.randint(10, (40_000,), generator=generator)
+queries = torch.randn(2_000, 256, generator=generator)
+few = bank[:2000], labels[:2000], queries[:50], labels[:50]
+knn_accuracy(*few, classes=10)  # whatever is loaded on first use
+Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
+before = status("VmRSS")
+knn_accuracy(bank, labels, queries, labels[:2000], classes=10, memory_budget=int(sys.argv[1]))
+print(status("VmHWM") - before)
+"""
 
 
 def test_k_is_capped_at_the_bank(generator):
@@ -88,6 +191,20 @@ def test_low_temperature_is_the_nearest_neighbour_without_overflow(generator):
     nearest = torch.nn.functional.cosine_similarity(queries[:, None], bank[None], dim=2).argmax(1)
     ranking = knn_predict(bank, labels, queries, classes=4, temperature=0.001)
     assert torch.equal(ranking[:, 0], labels[nearest])
+
+
+def test_top_gives_the_first_classes_alone(generator):
+    given = _random(generator)
+    whole = knn_predict(*given, classes=4)
+    assert torch.equal(knn_predict(*given, classes=4, top=2), whole[:, :2])
+    assert torch.equal(knn_predict(*given, classes=4, top=9), whole)
+
+
+def test_half_precision_features_are_compared_in_float32(generator):
+    bank, labels, queries = _random(generator)
+    half = bank.bfloat16()
+    expected = knn_predict(half.float(), labels, queries, classes=4)
+    assert torch.equal(knn_predict(half, labels, queries, classes=4), expected)
 
 
 def test_every_class_is_ranked_once_and_those_without_votes_last(generator):

@@ -9,11 +9,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from unmix.data import ImageSet, read_uint8
+from unmix.data import ImageSet
 from unmix.errors import UserError, check_choice
 from unmix.evaluation.features import extract
 from unmix.evaluation.knn import knn_accuracy
 from unmix.evaluation.linear import linear_probe
+from unmix.evaluation.pixels import pixel_batches
 
 __all__ = ["Measured", "measure", "split_features"]
 
@@ -42,6 +43,7 @@ def split_features(
     device: torch.device | str = "cpu",
     dtype: torch.dtype | None = None,
     batch_size: int = 256,
+    workers: int | None = None,
 ) -> Measured:
     """Encode a split, without augmentation.
 
@@ -53,20 +55,20 @@ def split_features(
         device: Where to encode.
         dtype: Of autocast; None computes as the weights are.
         batch_size: Images at a time.
+        workers: Processes that read files ahead; by default from the number of cores.
 
     Raises:
         UserError: if no image can be read.
     """
     n = len(images)
-    wanted = torch.arange(n)
     kept: list[Tensor] = []
 
     def batches() -> Iterator[Tensor]:
-        for chunk in wanted.split(batch_size):
-            pixels, index = read_uint8(images, chunk, size)
-            if len(index):
-                kept.append(index)
-                yield prepare(pixels.to(device))
+        for pixels, index in pixel_batches(
+            images, size, batch_size, workers=workers, device=device
+        ):
+            kept.append(index)
+            yield prepare(pixels.to(device, non_blocking=True))
 
     features = extract(encode, batches(), device=device, dtype=dtype) if n else torch.empty(0, 0)
     if not kept:

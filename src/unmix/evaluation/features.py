@@ -15,6 +15,9 @@ __all__ = ["encode_batch", "evaluating", "extract"]
 
 Encode = Callable[[Tensor], Tensor]
 
+# Bytes of features that stay on a GPU before they are fetched: each fetch waits for it.
+_MOST_HELD = 2**28
+
 
 def extract(
     encode: Encode,
@@ -39,7 +42,7 @@ def extract(
         UserError: if there are no images, or a feature is not finite.
     """
     with evaluating(encode):
-        parts = [encode_batch(encode, images, device, dtype).cpu() for images in batches]
+        parts = _fetched(encode_batch(encode, images, device, dtype) for images in batches)
     if not parts:
         raise UserError("--data: there are no images to encode; the split must have at least one")
     features = torch.cat(parts)
@@ -50,6 +53,20 @@ def extract(
             "training diverged; take an earlier checkpoint or train with a lower --lr"
         )
     return features
+
+
+def _fetched(batches: Iterable[Tensor]) -> list[Tensor]:
+    """Bring features to the CPU: from a GPU in large pieces, so that the host runs ahead of it."""
+    parts: list[Tensor] = []
+    held: list[Tensor] = []
+    for features in batches:
+        held.append(features)
+        if features.device.type == "cpu":
+            parts.append(held.pop())
+        elif sum(part.nbytes for part in held) >= _MOST_HELD:
+            parts.append(torch.cat(held).cpu())
+            held.clear()
+    return [*parts, torch.cat(held).cpu()] if held else parts
 
 
 @torch.inference_mode()

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 from torch.nn.functional import normalize
@@ -10,6 +13,9 @@ from unmix.errors import UserError, check_number
 from unmix.evaluation.accuracy import accuracy, check_labelled
 
 __all__ = ["knn_accuracy", "knn_predict"]
+
+# More queries a block no longer make the matrix product faster.
+_MOST_ROWS = 2048
 
 
 @torch.inference_mode()
@@ -21,6 +27,7 @@ def knn_predict(
     classes: int,
     k: int = 200,
     temperature: float = 0.1,
+    top: int | None = None,
     memory_budget: int = 2**28,
     device: torch.device | str | None = None,
 ) -> Tensor:
@@ -28,7 +35,8 @@ def knn_predict(
 
     A neighbour votes for its class with weight exp(cosine similarity / temperature): InstDisc (Wu
     et al., arXiv 1805.01978, section 3.4), and MoCo's CIFAR-10 demo with k 200 and temperature
-    0.1.
+    0.1. Similarities are computed in float32, a block of queries against a block of the bank at a
+    time; how large the blocks are does not change the neighbours, unless several are equally far.
 
     Args:
         bank: Features of the training images, `(N, D)`; they need not be normalised.
@@ -37,15 +45,18 @@ def knn_predict(
         classes: Number of classes.
         k: Number of neighbours; at most the whole bank votes.
         temperature: Of the votes; greater than 0.
-        memory_budget: Bytes that the similarities of one block of queries may take, at least one
-            query a block. The normalised copy of the bank comes on top.
+        top: How many classes of each query to return; None for all.
+        memory_budget: Bytes that may be allocated on the device, the normalised features and the
+            result included; the inputs are not counted.
         device: Where to compute; None is where the bank is.
 
     Returns:
-        Classes, best first, int64 `(M, classes)`, on the CPU. Classes without a vote come last.
+        Classes, best first, int64 `(M, classes)` or `(M, top)`, on the CPU. Classes without a vote
+        come last.
 
     Raises:
-        UserError: if k or the temperature is out of range, or features and labels do not match.
+        UserError: if k, the temperature or the budget is out of range, or features and labels do
+            not match.
     """
     check_number("--knn_k", k, at_least=1)
     check_number("--knn_temperature", temperature, above=0)
@@ -56,21 +67,103 @@ def knn_predict(
             f"{tuple(bank.shape)}; both must have the same number of columns"
         )
     device = torch.device(device) if device is not None else bank.device
-    bank = normalize(bank.to(device).float(), dim=1)
-    labels = labels.to(device)
-    k = min(k, len(bank))
-    # A similarity costs 4 bytes; a neighbour its value, its index and its class: 4 + 8 + 8.
-    rows = max(1, memory_budget // (4 * len(bank) + 20 * k))
-    rankings = []
-    for block in queries.split(rows):
-        similarity = normalize(block.to(device).float(), dim=1) @ bank.T
-        nearest, index = similarity.topk(k, dim=1)
+    k, top = min(k, len(bank)), min(top or classes, classes)
+    sizes = _block_sizes(bank, queries, classes, k, top, memory_budget)
+    # The result stays on the device until the end: copying each block would make the host wait.
+    result = torch.empty(len(queries), top, dtype=torch.int64, device=device)
+    blocks: list[tuple[Tensor, Tensor]] = []
+    if sizes.columns == len(bank):
+        # A bank that is one block is normalised once.
+        blocks = list(_bank_blocks(bank, labels, sizes.columns, device))
+    buffer = torch.empty(sizes.rows * (k + sizes.columns), device=device)
+    for rows, ranking in zip(queries.split(sizes.rows), result.split(sizes.rows), strict=True):
+        again = blocks or _bank_blocks(bank, labels, sizes.columns, device)
+        nearest, voters = _nearest(_unit(rows, device), again, k, buffer)
         # The nearest neighbour's weight is set to 1: the ranking is the same, and low temperatures
         # do not overflow.
-        votes = ((nearest - nearest[:, :1]) / temperature).exp()
-        scores = votes.new_zeros(len(block), classes).scatter_add_(1, labels[index], votes)
-        rankings.append(scores.argsort(dim=1, descending=True, stable=True).cpu())
-    return torch.cat(rankings)
+        votes = (nearest - nearest[:, :1]).div_(temperature).exp_()
+        scores = votes.new_zeros(len(rows), classes).scatter_add_(1, voters, votes)
+        ranking.copy_(scores.argsort(dim=1, descending=True, stable=True)[:, :top])
+    return result.cpu()
+
+
+@dataclass(frozen=True)
+class _Sizes:
+    """How many queries and how many images of the bank are compared at a time."""
+
+    rows: int
+    columns: int
+
+
+def _block_sizes(
+    bank: Tensor, queries: Tensor, classes: int, k: int, top: int, memory_budget: int
+) -> _Sizes:
+    """Choose the largest blocks within the budget, counting every byte that they cost.
+
+    Raises:
+        UserError: if not even one query against one image fits.
+    """
+    (n, d), m = bank.shape, len(queries)
+    # Features in float32, and normalised; about ten numbers of 8 bytes for each of two sets of
+    # neighbours that are merged; scores and their sorting.
+    a_query = 8 * d + 4 * k + 80 * k + 32 * classes
+    # Likewise; a class; and the values and indices that top-k sorts, in each thread.
+    an_image = 8 * d + 8 + 16 * torch.get_num_threads()
+    left = memory_budget - 8 * m * top
+    rows = max(1, min(m, _MOST_ROWS, left // 4 // a_query))
+    columns = (left - rows * a_query) // (an_image + 4 * rows)
+    if columns < 1:
+        needed = 8 * m * top + a_query + an_image + 4
+        raise UserError(
+            f"memory_budget: {memory_budget:,} bytes are too few; {k} neighbours of {d} numbers "
+            f"and a result of {m:,} x {top} classes need at least {needed:,}"
+        )
+    if columns >= n:
+        rows = max(rows, min(m, _MOST_ROWS, (left - n * an_image) // (a_query + 4 * n)))
+    # Blocks of equal size: a small last one would cost as much to merge as a large one.
+    count = -(-n // min(n, columns))
+    return _Sizes(rows, -(-n // count))
+
+
+def _bank_blocks(
+    bank: Tensor, labels: Tensor, columns: int, device: torch.device
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Give the bank block by block, normalised, on the device, with its labels."""
+    for block, classes in zip(bank.split(columns), labels.split(columns), strict=True):
+        yield _unit(block, device), classes.to(device)
+
+
+def _nearest(
+    queries: Tensor, blocks: Iterable[tuple[Tensor, Tensor]], k: int, buffer: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Find the similarities `(M, k)`, largest first, and classes of the k nearest neighbours.
+
+    Args:
+        queries: Normalised, `(M, D)`.
+        blocks: The bank, normalised, and its labels.
+        k: Number of neighbours.
+        buffer: Room for the similarities of a block and k more of each query.
+    """
+    m = len(queries)
+    nearest = queries.new_full((m, k), -torch.inf)
+    voters = torch.zeros(m, k, dtype=torch.int64, device=queries.device)
+    for block, classes in blocks:
+        width = k + len(block)
+        similarity = buffer[: m * width].view(m, width)
+        # The nearest so far stand first: top-k then starts from them, and rejects nearly all of
+        # the block by one comparison each.
+        similarity[:, :k] = nearest
+        torch.mm(queries, block.T, out=similarity[:, k:])
+        nearest, index = similarity.topk(k, dim=1)
+        kept = voters.gather(1, index.clamp_max(k - 1))
+        new = classes[(index - k).clamp_min_(0)]
+        voters = torch.where(index < k, kept, new)
+    return nearest, voters
+
+
+def _unit(features: Tensor, device: torch.device) -> Tensor:
+    """Normalise a block in float32 on the device."""
+    return normalize(features.to(device).float(), dim=1)
 
 
 def knn_accuracy(
@@ -112,6 +205,7 @@ def knn_accuracy(
         classes=classes,
         k=k,
         temperature=temperature,
+        top=5,
         memory_budget=memory_budget,
         device=device,
     )

@@ -6,7 +6,7 @@ import time
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy
+from torch.nn.functional import cross_entropy, linear
 
 from unmix.errors import UserError
 from unmix.evaluation.accuracy import accuracy, check_labelled
@@ -18,6 +18,8 @@ STRENGTHS = (1.0, 1e-1, 1e-2, 1e-3, 1e-4)
 
 _HELD_OUT = 0.1
 _MAX_ITERATIONS = 100
+# Beyond, the covariance and its factor would cost more memory and time than they save.
+_MOST_CORRELATED = 8192
 
 
 def linear_probe(
@@ -34,9 +36,10 @@ def linear_probe(
 
     Features are standardised by the training split. The loss is the mean cross-entropy plus half
     the L2 strength times the squared weights (not the biases), minimised over the full batch by
-    L-BFGS. The strength is the one of `STRENGTHS` with the best accuracy on a stratified tenth of
-    the training images, the stronger of equals; then all training images are fitted. The test
-    labels are used for nothing but the result.
+    L-BFGS, in coordinates in which the features are nearly uncorrelated: the optimum is the same,
+    found in a third of the iterations. The strength is the one of `STRENGTHS` with the best
+    accuracy on a stratified tenth of the training images, the stronger of equals; then all training
+    images are fitted. The test labels are used for nothing but the result.
 
     Args:
         train_features: `(N, D)`.
@@ -60,9 +63,10 @@ def linear_probe(
     held_out = _held_out(train_labels.cpu(), generator).to(device)
     train, test = _standardise(train_features.to(device).float(), test_features.to(device).float())
     labels = train_labels.to(device)
-    strength = _choose_strength(train, labels, held_out, classes)
+    covariance = _covariance(train)
+    strength = _choose_strength(train, labels, held_out, classes, covariance)
     classifier = _classifier(train, classes)
-    _fit(classifier, train, labels, strength)
+    _fit(classifier, train, labels, strength, covariance)
     with torch.inference_mode():
         ranking = classifier(test).topk(min(5, classes), dim=1).indices
     return {
@@ -95,13 +99,21 @@ def _standardise(train: Tensor, test: Tensor) -> tuple[Tensor, Tensor]:
     return (train - mean) / std, (test - mean) / std
 
 
-def _choose_strength(features: Tensor, labels: Tensor, held_out: Tensor, classes: int) -> float:
+def _covariance(features: Tensor) -> Tensor | None:
+    """Return the covariance of standardised features, float64 `(D, D)`; None if D is too large."""
+    n, d = features.shape
+    return (features.T @ features).double() / n if d <= _MOST_CORRELATED else None
+
+
+def _choose_strength(
+    features: Tensor, labels: Tensor, held_out: Tensor, classes: int, covariance: Tensor | None
+) -> float:
     fitted, fitted_labels = features[~held_out], labels[~held_out]
     unseen, unseen_labels = features[held_out], labels[held_out]
     classifier = _classifier(features, classes)
     best, best_right, worse = STRENGTHS[0], -1, 0
     for strength in STRENGTHS:
-        _fit(classifier, fitted, fitted_labels, strength)
+        _fit(classifier, fitted, fitted_labels, strength, covariance)
         with torch.inference_mode():
             right = int((classifier(unseen).argmax(dim=1) == unseen_labels).sum())
         if right > best_right:
@@ -123,22 +135,67 @@ def _classifier(features: Tensor, classes: int) -> nn.Linear:
     return layer
 
 
-def _fit(classifier: nn.Linear, features: Tensor, labels: Tensor, strength: float) -> None:
-    """Minimise the penalised loss, from where the classifier stands."""
+def _fit(
+    classifier: nn.Linear,
+    features: Tensor,
+    labels: Tensor,
+    strength: float,
+    covariance: Tensor | None = None,
+) -> None:
+    """Minimise the penalised loss, from where the classifier stands.
+
+    Args:
+        classifier: Its weights are changed in place.
+        features: `(N, D)`.
+        labels: int64 `(N,)`.
+        strength: Of the penalty; greater than 0.
+        covariance: Of the features, about; changes the way to the optimum, not the optimum.
+    """
+    factor, back = _coordinates(classifier, strength, covariance)
+    start = classifier.weight.detach()
+    moved = (start.clone() if factor is None else start @ factor).requires_grad_()
+    bias = classifier.bias.detach().clone().requires_grad_()
     optimizer = torch.optim.LBFGS(
-        classifier.parameters(),
+        [moved, bias],
         max_iter=_MAX_ITERATIONS,
         tolerance_grad=1e-5,
         tolerance_change=1e-7,
         line_search_fn="strong_wolfe",
     )
 
+    def weight() -> Tensor:
+        return moved if back is None else moved @ back
+
     def loss() -> Tensor:
         optimizer.zero_grad()
-        penalty = 0.5 * strength * classifier.weight.square().sum()
-        value = cross_entropy(classifier(features), labels) + penalty
+        w = weight()
+        penalty = 0.5 * strength * w.square().sum()
+        # Not features @ w.T: of that the gradient takes six times as long on a CPU.
+        value = cross_entropy(linear(features, w, bias), labels) + penalty
         value.backward()
         return value
 
     with torch.enable_grad():
         optimizer.step(loss)
+    with torch.no_grad():
+        classifier.weight.copy_(weight())
+        classifier.bias.copy_(bias)
+
+
+def _coordinates(
+    classifier: nn.Linear, strength: float, covariance: Tensor | None
+) -> tuple[Tensor, Tensor] | tuple[None, None]:
+    """Return the Cholesky factor of the loss's curvature in one class, about, and what undoes it.
+
+    Softmax is curved by p (1 - p), about one over the number of classes, and the penalty by the
+    strength. In coordinates `weight @ factor` the curvature is nearly the same in all directions,
+    which is where L-BFGS needs few iterations.
+    """
+    if covariance is None:
+        return None, None
+    curvature = covariance / classifier.out_features
+    curvature.diagonal().add_(strength)
+    factor = torch.linalg.cholesky(curvature)
+    identity = torch.eye(len(factor), dtype=factor.dtype, device=factor.device)
+    back = torch.linalg.solve_triangular(factor, identity, upper=False)
+    return factor.to(classifier.weight.dtype), back.to(classifier.weight.dtype)

@@ -1,0 +1,106 @@
+"""A split's pixels in batches; files are read ahead by worker processes."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from unmix.data import BrokenImage, FileImages, ImageSet, Skipped, read_uint8
+
+__all__ = ["pixel_batches"]
+
+_MOST_WORKERS = 8
+
+
+@dataclass(frozen=True)
+class _Chunk:
+    """Images of one batch, and what could not be read of it."""
+
+    pixels: Tensor
+    index: Tensor
+    broken: tuple[BrokenImage, ...]
+
+    def pin_memory(self) -> _Chunk:
+        return replace(self, pixels=self.pixels.pin_memory())
+
+
+def pixel_batches(
+    images: ImageSet,
+    size: int,
+    batch_size: int,
+    *,
+    workers: int | None = None,
+    device: torch.device | str = "cpu",
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Read a split as `read_uint8` does, batch by batch, in order.
+
+    Args:
+        images: The split; broken files are noted in its `skipped`.
+        size: Side of the images in pixels.
+        batch_size: Images at a time.
+        workers: Processes that read files; by default one a core, at most 8 and one a batch, and
+            none for a single batch. Images in memory need none.
+        device: Where the pixels will go: for a GPU their memory is pinned, so that the copy does
+            not wait for what the GPU is doing.
+
+    Returns:
+        uint8 images `(n, 3, size, size)` and their indices int64 `(n,)`; batches without a readable
+        image are left out.
+
+    Raises:
+        BrokenImage: if a file cannot be read and the set is strict.
+    """
+    pin = torch.device(device).type == "cuda"
+    chunks = torch.arange(len(images)).split(batch_size) if len(images) else ()
+    if isinstance(images, FileImages):
+        if workers is None:
+            workers = min(_MOST_WORKERS, os.cpu_count() or 1, len(chunks))
+            workers = workers if len(chunks) > 1 else 0
+        loader = DataLoader(
+            _Chunks(images, chunks, size),
+            batch_size=None,
+            num_workers=workers,
+            pin_memory=pin,
+            generator=torch.Generator(),  # otherwise a number is drawn from the global one
+        )
+        for chunk in loader:
+            for error in chunk.broken:
+                images.skipped.add(error)
+            if len(chunk.index):
+                yield chunk.pixels, chunk.index
+        return
+    for wanted in chunks:
+        pixels, index = read_uint8(images, wanted, size)
+        yield pixels.pin_memory() if pin and pixels.device.type == "cpu" else pixels, index
+
+
+class _Chunks(Dataset[_Chunk]):
+    """Reads the images of a batch, in whatever process."""
+
+    def __init__(self, images: FileImages, chunks: tuple[Tensor, ...], size: int) -> None:
+        self.images, self.chunks, self.size = images, chunks, size
+
+    def __len__(self) -> int:
+        return len(self.chunks)
+
+    def __getitem__(self, number: int) -> _Chunk:
+        broken = _Broken()
+        images = replace(self.images, skipped=broken)
+        pixels, index = read_uint8(images, self.chunks[number], self.size)
+        return _Chunk(pixels, index, tuple(broken.errors))
+
+
+class _Broken(Skipped):
+    """Collects the errors of one batch, to be noted where the run is."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.errors: list[BrokenImage] = []
+
+    def add(self, error: BrokenImage) -> None:
+        self.errors.append(error)
