@@ -12,37 +12,17 @@ from __future__ import annotations
 import argparse
 import json
 import logging
-import time
 import warnings
 from typing import Any
 
-import lightning as L
 import torch
 import yaml
-from lightning.pytorch.callbacks import Callback
 from timing import peak_bytes
 
-from unmix.training.batches import build_loader
 from unmix.training.console import quiet_libraries
-from unmix.training.parts import Parts, build
+from unmix.training.parts import build
 from unmix.training.pretrain import settings_for
-
-
-class Clock(Callback):
-    """Takes the time from the end of one step to the end of another."""
-
-    def __init__(self, warmup: int) -> None:
-        self.warmup, self.steps = warmup, 0
-        self.start = self.end = 0.0
-
-    def on_train_batch_end(self, *_: Any) -> None:
-        """Note when the warm-up ended, and when the last step did."""
-        self.steps += 1
-        if torch.cuda.is_available():
-            torch.cuda.synchronize()
-        self.end = time.perf_counter()
-        if self.steps == self.warmup:
-            self.start = self.end
+from unmix.training.stages import whole_steps
 
 
 def words_of(flags: list[str]) -> dict[str, Any]:
@@ -67,28 +47,6 @@ def words_of(flags: list[str]) -> dict[str, Any]:
     return words
 
 
-def train(parts: Parts, clock: Clock, steps: int) -> None:
-    """Train under the trainer that a run has, without evaluation, checkpoints and loggers."""
-    trainer = L.Trainer(
-        accelerator=parts.machine.accelerator,
-        devices=1,
-        precision=parts.machine.precision,  # type: ignore[arg-type]
-        max_epochs=parts.settings.run.epochs,
-        max_steps=clock.warmup + steps,
-        logger=False,
-        callbacks=[clock],
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        num_sanity_val_steps=0,
-    )
-    loader = build_loader(
-        parts.train, parts.module.views, parts.module.order,
-        workers=parts.settings.machine.workers, pin_memory=parts.machine.device.type == "cuda",
-    )  # fmt: skip
-    trainer.fit(parts.module, loader)
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--steps", type=int, default=30, help="steps that are timed")
@@ -105,14 +63,11 @@ def main() -> None:
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     settings, recipes = settings_for(words_of(given.flags))
     parts = build(settings)
-    clock = Clock(given.warmup)
-    train(parts, clock, given.steps)
-    seconds = clock.end - clock.start
-    counted = clock.steps - clock.warmup
+    seconds = whole_steps(parts, given.steps, given.warmup)
     found = {
-        "images_per_second": counted * settings.run.batch_size / seconds,
-        "seconds": seconds,
-        "steps": counted,
+        "images_per_second": len(seconds) * settings.run.batch_size / sum(seconds),
+        "seconds": sum(seconds),
+        "steps": len(seconds),
         "peak_memory_bytes": peak_bytes(),
         "precision": parts.machine.precision,
         "threads": torch.get_num_threads(),

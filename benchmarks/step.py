@@ -28,6 +28,7 @@ OURS = {
     "MoCo + Un-Mix, asymmetric": "--no-symmetric --unmix",
     "MoCo + Un-Mix, symmetric": "--symmetric --unmix",
     "MoCo + IM": "--no-symmetric --IM",
+    "MoCo, one batch norm": "--no-symmetric --bn_splits 1",
 }
 
 
