@@ -187,12 +187,30 @@ def demo_command(words: list[str]) -> None:
     _call("demo", "MoCo and CMC with and without image mixtures, measured and drawn.", demo, words)
 
 
+def data_command(words: list[str]) -> None:
+    """`unmix data`: a group of one so far."""
+    if not words or words[0] in ("-h", "--help", "help"):
+        print(
+            "usage: unmix data COMMAND ...\n\n"
+            "  pack  put a folder of images into a few large files, for --data OUT\n\n"
+            "unmix data COMMAND --help tells more."
+        )
+        return
+    if words[0] != "pack":
+        raise UserError(f"data: {words[0]!r} is no command of it. Commands: pack.")
+    from unmix.commands.pack import pack
+
+    about = (inspect.getdoc(pack) or "").partition("\n\nArgs:")[0]
+    _call("data pack", about, pack, words[1:])
+
+
 COMMANDS: dict[str, tuple[str, Callable[[list[str]], None]]] = {
     "pretrain": ("train an encoder on images without labels, and measure it", pretrain_command),
     "knn": ("measure a run by weighted kNN", knn_command),
     "probe": ("measure a run by a linear probe", probe_command),
     "compare": ("table, figures and a report of several runs", compare_command),
     "preview": ("draw what a mixture does to your images", preview_command),
+    "data": ("put a folder of images into a few large files", data_command),
     "recipes": ("list the recipes that ship", recipes_command),
     "demo": ("four small runs, a table and a report, in minutes", demo_command),
 }
