@@ -36,7 +36,8 @@ ALLOWED = {
         "training", "evaluation", "figures", "results", "files", "data", "views", "mixtures",
         "methods", "recipes",
     },
-    "cli": {"commands", "training", "mixtures", "methods", "recipes"},
+    "flags": {"training", "methods"},
+    "cli": {"flags", "commands", "training", "mixtures", "methods", "recipes"},
 }  # fmt: skip
 OPEN = {"errors", "randomness", "transfer"}
 

@@ -126,9 +126,9 @@ def test_the_overview_names_every_command(capsys):
     assert capsys.readouterr().out == f"unmix {unmix.__version__}\n"
 
 
-@pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.parametrize("command", [*(name for name in COMMANDS if name != "data"), "data pack"])
 def test_the_help_of_every_command_explains_each_flag(command: str, capsys):
-    assert main([command, "--help"]) == 0
+    assert main([*command.split(), "--help"]) == 0
     out = capsys.readouterr().out
     entries = re.split(r"\n  (?=-)", out.split("\n\nexamples:")[0])[1:]
     assert entries

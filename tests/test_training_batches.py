@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,9 +13,12 @@ from hypothesis import strategies as st
 from PIL import Image
 from torch import Tensor
 
-from unmix.data import BrokenImage, FileImages, load
-from unmix.training.batches import Batch, EpochOrder, FileCrops, build_loader, collate
-from unmix.views import Views, ViewSettings
+from unmix.data import FileImages, StreamedImages, load
+from unmix.data.opened import OpenedImage
+from unmix.randomness import generator_for
+from unmix.training.batches import Batch, EpochOrder, FileCrops, build_loader, worker_count
+from unmix.views import Views, ViewSettings, crop_pil
+from unmix.views.geometry import draw_boxes
 
 SIZE, COUNT = 12, 10
 
@@ -104,18 +108,30 @@ def batches_of(images: FileImages, views: Views, workers: int, epoch: int = 0) -
     return list(build_loader(images, views, order, workers=workers))
 
 
+def crops_of(images: FileImages, views: Views, *item: int, seed: int = 0) -> Tensor:
+    """The crops of one image, uint8 (V, 3, size, size)."""
+    crops = FileCrops(images, views, seed)[item].crops  # type: ignore[index]
+    assert crops is not None
+    return crops[:, 0]
+
+
 def test_an_items_crops_depend_on_the_seed_the_epoch_and_its_number_alone(
     images: FileImages, views: Views
 ) -> None:
-    crops = FileCrops(images, views, seed=0)
-    _, expected = crops[1, 3]
-    assert isinstance(expected, Tensor)
+    expected = crops_of(images, views, 1, 3)
     assert expected.shape == (2, 3, SIZE, SIZE)
     assert expected.dtype == torch.uint8
-    crops[0, 5]
-    assert torch.equal(FileCrops(images, views, seed=0)[1, 3][1], expected)  # type: ignore[arg-type]
-    for other in (FileCrops(images, views, seed=1)[1, 3], crops[2, 3], crops[1, 4]):
-        assert not torch.equal(other[1], expected)  # type: ignore[arg-type]
+    crops_of(images, views, 0, 5)
+    assert torch.equal(crops_of(images, views, 1, 3), expected)
+    together = FileCrops(images, views, seed=0).__getitems__([(0, 5), (1, 3), (2, 3)]).crops
+    assert together is not None
+    assert torch.equal(together[:, 1], expected)
+    for other in (
+        crops_of(images, views, 1, 3, seed=1),
+        crops_of(images, views, 2, 3),
+        crops_of(images, views, 1, 4),
+    ):
+        assert not torch.equal(other, expected)
     assert not torch.equal(expected[0], expected[1])
 
 
@@ -139,13 +155,12 @@ def test_two_workers_give_the_batches_that_none_give(images: FileImages, views: 
 
 
 def test_a_batch_holds_its_samples_in_the_order_asked_for(images: FileImages, views: Views) -> None:
-    crops = FileCrops(images, views, seed=0)
     order = epoch_of(EpochOrder(len(images), 4, seed=0), 0)
     for batch, index in zip(batches_of(images, views, workers=0), order, strict=True):
         assert torch.equal(batch.index, index)
         assert batch.crops is not None
         for n, i in enumerate(index.tolist()):
-            assert torch.equal(batch.crops[:, n], crops[0, i][1])  # type: ignore[arg-type]
+            assert torch.equal(batch.crops[:, n], crops_of(images, views, 0, i))
 
 
 @pytest.fixture
@@ -172,11 +187,135 @@ def test_a_broken_file_is_named_and_the_rest_of_its_batch_is_kept(
         assert batch.crops.shape == (2, len(batch.index), 3, SIZE, SIZE)
 
 
-def test_a_batch_of_broken_files_alone_is_empty() -> None:
-    batch = collate([(i, BrokenImage(Path(f"{i}.jpg"), "is empty")) for i in range(3)])
+def test_a_batch_of_broken_files_alone_is_empty(
+    images: FileImages, views: Views, tmp_path: Path
+) -> None:
+    (tmp_path / "a.jpg").write_bytes(b"no image")
+    gone = replace(
+        images, paths=[tmp_path / "a.jpg", tmp_path / "b.jpg"], labels=None, classes=None
+    )
+    batch = FileCrops(gone, views, seed=0).__getitems__([(0, 1), (0, 0)])
     assert len(batch.index) == 0
     assert batch.crops is None
-    assert [error.path.name for error in batch.broken] == ["0.jpg", "1.jpg", "2.jpg"]
+    assert [error.path.name for error in batch.broken] == ["b.jpg", "a.jpg"]
+
+
+# --- the fast path against the plain one ------------------------------------------------------
+
+
+def plain_crops(images: StreamedImages, views: Views, epoch: int, i: int) -> Tensor:
+    """Decoded whole by Pillow, each view cropped and resized by Pillow: what is meant."""
+    image = images.decode(i)
+    generator = generator_for(0, "crop", epoch, i)
+    return torch.stack(
+        [
+            crop_pil(
+                image,
+                views.draw_boxes(1, image.height, image.width, generator)[0],
+                views.size,
+                views.settings.interpolation,
+            )
+            for _ in range(views.count)
+        ]
+    )
+
+
+def photo(height: int, width: int) -> Image.Image:
+    """A photograph of any size."""
+    from skimage.data import chelsea
+
+    return Image.fromarray(chelsea()).resize((width, height), Image.Resampling.BICUBIC)
+
+
+def difference(images: FileImages, size: int, interpolation: str) -> tuple[int, float]:
+    """The largest and the mean difference from the plain path, in grey levels."""
+    views = Views(ViewSettings(interpolation=interpolation), size, images.mean, images.std, count=2)
+    fast = FileCrops(images, views, seed=0).__getitems__([(0, i) for i in range(len(images))])
+    assert fast.crops is not None
+    assert fast.crops.shape == (2, len(images), 3, size, size)
+    plain = torch.stack([plain_crops(images, views, 0, i) for i in range(len(images))], dim=1)
+    far = (fast.crops.int() - plain.int()).abs()
+    return int(far.max()), float(far.float().mean())
+
+
+@pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
+@pytest.mark.parametrize("kind", ["rgb.jpg", "grey.jpg", "cmyk.jpg", "rgb.png", "alpha.png"])
+def test_crops_are_pillows_to_one_grey_level(
+    images: FileImages, tmp_path: Path, kind: str, interpolation: str
+) -> None:
+    mode = {"grey": "L", "cmyk": "CMYK", "alpha": "RGBA"}.get(kind.partition(".")[0], "RGB")
+    photo(150, 230).convert(mode).save(tmp_path / kind)
+    found = replace(images, paths=[tmp_path / kind] * 3, labels=None, classes=None)
+    assert difference(found, 64, interpolation)[0] <= 1
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_an_oriented_jpeg_is_cropped_as_if_it_were_upright(
+    images: FileImages, tmp_path: Path, orientation: int
+) -> None:
+    """At its full size, and at a fraction of it that does not divide its sides."""
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    photo(301, 437).save(tmp_path / "a.jpg", exif=exif, quality=95)
+    found = replace(images, paths=[tmp_path / "a.jpg"] * 3, labels=None, classes=None)
+    assert difference(found, 200, "bilinear")[0] <= 1
+    largest, mean = difference(found, 24, "bilinear")
+    assert largest <= 24
+    assert mean < 2
+
+
+@pytest.mark.parametrize("size", [16, 32, 64])
+def test_a_fraction_of_a_jpegs_pixels_gives_nearly_the_same_crops(
+    images: FileImages, tmp_path: Path, size: int
+) -> None:
+    """The DCT averages blocks where the plain path filters; no edge of a crop may move."""
+    photo(600, 800).save(tmp_path / "a.jpg", quality=95)
+    found = replace(images, paths=[tmp_path / "a.jpg"] * 8, labels=None, classes=None)
+    largest, mean = difference(found, size, "bilinear")
+    assert largest <= 24
+    assert mean < 2
+
+
+def test_the_fraction_is_the_smallest_that_covers_every_crop(tmp_path: Path) -> None:
+    photo(300, 400).save(tmp_path / "a.jpg")
+    photo(300, 400).save(tmp_path / "a.png")
+    opened = OpenedImage.of((tmp_path / "a.jpg").read_bytes(), tmp_path / "a.jpg")
+    factors = [(799, 1), (800, 2), (1599, 2), (1600, 4), (3200, 8), (99999, 8)]
+    assert [opened.factor(sides, 400) for sides, _ in factors] == [f for _, f in factors]
+    assert opened.reduced(4).size == (100, 75)
+    png = OpenedImage.of((tmp_path / "a.png").read_bytes(), tmp_path / "a.png")
+    assert png.factor(99999, 400) == 1
+
+
+def test_a_jpeg_that_the_fast_decoder_refuses_is_read_by_the_other(
+    images: FileImages, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object, **__: object) -> Tensor:
+        raise RuntimeError("unsupported")
+
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    photo(80, 100).save(tmp_path / "a.jpg", exif=exif)
+    found = replace(images, paths=[tmp_path / "a.jpg"] * 2, labels=None, classes=None)
+    monkeypatch.setattr("unmix.data.opened.decode_jpeg", refuse)
+    assert difference(found, 64, "bilinear")[0] <= 1
+
+
+def test_boxes_drawn_together_are_those_drawn_one_by_one() -> None:
+    heights, widths = torch.randint(1, 3000, (2, 500), generator=generator_for(0, "sides"))
+
+    def generators() -> list[torch.Generator]:
+        return [generator_for(0, "crop", i) for i in range(500)]
+
+    together = draw_boxes(500, heights, widths, generators())
+    for n, generator in enumerate(generators()):
+        alone = draw_boxes(1, int(heights[n]), int(widths[n]), generator)
+        assert torch.equal(together[n], alone[0])
+
+
+def test_one_core_is_left_for_the_step() -> None:
+    assert [worker_count(cores) for cores in (1, 2, 4, 17, 128)] == [1, 1, 3, 16, 16]
+    assert 1 <= worker_count() <= 16
 
 
 def test_images_in_memory_travel_as_numbers(views: Views) -> None:

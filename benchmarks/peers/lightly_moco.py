@@ -119,13 +119,12 @@ def main() -> None:
     if given.threads:
         torch.set_num_threads(given.threads)
     seconds, loss = train(given)
-    kinds = (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
     found = {
         "images_per_second": given.steps * given.batch_size / seconds,
         "seconds": seconds,
         "steps": given.steps,
-        # Of this process, and of the largest worker that has ended.
-        "peak_memory_bytes": sum(1024 * resource.getrusage(kind).ru_maxrss for kind in kinds),
+        # Of this process, without its workers.
+        "peak_memory_bytes": 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss,
         "precision": given.precision,
         "threads": torch.get_num_threads(),
         "workers": given.workers,

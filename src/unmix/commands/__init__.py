@@ -5,7 +5,8 @@ from unmix.commands.checkpoints import load_method
 from unmix.commands.compare import compare
 from unmix.commands.demo import demo
 from unmix.commands.knn import knn
+from unmix.commands.pack import pack
 from unmix.commands.preview import preview
 from unmix.commands.probe import probe
 
-__all__ = ["bench", "compare", "demo", "knn", "load_method", "preview", "probe"]
+__all__ = ["bench", "compare", "demo", "knn", "load_method", "pack", "preview", "probe"]

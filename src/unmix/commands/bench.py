@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from unmix.data import FileImages
+from unmix.data import StreamedImages
 from unmix.errors import UserError, check_number
 from unmix.files import write_whole
 from unmix.training.console import quiet_libraries
@@ -55,7 +55,7 @@ def bench(
     parts = build(settings)
     say("\n".join(headline(parts, recipes).splitlines()[:2]))
     measured = facts(parts, measure_stages(parts, steps=steps))
-    if isinstance(parts.train, FileImages) and (line := parts.train.skipped.line()):
+    if isinstance(parts.train, StreamedImages) and (line := parts.train.skipped.line()):
         say(line)
     say(table(measured))
     if json is not None:

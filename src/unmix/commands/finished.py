@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from unmix.commands.checkpoints import load_method
-from unmix.data import FileImages, ImageSet
+from unmix.data import ImageSet, StreamedImages
 from unmix.errors import UserError
 from unmix.evaluation import Measured, split_features
 from unmix.evaluation.loading import LoadedEncoder, load_encoder
@@ -169,7 +169,7 @@ class FinishedRun:
 def say_skipped(say: Say, *sets: ImageSet) -> None:
     """Tell how many files of some image sets could not be read, if any."""
     for images in sets:
-        if isinstance(images, FileImages) and (line := images.skipped.line()):
+        if isinstance(images, StreamedImages) and (line := images.skipped.line()):
             say(line)
 
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from unmix.commands.checkpoints import epoch_checkpoints
 from unmix.commands.finished import FinishedRun, Say, Splits, Subject, say_skipped
 from unmix.commands.rows import add_row
-from unmix.data import FileImages, TensorImages
+from unmix.data import StreamedImages, TensorImages
 from unmix.errors import UserError, check_choice, check_number
 from unmix.evaluation import PROTOCOLS, Protocol, find_protocol, measure, run_protocol
 from unmix.evaluation.protocols import Batches
@@ -173,7 +173,7 @@ def _augmented(finished: FinishedRun, splits: Splits, protocol: Protocol) -> Bat
         for step, batch in enumerate(loader):
             generator = generator_for(seed, "probe", epoch, step)
             for error in batch.broken:
-                assert isinstance(images, FileImages)
+                assert isinstance(images, StreamedImages)
                 images.skipped.add(error)
             if len(batch.index) == 0:
                 continue

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from unmix.data.decoding import BrokenImage, decode
 from unmix.data.imagenet100 import IMAGENET100
-from unmix.data.imageset import FileImages, ImageSet, TensorImages
+from unmix.data.imageset import FileImages, ImageSet, StreamedImages, TensorImages
+from unmix.data.packed import PackedImages
 from unmix.data.reading import read_uint8
 from unmix.data.registry import DATA_SETS, load
 from unmix.data.skipped import Skipped
@@ -25,7 +26,9 @@ __all__ = [
     "DataSet",
     "FileImages",
     "ImageSet",
+    "PackedImages",
     "Skipped",
+    "StreamedImages",
     "TensorImages",
     "check_normalisation",
     "decode",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import warnings
 from pathlib import Path
@@ -11,7 +12,7 @@ from PIL import ExifTags, Image, UnidentifiedImageError
 
 from unmix.errors import UserError
 
-__all__ = ["BrokenImage", "decode"]
+__all__ = ["BrokenImage", "decode", "orientation"]
 
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -42,7 +43,9 @@ class BrokenImage(UserError):  # noqa: N818 - it says what the image is
         return type(self), (self.path, self.reason)
 
 
-def decode(path: Path, at_least: int | None = None) -> Image.Image:
+def decode(
+    path: Path, at_least: int | tuple[int, int] | None = None, content: bytes | None = None
+) -> Image.Image:
     """Read an image file as 8-bit RGB, the right way up.
 
     EXIF orientation is applied; transparent pixels are composited on white; 16-bit grey values are
@@ -53,7 +56,9 @@ def decode(path: Path, at_least: int | None = None) -> Image.Image:
     Args:
         path: The file.
         at_least: If given, a JPEG may be decoded at 1/2, 1/4 or 1/8 of its size: the smallest whose
-            sides are both at least this many pixels.
+            sides are both at least this many pixels (or width and height as stored, before the
+            orientation is applied, at least these).
+        content: What the file holds, where that is read already; `path` is then a name only.
 
     Raises:
         BrokenImage: if the file is empty, truncated, damaged, not an image, or cannot be opened, or
@@ -62,23 +67,31 @@ def decode(path: Path, at_least: int | None = None) -> Image.Image:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            with Image.open(path) as image:
+            with Image.open(path if content is None else io.BytesIO(content)) as image:
                 if at_least is not None:
-                    image.draft(None, (at_least, at_least))
+                    both = (at_least, at_least) if isinstance(at_least, int) else at_least
+                    image.draft(None, both)
                 image.load()
                 return _rgb(_upright(image))
     # On damaged bytes Pillow's readers raise nearly anything: SyntaxError, struct.error, KeyError.
     except Exception as error:
-        raise BrokenImage(path, _reason(path, error)) from error
+        raise BrokenImage(path, _reason(path, error, content)) from error
+
+
+def orientation(image: Image.Image) -> int:
+    """Tell the EXIF orientation of an image, 1 to 8; 1 (upright) if it has none that is known.
+
+    Some formats tell it, and TIFF settles it, while the pixels are loaded.
+    """
+    try:
+        found = image.getexif().get(ExifTags.Base.Orientation, 1)
+    except Exception:
+        return 1  # damaged metadata does not make the pixels worse
+    return found if found in _TURNS else 1
 
 
 def _upright(image: Image.Image) -> Image.Image:
-    try:
-        # Only after the pixels: some formats tell, and TIFF settles, the orientation while loading.
-        orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
-    except Exception:
-        return image  # damaged metadata does not make the pixels worse
-    turn = _TURNS.get(orientation)
+    turn = _TURNS.get(orientation(image))
     return image if turn is None else image.transpose(turn)
 
 
@@ -101,9 +114,9 @@ def _eight_bits(image: Image.Image) -> Image.Image:
     return Image.fromarray(((values * 255 + 32767) // 65535).astype(np.uint8))
 
 
-def _reason(path: Path, error: Exception) -> str:
+def _reason(path: Path, error: Exception, content: bytes | None) -> str:
     try:
-        if os.path.getsize(path) == 0:
+        if (os.path.getsize(path) if content is None else len(content)) == 0:
             return "the file is empty"
     except OSError:
         pass  # the error itself says that the file cannot be reached

@@ -12,10 +12,10 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from unmix.data.decoding import decode
+from unmix.data.decoding import BrokenImage, decode
 from unmix.data.skipped import Skipped
 
-__all__ = ["RGB", "FileImages", "ImageSet", "TensorImages"]
+__all__ = ["RGB", "FileImages", "ImageSet", "StreamedImages", "TensorImages"]
 
 RGB = tuple[float, float, float]
 Images = TypeVar("Images", bound="ImageSet")
@@ -93,22 +93,26 @@ class TensorImages(ImageSet):
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
-class FileImages(ImageSet):
-    """Images in files, decoded when they are asked for.
+class StreamedImages(ImageSet):
+    """Images that stay encoded on a disk, and are decoded when they are asked for.
 
     Args:
-        paths: The files.
         skipped: Where those who decode note the broken ones; says whether to be strict.
     """
 
-    paths: Sequence[Path]
     skipped: Skipped = field(default_factory=Skipped)
 
-    def __len__(self) -> int:
-        return len(self.paths)
+    @abstractmethod
+    def place(self, i: int) -> Path:
+        """Where image `i` is, as messages name it."""
 
-    def _picked(self, index: Tensor) -> dict[str, Any]:
-        return {"paths": [self.paths[i] for i in index.tolist()]}
+    @abstractmethod
+    def read(self, i: int) -> bytes:
+        """Read image `i` as it is encoded.
+
+        Raises:
+            BrokenImage: if it cannot be read.
+        """
 
     def decode(self, i: int, at_least: int | None = None) -> Image.Image:
         """Decode image `i` as 8-bit RGB, the right way up.
@@ -121,4 +125,39 @@ class FileImages(ImageSet):
         Raises:
             BrokenImage: if the file cannot be read.
         """
-        return decode(self.paths[i], at_least)
+        return decode(self.place(i), at_least, self.read(i))
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class FileImages(StreamedImages):
+    """Images in files of their own.
+
+    Args:
+        paths: The files.
+    """
+
+    paths: Sequence[Path]
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def _picked(self, index: Tensor) -> dict[str, Any]:
+        return {"paths": [self.paths[i] for i in index.tolist()]}
+
+    def place(self, i: int) -> Path:
+        """The path of image `i`."""
+        return self.paths[i]
+
+    def read(self, i: int) -> bytes:
+        """Read file `i`.
+
+        Raises:
+            BrokenImage: if it cannot be read.
+        """
+        path = self.paths[i]
+        try:
+            # Without Python's buffer, which would be filled once and emptied once.
+            with open(path, "rb", buffering=0) as file:
+                return file.read()
+        except OSError as error:
+            raise BrokenImage(path, error.strerror or type(error).__name__) from error

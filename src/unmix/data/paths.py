@@ -27,6 +27,17 @@ class Paths(Sequence[Path]):
         self._bytes = np.frombuffer(b"".join(encoded), dtype=np.uint8)
         self._ends = np.cumsum([len(path) for path in encoded], dtype=np.int64)
 
+    @classmethod
+    def of_arrays(cls, block: np.ndarray, ends: np.ndarray) -> Paths:
+        """Make paths of what `arrays` gave."""
+        paths = cls(())
+        paths._bytes, paths._ends = block, ends
+        return paths
+
+    def arrays(self) -> tuple[np.ndarray, np.ndarray]:
+        """The bytes of all paths, uint8, and where each ends in them, int64."""
+        return self._bytes, self._ends
+
     def __len__(self) -> int:
         return len(self._ends)
 

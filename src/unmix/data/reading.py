@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from unmix.data.decoding import BrokenImage
-from unmix.data.imageset import FileImages, ImageSet, TensorImages
+from unmix.data.imageset import ImageSet, StreamedImages, TensorImages
 
 __all__ = ["read_uint8"]
 
@@ -40,7 +40,7 @@ def read_uint8(
     if isinstance(image_set, TensorImages):
         images = image_set.images[wanted.to(image_set.images.device)]
         return _resize_batch(images, size), wanted
-    assert isinstance(image_set, FileImages)
+    assert isinstance(image_set, StreamedImages)
     crops, kept = [], []
     for i in wanted.tolist():
         try:

@@ -9,6 +9,7 @@ from unmix.data.digits import DIGITS
 from unmix.data.folder import load_folder
 from unmix.data.imagenet import IMAGENET, IMAGENET_100, TINY_IMAGENET
 from unmix.data.imageset import ImageSet
+from unmix.data.packed import holds_pack, load_pack
 from unmix.data.photos import PHOTOS
 from unmix.data.skipped import Skipped
 from unmix.data.spec import DataSet, Request
@@ -40,8 +41,9 @@ def load(
     """Load a split of a data set.
 
     Args:
-        data: A name of `DATA_SETS`, or a folder of images (see `unmix.data.folder.load_folder`). A
-            name comes before a folder of the same name, which can be given as `./NAME`.
+        data: A name of `DATA_SETS`, or a folder of images (see `unmix.data.folder.load_folder`), or
+            a pack of one (see `unmix.data.packed`). A name comes before a folder of the same name,
+            which can be given as `./NAME`.
         split: `train`, `test`, or `pretrain`, which differs from `train` only for `stl10`: it adds
             the unlabelled images and has no labels.
         data_dir: The folder that holds the files of a named set, where it needs files.
@@ -60,7 +62,9 @@ def load(
         raise UserError(f"--class_list: only for --data {' or '.join(_WITH_CLASS_LIST)}.")
     skipped = Skipped(strict)
     if name not in DATA_SETS:
-        return load_folder(_folder(name), split, skipped)
+        folder = _folder(name)
+        read = load_pack if holds_pack(folder) else load_folder
+        return read(folder, split, skipped)
     data_set = DATA_SETS[name]
     if download and data_set.layout is not None and not data_set.downloads:
         raise UserError(

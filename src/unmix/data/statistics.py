@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from unmix.data.decoding import BrokenImage
-from unmix.data.imageset import RGB, FileImages, ImageSet, TensorImages
+from unmix.data.imageset import RGB, ImageSet, StreamedImages, TensorImages
 from unmix.errors import UserError
 
 __all__ = ["IMAGENET_MEAN", "IMAGENET_STD", "check_normalisation", "estimate_mean_std", "spread"]
@@ -52,7 +52,7 @@ def estimate_mean_std(image_set: ImageSet, limit: int = 1000) -> tuple[RGB, RGB]
             pixels = image_set.images[chosen, channel].flatten()
             shares[channel] = pixels.bincount(minlength=256).cpu().numpy()
     else:
-        assert isinstance(image_set, FileImages)
+        assert isinstance(image_set, StreamedImages)
         for i in chosen:
             try:
                 image = image_set.decode(i, at_least=_SIDE)

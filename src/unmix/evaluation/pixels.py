@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from unmix.data import BrokenImage, FileImages, ImageSet, Skipped, read_uint8
+from unmix.data import BrokenImage, ImageSet, Skipped, StreamedImages, read_uint8
 
 __all__ = ["pixel_batches"]
 
@@ -57,7 +57,7 @@ def pixel_batches(
     """
     pin = torch.device(device).type == "cuda"
     chunks = torch.arange(len(images)).split(batch_size) if len(images) else ()
-    if isinstance(images, FileImages):
+    if isinstance(images, StreamedImages):
         if workers is None:
             workers = min(_MOST_WORKERS, os.cpu_count() or 1, len(chunks))
             workers = workers if len(chunks) > 1 else 0
@@ -82,7 +82,7 @@ def pixel_batches(
 class _Chunks(Dataset[_Chunk]):
     """Reads the images of a batch, in whatever process."""
 
-    def __init__(self, images: FileImages, chunks: tuple[Tensor, ...], size: int) -> None:
+    def __init__(self, images: StreamedImages, chunks: tuple[Tensor, ...], size: int) -> None:
         self.images, self.chunks, self.size = images, chunks, size
 
     def __len__(self) -> int:

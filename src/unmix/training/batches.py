@@ -3,49 +3,22 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 
-from unmix.data import BrokenImage, FileImages, ImageSet, TensorImages
+from unmix.data import ImageSet, StreamedImages, TensorImages
 from unmix.randomness import generator_for
-from unmix.views import Views, crop_pil
+from unmix.training.batch import Batch
+from unmix.training.crops import FileCrops
+from unmix.views import Views
 
-__all__ = ["Batch", "EpochOrder", "FileCrops", "build_loader"]
+__all__ = ["Batch", "EpochOrder", "FileCrops", "build_loader", "worker_count"]
 
-
-@dataclass(frozen=True)
-class Batch:
-    """What a step gets.
-
-    Attributes:
-        index: Numbers of the samples in the data set, int64 (N,).
-        crops: uint8 (V, N, 3, size, size), cropped where they were decoded; None if the images are
-            cropped on the device.
-        images: uint8 (N, 3, H, W), whole, from the host's memory; None if they are on the device.
-        broken: Files that could not be read; their samples are not in `index`.
-    """
-
-    index: Tensor
-    crops: Tensor | None = None
-    images: Tensor | None = None
-    broken: tuple[BrokenImage, ...] = ()
-
-    def pin_memory(self) -> Batch:
-        """Pin the tensors, so that they can be copied to a GPU while it computes."""
-        return self._each(Tensor.pin_memory)
-
-    def to(self, device: torch.device) -> Batch:
-        """The batch with its tensors on the device."""
-        return self._each(lambda tensor: tensor.to(device, non_blocking=True))
-
-    def _each(self, change: Callable[[Tensor], Tensor]) -> Batch:
-        crops, images = (None if x is None else change(x) for x in (self.crops, self.images))
-        return Batch(change(self.index), crops, images, self.broken)
+_AHEAD = 2
 
 
 class EpochOrder:
@@ -123,38 +96,6 @@ class HostLoader:
         return batch.pin_memory() if self.pin_memory else batch
 
 
-Item = tuple[int, Tensor | BrokenImage]
-
-
-class FileCrops(Dataset[Item]):
-    """Decodes an image and cuts its views' crops, by draws of its own.
-
-    An item is asked for by epoch and number, so that what is drawn does not depend on which worker
-    draws it.
-    """
-
-    def __init__(self, images: FileImages, views: Views, seed: int) -> None:
-        self.images, self.views, self.seed = images, views, seed
-
-    def __len__(self) -> int:
-        return len(self.images)
-
-    def __getitem__(self, item: tuple[int, int]) -> Item:
-        """The sample's number and its crops (V, 3, size, size), or why it cannot be read."""
-        epoch, i = item
-        try:
-            image = self.images.decode(i)
-        except BrokenImage as error:
-            return i, error
-        generator = generator_for(self.seed, "crop", epoch, i)
-        height, width, views = image.height, image.width, self.views
-        crops = []
-        for _ in range(views.count):
-            box = views.draw_boxes(1, height, width, generator)[0]
-            crops.append(crop_pil(image, box, views.size, views.settings.interpolation))
-        return i, torch.stack(crops)
-
-
 class _Requests:
     """The order as lists of (epoch, number), which is what `FileCrops` is asked for."""
 
@@ -169,13 +110,24 @@ class _Requests:
             yield [(epoch, i) for i in index.tolist()]
 
 
-def collate(items: Sequence[Item]) -> Batch:
-    """Put items together; broken ones are named instead."""
-    whole = [(i, crops) for i, crops in items if isinstance(crops, Tensor)]
-    broken = tuple(error for _, error in items if isinstance(error, BrokenImage))
-    index = torch.tensor([i for i, _ in whole], dtype=torch.long)
-    crops = torch.stack([c for _, c in whole], dim=1) if whole else None
-    return Batch(index, crops, broken=broken)
+def _as_it_is(batch: Batch) -> Batch:
+    """What `FileCrops` gives for a list of requests is a batch already."""
+    return batch
+
+
+def worker_count(cores: int | None = None) -> int:
+    """How many processes decode if nobody says it: one a core, but one core is for the step.
+
+    At least 1, at most 16: more wait for the disk, and each holds batches that are ahead.
+
+    Args:
+        cores: Those that this process may use; by default asked for, so that a container's or a
+            batch system's share counts and not the whole machine.
+    """
+    if cores is None:
+        has_share = hasattr(os, "sched_getaffinity")
+        cores = len(os.sched_getaffinity(0)) if has_share else os.cpu_count() or 1
+    return min(16, max(1, cores - 1))
 
 
 def build_loader(
@@ -194,23 +146,20 @@ def build_loader(
         views: Says how many crops of which size.
         order: Shared with the caller, who sets its epoch.
         resident: Whether images in memory are on the device; then only their numbers travel.
-        workers: Processes that decode files; see `count_workers`.
+        workers: Processes that decode files; by default see `worker_count`.
         pin_memory: For a GPU.
     """
     if isinstance(images, TensorImages):
         return IndexLoader(order) if resident else HostLoader(images.images, order, pin_memory)
-    assert isinstance(images, FileImages)
-    count = count_workers(workers)
+    assert isinstance(images, StreamedImages)
+    count = worker_count() if workers is None else workers
     return DataLoader(
         FileCrops(images, views, order.seed),  # type: ignore[arg-type]
         batch_sampler=_Requests(order),  # type: ignore[arg-type]
-        collate_fn=collate,
+        collate_fn=_as_it_is,  # type: ignore[arg-type]
         num_workers=count,
         persistent_workers=count > 0,
+        # Batches ready beside the one in work, in each worker: memory does not grow beyond them.
+        prefetch_factor=_AHEAD if count else None,
         pin_memory=pin_memory,
     )
-
-
-def count_workers(workers: int | None) -> int:
-    """Processes that decode: what is asked for, or one a core, at most 8."""
-    return min(8, os.cpu_count() or 1) if workers is None else workers

@@ -10,7 +10,7 @@ import torch
 from lightning.pytorch.callbacks import Callback
 from torch import Tensor, nn
 
-from unmix.data import FileImages
+from unmix.data import StreamedImages
 from unmix.training.machine import timed
 from unmix.training.module import Pretraining
 
@@ -89,7 +89,7 @@ def compile_views(module: Pretraining) -> str:
         A line that says which is quicker, and by how much.
     """
     views = module.views
-    name = "apply_crops" if isinstance(module.images, FileImages) else "apply"
+    name = "apply_crops" if isinstance(module.images, StreamedImages) else "apply"
     images = example(module)
     plain = getattr(views, name)
     compiled = torch.compile(plain, dynamic=False)
@@ -108,7 +108,7 @@ def compile_views(module: Pretraining) -> str:
 def example(module: Pretraining) -> Tensor:
     """A full batch as the views get it, of no particular pixels: uint8 `(N, 3, H, W)`."""
     size = (module.views.size, module.views.size)
-    if not isinstance(module.images, FileImages):
+    if not isinstance(module.images, StreamedImages):
         size = tuple(module.images.images.shape[2:])  # type: ignore[attr-defined]
     shape = (module.order.batch_size, 3, *size)
     generator = torch.Generator().manual_seed(0)

@@ -10,7 +10,7 @@ import lightning as L
 import torch
 from torch import Tensor
 
-from unmix.data import BrokenImage, FileImages, ImageSet, TensorImages
+from unmix.data import BrokenImage, ImageSet, StreamedImages, TensorImages
 from unmix.errors import UserError
 from unmix.methods import Method
 from unmix.mixtures import Operator, UnMix
@@ -179,7 +179,7 @@ class Pretraining(L.LightningModule):
             UserError: if no batch had two images that can be read.
         """
         if not self.samples:
-            assert isinstance(self.images, FileImages)
+            assert isinstance(self.images, StreamedImages)
             raise UserError(
                 f"--data: no batch of {self.images.name} had 2 images that can be read. "
                 f"{self.images.skipped.line()}"
@@ -205,7 +205,7 @@ class Pretraining(L.LightningModule):
 
     def _note_broken(self, batch: Batch) -> None:
         for error in batch.broken:
-            assert isinstance(self.images, FileImages)
+            assert isinstance(self.images, StreamedImages)
             try:
                 self.images.skipped.add(error)
             except BrokenImage:

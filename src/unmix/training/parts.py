@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from unmix.data import FileImages, ImageSet, check_normalisation, load
+from unmix.data import ImageSet, StreamedImages, check_normalisation, load
 from unmix.errors import UserError
 from unmix.methods import Method, method_class
 from unmix.randomness import generator_for
@@ -148,7 +148,7 @@ def has_narrow_downsampling(module: nn.Module) -> bool:
 
 def native_size(images: ImageSet) -> int:
     """The side of images in memory; 224 for files."""
-    if isinstance(images, FileImages):
+    if isinstance(images, StreamedImages):
         return LARGE
     return int(images.images.shape[-1])  # type: ignore[attr-defined]
 

@@ -6,7 +6,7 @@ import shlex
 import time
 from typing import Any
 
-from unmix.data import FileImages
+from unmix.data import StreamedImages
 from unmix.errors import UserError
 from unmix.recipes import resolve
 from unmix.results import RunResults, load_results, write_results
@@ -92,7 +92,7 @@ def run(settings: Settings, recipes: list[str], command: str) -> RunResults:
             folder.discard()
         raise
     rows = finish(parts, folder, evaluator, reporter)
-    if isinstance(parts.train, FileImages) and (line := parts.train.skipped.line()):
+    if isinstance(parts.train, StreamedImages) and (line := parts.train.skipped.line()):
         say(line)
     seconds = time.perf_counter() - start
     write_results(folder.results, results_of(parts, folder, reporter, rows, command, seconds))

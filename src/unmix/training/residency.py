@@ -5,14 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import partial
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from unmix.data import BrokenImage, FileImages, ImageSet, TensorImages
+from unmix.data import BrokenImage, ImageSet, StreamedImages, TensorImages
+from unmix.data.opened import OpenedImage
 from unmix.errors import UserError
-from unmix.training.batches import count_workers
+from unmix.training.batches import worker_count
 from unmix.training.machine import Machine, free_memory
 from unmix.training.settings import MachineSettings
 
@@ -58,7 +58,7 @@ def hold(images: ImageSet, machine: Machine, settings: MachineSettings) -> Held:
         if machine.device.type == "cpu" or _fits(size, machine, settings):
             return Held(images, True, f"on the device ({_amount(size)})")
         return _streamed(images)
-    assert isinstance(images, FileImages)
+    assert isinstance(images, StreamedImages)
     must = settings.resident == "yes"
     shapes = _sample_shapes(images)
     if len(shapes) != 1:
@@ -68,7 +68,9 @@ def hold(images: ImageSet, machine: Machine, settings: MachineSettings) -> Held:
     (shape,) = shapes
     if not _fits(len(images) * 3 * shape[0] * shape[1], machine, settings):
         return _streamed(images)
-    found = _decode_all(images, shape, count_workers(settings.workers))
+    found = _decode_all(
+        images, shape, worker_count() if settings.workers is None else settings.workers
+    )
     if isinstance(found, TensorImages):
         line = images.skipped.line()
         about = f"decoded once and held on the device ({_amount(found.images.nbytes)})"
@@ -118,15 +120,14 @@ def _needs_one_size(images: ImageSet, shapes: set[tuple[int, int]]) -> str:
     )
 
 
-def _sample_shapes(images: FileImages) -> set[tuple[int, int]]:
+def _sample_shapes(images: StreamedImages) -> set[tuple[int, int]]:
     """The heights and widths of some images, evenly spread."""
     shapes: set[tuple[int, int]] = set()
     for i in range(0, len(images), max(1, len(images) // _SAMPLE)):
         try:
-            image = images.decode(i)
+            shapes.add(OpenedImage.of(images.read(i), images.place(i)).size)
         except BrokenImage:
             continue  # noted when all are decoded, or when it is drawn
-        shapes.add((image.height, image.width))
         if len(shapes) > 1:
             break
     return shapes
@@ -135,7 +136,7 @@ def _sample_shapes(images: FileImages) -> set[tuple[int, int]]:
 class _Whole(Dataset[tuple[int, "Tensor | BrokenImage"]]):
     """Whole decoded images, or why they cannot be read."""
 
-    def __init__(self, images: FileImages) -> None:
+    def __init__(self, images: StreamedImages) -> None:
         self.images = images
 
     def __len__(self) -> int:
@@ -143,14 +144,14 @@ class _Whole(Dataset[tuple[int, "Tensor | BrokenImage"]]):
 
     def __getitem__(self, i: int) -> tuple[int, Tensor | BrokenImage]:
         try:
-            pixels = np.array(self.images.decode(i))
+            image = OpenedImage.of(self.images.read(i), self.images.place(i))
+            return i, image.upright(image.pixels)
         except BrokenImage as error:
             return i, error
-        return i, torch.from_numpy(pixels).permute(2, 0, 1)
 
 
 def _decode_all(
-    images: FileImages, shape: tuple[int, int], workers: int
+    images: StreamedImages, shape: tuple[int, int], workers: int
 ) -> TensorImages | tuple[int, int]:
     """Decode every image into one tensor; or give the first shape that is another one.
 

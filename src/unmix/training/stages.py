@@ -19,7 +19,7 @@ from lightning.pytorch.callbacks import Callback
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from unmix.data import BrokenImage, FileImages
+from unmix.data import StreamedImages
 from unmix.errors import UserError
 from unmix.randomness import generator_for
 from unmix.step import Objective, objective
@@ -99,7 +99,7 @@ def measure_stages(parts: Parts, *, steps: int = 5, warmup: int = 2) -> dict[str
     times = Times()
     module, device = parts.module, parts.machine.device
     batch = _a_batch(parts).to(device)
-    if isinstance(parts.train, FileImages):
+    if isinstance(parts.train, StreamedImages):
         _file_stages(parts, times, steps)
     for seconds in whole_steps(parts, steps, warmup):
         times.add("step", seconds, parts.settings.run.batch_size)
@@ -245,7 +245,7 @@ def _a_batch(parts: Parts) -> Batch:
         parts.train, module.views, module.order, resident=module.resident is not None, workers=0
     )
     batch = next(iter(loader))
-    if isinstance(parts.train, FileImages):
+    if isinstance(parts.train, StreamedImages):
         for error in batch.broken:
             parts.train.skipped.add(error)
         if len(batch.index) < 2:
@@ -259,15 +259,15 @@ def _a_batch(parts: Parts) -> Batch:
 def _file_stages(parts: Parts, times: Times, steps: int) -> None:
     """Reading and decoding, by one process and by the workers."""
     images, module = parts.train, parts.module
-    assert isinstance(images, FileImages)
+    assert isinstance(images, StreamedImages)
     chosen = range(0, len(images), max(1, len(images) // _FILES))
     crops = FileCrops(images, module.views, module.seed)
-    readable = [i for i in chosen if not isinstance(crops[0, i][1], BrokenImage)]
+    readable = [i for i in chosen if not crops[0, i].broken]
     if readable:
         for number in range(steps):
             start = time.perf_counter()
             for i in readable:
-                images.paths[i].read_bytes()
+                images.read(i)
             times.add("read", time.perf_counter() - start, len(readable))
             start = time.perf_counter()
             for i in readable:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -50,7 +51,7 @@ def draw_crops(
     n: int,
     height: int | Tensor,
     width: int | Tensor,
-    generator: torch.Generator | None,
+    generator: torch.Generator | Sequence[torch.Generator] | None,
 ) -> Tensor:
     """Draw the crops of one view; arguments and result as for `draw_boxes`."""
     scale = (settings.crop_scale_min, settings.crop_scale_max)

@@ -8,6 +8,7 @@ products therefore give every sample its own crop, antialiased where it shrinks.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -38,7 +39,7 @@ def draw_boxes(
     n: int,
     height: int | Tensor,
     width: int | Tensor,
-    generator: torch.Generator | None,
+    generator: torch.Generator | Sequence[torch.Generator] | None,
     *,
     scale: tuple[float, float] = (0.2, 1.0),
     ratio: tuple[float, float] = (3 / 4, 4 / 3),
@@ -53,14 +54,19 @@ def draw_boxes(
         n: How many boxes.
         height: Height of the images in pixels, one for all or int64 `(n,)`.
         width: Width of the images in pixels, likewise.
-        generator: Where the random numbers come from.
+        generator: Where the random numbers come from: one for all, or one for each image, which
+            then gets the box that it gets alone.
         scale: Smallest and largest area, as a share of the image's.
         ratio: Smallest and largest width / height.
 
     Returns:
         int64 `(n, 4)` on the generator's device: top, left, height, width.
     """
-    numbers = uniform((n, 2 * _ATTEMPTS + 2), generator)
+    count = 2 * _ATTEMPTS + 2
+    if isinstance(generator, Sequence):
+        numbers = torch.cat([uniform((1, count), each) for each in generator])
+    else:
+        numbers = uniform((n, count), generator)
     heights, widths = (_for_each(side, n, numbers.device) for side in (height, width))
     sides = torch.stack([heights, widths])[..., None]
 

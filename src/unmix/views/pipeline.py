@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -98,9 +100,11 @@ class Views:
         n: int,
         height: int | Tensor,
         width: int | Tensor,
-        generator: torch.Generator | None,
+        generator: torch.Generator | Sequence[torch.Generator] | None,
     ) -> Tensor:
         """Draw the crops alone, for images that are cropped where they are decoded.
+
+        Arguments as for `unmix.views.geometry.draw_boxes`.
 
         Returns:
             int64 `(n, 4)`: top, left, height, width.

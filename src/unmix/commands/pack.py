@@ -1,0 +1,255 @@
+"""`unmix data pack`: a folder of images into a few large files."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shlex
+import shutil
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+from unmix.commands.packing import Options, SplitPacker
+from unmix.data import FileImages, StreamedImages, load
+from unmix.data.packed import MANIFEST, UNFINISHED, VERSION, Index, PackedImages
+from unmix.data.paths import Paths
+from unmix.data.shards import Shard
+from unmix.errors import UserError, check_number
+from unmix.files import replacing, write_whole
+
+__all__ = ["pack"]
+
+_MB = 1_000_000
+
+
+def pack(
+    folder: str,
+    out: str,
+    *,
+    short_side: int | None = None,
+    quality: int = 95,
+    shard_size: int = 1000,
+    workers: int | None = None,
+    strict: bool = False,
+    data_dir: str | None = None,
+    say: Callable[[str], None] = print,
+) -> Path:
+    """Pack a folder of images into a few large files, for `--data OUT`.
+
+    An interrupted pack goes on when the same command is given again. Images that cannot be read are
+    named and left out.
+
+    Args:
+        folder: A folder of images, as for --data, or the name of a set of files, with --data_dir.
+        out: The folder to make; it must not be there yet.
+        short_side: Shrink larger images to this shorter side, as JPEG; by default all stay as they
+            are.
+        quality: JPEG quality of the images that are shrunk, 1 to 100.
+        shard_size: Size of a file from which on the next one is begun, in MB.
+        workers: Processes that read, check and shrink; by default one a core, at most 16.
+        strict: Stop at the first image that cannot be read.
+        data_dir: The folder that holds the files of a named set.
+        say: Prints a line.
+
+    Returns:
+        The pack.
+
+    Raises:
+        UserError: if the images cannot be read, or the pack cannot be written.
+    """
+    if short_side is not None:
+        check_number("--short_side", short_side, at_least=1)
+    check_number("--quality", quality, at_least=1, at_most=100)
+    check_number("--shard_size", shard_size, at_least=1)
+    if workers is not None:
+        check_number("--workers", workers, at_least=0)
+    place = Path(out).expanduser()
+    _check_place(place, folder)
+    sources = _sources(folder, data_dir, strict)
+    given = {"short_side": short_side, "quality": quality, "shard_size": shard_size}
+    again = shlex.join(_words(folder, out, {**given, "data_dir": data_dir}))
+    options = Options(short_side, quality, shard_size * _MB, workers, strict)
+    root = Path(data_dir if data_dir is not None else folder).expanduser()
+    work = _Work(place, root, sources, options, again)
+    try:
+        work.begin(say)
+        broken = work.write()
+    except OSError as error:
+        reason = error.strerror or str(error) or type(error).__name__
+        raise UserError(
+            f"{place}: the pack cannot be written ({reason}); give the same command again to go on."
+        ) from error
+    if broken:
+        first, reason = broken[0]
+        files = "1 image file" if len(broken) == 1 else f"{len(broken):,} image files"
+        say(f"Skipped {files} that cannot be read, first {first}: {reason}")
+    say(work.summary())
+    return place
+
+
+def _check_place(out: Path, folder: str) -> None:
+    source = Path(folder).expanduser()
+    if source.is_dir() and out.resolve().is_relative_to(source.resolve()):
+        raise UserError(f"OUT: {out} is inside of {folder}; a pack must lie beside its images.")
+    if (out / MANIFEST).exists():
+        raise UserError(f"OUT: {out} is a finished pack; remove it first, or give another OUT.")
+    try:
+        taken = os.path.lexists(out) and (
+            not out.is_dir() or (any(out.iterdir()) and not (out / UNFINISHED).is_file())
+        )
+    except OSError as error:
+        raise UserError(f"OUT: {out} cannot be read ({error.strerror}).") from error
+    if taken:
+        raise UserError(f"OUT: {out} is there already and is no pack; give another OUT.")
+
+
+def _sources(folder: str, data_dir: str | None, strict: bool) -> dict[str, StreamedImages]:
+    """The splits that there are."""
+    sources: dict[str, StreamedImages] = {}
+    for split in ("train", "test"):
+        try:
+            images = load(folder, split, data_dir=data_dir, strict=strict)
+        except UserError as error:
+            if split == "test" and sources["train"].labels is None:
+                break  # images without classes need no test split
+            raise UserError(str(error).replace("--data:", "FOLDER:", 1)) from None
+        if not isinstance(images, StreamedImages):
+            raise UserError(f"FOLDER: {folder} is held in memory; only files need to be packed.")
+        sources[split] = images
+    return sources
+
+
+def _words(folder: str, out: str, options: dict[str, Any]) -> list[str]:
+    flags = [(f"--{name}", str(value)) for name, value in options.items() if value is not None]
+    return ["unmix", "data", "pack", folder, out, *(word for flag in flags for word in flag)]
+
+
+@dataclass
+class _Work:
+    """One pack in the making."""
+
+    out: Path
+    root: Path
+    sources: dict[str, StreamedImages]
+    options: Options
+    again: str
+
+    def begin(self, say: Callable[[str], None]) -> None:
+        """Make the folder, or find in it what an earlier call has finished."""
+        self.names = {split: self._names(images) for split, images in self.sources.items()}
+        same = self._fingerprint()
+        note = self.out / UNFINISHED
+        if note.is_file():
+            try:
+                kept = json.loads(note.read_text(encoding="utf-8"))["fingerprint"] == same
+            except (ValueError, KeyError, TypeError):
+                kept = False
+            if kept:
+                say(f"going on with {self.out}")
+            else:
+                say(f"{self.out} was begun with other images or options: starting over")
+                self._clear(keep=note)
+        self.out.mkdir(parents=True, exist_ok=True)
+        content = {"fingerprint": same, "again": self.again}
+        write_whole(note, (json.dumps(content) + "\n").encode())
+
+    def write(self) -> list[tuple[str, str]]:
+        """Write all that is missing; gives the broken images, path and reason."""
+        total = sum(map(len, self.sources.values()))
+        shards: dict[str, list[Shard]] = {}
+        broken: list[tuple[str, str]] = []
+        with tqdm(total=total, unit="image", file=sys.stderr, disable=None, leave=False) as bar:
+            for split, images in self.sources.items():
+                packer = SplitPacker(self.out, split, images, self.names[split], self.options)
+                shards[split] = packer.write(bar.update)
+                broken += packer.broken
+        for split, parts in shards.items():
+            if not parts:
+                self._clear()
+                self.out.rmdir()
+                raise UserError(
+                    f"{self.root}: no {split} image can be read, so nothing was packed; first "
+                    f"{': '.join(broken[0])}."
+                )
+        self._finish(shards, broken)
+        return broken
+
+    def summary(self) -> str:
+        """One line: what was made."""
+        counts = " and ".join(f"{n:,} {split}" for split, n in self.counts.items())
+        return f"{self.out}: {counts} images in {self.files} files, {self.size / _MB:,.1f} MB"
+
+    def _finish(self, shards: dict[str, list[Shard]], broken: list[tuple[str, str]]) -> None:
+        splits: dict[str, Any] = {}
+        for split, parts in shards.items():
+            index = Index.joined([part.index for part in parts])
+            names = Paths(self.names[split]).arrays()
+            with replacing(self.out / f"{split}.npz") as beside, open(beside, "wb") as file:
+                np.savez(file, names=names[0], name_ends=names[1], **index.arrays())  # type: ignore[arg-type]
+            files = [
+                {"file": part.path.name, "bytes": part.size, "images": len(part.index)}
+                for part in parts
+            ]
+            splits[split] = {"images": len(index), "shards": files}
+        train = self.sources["train"]
+        manifest = {
+            "unmix_pack": VERSION,
+            "made_by": self.again,
+            "classes": train.classes,
+            "mean": train.mean,
+            "std": train.std,
+            "splits": splits,
+            "skipped": [list(each) for each in broken],
+        }
+        write_whole(self.out / MANIFEST, (json.dumps(manifest, indent=1) + "\n").encode())
+        for parts in shards.values():
+            for part in parts:
+                Shard.note(part.path).unlink(missing_ok=True)
+        (self.out / UNFINISHED).unlink(missing_ok=True)
+        self.counts = {split: facts["images"] for split, facts in splits.items()}
+        self.files = sum(map(len, shards.values()))
+        self.size = sum(part.size for parts in shards.values() for part in parts)
+
+    def _names(self, images: StreamedImages) -> list[str]:
+        if isinstance(images, PackedImages):
+            return [str(images.names[int(number)]) for number in images.index.number]
+        return [os.path.relpath(images.place(i), self.root) for i in range(len(images))]
+
+    def _fingerprint(self) -> str:
+        """What the shards follow from: the listing, the files' sizes and times, the options."""
+        digest = hashlib.blake2b(digest_size=16)
+        digest.update(repr(self.options.fingerprint()).encode())
+        for split, images in self.sources.items():
+            digest.update(repr((split, images.classes, images.mean, images.std)).encode())
+            labels = [] if images.labels is None else images.labels.tolist()
+            digest.update(repr(labels).encode())
+            for i, name in enumerate(self.names[split]):
+                digest.update(os.fsencode(name) + b"\0")
+                if isinstance(images, FileImages):
+                    digest.update(repr(_stamp(images.place(i))).encode())
+        return digest.hexdigest()
+
+    def _clear(self, keep: Path | None = None) -> None:
+        """Remove what an unfinished pack has written, and nothing else."""
+        for split in ("train", "test"):
+            for pattern in (f"{split}-*.tar", f".{split}-*", f"{split}.npz", f".{split}.npz*"):
+                for path in self.out.glob(pattern):
+                    if path != keep:
+                        shutil.rmtree(path) if path.is_dir() else path.unlink()
+        if keep is None:
+            (self.out / UNFINISHED).unlink(missing_ok=True)
+
+
+def _stamp(path: Path) -> tuple[int, int]:
+    try:
+        status = os.stat(path)
+    except OSError:
+        return 0, 0
+    return status.st_mtime_ns, status.st_size

@@ -1,0 +1,245 @@
+"""A pack: a folder of images in a few large tar files, read at random by an index beside them.
+
+The layout, which `unmix.commands.pack` writes:
+
+- `train-00000.tar`, `test-00000.tar`, ...: WebDataset shards. Of each image `KEY.jpg` (or another
+  extension) as it was, `KEY.cls` with the number of its class if there are classes, and `KEY.json`
+  with the path that it had.
+- `train.npz`, `test.npz`: where each image lies; the arrays of `Index`.
+- `pack.json`: classes, colours, and the shards with their sizes. It is written last, so that a
+  folder without it is no pack. While one is being made, `.unfinished.json` lies there instead.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import zipfile
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from unmix.data.decoding import BrokenImage
+from unmix.data.imageset import StreamedImages
+from unmix.data.paths import Paths
+from unmix.data.skipped import Skipped
+from unmix.errors import UserError
+
+__all__ = ["MANIFEST", "UNFINISHED", "VERSION", "Index", "PackedImages", "holds_pack", "load_pack"]
+
+MANIFEST, UNFINISHED = "pack.json", ".unfinished.json"
+VERSION = 1
+
+
+@dataclass(frozen=True)
+class Index:
+    """Where the images of a split lie, an element or row for each.
+
+    Attributes:
+        number: Place in the listing that was packed, int64; broken images are left out.
+        shard: Which shard, int32.
+        offset: Of the first byte in it, int64.
+        length: In bytes, int64.
+        crc: CRC-32 of the bytes, uint32.
+        label: Class, int64; -1 without classes.
+    """
+
+    number: np.ndarray
+    shard: np.ndarray
+    offset: np.ndarray
+    length: np.ndarray
+    crc: np.ndarray
+    label: np.ndarray
+
+    @classmethod
+    def of(cls, rows: Sequence[tuple[int, int, int, int, int, int]]) -> Index:
+        """Make an index of rows, whose columns are the attributes."""
+        kinds = (np.int64, np.int32, np.int64, np.int64, np.uint32, np.int64)
+        columns = zip(*rows, strict=True) if rows else ((),) * len(kinds)
+        return cls(*(np.array(c, dtype=kind) for c, kind in zip(columns, kinds, strict=True)))
+
+    @classmethod
+    def joined(cls, parts: Sequence[Index]) -> Index:
+        """Put several together."""
+        names = [field.name for field in fields(cls)]
+        return cls(*(np.concatenate([getattr(part, name) for part in parts]) for name in names))
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """The arrays by name, as they are saved."""
+        return {field.name: getattr(self, field.name) for field in fields(self)}
+
+    def __len__(self) -> int:
+        return len(self.offset)
+
+    def __getitem__(self, index: np.ndarray) -> Index:
+        return Index(**{name: array[index] for name, array in self.arrays().items()})
+
+
+class Shards:
+    """Shard files, opened by each process when it first reads from them.
+
+    Args:
+        paths: The files.
+    """
+
+    def __init__(self, paths: Sequence[Path]) -> None:
+        self.paths = tuple(paths)
+        self._open: dict[int, int] = {}
+
+    def read(self, shard: int, offset: int, length: int) -> bytes:
+        """Read bytes of a shard; fewer where the file ends.
+
+        Not through a memory map, whose pages would count as this process's memory.
+        """
+        if shard not in self._open:
+            self._open[shard] = os.open(self.paths[shard], os.O_RDONLY)
+        return os.pread(self._open[shard], length, offset)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"paths": self.paths, "_open": {}}
+
+    def __del__(self) -> None:
+        for descriptor in self._open.values():
+            os.close(descriptor)
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class PackedImages(StreamedImages):
+    """Images in the shards of a pack.
+
+    Args:
+        shards: The files.
+        index: Where the images lie in them.
+        names: The paths that they had, by the index's `number`.
+    """
+
+    shards: Shards
+    index: Index
+    names: Paths
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+    def _picked(self, index: Tensor) -> dict[str, Any]:
+        return {"index": self.index[index.numpy()]}
+
+    def place(self, i: int) -> Path:
+        """The shard's path, followed by the path that the image had."""
+        name = self.names[int(self.index.number[i])]
+        return self.shards.paths[int(self.index.shard[i])] / name
+
+    def read(self, i: int) -> bytes:
+        """Read image `i`.
+
+        Raises:
+            BrokenImage: if it cannot be read, or is not what was packed.
+        """
+        rows = self.index
+        try:
+            found = self.shards.read(int(rows.shard[i]), int(rows.offset[i]), int(rows.length[i]))
+        except OSError as error:
+            raise BrokenImage(self.place(i), error.strerror or type(error).__name__) from error
+        if zlib.crc32(found) != int(rows.crc[i]):
+            raise BrokenImage(self.place(i), "its bytes are not those that were packed")
+        return found
+
+
+def holds_pack(folder: Path) -> bool:
+    """Whether a folder is a pack.
+
+    Raises:
+        UserError: if it is an unfinished one.
+    """
+    if (folder / MANIFEST).is_file():
+        return True
+    if (folder / UNFINISHED).is_file():
+        try:
+            again = json.loads((folder / UNFINISHED).read_text(encoding="utf-8"))["again"]
+        except (OSError, ValueError, KeyError, TypeError):
+            again = "unmix data pack FOLDER OUT"
+        raise UserError(f"{folder}: this pack is not finished; to go on with it, give: {again}")
+    return False
+
+
+def load_pack(folder: Path, split: str, skipped: Skipped) -> PackedImages:
+    """Load a split of a pack.
+
+    Args:
+        folder: The pack.
+        split: `train`, `test`, or `pretrain`, which is `train` here.
+        skipped: For images that turn out broken.
+
+    Raises:
+        UserError: if the pack is of another version or damaged, or has no such split.
+    """
+    manifest = _manifest(folder)
+    split = "test" if split == "test" else "train"
+    if split not in manifest["splits"]:
+        raise UserError(
+            f"{folder}: this pack has no test split, for what was packed had none; pack a folder "
+            f"with classes, or with a val/ beside its train/."
+        )
+    parts = manifest["splits"][split]
+    paths = [folder / shard["file"] for shard in parts["shards"]]
+    for path, shard in zip(paths, parts["shards"], strict=True):
+        _check_whole(path, shard["bytes"])
+    index, names = _index(folder / f"{split}.npz", parts["images"])
+    classes = None if manifest["classes"] is None else tuple(manifest["classes"])
+    return PackedImages(
+        name=str(folder),
+        split=split,
+        labels=None if classes is None else torch.from_numpy(index.label),
+        classes=classes,
+        mean=tuple(manifest["mean"]),
+        std=tuple(manifest["std"]),
+        skipped=skipped,
+        shards=Shards(paths),
+        index=index,
+        names=names,
+    )
+
+
+def _manifest(folder: Path) -> dict[str, Any]:
+    path = folder / MANIFEST
+    try:
+        manifest = json.loads(path.read_text(encoding="utf-8"))
+        version = manifest["unmix_pack"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{path}: is damaged or cannot be read; pack the images again.") from error
+    if version != VERSION:
+        raise UserError(f"{path}: is of version {version}; this unmix reads version {VERSION}.")
+    return manifest
+
+
+def _check_whole(path: Path, size: int) -> None:
+    try:
+        found = path.stat().st_size
+    except OSError as error:
+        raise UserError(
+            f"{path}: this shard of the pack cannot be read ({error.strerror})."
+        ) from error
+    if found != size:
+        raise UserError(
+            f"{path}: has {found:,} bytes, but {size:,} were packed; copy it again, or pack again."
+        )
+
+
+def _index(path: Path, count: int) -> tuple[Index, Paths]:
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            index = Index(**{field.name: arrays[field.name] for field in fields(Index)})
+            names = Paths.of_arrays(arrays["names"], arrays["name_ends"])
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        raise UserError(f"{path}: is damaged or cannot be read; pack the images again.") from error
+    if len(index) != count:
+        raise UserError(
+            f"{path}: has {len(index):,} images, but {count:,} were packed; pack them again."
+        )
+    # Labels become a tensor, which must own memory of the machine's byte order.
+    return replace(index, label=np.ascontiguousarray(index.label, dtype=np.int64)), names

@@ -1,0 +1,129 @@
+"""Writing one shard of a pack: a tar file that is there whole or not at all."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import os
+import tarfile
+import zlib
+from pathlib import Path
+
+import numpy as np
+
+from unmix.data.decoding import BrokenImage
+from unmix.data.packed import Index
+
+__all__ = ["Shard", "ShardWriter"]
+
+_BLOCK = 512
+
+
+class Shard:
+    """A finished shard of an unfinished pack, known by a hidden file beside it.
+
+    Args:
+        path: The tar file.
+        index: Its images.
+        size: Its size in bytes.
+        seen: How many images of the listing lie in it and in those before it, or were broken.
+        broken: Those that were broken, path and reason.
+    """
+
+    def __init__(
+        self, path: Path, index: Index, size: int, seen: int, broken: list[tuple[str, str]]
+    ) -> None:
+        self.path, self.index, self.size, self.seen, self.broken = path, index, size, seen, broken
+
+    @staticmethod
+    def note(path: Path) -> Path:
+        """The hidden file that says that the shard is finished."""
+        return path.with_name(f".{path.stem}.npz")
+
+    @classmethod
+    def finished(cls, path: Path) -> Shard | None:
+        """Find a finished shard; None if there is none at this path, or it is not whole."""
+        try:
+            with np.load(cls.note(path), allow_pickle=False) as found:
+                arrays = {name: found[name] for name in found.files}
+            facts = json.loads(arrays.pop("facts").tobytes())
+            broken = [(place, reason) for place, reason in facts["broken"]]
+            shard = cls(path, Index(**arrays), facts["size"], facts["seen"], broken)
+            return shard if path.stat().st_size == shard.size else None
+        # Whatever is wrong with a note, the shard is written again.
+        except Exception:
+            return None
+
+
+class ShardWriter:
+    """Writes images to a hidden file, which `finish` gives its name.
+
+    Args:
+        path: Of the tar file.
+        number: Of the shard in its split.
+    """
+
+    def __init__(self, path: Path, number: int) -> None:
+        self.path, self.number = path, number
+        self.beside = path.with_name(f".{path.name}.partial")
+        self._rows: list[tuple[int, int, int, int, int, int]] = []
+        # Both are closed by `finish` or `discard`.
+        self._file = open(self.beside, "wb")  # noqa: SIM115
+        self._tar = tarfile.TarFile(fileobj=self._file, mode="w", format=tarfile.USTAR_FORMAT)
+
+    @property
+    def size(self) -> int:
+        """Bytes so far."""
+        return self._tar.offset
+
+    def add(self, number: int, content: bytes, extension: str, label: int, name: str) -> None:
+        """Write an image.
+
+        Args:
+            number: Its place in the listing, which makes its key.
+            content: Its bytes.
+            extension: Without a dot.
+            label: Its class; -1 for none.
+            name: The path that it had.
+        """
+        self._member(number, extension, content)
+        blocks = -(-len(content) // _BLOCK)
+        offset = self._tar.offset - blocks * _BLOCK
+        crc = zlib.crc32(content)
+        self._rows.append((number, self.number, offset, len(content), crc, label))
+        if label >= 0:
+            self._member(number, "cls", str(label).encode())
+        self._member(number, "json", json.dumps({"path": name}).encode())
+
+    def finish(self, seen: int, broken: list[BrokenImage]) -> Shard:
+        """Give the shard its name; the note beside it is written first.
+
+        Args:
+            seen: See `Shard`.
+            broken: The images before this one's last that are in no shard.
+        """
+        self._tar.close()
+        self._file.flush()
+        os.fsync(self._file.fileno())
+        size = self._file.tell()
+        self._file.close()
+        index = Index.of(self._rows)
+        told = [(os.fspath(error.path), error.reason) for error in broken]
+        facts = json.dumps({"size": size, "seen": seen, "broken": told}).encode()
+        with open(Shard.note(self.path), "wb") as note:
+            np.savez(note, facts=np.frombuffer(facts, np.uint8), **index.arrays())  # type: ignore[arg-type]
+        self.beside.replace(self.path)
+        return Shard(self.path, index, size, seen, told)
+
+    def discard(self) -> None:
+        """Remove what was written, if it is not finished."""
+        # A full disk fails once more when the last bytes are to be written.
+        with contextlib.suppress(OSError):
+            self._file.close()
+        self.beside.unlink(missing_ok=True)
+
+    def _member(self, number: int, extension: str, content: bytes) -> None:
+        member = tarfile.TarInfo(f"{number:09d}.{extension}")
+        member.size = len(content)
+        self._tar.addfile(member, io.BytesIO(content))

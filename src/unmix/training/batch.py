@@ -1,0 +1,43 @@
+"""What a training step gets."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from unmix.data import BrokenImage
+
+__all__ = ["Batch"]
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What a step gets.
+
+    Attributes:
+        index: Numbers of the samples in the data set, int64 (N,).
+        crops: uint8 (V, N, 3, size, size), cropped where they were decoded; None if the images are
+            cropped on the device.
+        images: uint8 (N, 3, H, W), whole, from the host's memory; None if they are on the device.
+        broken: Files that could not be read; their samples are not in `index`.
+    """
+
+    index: Tensor
+    crops: Tensor | None = None
+    images: Tensor | None = None
+    broken: tuple[BrokenImage, ...] = ()
+
+    def pin_memory(self) -> Batch:
+        """Pin the tensors, so that they can be copied to a GPU while it computes."""
+        return self._each(Tensor.pin_memory)
+
+    def to(self, device: torch.device) -> Batch:
+        """The batch with its tensors on the device."""
+        return self._each(lambda tensor: tensor.to(device, non_blocking=True))
+
+    def _each(self, change: Callable[[Tensor], Tensor]) -> Batch:
+        crops, images = (None if x is None else change(x) for x in (self.crops, self.images))
+        return Batch(change(self.index), crops, images, self.broken)

@@ -1,0 +1,115 @@
+"""From encoded images to the crops of a batch: the work of a data worker."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset, get_worker_info
+
+from unmix.data import BrokenImage, StreamedImages
+from unmix.data.opened import OpenedImage
+from unmix.randomness import generator_for
+from unmix.training.batch import Batch
+from unmix.views import Views
+from unmix.views.crops import crop_reduced, crop_uint8
+
+__all__ = ["FileCrops"]
+
+# Enough that drawing costs nothing, few enough that pictures of other formats, whose sides are
+# known only with their pixels, fit in memory.
+_TOGETHER = 16
+
+
+class FileCrops(Dataset[Batch]):
+    """Reads images, draws their views' crops, and decodes no more pixels than these need.
+
+    An item is asked for by epoch and number, so that what is drawn does not depend on which worker
+    draws it, nor on the other images of its batch. Boxes are drawn from the sides in the file's
+    header, so they do not depend on the decoder either.
+
+    Args:
+        images: Where the images are.
+        views: Says how many crops of which size, and how they are drawn.
+        seed: Of the run.
+    """
+
+    def __init__(self, images: StreamedImages, views: Views, seed: int) -> None:
+        self.images, self.views, self.seed = images, views, seed
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, item: tuple[int, int]) -> Batch:
+        """The batch of one image."""
+        return self.__getitems__([item])
+
+    def __getitems__(self, items: Sequence[tuple[int, int]]) -> Batch:
+        """The batch of some images: their crops, and the names of those that cannot be read.
+
+        Args:
+            items: Epoch and number of each.
+        """
+        crops = self._room(len(items))
+        kept: list[int] = []
+        broken: list[BrokenImage] = []
+        for start in range(0, len(items), _TOGETHER):
+            part = range(start, min(start + _TOGETHER, len(items)))
+            opened: dict[int, OpenedImage] = {}
+            for n in part:
+                try:
+                    opened[n] = self._open(items[n][1])
+                except BrokenImage as error:
+                    broken.append(error)
+            boxes = self._boxes(items, opened)
+            for n in list(opened):
+                try:
+                    # Popped, for its pixels are not needed any more.
+                    self._cut(opened.pop(n), boxes[n], crops[:, n])
+                    kept.append(n)
+                except BrokenImage as error:
+                    broken.append(error)
+        index = torch.tensor([items[n][1] for n in kept], dtype=torch.long)
+        if len(kept) < len(items):
+            crops = crops[:, kept]
+        return Batch(index, crops if kept else None, broken=tuple(broken))
+
+    def _open(self, i: int) -> OpenedImage:
+        return OpenedImage.of(self.images.read(i), self.images.place(i))
+
+    def _boxes(
+        self, items: Sequence[tuple[int, int]], opened: Mapping[int, OpenedImage]
+    ) -> dict[int, list[list[int]]]:
+        """Draw the boxes of all views, for some images at once; gives them by image, then view."""
+        if not opened:
+            return {}
+        heights, widths = torch.tensor([image.size for image in opened.values()]).T
+        generators = [generator_for(self.seed, "crop", *items[n]) for n in opened]
+        drawn = [
+            self.views.draw_boxes(len(opened), heights, widths, generators)
+            for _ in range(self.views.count)
+        ]
+        return dict(zip(opened, torch.stack(drawn, dim=1).tolist(), strict=True))
+
+    def _cut(self, image: OpenedImage, boxes: Sequence[Sequence[int]], out: Tensor) -> None:
+        """Decode an image and write its crops to `out`, uint8 (V, 3, size, size)."""
+        size, interpolation = self.views.size, self.views.settings.interpolation
+        factor = image.factor(min(min(box[2:]) for box in boxes), size)
+        reduced = image.reduced(factor) if factor > 1 else None
+        for view, (top, left, height, width) in enumerate(boxes):
+            box = image.stored_box((top, left, height, width))
+            if reduced is None:
+                crop = crop_uint8(image.pixels, box, size, interpolation)
+            else:
+                crop = crop_reduced(reduced, box, factor, size, interpolation)
+            out[view] = image.upright(crop)
+
+    def _room(self, count: int) -> Tensor:
+        """Room for the crops, uint8 (V, N, 3, size, size), channels last as decoders write."""
+        size = self.views.size
+        room = torch.empty(self.views.count, count, size, size, 3, dtype=torch.uint8)
+        if get_worker_info() is not None:
+            # Where the training process can see it: else it is copied there when the batch is sent.
+            room.share_memory_()
+        return room.permute(0, 1, 4, 2, 3)
