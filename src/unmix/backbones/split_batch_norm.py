@@ -98,7 +98,8 @@ class SplitBatchNorm2d(nn.BatchNorm2d):
     ) -> Tensor:
         """One block after the other: each stays in the cache, and none has to be gathered."""
         parts = []
-        for k, block in enumerate(x.tensor_split(splits)):
+        # Not tensor_split: its gradient is a whole map of zeros for every block.
+        for k, block in enumerate(x.split(_sizes(len(x), splits))):
             # Clones: autograd keeps the statistics, and takes a change of one row for one of all.
             mean = None if means is None else means[k].clone()
             variance = None if variances is None else variances[k].clone()
@@ -167,6 +168,11 @@ def apart(encoder: nn.Module, images: Tensor, splits: int) -> Tensor:
 def _sub_batches(n: int, splits: int) -> int:
     """Sub-batches that a batch of n can have: with one sample a map of 1x1 has no variance."""
     return min(splits, n // 2)
+
+
+def _sizes(n: int, splits: int) -> list[int]:
+    """How many of n samples each sub-batch has."""
+    return [(n - k + splits - 1) // splits for k in range(splits)]
 
 
 def _order(n: int, splits: int, device: torch.device) -> tuple[Tensor, Tensor]:
