@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -97,22 +99,8 @@ class SplitBatchNorm2d(nn.BatchNorm2d):
         factor: float,
     ) -> Tensor:
         """One block after the other: each stays in the cache, and none has to be gathered."""
-        parts = []
-        # Not tensor_split: its gradient is a whole map of zeros for every block.
-        for k, block in enumerate(x.split(_sizes(len(x), splits))):
-            # Clones: autograd keeps the statistics, and takes a change of one row for one of all.
-            mean = None if means is None else means[k].clone()
-            variance = None if variances is None else variances[k].clone()
-            parts.append(
-                nn.functional.batch_norm(
-                    block, mean, variance, self.weight, self.bias, True, factor, self.eps
-                )
-            )
-            if means is not None and mean is not None:
-                means[k] = mean
-            if variances is not None and variance is not None:
-                variances[k] = variance
-        return torch.cat(parts)
+        sizes = _sizes(len(x), splits)
+        return _Blocks.apply(x, self.weight, self.bias, means, variances, sizes, factor, self.eps)
 
     def _folded(
         self,
@@ -144,6 +132,81 @@ class SplitBatchNorm2d(nn.BatchNorm2d):
             output = output.permute(0, 2, 3, 1).unflatten(3, (splits, c))
             return output.permute(3, 0, 1, 2, 4).flatten(0, 1).permute(0, 3, 1, 2)
         return output.unflatten(1, (splits, c)).transpose(0, 1).flatten(0, 1)
+
+
+class _Blocks(torch.autograd.Function):
+    """PyTorch's batch norm of each block, its results written side by side at once.
+
+    As a plain composition (split, normalise, concatenate) the maps would be copied twice more.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        weight: Tensor | None,
+        bias: Tensor | None,
+        means: Tensor | None,
+        variances: Tensor | None,
+        sizes: list[int],
+        factor: float,
+        eps: float,
+    ) -> Tensor:
+        """Normalise; `means` and `variances`, a row a block, move in place."""
+        output = torch.empty_like(x)
+        like = next((known for known in (weight, means) if known is not None), x)
+        kept: list[Tensor] = []
+        for k, (block, out) in enumerate(zip(x.split(sizes), output.split(sizes), strict=True)):
+            mean, scale = like.new_empty(0), like.new_empty(0)
+            torch.ops.aten.native_batch_norm.out(
+                block,
+                weight,
+                bias,
+                None if means is None else means[k],
+                None if variances is None else variances[k],
+                True,
+                factor,
+                eps,
+                out=out,
+                save_mean=mean,
+                save_invstd=scale,
+            )
+            kept += [mean, scale]
+        ctx.save_for_backward(x, weight, *kept)
+        ctx.sizes, ctx.eps = sizes, eps
+        return output
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        """The gradients of each block; those of weight and bias are summed."""
+        x, weight, *kept = ctx.saved_tensors
+        needed = ctx.needs_input_grad[:3]
+        result = torch.empty_like(x)
+        sums: list[Tensor | None] = [None, None]
+        blocks = zip(x.split(ctx.sizes), gradient.split(ctx.sizes), strict=True)
+        for k, ((block, slope), out) in enumerate(
+            zip(blocks, result.split(ctx.sizes), strict=True)
+        ):
+            found = torch.ops.aten.native_batch_norm_backward(
+                slope,
+                block,
+                weight,
+                None,
+                None,
+                kept[2 * k],
+                kept[2 * k + 1],
+                True,
+                ctx.eps,
+                needed,
+            )
+            if needed[0]:
+                out.copy_(found[0])
+            for which, part in enumerate(found[1:]):
+                if needed[1 + which]:
+                    total = sums[which]
+                    sums[which] = part if total is None else total + part
+        return (result if needed[0] else None, *sums, None, None, None, None, None)
 
 
 def apart(encoder: nn.Module, images: Tensor, splits: int) -> Tensor:
