@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from torch import nn
@@ -120,14 +122,41 @@ class Flat(nn.Module):
         return x.flatten(1) @ self.weight
 
 
+# Every fast path there is, alone and together; without batch norm all of them are the same method.
+FAST: dict[str, dict[str, Any]] = {
+    "plain": {},
+    "joint": {"joint": True},
+    "sub-batches": {"splits": 2},
+    "channels last": {"channels_last": True},
+    "compiled": {"compiled": True},
+    "bf16": {"bf16": True},
+    "all": {
+        "joint": True, "splits": 2, "channels_last": True, "compiled": True, "bf16": True,
+    },
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("fast", FAST)
 @pytest.mark.parametrize("form", ["asymmetric", "symmetric"])
-def test_unmix_on_moco_three_training_steps(golden, form):
+def test_unmix_on_moco_three_training_steps(golden, form, fast):
     """Loss, gradient, key encoder and queue through three steps; the last is a region mixture."""
+    way = FAST[fast]
+    bf16 = way.get("bf16", False)
+
+    def close(ours: torch.Tensor, theirs: torch.Tensor) -> None:
+        # bfloat16 has 8 bits: 2^-8, a few of them after several operations.
+        rtol, atol = (2e-2, 2e-2) if bf16 else (1e-5, 1e-6)
+        torch.testing.assert_close(ours.float(), theirs.float(), rtol=rtol, atol=atol)
+
     g = golden(f"unmix_moco_{form}")
     method = MoCo(
         Flat(g["query_weight"]), 100, dim=8, temperature=float(g["temperature"]), queue_size=32,
-        encoder_momentum=float(g["momentum"]), symmetric=form == "symmetric", bn_splits=1,
+        encoder_momentum=float(g["momentum"]), symmetric=form == "symmetric",
+        bn_splits=way.get("splits", 1),
     )  # fmt: skip
+    if way.get("compiled"):
+        for encoder in (method.f_q, method.f_k):
+            encoder.compile(backend="aot_eager")
     method.f_q.head = method.f_k.head = nn.Identity()
     f_q, f_k = method.f_q.backbone, method.f_k.backbone
     f_k.weight.data.copy_(g["key_weight"])
@@ -136,6 +165,8 @@ def test_unmix_on_moco_three_training_steps(golden, form):
     generator = torch.Generator().manual_seed(0)
     for step in range(3):
         views = [g[f"s{step}_view1"], g[f"s{step}_view2"]]
+        if way.get("channels_last"):
+            views = [view.contiguous(memory_format=torch.channels_last) for view in views]
         lam = g[f"s{step}_lam"].float()
         if step < 2:
             draw = PairDraw(partner, whole_image(8, 4, 4), lam.expand(8), (4, 4), False)
@@ -145,7 +176,10 @@ def test_unmix_on_moco_three_training_steps(golden, form):
             close(draw.weight[0], lam)
         close(draw.apply(views[0]), g[f"s{step}_mixed"])
         method.begin_step(0.0)
-        step_ = objective(method, views, torch.arange(8), generator, draw)
+        with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+            step_ = objective(
+                method, views, torch.arange(8), generator, draw, joint=way.get("joint", False)
+            )
         f_q.weight.grad = None
         step_.loss.backward()
         step_.keep()

@@ -162,7 +162,7 @@ class FinishedRun:
         views = self.encoder.views
         return split_features(
             encode, images, views.plain, views.size,
-            device=self.machine.device, dtype=self.machine.autocast,
+            device=self.machine.device, dtype=self.machine.autocast, workers=self.machine.workers,
         )  # fmt: skip
 
 

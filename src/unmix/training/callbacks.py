@@ -70,7 +70,7 @@ class Evaluator:
         with torch.compiler.set_stance("force_eager"):
             return split_features(
                 encode, images, views.plain, views.size, device=self.module.device,
-                dtype=self.machine.autocast,
+                dtype=self.machine.autocast, workers=self.machine.workers,
             )  # fmt: skip
 
     def __call__(self, protocols: tuple[str, ...], epoch: int) -> tuple[list[dict[str, Any]], Any]:

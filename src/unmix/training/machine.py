@@ -37,11 +37,13 @@ class Machine:
         device: cpu, cuda or mps.
         precision: Lightning's name: 32-true, bf16-mixed or 16-mixed.
         channels_last: Whether images and weights are kept channels last.
+        workers: Processes that read files for evaluation; None for as many as suit.
     """
 
     device: torch.device
     precision: str
     channels_last: bool
+    workers: int | None = None
 
     @property
     def accelerator(self) -> str:
@@ -76,7 +78,7 @@ def choose_machine(settings: MachineSettings) -> Machine:
     if chosen == "16" and name == "cpu":
         raise UserError("--precision: 16 is not for a CPU; use bf16 or 32.")
     precision = {"32": "32-true", "bf16": "bf16-mixed", "16": "16-mixed"}[chosen]
-    return Machine(device, precision, channels_last=name != "mps")
+    return Machine(device, precision, name != "mps", settings.workers)
 
 
 def _fast_format(device: torch.device) -> str:
