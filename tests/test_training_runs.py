@@ -160,6 +160,34 @@ def test_training_from_files_is_as_from_memory(
     assert abs(first.top1 - second.top1) < 25
 
 
+def test_where_the_images_are_changes_no_bit(
+    pictures: TensorImages,
+    files: FileImages,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Held on the device, streamed from memory, or decoded once from files: the same weights."""
+    words = {**METHODS["moco-unmix"], "size": 16, "knn_every": 0, "limit": None}
+    places = {"held": (pictures, "yes"), "memory": (pictures, "no"), "files": (files, "yes")}
+    found = {}
+    for name, (images, resident) in places.items():
+        monkeypatch.setattr(parts, "load", lambda *_, images=images, **__: images)
+        found[name], _ = run(tmp_path / name, **words, resident=resident)
+    assert same(found["held"], found["memory"])
+    assert same(found["held"], found["files"])
+
+
+def test_a_resumed_run_keeps_its_images_where_they_were(
+    files: FileImages, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Crops of files are other draws than crops of tensors, so `auto` is settled at the start."""
+    monkeypatch.setattr(parts, "load", lambda *_, **__: files)
+    run(tmp_path / "r", **METHODS["moco"], size=16, knn_every=0, limit=64)
+    assert RunFolder(tmp_path / "r").words()["resident"] == "yes"
+    run(tmp_path / "s", **METHODS["moco"], size=16, knn_every=0, limit=64, resident="no")
+    assert RunFolder(tmp_path / "s").words()["resident"] == "no"
+
+
 def test_the_number_of_workers_changes_no_bit(
     files: FileImages, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

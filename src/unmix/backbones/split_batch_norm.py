@@ -157,7 +157,7 @@ class _Blocks(torch.autograd.Function):
         like = next((known for known in (weight, means) if known is not None), x)
         kept: list[Tensor] = []
         for k, (block, out) in enumerate(zip(x.split(sizes), output.split(sizes), strict=True)):
-            mean, scale = like.new_empty(0), like.new_empty(0)
+            mean, scale = like.new_empty(x.shape[1]), like.new_empty(x.shape[1])
             torch.ops.aten.native_batch_norm.out(
                 block,
                 weight,

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from unmix.data import BrokenImage
+from unmix.transfer import to_device
 
 __all__ = ["Batch"]
 
@@ -36,7 +37,7 @@ class Batch:
 
     def to(self, device: torch.device) -> Batch:
         """The batch with its tensors on the device."""
-        return self._each(lambda tensor: tensor.to(device, non_blocking=True))
+        return self._each(lambda tensor: to_device(tensor, device))
 
     def _each(self, change: Callable[[Tensor], Tensor]) -> Batch:
         crops, images = (None if x is None else change(x) for x in (self.crops, self.images))
