@@ -63,7 +63,7 @@ def sweep(given: argparse.Namespace) -> Iterator[tuple[str, int, dict[str, Any]]
     """Every point: what was changed, its value, and what was measured."""
     for images in (2_000, 4_000, 8_000, 16_000):
         yield "images", images, point(given, images // BATCH, limit=images)
-    for batch in (32, 64, 128, 256):
+    for batch in (32, 64, 128, 256, 512):
         yield "batch", batch, point(given, 1024 // batch + 4, batch_size=batch)
     for size in (16, 24, 32, 48, 64):
         yield "pixels", size * size, point(given, 16, size=size)
@@ -73,7 +73,6 @@ def sweep(given: argparse.Namespace) -> Iterator[tuple[str, int, dict[str, Any]]
         for count in (500, 2_000, 8_000):
             folder = Path(place) / str(count)
             write_files(folder, count, given.data_dir)
-            # One worker: of several, only the largest is in the peak.
             files = {"data": folder, "data_dir": None, "resident": "no", "workers": 1}
             yield "files", count, point(given, 24, batch_size=16, **files)
 
@@ -98,8 +97,9 @@ def draw(points: dict[str, dict[int, dict[str, Any]]], path: Path) -> None:
             time = "seconds" if whole else "milliseconds_per_step"
             for line, (key, color) in enumerate(((time, "#0077BB"), ("peak_memory_mb", "#CC3311"))):
                 panel = axes[line][column]
-                panel.plot(list(row), [p[key] for p in row.values()], "o-", color=color)
-                panel.set_ylim(bottom=0)
+                values = [p[key] for p in row.values()]
+                panel.plot(list(row), values, "o-", color=color)
+                panel.set_ylim(0, 1.1 * max(values))
                 panel.set_xlim(left=0)
             axes[0][column].set_title("seconds" if whole else "ms a step", loc="left")
             axes[1][column].set_title("peak memory, MB", loc="left")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import resource
 import statistics
 import time
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import Any
 
 import torch
 
-from unmix.training.machine import hardware, versions
+from unmix.training.machine import hardware, peak_memory, versions
 
 __all__ = ["facts", "peak_bytes", "save", "seconds_of", "summary"]
 
@@ -37,8 +36,8 @@ def seconds_of(call: Any, repeats: int) -> dict[str, Any]:
 
 
 def peak_bytes() -> int:
-    """The most memory that this process has used, without its workers; Linux."""
-    return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    """The most memory that this process has used, without its workers."""
+    return peak_memory(torch.device("cpu"))
 
 
 def facts(command: list[str]) -> dict[str, Any]:

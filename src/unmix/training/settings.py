@@ -350,6 +350,8 @@ def _fitting_tuple(name: str, value: Any, args: tuple[Any, ...]) -> tuple[Any, .
 
 def _convert(value: Any, kind: type) -> Any:
     """The value as `kind`, or None if it cannot be that without a loss."""
+    if kind is str and isinstance(value, bool):
+        return "yes" if value else "no"  # YAML takes these words for true and false
     if kind is bool or isinstance(value, bool):
         return value if kind is bool and isinstance(value, bool) else None
     if kind is str:
