@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +16,9 @@ from unmix.data import FileImages, TensorImages, load
 from unmix.errors import UserError
 from unmix.training import residency
 from unmix.training.batches import Batch, EpochOrder, HostLoader, IndexLoader, build_loader
-from unmix.training.machine import Machine, free_memory
+from unmix.training.machine import Machine, free_memory, peak_memory
 from unmix.training.residency import hold
-from unmix.training.settings import MachineSettings
+from unmix.training.settings import MachineSettings, Settings
 from unmix.views import Views, preset
 
 CPU = Machine(torch.device("cpu"), "32-true", channels_last=False)
@@ -171,6 +173,24 @@ def test_the_loader_follows_from_where_the_images_are():
     order = EpochOrder(len(images), 8, seed=0)
     assert isinstance(build_loader(images, views, order), IndexLoader)
     assert isinstance(build_loader(images, views, order, resident=False), HostLoader)
+
+
+def test_yes_and_no_of_a_yaml_file_are_these_words():
+    """YAML reads them as true and false."""
+    machine = Settings.of({"resident": False, "compile": True}).machine
+    assert (machine.resident, machine.compile) == ("no", "yes")
+
+
+def test_peak_memory_is_this_process_alone():
+    """A process that a large one has started does not count what that one held."""
+    ballast = torch.ones(2**27)  # 512 MB
+    code = (
+        "from unmix.training.machine import peak_memory; import torch; "
+        "print(peak_memory(torch.device('cpu')))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert 2**26 < int(done.stdout) < peak_memory(torch.device("cpu"))
+    assert ballast.sum() == 2**27
 
 
 def test_free_memory_is_some_of_the_machine():
