@@ -35,7 +35,7 @@ from unmix.training.stages import facts, measure_stages
 
 COMMON: dict[str, Any] = {
     "data": "cifar10", "backbone": "resnet18", "stem": "small", "size": 32, "batch_size": 512,
-    "epochs": 1, "resident": "yes",
+    "epochs": 1, "resident": "yes", "logger": "none",
 }  # fmt: skip
 MOCO = {**COMMON, "config": "moco-cifar10", "symmetric": False, "batch_size": 512}
 KINDS: dict[str, dict[str, Any]] = {

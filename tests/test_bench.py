@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -179,3 +180,23 @@ def test_an_output_that_cannot_be_written_is_told_before_measuring(refuse, tmp_p
     assert refuse("bench", *FLAGS, "--chart", "b.jpg") == "--chart: b.jpg must end in .png."
     assert refuse("bench", *FLAGS, "--run", "r").startswith("--run: unmix bench writes no run fol")
     assert refuse("bench", *FLAGS, "--steps", "0").startswith("--steps: 0 is out of range")
+
+
+def test_the_gpu_benchmark_needs_few_packages_and_its_checks_pass_on_a_cpu():
+    """The machine that it is for has PyTorch, torchvision and Lightning, and little else."""
+    absent = ("safetensors", "jsonargparse", "docstring_parser", "jinja2", "tensorboard", "skimage")
+    code = f"""
+import sys
+sys.modules.update(dict.fromkeys({absent}))
+sys.path.insert(0, {str(Path(__file__).parents[1] / "benchmarks")!r})
+import gpu, torch
+torch.set_num_threads(1)
+for words in gpu.KINDS.values():
+    words.update(backbone="resnet10", width=0.25, device="cpu")
+images, device = gpu.cifar(None), torch.device("cpu")
+assert gpu.check_views(images, device)["passed"]
+for name, found in gpu.check_fast_path(images, device).items():
+    assert found["passed"], (name, found)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
