@@ -13,6 +13,7 @@ from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 
 from unmix.data import BrokenImage, StreamedImages, decode
+from unmix.data.cores import usable_cores
 from unmix.data.shards import Shard, ShardWriter
 from unmix.errors import UserError
 
@@ -156,8 +157,7 @@ class SplitPacker:
         wanted = range(start, len(self.images))
         workers = self.options.workers
         if workers is None:
-            has_share = hasattr(os, "sched_getaffinity")
-            workers = min(16, len(os.sched_getaffinity(0)) if has_share else os.cpu_count() or 1)
+            workers = min(16, usable_cores())
         if len(wanted) < 100 * workers:
             workers = 0  # they would take longer to start
         loader = DataLoader(

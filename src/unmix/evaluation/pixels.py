@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
@@ -11,6 +10,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from unmix.data import BrokenImage, ImageSet, Skipped, StreamedImages, read_uint8
+from unmix.data.cores import usable_cores
 
 __all__ = ["pixel_batches"]
 
@@ -59,7 +59,7 @@ def pixel_batches(
     chunks = torch.arange(len(images)).split(batch_size) if len(images) else ()
     if isinstance(images, StreamedImages):
         if workers is None:
-            workers = min(_MOST_WORKERS, os.cpu_count() or 1, len(chunks))
+            workers = min(_MOST_WORKERS, usable_cores(), len(chunks))
             workers = workers if len(chunks) > 1 else 0
         loader = DataLoader(
             _Chunks(images, chunks, size),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 
@@ -11,6 +10,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from unmix.data import ImageSet, StreamedImages, TensorImages
+from unmix.data.cores import usable_cores
 from unmix.randomness import generator_for
 from unmix.training.batch import Batch
 from unmix.training.crops import FileCrops
@@ -125,8 +125,7 @@ def worker_count(cores: int | None = None) -> int:
             batch system's share counts and not the whole machine.
     """
     if cores is None:
-        has_share = hasattr(os, "sched_getaffinity")
-        cores = len(os.sched_getaffinity(0)) if has_share else os.cpu_count() or 1
+        cores = usable_cores()
     return min(16, max(1, cores - 1))
 
 
