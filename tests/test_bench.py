@@ -117,7 +117,7 @@ def test_the_command_writes_numbers_that_fit_together(tmp_path, capsys):
     for stage, row in found["stages"].items():
         rate = row["images_per_second"]
         assert rate["min"] <= rate["median"] <= rate["max"]
-        assert row["milliseconds_per_step"] == pytest.approx(16e3 / rate["median"], rel=0.2)
+        assert row["milliseconds_per_step"] == pytest.approx(16e3 / rate["median"], rel=0.5)
         assert f"\n{stage} " in said
     model = sum(found["stages"][s]["milliseconds_per_step"] for s in ("forward", "backward")) / 16e3
     assert found["model_flops_per_second"] == pytest.approx(found["flops_per_image"] / model)
