@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Literal
 
 import torch
@@ -44,7 +45,7 @@ def mlp(
         activation: Of the hidden layers.
     """
     layers: list[nn.Module] = []
-    for n_in, n_out in zip(sizes[:-2], sizes[1:-1], strict=True):
+    for n_in, n_out in pairwise(sizes[:-1]):
         layers.append(nn.Linear(n_in, n_out, bias=not batch_norm))
         layers += [nn.BatchNorm1d(n_out)] * batch_norm
         layers.append(activation())
