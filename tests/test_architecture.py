@@ -37,7 +37,7 @@ ALLOWED = {
     },
     "commands": {
         "training", "evaluation", "figures", "results", "files", "data", "views", "mixtures",
-        "methods", "recipes",
+        "methods", "recipes", "credit",
     },
     "flags": {"training", "methods"},
     "cli": {"flags", "commands", "training", "mixtures", "methods", "recipes"},
