@@ -88,16 +88,22 @@ def compile_views(module: Pretraining) -> str:
     Returns:
         A line that says which is quicker, and by how much.
     """
-    views = module.views
-    name = "apply_crops" if isinstance(module.images, StreamedImages) else "apply"
-    images = example(module)
+    views, streamed = module.views, isinstance(module.images, StreamedImages)
+    name = "make_of_crops" if streamed else "make"
     plain = getattr(views, name)
     compiled = torch.compile(plain, dynamic=False)
-    n, _, height, width = images.shape
-    draw = views.draw(n, height, width, torch.Generator().manual_seed(0))
-    ratio = quicker(
-        lambda: plain(images, draw), lambda: compiled(images, draw), images.device, timed
-    )
+    images = examples(module)
+    n, _, height, width = images[0].shape
+    draws = views.draw_all(n, height, width, torch.Generator().manual_seed(0))
+    cases = [
+        (image, draw) if streamed else (image, draw, size)
+        for image, draw, size in zip(images, draws, views.sizes, strict=True)
+    ]
+
+    def all_views(make: Callable[..., Tensor]) -> Callable[[], list[Tensor]]:
+        return lambda: [make(*case) for case in cases]
+
+    ratio = quicker(all_views(plain), all_views(compiled), module.device, timed)
     if ratio <= 1:
         return f"views: not compiled, which would be {ratio:.2f} times as fast"
     setattr(views, name, compiled)
@@ -105,12 +111,18 @@ def compile_views(module: Pretraining) -> str:
     return f"views: compiled, {ratio:.2f} times as fast"
 
 
-def example(module: Pretraining) -> Tensor:
-    """A full batch as the views get it, of no particular pixels: uint8 `(N, 3, H, W)`."""
-    size = (module.views.size, module.views.size)
+def examples(module: Pretraining) -> list[Tensor]:
+    """A full batch as each view gets it, of no particular pixels: uint8 `(N, 3, H, W)`."""
+    sides = [(size, size) for size in module.views.sizes]
     if not isinstance(module.images, StreamedImages):
-        size = tuple(module.images.images.shape[2:])  # type: ignore[attr-defined]
-    shape = (module.order.batch_size, 3, *size)
+        whole = tuple(module.images.images.shape[2:])  # type: ignore[attr-defined]
+        sides = [whole] * len(sides)
+    made = {side: _pixels(module, side) for side in set(sides)}
+    return [made[side] for side in sides]
+
+
+def _pixels(module: Pretraining, side: tuple[int, int]) -> Tensor:
+    shape = (module.order.batch_size, 3, *side)
     generator = torch.Generator().manual_seed(0)
     return torch.randint(0, 256, shape, dtype=torch.uint8, generator=generator).to(module.device)
 
