@@ -88,25 +88,28 @@ def compile_views(module: Pretraining) -> str:
     Returns:
         A line that says which is quicker, and by how much.
     """
-    views, streamed = module.views, isinstance(module.images, StreamedImages)
-    name = "make_of_crops" if streamed else "make"
+    views = module.views
+    streamed = isinstance(module.images, StreamedImages)
+    name, apply = ("make_of_crops", views.apply_crops) if streamed else ("make", views.apply)
     plain = getattr(views, name)
-    compiled = torch.compile(plain, dynamic=False)
     images = examples(module)
     n, _, height, width = images[0].shape
     draws = views.draw_all(n, height, width, torch.Generator().manual_seed(0))
-    cases = [
-        (image, draw) if streamed else (image, draw, size)
-        for image, draw, size in zip(images, draws, views.sizes, strict=True)
-    ]
 
     def all_views(make: Callable[..., Tensor]) -> Callable[[], list[Tensor]]:
-        return lambda: [make(*case) for case in cases]
+        # Through `apply`, so that what is compiled here is what a step asks for.
+        def run() -> list[Tensor]:
+            setattr(views, name, make)
+            given = zip(images, draws, strict=True)
+            return [apply(image, draw, view) for view, (image, draw) in enumerate(given)]
 
+        return run
+
+    compiled = torch.compile(plain, dynamic=False)
     ratio = quicker(all_views(plain), all_views(compiled), module.device, timed)
+    setattr(views, name, plain if ratio <= 1 else compiled)
     if ratio <= 1:
         return f"views: not compiled, which would be {ratio:.2f} times as fast"
-    setattr(views, name, compiled)
     module.compiled = True
     return f"views: compiled, {ratio:.2f} times as fast"
 
@@ -114,17 +117,17 @@ def compile_views(module: Pretraining) -> str:
 def examples(module: Pretraining) -> list[Tensor]:
     """A full batch as each view gets it, of no particular pixels: uint8 `(N, 3, H, W)`."""
     sides = [(size, size) for size in module.views.sizes]
+    layout = torch.channels_last  # as decoders write
     if not isinstance(module.images, StreamedImages):
-        whole = tuple(module.images.images.shape[2:])  # type: ignore[attr-defined]
-        sides = [whole] * len(sides)
-    made = {side: _pixels(module, side) for side in set(sides)}
-    return [made[side] for side in sides]
-
-
-def _pixels(module: Pretraining, side: tuple[int, int]) -> Tensor:
-    shape = (module.order.batch_size, 3, *side)
+        sides = [tuple(module.images.images.shape[2:])] * len(sides)  # type: ignore[attr-defined]
+        layout = torch.contiguous_format
     generator = torch.Generator().manual_seed(0)
-    return torch.randint(0, 256, shape, dtype=torch.uint8, generator=generator).to(module.device)
+    made: dict[tuple[int, int], Tensor] = {}
+    for side in set(sides):
+        shape = (module.order.batch_size, 3, *side)
+        pixels = torch.randint(0, 256, shape, dtype=torch.uint8, generator=generator)
+        made[side] = pixels.to(module.device, memory_format=layout)
+    return [made[side] for side in sides]
 
 
 def quicker(

@@ -141,6 +141,7 @@ class Views:
         """Draw all views of `n` images, in order; arguments as for `draw`."""
         return [self.draw(n, height, width, generator, view) for view in range(len(self))]
 
+    @torch.no_grad()
     def apply(self, images: Tensor, draw: ViewDraw, view: int = 0) -> Tensor:
         """Make the views that were drawn.
 
@@ -153,8 +154,10 @@ class Views:
             float32 `(N, 3, S, S)`, normalised, on the images' device.
         """
         _check_images(images, draw)
-        return self.make(images, draw, self.sizes[view])
+        with _no_autocast(images.device):
+            return self.make(images, draw, self.sizes[view])
 
+    @torch.no_grad()
     def apply_crops(self, crops: Tensor, draw: ViewDraw, view: int = 0) -> Tensor:
         """Make the views that were drawn, of images that were already cropped and resized.
 
@@ -173,34 +176,31 @@ class Views:
                 f"crops: {tuple(crops.shape[2:])} pixels; view {view} of --size {self.size} needs "
                 f"({size}, {size})."
             )
-        return self.make_of_crops(crops, draw)
+        with _no_autocast(crops.device):
+            return self.make_of_crops(crops, draw)
 
-    @torch.no_grad()
     def make(self, images: Tensor, draw: ViewDraw, size: int) -> Tensor:
-        """Do what `apply` does, at a size that is given: the part that can be compiled.
+        """Do the work of `apply`: the part that can be compiled and replaced.
 
         A view's number is no argument: each would be compiled, though all crops of one size and
         with the same steps can be one program.
         """
         device = images.device
-        with torch.autocast(device.type, enabled=False):
-            boxes = to_device(draw.boxes, device)
-            flip, sigma = moved(draw.flip, device), moved(draw.sigma, device)
-            return self._finish(self._colour(self._crop(images, boxes, flip, sigma, size), draw))
+        boxes = to_device(draw.boxes, device)
+        flip, sigma = moved(draw.flip, device), moved(draw.sigma, device)
+        return self._finish(self._colour(self._crop(images, boxes, flip, sigma, size), draw))
 
-    @torch.no_grad()
     def make_of_crops(self, crops: Tensor, draw: ViewDraw) -> Tensor:
-        """Do what `apply_crops` does, for crops of any size: the part that can be compiled."""
+        """Do the work of `apply_crops`: the part that can be compiled and replaced."""
         device = crops.device
-        with torch.autocast(device.type, enabled=False):
-            flip, sigma = moved(draw.flip, device), moved(draw.sigma, device)
-            if flip is not None:
-                crops = torch.where(flip[:, None, None, None], crops.flip(3), crops)
-            pixels = crops.float()
-            if sigma is not None:
-                weights = blur_weights(sigma, crops.shape[3], self.settings.blur_kernel)
-                pixels = resample(pixels, weights, weights)
-            return self._finish(self._colour(pixels, draw))
+        flip, sigma = moved(draw.flip, device), moved(draw.sigma, device)
+        if flip is not None:
+            crops = torch.where(flip[:, None, None, None], crops.flip(3), crops)
+        pixels = crops.float()
+        if sigma is not None:
+            weights = blur_weights(sigma, crops.shape[3], self.settings.blur_kernel)
+            pixels = resample(pixels, weights, weights)
+        return self._finish(self._colour(pixels, draw))
 
     def __call__(self, images: Tensor, generator: torch.Generator | None) -> list[Tensor]:
         """Draw and make all views of uint8 `(N, 3, H, W)`; each is as `apply` gives it."""
@@ -222,7 +222,7 @@ class Views:
         """
         _check_images(images)
         n, _, height, width = images.shape
-        with torch.autocast(images.device.type, enabled=False):
+        with _no_autocast(images.device):
             if (height, width) == (self.size, self.size):
                 pixels = images.float()
             else:
@@ -297,6 +297,14 @@ class Views:
         elif self.color_space == "YCbCr":
             out = normalise_ycbcr(rgb_to_ycbcr(out))
         return out.contiguous(memory_format=torch.channels_last) if self.channels_last else out
+
+
+def _no_autocast(device: torch.device) -> torch.autocast:
+    """Compute in float32, whatever autocast does.
+
+    A type is named, though unused: what is compiled is compiled again where autocast's differs.
+    """
+    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=False)
 
 
 def _check_images(images: Tensor, draw: ViewDraw | None = None) -> None:
