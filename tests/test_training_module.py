@@ -12,7 +12,7 @@ from PIL import Image
 from torch import Tensor
 
 from unmix.errors import UserError
-from unmix.methods import MoCo
+from unmix.methods import MoCo, Progress
 from unmix.mixtures import IM_TYPES, PairDraw
 from unmix.randomness import generator_for
 from unmix.step import Objective, objective
@@ -161,11 +161,11 @@ def test_a_label_space_mixture_leaves_the_views_clean_and_is_known_to_the_loss(
         assert all(torch.equal(a, b) for a, b in zip(plain[1], mixed[1], strict=True))
         assert torch.equal(plain[2], mixed[2])
         assert plain[4] is None
-        draw = mixed[4]
+        draw = mixed[4].draw
         assert isinstance(draw, PairDraw)
         assert torch.equal(draw.partner, torch.arange(len(mixed[2])).flip(0))
         assert result.mixed is not None
-    weights = {float(mixed[4].weight[0]) for mixed, _ in calls[STEPS:]}
+    weights = {float(mixed[4].draw.weight[0]) for mixed, _ in calls[STEPS:]}
     assert len(weights) == STEPS
 
 
@@ -252,10 +252,10 @@ def test_the_rate_of_each_step_is_that_of_a_cosine_over_all_steps(
 
 
 def test_the_method_is_told_how_far_the_run_is(monkeypatch: pytest.MonkeyPatch) -> None:
-    told: list[float] = []
+    told: list[Progress] = []
     monkeypatch.setattr(MoCo, "begin_step", lambda self, progress: told.append(progress))
     train(module_of())
-    assert told == [i / (2 * STEPS) for i in range(2 * STEPS)]
+    assert told == [Progress(i, 2 * STEPS, STEPS) for i in range(2 * STEPS)]
 
 
 def test_an_epochs_loss_is_the_mean_over_its_samples_not_over_its_batches(

@@ -4,7 +4,7 @@ from unmix.backbones.alexnet import AlexNet
 from unmix.backbones.base import STEMS, Backbone, check_stem
 from unmix.backbones.build import BACKBONES, build
 from unmix.backbones.half_encoders import HalfEncoders
-from unmix.backbones.heads import Normalize, linear_head, mlp_head
+from unmix.backbones.heads import Normalize, linear_head, mlp, mlp_head
 from unmix.backbones.resnet import RESNETS, ResNet
 from unmix.backbones.split_batch_norm import SplitBatchNorm2d, apart, convert_split_batch_norm
 
@@ -23,5 +23,6 @@ __all__ = [
     "check_stem",
     "convert_split_batch_norm",
     "linear_head",
+    "mlp",
     "mlp_head",
 ]

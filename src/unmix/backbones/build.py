@@ -68,7 +68,7 @@ def _build_timm(name: str, *, in_channels: int, width: float, stem: str, size: i
     model = timm.create_model(model_name, pretrained=False, num_classes=0, in_chans=in_channels)
     # Transformers are built for one image size; convolutional networks have nothing to set.
     if hasattr(model, "set_input_size"):
-        model.set_input_size(img_size=size)
+        model.set_input_size(img_size=size)  # type: ignore[operator]
     # The attribute is added rather than the model wrapped, so that the parameters keep timm's
     # names.
     model.feature_dim = getattr(model, "head_hidden_size", model.num_features)

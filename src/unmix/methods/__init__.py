@@ -1,12 +1,22 @@
 """Self-supervised methods, one file each."""
 
 from unmix.errors import check_choice
-from unmix.methods.base import Encoder, Method
+from unmix.methods.base import Encoder, Method, Pair, Progress
 from unmix.methods.cmc import CMC
 from unmix.methods.insdis import InsDis
 from unmix.methods.moco import MoCo
 
-__all__ = ["CMC", "METHODS", "Encoder", "InsDis", "Method", "MoCo", "method_class"]
+__all__ = [
+    "CMC",
+    "METHODS",
+    "Encoder",
+    "InsDis",
+    "Method",
+    "MoCo",
+    "Pair",
+    "Progress",
+    "method_class",
+]
 
 METHODS: dict[str, type[Method]] = {"moco": MoCo, "insdis": InsDis, "cmc": CMC}
 

@@ -6,6 +6,7 @@ that deciding what to compute from it never makes the host wait for the device.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
@@ -28,8 +29,22 @@ class Draw(Protocol):
 
 
 @runtime_checkable
-class MixtureDraw(Draw, Protocol):
+class MixtureDraw(Protocol):
     """A draw whose images have two owners, so that the loss can be shared between them."""
+
+    def apply(self, images: Tensor, others: Sequence[Tensor] = ()) -> Tensor:
+        """Mix a batch (N, C, H, W)."""
+        ...
+
+    @property
+    def owners(self) -> Tensor:
+        """Whose images are in each mixture, int64 (N, k)."""
+        ...
+
+    @property
+    def shares(self) -> Tensor:
+        """Their shares, float (N, k)."""
+        ...
 
     @property
     def partner(self) -> Tensor:
@@ -80,11 +95,21 @@ class PairDraw:
         return 1 - (1 - self.ratio) * share
 
     @property
+    def owners(self) -> Tensor:
+        """The sample itself and its partner, int64 (N, 2)."""
+        return torch.stack([torch.arange(len(self.partner)), self.partner], dim=1)
+
+    @property
+    def shares(self) -> Tensor:
+        """Their shares, float (N, 2)."""
+        return torch.stack([self.weight, 1 - self.weight], dim=1)
+
+    @property
     def touched(self) -> Tensor:
         """True where the mixture differs from the image, bool (N,)."""
         return (self.ratio < 1) & (box_area(self.box) > 0)
 
-    def apply(self, images: Tensor) -> Tensor:
+    def apply(self, images: Tensor, others: Sequence[Tensor] = ()) -> Tensor:
         """Mix a batch (N, C, H, W) with itself.
 
         Any number of batches may be given in turn; each gets the same partners, weights and boxes.

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import ClassVar, Literal, Protocol
 
 import torch
 from torch import Tensor
@@ -149,6 +149,9 @@ class UnMix:
         pairing: The partner is the batch in `reverse` (i with N - 1 - i; the middle image of an odd
             batch mixes with itself) or by a random `permutation`.
     """
+
+    extra: ClassVar[tuple[tuple[float, float], ...]] = ()
+    needs_features: ClassVar[bool] = False
 
     unmix_prob: float = 0.5
     beta: float = 1.0

@@ -4,19 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import nullcontext
+from functools import partial
 from typing import Any
 
 import lightning as L
 import torch
 from torch import Tensor
 
+from unmix.credit import Rule, UnMixRule
 from unmix.data import BrokenImage, ImageSet, StreamedImages, TensorImages
 from unmix.errors import UserError
-from unmix.methods import Method
+from unmix.methods import Method, Progress
 from unmix.mixtures import Operator, UnMix
-from unmix.mixtures.draws import Draw, MixtureDraw
+from unmix.mixtures.draws import Draw
 from unmix.randomness import generator_for
-from unmix.step import Objective, objective
+from unmix.step import Mixture, Objective, objective
 from unmix.training.batches import Batch, EpochOrder
 from unmix.training.optimizers import build_optimizer, learning_rate_factor
 from unmix.training.settings import OptimizerSettings
@@ -59,7 +61,8 @@ class Pretraining(L.LightningModule):
         label_space: A mixture whose loss is shared, or None.
         channels_last: Keep weights and images channels last.
         resident: Hold images that are in memory on the device.
-        joint: Encode clean and mixed images in one forward; see `unmix.step.objective`.
+        joint: Encode clean and mixed images in one forward; see `unmix.step.Mixture`.
+        rule: Shares the loss of label-space mixtures; Un-Mix's by default.
     """
 
     def __init__(
@@ -77,13 +80,14 @@ class Pretraining(L.LightningModule):
         channels_last: bool = False,
         resident: bool = True,
         joint: bool = False,
+        rule: Rule | None = None,
     ) -> None:
         super().__init__()
         self.method = method.to(memory_format=torch.channels_last) if channels_last else method
         self.views, self.images, self.order = views, images, order
         self.optimizer_settings, self.epochs, self.seed = optimizer, epochs, seed
         self.image_space, self.label_space = image_space, label_space
-        self.joint = joint
+        self.joint, self.rule = joint, rule or UnMixRule()
         self.compiled = False
         held = resident and isinstance(images, TensorImages)
         self.resident = images.images if held and isinstance(images, TensorImages) else None
@@ -137,14 +141,14 @@ class Pretraining(L.LightningModule):
         self._note_broken(batch)
         if len(batch.index) < 2:
             return None
-        self.method.begin_step(self.global_step / self.total_steps)
+        self.method.begin_step(Progress(self.global_step, self.total_steps, len(self.order)))
         # What is compiled is so for full batches; compiling again for a short one would not pay.
         short = self.compiled and len(batch.index) != self.order.batch_size
         with torch.compiler.set_stance("force_eager") if short else nullcontext():
             step = self.compute(batch, generator_for(self.seed, "step", self.global_step))
         self._keep = step.keep
         self._add("loss", step.loss.detach(), len(batch.index))
-        if step.mixed is not None:
+        if step.mixed is not None and step.clean is not None:
             self._add("loss_clean", step.clean, len(batch.index))
             self._add("loss_mixed", step.mixed, len(batch.index))
         self.samples += len(batch.index)
@@ -154,11 +158,27 @@ class Pretraining(L.LightningModule):
 
     def compute(self, batch: Batch, generator: torch.Generator) -> Objective:
         """Views and loss of one batch."""
-        views = self.make_views(batch, generator)
-        draw: MixtureDraw | None = None
-        if self.label_space is not None:
-            draw = self.label_space.draw(views[0].shape, generator)
-        return objective(self.method, views, batch.index, generator, draw, joint=self.joint)
+        views, others = self.apart(self.make_views(batch, generator))
+        mixture = self.mixture(views, others, generator)
+        return objective(self.method, views, batch.index, generator, mixture)
+
+    def apart(self, views: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
+        """The method's views, and those that are there for the mixture only."""
+        extra = len(self.label_space.extra) if self.label_space is not None else 0
+        return views[: len(views) - extra], views[len(views) - extra :]
+
+    def mixture(
+        self, views: list[Tensor], others: list[Tensor], generator: torch.Generator
+    ) -> Mixture | None:
+        """The label-space mixture of a step, if the run has one."""
+        operator, rule = self.label_space, self.rule
+        if operator is None:
+            return None
+        shape = views[0].shape
+        draw: Any = partial(operator.draw, shape, generator)
+        if rule.partner_view:
+            others = [views[rule.partner_view]]
+        return Mixture(draw if operator.needs_features else draw(), rule, others, self.joint)
 
     def on_after_backward(self) -> None:
         """The method keeps its clean queries and targets: no gradient needs the old ones now."""

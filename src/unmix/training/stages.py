@@ -21,6 +21,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from unmix.data import StreamedImages
 from unmix.errors import UserError
+from unmix.methods import Progress
 from unmix.randomness import generator_for
 from unmix.step import Objective, objective
 from unmix.training.batches import Batch, FileCrops, build_loader
@@ -179,13 +180,11 @@ class _Stepping:
         found: dict[str, float] = {}
         with self._autocast():
             views = self._clocked(found, "views", lambda: module.make_views(self.batch, generator))
-            views, draw = self._clocked(found, "mixture", lambda: self._mix(views, generator))
+            views, mixture = self._clocked(found, "mixture", lambda: self._mix(views, generator))
             step: Objective = self._clocked(
                 found,
                 "forward",
-                lambda: objective(
-                    method, views, self.batch.index, generator, draw, joint=module.joint
-                ),
+                lambda: objective(method, views, self.batch.index, generator, mixture),
             )
         self._clocked(found, "backward", step.loss.backward)
         self._clocked(found, "optimiser", lambda: self._update(step))
@@ -199,10 +198,10 @@ class _Stepping:
         # What is compiled hides its operations from the counter.
         with self._autocast(), torch.compiler.set_stance("force_eager"):
             views = module.make_views(self.batch, generator)
-            views, draw = self._mix(views, generator)
+            views, mixture = self._mix(views, generator)
             with FlopCounterMode(display=False) as counter:
                 objective(
-                    module.method, views, self.batch.index, generator, draw, joint=module.joint
+                    module.method, views, self.batch.index, generator, mixture
                 ).loss.backward()
         self.optimizer.zero_grad()
         self.module.image_space = self.image_space
@@ -221,17 +220,17 @@ class _Stepping:
         """The mixtures that the run makes; that of the label space is only drawn here."""
         if self.image_space is not None:
             views = mixed_alike(self.image_space.draw(views[0].shape, generator), views)
-        if self.module.label_space is None:
-            return views, None
-        draw = self.module.label_space.draw(views[0].shape, generator)
-        draw.apply(views[0])
-        return views, draw
+        views, others = self.module.apart(views)
+        mixture = self.module.mixture(views, others, generator)
+        if mixture is not None and mixture.within is None and not callable(mixture.draw):
+            mixture.draw.apply(views[0], mixture.others)
+        return views, mixture
 
     def _update(self, step: Objective) -> None:
         step.keep()
         self.optimizer.step()
         self.optimizer.zero_grad()
-        self.module.method.begin_step(0.5)
+        self.module.method.begin_step(Progress(1, 2, 2))
 
 
 def _a_batch(parts: Parts) -> Batch:
