@@ -13,6 +13,7 @@ from torch import Tensor
 
 from unmix.credit import Rule, UnMixRule
 from unmix.data import BrokenImage, ImageSet, StreamedImages, TensorImages
+from unmix.distributed import rank, sum_over, world
 from unmix.errors import UserError
 from unmix.methods import Method, Progress
 from unmix.mixtures import Operator, UnMix
@@ -139,13 +140,15 @@ class Pretraining(L.LightningModule):
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor | None:
         """The loss of one batch."""
         self._note_broken(batch)
+        if world() > 1:
+            batch = self._filled(batch)
         if len(batch.index) < 2:
             return None
         self.method.begin_step(Progress(self.global_step, self.total_steps, len(self.order)))
         # What is compiled is so for full batches; compiling again for a short one would not pay.
         short = self.compiled and len(batch.index) != self.order.batch_size
         with torch.compiler.set_stance("force_eager") if short else nullcontext():
-            step = self.compute(batch, generator_for(self.seed, "step", self.global_step))
+            step = self.compute(batch, self.generator())
         self._keep = step.keep
         self._add("loss", step.loss.detach(), len(batch.index))
         if step.mixed is not None and step.clean is not None:
@@ -155,6 +158,11 @@ class Pretraining(L.LightningModule):
         if self.device.type == "cpu" or self.global_step % _CHECK_EVERY == 0:
             self._check_finite(step.loss)
         return step.loss
+
+    def generator(self) -> torch.Generator:
+        """Of this step; another one in each process, for their images are others."""
+        place = ("step", self.global_step) if world() == 1 else ("step", self.global_step, rank())
+        return generator_for(self.seed, *place)
 
     def compute(self, batch: Batch, generator: torch.Generator) -> Objective:
         """Views and loss of one batch."""
@@ -217,7 +225,25 @@ class Pretraining(L.LightningModule):
                 f"--data: no batch of {self.images.name} had 2 images that can be read. "
                 f"{self.images.skipped.line()}"
             )
-        return {name: (total / self.samples).item() for name, total in self.sums.items()}
+        return {name: mean / world() for name, mean in self._means(sum_over).items()}
+
+    def own_means(self) -> dict[str, float]:
+        """The same of this process's samples alone, for which no other has to be waited for."""
+        return self._means(lambda total: total)
+
+    def _means(self, put_together: Callable[[Tensor], Tensor]) -> dict[str, float]:
+        sums = {name: put_together(total) for name, total in self.sums.items()}
+        return {name: (total / self.samples).item() for name, total in sums.items()}
+
+    def _filled(self, batch: Batch) -> Batch:
+        """The batch with images repeated for those that are broken: all processes need as many."""
+        left = self.order.n % self.order.batch_size
+        count = self.order.batch_size // world()
+        if len(batch.index) == 0:
+            raise UserError(f"--data: no image of a batch of {count} can be read.")
+        if len(batch.index) in (count, left // world()):
+            return batch
+        return batch.rows(torch.arange(count, device=batch.index.device) % len(batch.index))
 
     def _position(self) -> tuple[int, int]:
         done = self.trainer.fit_loop.epoch_loop.batch_progress.current.ready

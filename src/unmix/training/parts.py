@@ -78,9 +78,17 @@ def build(settings: Settings, images: ImageSet | None = None) -> Parts:
         precision=machine.precision.split("-")[0].removesuffix("-true"),
         resident="yes" if held.resident else "no",
     )
-    order = EpochOrder(len(train), run_.batch_size, run_.seed, smallest=2)
+    processes = settings.machine.processes
+    if run_.batch_size % processes:
+        raise UserError(
+            f"--batch_size: {run_.batch_size} cannot be shared by {processes} devices; use a "
+            f"multiple of {processes}."
+        )
     method = build_method(settings, len(train), size)
-    method.check_batch(min(run_.batch_size, len(train)))
+    method.check_batch(min(run_.batch_size, len(train)) // processes)
+    order = EpochOrder(
+        len(train), run_.batch_size, run_.seed, method.smallest_batch, processes=processes
+    )
     if machine.device.type == "cpu" and has_narrow_downsampling(method):
         machine = replace(machine, channels_last=False)
     views = Views(
@@ -170,12 +178,14 @@ def headline(parts: Parts, recipes: list[str]) -> str:
     settings, module, machine = parts.settings, parts.module, parts.machine
     model, run_ = settings.model, settings.run
     millions = sum(p.numel() for p in module.method.backbone.parameters()) / 1e6
+    count = settings.machine.processes
+    device = f"{count} x {machine.device.type}" if count > 1 else machine.device.type
     lines = [
         f"{run_.method} on {run_.data}: {len(parts.train):,} images {parts.where}, views of "
         f"{run_.size} px, batches of {run_.batch_size}, {run_.epochs} epochs "
         f"({module.total_steps:,} steps)",
         f"mixture: {settings.mixture.name}   encoder: {model.backbone}, width {model.width:g}, "
-        f"{millions:.1f} M parameters   device: {machine.device.type}, {machine.precision}"
+        f"{millions:.1f} M parameters   device: {device}, {machine.precision}"
         f"{', channels last' if machine.channels_last else ''}",
     ]
     if recipes:

@@ -179,6 +179,8 @@ class MachineSettings:
     Args:
         device: auto, cpu, cuda or mps.
         precision: auto (what the device is fast at), 32, bf16 or 16.
+        devices: Devices of a machine that train together; each takes an equal part of a batch.
+        nodes: Machines of so many devices, for a cluster's launcher.
         workers: Processes that decode files; by default from the number of cores.
         resident: Hold the training images as uint8 on the device: yes, no, or auto: if they take
             at most resident_share of its free memory. Files can be held if all are of one size.
@@ -192,6 +194,8 @@ class MachineSettings:
 
     device: str = "auto"
     precision: str = "auto"
+    devices: int = 1
+    nodes: int = 1
     workers: int | None = None
     resident: str = "auto"
     resident_share: float = 0.25
@@ -203,6 +207,8 @@ class MachineSettings:
     def __post_init__(self) -> None:
         check_choice("--device", self.device, DEVICES)
         check_choice("--precision", str(self.precision), PRECISIONS)
+        check_number("--devices", self.devices, at_least=1)
+        check_number("--nodes", self.nodes, at_least=1)
         if self.workers is not None:
             check_number("--workers", self.workers, at_least=0)
         check_choice("--resident", self.resident, YES_NO_AUTO)
@@ -211,6 +217,11 @@ class MachineSettings:
         check_number("--checkpoint_every", self.checkpoint_every, at_least=0)
         check_number("--checkpoint_steps", self.checkpoint_steps, at_least=0)
         check_choice("--logger", self.logger, ("tensorboard", "wandb", "mlflow", "none"))
+
+    @property
+    def processes(self) -> int:
+        """How many processes train together."""
+        return self.devices * self.nodes
 
 
 GROUPS: dict[str, type] = {
