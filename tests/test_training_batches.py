@@ -171,6 +171,18 @@ def test_a_batch_holds_its_samples_in_the_order_asked_for(images: FileImages, vi
             assert torch.equal(stacked(batch)[:, n], crops_of(images, views, 0, i))
 
 
+def test_some_rows_of_a_batch_are_rows_of_every_tensor() -> None:
+    """Also of crops of two sizes; a row may be repeated."""
+    crops = tuple(torch.randint(0, 256, (4, 3, s, s), dtype=torch.uint8) for s in (6, 6, 2))
+    batch, which = Batch(torch.tensor([7, 5, 3, 1]), crops), torch.tensor([3, 0, 0])
+    rows = batch.rows(which)
+    assert rows.index.tolist() == [1, 7, 7]
+    assert rows.images is None
+    assert rows.crops is not None
+    for found, whole in zip(rows.crops, crops, strict=True):
+        assert torch.equal(found, torch.stack([whole[3], whole[0], whole[0]]))
+
+
 @pytest.fixture
 def broken(tree: Path, images: FileImages) -> Iterator[Path]:
     """One of the files, cut off for a while."""

@@ -41,10 +41,7 @@ class Batch:
 
     def rows(self, which: Tensor) -> Batch:
         """The batch of some of its samples, int64 (M,), which may be repeated."""
-        index = self.index[which]
-        crops = None if self.crops is None else self.crops[:, which]
-        images = None if self.images is None else self.images[which]
-        return Batch(index, crops, images, self.broken)
+        return self._each(lambda tensor: tensor[which])
 
     def _each(self, change: Callable[[Tensor], Tensor]) -> Batch:
         crops = None if self.crops is None else tuple(change(crop) for crop in self.crops)
