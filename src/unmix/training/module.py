@@ -17,6 +17,7 @@ from unmix.distributed import rank, sum_over, world
 from unmix.errors import UserError
 from unmix.methods import Method, Progress
 from unmix.mixtures import Operator, UnMix
+from unmix.mixtures.draws import Draw
 from unmix.randomness import generator_for
 from unmix.step import Mixture, Objective, objective
 from unmix.training.batches import Batch, EpochOrder
@@ -24,9 +25,23 @@ from unmix.training.optimizers import build_optimizer, learning_rate_factor
 from unmix.training.settings import OptimizerSettings
 from unmix.views import Views
 
-__all__ = ["Pretraining"]
+__all__ = ["Pretraining", "mixed_alike"]
 
 _CHECK_EVERY = 50
+
+
+def mixed_alike(draw: Draw, views: list[Tensor]) -> list[Tensor]:
+    """Apply one draw to all views: the same partners, weights and, to scale, the same boxes.
+
+    Args:
+        draw: Made for the first view's size.
+        views: (N, C, H, W), of any sizes.
+    """
+    size = views[0].shape[2:]
+    return [
+        (draw if view.shape[2:] == size else draw.resized(*view.shape[2:])).apply(view)  # type: ignore[attr-defined]
+        for view in views
+    ]
 
 
 class Pretraining(L.LightningModule):
@@ -181,7 +196,7 @@ class Pretraining(L.LightningModule):
 
     @torch.no_grad()
     def make_views(self, batch: Batch, generator: torch.Generator) -> list[Tensor]:
-        """The views of a batch, with the image-space perturbation if there is one."""
+        """All views of a batch, with the image-space perturbation if there is one."""
         if batch.images is not None:
             views = self.views(batch.images, generator)
         elif batch.crops is None:
@@ -191,12 +206,11 @@ class Pretraining(L.LightningModule):
             n, size = len(batch.index), self.views.size
             draws = self.views.draw_all(n, size, size, generator)
             views = [
-                self.views.apply_crops(crops, draw)
-                for crops, draw in zip(batch.crops, draws, strict=True)
+                self.views.apply_crops(crops, draw, view)
+                for view, (crops, draw) in enumerate(zip(batch.crops, draws, strict=True))
             ]
         if self.image_space is not None:
-            draw = self.image_space.draw(views[0].shape, generator)
-            views = [draw.apply(view) for view in views]
+            views = mixed_alike(self.image_space.draw(views[0].shape, generator), views)
         return views
 
     def epoch_means(self) -> dict[str, float]:
