@@ -13,7 +13,7 @@ from torch import Tensor
 from unmix.data import BrokenImage, ImageSet, StreamedImages, TensorImages
 from unmix.errors import UserError
 from unmix.methods import Method
-from unmix.mixtures import Operator, UnMix
+from unmix.mixtures import MixtureOperator, Operator
 from unmix.mixtures.draws import MixtureDraw
 from unmix.randomness import generator_for
 from unmix.step import Objective, objective
@@ -59,7 +59,7 @@ class Pretraining(L.LightningModule):
         epochs: int,
         seed: int = 0,
         image_space: Operator | None = None,
-        label_space: UnMix | None = None,
+        label_space: MixtureOperator | None = None,
         channels_last: bool = False,
         resident: bool = True,
         joint: bool = False,
