@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -44,6 +44,7 @@ class Operator(Protocol):
         ...
 
 
+@runtime_checkable
 class MixtureOperator(Protocol):
     """Draws label-space mixtures, whose loss is shared among the owners of their images."""
 
