@@ -11,6 +11,7 @@ from torch import Tensor
 
 from unmix.errors import UserError, check_number
 from unmix.mixtures.basics import checked_shape
+from unmix.mixtures.boxes import stretched
 from unmix.mixtures.draws import MixtureDraw
 from unmix.mixtures.masks import MaskDraw
 from unmix.mixtures.operators import PairOperator
@@ -71,5 +72,5 @@ class GridMix(PairOperator):
         rank = uniform((m, count), generator).cpu().argsort(dim=1).argsort(dim=1)
         cells = (rank < pasted[:, None]).unflatten(1, (self.cells, self.cells))
         rows, columns = (torch.arange(side) * self.cells // side for side in (height, width))
-        mask = cells[:, rows][:, :, columns]
+        mask = stretched(cells, rows, columns)
         return self._credited(MaskDraw(self._partner(n, generator, features), mask, n))

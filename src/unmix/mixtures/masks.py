@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from unmix.mixtures.boxes import nearest_places, stretched
 from unmix.mixtures.draws import Pairs, source_of
 from unmix.transfer import to_device
 
@@ -53,11 +54,8 @@ class MaskDraw(Pairs):
 
     def resized(self, height: int, width: int) -> MaskDraw:
         """The same partners; each pixel takes the nearest one of the mask."""
-        rows, columns = (
-            ((2 * torch.arange(new) + 1) * old).div(2 * new, rounding_mode="floor")
-            for new, old in zip((height, width), self.size, strict=True)
-        )
-        return replace(self, mask=self.mask[:, rows][:, :, columns])
+        rows, columns = map(nearest_places, self.size, (height, width))
+        return replace(self, mask=stretched(self.mask, rows, columns))
 
     def apply(self, images: Tensor, others: Sequence[Tensor] = ()) -> Tensor:
         """Mix a batch (N, C, H, W) with itself, or with another view of itself."""

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from unmix.errors import UserError, check_choice, check_number
 from unmix.mixtures.basics import checked_shape
+from unmix.mixtures.boxes import nearest_places, stretched
 from unmix.mixtures.draws import source_of
 from unmix.mixtures.masks import formatted
 from unmix.mixtures.operators import PER
@@ -78,11 +79,8 @@ class PatchDraw:
             UserError: if the patches do not fit.
         """
         grid = _grid(height, width, self.patch_size)
-        rows, columns = (
-            ((2 * torch.arange(new) + 1) * old).div(2 * new, rounding_mode="floor")
-            for new, old in zip(grid, self.patches.shape[1:], strict=True)
-        )
-        return replace(self, patches=self.patches[:, rows][:, :, columns])
+        rows, columns = map(nearest_places, self.patches.shape[1:], grid)
+        return replace(self, patches=stretched(self.patches, rows, columns))
 
     def apply(self, images: Tensor, others: Sequence[Tensor] = ()) -> Tensor:
         """Mix a batch (N, C, H, W) with itself, or with another view of itself."""
