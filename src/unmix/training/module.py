@@ -16,7 +16,7 @@ from unmix.data import BrokenImage, ImageSet, StreamedImages, TensorImages
 from unmix.distributed import rank, sum_over, world
 from unmix.errors import UserError
 from unmix.methods import Method, Progress
-from unmix.mixtures import Operator, UnMix
+from unmix.mixtures import MixtureOperator, Operator
 from unmix.mixtures.draws import Draw
 from unmix.randomness import generator_for
 from unmix.step import Mixture, Objective, objective
@@ -77,7 +77,7 @@ class Pretraining(L.LightningModule):
         epochs: int,
         seed: int = 0,
         image_space: Operator | None = None,
-        label_space: UnMix | None = None,
+        label_space: MixtureOperator | None = None,
         channels_last: bool = False,
         resident: bool = True,
         joint: bool = False,

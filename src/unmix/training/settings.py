@@ -299,7 +299,7 @@ class Settings:
         """The run folder: `run`, or runs/METHOD-DATA-MIXTURE."""
         if self.run.run is not None:
             return Path(self.run.run)
-        mixture = self.mixture.name.replace(" ", "").lower()
+        mixture = self.mixture.folder
         data = Path(self.run.data).name or "data"
         return Path("runs") / f"{self.run.method}-{data}-{mixture}"
 
