@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -61,7 +61,7 @@ class WMSE(Projected):
         *,
         dim: int = 64,
         hidden: int = 1024,
-        views: Literal[2, 4] = 2,
+        views: int = 2,
         sub_batch: int = 128,
         iterations: int = 1,
         epsilon: float = 0.0,
