@@ -3,22 +3,38 @@
 from unmix.errors import check_choice
 from unmix.methods.base import Encoder, Method, Pair, Progress
 from unmix.methods.cmc import CMC
+from unmix.methods.deepclusterv2 import DeepClusterV2
+from unmix.methods.dino import DINO
 from unmix.methods.insdis import InsDis
 from unmix.methods.moco import MoCo
+from unmix.methods.pirl import PIRL
+from unmix.methods.swav import SwAV
 
 __all__ = [
     "CMC",
+    "DINO",
     "METHODS",
+    "PIRL",
+    "DeepClusterV2",
     "Encoder",
     "InsDis",
     "Method",
     "MoCo",
     "Pair",
     "Progress",
+    "SwAV",
     "method_class",
 ]
 
-METHODS: dict[str, type[Method]] = {"moco": MoCo, "insdis": InsDis, "cmc": CMC}
+METHODS: dict[str, type[Method]] = {
+    "cmc": CMC,
+    "deepclusterv2": DeepClusterV2,
+    "dino": DINO,
+    "insdis": InsDis,
+    "moco": MoCo,
+    "pirl": PIRL,
+    "swav": SwAV,
+}
 
 
 def method_class(name: str) -> type[Method]:
