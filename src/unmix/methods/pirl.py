@@ -37,7 +37,7 @@ class PIRL(BankMethod):
         negatives: K, random rows a sample is told apart from; by default 4096, or all the others.
         bank_momentum: Share of a row that stays at each update.
         jigsaw_weight: lambda, the jigsaw's share of the loss; the picture has the rest.
-        contrast: "softmax" or "nce" with its constant Z.
+        contrast: "softmax", or "nce" as in the paper, with its constant Z.
         grid: Tiles in a row and in a column.
     """
 
@@ -53,7 +53,7 @@ class PIRL(BankMethod):
         negatives: int | None = None,
         bank_momentum: float = 0.5,
         jigsaw_weight: float = 0.5,
-        contrast: Literal["softmax", "nce"] = "nce",
+        contrast: Literal["softmax", "nce"] = "softmax",
         grid: int = 3,
     ) -> None:
         super().__init__(n_data, negatives)

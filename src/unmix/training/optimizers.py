@@ -106,7 +106,14 @@ def build_optimizer(
         return Lars(
             chosen, lr, momentum=settings.momentum, weight_decay=decay_, trust=settings.trust
         )
-    return torch.optim.SGD(chosen, lr, momentum=settings.momentum, weight_decay=decay_, fused=fused)
+    sgd = torch.optim.SGD(chosen, lr, momentum=settings.momentum, weight_decay=decay_, fused=fused)
+    if settings.momentum:
+        # The fused kernel makes all velocities at its first step, and later fails on a parameter
+        # that had no gradient then, as prototypes that are frozen at first.
+        for group in sgd.param_groups:
+            for parameter in group["params"]:
+                sgd.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
+    return sgd
 
 
 class Schedule(LambdaLR):
