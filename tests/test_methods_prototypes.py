@@ -1,4 +1,4 @@
-"""SwAV, DINO and DeepCluster-v2: their formulas written out, what is kept and when, what is frozen."""
+"""SwAV, DINO and DeepCluster-v2: formulas written out, what is kept and when, what is frozen."""
 
 from __future__ import annotations
 
@@ -314,7 +314,7 @@ def test_dino_schedules_and_their_ends() -> None:
         "dino", encoder_momentum=0.9, teacher_temperature=0.07, warmup_teacher_epochs=3
     )  # fmt: skip
     found = []
-    for number in range(0, 13):
+    for number in range(13):
         for p, q in zip(method.g_t.parameters(), method.g_s.parameters(), strict=True):
             p.fill_(0.0)
             q.detach().fill_(1.0)
