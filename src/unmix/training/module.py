@@ -21,7 +21,7 @@ from unmix.mixtures.draws import Draw
 from unmix.randomness import generator_for
 from unmix.step import Mixture, Objective, objective
 from unmix.training.batches import Batch, EpochOrder
-from unmix.training.optimizers import build_optimizer, learning_rate_factor
+from unmix.training.optimizers import build_optimizer, build_schedule
 from unmix.training.settings import OptimizerSettings
 from unmix.views import Views
 
@@ -103,9 +103,9 @@ class Pretraining(L.LightningModule):
 
     def configure_optimizers(self) -> Any:
         """The optimiser, and a schedule that is counted in steps."""
-        optimizer = build_optimizer(self.optimizer_settings, self.method.parameters(), self.device)
-        factor = learning_rate_factor(self.optimizer_settings, self.epochs, len(self.order))
-        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
+        settings, method = self.optimizer_settings, self.method
+        optimizer = build_optimizer(settings, method.parameters(), self.device, method.steady())
+        schedule = build_schedule(optimizer, settings, self.epochs, len(self.order))
         return {
             "optimizer": optimizer,
             "lr_scheduler": {"scheduler": schedule, "interval": "step"},

@@ -134,7 +134,7 @@ def build_method(settings: Settings, n_data: int, size: int) -> Method:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(settings.run.seed)
         backbone = kind.build_backbone(
-            model.backbone, width=model.width, stem=model.stem, size=size
+            model.backbone, width=model.width, stem=model.stem, size=size, patch=model.patch
         )
         return kind(backbone, n_data, **settings.method)  # type: ignore[call-arg]
 
@@ -164,7 +164,7 @@ def native_size(images: ImageSet) -> int:
 def encoder_facts(parts: Parts) -> dict[str, Any]:
     """What is needed to build and feed the exported encoder."""
     words = parts.settings.flat()
-    facts = {k: words[k] for k in ("method", "backbone", "width", "stem", "size")}
+    facts = {k: words[k] for k in ("method", "backbone", "width", "stem", "size", "patch")}
     return {
         **facts,
         "color_space": parts.module.method.color_space,

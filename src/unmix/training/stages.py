@@ -169,8 +169,9 @@ class _Stepping:
         self.parts, self.batch, self.module = parts, batch, parts.module
         self.device = parts.machine.device
         self.optimizer = build_optimizer(
-            parts.settings.optimizer, self.module.method.parameters(), self.device
-        )
+            parts.settings.optimizer, self.module.method.parameters(), self.device,
+            self.module.method.steady(),
+        )  # fmt: skip
         self.image_space, self.module.image_space = self.module.image_space, None
 
     def run(self, number: int) -> dict[str, float]:
