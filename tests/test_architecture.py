@@ -33,7 +33,8 @@ ALLOWED = {
     "figures": {"results", "files"},
     "evaluation": {"data", "views", "methods", "backbones"},
     "training": {
-        "step", "methods", "credit", "mixtures", "data", "views", "evaluation", "recipes",
+        "step", "methods", "backbones", "credit", "mixtures", "data", "views", "evaluation",
+        "recipes",
         "results", "files",
     },
     "commands": {

@@ -72,6 +72,8 @@ class MixtureSettings:
         unmix_weight: Law of lambda, "beta" or "uniform"; by default as published.
         unmix_larger: Take the larger of lambda and 1 - lambda; by default as published.
         unmix_layer: manifold: the layer whose output is mixed, such as layer2 or blocks.5.
+        unmix_share: What the mixtures' loss counts; by default as published, mostly 1.
+        unmix_temperature: mixco: T_mix; by default 0.05.
         unmix_images: dirichlet, patchmix, cropmix: images of a mixture, at least 2.
         unmix_patch: patchmix: side of a patch in pixels. gridmix: cells along a side.
     """
@@ -106,6 +108,8 @@ class MixtureSettings:
     unmix_layer: str | None = None
     unmix_images: int | None = None
     unmix_patch: int | None = None
+    unmix_share: float | None = None
+    unmix_temperature: float | None = None
 
     def __post_init__(self) -> None:
         check_choice("--IM_type", self.IM_type, IM_TYPES)

@@ -16,7 +16,7 @@ from unmix.data import BrokenImage, ImageSet, StreamedImages, TensorImages
 from unmix.distributed import rank, sum_over, world
 from unmix.errors import UserError
 from unmix.methods import Method, Progress
-from unmix.mixtures import MixtureOperator, Operator
+from unmix.mixtures import ManifoldMixture, MixtureOperator, Operator, mixed_at
 from unmix.mixtures.draws import Draw
 from unmix.randomness import generator_for
 from unmix.step import Mixture, Objective, objective
@@ -142,6 +142,8 @@ class Pretraining(L.LightningModule):
         self._note_broken(batch)
         if world() > 1:
             batch = self._filled(batch)
+        if self.rule.even and self.label_space is not None and len(batch.index) % 2:
+            batch = batch.rows(torch.arange(len(batch.index) - 1, device=batch.index.device))
         if len(batch.index) < 2:
             return None
         self.method.begin_step(Progress(self.global_step, self.total_steps, len(self.order)))
@@ -184,9 +186,14 @@ class Pretraining(L.LightningModule):
             return None
         shape = views[0].shape
         draw: Any = partial(operator.draw, shape, generator)
+        within = None
+        if isinstance(operator, ManifoldMixture):
+            within = partial(mixed_at, self.method.backbone, operator.layer)
         if rule.partner_view:
             others = [views[rule.partner_view]]
-        return Mixture(draw if operator.needs_features else draw(), rule, others, self.joint)
+        return Mixture(
+            draw if operator.needs_features else draw(), rule, others, self.joint, within
+        )
 
     def on_after_backward(self) -> None:
         """The method keeps its clean queries and targets: no gradient needs the old ones now."""

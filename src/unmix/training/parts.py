@@ -15,6 +15,7 @@ from unmix.randomness import generator_for
 from unmix.training.batches import EpochOrder
 from unmix.training.loggers import check_logger
 from unmix.training.machine import Machine, choose_machine
+from unmix.training.mixing import check_views, label_space
 from unmix.training.module import Pretraining
 from unmix.training.residency import hold
 from unmix.training.settings import RunSettings, Settings
@@ -91,19 +92,23 @@ def build(settings: Settings, images: ImageSet | None = None) -> Parts:
     )
     if machine.device.type == "cpu" and has_narrow_downsampling(method):
         machine = replace(machine, channels_last=False)
+    check_views(settings, method)
+    operator, rule = label_space(settings, method)
     views = Views(
         settings.views, size, train.mean, train.std, method.views, method.color_space,
+        extra=operator.extra if operator is not None else (),
         channels_last=machine.channels_last,
     )  # fmt: skip
     module = Pretraining(
         method, views, train, order, settings.optimizer, epochs=run_.epochs, seed=run_.seed,
-        image_space=settings.mixture.image_space(), label_space=settings.mixture.label_space(),
+        image_space=settings.mixture.image_space(), label_space=operator,
         channels_last=machine.channels_last, resident=held.resident,
-        joint=settings.mixture.unmix_joint,
+        joint=settings.mixture.unmix_joint, rule=rule,
     )  # fmt: skip
-    for operator in (module.image_space, module.label_space):
-        if operator is not None:
-            operator.draw((2, 3, size, size), generator_for(0))
+    if module.image_space is not None:
+        module.image_space.draw((2, 3, size, size), generator_for(0))
+    if operator is not None:
+        operator.draw((4, 3, size, size), generator_for(0), torch.eye(4))
     notes = (*held.notes, *notes_on(run_))
     return Parts(settings, machine, train, labelled, test, module, held.about, notes)
 
