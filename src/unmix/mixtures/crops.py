@@ -172,8 +172,8 @@ class CropMix:
 
     def __post_init__(self) -> None:
         check_number("--unmix_images", self.images, at_least=2, at_most=4)
-        check_number("--unmix_least", self.least, above=0, at_most=1)
-        check_choice("--unmix_operation", self.operation, ("global", "region"))
+        check_number("least", self.least, above=0, at_most=1)
+        check_choice("operation", self.operation, ("global", "region"))
         check_choice("--unmix_per", self.per, PER)
 
     @property

@@ -44,7 +44,7 @@ class FMix(PairOperator):
     pairing: str = "reverse"
 
     def __post_init__(self) -> None:
-        check_number("--unmix_decay", self.decay_power, at_least=0)
+        check_number("decay_power", self.decay_power, at_least=0)
         self._check_pairs()
 
     def draw(

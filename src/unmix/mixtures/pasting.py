@@ -128,8 +128,8 @@ class ResizeMix(PairOperator):
 
     def __post_init__(self) -> None:
         low, high = self.tau
-        check_number("--unmix_tau", low, above=0, at_most=1)
-        check_number("--unmix_tau", high, at_least=low, at_most=1)
+        check_number("tau", low, above=0, at_most=1)
+        check_number("tau", high, at_least=low, at_most=1)
         self._check_pairs()
 
     def draw(

@@ -114,7 +114,7 @@ class DirichletMixture:
     def __post_init__(self) -> None:
         check_number("--unmix_images", self.images, at_least=2)
         check_number("--beta", self.alpha, above=0)
-        check_number("--unmix_main", self.main_at_least, at_least=0, at_most=1)
+        check_number("main_at_least", self.main_at_least, at_least=0, at_most=1)
         check_choice("--unmix_per", self.per, PER)
 
     def draw(

@@ -42,8 +42,8 @@ class Weight:
     def __post_init__(self) -> None:
         check_choice("--unmix_weight", self.law, LAWS)
         check_number("--beta", self.beta, above=0)
-        check_number("--unmix_low", self.low, at_least=0, at_most=1)
-        check_number("--unmix_high", self.high, at_least=self.low, at_most=1)
+        check_number("low", self.low, at_least=0, at_most=1)
+        check_number("high", self.high, at_least=self.low, at_most=1)
 
     def draw(self, n: int, generator: torch.Generator | None = None) -> Tensor:
         """Draw n values of lambda: float32 (n,) on the CPU, in [0, 1]."""
