@@ -13,8 +13,8 @@ from unmix.mixtures import (
     ManifoldMixture,
     MixtureOperator,
     PatchMixture,
-    layers_named,
 )
+from unmix.mixtures.layers import layers_named
 from unmix.training.settings import Settings
 
 __all__ = ["check_views", "label_space"]
@@ -99,7 +99,7 @@ def _check_backbone(operator: Any, method: Method, settings: Settings) -> None:
             "use --backbone timm:vit_tiny_patch16_224 or another ViT, or gridmix."
         )
     if isinstance(operator, ManifoldMixture):
-        layers_named(method.backbone, operator.layer)
+        layers_named(method, operator.layer)
 
 
 def _check_joint(operator: Any, shared: Rule, name: str) -> None:

@@ -188,7 +188,7 @@ class Pretraining(L.LightningModule):
         draw: Any = partial(operator.draw, shape, generator)
         within = None
         if isinstance(operator, ManifoldMixture):
-            within = partial(mixed_at, self.method.backbone, operator.layer)
+            within = partial(mixed_at, self.method, operator.layer)
         if rule.partner_view:
             others = [views[rule.partner_view]]
         return Mixture(
