@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from unmix.backbones import HalfEncoders
 from unmix.credit import RULES, Rule
-from unmix.methods import METHODS, Method, method_class
+from unmix.methods import METHODS, Method, Progress, method_class
 from unmix.mixtures import PairDraw
 from unmix.mixtures.draws import whole_image
 from unmix.step import Mixture, Objective, objective
@@ -109,10 +109,15 @@ def step(
 
 
 def settled(name: str, **options: Any) -> Method:
-    """A method in evaluation mode, so that samples do not meet in batch norm, after two steps."""
+    """A method at the start of its second epoch, when every sample is in its memory.
+
+    It is in evaluation mode, so that samples do not meet in batch norm.
+    """
     method = build(name, **options)
-    for number in range(2):
-        step(method, views_of(method, 9 + number), start=number * N).keep()
+    for number in range(N_DATA // N + 1):
+        method.begin_step(Progress(number, 12, N_DATA // N))
+        if number < N_DATA // N:
+            step(method, views_of(method, 9 + number), start=number * N).keep()
     return method.eval()
 
 

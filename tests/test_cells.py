@@ -40,8 +40,7 @@ def mixed_loss(method: Method, rule: Rule, draw: PairDraw, views: list[Tensor]) 
 
 @every_cell
 def test_a_step_has_a_finite_loss_and_a_gradient_for_the_backbone(name: str, rule: str) -> None:
-    method = build(name)
-    method.begin_step(Progress(0, 10, 5))
+    method = settled(name).train()
     result = step(method, views_of(method), RULES[rule])
     result.loss.backward()
     result.keep()
@@ -73,6 +72,8 @@ def test_exchanging_the_images_and_the_weights_changes_nothing(name: str, rule: 
     """w x_i + (1 - w) x_p is the partner's mixture at weight 1 - w."""
     if RULES[rule].partner_view:
         pytest.skip("the partner is of the other view: the two images cannot be exchanged")
+    if rule == "swav_released":
+        pytest.skip("the slip that this rule repeats: the prediction is not exchanged")
     if name in {"insdis", "cmc", "pirl"} and rule in {"imix", "mixco"}:
         pytest.skip("a sample's negatives are its own draws, which are not exchanged")
     if name == "wmse":
@@ -155,12 +156,11 @@ def test_bfloat16_autocast_moves_the_loss_by_little(name: str, rule: str) -> Non
 
 @every_cell
 def test_a_saved_and_loaded_method_goes_on_the_same(name: str, rule: str) -> None:
-    method, fresh = build(name), build(name, seed=1)
-    step(method, views_of(method), RULES[rule]).keep()
+    method, fresh = settled(name).train(), build(name, seed=1)
     fresh.load_state_dict(copy.deepcopy(method.state_dict()))
     losses = []
     for one in (method, fresh):
-        one.begin_step(Progress(1, 10, 5))
+        one.begin_step(Progress(4, 12, 3))
         result = step(one, views_of(one, 5), RULES[rule], seed=3)
         result.loss.backward()
         losses.append((result.loss.detach(), gradients(one)))
@@ -171,12 +171,12 @@ def test_a_saved_and_loaded_method_goes_on_the_same(name: str, rule: str) -> Non
 
 @every_cell
 def test_a_compiled_step_has_the_same_loss(name: str, rule: str) -> None:
-    """Traced by the compiler's front and differentiator; code is generated in one test below."""
+    """Traced by the compiler's front end; test_training_compiling.py generates code."""
     method = settled(name)
     views = views_of(method)
     plain = step(method, views, RULES[rule]).loss
     torch.compiler.reset()
-    compiled = torch.compile(lambda: step(method, views, RULES[rule]).loss, backend="aot_eager")
+    compiled = torch.compile(lambda: step(method, views, RULES[rule]).loss, backend="eager")
     torch.testing.assert_close(compiled(), plain, rtol=1e-4, atol=1e-5)
 
 
