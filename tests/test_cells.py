@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from cells import METHODS, YES, N, build, global_draw, gradients, settled, step, views_of
+from cells import METHODS, YES, N, Tiny, build, global_draw, gradients, settled, step, views_of
 from unmix.credit import RULES, Mixed, Rule
 from unmix.methods import Method, Progress
 from unmix.mixtures import PairDraw
@@ -170,8 +170,25 @@ def test_a_saved_and_loaded_method_goes_on_the_same(name: str, rule: str) -> Non
 
 
 @every_cell
-def test_a_compiled_step_has_the_same_loss(name: str, rule: str) -> None:
-    """Traced by the compiler's front end; test_training_compiling.py generates code."""
+def test_compiled_encoders_give_the_same_step(name: str, rule: str) -> None:
+    """What --compile compiles, traced; test_training_compiling.py generates code as well."""
+    method = settled(name)
+    views = views_of(method)
+    plain = step(method, views, RULES[rule])
+    for module in [m for m in method.modules() if isinstance(m, Tiny)]:
+        module.compile(backend="eager")
+    compiled = step(method, views, RULES[rule])
+    torch.testing.assert_close(compiled.loss, plain.loss, rtol=1e-4, atol=1e-5)
+    compiled.loss.backward()
+    assert all(gradient.isfinite().all() for gradient in gradients(method).values())
+
+
+WHOLE = [(m, r) for m, r in YES if r == "unmix" or m == ("barlow" if r == "mixbt" else "moco")]
+
+
+@pytest.mark.parametrize(("name", "rule"), WHOLE, ids=[f"{m}-{r}" for m, r in WHOLE])
+def test_a_whole_step_can_be_compiled(name: str, rule: str) -> None:
+    """Every method with Un-Mix, and every rule: views to loss in one traced function."""
     method = settled(name)
     views = views_of(method)
     plain = step(method, views, RULES[rule]).loss

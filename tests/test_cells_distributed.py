@@ -96,6 +96,8 @@ def test_two_devices_compute_what_one_does(
         return
     loss, whole = one_process(cell)
     torch.testing.assert_close((loss_0 + loss_1) / 2, loss, rtol=1e-4, atol=1e-5)
+    # A gradient that is nothing but rounding is small beside the others.
+    least = 1e-5 * max(float(gradient.abs().max()) for gradient in whole.values())
     for key, gradient in whole.items():
         mean = (gradients_0[key] + gradients_1[key]) / 2
-        torch.testing.assert_close(mean, gradient, rtol=1e-3, atol=1e-5, msg=key)
+        torch.testing.assert_close(mean, gradient, rtol=1e-3, atol=max(1e-5, least), msg=key)
