@@ -25,6 +25,7 @@ import torch
 from torch import Tensor
 
 from unmix.data import ImageSet, TensorImages, load
+from unmix.methods import Progress
 from unmix.randomness import generator_for
 from unmix.training.batches import Batch
 from unmix.training.console import quiet_libraries
@@ -135,7 +136,7 @@ def check_no_waiting(images: ImageSet, device: torch.device) -> dict[str, Any]:
                 step = module.compute(Batch(index), generator_for(0, "waiting"))
             step.loss.backward()
             step.keep()
-            module.method.begin_step(0.5)
+            module.method.begin_step(Progress(1, 2, 2))
             found[name] = {"passed": True}
         except RuntimeError as error:
             place = traceback.extract_tb(error.__traceback__)

@@ -16,7 +16,7 @@ from unmix import backbones
 from unmix.backbones import SplitBatchNorm2d
 from unmix.credit import shared_loss
 from unmix.errors import UserError
-from unmix.methods import CMC, METHODS, InsDis, Method, MoCo, method_class
+from unmix.methods import CMC, METHODS, InsDis, Method, MoCo, Progress, method_class
 from unmix.mixtures import PairDraw
 from unmix.mixtures.draws import whole_image
 from unmix.step import objective
@@ -90,7 +90,7 @@ def test_moco_key_encoder_takes_no_gradient_and_moves_by_momentum_alone() -> Non
     key = [p.clone() for p in method.f_k.parameters()]
     optimizer.step()
     assert all(torch.equal(p, old) for p, old in zip(method.f_k.parameters(), key, strict=True))
-    method.begin_step(0.5)
+    method.begin_step(Progress(1, 2, 2))
     for p, old, q in zip(method.f_k.parameters(), key, method.f_q.parameters(), strict=True):
         torch.testing.assert_close(p, 0.9 * old + 0.1 * q.detach(), rtol=0, atol=1e-6)
 

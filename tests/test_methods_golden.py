@@ -8,11 +8,11 @@ import pytest
 import torch
 from torch import nn
 
-from unmix.methods import CMC, InsDis, MoCo
+from unmix.methods import CMC, InsDis, MoCo, Progress
 from unmix.methods.bank import BankContrast
 from unmix.mixtures import PairDraw
 from unmix.mixtures.draws import whole_image
-from unmix.step import objective
+from unmix.step import Mixture, objective
 
 
 def close(ours: torch.Tensor, theirs: torch.Tensor) -> None:
@@ -175,11 +175,10 @@ def test_unmix_on_moco_three_training_steps(golden, form, fast):
             draw = PairDraw(partner, box, torch.zeros(8), (4, 4), False)
             close(draw.weight[0], lam)
         close(draw.apply(views[0]), g[f"s{step}_mixed"])
-        method.begin_step(0.0)
+        method.begin_step(Progress(0, 3, 3))
+        mixture = Mixture(draw, joint=way.get("joint", False))
         with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
-            step_ = objective(
-                method, views, torch.arange(8), generator, draw, joint=way.get("joint", False)
-            )
+            step_ = objective(method, views, torch.arange(8), generator, mixture)
         f_q.weight.grad = None
         step_.loss.backward()
         step_.keep()

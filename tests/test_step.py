@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -11,11 +11,11 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from unmix.credit import of_partner
-from unmix.methods import Method, MoCo, method_class
+from unmix.credit import Mixed, UnMixRule, of_partner
+from unmix.methods import Method, MoCo, Progress, method_class
 from unmix.mixtures import PairDraw, UnMix
 from unmix.mixtures.draws import whole_image
-from unmix.step import Objective, objective
+from unmix.step import Mixture, Objective, objective
 
 N, SIZE, N_DATA = 8, 16, 24
 QUEUE: dict[str, Any] = {"queue_size": 32, "bn_splits": 2, "dim": 16}
@@ -72,7 +72,8 @@ def step(
     method: Method, views: list[Tensor], draw: PairDraw | None, start: int = 0, seed: int = 0
 ) -> Objective:
     index = torch.arange(start, start + N)
-    return objective(method, views, index, torch.Generator().manual_seed(seed), draw)
+    mixture = None if draw is None else Mixture(draw)
+    return objective(method, views, index, torch.Generator().manual_seed(seed), mixture)
 
 
 def after_a_first_step(kind: str) -> Method:
@@ -148,7 +149,7 @@ def test_the_loss_is_the_clean_part_and_the_two_images_shares(kind: str, draw: P
     targets = method.targets(views, {}, torch.arange(N), torch.Generator().manual_seed(0))
     q_mix, w = method.query(draw.apply(views[0])), draw.weight[0]
     clean = mixed = torch.zeros(())
-    for a, b in method.pairs:
+    for a, b, _ in method.pairs:
         clean = clean + method.compare(method.query(views[a]), targets[b]).mean()
         mixed = mixed + w * method.compare(q_mix, targets[b]).mean()
         mixed = mixed + (1 - w) * method.compare(q_mix, targets[b].flip(0)).mean()
@@ -167,7 +168,7 @@ def test_both_shares_reach_the_gradient(kind: str) -> None:
         mixed_view = region_draw(9).apply(views[0])
 
         class Fixed(PairDraw):
-            def apply(self, images: Tensor, view: Tensor = mixed_view) -> Tensor:
+            def apply(self, images: Tensor, others: Any = (), view: Tensor = mixed_view) -> Tensor:
                 return view
 
         draw = global_draw(weight)
@@ -189,22 +190,23 @@ def test_without_a_draw_there_is_the_clean_part_alone(kind: str) -> None:
 
 
 def test_another_rule_of_credit_can_be_given() -> None:
-    """It is asked once a pair, with the loss, the mixture's query, the targets and the draw."""
+    """It is asked once a step, with the mixtures' query, the targets and the draw."""
     method = after_a_first_step("moco-symmetric")
     draw = global_draw(0.4)
-    asked: list[tuple[Any, ...]] = []
+    asked: list[Mixed] = []
 
-    def rule(loss: Callable[..., Tensor], query: Any, target: Any, drawn: Any) -> Tensor:
-        asked.append((query, target, drawn))
-        return loss(query, target).mean() * 0 + 7
+    class Seven(UnMixRule):
+        def __call__(self, mixed: Mixed) -> Tensor:
+            asked.append(mixed)
+            return mixed.over_targets(lambda b: 7 + 0 * mixed.query.sum())
 
     views = views_of(method)
     generator = torch.Generator().manual_seed(0)
-    result = objective(method, views, torch.arange(N), generator, draw, rule)
+    result = objective(method, views, torch.arange(N), generator, Mixture(draw, Seven()))
     assert result.mixed is not None
     assert result.mixed.item() == 14
-    assert [item[2] for item in asked] == [draw, draw]
-    assert asked[0][0] is asked[1][0]
+    assert [item.draw for item in asked] == [draw]
+    assert set(asked[0].targets) == {0, 1}
 
 
 @pytest.mark.parametrize(
@@ -262,7 +264,7 @@ def test_training_steps_that_keep_after_the_backward_pass(kind: str) -> None:
     generator = torch.Generator().manual_seed(0)
     start = [parameter.detach().clone() for parameter in trained]
     for number in range(3):
-        method.begin_step(number / 3)
+        method.begin_step(Progress(number, 3, 3))
         views = views_of(method, number)
         draw = UnMix().draw(views[0].shape, generator)
         result = step(method, views, draw, start=number * N)
@@ -353,7 +355,9 @@ def test_one_forward_for_clean_and_mixed_is_two_where_samples_do_not_meet(kind: 
     for joint in (False, True):
         method = without_batch_statistics(build(kind).train())
         views, generator = views_of(method), torch.Generator().manual_seed(1)
-        step = objective(method, views, torch.arange(N), generator, global_draw(0.3), joint=joint)
+        step = objective(
+            method, views, torch.arange(N), generator, Mixture(global_draw(0.3), joint=joint)
+        )
         step.loss.backward()
         gradients = [p.grad for p in method.parameters() if p.grad is not None]
         found.append((step.loss.detach(), step.mixed, *gradients))
@@ -370,8 +374,8 @@ def test_one_forward_shares_batch_norms_statistics(kind: str) -> None:
     method.backbone.register_forward_hook(
         lambda module, inputs, output: sizes.append(len(inputs[0]))
     )
-    objective(method, views, torch.arange(N), generator, global_draw(0.3), joint=True)
-    others = len({a for a, _ in method.pairs}) - 1
+    objective(method, views, torch.arange(N), generator, Mixture(global_draw(0.3), joint=True))
+    others = len({a for a, _, _ in method.pairs}) - 1
     assert sizes == [2 * N] + [N] * others
 
 
@@ -391,14 +395,14 @@ def test_no_value_is_read_within_a_step(kind: str) -> None:
     mixed = global_draw(0.3).apply(views[0])
     partner = torch.arange(N - 1, -1, -1)
     with NoReading():
-        method.begin_step(0.5)
+        method.begin_step(Progress(1, 2, 2))
         queries = method.queries(views)
         targets = method.targets(views, queries, torch.arange(N), generator)
         q_mix = method.query(mixed)
         loss = torch.stack(
             [
                 method.compare(q, t).mean()
-                for a, b in method.pairs
+                for a, b, _ in method.pairs
                 for q, t in (
                     (queries[a], targets[b]),
                     (q_mix, targets[b]),

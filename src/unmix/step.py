@@ -2,18 +2,40 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from unmix.credit import per_tensor, shared_loss
-from unmix.methods.base import Method
+from unmix.credit import Mixed, Rule, UnMixRule, per_tensor
+from unmix.methods.base import Method, Pair
 from unmix.mixtures.draws import MixtureDraw
 
-__all__ = ["Objective", "objective"]
+__all__ = ["Mixture", "Objective", "objective"]
+
+
+@dataclass(frozen=True)
+class Mixture:
+    """What is mixed in a step, and who gets the credit.
+
+    Attributes:
+        draw: The label-space draw, or what gives it from features of the clean first view, (N, D).
+        rule: Shares the loss.
+        others: Further views of the images, from which the other owners' pixels come.
+        joint: Encode the first view and its mixtures in one forward. Batch norm then takes its
+            statistics over both, while the published code encodes them apart.
+        within: Mixes inside the method's backbone instead of its pixels: gives for a draw a context
+            in which the first view's query is that of the mixtures.
+    """
+
+    draw: MixtureDraw | Callable[[Tensor], MixtureDraw]
+    rule: Rule = UnMixRule()  # noqa: RUF009 - frozen
+    others: Sequence[Tensor] = ()
+    joint: bool = False
+    within: Callable[[MixtureDraw], AbstractContextManager[Any]] | None = None
 
 
 @dataclass(frozen=True)
@@ -22,15 +44,30 @@ class Objective:
 
     Attributes:
         loss: What to minimise, a scalar.
-        clean: The part of the clean views, a detached scalar.
+        clean: The part of the clean views, a detached scalar; None if mixtures replace it.
         mixed: The part of the mixtures, a detached scalar; None without them.
         keep: Call it after the backward pass: the method keeps its clean queries and targets.
     """
 
     loss: Tensor
-    clean: Tensor
+    clean: Tensor | None
     mixed: Tensor | None
     keep: Callable[[], None]
+
+
+class Queries(dict[int, Any]):
+    """Queries by view, of which a missing one is encoded when it is asked for."""
+
+    def __init__(self, method: Method, views: Sequence[Tensor], known: Mapping[int, Any]) -> None:
+        super().__init__(known)
+        self.method, self.views = method, views
+
+    def __missing__(self, view: int) -> Any:
+        if type(self.method).queries is Method.queries:
+            self[view] = self.method.query(self.views[view], view)
+        else:
+            self.update({**self.method.queries(self.views), **self})
+        return self[view]
 
 
 def objective(
@@ -38,58 +75,89 @@ def objective(
     views: Sequence[Tensor],
     index: Tensor,
     generator: torch.Generator,
-    draw: MixtureDraw | None = None,
-    credit: Callable[[Any, Any, Any, MixtureDraw], Tensor] = shared_loss,
-    joint: bool = False,
+    mixture: Mixture | None = None,
 ) -> Objective:
-    """The loss of clean views, plus that of the first view's mixtures if a draw is given.
+    """The loss of clean views, with that of the first view's mixtures if there are any.
 
     L = sum over the method's pairs (a, b) of
-        l(q_a, t_b)  +  w l(q_mix, t_b)  +  (1 - w) l(q_mix, t_b[p]).
+        l(q_a, t_b)  +  w l(q_mix, t_b)  +  (1 - w) l(q_mix, t_b[p])
 
-    The first view is mixed, as published, and its mixture is encoded once, also where the method is
-    symmetric. Targets come from clean views only.
+    under Un-Mix; see `unmix.credit` for the other rules. The first view is mixed, as published, and
+    its mixture is encoded once, also where the method is symmetric. Targets come from clean views
+    only (but for SDMP), and so does what is kept.
 
     Args:
         method: The method.
-        views: Its clean views, `method.views` tensors (N, C, H, W).
+        views: Its clean views, tensors (N, C, H, W); small crops come last.
         index: The samples' numbers in the data set, int64 (N,).
         generator: For what the method draws (negatives, shuffled batch norm).
-        draw: The label-space mixture, or None.
-        credit: The rule by which a mixture's loss is shared.
-        joint: Encode the first view and its mixtures in one forward. Batch norm then takes its
-            statistics over both, while the published code encodes them apart.
+        mixture: The label-space mixture, or None.
     """
-    if draw is None:
-        queries, q_mix = method.queries(views), None
-    elif joint:
-        queries, q_mix = jointly(method, views, draw.apply(views[0]))
+    pairs = method.pairs_of(len(views))
+    queries = Queries(method, views, {})
+    if mixture is None:
+        queries.update(method.queries(views))
+        targets = method.targets(views, queries, index, generator)
+        clean = clean_loss(method, pairs, queries, targets)
+        return Objective(clean, clean.detach(), None, lambda: method.keep(queries, targets, index))
+    clean_first = mixture.rule.keeps_clean
+    if clean_first and mixture.joint and mixture.within is None and not callable(mixture.draw):
+        draw = mixture.draw
+        queries, q_mix = jointly(method, views, draw.apply(views[0], mixture.others))
     else:
-        queries, q_mix = method.queries(views), method.query(draw.apply(views[0]))
+        if clean_first:
+            queries.update(method.queries(views))
+        draw = drawn(mixture, queries)
+        q_mix = query_of_mixtures(method, views, mixture, draw)
     targets = method.targets(views, queries, index, generator)
-    clean = sum_of(method.compare(queries[a], targets[b]).mean() for a, b in method.pairs)
-    loss, mixed = clean, None
-    if draw is not None:
-        mixed = sum_of(credit(method.compare, q_mix, targets[b], draw) for _, b in method.pairs)
-        loss = clean + mixed
-    return Objective(
-        loss,
-        clean.detach(),
-        None if mixed is None else mixed.detach(),
-        lambda: method.keep(queries, targets, index),
+
+    def targets_of_mixtures() -> Mapping[int, Any]:
+        mixed_views = [draw.apply(view) for view in views[: method.views]]
+        mixed_queries = Queries(method, mixed_views, {0: q_mix})
+        return method.targets(mixed_views, mixed_queries, index, generator)
+
+    mixed = mixture.rule(
+        Mixed(method, draw, q_mix, queries, targets, pairs, targets_of_mixtures, len(views[0]))
     )
+    kept: Callable[[], None] = lambda: method.keep(queries, targets, index)  # noqa: E731
+    if not clean_first:
+        return Objective(mixed, None, mixed.detach(), kept)
+    clean = clean_loss(method, pairs, queries, targets)
+    return Objective(clean + mixed, clean.detach(), mixed.detach(), kept)
 
 
-def jointly(method: Method, views: Sequence[Tensor], mixed: Tensor) -> tuple[dict[int, Any], Any]:
+def clean_loss(
+    method: Method, pairs: Sequence[Pair], queries: Mapping[int, Any], targets: Mapping[int, Any]
+) -> Tensor:
+    """The sum of the pairs' losses, each by its share."""
+    losses = [share * method.compare(queries[a], targets[b]).mean() for a, b, share in pairs]
+    return torch.stack(losses).sum()
+
+
+def drawn(mixture: Mixture, queries: Mapping[int, Any]) -> MixtureDraw:
+    """The draw; where it depends on features, those are the clean queries of the first view."""
+    if not callable(mixture.draw):
+        return mixture.draw
+    found: list[Tensor] = []
+    per_tensor(queries[0], lambda rows: found.append(rows) or rows)  # type: ignore[func-returns-value]
+    return mixture.draw(found[0].detach().float())
+
+
+def query_of_mixtures(
+    method: Method, views: Sequence[Tensor], mixture: Mixture, draw: MixtureDraw
+) -> Any:
+    """What the trained branch says of the first view's mixtures."""
+    if mixture.within is None:
+        return method.query(draw.apply(views[0], mixture.others), 0)
+    with mixture.within(draw):
+        return method.query(views[0], 0)
+
+
+def jointly(method: Method, views: Sequence[Tensor], mixed: Tensor) -> tuple[Queries, Any]:
     """The queries by view, and that of the mixtures, which one forward encodes with view 0."""
-    both = method.query(torch.cat([views[0], mixed]))
-    n = len(mixed)
-    queries = {0: per_tensor(both, lambda rows: rows[:n])}
-    for a in sorted({a for a, _ in method.pairs} - {0}):
-        queries[a] = method.query(views[a])
+    both = method.query(torch.cat([views[0], mixed]), 0)
+    n = len(views[0])
+    queries = Queries(method, views, {0: per_tensor(both, lambda rows: rows[:n])})
+    for a in sorted({pair.query for pair in method.pairs_of(len(views))} - {0}):
+        queries[a] = method.query(views[a], a)
     return queries, per_tensor(both, lambda rows: rows[n:])
-
-
-def sum_of(losses: Any) -> Tensor:
-    """The sum of an iterable of scalars, as a tensor."""
-    return torch.stack(list(losses)).sum()

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import Literal
+
 import torch
 from torch import Tensor, nn
 
-__all__ = ["Normalize", "linear_head", "mlp_head"]
+__all__ = ["Normalize", "linear_head", "mlp", "mlp_head"]
 
 
 def linear_head(in_features: int, out_features: int) -> nn.Linear:
@@ -20,6 +24,35 @@ def mlp_head(in_features: int, hidden_features: int, out_features: int) -> nn.Se
         nn.ReLU(inplace=True),
         nn.Linear(hidden_features, out_features),
     )
+
+
+def mlp(
+    sizes: Sequence[int],
+    *,
+    batch_norm: bool = True,
+    last: Literal["linear", "norm", "affine"] = "linear",
+    activation: type[nn.Module] = nn.ReLU,
+) -> nn.Sequential:
+    """Return a perceptron: Linear, batch norm, activation for each hidden layer, then Linear.
+
+    A linear layer that batch norm follows has no bias of its own.
+
+    Args:
+        sizes: Features of the input, of each hidden layer, and of the output.
+        batch_norm: Whether hidden layers have batch norm.
+        last: What comes of the output: as it is ("linear"), batch norm without ("norm") or with
+            ("affine") a scale and a shift.
+        activation: Of the hidden layers.
+    """
+    layers: list[nn.Module] = []
+    for n_in, n_out in pairwise(sizes[:-1]):
+        layers.append(nn.Linear(n_in, n_out, bias=not batch_norm))
+        layers += [nn.BatchNorm1d(n_out)] * batch_norm
+        layers.append(activation())
+    layers.append(nn.Linear(sizes[-2], sizes[-1], bias=last == "linear"))
+    if last != "linear":
+        layers.append(nn.BatchNorm1d(sizes[-1], affine=last == "affine"))
+    return nn.Sequential(*layers)
 
 
 class Normalize(nn.Module):

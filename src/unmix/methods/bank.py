@@ -8,10 +8,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from unmix.distributed import gather
 from unmix.errors import UserError, check_choice, check_number
 from unmix.losses import nce_contrast, partition_constant, settle, softmax_contrast
 from unmix.memory import MemoryBank, draw_candidates
-from unmix.methods.base import Method, full_precision
+from unmix.methods.base import Method, Pair, full_precision
 from unmix.randomness import on_device
 
 __all__ = ["BankContrast", "BankMethod", "count_negatives"]
@@ -29,7 +30,10 @@ class BankMethod(Method):
     """
 
     views = 1
-    pairs = ((0, 0),)
+    contrastive = True
+    synchronised = False
+    encodes_targets = False
+    pairs: Sequence[Pair] = (Pair(0, 0),)
 
     def __init__(self, n_data: int, negatives: int | None) -> None:
         super().__init__()
@@ -79,6 +83,16 @@ class BankContrast(nn.Module):
             return softmax_contrast(scores, self.T)
         settle(self.Z, partition_constant(scores, self.T, len(self.bank)))
         return nce_contrast(scores, self.T, self.Z, len(self.bank))
+
+    def similarities(self, v: Tensor, candidates: Tensor) -> Tensor:
+        """Cosines of v with the rows of every sample of the batch, then with its own negatives'."""
+        with full_precision(v):
+            own = v @ self.bank.rows[gather(candidates[:, 0])].T
+            return torch.cat([own, self.bank.scores(v, candidates[:, 1:])], dim=1)
+
+    def update(self, v: Tensor, index: Tensor) -> None:
+        """Move the rows of the samples of all processes towards their clean features."""
+        self.bank.update(gather(v), gather(index))
 
 
 def count_negatives(negatives: int | None, n_data: int) -> int:

@@ -52,6 +52,7 @@ class CMC(BankMethod):
         self.f = backbone
         self.head_l = linear_head(backbone.l.feature_dim, dim)
         self.head_ab = linear_head(backbone.ab.feature_dim, dim)
+        self.T = temperature
         options = (n_data, dim, temperature, bank_momentum, contrast)
         self.memory_l, self.memory_ab = BankContrast(*options), BankContrast(*options)
 
@@ -60,7 +61,7 @@ class CMC(BankMethod):
         """Two half-encoders of the named kind, one for each colour part."""
         return HalfEncoders(name, **options)
 
-    def query(self, view: Tensor) -> tuple[Tensor, Tensor]:
+    def query(self, view: Tensor, number: int = 0) -> tuple[Tensor, Tensor]:
         """(l, ab): unit vectors (N, dim) of the two colour parts."""
         l, ab = self.f(view)
         return unit(self.head_l(l)), unit(self.head_ab(ab))
@@ -70,6 +71,11 @@ class CMC(BankMethod):
         l, ab = query
         return self.memory_ab(l, target) + self.memory_l(ab, target)
 
+    def similarities(self, query: tuple[Tensor, Tensor], target: Tensor) -> tuple[Tensor, Tensor]:
+        """Cosines of l with rows of ab, and of ab with rows of l."""
+        l, ab = query
+        return self.memory_ab.similarities(l, target), self.memory_l.similarities(ab, target)
+
     def keep(
         self,
         queries: Mapping[int, tuple[Tensor, Tensor]],
@@ -78,8 +84,8 @@ class CMC(BankMethod):
     ) -> None:
         """Move the samples' rows of both banks towards their clean features."""
         l, ab = queries[0]
-        self.memory_l.bank.update(l.detach(), index)
-        self.memory_ab.bank.update(ab.detach(), index)
+        self.memory_l.update(l, index)
+        self.memory_ab.update(ab, index)
 
     def projections(self, images: Tensor) -> Tensor:
         """Both heads' outputs side by side, before normalisation."""

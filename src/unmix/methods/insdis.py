@@ -44,15 +44,20 @@ class InsDis(BankMethod):
     ) -> None:
         super().__init__(n_data, negatives)
         self.f = Encoder(backbone, linear_head(backbone.feature_dim, dim))
+        self.T = temperature
         self.contrast = BankContrast(n_data, dim, temperature, bank_momentum, contrast)
 
-    def query(self, view: Tensor) -> Tensor:
+    def query(self, view: Tensor, number: int = 0) -> Tensor:
         """v = f(x): unit vectors (N, dim)."""
         return self.f(view)
 
     def compare(self, query: Tensor, target: Tensor) -> Tensor:
         """Contrast v with its own row against the negatives' rows: losses (N,)."""
         return self.contrast(query, target)
+
+    def similarities(self, query: Tensor, target: Tensor) -> tuple[Tensor]:
+        """Cosines of v with the rows of every sample of the batch, then with its negatives'."""
+        return (self.contrast.similarities(query, target),)
 
     def keep(
         self,
@@ -61,7 +66,7 @@ class InsDis(BankMethod):
         index: Tensor,
     ) -> None:
         """Move the samples' rows towards their clean features."""
-        self.contrast.bank.update(queries[0].detach(), index)
+        self.contrast.update(queries[0], index)
 
     def projections(self, images: Tensor) -> Tensor:
         """The head's output, before normalisation."""

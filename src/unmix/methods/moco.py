@@ -10,10 +10,11 @@ import torch
 from torch import Tensor, nn
 
 from unmix.backbones import Backbone, apart, convert_split_batch_norm, linear_head, mlp_head
+from unmix.distributed import gather
 from unmix.errors import UserError, check_choice, check_number
 from unmix.losses import nce_contrast, partition_constant, settle, softmax_contrast
 from unmix.memory import Queue
-from unmix.methods.base import Encoder, Method, full_precision
+from unmix.methods.base import Encoder, Method, Pair, Progress, full_precision
 from unmix.momentum import follow, momentum_copy
 from unmix.transfer import to_device
 
@@ -39,6 +40,8 @@ class MoCo(Method):
         shuffle_bn: Shuffle the keys' batch, so that sub-batches of queries and keys differ.
     """
 
+    contrastive = True
+    synchronised = False
     Z: Tensor
 
     def __init__(
@@ -73,13 +76,13 @@ class MoCo(Method):
         self.register_buffer("Z", torch.tensor(-1.0))
         self.n_data, self.T, self.m = n_data, temperature, encoder_momentum
         self.contrast, self.bn_splits, self.shuffle_bn = contrast, bn_splits, shuffle_bn
-        self.pairs = ((0, 1), (1, 0)) if symmetric else ((0, 1),)
+        self.pairs = (Pair(0, 1), Pair(1, 0)) if symmetric else (Pair(0, 1),)
 
-    def begin_step(self, progress: float) -> None:
+    def begin_step(self, progress: Progress) -> None:
         """The key encoder follows the query encoder."""
         follow(self.f_k, self.f_q, self.m)
 
-    def query(self, view: Tensor) -> Tensor:
+    def query(self, view: Tensor, number: int = 0) -> Tensor:
         """q = f_q(x): unit vectors (N, dim)."""
         return apart(self.f_q, view, self.bn_splits)
 
@@ -92,7 +95,9 @@ class MoCo(Method):
         generator: torch.Generator,
     ) -> dict[int, Tensor]:
         """k = f_k(x): unit vectors (N, dim), from clean views."""
-        return {b: self.key(views[b], generator) for b in sorted({b for _, b in self.pairs})}
+        return {
+            b: self.key(views[b], generator) for b in sorted({pair.target for pair in self.pairs})
+        }
 
     def key(self, view: Tensor, generator: torch.Generator) -> Tensor:
         """Keys of one view, encoded in shuffled order and put back."""
@@ -113,15 +118,20 @@ class MoCo(Method):
         settle(self.Z, partition_constant(scores, self.T, self.n_data).trunc())
         return nce_contrast(scores, self.T, self.Z, self.n_data)
 
+    def similarities(self, query: Tensor, target: Tensor) -> tuple[Tensor]:
+        """Cosines of q with every sample's key, then with the queue's."""
+        with full_precision(query):
+            return (query @ torch.cat([gather(target), self.queue.keys]).T,)
+
     def keep(
         self,
         queries: Mapping[int, Any],
         targets: Mapping[int, Tensor],
         index: Tensor,
     ) -> None:
-        """Put the clean keys into the queue."""
+        """Put the clean keys of all processes into the queue."""
         for b in sorted(targets):
-            self.queue.push(targets[b])
+            self.queue.push(gather(targets[b]))
 
     def projections(self, images: Tensor) -> Tensor:
         """The query head's output, before normalisation."""

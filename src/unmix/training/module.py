@@ -4,27 +4,44 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import nullcontext
+from functools import partial
 from typing import Any
 
 import lightning as L
 import torch
 from torch import Tensor
 
+from unmix.credit import Rule, UnMixRule
 from unmix.data import BrokenImage, ImageSet, StreamedImages, TensorImages
+from unmix.distributed import rank, sum_over, world
 from unmix.errors import UserError
-from unmix.methods import Method
-from unmix.mixtures import Operator, UnMix
-from unmix.mixtures.draws import MixtureDraw
+from unmix.methods import Method, Progress
+from unmix.mixtures import ManifoldMixture, MixtureOperator, Operator, mixed_at
+from unmix.mixtures.draws import Draw
 from unmix.randomness import generator_for
-from unmix.step import Objective, objective
+from unmix.step import Mixture, Objective, objective
 from unmix.training.batches import Batch, EpochOrder
-from unmix.training.optimizers import build_optimizer, learning_rate_factor
+from unmix.training.optimizers import build_optimizer, build_schedule
 from unmix.training.settings import OptimizerSettings
 from unmix.views import Views
 
-__all__ = ["Pretraining"]
+__all__ = ["Pretraining", "mixed_alike"]
 
 _CHECK_EVERY = 50
+
+
+def mixed_alike(draw: Draw, views: list[Tensor]) -> list[Tensor]:
+    """Apply one draw to all views: the same partners, weights and, to scale, the same boxes.
+
+    Args:
+        draw: Made for the first view's size.
+        views: (N, C, H, W), of any sizes.
+    """
+    size = views[0].shape[2:]
+    return [
+        (draw if view.shape[2:] == size else draw.resized(*view.shape[2:])).apply(view)  # type: ignore[attr-defined]
+        for view in views
+    ]
 
 
 class Pretraining(L.LightningModule):
@@ -45,7 +62,8 @@ class Pretraining(L.LightningModule):
         label_space: A mixture whose loss is shared, or None.
         channels_last: Keep weights and images channels last.
         resident: Hold images that are in memory on the device.
-        joint: Encode clean and mixed images in one forward; see `unmix.step.objective`.
+        joint: Encode clean and mixed images in one forward; see `unmix.step.Mixture`.
+        rule: Shares the loss of label-space mixtures; Un-Mix's by default.
     """
 
     def __init__(
@@ -59,17 +77,18 @@ class Pretraining(L.LightningModule):
         epochs: int,
         seed: int = 0,
         image_space: Operator | None = None,
-        label_space: UnMix | None = None,
+        label_space: MixtureOperator | None = None,
         channels_last: bool = False,
         resident: bool = True,
         joint: bool = False,
+        rule: Rule | None = None,
     ) -> None:
         super().__init__()
         self.method = method.to(memory_format=torch.channels_last) if channels_last else method
         self.views, self.images, self.order = views, images, order
         self.optimizer_settings, self.epochs, self.seed = optimizer, epochs, seed
         self.image_space, self.label_space = image_space, label_space
-        self.joint = joint
+        self.joint, self.rule = joint, rule or UnMixRule()
         self.compiled = False
         held = resident and isinstance(images, TensorImages)
         self.resident = images.images if held and isinstance(images, TensorImages) else None
@@ -84,9 +103,9 @@ class Pretraining(L.LightningModule):
 
     def configure_optimizers(self) -> Any:
         """The optimiser, and a schedule that is counted in steps."""
-        optimizer = build_optimizer(self.optimizer_settings, self.method.parameters(), self.device)
-        factor = learning_rate_factor(self.optimizer_settings, self.epochs, len(self.order))
-        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
+        settings, method = self.optimizer_settings, self.method
+        optimizer = build_optimizer(settings, method.parameters(), self.device, method.steady())
+        schedule = build_schedule(optimizer, settings, self.epochs, len(self.order))
         return {
             "optimizer": optimizer,
             "lr_scheduler": {"scheduler": schedule, "interval": "step"},
@@ -121,16 +140,20 @@ class Pretraining(L.LightningModule):
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor | None:
         """The loss of one batch."""
         self._note_broken(batch)
+        if world() > 1:
+            batch = self._filled(batch)
+        if self.rule.even and self.label_space is not None and len(batch.index) % 2:
+            batch = batch.rows(torch.arange(len(batch.index) - 1, device=batch.index.device))
         if len(batch.index) < 2:
             return None
-        self.method.begin_step(self.global_step / self.total_steps)
+        self.method.begin_step(Progress(self.global_step, self.total_steps, len(self.order)))
         # What is compiled is so for full batches; compiling again for a short one would not pay.
         short = self.compiled and len(batch.index) != self.order.batch_size
         with torch.compiler.set_stance("force_eager") if short else nullcontext():
-            step = self.compute(batch, generator_for(self.seed, "step", self.global_step))
+            step = self.compute(batch, self.generator())
         self._keep = step.keep
         self._add("loss", step.loss.detach(), len(batch.index))
-        if step.mixed is not None:
+        if step.mixed is not None and step.clean is not None:
             self._add("loss_clean", step.clean, len(batch.index))
             self._add("loss_mixed", step.mixed, len(batch.index))
         self.samples += len(batch.index)
@@ -138,13 +161,39 @@ class Pretraining(L.LightningModule):
             self._check_finite(step.loss)
         return step.loss
 
+    def generator(self) -> torch.Generator:
+        """Of this step; another one in each process, for their images are others."""
+        place = ("step", self.global_step) if world() == 1 else ("step", self.global_step, rank())
+        return generator_for(self.seed, *place)
+
     def compute(self, batch: Batch, generator: torch.Generator) -> Objective:
         """Views and loss of one batch."""
-        views = self.make_views(batch, generator)
-        draw: MixtureDraw | None = None
-        if self.label_space is not None:
-            draw = self.label_space.draw(views[0].shape, generator)
-        return objective(self.method, views, batch.index, generator, draw, joint=self.joint)
+        views, others = self.apart(self.make_views(batch, generator))
+        mixture = self.mixture(views, others, generator)
+        return objective(self.method, views, batch.index, generator, mixture)
+
+    def apart(self, views: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
+        """The method's views, and those that are there for the mixture only."""
+        extra = len(self.label_space.extra) if self.label_space is not None else 0
+        return views[: len(views) - extra], views[len(views) - extra :]
+
+    def mixture(
+        self, views: list[Tensor], others: list[Tensor], generator: torch.Generator
+    ) -> Mixture | None:
+        """The label-space mixture of a step, if the run has one."""
+        operator, rule = self.label_space, self.rule
+        if operator is None:
+            return None
+        shape = views[0].shape
+        draw: Any = partial(operator.draw, shape, generator)
+        within = None
+        if isinstance(operator, ManifoldMixture):
+            within = partial(mixed_at, self.method, operator.layer)
+        if rule.partner_view:
+            others = [views[rule.partner_view]]
+        return Mixture(
+            draw if operator.needs_features else draw(), rule, others, self.joint, within
+        )
 
     def on_after_backward(self) -> None:
         """The method keeps its clean queries and targets: no gradient needs the old ones now."""
@@ -154,7 +203,7 @@ class Pretraining(L.LightningModule):
 
     @torch.no_grad()
     def make_views(self, batch: Batch, generator: torch.Generator) -> list[Tensor]:
-        """The views of a batch, with the image-space perturbation if there is one."""
+        """All views of a batch, with the image-space perturbation if there is one."""
         if batch.images is not None:
             views = self.views(batch.images, generator)
         elif batch.crops is None:
@@ -164,12 +213,11 @@ class Pretraining(L.LightningModule):
             n, size = len(batch.index), self.views.size
             draws = self.views.draw_all(n, size, size, generator)
             views = [
-                self.views.apply_crops(crops, draw)
-                for crops, draw in zip(batch.crops, draws, strict=True)
+                self.views.apply_crops(crops, draw, view)
+                for view, (crops, draw) in enumerate(zip(batch.crops, draws, strict=True))
             ]
         if self.image_space is not None:
-            draw = self.image_space.draw(views[0].shape, generator)
-            views = [draw.apply(view) for view in views]
+            views = mixed_alike(self.image_space.draw(views[0].shape, generator), views)
         return views
 
     def epoch_means(self) -> dict[str, float]:
@@ -184,7 +232,25 @@ class Pretraining(L.LightningModule):
                 f"--data: no batch of {self.images.name} had 2 images that can be read. "
                 f"{self.images.skipped.line()}"
             )
-        return {name: (total / self.samples).item() for name, total in self.sums.items()}
+        return {name: mean / world() for name, mean in self._means(sum_over).items()}
+
+    def own_means(self) -> dict[str, float]:
+        """The same of this process's samples alone, for which no other has to be waited for."""
+        return self._means(lambda total: total)
+
+    def _means(self, put_together: Callable[[Tensor], Tensor]) -> dict[str, float]:
+        sums = {name: put_together(total) for name, total in self.sums.items()}
+        return {name: (total / self.samples).item() for name, total in sums.items()}
+
+    def _filled(self, batch: Batch) -> Batch:
+        """The batch with images repeated for those that are broken: all processes need as many."""
+        left = self.order.n % self.order.batch_size
+        count = self.order.batch_size // world()
+        if len(batch.index) == 0:
+            raise UserError(f"--data: no image of a batch of {count} can be read.")
+        if len(batch.index) in (count, left // world()):
+            return batch
+        return batch.rows(torch.arange(count, device=batch.index.device) % len(batch.index))
 
     def _position(self) -> tuple[int, int]:
         done = self.trainer.fit_loop.epoch_loop.batch_progress.current.ready

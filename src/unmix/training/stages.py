@@ -21,12 +21,14 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from unmix.data import StreamedImages
 from unmix.errors import UserError
+from unmix.methods import Progress
 from unmix.randomness import generator_for
 from unmix.step import Objective, objective
 from unmix.training.batches import Batch, FileCrops, build_loader
 from unmix.training.compiling import Compiling
 from unmix.training.fitting import build_trainer
 from unmix.training.machine import hardware, peak_memory, timed, versions, wait
+from unmix.training.module import mixed_alike
 from unmix.training.optimizers import build_optimizer
 from unmix.training.parts import Parts
 
@@ -167,8 +169,9 @@ class _Stepping:
         self.parts, self.batch, self.module = parts, batch, parts.module
         self.device = parts.machine.device
         self.optimizer = build_optimizer(
-            parts.settings.optimizer, self.module.method.parameters(), self.device
-        )
+            parts.settings.optimizer, self.module.method.parameters(), self.device,
+            self.module.method.steady(),
+        )  # fmt: skip
         self.image_space, self.module.image_space = self.module.image_space, None
 
     def run(self, number: int) -> dict[str, float]:
@@ -178,13 +181,11 @@ class _Stepping:
         found: dict[str, float] = {}
         with self._autocast():
             views = self._clocked(found, "views", lambda: module.make_views(self.batch, generator))
-            views, draw = self._clocked(found, "mixture", lambda: self._mix(views, generator))
+            views, mixture = self._clocked(found, "mixture", lambda: self._mix(views, generator))
             step: Objective = self._clocked(
                 found,
                 "forward",
-                lambda: objective(
-                    method, views, self.batch.index, generator, draw, joint=module.joint
-                ),
+                lambda: objective(method, views, self.batch.index, generator, mixture),
             )
         self._clocked(found, "backward", step.loss.backward)
         self._clocked(found, "optimiser", lambda: self._update(step))
@@ -198,10 +199,10 @@ class _Stepping:
         # What is compiled hides its operations from the counter.
         with self._autocast(), torch.compiler.set_stance("force_eager"):
             views = module.make_views(self.batch, generator)
-            views, draw = self._mix(views, generator)
+            views, mixture = self._mix(views, generator)
             with FlopCounterMode(display=False) as counter:
                 objective(
-                    module.method, views, self.batch.index, generator, draw, joint=module.joint
+                    module.method, views, self.batch.index, generator, mixture
                 ).loss.backward()
         self.optimizer.zero_grad()
         self.module.image_space = self.image_space
@@ -219,19 +220,18 @@ class _Stepping:
     def _mix(self, views: list[Tensor], generator: torch.Generator) -> tuple[list[Tensor], Any]:
         """The mixtures that the run makes; that of the label space is only drawn here."""
         if self.image_space is not None:
-            made = self.image_space.draw(views[0].shape, generator)
-            views = [made.apply(view) for view in views]
-        if self.module.label_space is None:
-            return views, None
-        draw = self.module.label_space.draw(views[0].shape, generator)
-        draw.apply(views[0])
-        return views, draw
+            views = mixed_alike(self.image_space.draw(views[0].shape, generator), views)
+        views, others = self.module.apart(views)
+        mixture = self.module.mixture(views, others, generator)
+        if mixture is not None and mixture.within is None and not callable(mixture.draw):
+            mixture.draw.apply(views[0], mixture.others)
+        return views, mixture
 
     def _update(self, step: Objective) -> None:
         step.keep()
         self.optimizer.step()
         self.optimizer.zero_grad()
-        self.module.method.begin_step(0.5)
+        self.module.method.begin_step(Progress(1, 2, 2))
 
 
 def _a_batch(parts: Parts) -> Batch:

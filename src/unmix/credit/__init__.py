@@ -1,0 +1,62 @@
+"""Credit: how the loss of a mixture is shared among its images."""
+
+from dataclasses import fields, replace
+from typing import Any
+
+from unmix.credit.rules import (
+    SDMP,
+    ImageSpace,
+    IMix,
+    MixBT,
+    MixCo,
+    Mixed,
+    Rule,
+    SwAVReleased,
+    UnMixRule,
+)
+from unmix.credit.sharing import Shares, of_partner, per_tensor, shared_loss, soft_cross_entropy
+from unmix.errors import UserError, check_choice
+
+__all__ = [
+    "RULES",
+    "SDMP",
+    "IMix",
+    "ImageSpace",
+    "MixBT",
+    "MixCo",
+    "Mixed",
+    "Rule",
+    "Shares",
+    "SwAVReleased",
+    "UnMixRule",
+    "of_partner",
+    "per_tensor",
+    "rule",
+    "shared_loss",
+    "soft_cross_entropy",
+]
+
+RULES: dict[str, Rule] = {
+    "unmix": UnMixRule(),
+    "replace": UnMixRule(keeps_clean=False),
+    "imix": IMix(),
+    "mixco": MixCo(),
+    "sdmp": SDMP(),
+    "mixbt": MixBT(),
+    "image_space": ImageSpace(),
+    "swav_released": SwAVReleased(),
+}
+
+
+def rule(name: str, **changes: Any) -> Rule:
+    """A rule by its name, with some of its numbers changed.
+
+    Raises:
+        UserError: if there is no such rule, or it has no such number.
+    """
+    found: Any = RULES[check_choice("--unmix_rule", name, RULES)]
+    known = {f.name for f in fields(found)}
+    for word in changes:
+        if word not in known:
+            raise UserError(f"--unmix_{word}: is not for --unmix_rule {name}.")
+    return replace(found, **changes)

@@ -1,0 +1,364 @@
+"""Rules for credit: whose targets the loss of a mixture goes to, and with which share.
+
+Each is a small object with its paper's defaults. A rule sees a method's parts only: its queries and
+targets, how they compare, and which facts hold of it.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from unmix.credit.sharing import Shares, of_partner, shared_loss, soft_cross_entropy
+from unmix.errors import check_number
+
+__all__ = [
+    "SDMP",
+    "IMix",
+    "ImageSpace",
+    "MixBT",
+    "MixCo",
+    "Mixed",
+    "Rule",
+    "SwAVReleased",
+    "UnMixRule",
+]
+
+
+@dataclass(frozen=True)
+class Mixed:
+    """What a rule shares the loss of.
+
+    Attributes:
+        method: Compares queries with targets.
+        draw: The mixtures of the first view, as drawn.
+        query: What the trained branch says of them.
+        queries: What it says of the clean views, by view.
+        targets: Of the clean views, by view.
+        pairs: The comparisons of the clean step: (query's view, target's view, share).
+        targets_of_mixtures: Gives the targets of the views mixed by the same draw, by view.
+        samples: N, the images of this process's batch.
+    """
+
+    method: Any
+    draw: Any
+    query: Any
+    queries: Mapping[int, Any]
+    targets: Mapping[int, Any]
+    pairs: Sequence[tuple[int, int, float]]
+    targets_of_mixtures: Callable[[], Mapping[int, Any]]
+    samples: int
+
+    def over_targets(self, loss: Callable[[Any], Tensor], without: int | None = None) -> Tensor:
+        """Sum a loss over the views that are targets, each with its share of the clean loss.
+
+        A view's share is that of all comparisons with it; that of `without` goes to the others.
+        """
+        shares: dict[int, float] = {}
+        for _, b, share in self.pairs:
+            shares[b] = shares.get(b, 0.0) + share
+        total = sum(shares.values())
+        if without is not None and len(shares) > 1:
+            shares.pop(without, None)
+        scale = total / sum(shares.values())
+        return torch.stack([scale * share * loss(b) for b, share in shares.items()]).sum()
+
+
+@dataclass(frozen=True)
+class Rule(ABC):
+    """Gives the loss of the mixtures.
+
+    Attributes:
+        source: The paper.
+        partner_view: The view whose pixels are mixed in.
+        even: Whether every image needs another one as its partner.
+        published: What mixture it is published with, in words of `MixtureSettings.label_space`.
+        keeps_clean: Whether the loss of the clean views stays beside it.
+        share: What the mixtures' loss counts; above 0.
+    """
+
+    source: ClassVar[str]
+    partner_view: ClassVar[int] = 0
+    even: ClassVar[bool] = False
+    published: ClassVar[Mapping[str, Any]] = {}
+
+    keeps_clean: bool = field(default=True, init=False)
+    share: float = 1.0
+
+    def __post_init__(self) -> None:
+        check_number("--unmix_share", self.share, above=0)
+
+    def why_not(self, method: Any) -> str | None:
+        """Why the rule has no meaning for a method (a class or an object); None if it has."""
+        return None
+
+    @abstractmethod
+    def __call__(self, mixed: Mixed) -> Tensor:
+        """The loss of the mixtures, a scalar."""
+
+
+@dataclass(frozen=True)
+class UnMixRule(Rule):
+    """Un-Mix: the loss of a mixture is shared between its images, as their content is.
+
+    Args:
+        share: What the mixtures' loss counts beside the clean one.
+        keeps_clean: False: it replaces the clean loss.
+    """
+
+    source: ClassVar[str] = "Shen et al. 2022, AAAI (arXiv 2003.05438 v5), Eq. 3"
+
+    keeps_clean: bool = True
+
+    def __call__(self, mixed: Mixed) -> Tensor:
+        """Sum of w l(q_mix, t) + (1 - w) l(q_mix, t[p]) over the targets' views."""
+        return self.share * mixed.over_targets(
+            lambda b: shared_loss(mixed.method.compare, mixed.query, mixed.targets[b], mixed.draw)
+        )
+
+
+@dataclass(frozen=True)
+class IMix(Rule):
+    """i-Mix: every sample of the batch is a virtual class, and a mixture has a label of several.
+
+    Where samples are told apart, it is the cross-entropy over the keys of the batch and the queue
+    or the bank's negatives; else, as for BYOL in the paper, the loss weighted by the shares. It
+    replaces the clean loss.
+
+    Args:
+        share: Factor on the loss.
+    """
+
+    source: ClassVar[str] = "Lee et al. 2021, ICLR (arXiv 2010.08887)"
+    published: ClassVar[Mapping[str, Any]] = {
+        "unmix_mixture": "global",
+        "unmix_per": "sample",
+        "unmix_pairing": "permutation",
+        "unmix_larger": True,
+    }
+
+    keeps_clean: bool = field(default=False, init=False)
+
+    def why_not(self, method: Any) -> str | None:
+        """Losses coupled over the batch have no sample to label."""
+        if method.coupled:
+            return "the loss is one number a batch: no sample has a label of its own"
+        return None
+
+    def __call__(self, mixed: Mixed) -> Tensor:
+        """Cross-entropy with virtual labels, or the loss weighted by sample."""
+        if mixed.method.contrastive:
+            return self.share * _soft_labels(mixed, mixed.method.T)
+        return self.share * mixed.over_targets(
+            lambda b: shared_loss(mixed.method.compare, mixed.query, mixed.targets[b], mixed.draw)
+        )
+
+
+@dataclass(frozen=True)
+class MixCo(Rule):
+    """MixCo: soft labels over the batch and the negatives, at a temperature of its own.
+
+    Args:
+        share: What it counts beside the clean loss (the released code's mix-param).
+        temperature: T_mix.
+    """
+
+    source: ClassVar[str] = "Kim et al. 2020 (arXiv 2010.06300); T_mix and labels as released"
+    published: ClassVar[Mapping[str, Any]] = {
+        "unmix_mixture": "global",
+        "unmix_per": "sample",
+        "unmix_pairing": "halves",
+    }
+
+    temperature: float = 0.05
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_number("--unmix_temperature", self.temperature, above=0)
+
+    def why_not(self, method: Any) -> str | None:
+        """Only where samples are told apart is there a label to soften."""
+        if not method.contrastive:
+            return "it does not tell samples apart, so there is no label to soften"
+        return None
+
+    def __call__(self, mixed: Mixed) -> Tensor:
+        """Cross-entropy of the mixtures with soft labels."""
+        return self.share * _soft_labels(mixed, self.temperature)
+
+
+@dataclass(frozen=True)
+class SDMP(Rule):
+    """SDMP: a mixture is compared with its sources and with the mixtures of the other view.
+
+    The mixture of the same two images counts 1 / (1 + c), the one of the partner c / (1 + c), with
+    c the content that they have in common.
+
+    Args:
+        share: What both comparisons together count (one half each in the released code).
+    """
+
+    source: ClassVar[str] = "Ren et al. 2022, CVPR; weights as in its README, halves as in its code"
+    even: ClassVar[bool] = True
+    published: ClassVar[Mapping[str, Any]] = {
+        "unmix_mixture": "resizemix",
+        "unmix_per": "sample",
+        "unmix_pairing": "reverse",
+        "unmix_weight": "uniform",
+        "unmix_low": 0.1,
+        "unmix_high": 0.9,
+    }
+
+    def why_not(self, method: Any) -> str | None:
+        """A mixture must have a target, and every sample a loss."""
+        if not method.encodes_targets:
+            return "a target is looked up by the sample's number, so a mixture has none"
+        if method.coupled:
+            return "the loss is one number a batch: mixtures are weighed one by one"
+        return None
+
+    def __call__(self, mixed: Mixed) -> Tensor:
+        """The mean of the loss against the sources and of that against mixtures."""
+        compare, between = mixed.method.compare, Between.of(mixed.draw)
+        targets = mixed.targets_of_mixtures()
+        source = mixed.over_targets(
+            lambda b: shared_loss(compare, mixed.query, mixed.targets[b], mixed.draw), without=0
+        )
+        mixtures = mixed.over_targets(
+            lambda b: shared_loss(compare, mixed.query, targets[b], between), without=0
+        )
+        return self.share * (source + mixtures) / 2
+
+
+@dataclass(frozen=True)
+class Between:
+    """How much a mixture has in common with itself and with its partner's mixture.
+
+    Attributes:
+        owners: As in `Shares`.
+        shares: 1 / (1 + c) and c / (1 + c), with c = min(w, 1 - w[p]) + min(1 - w, w[p]).
+        per_sample: True.
+    """
+
+    owners: Tensor
+    shares: Tensor
+    per_sample: bool = True
+
+    @classmethod
+    def of(cls, draw: Shares) -> Between:
+        """From the mixtures' shares of two images."""
+        own = draw.shares[:, 0]
+        other = own[draw.owners[:, 1]]
+        common = torch.minimum(own, 1 - other) + torch.minimum(1 - own, other)
+        return cls(draw.owners, torch.stack([1 / (1 + common), common / (1 + common)], dim=1))
+
+
+@dataclass(frozen=True)
+class MixBT(Rule):
+    """Mix-BT: the mixture's correlations with both views are the mixture of the views'.
+
+    Args:
+        share: Factor on the penalty, beside Barlow Twins' own weight of the off-diagonal part.
+    """
+
+    source: ClassVar[str] = "Bandara et al. 2023 (arXiv 2312.02151); as released"
+    partner_view: ClassVar[int] = 1
+    published: ClassVar[Mapping[str, Any]] = {
+        "unmix_mixture": "global",
+        "unmix_per": "batch",
+        "unmix_pairing": "permutation",
+    }
+
+    share: float = 5.0
+
+    def why_not(self, method: Any) -> str | None:
+        """Only Barlow Twins compares correlations."""
+        if not hasattr(method, "correlation"):
+            return "it has no cross-correlation of features, which the rule is about"
+        return None
+
+    def __call__(self, mixed: Mixed) -> Tensor:
+        """The squared distance of the correlations from what they should be."""
+        method, m = mixed.method, mixed.query
+        a, b = mixed.queries[0], mixed.queries[1]
+        other = of_partner(b, mixed.draw.owners[:, 1])
+        w = mixed.draw.shares[0, 0].to(a.device)
+        total = a.new_zeros((), dtype=torch.float32)
+        for z in (a, b):
+            wanted = w * method.correlation(a, z) + (1 - w) * method.correlation(other, z)
+            total = total + (method.correlation(m, z) - wanted).square().sum()
+        return self.share * method.penalty * total
+
+
+@dataclass(frozen=True)
+class ImageSpace(Rule):
+    """Image space: the first view is perturbed, and the loss does not know.
+
+    Args:
+        share: Factor on the loss.
+    """
+
+    source: ClassVar[str] = "Shen et al. 2020 (arXiv 2003.05438 v1)"
+
+    keeps_clean: bool = field(default=False, init=False)
+
+    def __call__(self, mixed: Mixed) -> Tensor:
+        """The clean step's loss, with the mixture for the first view."""
+        losses = [
+            share
+            * mixed.method.compare(mixed.query if a == 0 else mixed.queries[a], mixed.targets[b])
+            for a, b, share in mixed.pairs
+        ]
+        return self.share * torch.stack([loss.mean() for loss in losses]).sum()
+
+
+@dataclass(frozen=True)
+class SwAVReleased(Rule):
+    """Un-Mix for SwAV as its released code has it, which is not the authors' formula.
+
+    Only the mixture's assignment is exchanged for its partner's. So its own prediction has the
+    weight w + (1 - w) = 1 on the image's assignment, and none on the partner's.
+
+    Args:
+        share: What the mixtures' loss counts beside the clean one.
+    """
+
+    source: ClassVar[str] = "Un-Mix, released SwAV code; the formula is in its issue 7"
+
+    def why_not(self, method: Any) -> str | None:
+        """Only SwAV assigns codes to mixtures."""
+        if not hasattr(method, "codes"):
+            return "it repeats a slip of the released SwAV code: there are no codes here"
+        return None
+
+    def __call__(self, mixed: Mixed) -> Tensor:
+        """The loss with the mixtures' codes, and with their partners'."""
+        p = mixed.draw.owners[:, 1]
+        exchanged = mixed.query._replace(codes=of_partner(mixed.query.codes, p))
+        w = mixed.draw.shares[:, 0].to(mixed.query.scores.device)
+
+        def loss(b: int) -> Tensor:
+            own = mixed.method.compare(mixed.query, mixed.targets[b])
+            other = mixed.method.compare(exchanged, mixed.targets[b])
+            return (w * own + (1 - w) * other).mean()
+
+        return self.share * mixed.over_targets(loss)
+
+
+def _soft_labels(mixed: Mixed, temperature: float) -> Tensor:
+    """Soft cross-entropy over the batch and the negatives, for every part of a query."""
+
+    def loss(b: int) -> Tensor:
+        matrices = mixed.method.similarities(mixed.query, mixed.targets[b])
+        losses = [
+            soft_cross_entropy(matrix.float() / temperature, mixed.draw, mixed.samples)
+            for matrix in matrices
+        ]
+        return torch.stack([part.mean() for part in losses]).sum()
+
+    return mixed.over_targets(loss)

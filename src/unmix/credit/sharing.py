@@ -1,0 +1,117 @@
+"""How a loss is shared between the images of a mixture.
+
+    L = l(q, t)  +  w * l(q_mix, t)  +  (1 - w) * l(q_mix, t[p])
+
+with l the method's loss between a query q and a target t, w the weight and p the partner of the
+mixture. One rule for every method: a target is anything that can be indexed by sample.
+Source: Shen et al. 2022 (Un-Mix), Eq. 3, with the second mixture term re-indexed by the partner.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Protocol, TypeVar
+
+import torch
+from torch import Tensor
+
+from unmix.distributed import rank
+from unmix.errors import UserError
+from unmix.transfer import to_device
+
+__all__ = ["Shares", "of_partner", "per_tensor", "shared_loss", "soft_cross_entropy"]
+
+Target = TypeVar("Target")
+
+
+class Shares(Protocol):
+    """Who is in a mixture, and with what share; every label-space draw is one.
+
+    Attributes:
+        owners: Whose images are in each mixture, int64 (M, k); column 0 is the sample itself.
+        shares: The share of each owner's content, float (M, k); rows sum to 1.
+        per_sample: False if the whole batch shares one row.
+    """
+
+    @property
+    def owners(self) -> Tensor: ...  # noqa: D102 - described above
+
+    @property
+    def shares(self) -> Tensor: ...  # noqa: D102
+
+    @property
+    def per_sample(self) -> bool: ...  # noqa: D102
+
+
+def shared_loss(
+    loss: Callable[[Any, Target], Tensor], query: Any, target: Target, draw: Shares
+) -> Tensor:
+    """The loss of mixtures, shared among their images: w l(q, t) + (1 - w) l(q, t[p]) for two.
+
+    Args:
+        loss: l(query, target), one number a sample (M,), or one number a batch ().
+        query: What the trained branch says of the M mixtures; any structure that `loss` takes.
+        target: What the clean images are compared with: a tensor with N rows, or a tuple, list or
+            dict of such.
+        draw: The mixtures, as drawn.
+
+    Returns:
+        A scalar: the mean over the mixtures.
+
+    Raises:
+        UserError: if the loss is one number a batch and the draw has a weight a sample.
+    """
+    total: Tensor | None = None
+    for owners, shares in zip(draw.owners.unbind(1), draw.shares.unbind(1), strict=True):
+        part = loss(query, of_partner(target, owners))
+        share = to_device(shares, part.device, part.dtype)
+        if part.ndim == 0:
+            if draw.per_sample:
+                raise UserError(
+                    "--unmix_per: a loss that is one number a batch needs one weight a batch: "
+                    "batch."
+                )
+            share = share[0]
+        total = share * part if total is None else total + share * part
+    assert total is not None
+    return total.mean()
+
+
+def soft_cross_entropy(logits: Tensor, draw: Shares, samples: int) -> Tensor:
+    """Cross-entropy with the shares as labels over the samples of the batch: (M,).
+
+    Args:
+        logits: (M, world N + K): against every sample of all processes, then other negatives.
+        draw: The mixtures, as drawn; its owners are numbers within this process's batch.
+        samples: N, the number of samples in that batch.
+    """
+    log_p = logits.float().log_softmax(dim=1)
+    owners = to_device(draw.owners, logits.device) + rank() * samples
+    return -(to_device(draw.shares, logits.device, log_p.dtype) * log_p.gather(1, owners)).sum(1)
+
+
+def of_partner(target: Target, partner: Tensor) -> Target:
+    """Each mixture's partner's target: `target[partner]`, through tuples, lists and dicts."""
+    n = len(partner)
+    if partner.device.type == "cpu" and torch.equal(partner, torch.arange(n)):
+        return per_tensor(target, lambda rows: rows if len(rows) == n else rows[:n])
+    return per_tensor(target, lambda rows: rows[to_device(partner, rows.device)])
+
+
+def per_tensor(rows: Target, change: Callable[[Tensor], Tensor]) -> Target:
+    """Change every tensor of a tensor, tuple, list or dict, and keep the structure and any None.
+
+    Raises:
+        TypeError: for anything else.
+    """
+    if rows is None:
+        return rows
+    if isinstance(rows, Tensor):
+        return change(rows)  # type: ignore[return-value]
+    if isinstance(rows, dict):
+        return {key: per_tensor(value, change) for key, value in rows.items()}  # type: ignore[return-value]
+    if isinstance(rows, tuple) and hasattr(rows, "_fields"):
+        return type(rows)(*(per_tensor(value, change) for value in rows))
+    if isinstance(rows, (tuple, list)):
+        return type(rows)(per_tensor(value, change) for value in rows)  # type: ignore[return-value]
+    raise TypeError(f"queries and targets must hold tensors, not {type(rows).__name__}")
