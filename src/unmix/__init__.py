@@ -15,28 +15,48 @@ if TYPE_CHECKING:
     from unmix.errors import UserError
     from unmix.methods import CMC, InsDis, MoCo
     from unmix.mixtures import (
+        CropMix,
         Cutout,
+        DirichletMixture,
+        FMix,
         GlobalMixture,
+        GridMix,
         ImageMixture,
+        ManifoldMixture,
         PairDraw,
+        PatchMixture,
         RandomErasing,
         RegionMixture,
+        ResizeMix,
+        ScaleMix,
         UnMix,
+        Weight,
+        mixed_at,
     )
     from unmix.step import objective
 
 __all__ = [
     "CMC",
+    "CropMix",
     "Cutout",
+    "DirichletMixture",
+    "FMix",
     "GlobalMixture",
+    "GridMix",
     "ImageMixture",
     "InsDis",
+    "ManifoldMixture",
     "MoCo",
     "PairDraw",
+    "PatchMixture",
     "RandomErasing",
     "RegionMixture",
+    "ResizeMix",
+    "ScaleMix",
     "UnMix",
     "UserError",
+    "Weight",
+    "mixed_at",
     "objective",
     "shared_loss",
 ]

@@ -1,4 +1,4 @@
-"""Contrastive losses as pure functions, one number a sample."""
+"""Contrastive losses as pure functions, one number a sample, and SwAV's even assignment."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ __all__ = [
     "nt_xent",
     "partition_constant",
     "settle",
+    "sinkhorn",
     "softmax_contrast",
 ]
 
@@ -118,3 +119,25 @@ def nt_xent(anchors: Tensor, positives: Tensor, temperature: float) -> Tensor:
 def own_rows(rows: Tensor) -> Tensor:
     """Where this process's rows are among the gathered ones of all processes: int64 (N,)."""
     return torch.arange(len(rows), device=rows.device) + rank() * len(rows)
+
+
+@torch.no_grad()
+def sinkhorn(scores: Tensor, epsilon: float, iterations: int) -> Tensor:
+    """Assign samples to prototypes so that every prototype gets as much (Caron et al. 2020, Eq. 4).
+
+    Rows and columns of exp(scores / epsilon) are scaled in turn, in logarithms: the exponential
+    itself leaves float32's range where epsilon is small.
+
+    Args:
+        scores: (N, K).
+        epsilon: Smoothness, above 0.
+        iterations: Rounds, at least 1.
+
+    Returns:
+        (N, K), float32; each row sums to 1, and nearly so N / K each column.
+    """
+    log_q = scores.float() / epsilon
+    for _ in range(iterations):
+        log_q = log_q - log_q.logsumexp(dim=0, keepdim=True)
+        log_q = log_q - log_q.logsumexp(dim=1, keepdim=True)
+    return log_q.exp()
