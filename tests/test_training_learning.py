@@ -35,8 +35,8 @@ METHODS: dict[str, dict[str, Any]] = {
     "nnclr": {**ADAM, "dim": 64, "hidden": 128, "predictor_hidden": 128, "queue_size": 100},
     "simclr": {**ADAM, "lr": 1e-3, "dim": 64, "temperature": 0.2, "limit": 200, "epochs": 12},
     "simsiam": {
-        **COLOURED, "lr": 5e-3, "dim": 128, "hidden": 128, "layers": 2, "predictor_hidden": 256,
-        "crop_scale_min": 0.4, "epochs": 20,
+        **COLOURED, "lr": 2e-3, "dim": 64, "hidden": 128, "layers": 2, "predictor_hidden": 64,
+        "batch_size": 50, "limit": 800, "epochs": 12,
     },
     "vicreg": {**ADAM, "lr": 1e-3, "dim": 64, "hidden": 64, "limit": 200, "epochs": 12},
     "wmse": {**ADAM, "dim": 16, "hidden": 128, "batch_size": 50, "sub_batch": 50},
