@@ -23,7 +23,23 @@ SMALL: dict[str, Any] = {
     "device": "cpu",
     "precision": "32",
 }
+ADAM: dict[str, Any] = {
+    "optimizer": "adam", "lr": 3e-3, "weight_decay": 1e-6, "limit": 300, "epochs": 14,
+}  # fmt: skip
+# In so few steps a method without negatives learns from views that keep their colours only.
+COLOURED: dict[str, Any] = {**ADAM, "jitter_p": 0.0, "gray_p": 0.0}
 METHODS: dict[str, dict[str, Any]] = {
+    "barlow": {**ADAM, "dim": 128, "hidden": 128, "off_diagonal": 0.05},
+    "byol": {**COLOURED, "dim": 64, "hidden": 128, "encoder_momentum": 0.9},
+    "mocov3": {**ADAM, "dim": 64, "hidden": 128, "encoder_momentum": 0.9},
+    "nnclr": {**ADAM, "dim": 64, "hidden": 128, "predictor_hidden": 128, "queue_size": 100},
+    "simclr": {**ADAM, "lr": 1e-3, "dim": 64, "temperature": 0.2, "limit": 200, "epochs": 12},
+    "simsiam": {
+        **COLOURED, "lr": 2e-3, "dim": 64, "hidden": 128, "layers": 2, "predictor_hidden": 64,
+        "batch_size": 50, "limit": 800, "epochs": 12,
+    },
+    "vicreg": {**ADAM, "lr": 1e-3, "dim": 64, "hidden": 64, "limit": 200, "epochs": 12},
+    "wmse": {**ADAM, "dim": 16, "hidden": 128, "batch_size": 50, "sub_batch": 50},
     "moco": {"queue_size": 50, "bn_splits": 1, "limit": 200, "epochs": 12},
     "insdis": {
         "negatives": 128, "contrast": "softmax", "optimizer": "adam", "lr": 1e-3,
