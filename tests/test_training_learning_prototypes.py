@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from test_training_learning import SMALL, knn, trained
 
+from test_training_learning import SMALL, knn, trained
 from unmix.training.parts import build
 from unmix.training.settings import Settings
 
