@@ -68,7 +68,7 @@ FLAGS = [
     ("--backbone resnet19", "--backbone: 'resnet19' is unknown. Did you mean 'resnet18'?"),
     ("--device cpuu", "--device: 'cpuu' is unknown. Did you mean 'cpu'?"),
     ("--IM_tpye IM", "--IM_tpye: there is no such flag. Did you mean --IM_type?"),
-    ("--negatives 5", "--negatives: is for --method insdis or cmc only."),
+    ("--negatives 5", "--negatives: is for --method cmc or insdis or pirl only."),
     ("photos", "'photos': is not expected here; a value follows its flag."),
     ("--epochs ten", "--epochs: 'ten' is not a whole number."),
     ("--epochs 1.5", "--epochs: '1.5' is not a whole number."),

@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from test_step import NoReading
 from unmix import backbones
 from unmix.errors import UserError
 from unmix.methods import PIRL, Progress
@@ -187,6 +188,16 @@ def test_what_is_saved_and_loaded_goes_on_as_it_would_have(contrast: str) -> Non
     assert torch.equal(run(method, 2), run(other, 2))
     for p, q in zip(method.state_dict().values(), other.state_dict().values(), strict=True):
         assert torch.equal(p, q)
+
+
+def test_no_value_is_read_within_a_step() -> None:
+    """The host runs ahead of the device."""
+    method = build()
+    with NoReading():
+        method.begin_step(Progress(1, 8, 4))
+        result = step(method, views_of())
+        result.loss.backward()
+        result.keep()
 
 
 def test_bfloat16_gives_a_float32_loss_near_that_of_float32() -> None:

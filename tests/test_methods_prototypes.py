@@ -14,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
+from test_step import NoReading
 from unmix import backbones
 from unmix.clustering import spherical_kmeans
 from unmix.credit import RULES
@@ -538,6 +539,19 @@ def test_a_method_that_is_saved_and_loaded_goes_on_as_it_would_have(kind: str, d
     assert torch.equal(a.loss, b.loss)
     for p, q in zip(method.state_dict().values(), other.state_dict().values(), strict=True):
         assert torch.equal(p, q)
+
+
+@every_kind
+def test_no_value_is_read_within_a_step(kind: str) -> None:
+    """The host runs ahead of the device; also with a queue, once it is full."""
+    method = build(kind, **({"queue_size": N, "queue_from_epoch": 0} if kind == "swav" else {}))
+    run_epochs(method, 4)
+    views = views_of(2)
+    with NoReading():
+        method.begin_step(Progress(4, 12, 3))
+        result = step(method, views)
+        result.loss.backward()
+        result.keep()
 
 
 @every_kind

@@ -38,7 +38,17 @@ METHODS = {
     },
     "insdis": {"method": "insdis", "negatives": 64, "IM": True, "IM_type": "RandomErasing"},
     "cmc": {"method": "cmc", "negatives": 64, "unmix": True, "optimizer": "adam", "lr": 1e-3},
-}
+    "deepclusterv2": {"method": "deepclusterv2", "prototypes": (9, 7), "hidden": 32, "unmix": True},
+    "dino": {
+        "method": "dino", "dim": 64, "hidden": 32, "bottleneck": 16, "warmup_teacher_epochs": 2,
+        "optimizer": "adamw", "weight_decay": 0.04, "final_weight_decay": 0.4, "final_lr": 1e-3,
+    },
+    "pirl": {"method": "pirl", "negatives": 64, "grid": 2, "unmix": True},
+    "swav": {
+        "method": "swav", "prototypes": 16, "hidden": 32, "queue_size": 60, "queue_from_epoch": 1,
+        "freeze_prototypes_steps": 9, "optimizer": "lars", "lr": 0.3, "unmix": True,
+    },
+}  # fmt: skip
 
 
 def state(folder: Path) -> dict:

@@ -1,0 +1,110 @@
+"""SwAV and DINO collapse without what prevents it, and do not with it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from unmix.methods import DINO, Progress, SwAV
+from unmix.step import objective
+
+CLASSES, N, STEPS, LR = 8, 32, 250, 3e-3
+
+
+class Small(nn.Module):
+    """Two layers, without batch norm, which would hold features apart.
+
+    Args:
+        bias: Whether the layers have one, which makes pictures alike at the start.
+    """
+
+    feature_dim = 32
+
+    def __init__(self, bias: bool) -> None:
+        super().__init__()
+        first, second = nn.Linear(48, 64, bias), nn.Linear(64, 32, bias)
+        self.layers = nn.Sequential(nn.Flatten(), first, nn.ReLU(), second)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.layers(images)
+
+
+def pictures(generator: torch.Generator, n: int = N) -> tuple[list[Tensor], Tensor]:
+    """Two noisy views of patterns, of which there are eight."""
+    patterns = torch.randn(CLASSES, 3, 4, 4, generator=torch.Generator().manual_seed(7))
+    label = torch.randint(CLASSES, (n,), generator=generator)
+    views = [patterns[label] + 0.4 * torch.randn(n, 3, 4, 4, generator=generator) for _ in "12"]
+    return views, label
+
+
+def trained(method: Any) -> Any:
+    optimizer = torch.optim.Adam([p for p in method.parameters() if p.requires_grad], LR)
+    for step in range(STEPS):
+        generator = torch.Generator().manual_seed(step)
+        views, _ = pictures(generator)
+        method.begin_step(Progress(step, STEPS, 10))
+        result = objective(method, views, torch.arange(N), generator)
+        optimizer.zero_grad()
+        result.loss.backward()
+        result.keep()
+        optimizer.step()
+    return method
+
+
+def information(p: Tensor) -> float:
+    """How much an assignment p (N, K) tells of its picture: H(mean p) - mean H(p), in nats."""
+
+    def entropy(q: Tensor) -> Tensor:
+        return -(q * q.clamp(min=1e-12).log()).sum(dim=-1)
+
+    return (entropy(p.mean(dim=0)) - entropy(p).mean()).item()
+
+
+def dino(centre_momentum: float = 0.5, **options: Any) -> float:
+    with torch.random.fork_rng(devices=[]), torch.no_grad():
+        torch.manual_seed(0)
+        method = DINO(
+            Small(bias=False), N, dim=32, hidden=32, bottleneck=16, encoder_momentum=0.9,
+            centre_momentum=centre_momentum, freeze_last_epochs=0, **options,
+        )  # fmt: skip
+        with torch.enable_grad():
+            trained(method)
+        views, _ = pictures(torch.Generator().manual_seed(STEPS), 256)
+        logits = method.g_t.head(method.g_t.backbone(views[0]))
+        return information(((logits - method.c) / method.tau_t).softmax(dim=1))
+
+
+def swav(monkeypatch: pytest.MonkeyPatch, even: bool) -> float:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        method = SwAV(
+            Small(bias=True), N, dim=16, hidden=32, prototypes=16, freeze_prototypes_steps=0
+        )
+        method.f.head = nn.Linear(32, 16)  # without batch norm, too
+        if not even:
+
+            @torch.no_grad()
+            def codes(z: Tensor, number: int) -> Tensor:
+                return (method.C(z) / method.epsilon).softmax(dim=1)
+
+            monkeypatch.setattr(method, "codes", codes)
+        trained(method)
+        views, _ = pictures(torch.Generator().manual_seed(STEPS), 256)
+        with torch.no_grad():
+            return information((method.query(views[0], 2).scores / method.epsilon).softmax(dim=1))
+
+
+def test_dino_needs_both_centring_and_sharpening() -> None:
+    """Without either, what the teacher says no longer depends on the picture (its Fig. 7)."""
+    assert dino() > 0.4
+    assert dino(centre_momentum=1.0) < 0.05  # the centre stays 0
+    assert dino(teacher_temperature=0.1, warmup_teacher_temperature=0.1) < 0.05
+
+
+def test_swav_needs_codes_that_are_spread_evenly(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of the patterns' ln 8 = 2.08, with softmax for Sinkhorn less than ln 2 is left."""
+    assert swav(monkeypatch, even=True) > 1.9
+    assert swav(monkeypatch, even=False) < 0.69
