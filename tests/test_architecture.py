@@ -23,6 +23,7 @@ ALLOWED = {
     "backbones": set(),
     "mixtures": set(),
     "credit": set(),
+    "collate": {"mixtures", "credit"},
     "methods": {"losses", "memory", "momentum", "backbones"},
     "step": {"methods", "credit", "mixtures"},
     "data": set(),

@@ -11,6 +11,7 @@ from importlib import import_module, metadata
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from unmix.collate import DrawnBatch, MixedBatch
     from unmix.credit import shared_loss
     from unmix.errors import UserError
     from unmix.methods import CMC, InsDis, MoCo
@@ -28,9 +29,11 @@ if TYPE_CHECKING:
 __all__ = [
     "CMC",
     "Cutout",
+    "DrawnBatch",
     "GlobalMixture",
     "ImageMixture",
     "InsDis",
+    "MixedBatch",
     "MoCo",
     "PairDraw",
     "RandomErasing",
@@ -47,6 +50,8 @@ except metadata.PackageNotFoundError:  # read from a checkout that is not instal
     __version__ = "0+unknown"
 
 _ELSEWHERE = {
+    "DrawnBatch": "collate",
+    "MixedBatch": "collate",
     "UserError": "errors",
     "objective": "step",
     "shared_loss": "credit",
