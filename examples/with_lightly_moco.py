@@ -41,7 +41,7 @@ def main(steps: int = 34, batch_size: int = 64, K: int = 256) -> list[float]:
     for _ in range(steps):
         x1, x2 = views(data.images[torch.randint(len(data), (batch_size,))], generator)
         with torch.no_grad():
-            update_momentum(f_q, f_k, m=0.99)
+            update_momentum(f_q, f_k, m=0.9)  # 0.99 and more in a long run
             k, negatives = bank(F.normalize(f_k(x2)), update=True)  # clean keys only, once
         contrast, draw = partial(info_nce, negatives=negatives), mixture.draw(x1.shape, generator)
         q_mix = F.normalize(f_q(draw.apply(x1)))
