@@ -11,6 +11,7 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
+import torch
 
 ROOT = Path(__file__).parents[1]
 EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
@@ -81,3 +82,17 @@ def test_the_bank_of_lightly_gets_each_clean_key_once():
     module.main(steps=9, batch_size=32)
     assert [batch.shape for batch in taken] == [(32, 128)] * 9
     assert not any(batch.requires_grad for batch in taken)
+
+
+def test_the_loss_of_lightly_with_a_bank_takes_in_keys_at_every_call():
+    """What the documentation warns of: a clean loss and a mixture's two, and 3 N rows are new."""
+    from lightly.loss import NTXentLoss
+
+    from unmix import UnMix, shared_loss
+
+    N, D = 4, 8
+    criterion = NTXentLoss(memory_bank_size=(64, D))
+    q, q_mix, k = torch.randn(3, N, D, generator=torch.Generator().manual_seed(0))
+    criterion(q.requires_grad_(), k)
+    shared_loss(criterion, q_mix.requires_grad_(), k, UnMix().draw((N, 3, 4, 4)))
+    assert int(criterion.memory_bank.bank_ptr) == 3 * N
