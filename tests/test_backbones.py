@@ -19,6 +19,7 @@ from unmix.backbones import (
     ResNet,
     build,
     check_stem,
+    is_vit,
     linear_head,
     mlp_head,
 )
@@ -182,6 +183,8 @@ def timm(monkeypatch: pytest.MonkeyPatch) -> list[dict]:
     calls: list[dict] = []
 
     def create_model(name: str, **arguments: object) -> nn.Module:
+        if "img_size" in arguments:
+            raise TypeError("got an unexpected keyword argument 'img_size'")
         calls.append({"name": name, **arguments})
         return _FakeTimmModel(arguments["in_chans"])
 
@@ -206,6 +209,8 @@ def test_timm_model_is_built_without_head_and_keeps_its_names(timm: list[dict]):
         ({"name": "timm:what"}, "--backbone: timm has no model 'what'"),
         ({"name": "timm:vit", "width": 0.5}, "--width: 0.5"),
         ({"name": "timm:vit", "stem": "small"}, "--stem: 'small'"),
+        ({"name": "timm:vit", "patch": 8}, "--patch: 8 is for vision transformers such as"),
+        ({"name": "timm:vit", "patch": 0}, "--patch: 0 is out of range; it must be at least 1."),
     ],
 )
 def test_timm_mistakes_are_told(timm: list[dict], arguments: dict, message: str):
@@ -217,6 +222,58 @@ def test_timm_that_is_not_installed_is_told(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setitem(sys.modules, "timm", None)
     with pytest.raises(UserError, match=r"--backbone: 'timm:vit' needs the timm package"):
         build("timm:vit")
+
+
+VIT = "timm:vit_tiny_patch16_224"
+
+
+def test_a_vision_transformer_takes_smaller_crops_and_keeps_timms_names(generator):
+    """Its positions are interpolated for them; layers stay where a mixture within can find them."""
+    pytest.importorskip("timm")
+    vit = build(VIT, size=32, patch=8).eval()
+    assert vit.patch_embed.num_patches == 16
+    assert vit.feature_dim == 192
+    assert {"cls_token", "pos_embed", "patch_embed.proj.weight"} <= vit.state_dict().keys()
+    assert vit.pos_embed.shape == (1, 17, 192)
+    for side in (32, 16, 24):
+        images = torch.randn(2, 3, side, side, generator=generator)
+        assert vit(images).shape == (2, 192)
+    assert dict(vit.named_modules())["blocks.3"] is vit.blocks[3]
+
+
+def test_a_vision_transformers_patches_are_the_models_own_by_default():
+    pytest.importorskip("timm")
+    assert build(VIT, size=32).patch_embed.patch_size == (16, 16)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"patch": 7, "size": 32}, "--patch: patches of 7 pixels do not fill images of --size 32; "
+         "use a divisor of it, such as 4."),
+        ({"size": 40}, "--patch: patches of 16 pixels do not fill images of --size 40; use a "
+         "divisor of it, such as 10."),
+    ],
+)  # fmt: skip
+def test_patches_that_do_not_fill_the_image_are_told(arguments: dict, message: str):
+    pytest.importorskip("timm")
+    with pytest.raises(UserError) as caught:
+        build(VIT, **arguments)
+    assert str(caught.value) == message
+
+
+def test_patches_of_a_network_without_any_are_told():
+    pytest.importorskip("timm")
+    for name in ("resnet18", "alexnet", "timm:resnet18"):
+        with pytest.raises(UserError, match=f"--patch: 8 is for .*; {name} has no patches to set"):
+            build(name, patch=8)
+
+
+def test_what_is_a_vision_transformer():
+    pytest.importorskip("timm")
+    assert is_vit(build(VIT, size=32))
+    assert not is_vit(build("resnet10", width=0.125))
+    assert not is_vit(build("timm:resnet18"))
 
 
 def test_half_encoders_see_only_their_own_channels(generator):

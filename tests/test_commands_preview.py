@@ -174,3 +174,48 @@ def test_images_that_are_all_alike_are_told(tmp_path: Path):
             mixture=MixtureSettings(unmix=True), data=str(tmp_path), size=8,
             out=tmp_path / "figure.png", say=silent,
         )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        {"unmix_mixture": "fmix"},
+        {"unmix_mixture": "gridmix", "unmix_per": "sample"},
+        {"unmix_mixture": "patchmix", "unmix_patch": 2},
+        {"unmix_mixture": "region", "unmix_pairing": "halves"},
+        {"unmix_mixture": "region", "unmix_pairing": "neighbour", "unmix_per": "sample"},
+    ],
+    ids=str,
+)
+def test_mixtures_of_whole_pixels_have_the_weight_that_is_seen(
+    drawn: dict, tmp_path: Path, flags: dict[str, Any]
+):
+    """Each pixel is the image's or its partner's, and the weight is the share of its own."""
+    mixture = MixtureSettings(unmix=True, **flags)
+    preview(mixture=mixture, out=tmp_path / "a.png", n=5, data="digits", say=silent)
+    for own, partner, mixed, weight in zip(
+        drawn["own"], drawn["partner"], drawn["mixed"], drawn["weights"], strict=True
+    ):
+        is_own = (mixed == own).all(dim=0)
+        is_other = (mixed == partner).all(dim=0)
+        assert (is_own | is_other).all()
+        least, most = float((~is_other).float().mean()), float(is_own.float().mean())
+        assert least - 1e-6 <= weight <= most + 1e-6
+
+
+@pytest.mark.parametrize("mixture", ["resizemix", "scalemix", "cropmix", "dirichlet"])
+def test_every_other_mixture_is_drawn_too(drawn: dict, tmp_path: Path, mixture: str):
+    flags = MixtureSettings(unmix=True, unmix_mixture=mixture)
+    lines: list[str] = []
+    preview(mixture=flags, out=tmp_path / "a.png", n=3, say=lines.append)
+    assert len(drawn["own"]) == 3
+    assert lines[0].startswith(f"Un-Mix ({mixture}): ")
+    if mixture in ("scalemix", "cropmix"):
+        assert list(drawn["weights"]) == [1, 1, 1]
+        assert not torch.equal(drawn["own"], drawn["partner"])
+
+
+def test_a_mixture_of_features_has_no_pixels_to_show(tmp_path: Path):
+    mixture = MixtureSettings(unmix=True, unmix_mixture="manifold", unmix_layer="layer2")
+    with pytest.raises(UserError, match="--unmix_mixture: manifold mixes features"):
+        preview(mixture=mixture, out=tmp_path / "a.png", say=silent)

@@ -35,7 +35,8 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_the_wheel_holds_recipes_template_types_and_licence(wheel):
     names = zipfile.ZipFile(wheel).namelist()
-    shipped = {f"unmix/recipes/{path.name}" for path in (PACKAGE / "recipes").glob("*.yaml")}
+    recipes = PACKAGE / "recipes"
+    shipped = {f"unmix/recipes/{path.relative_to(recipes)}" for path in recipes.rglob("*.yaml")}
     assert shipped
     assert shipped <= set(names)
     assert "unmix/figures/report.html" in names

@@ -110,9 +110,13 @@ def batches_of(images: FileImages, views: Views, workers: int, epoch: int = 0) -
 
 def crops_of(images: FileImages, views: Views, *item: int, seed: int = 0) -> Tensor:
     """The crops of one image, uint8 (V, 3, size, size)."""
-    crops = FileCrops(images, views, seed)[item].crops  # type: ignore[index]
-    assert crops is not None
-    return crops[:, 0]
+    return stacked(FileCrops(images, views, seed)[item])[:, 0]  # type: ignore[index]
+
+
+def stacked(batch: Batch) -> Tensor:
+    """The crops of views of one size, uint8 (V, N, 3, size, size)."""
+    assert batch.crops is not None
+    return torch.stack(batch.crops)
 
 
 def test_an_items_crops_depend_on_the_seed_the_epoch_and_its_number_alone(
@@ -123,9 +127,8 @@ def test_an_items_crops_depend_on_the_seed_the_epoch_and_its_number_alone(
     assert expected.dtype == torch.uint8
     crops_of(images, views, 0, 5)
     assert torch.equal(crops_of(images, views, 1, 3), expected)
-    together = FileCrops(images, views, seed=0).__getitems__([(0, 5), (1, 3), (2, 3)]).crops
-    assert together is not None
-    assert torch.equal(together[:, 1], expected)
+    together = FileCrops(images, views, seed=0).__getitems__([(0, 5), (1, 3), (2, 3)])
+    assert torch.equal(stacked(together)[:, 1], expected)
     for other in (
         crops_of(images, views, 1, 3, seed=1),
         crops_of(images, views, 2, 3),
@@ -136,7 +139,12 @@ def test_an_items_crops_depend_on_the_seed_the_epoch_and_its_number_alone(
 
 
 def test_two_workers_give_the_batches_that_none_give(images: FileImages, views: Views) -> None:
-    """With the epoch that the run stands at, also in workers that were started in another one."""
+    """With the epoch that the run stands at, also in workers that were started in another one.
+
+    The views are of two sizes.
+    """
+    settings = replace(views.settings, local_crops=2, local_size=8)
+    views = Views(settings, SIZE, images.mean, images.std, count=2)
     order = EpochOrder(len(images), 4, seed=0)
     position = [0]
     order.position = lambda: (position[0], 0)
@@ -151,16 +159,28 @@ def test_two_workers_give_the_batches_that_none_give(images: FileImages, views: 
             assert a.crops is not None
             assert b.crops is not None
             assert torch.equal(a.index, b.index)
-            assert torch.equal(a.crops, b.crops)
+            assert [crops.shape[2] for crops in a.crops] == [SIZE, SIZE, 8, 8]
+            assert all(torch.equal(one, other) for one, other in zip(a.crops, b.crops, strict=True))
 
 
 def test_a_batch_holds_its_samples_in_the_order_asked_for(images: FileImages, views: Views) -> None:
     order = epoch_of(EpochOrder(len(images), 4, seed=0), 0)
     for batch, index in zip(batches_of(images, views, workers=0), order, strict=True):
         assert torch.equal(batch.index, index)
-        assert batch.crops is not None
         for n, i in enumerate(index.tolist()):
-            assert torch.equal(batch.crops[:, n], crops_of(images, views, 0, i))
+            assert torch.equal(stacked(batch)[:, n], crops_of(images, views, 0, i))
+
+
+def test_some_rows_of_a_batch_are_rows_of_every_tensor() -> None:
+    """Also of crops of two sizes; a row may be repeated."""
+    crops = tuple(torch.randint(0, 256, (4, 3, s, s), dtype=torch.uint8) for s in (6, 6, 2))
+    batch, which = Batch(torch.tensor([7, 5, 3, 1]), crops), torch.tensor([3, 0, 0])
+    rows = batch.rows(which)
+    assert rows.index.tolist() == [1, 7, 7]
+    assert rows.images is None
+    assert rows.crops is not None
+    for found, whole in zip(rows.crops, crops, strict=True):
+        assert torch.equal(found, torch.stack([whole[3], whole[0], whole[0]]))
 
 
 @pytest.fixture
@@ -183,8 +203,7 @@ def test_a_broken_file_is_named_and_the_rest_of_its_batch_is_kept(
     seen = sorted(i for batch in batches for i in batch.index.tolist())
     assert seen == [i for i in range(COUNT) if i != 6]
     for batch in batches:
-        assert batch.crops is not None
-        assert batch.crops.shape == (2, len(batch.index), 3, SIZE, SIZE)
+        assert stacked(batch).shape == (2, len(batch.index), 3, SIZE, SIZE)
 
 
 def test_a_batch_of_broken_files_alone_is_empty(
@@ -203,21 +222,19 @@ def test_a_batch_of_broken_files_alone_is_empty(
 # --- the fast path against the plain one ------------------------------------------------------
 
 
-def plain_crops(images: StreamedImages, views: Views, epoch: int, i: int) -> Tensor:
+def plain_crops(images: StreamedImages, views: Views, epoch: int, i: int) -> list[Tensor]:
     """Decoded whole by Pillow, each view cropped and resized by Pillow: what is meant."""
     image = images.decode(i)
     generator = generator_for(0, "crop", epoch, i)
-    return torch.stack(
-        [
-            crop_pil(
-                image,
-                views.draw_boxes(1, image.height, image.width, generator)[0],
-                views.size,
-                views.settings.interpolation,
-            )
-            for _ in range(views.count)
-        ]
-    )
+    return [
+        crop_pil(
+            image,
+            views.draw_boxes(1, image.height, image.width, generator, view)[0],
+            size,
+            views.settings.interpolation,
+        )
+        for view, size in enumerate(views.sizes)
+    ]
 
 
 def photo(height: int, width: int) -> Image.Image:
@@ -227,14 +244,23 @@ def photo(height: int, width: int) -> Image.Image:
     return Image.fromarray(chelsea()).resize((width, height), Image.Resampling.BICUBIC)
 
 
-def difference(images: FileImages, size: int, interpolation: str) -> tuple[int, float]:
+def difference(
+    images: FileImages, size: int, interpolation: str, **words: int
+) -> tuple[int, float]:
     """The largest and the mean difference from the plain path, in grey levels."""
-    views = Views(ViewSettings(interpolation=interpolation), size, images.mean, images.std, count=2)
+    settings = ViewSettings(interpolation=interpolation, **words)  # type: ignore[arg-type]
+    views = Views(settings, size, images.mean, images.std, count=2)
     fast = FileCrops(images, views, seed=0).__getitems__([(0, i) for i in range(len(images))])
     assert fast.crops is not None
-    assert fast.crops.shape == (2, len(images), 3, size, size)
-    plain = torch.stack([plain_crops(images, views, 0, i) for i in range(len(images))], dim=1)
-    far = (fast.crops.int() - plain.int()).abs()
+    shapes = [(len(images), 3, side, side) for side in views.sizes]
+    assert [tuple(crops.shape) for crops in fast.crops] == shapes
+    plain = zip(*(plain_crops(images, views, 0, i) for i in range(len(images))), strict=True)
+    far = torch.cat(
+        [
+            (crops.int() - torch.stack(wanted).int()).abs().flatten()
+            for crops, wanted in zip(fast.crops, plain, strict=True)
+        ]
+    )
     return int(far.max()), float(far.float().mean())
 
 
@@ -274,6 +300,41 @@ def test_a_fraction_of_a_jpegs_pixels_gives_nearly_the_same_crops(
     largest, mean = difference(found, size, "bilinear")
     assert largest <= 24
     assert mean < 2
+
+
+def test_local_crops_of_files_are_the_plain_paths(images: FileImages, tmp_path: Path) -> None:
+    """Of whole pixels to one grey level, of a fraction of them nearly."""
+    photo(300, 400).save(tmp_path / "a.jpg", quality=95)
+    found = replace(images, paths=[tmp_path / "a.jpg"] * 4, labels=None, classes=None)
+    assert difference(found, 150, "bilinear", local_crops=3)[0] <= 1
+    largest, mean = difference(found, 32, "bilinear", local_crops=3)
+    assert largest <= 24
+    assert mean < 2
+
+
+def test_an_image_is_decoded_for_the_crop_that_needs_most(
+    images: FileImages, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Sides of each crop by the pixels wanted of it; a small crop of a large side needs few."""
+    photo(600, 800).save(tmp_path / "a.jpg")
+    found = replace(images, paths=[tmp_path / "a.jpg"], labels=None, classes=None)
+    views = Views(ViewSettings(local_crops=2, local_size=8), 64, images.mean, images.std, count=2)
+    decoded: list[int] = []
+    reduced = OpenedImage.reduced
+    monkeypatch.setattr(
+        OpenedImage,
+        "reduced",
+        lambda image, factor: (decoded.append(factor), reduced(image, factor))[1],
+    )
+    for boxes, factor in (
+        ([(400, 400)] * 2 + [(80, 120)] * 2, 4),  # 400 / 64 > 4
+        ([(600, 800)] * 2 + [(80, 120)] * 2, 8),
+        ([(600, 800)] * 2 + [(80, 30)] * 2, 2),  # 30 / 8 > 2
+    ):
+        drawn = iter([torch.tensor([[0, 0, *box]]) for box in boxes])
+        monkeypatch.setattr(views, "draw_boxes", lambda *_, drawn=drawn: next(drawn))
+        FileCrops(found, views, seed=0)[0, 0]
+        assert decoded.pop() == factor
 
 
 def test_the_fraction_is_the_smallest_that_covers_every_crop(tmp_path: Path) -> None:

@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 from torch import nn
 
+from unmix.data import load
 from unmix.methods import CMC, MoCo
+from unmix.randomness import generator_for
 from unmix.training import compiling, pretrain
+from unmix.training.batches import build_loader
 from unmix.training.compiling import compile_encoders, obstacle, quicker
+from unmix.training.parts import build
+from unmix.training.settings import Settings
 
 TINY: dict[str, Any] = {
     "method": "moco", "data": "digits", "limit": 80, "backbone": "resnet10", "width": 0.25,
@@ -83,6 +90,39 @@ def test_views_are_compiled_if_that_is_quicker(eager_backend, monkeypatch, tmp_p
     assert "views: compiled, 2.00 times as fast" in capsys.readouterr().out
     plain = pretrain(**TINY, compile="no", run=str(tmp_path / "plain"))
     assert quick.training["loss"] == pytest.approx(plain.training["loss"], rel=1e-3)
+
+
+@pytest.mark.parametrize("files", [False, True])
+def test_views_are_compiled_once_for_each_size_not_for_each_view(files, monkeypatch, tmp_path):
+    """10 views of two sizes are two programs; of the same numbers as without."""
+    graphs: list[tuple[int, ...]] = []
+
+    def backend(graph: torch.fx.GraphModule, inputs: list[Any]) -> Callable[..., Any]:
+        graphs.append(tuple(next(x.shape for x in inputs if x.dtype == torch.uint8)))
+        return graph.forward
+
+    monkeypatch.setattr(torch, "compile", partial(real_compile, backend=backend))
+    torch._dynamo.reset()
+    seconds = iter([2.0, 1.0] * 5)
+    monkeypatch.setattr(compiling, "timed", lambda run, device: run() is None or next(seconds))
+    words = {**TINY, "local_crops": 8, "local_size": 4, "blur_p": 0.5, "batch_size": 4}
+    if files:
+        for i, picture in enumerate(load("photos", "train").images[:4].permute(0, 2, 3, 1)):
+            Image.fromarray(picture[i:].numpy()).save(tmp_path / f"{i}.jpg")
+        words |= {"data": str(tmp_path), "limit": None}
+    module = build(Settings.of(words)).module
+    loader = build_loader(
+        module.images, module.views, module.order, resident=module.resident is not None, workers=0
+    )
+    batch = next(iter(loader))
+    plain = module.make_views(batch, generator_for(0))
+    assert "views: compiled, 2.00 times as fast" in compiling.compile_views(module)
+    with torch.autocast("cpu", dtype=torch.float16):
+        compiled = module.make_views(batch, generator_for(0))
+    assert len(compiled) == 10
+    for a, b in zip(plain, compiled, strict=True):
+        torch.testing.assert_close(a, b)
+    assert graphs == ([(4, 3, 8, 8), (4, 3, 4, 4)] if files else [(4, 3, 8, 8)] * 2)
 
 
 def test_quicker_compares_medians_of_runs_in_turn():

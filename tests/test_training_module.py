@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import lightning as L
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor
 
 from unmix.errors import UserError
@@ -91,6 +93,60 @@ def test_an_image_space_mixture_is_the_same_for_both_views(im_type: str) -> None
     assert torch.equal(first, second)
     changed = (first != clean).flatten(1).any(dim=1)
     assert changed.float().mean() > 0.5
+
+
+class Doubling:
+    """An image-space operator whose draw notes the sizes that it is used at."""
+
+    def __init__(self, size: tuple[int, int] | None = None, notes: list[Any] | None = None) -> None:
+        self.size, self.notes = size, [] if notes is None else notes
+
+    def draw(self, shape: torch.Size, generator: torch.Generator) -> Doubling:
+        return Doubling((shape[2], shape[3]), self.notes)
+
+    def resized(self, height: int, width: int) -> Doubling:
+        assert self.size != (height, width)
+        return Doubling((height, width), self.notes)
+
+    def apply(self, images: Tensor) -> Tensor:
+        self.notes.append((self.size, tuple(images.shape[2:])))
+        return 2 * images
+
+
+def test_an_image_space_draw_is_resized_for_local_crops_alone() -> None:
+    module = module_of(local_crops=2, local_size=4)
+    batch = Batch(torch.arange(16))
+    clean = module.make_views(batch, generator_for(0))
+    module.image_space = operator = Doubling()
+    mixed = module.make_views(batch, generator_for(0))
+    assert [tuple(view.shape) for view in mixed] == [(16, 3, s, s) for s in (8, 8, 4, 4)]
+    assert all(torch.equal(2 * a, b) for a, b in zip(clean, mixed, strict=True))
+    assert operator.notes == [((s, s), (s, s)) for s in (8, 8, 4, 4)]
+
+
+@pytest.mark.parametrize("where", ["device", "host", "files"])
+def test_local_crops_are_made_wherever_the_images_are(where: str, tmp_path: Path) -> None:
+    """Held, gathered by the host, or decoded by a worker: the same views in size and number."""
+    words: dict[str, Any] = {"resident": "no" if where == "host" else "auto"}
+    if where == "files":
+        pixels = torch.randint(0, 256, (6, 20, 24, 3), dtype=torch.uint8).numpy()
+        for i, picture in enumerate(pixels):
+            Image.fromarray(picture[: 20 - i]).save(tmp_path / f"{i}.jpg")
+        words = {"data": str(tmp_path), "limit": None, "evaluate": False}
+    words |= {"local_crops": 3, "second_blur_p": 1.0, "second_solarize_p": 1.0}
+    module = module_of(batch_size=4, size=16, **words)
+    loader = build_loader(
+        module.images, module.views, module.order, resident=module.resident is not None, workers=0
+    )
+    batch = next(iter(loader))
+    assert [batch.crops is not None, batch.images is not None] == [
+        where == "files", where == "host",
+    ]  # fmt: skip
+    views = module.make_views(batch, generator_for(0))
+    assert [tuple(view.shape) for view in views] == [(4, 3, s, s) for s in (16, 16, 8, 8, 8)]
+    assert all(bool(view.isfinite().all()) for view in views)
+    again = module.make_views(batch, generator_for(0))
+    assert all(torch.equal(a, b) for a, b in zip(views, again, strict=True))
 
 
 def test_a_label_space_mixture_leaves_the_views_clean_and_is_known_to_the_loss(

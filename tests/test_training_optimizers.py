@@ -1,7 +1,8 @@
-"""LARS against its formula written out; learning rates against PyTorch's own schedules."""
+"""LARS against its formula; what is decayed and scheduled; rates against PyTorch's schedules."""
 
 from __future__ import annotations
 
+import io
 from collections.abc import Callable
 
 import pytest
@@ -10,7 +11,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from unmix.training.optimizers import Lars, build_optimizer, learning_rate_factor
+from unmix.errors import UserError
+from unmix.training.optimizers import (
+    Lars,
+    build_optimizer,
+    build_schedule,
+    learning_rate_factor,
+)
 from unmix.training.settings import OptimizerSettings
 
 LR, MOMENTUM, DECAY, TRUST = 0.2, 0.9, 0.01, 0.02
@@ -120,8 +127,147 @@ def test_the_optimizer_has_the_settings_and_only_what_takes_a_gradient(
     assert [id(p) for p in group["params"]] == [id(trained)]
     assert group["lr"] == 0.3
     assert group.get("momentum", 0.8) == 0.8
-    decay = optimizer.decay if isinstance(optimizer, Lars) else group["weight_decay"]
-    assert decay == 0.02
+    assert group["decay" if name == "lars" else "weight_decay"] == 0.02
+    if name == "lars":
+        assert optimizer.trust == 0.001
+
+
+def test_adamw_leaves_biases_and_norms_without_decay() -> None:
+    """Against PyTorch's own AdamW with two groups, over several steps."""
+    ours, theirs = parameters(), parameters()
+    chosen = OptimizerSettings(optimizer="adamw", lr=0.1, weight_decay=0.3)
+    optimizer = build_optimizer(chosen, ours, torch.device("cpu"))
+    assert type(optimizer) is torch.optim.AdamW
+    reference = torch.optim.AdamW(
+        [{"params": theirs[:2]}, {"params": theirs[2:], "weight_decay": 0.0}], 0.1, weight_decay=0.3
+    )
+    for number in range(3):
+        for parameter, gradient in zip(ours, gradients_of(number, ours), strict=True):
+            parameter.grad = gradient
+        for parameter, gradient in zip(theirs, gradients_of(number, theirs), strict=True):
+            parameter.grad = gradient
+        optimizer.step()
+        reference.step()
+    for a, b in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(a, b)
+
+
+def test_a_parameter_that_gets_its_first_gradient_later_is_stepped_as_a_new_one() -> None:
+    """PyTorch's fused SGD fails there; prototypes that are frozen at first are such parameters."""
+    ours = parameters()
+    optimizer = build_optimizer(OptimizerSettings(lr=0.1), ours, torch.device("cpu"))
+    theirs = parameters()
+    reference = torch.optim.SGD(theirs, 0.1, momentum=0.9, weight_decay=5e-4, foreach=False)
+    for number in range(4):
+        for i, gradient in enumerate(gradients_of(number, ours)):
+            absent = i == 0 and number < 2
+            ours[i].grad = None if absent else gradient.clone()
+            theirs[i].grad = None if absent else gradient.clone()
+        optimizer.step()
+        reference.step()
+    for a, b in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(a, b)
+
+
+@pytest.mark.parametrize("name", ["sgd", "adam", "adamw", "lars"])
+def test_steady_parts_keep_their_rate_while_the_others_follow_the_schedule(name: str) -> None:
+    chosen = OptimizerSettings(optimizer=name, lr=0.4, final_lr=0.1, warmup_epochs=1)
+    moving, steady = nn.Linear(2, 3), nn.Linear(3, 2)
+    everything = [*moving.parameters(), *steady.parameters()]
+    optimizer = build_optimizer(chosen, everything, torch.device("cpu"), [steady])
+    schedule = build_schedule(optimizer, chosen, epochs=3, steps_per_epoch=2)
+    factor = learning_rate_factor(chosen, 3, 2)
+    held = {id(p) for p in steady.parameters()}
+    for step in range(6):
+        for group in optimizer.param_groups:
+            fixed = {id(p) in held for p in group["params"]}
+            assert len(fixed) == 1
+            expected = 0.4 if fixed.pop() else 0.4 * factor(step)
+            assert group["lr"] == pytest.approx(expected)
+        optimizer.step()
+        schedule.step()
+    found = {id(p) for group in optimizer.param_groups for p in group["params"]}
+    assert found == {id(p) for p in everything}
+
+
+@pytest.mark.parametrize("name", ["sgd", "adamw", "lars"])
+def test_weight_decay_goes_by_a_cosine_to_its_end_and_bare_parameters_have_none(name: str) -> None:
+    chosen = OptimizerSettings(optimizer=name, lr=0.1, weight_decay=0.04, final_weight_decay=0.4)
+    optimizer = build_optimizer(chosen, parameters(), torch.device("cpu"))
+    schedule = build_schedule(optimizer, chosen, epochs=2, steps_per_epoch=4)
+    word = "decay" if name == "lars" else "weight_decay"
+    for step in range(9):
+        expected = 0.4 - 0.36 * (1 + torch.cos(torch.tensor(torch.pi * step / 8)).item()) / 2
+        for group in optimizer.param_groups:
+            bare = name == "adamw" and group["params"][0].ndim == 1
+            assert group[word] == pytest.approx(0.0 if bare else expected, abs=1e-6)
+        optimizer.step()
+        schedule.step()
+
+
+def test_weight_decay_may_begin_at_nothing() -> None:
+    chosen = OptimizerSettings(optimizer="adamw", weight_decay=0.0, final_weight_decay=0.2)
+    optimizer = build_optimizer(chosen, parameters(), torch.device("cpu"))
+    schedule = build_schedule(optimizer, chosen, epochs=1, steps_per_epoch=2)
+    for _ in range(2):
+        optimizer.step()
+        schedule.step()
+    assert [g["weight_decay"] for g in optimizer.param_groups] == pytest.approx([0.2, 0.0])
+
+
+def test_optimizer_and_schedule_go_on_from_their_states_which_hold_numbers_only() -> None:
+    """Loaded as a checkpoint is, without running code, the next steps are the same to the bit."""
+    chosen = OptimizerSettings(
+        optimizer="adamw", lr=0.1, final_lr=0.01, weight_decay=0.1, final_weight_decay=0.5
+    )
+
+    def build() -> tuple[tuple[nn.Parameter, ...], torch.optim.Optimizer, object]:
+        weights = parameters()
+        optimizer = build_optimizer(chosen, weights, torch.device("cpu"))
+        return weights, optimizer, build_schedule(optimizer, chosen, 2, 4)
+
+    def run(weights: tuple, optimizer: torch.optim.Optimizer, schedule: object, at: int) -> None:
+        for number in range(at, at + 3):
+            for parameter, gradient in zip(weights, gradients_of(number, weights), strict=True):
+                parameter.grad = gradient
+            optimizer.step()
+            schedule.step()  # type: ignore[attr-defined]
+
+    ours = build()
+    run(*ours, 0)
+    file = io.BytesIO()
+    torch.save([ours[1].state_dict(), ours[2].state_dict()], file)  # type: ignore[attr-defined]
+    file.seek(0)
+    first, second = torch.load(file, weights_only=True)
+    theirs = build()
+    for a, b in zip(theirs[0], ours[0], strict=True):
+        a.data.copy_(b.data)
+    theirs[1].load_state_dict(first)
+    theirs[2].load_state_dict(second)  # type: ignore[attr-defined]
+    run(*ours, 3)
+    run(*theirs, 3)
+    for a, b in zip(theirs[0], ours[0], strict=True):
+        assert torch.equal(a, b)
+    assert [g["weight_decay"] for g in theirs[1].param_groups] == [
+        g["weight_decay"] for g in ours[1].param_groups
+    ]
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ({"optimizer": "adamv"}, "--optimizer: 'adamv' is unknown. Did you mean 'adam"),
+        ({"final_lr": -1.0}, "--final_lr: -1 is out of range; it must be at least 0."),
+        ({"final_lr": 0.1, "schedule": "constant"}, "--final_lr: 0.1 is the end of --schedule "
+         "cosine, not of constant."),
+        ({"trust": 0.0}, "--trust: 0 is out of range; it must be greater than 0."),
+        ({"final_weight_decay": -0.1}, "--final_weight_decay: -0.1 is out of range"),
+    ],
+)  # fmt: skip
+def test_bad_settings_are_told(words: dict, message: str) -> None:
+    with pytest.raises(UserError) as caught:
+        OptimizerSettings(**words)
+    assert str(caught.value).startswith(message)
 
 
 # --- learning rates ---------------------------------------------------------------------------
@@ -143,6 +289,16 @@ def test_cosine_is_pytorchs_counted_in_steps() -> None:
     ours = learning_rate_factor(OptimizerSettings(schedule="cosine"), epochs=4, steps_per_epoch=5)
     theirs = rates_of(lambda o: torch.optim.lr_scheduler.CosineAnnealingLR(o, T_max=20), 20)
     assert [ours(step) for step in range(20)] == pytest.approx(theirs, abs=1e-9)
+
+
+def test_cosine_with_an_end_is_pytorchs_with_eta_min() -> None:
+    chosen = OptimizerSettings(lr=0.5, final_lr=0.02)
+    ours = learning_rate_factor(chosen, epochs=4, steps_per_epoch=5)
+    theirs = rates_of(
+        lambda o: torch.optim.lr_scheduler.CosineAnnealingLR(o, T_max=20, eta_min=0.04), 20
+    )
+    assert [ours(step) for step in range(20)] == pytest.approx(theirs, abs=1e-9)
+    assert ours(20) == pytest.approx(0.04)
 
 
 def test_steps_are_pytorchs_with_milestones_in_epochs() -> None:

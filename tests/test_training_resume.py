@@ -27,6 +27,15 @@ TINY = {
 METHODS = {
     "moco": {"method": "moco", "queue_size": 64, "bn_splits": 2, "IM": True, "unmix": True},
     "moco-symmetric": {"method": "moco", "queue_size": 64, "symmetric": True, "bn_splits": 1},
+    "moco-multicrop": {
+        "method": "moco",
+        "queue_size": 64,
+        "bn_splits": 1,
+        "local_crops": 3,
+        "local_size": 4,
+        "second_blur_p": 0.5,
+        "second_solarize_p": 0.2,
+    },
     "insdis": {"method": "insdis", "negatives": 64, "IM": True, "IM_type": "RandomErasing"},
     "cmc": {"method": "cmc", "negatives": 64, "unmix": True, "optimizer": "adam", "lr": 1e-3},
 }

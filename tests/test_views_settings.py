@@ -29,6 +29,15 @@ from unmix.views import PRESETS, ViewSettings, preset
         ("blur_sigma", (2.0, 0.1)),
         ("blur_kernel", 22),
         ("solarize_p", 1.0001),
+        ("second_blur_p", 1.5),
+        ("second_solarize_p", -0.1),
+        ("local_blur_p", float("nan")),
+        ("local_crops", -1),
+        ("local_size", 0),
+        ("local_scale_min", 0.0),
+        ("local_scale_min", 0.2),
+        ("local_scale_max", 1.2),
+        ("local_scale_max", 0.01),
     ],
 )
 def test_a_wrong_setting_is_named(field, value):
@@ -60,7 +69,37 @@ def test_presets_are_the_published_values():
         assert chosen.interpolation == ("bicubic" if name == "simclr-cifar" else "bilinear")
     cmc = preset("cmc")
     assert (cmc.crop_scale_min, cmc.jitter_p, cmc.gray_p, cmc.flip_p) == (0.2, 0, 0, 0.5)
-    assert set(PRESETS) == {*published, "cmc", "none"}
+    assert set(PRESETS) == {*published, *ASYMMETRIC, "cmc", "none"}
+
+
+ASYMMETRIC = {
+    "byol": (0.08, "bicubic", (0.4, 0.4, 0.2, 0.1), (1.0, 0.0), (0.1, 0.2), 0),
+    "moco-v3": (0.2, "bilinear", (0.4, 0.4, 0.2, 0.1), (1.0, 0.0), (0.1, 0.2), 0),
+    "dino": (0.4, "bicubic", (0.4, 0.4, 0.2, 0.1), (1.0, 0.0), (0.1, 0.2), 8),
+    "swav-imagenet": (0.14, "bilinear", (0.8, 0.8, 0.8, 0.2), (0.5, 0.0), (None, None), 6),
+}
+"""Least crop, interpolation, jitter, blur and solarize of the first and second view, local crops,
+from the released code of each (Barlow Twins' for BYOL)."""
+
+
+def test_presets_of_imagenet_views_are_those_of_the_released_code():
+    for name, values in ASYMMETRIC.items():
+        chosen = preset(name)
+        assert values == (
+            chosen.crop_scale_min,
+            chosen.interpolation,
+            chosen.jitter,
+            (chosen.blur_p, chosen.solarize_p),
+            (chosen.second_blur_p, chosen.second_solarize_p),
+            chosen.local_crops,
+        )
+        assert (chosen.jitter_p, chosen.gray_p, chosen.flip_p) == (0.8, 0.2, 0.5)
+        assert (chosen.blur_sigma, chosen.blur_kernel) == ((0.1, 2.0), 23)
+        if chosen.local_crops:
+            assert chosen.local_side(224) == 96
+    dino, swav = preset("dino"), preset("swav-imagenet")
+    assert (dino.local_scale_min, dino.local_scale_max, dino.local_blur_p) == (0.05, 0.4, 0.5)
+    assert (swav.local_scale_min, swav.local_scale_max, swav.local_blur_p) == (0.05, 0.14, None)
 
 
 def test_an_unknown_preset_gets_a_hint():

@@ -209,6 +209,16 @@ def preview_command(words: list[str]) -> None:
     preview(mixture=Settings.of(flags).mixture, **given)
 
 
+def methods_command(words: list[str]) -> None:
+    """`unmix methods`."""
+    from unmix.commands.methods import methods
+
+    parser = build_parser("methods", "The methods, and which rules for credit go with them.")
+    parser.add_argument("method", nargs="?", metavar="METHOD", help="Only this method's row.")
+    parser.add_argument("--json", dest="as_json", action="store_true", help="Print JSON.")
+    methods(**parse(parser, words))
+
+
 def demo_command(words: list[str]) -> None:
     """`unmix demo`."""
     from unmix.commands.demo import demo
@@ -241,6 +251,7 @@ COMMANDS: dict[str, tuple[str, Callable[[list[str]], None]]] = {
     "preview": ("draw what a mixture does to your images", preview_command),
     "bench": ("measure how fast training is here, stage by stage", bench_command),
     "data": ("put a folder of images into a few large files", data_command),
+    "methods": ("the methods, and which mixtures' credit goes with them", methods_command),
     "recipes": ("list the recipes that ship", recipes_command),
     "demo": ("four small runs, a table and a report, in minutes", demo_command),
 }

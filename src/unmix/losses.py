@@ -1,13 +1,24 @@
-"""Contrastive losses as pure functions, one number a sample."""
+"""Contrastive losses as pure functions, one number a sample, and SwAV's even assignment."""
 
 from __future__ import annotations
 
 import math
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
-__all__ = ["nce_contrast", "partition_constant", "settle", "softmax_contrast"]
+from unmix.distributed import gather_with_gradient, rank
+
+__all__ = [
+    "in_batch_contrast",
+    "nce_contrast",
+    "nt_xent",
+    "partition_constant",
+    "settle",
+    "sinkhorn",
+    "softmax_contrast",
+]
 
 _EPS = 1e-7
 
@@ -69,3 +80,64 @@ def settle(constant: Tensor, estimate: Tensor) -> None:
         estimate: Of this batch, a scalar.
     """
     constant.copy_(torch.where(constant < 0, estimate, constant))
+
+
+def in_batch_contrast(queries: Tensor, keys: Tensor, temperature: float) -> Tensor:
+    """InfoNCE with the keys of the other samples as negatives (van den Oord et al. 2018, Eq. 4).
+
+    Args:
+        queries: Unit vectors (N, D) of this process's samples.
+        keys: Unit vectors (world N, D) of the samples of all processes, in their order.
+        temperature: T, above 0.
+
+    Returns:
+        Losses (N,).
+    """
+    return F.cross_entropy(queries @ keys.T / temperature, own_rows(queries), reduction="none")
+
+
+def nt_xent(anchors: Tensor, positives: Tensor, temperature: float) -> Tensor:
+    """NT-Xent in one direction: anchors find their positives (Chen et al. 2020, SimCLR, Eq. 1).
+
+    The negatives are the anchors and positives of all other samples, of all processes.
+
+    Args:
+        anchors: Unit vectors (N, D) of this process's samples.
+        positives: Of the same samples' other views, unit vectors (N, D).
+        temperature: T, above 0.
+
+    Returns:
+        Losses (N,). The published loss is the mean of both directions' means.
+    """
+    own = own_rows(anchors)
+    positive = anchors @ gather_with_gradient(positives).T / temperature
+    among = anchors @ gather_with_gradient(anchors).T / temperature
+    among = among.scatter(1, own[:, None], -math.inf)
+    return F.cross_entropy(torch.cat([positive, among], dim=1), own, reduction="none")
+
+
+def own_rows(rows: Tensor) -> Tensor:
+    """Where this process's rows are among the gathered ones of all processes: int64 (N,)."""
+    return torch.arange(len(rows), device=rows.device) + rank() * len(rows)
+
+
+@torch.no_grad()
+def sinkhorn(scores: Tensor, epsilon: float, iterations: int) -> Tensor:
+    """Assign samples to prototypes so that every prototype gets as much (Caron et al. 2020, Eq. 4).
+
+    Rows and columns of exp(scores / epsilon) are scaled in turn, in logarithms: the exponential
+    itself leaves float32's range where epsilon is small.
+
+    Args:
+        scores: (N, K).
+        epsilon: Smoothness, above 0.
+        iterations: Rounds, at least 1.
+
+    Returns:
+        (N, K), float32; each row sums to 1, and nearly so N / K each column.
+    """
+    log_q = scores.float() / epsilon
+    for _ in range(iterations):
+        log_q = log_q - log_q.logsumexp(dim=0, keepdim=True)
+        log_q = log_q - log_q.logsumexp(dim=1, keepdim=True)
+    return log_q.exp()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from typing import TypeVar
 
 from torch import nn
@@ -10,7 +11,7 @@ from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from unmix.errors import check_number
 
-__all__ = ["follow", "momentum_copy"]
+__all__ = ["follow", "momentum_copy", "rising"]
 
 Module = TypeVar("Module", bound=nn.Module)
 
@@ -34,3 +35,15 @@ def follow(module: nn.Module, source: nn.Module, momentum: float) -> None:
     check_number("--encoder_momentum", momentum, at_least=0, at_most=1)
     average = get_ema_multi_avg_fn(momentum)
     average(list(module.parameters()), list(source.parameters()), 0)
+
+
+def rising(momentum: float, share: float) -> float:
+    """A momentum that rises to 1 by half a cosine: 1 - (1 - m) (cos(pi share) + 1) / 2.
+
+    Source: Grill et al. 2020 (BYOL), Sec. 3.3.
+
+    Args:
+        momentum: m, where it starts.
+        share: Of the run that is done, in [0, 1].
+    """
+    return 1 - (1 - momentum) * (math.cos(math.pi * share) + 1) / 2

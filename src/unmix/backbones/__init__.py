@@ -2,7 +2,7 @@
 
 from unmix.backbones.alexnet import AlexNet
 from unmix.backbones.base import STEMS, Backbone, check_stem
-from unmix.backbones.build import BACKBONES, build
+from unmix.backbones.build import BACKBONES, build, is_vit
 from unmix.backbones.half_encoders import HalfEncoders
 from unmix.backbones.heads import Normalize, linear_head, mlp, mlp_head
 from unmix.backbones.resnet import RESNETS, ResNet
@@ -22,6 +22,7 @@ __all__ = [
     "build",
     "check_stem",
     "convert_split_batch_norm",
+    "is_vit",
     "linear_head",
     "mlp",
     "mlp_head",

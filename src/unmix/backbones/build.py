@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from typing import cast
+from typing import Any, cast
+
+from torch import nn
 
 from unmix.backbones.alexnet import AlexNet
 from unmix.backbones.base import Backbone
 from unmix.backbones.resnet import RESNETS, ResNet
 from unmix.errors import UserError, check_choice, check_number
 
-__all__ = ["BACKBONES", "build"]
+__all__ = ["BACKBONES", "build", "is_vit"]
 
 BACKBONES = ("alexnet", *RESNETS)
 
@@ -23,6 +25,7 @@ def build(
     width: float = 1.0,
     stem: str = "auto",
     size: int = 224,
+    patch: int | None = None,
 ) -> Backbone:
     """Build an untrained backbone.
 
@@ -32,24 +35,40 @@ def build(
         width: Factor on the channels of every layer; 1 for timm's models.
         stem: "auto", "small", "medium" or "large"; see `check_stem`. "auto" for timm's models.
         size: Side of the images in pixels.
+        patch: Side of a vision transformer's patches in pixels; by default the model's own.
 
     Returns:
-        A module that maps `(N, in_channels, size, size)` to `(N, feature_dim)`.
+        A module that maps `(N, in_channels, size, size)` to `(N, feature_dim)`. Convolutional
+        networks and timm's vision transformers take other sizes too, the latter multiples of their
+        patches' side.
 
     Raises:
-        UserError: if the name is unknown, timm is wanted but not installed, or a number is out of
-            range.
+        UserError: if the name is unknown, timm is wanted but not installed, a number is out of
+            range, or the patches do not fit.
     """
     check_number("--in_channels", in_channels, at_least=1)
+    if patch is not None:
+        check_number("--patch", patch, at_least=1)
     if name.startswith(_TIMM):
-        return _build_timm(name, in_channels=in_channels, width=width, stem=stem, size=size)
+        return _build_timm(
+            name, in_channels=in_channels, width=width, stem=stem, size=size, patch=patch
+        )
     check_choice("--backbone", name, BACKBONES)
+    if patch is not None:
+        raise UserError(_no_patches(name, patch))
     if name == "alexnet":
         return AlexNet(in_channels=in_channels, width=width, stem=stem, size=size)
     return ResNet(name, in_channels=in_channels, width=width, stem=stem, size=size)
 
 
-def _build_timm(name: str, *, in_channels: int, width: float, stem: str, size: int) -> Backbone:
+def is_vit(backbone: nn.Module) -> bool:
+    """Whether a backbone is a vision transformer: patches that are embedded, and blocks."""
+    return hasattr(backbone, "patch_embed") and hasattr(backbone, "blocks")
+
+
+def _build_timm(
+    name: str, *, in_channels: int, width: float, stem: str, size: int, patch: int | None
+) -> Backbone:
     try:
         import timm
     except ImportError:
@@ -65,11 +84,43 @@ def _build_timm(name: str, *, in_channels: int, width: float, stem: str, size: i
         raise UserError(
             f"--backbone: timm has no model {model_name!r}; timm.list_models() names what it has"
         )
-    model = timm.create_model(model_name, pretrained=False, num_classes=0, in_chans=in_channels)
-    # Transformers are built for one image size; convolutional networks have nothing to set.
-    if hasattr(model, "set_input_size"):
-        model.set_input_size(img_size=size)  # type: ignore[operator]
+    plain: dict[str, Any] = {"pretrained": False, "num_classes": 0, "in_chans": in_channels}
+    patches: dict[str, Any] = {} if patch is None else {"patch_size": patch}
+    model: Any
+    try:
+        # Positions are then interpolated where small crops have fewer patches.
+        model = timm.create_model(
+            model_name, **plain, **patches, img_size=size, dynamic_img_size=True
+        )
+    except TypeError:  # no vision transformer of this kind
+        if patch is not None:
+            raise UserError(_no_patches(name, patch)) from None
+        model = timm.create_model(model_name, **plain)
+        # Other transformers are built for one size; convolutional networks have nothing to set.
+        if hasattr(model, "set_input_size"):
+            model.set_input_size(img_size=size)
+    if is_vit(model):
+        _check_patches(model, size)
     # The attribute is added rather than the model wrapped, so that the parameters keep timm's
     # names.
     model.feature_dim = getattr(model, "head_hidden_size", model.num_features)
     return cast(Backbone, model)
+
+
+def _check_patches(vit: Any, size: int) -> None:
+    """Check that whole patches fill an image."""
+    sides = getattr(vit.patch_embed, "patch_size", None)
+    side = sides[0] if isinstance(sides, (tuple, list)) else sides
+    if isinstance(side, int) and size % side:
+        fits = max((p for p in range(1, side) if size % p == 0), default=1)
+        raise UserError(
+            f"--patch: patches of {side} pixels do not fill images of --size {size}; use a divisor "
+            f"of it, such as {fits}."
+        )
+
+
+def _no_patches(name: str, patch: int) -> str:
+    return (
+        f"--patch: {patch} is for vision transformers such as timm:vit_small_patch16_224; "
+        f"{name} has no patches to set."
+    )

@@ -22,17 +22,26 @@ class HalfEncoders(Backbone):
         width: Width of each. CMC's ResNet v1, v2 and v3 are widths 0.5, 1 and 2.
         stem: Stem of both; see `check_stem`.
         size: Side of the images in pixels.
+        patch: Side of a vision transformer's patches in pixels.
 
     Raises:
         UserError: as `build` does.
     """
 
     def __init__(
-        self, name: str, *, width: float = 0.5, stem: str = "auto", size: int = 224
+        self,
+        name: str,
+        *,
+        width: float = 0.5,
+        stem: str = "auto",
+        size: int = 224,
+        patch: int | None = None,
     ) -> None:
         super().__init__()
-        self.l = build(name, in_channels=1, width=width, stem=stem, size=size)
-        self.ab = build(name, in_channels=2, width=width, stem=stem, size=size)
+        self.l, self.ab = (
+            build(name, in_channels=c, width=width, stem=stem, size=size, patch=patch)
+            for c in (1, 2)
+        )
         self.feature_dim = self.l.feature_dim + self.ab.feature_dim
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:

@@ -212,6 +212,9 @@ class _Blocks(torch.autograd.Function):
 def apart(encoder: nn.Module, images: Tensor, splits: int) -> Tensor:
     """Encode a batch so that sample n is in sub-batch n mod `splits` of every batch norm.
 
+    While it encodes, the encoder and its parts say by an attribute `batch_order`, int64 (N,), which
+    image is at each place; otherwise it is None. A layer within that mixes images needs it.
+
     Args:
         encoder: Maps `(N, C, H, W)` to `(N, ...)`; its batch norms are `SplitBatchNorm2d` with
             `blocks` (see `convert_split_batch_norm`).
@@ -219,13 +222,24 @@ def apart(encoder: nn.Module, images: Tensor, splits: int) -> Tensor:
         splits: That of its batch norms.
 
     Returns:
-        What the encoder gives, in the order of the images.
+        What the encoder gives, in the order of the images; if that is fewer rows, because images
+        were mixed within, those of the first images.
     """
     splits = _sub_batches(len(images), splits)
     if not encoder.training or splits <= 1:
         return encoder(images)
     order, back = _order(len(images), splits, images.device)
-    return encoder(images[order])[back]
+    parts = (encoder, *encoder.children())
+    for part in parts:
+        part.batch_order = order  # type: ignore[assignment]
+    try:
+        output = encoder(images[order])
+    finally:
+        for part in parts:
+            part.batch_order = None  # type: ignore[assignment]
+    if len(output) < len(back):
+        back = back[: len(output)].argsort().argsort()
+    return output[back]
 
 
 def _sub_batches(n: int, splits: int) -> int:

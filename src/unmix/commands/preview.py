@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from matplotlib.figure import Figure
@@ -16,11 +17,21 @@ from unmix.errors import UserError, check_number
 from unmix.figures import mixtures
 from unmix.figures.saving import render
 from unmix.files import write_whole
-from unmix.mixtures import Draw, EraseDraw, ImageSpaceDraw, MixtureSettings, PairDraw
-from unmix.mixtures.operators import Operator
+from unmix.mixtures import (
+    EraseDraw,
+    ImageSpaceDraw,
+    ManifoldMixture,
+    MixtureDraw,
+    MixtureOperator,
+    MixtureSettings,
+    Operator,
+)
+from unmix.mixtures.describing import described
 from unmix.randomness import generator_for
 from unmix.training.console import quiet_libraries
 from unmix.training.parts import native_size
+from unmix.views.crops import crop_uint8
+from unmix.views.geometry import draw_boxes
 
 __all__ = ["preview", "touched_share"]
 
@@ -58,7 +69,9 @@ def preview(
     colours of Cutout and RandomErasing look as the encoder gets them. Image-space mixtures leave
     most images alone; only those that change are shown, and the title says how many do. An image
     may be mixed several times: the partner and box shown are those of the last time, the weight is
-    the own image's share of the result.
+    the own image's share of the result. Of label-space mixtures the weight is the own share of the
+    credit; where crops of one image are mixed, the first of them is shown as the partner. Partners
+    that are neighbours in feature space are here the neighbours by their pixels.
 
     Args:
         data: Data set by name, or a folder of images.
@@ -108,8 +121,13 @@ def _checked_path(path: Path) -> Path:
     return path
 
 
-def _checked_operator(mixture: MixtureSettings) -> Operator:
+def _checked_operator(mixture: MixtureSettings) -> Operator | MixtureOperator:
     operator = mixture.label_space() or mixture.image_space()
+    if isinstance(operator, ManifoldMixture):
+        raise UserError(
+            "--unmix_mixture: manifold mixes features, so there are no pixels to show; preview "
+            "another mixture, such as global."
+        )
     if operator is None:
         raise UserError(
             "--IM: no mixture is chosen; give --IM (with --IM_type) for image space, or --unmix."
@@ -133,52 +151,98 @@ def _read(images: ImageSet, size: int | None, n: int, seed: int) -> Tensor:
 
 
 def _samples(
-    operator: Operator, pixels: Tensor, images: ImageSet, n: int, seed: int
+    operator: Operator | MixtureOperator, pixels: Tensor, images: ImageSet, n: int, seed: int
 ) -> list[_Sample]:
-    """Draw batches until enough images have changed; of each batch of Un-Mix, one image."""
+    """Draw batches until enough images have changed; of each in label space, one image."""
     mean = torch.tensor(images.mean).view(3, 1, 1)
     std = torch.tensor(images.std).view(3, 1, 1)
     std = torch.where(std > 0, std, 1.0)
-    normalised = (pixels / 255 - mean) / std
+
+    def normalised(views: Tensor) -> Tensor:
+        return (views / 255 - mean) / std
+
     found: dict[int, _Sample] = {}
     for number in range(_BATCHES):
-        draw = operator.draw(tuple(pixels.shape), generator_for(seed, "preview", number))
-        assert isinstance(draw, PairDraw | ImageSpaceDraw | EraseDraw)
-        rows = draw.touched.nonzero().flatten().tolist()
-        if isinstance(draw, PairDraw):
-            # Un-Mix draws one weight a batch: every column comes from a batch of its own.
-            rows = [row for row in rows if row == number % len(pixels)]
+        generator = generator_for(seed, "preview", number)
+        draw, crops, rows = _drawn(operator, pixels, normalised(pixels), number, generator)
         if not rows:
             continue
-        changed = draw.apply(normalised) * std + mean
-        shown = (changed.clamp(0, 1) * 255).round().to(torch.uint8)
+        changed = _applied(draw, normalised(pixels), [normalised(crop) for crop in crops])
+        shown = ((changed * std + mean).clamp(0, 1) * 255).round().to(torch.uint8)
         for row in rows:
             if row not in found and bool((shown[row] != pixels[row]).any()):
                 partner, box = _last(draw, row)
-                own = pixels[row]
-                other = None if partner is None else pixels[partner]
-                found[row] = _Sample(own, other, shown[row], _weight(draw, row, pixels), box)
+                others = crops[0] if crops else pixels
+                other = None if partner is None else others[partner]
+                weight = _weight(draw, row, pixels)
+                found[row] = _Sample(pixels[row], other, shown[row], weight, box)
             if len(found) == n:
                 return list(found.values())
     return list(found.values())
 
 
-def _last(draw: Draw, row: int) -> tuple[int | None, list[int]]:
+def _drawn(
+    operator: Operator | MixtureOperator,
+    pixels: Tensor,
+    images: Tensor,
+    number: int,
+    generator: torch.Generator,
+) -> tuple[Any, list[Tensor], list[int]]:
+    """A draw, the further crops that it needs, and which of its images may be shown."""
+    shape = tuple(pixels.shape)
+    draw: Any
+    if not isinstance(operator, MixtureOperator):
+        draw = operator.draw(shape, generator)
+        return draw, [], draw.touched.nonzero().flatten().tolist()
+    draw = operator.draw(shape, generator, images.flatten(1) if operator.needs_features else None)
+    crops = [_cropped(pixels, scale, generator) for scale in operator.extra]
+    # Mostly one weight is drawn a batch: every column comes from a batch of its own.
+    row = number % len(draw.touched)
+    return draw, crops, [row] if draw.touched[row] else []
+
+
+def _applied(draw: Any, images: Tensor, crops: list[Tensor]) -> Tensor:
+    return draw.apply(images, crops) if crops else draw.apply(images)
+
+
+def _cropped(
+    pixels: Tensor, scale: tuple[float, float] | None, generator: torch.Generator
+) -> Tensor:
+    """A random crop of every image, of its size: uint8 (M, 3, H, W)."""
+    n, _, height, width = pixels.shape
+    options = {} if scale is None else {"scale": scale}
+    boxes = draw_boxes(n, height, width, generator, **options)
+    crops = [
+        crop_uint8(image, (top, left, rows, columns), height)
+        for image, (top, left, rows, columns) in zip(pixels, boxes.tolist(), strict=True)
+    ]
+    return torch.stack(crops)
+
+
+def _last(draw: Any, row: int) -> tuple[int | None, list[int]]:
     """Partner and box of the last thing that happened to an image; an empty box is the whole."""
     if isinstance(draw, EraseDraw):
         return None, draw.box[row].tolist()
-    rounds = (*draw.own, *draw.regions) if isinstance(draw, ImageSpaceDraw) else (draw,)
-    for last in reversed(rounds):
-        assert isinstance(last, PairDraw)
-        partner, box = int(last.partner[row]), last.box[row].tolist()
+    if not isinstance(draw, ImageSpaceDraw):
+        inner = getattr(draw, "pairs", draw)
+        return int(draw.partner[row]), _shown_box(inner, row)
+    for last in reversed((*draw.own, *draw.regions)):
+        partner = int(last.partner[row])
         if bool(last.touched[row]) and partner != row:
-            return partner, [0] * 4 if box == [0, 0, *last.size] else box
+            return partner, _shown_box(last, row)
     # Nothing but the pixel decay.
     return row, [0] * 4
 
 
-def _weight(draw: Draw, row: int, pixels: Tensor) -> float:
-    """The own image's share of what comes out: what is left of it if all others are black."""
+def _shown_box(draw: Any, row: int) -> list[int]:
+    box = draw.box[row].tolist() if hasattr(draw, "box") else [0] * 4
+    return [0] * 4 if hasattr(draw, "size") and box == [0, 0, *draw.size] else box
+
+
+def _weight(draw: Any, row: int, pixels: Tensor) -> float:
+    """The own image's share: of the credit, or what is left of it if all others are black."""
+    if isinstance(draw, MixtureDraw):
+        return float(draw.weight[row])
     ones = torch.zeros(len(pixels), 1, *pixels.shape[2:])
     ones[row] = 1
     if isinstance(draw, EraseDraw):
@@ -210,13 +274,12 @@ def _title(mixture: MixtureSettings, share: float) -> str:
     """One line on the mixture, one on how often it happens."""
     if not mixture.unmix:
         return f"{_described(mixture)}\n{share:.0%} of images are touched; only such are shown"
-    text = (
-        f"Un-Mix: global with probability {mixture.unmix_prob:g}, else region; "
-        f"Beta({mixture.beta:g}, {mixture.beta:g})"
-    )
-    if mixture.unmix_per == "sample":
-        return f"{text}\none weight and one coin a sample"
-    return f"{text}\none weight and one coin a batch; every column is from a batch of its own"
+    operator = mixture.label_space()
+    assert operator is not None
+    text, once = described(operator)
+    if operator.per == "sample":  # type: ignore[attr-defined]
+        return f"{mixture.name}: {text}\n{once} a sample"
+    return f"{mixture.name}: {text}\n{once} a batch; every column is from a batch of its own"
 
 
 def _described(mixture: MixtureSettings) -> str:

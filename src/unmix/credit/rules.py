@@ -9,7 +9,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -28,14 +28,6 @@ __all__ = [
     "SwAVReleased",
     "UnMixRule",
 ]
-
-
-class Facts(Protocol):
-    """What has to hold of a method for a rule to have a meaning; see `unmix.methods.Method`."""
-
-    coupled: bool
-    contrastive: bool
-    encodes_targets: bool
 
 
 @dataclass(frozen=True)
@@ -101,7 +93,7 @@ class Rule(ABC):
     def __post_init__(self) -> None:
         check_number("--unmix_share", self.share, above=0)
 
-    def why_not(self, method: Facts) -> str | None:
+    def why_not(self, method: Any) -> str | None:
         """Why the rule has no meaning for a method (a class or an object); None if it has."""
         return None
 
@@ -142,7 +134,7 @@ class IMix(Rule):
         share: Factor on the loss.
     """
 
-    source: ClassVar[str] = "Lee et al. 2021, ICLR (arXiv 2010.08887), Eqs. 3 to 7"
+    source: ClassVar[str] = "Lee et al. 2021, ICLR (arXiv 2010.08887)"
     published: ClassVar[Mapping[str, Any]] = {
         "unmix_mixture": "global",
         "unmix_per": "sample",
@@ -152,7 +144,7 @@ class IMix(Rule):
 
     keeps_clean: bool = field(default=False, init=False)
 
-    def why_not(self, method: Facts) -> str | None:
+    def why_not(self, method: Any) -> str | None:
         """Losses coupled over the batch have no sample to label."""
         if method.coupled:
             return "the loss is one number a batch: no sample has a label of its own"
@@ -176,7 +168,7 @@ class MixCo(Rule):
         temperature: T_mix.
     """
 
-    source: ClassVar[str] = "Kim et al. 2020 (arXiv 2010.06300), Eq. 3; released code"
+    source: ClassVar[str] = "Kim et al. 2020 (arXiv 2010.06300); T_mix and labels as released"
     published: ClassVar[Mapping[str, Any]] = {
         "unmix_mixture": "global",
         "unmix_per": "sample",
@@ -189,7 +181,7 @@ class MixCo(Rule):
         super().__post_init__()
         check_number("--unmix_temperature", self.temperature, above=0)
 
-    def why_not(self, method: Facts) -> str | None:
+    def why_not(self, method: Any) -> str | None:
         """Only where samples are told apart is there a label to soften."""
         if not method.contrastive:
             return "it does not tell samples apart, so there is no label to soften"
@@ -211,7 +203,7 @@ class SDMP(Rule):
         share: What both comparisons together count (one half each in the released code).
     """
 
-    source: ClassVar[str] = "Ren et al. 2022, CVPR; README and code as released"
+    source: ClassVar[str] = "Ren et al. 2022, CVPR; weights as in its README, halves as in its code"
     even: ClassVar[bool] = True
     published: ClassVar[Mapping[str, Any]] = {
         "unmix_mixture": "resizemix",
@@ -222,7 +214,7 @@ class SDMP(Rule):
         "unmix_high": 0.9,
     }
 
-    def why_not(self, method: Facts) -> str | None:
+    def why_not(self, method: Any) -> str | None:
         """A mixture must have a target, and every sample a loss."""
         if not method.encodes_targets:
             return "a target is looked up by the sample's number, so a mixture has none"
@@ -231,7 +223,7 @@ class SDMP(Rule):
         return None
 
     def __call__(self, mixed: Mixed) -> Tensor:
-        """Half the loss against the sources, half that against mixtures."""
+        """The mean of the loss against the sources and of that against mixtures."""
         compare, between = mixed.method.compare, Between.of(mixed.draw)
         targets = mixed.targets_of_mixtures()
         source = mixed.over_targets(
@@ -274,7 +266,7 @@ class MixBT(Rule):
         share: Factor on the penalty, beside Barlow Twins' own weight of the off-diagonal part.
     """
 
-    source: ClassVar[str] = "Bandara et al. 2023 (arXiv 2312.02151), Eqs. 4 to 9; released code"
+    source: ClassVar[str] = "Bandara et al. 2023 (arXiv 2312.02151); as released"
     partner_view: ClassVar[int] = 1
     published: ClassVar[Mapping[str, Any]] = {
         "unmix_mixture": "global",
@@ -284,7 +276,7 @@ class MixBT(Rule):
 
     share: float = 5.0
 
-    def why_not(self, method: Facts) -> str | None:
+    def why_not(self, method: Any) -> str | None:
         """Only Barlow Twins compares correlations."""
         if not hasattr(method, "correlation"):
             return "it has no cross-correlation of features, which the rule is about"
@@ -338,7 +330,7 @@ class SwAVReleased(Rule):
 
     source: ClassVar[str] = "Un-Mix, released SwAV code; the formula is in its issue 7"
 
-    def why_not(self, method: Facts) -> str | None:
+    def why_not(self, method: Any) -> str | None:
         """Only SwAV assigns codes to mixtures."""
         if not hasattr(method, "codes"):
             return "it repeats a slip of the released SwAV code: there are no codes here"

@@ -31,7 +31,8 @@ class LoadedEncoder:
         backbone: The network; for CMC two half-encoders.
         views: `views.plain` prepares uint8 images as the encoder expects them.
         facts: What the file says: "method", "backbone", "width", "stem", "size" (pixels),
-            "color_space", "mean" and "std" (of the pretraining images, RGB in [0, 1]).
+            "patch" (of a vision transformer), "color_space", "mean" and "std" (of the pretraining
+            images, RGB in [0, 1]).
     """
 
     backbone: nn.Module
@@ -146,8 +147,9 @@ def _build(path: Path, facts: Mapping[str, Any], channels_last: bool) -> tuple[n
         # The first weights are thrown away; the global generator stays where it is.
         with torch.random.fork_rng(devices=[]):
             backbone = method_class(facts["method"]).build_backbone(
-                facts["backbone"], width=facts["width"], stem=facts["stem"], size=facts["size"]
-            )
+                facts["backbone"], width=facts["width"], stem=facts["stem"], size=facts["size"],
+                patch=facts.get("patch"),  # not in files from before there was one
+            )  # fmt: skip
         views = Views(
             preset("none"), facts["size"], tuple(facts["mean"]), tuple(facts["std"]), 1,
             facts["color_space"], channels_last=channels_last,

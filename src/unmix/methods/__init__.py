@@ -1,24 +1,64 @@
 """Self-supervised methods, one file each."""
 
 from unmix.errors import check_choice
+from unmix.methods.barlow import BarlowTwins
 from unmix.methods.base import Encoder, Method, Pair, Progress
+from unmix.methods.byol import BYOL
 from unmix.methods.cmc import CMC
+from unmix.methods.deepclusterv2 import DeepClusterV2
+from unmix.methods.dino import DINO
 from unmix.methods.insdis import InsDis
 from unmix.methods.moco import MoCo
+from unmix.methods.mocov3 import MoCoV3
+from unmix.methods.nnclr import NNCLR
+from unmix.methods.pirl import PIRL
+from unmix.methods.simclr import SimCLR
+from unmix.methods.simsiam import SimSiam
+from unmix.methods.swav import SwAV
+from unmix.methods.vicreg import VICReg
+from unmix.methods.wmse import WMSE
 
 __all__ = [
+    "BYOL",
     "CMC",
+    "DINO",
     "METHODS",
+    "NNCLR",
+    "PIRL",
+    "WMSE",
+    "BarlowTwins",
+    "DeepClusterV2",
     "Encoder",
     "InsDis",
     "Method",
     "MoCo",
+    "MoCoV3",
     "Pair",
     "Progress",
+    "SimCLR",
+    "SimSiam",
+    "SwAV",
+    "VICReg",
     "method_class",
 ]
 
-METHODS: dict[str, type[Method]] = {"moco": MoCo, "insdis": InsDis, "cmc": CMC}
+METHODS: dict[str, type[Method]] = {
+    "barlow": BarlowTwins,
+    "byol": BYOL,
+    "cmc": CMC,
+    "deepclusterv2": DeepClusterV2,
+    "dino": DINO,
+    "insdis": InsDis,
+    "moco": MoCo,
+    "mocov3": MoCoV3,
+    "nnclr": NNCLR,
+    "pirl": PIRL,
+    "simclr": SimCLR,
+    "simsiam": SimSiam,
+    "swav": SwAV,
+    "vicreg": VICReg,
+    "wmse": WMSE,
+}
 
 
 def method_class(name: str) -> type[Method]:

@@ -31,6 +31,7 @@ class BankMethod(Method):
 
     views = 1
     contrastive = True
+    synchronised = False
     encodes_targets = False
     pairs: Sequence[Pair] = (Pair(0, 0),)
 

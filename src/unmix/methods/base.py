@@ -91,8 +91,11 @@ class Method(nn.Module, ABC):
         pairs: Which view's query is compared with which view's target; see `pairs_of`.
         coupled: True if `compare` gives one number a batch instead of one a sample.
         contrastive: True if a sample is told apart from the others, by `similarities` over `T`.
+        synchronised: Whether batch norm takes its statistics over all processes, where it can.
         encodes_targets: True if a target is what an encoder says of a view, so that any picture
             can have one; False if it is looked up by the sample's number.
+        two_sided: True if a view's target is its query, or made of it: then views that are targets
+            only have queries too.
         color_space: The colour space of the views.
     """
 
@@ -100,7 +103,9 @@ class Method(nn.Module, ABC):
     multi_crop: bool = False
     coupled: bool = False
     contrastive: bool = False
+    synchronised: bool = True
     encodes_targets: bool = True
+    two_sided: bool = False
     color_space: Literal["RGB", "Lab", "YCbCr"] = "RGB"
     pairs: Sequence[Pair] = (Pair(0, 1),)
     T: float
@@ -123,8 +128,9 @@ class Method(nn.Module, ABC):
 
     def queries(self, views: Sequence[Tensor]) -> dict[int, Any]:
         """The queries of all views that `pairs_of` asks for, by view."""
-        asked = sorted({pair.query for pair in self.pairs_of(len(views))})
-        return {a: self.query(views[a], a) for a in asked}
+        pairs = self.pairs_of(len(views))
+        asked = {a for a, _, _ in pairs} | {b for _, b, _ in pairs if self.two_sided}
+        return {a: self.query(views[a], a) for a in sorted(asked)}
 
     @abstractmethod
     def targets(

@@ -41,6 +41,7 @@ class MoCo(Method):
     """
 
     contrastive = True
+    synchronised = False
     Z: Tensor
 
     def __init__(

@@ -7,16 +7,25 @@ that deciding what to compute from it never makes the host wait for the device.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
 
-from unmix.mixtures.boxes import box_area, box_mask
+from unmix.mixtures.boxes import box_area, box_mask, resized_boxes
 from unmix.transfer import to_device
 
-__all__ = ["Draw", "EraseDraw", "ImageSpaceDraw", "MixtureDraw", "PairDraw", "whole_image"]
+__all__ = [
+    "Draw",
+    "MixtureDraw",
+    "PairDraw",
+    "Pairs",
+    "check_batch",
+    "replaced",
+    "source_of",
+    "whole_image",
+]
 
 
 @runtime_checkable
@@ -27,38 +36,62 @@ class Draw(Protocol):
         """Give the changed images; the given ones stay as they are."""
         ...
 
+    def resized(self, height: int, width: int) -> Draw:
+        """The same draw for the same samples' images of another size."""
+        ...
+
 
 @runtime_checkable
 class MixtureDraw(Protocol):
-    """A draw whose images have two owners, so that the loss can be shared between them."""
+    """A draw of M mixtures whose images have owners, so that the loss can be shared among them.
 
-    def apply(self, images: Tensor, others: Sequence[Tensor] = ()) -> Tensor:
-        """Mix a batch (N, C, H, W)."""
-        ...
+    M is the number of images N, but for the pairing by halves, which makes N // 2 mixtures.
+    """
 
     @property
     def owners(self) -> Tensor:
-        """Whose images are in each mixture, int64 (N, k)."""
+        """Whose images are in each mixture, int64 (M, k); column 0 is the sample itself."""
         ...
 
     @property
     def shares(self) -> Tensor:
-        """Their shares, float (N, k)."""
+        """Each owner's share of the content, float (M, k), in [0, 1]; rows sum to 1."""
         ...
 
     @property
     def partner(self) -> Tensor:
-        """Index of the other image of each mixture, int64 (N,)."""
+        """Index of the second owner of each mixture, int64 (M,)."""
         ...
 
     @property
     def weight(self) -> Tensor:
-        """Share of an image's own content in its mixture, float (N,), in [0, 1]."""
+        """Share of an image's own content in its mixture, float (M,), in [0, 1]."""
         ...
 
     @property
     def per_sample(self) -> bool:
-        """False if the whole batch shares one weight."""
+        """False if the whole batch shares one row of shares."""
+        ...
+
+    @property
+    def touched(self) -> Tensor:
+        """True where a mixture differs from its image, bool (M,)."""
+        ...
+
+    def apply(self, images: Tensor, others: Sequence[Tensor] = ()) -> Tensor:
+        """Mix a batch (N, C, H, W) to (M, C, H, W); the given images stay as they are.
+
+        The pixels of the other owners come from `others`, further views of the same images, one
+        tensor a view; without them from `images`.
+        """
+        ...
+
+    def resized(self, height: int, width: int) -> MixtureDraw:
+        """The same draw for images, or feature maps, of another size.
+
+        Owners stay; boxes and masks are scaled to whole pixels, and the shares are those of the
+        pixels that are pasted then.
+        """
         ...
 
 
@@ -67,18 +100,41 @@ def whole_image(n: int, height: int, width: int) -> Tensor:
     return torch.tensor([0, 0, height, width]).expand(n, 4)
 
 
+class Pairs:
+    """The owners and shares of mixtures of two, from their `partner` and `weight`."""
+
+    partner: Tensor
+
+    @property
+    def weight(self) -> Tensor:
+        """Share of an image's own content in its mixture, (M,)."""
+        raise NotImplementedError
+
+    @property
+    def owners(self) -> Tensor:
+        """The sample itself and its partner, int64 (M, 2), where the partners are."""
+        own = torch.arange(len(self.partner), device=self.partner.device)
+        return torch.stack([own, self.partner], dim=1)
+
+    @property
+    def shares(self) -> Tensor:
+        """Their shares, float (M, 2)."""
+        return torch.stack([self.weight, 1 - self.weight], dim=1)
+
+
 @dataclass(frozen=True)
-class PairDraw:
+class PairDraw(Pairs):
     """Mixtures of pairs: inside its box, an image keeps the share `ratio` of itself.
 
     A global mixture is the whole image at ratio lambda; a region mixture is a box at ratio 0.
 
     Attributes:
-        partner: Index of the other image, int64 (N,).
-        box: Where the other image comes in: top, left, bottom, right, int64 (N, 4).
-        ratio: Share of the own pixels inside the box, float (N,), in [0, 1]; 1 leaves the image.
+        partner: Index of the other image, int64 (M,).
+        box: Where the other image comes in: top, left, bottom, right, int64 (M, 4).
+        ratio: Share of the own pixels inside the box, float (M,), in [0, 1]; 1 leaves the image.
         size: Height and width of the images that this was drawn for.
         per_sample: False if the whole batch shares one box and one ratio.
+        batch: Number of images that this was drawn for; None if it is that of the mixtures.
     """
 
     partner: Tensor
@@ -86,44 +142,43 @@ class PairDraw:
     ratio: Tensor
     size: tuple[int, int]
     per_sample: bool = True
+    batch: int | None = None
 
     @property
     def weight(self) -> Tensor:
-        """Share of an image's own content in its mixture, (N,): 1 - (1 - ratio) box / image."""
+        """Share of an image's own content in its mixture, (M,): 1 - (1 - ratio) box / image."""
         height, width = self.size
         share = box_area(self.box).to(self.ratio.dtype) / (height * width)
         return 1 - (1 - self.ratio) * share
 
     @property
-    def owners(self) -> Tensor:
-        """The sample itself and its partner, int64 (N, 2)."""
-        return torch.stack([torch.arange(len(self.partner)), self.partner], dim=1)
-
-    @property
-    def shares(self) -> Tensor:
-        """Their shares, float (N, 2)."""
-        return torch.stack([self.weight, 1 - self.weight], dim=1)
-
-    @property
     def touched(self) -> Tensor:
-        """True where the mixture differs from the image, bool (N,)."""
+        """True where the mixture differs from the image, bool (M,)."""
         return (self.ratio < 1) & (box_area(self.box) > 0)
 
+    def resized(self, height: int, width: int) -> PairDraw:
+        """The same partners and ratios, with scaled boxes."""
+        box = resized_boxes(self.box, self.size, (height, width))
+        return replace(self, box=box, size=(height, width))
+
     def apply(self, images: Tensor, others: Sequence[Tensor] = ()) -> Tensor:
-        """Mix a batch (N, C, H, W) with itself.
+        """Mix a batch (N, C, H, W) with itself, or with another view of itself.
 
         Any number of batches may be given in turn; each gets the same partners, weights and boxes.
         """
-        _check_batch(images, len(self.partner), self.size)
+        source = source_of(images, others, self.batch or len(self.partner), self.size)
+        images = images[: len(self.partner)]
         if not self.per_sample and len(images) > 0:
-            return self._apply_shared(images)
-        return self.onto(images, images)
+            return self._apply_shared(images, source)
+        return self.onto(images, source)
 
     def onto(self, base: Tensor, images: Tensor) -> Tensor:
-        """Mix `base[i]` with `images[partner[i]]`; both (N, C, H, W), neither is changed."""
+        """Mix `base[i]` with `images[partner[i]]`; neither is changed."""
         rows = self.touched.nonzero().squeeze(1)
-        others = images[to_device(self.partner[rows], images.device)]
-        return self.blend(base, others, rows)
+        partner = self.partner
+        if len(rows) < len(partner):
+            partner = partner[to_device(rows, partner.device)]
+        return self.blend(base, images[to_device(partner, images.device)], rows)
 
     def blend(self, base: Tensor, others: Tensor, rows: Tensor) -> Tensor:
         """Mix `base[rows[k]]` with `others[k]`, by the numbers drawn for sample `rows[k]`."""
@@ -135,112 +190,50 @@ class PairDraw:
         where = to_device(rows, device)
         own = base[where]
         mixed = torch.where(mask, ratio * own + (1 - ratio) * others, own)
-        return mixed if len(rows) == len(base) else _replaced(base, where, mixed)
+        return mixed if len(rows) == len(base) else replaced(base, where, mixed)
 
-    def _apply_shared(self, images: Tensor) -> Tensor:
+    def _apply_shared(self, images: Tensor, source: Tensor) -> Tensor:
         """One box and one ratio for the batch: only the box is read and written."""
         top, left, bottom, right = self.box[0].tolist()
         ratio = self.ratio[0].item()
         inside = images[:, :, top:bottom, left:right]
-        others = inside[to_device(self.partner, images.device)]
+        others = source[:, :, top:bottom, left:right][to_device(self.partner, images.device)]
+        mixture = others if ratio == 0 else ratio * inside + (1 - ratio) * others
+        if mixture.shape == images.shape:
+            return mixture
         mixed = images.clone()
-        mixed[:, :, top:bottom, left:right] = (
-            others if ratio == 0 else ratio * inside + (1 - ratio) * others
-        )
+        mixed[:, :, top:bottom, left:right] = mixture
         return mixed
 
 
-@dataclass(frozen=True)
-class ImageSpaceDraw:
-    """The image-space chain IM = RM(GM(images)): global rounds, then region rounds.
-
-    Source: Shen et al. 2020 (arXiv 2003.05438 v1), classes GM and RM of the released code.
-
-    Attributes:
-        own: Global rounds of each image. Their partners are unmixed images of the batch.
-        regions: Region rounds. The partner of each is itself globally mixed before it is pasted...
-        partners: ...by these rounds, one tuple a region round; entry i is for sample i's partner.
-        decay: What each image is multiplied by in the first region round, float (N,); 1 where
-            that round did not fire.
-    """
-
-    own: tuple[PairDraw, ...]
-    regions: tuple[PairDraw, ...]
-    partners: tuple[tuple[PairDraw, ...], ...]
-    decay: Tensor
-
-    @property
-    def touched(self) -> Tensor:
-        """True where a round fired for the image, bool (N,)."""
-        fired = torch.zeros(len(self.decay), dtype=torch.bool)
-        for round_ in (*self.own, *self.regions):
-            fired |= round_.ratio < 1
-        return fired
-
-    def apply(self, images: Tensor) -> Tensor:
-        """Mix a batch (N, C, H, W) with itself; every view given gets the same mixture."""
-        _check_batch(images, len(self.decay), None)
-        mixed = images
-        for round_ in self.own:
-            mixed = round_.onto(mixed, images)
-        for number, (region, rounds) in enumerate(zip(self.regions, self.partners, strict=True)):
-            if number == 0 and bool((self.decay != 1).any()):
-                mixed = mixed * to_device(self.decay, mixed.device, mixed.dtype).view(-1, 1, 1, 1)
-            rows = region.touched.nonzero().squeeze(1)
-            others = images[to_device(region.partner[rows], images.device)]
-            for round_ in rounds:
-                others = _mix_rows(round_, others, images, rows)
-            mixed = region.blend(mixed, others, rows)
-        return mixed
-
-
-@dataclass(frozen=True)
-class EraseDraw:
-    """Boxes to be filled with a colour: Cutout and RandomErasing.
-
-    Attributes:
-        box: top, left, bottom, right, int64 (N, 4); an empty box leaves the image.
-        fill: The value written, float (N,), in the units of the normalised images.
-        size: Height and width of the images that this was drawn for.
-    """
-
-    box: Tensor
-    fill: Tensor
-    size: tuple[int, int]
-
-    @property
-    def touched(self) -> Tensor:
-        """True where something is erased, bool (N,)."""
-        return box_area(self.box) > 0
-
-    def apply(self, images: Tensor) -> Tensor:
-        """Erase the boxes of a batch (N, C, H, W)."""
-        _check_batch(images, len(self.fill), self.size)
-        rows = self.touched.nonzero().squeeze(1)
-        if len(rows) == 0:
-            return images
-        where = to_device(rows, images.device)
-        mask = box_mask(to_device(self.box[rows], images.device), *self.size)
-        fill = to_device(self.fill[rows], images.device, images.dtype).view(-1, 1, 1, 1)
-        return _replaced(images, where, torch.where(mask, fill, images[where]))
-
-
-def _replaced(images: Tensor, where: Tensor, values: Tensor) -> Tensor:
+def replaced(images: Tensor, where: Tensor, values: Tensor) -> Tensor:
     """A copy of the images, in their memory format, with some of them replaced."""
     copy = images.clone()
     copy[where] = values
     return copy
 
 
-def _mix_rows(round_: PairDraw, base: Tensor, images: Tensor, rows: Tensor) -> Tensor:
-    """One global round on some samples only: `base[k]` belongs to sample `rows[k]`."""
-    picked = PairDraw(
-        round_.partner[rows], round_.box[rows], round_.ratio[rows], round_.size, round_.per_sample
-    )
-    return picked.onto(base, images)
+def source_of(
+    images: Tensor, others: Sequence[Tensor], n: int, size: tuple[int, int] | None
+) -> Tensor:
+    """Where the pixels of other owners come from: another view, or the images themselves.
+
+    Raises:
+        ValueError: if the images, or those of the other view, are not n of that size.
+    """
+    check_batch(images, n, size)
+    if not others:
+        return images
+    check_batch(others[0], n, size)
+    return others[0]
 
 
-def _check_batch(images: Tensor, n: int, size: tuple[int, int] | None) -> None:
+def check_batch(images: Tensor, n: int, size: tuple[int, int] | None) -> None:
+    """Check that images (N, C, H, W) are what a draw was made for.
+
+    Raises:
+        ValueError: if they are not.
+    """
     if images.ndim != 4 or len(images) != n or (size and tuple(images.shape[2:]) != size):
         wanted = f"({n}, C, {size[0]}, {size[1]})" if size else f"({n}, C, H, W)"
         raise ValueError(

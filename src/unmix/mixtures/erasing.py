@@ -3,15 +3,54 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
+from torch import Tensor
 
 from unmix.errors import UserError, check_number
-from unmix.mixtures.draws import EraseDraw
+from unmix.mixtures.boxes import box_area, box_mask, resized_boxes
+from unmix.mixtures.draws import check_batch, replaced
 from unmix.randomness import uniform
+from unmix.transfer import to_device
 
-__all__ = ["Cutout", "RandomErasing"]
+__all__ = ["Cutout", "EraseDraw", "RandomErasing"]
+
+
+@dataclass(frozen=True)
+class EraseDraw:
+    """Boxes to be filled with a colour: Cutout and RandomErasing.
+
+    Attributes:
+        box: top, left, bottom, right, int64 (N, 4); an empty box leaves the image.
+        fill: The value written, float (N,), in the units of the normalised images.
+        size: Height and width of the images that this was drawn for.
+    """
+
+    box: Tensor
+    fill: Tensor
+    size: tuple[int, int]
+
+    @property
+    def touched(self) -> Tensor:
+        """True where something is erased, bool (N,)."""
+        return box_area(self.box) > 0
+
+    def resized(self, height: int, width: int) -> EraseDraw:
+        """The same values, with scaled boxes."""
+        box = resized_boxes(self.box, self.size, (height, width))
+        return replace(self, box=box, size=(height, width))
+
+    def apply(self, images: Tensor) -> Tensor:
+        """Erase the boxes of a batch (N, C, H, W)."""
+        check_batch(images, len(self.fill), self.size)
+        rows = self.touched.nonzero().squeeze(1)
+        if len(rows) == 0:
+            return images
+        where = to_device(rows, images.device)
+        mask = box_mask(to_device(self.box[rows], images.device), *self.size)
+        fill = to_device(self.fill[rows], images.device, images.dtype).view(-1, 1, 1, 1)
+        return replaced(images, where, torch.where(mask, fill, images[where]))
 
 
 @dataclass(frozen=True)

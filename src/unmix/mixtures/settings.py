@@ -2,15 +2,34 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
-from unmix.errors import check_choice
+from unmix.errors import UserError, check_choice, check_number
+from unmix.mixtures.choosing import MIXTURES, Wanted
 from unmix.mixtures.erasing import Cutout, RandomErasing
-from unmix.mixtures.operators import ImageMixture, Operator, UnMix
+from unmix.mixtures.image_space import ImageMixture
+from unmix.mixtures.operators import PER, MixtureOperator, Operator
+from unmix.mixtures.pairing import PAIRINGS
+from unmix.mixtures.weights import LAWS
 
-__all__ = ["IM_TYPES", "MixtureSettings"]
+__all__ = ["IM_TYPES", "RULE_NAMES", "MixtureSettings"]
 
 IM_TYPES = ("IM", "global", "region", "Cutout", "RandomErasing")
+
+RULE_NAMES = {
+    "unmix": "Un-Mix",
+    "replace": "Un-Mix replacing",
+    "imix": "i-Mix",
+    "mixco": "MixCo",
+    "sdmp": "SDMP",
+    "mixbt": "Mix-BT",
+    "image_space": "image space",
+    "swav_released": "SwAV as released",
+}
+"""What tables call the rules of `unmix.credit`."""
 
 
 @dataclass(frozen=True)
@@ -35,13 +54,28 @@ class MixtureSettings:
         random_erasing_prob: RandomErasing: probability.
         min_aspect_ratio: RandomErasing: least height over width.
         max_attempt: RandomErasing: tries to find a rectangle that fits.
-        unmix: Label space: share the loss between the two images of a mixture.
-        unmix_prob: Un-Mix: probability of a global mixture; the rest are region mixtures.
-        beta: Un-Mix: lambda ~ Beta(beta, beta).
-        unmix_per: Un-Mix: one weight and coin a "batch" or a "sample".
-        unmix_pairing: Un-Mix: partner by "reverse" of the batch or by "permutation".
-        unmix_joint: Un-Mix: encode clean and mixed images in one forward; batch norm then takes
+        unmix: Label space: share the loss among the images of a mixture.
+        unmix_prob: Probability of a global mixture where a coin decides; else it is a region.
+        beta: lambda ~ Beta(beta, beta), or Dirichlet(beta, ...) for dirichlet; at 1, resizemix and
+            cropmix have the laws that they were published with.
+        unmix_per: One draw a "batch" or a "sample"; by default as the rule was published.
+        unmix_pairing: Partner by "reverse" of the batch, "permutation", "halves" (the first half
+            with the second), "neighbour" (the nearest of the batch in feature space) or
+            "second_view" (oneself); by default as the rule was published.
+        unmix_joint: Encode clean and mixed images in one forward; batch norm then takes
             its statistics over both.
+        unmix_rule: How the loss is shared: "unmix" (added to the clean loss), "replace" (instead of
+            it), "imix", "mixco", "sdmp", "mixbt", "image_space", "swav_released".
+        unmix_mixture: "coin" (global or region), "global", "region", "resizemix", "gridmix",
+            "fmix", "scalemix", "cropmix", "patchmix", "manifold", "dirichlet"; by default as the
+            rule was published, else "coin".
+        unmix_weight: Law of lambda, "beta" or "uniform"; by default as published.
+        unmix_larger: Take the larger of lambda and 1 - lambda; by default as published.
+        unmix_layer: manifold: the layer whose output is mixed, such as layer2 or blocks.5.
+        unmix_share: What the mixtures' loss counts; by default as published, mostly 1.
+        unmix_temperature: mixco: T_mix; by default 0.05.
+        unmix_images: dirichlet, patchmix, cropmix: images of a mixture, at least 2.
+        unmix_patch: patchmix: side of a patch in pixels. gridmix: cells along a side.
     """
 
     IM: bool = False
@@ -64,30 +98,87 @@ class MixtureSettings:
     unmix: bool = False
     unmix_prob: float = 0.5
     beta: float = 1.0
-    unmix_per: str = "batch"
-    unmix_pairing: str = "reverse"
+    unmix_per: str | None = None
+    unmix_pairing: str | None = None
     unmix_joint: bool = False
+    unmix_rule: str = "unmix"
+    unmix_mixture: str | None = None
+    unmix_weight: str | None = None
+    unmix_larger: bool | None = None
+    unmix_layer: str | None = None
+    unmix_images: int | None = None
+    unmix_patch: int | None = None
+    unmix_share: float | None = None
+    unmix_temperature: float | None = None
 
     def __post_init__(self) -> None:
         check_choice("--IM_type", self.IM_type, IM_TYPES)
+        self._check_words()
         self.label_space()
         for im_type in IM_TYPES:
             self._operator(im_type)
 
+    def _check_words(self) -> None:
+        if not re.fullmatch(r"\w+", self.unmix_rule):
+            raise UserError(f"--unmix_rule: {self.unmix_rule!r} is no word, such as unmix.")
+        for flag, value, choices in (
+            ("--unmix_mixture", self.unmix_mixture, MIXTURES),
+            ("--unmix_per", self.unmix_per, PER),
+            ("--unmix_pairing", self.unmix_pairing, PAIRINGS),
+            ("--unmix_weight", self.unmix_weight, LAWS),
+        ):
+            if value is not None:
+                check_choice(flag, value, choices)
+        check_number("--unmix_prob", self.unmix_prob, at_least=0, at_most=1)
+        check_number("--beta", self.beta, above=0)
+
     @property
     def name(self) -> str:
-        """What tables call it: "none", the IM_type, "Un-Mix", or both joined by "+"."""
-        parts = [self.IM_type] * self.IM + ["Un-Mix"] * self.unmix
+        """What tables call it: "none", the IM_type, the rule, or both joined by "+".
+
+        A mixture that was chosen apart from the rule is named behind it: "Un-Mix (fmix)".
+        """
+        rule = RULE_NAMES.get(self.unmix_rule, self.unmix_rule)
+        if self.unmix_mixture not in (None, "coin" if self.unmix_rule == "unmix" else None):
+            rule += f" ({self.unmix_mixture})"
+        parts = [self.IM_type] * self.IM + [rule] * self.unmix
         return " + ".join(parts) or "none"
+
+    @property
+    def folder(self) -> str:
+        """The name as a part of a path: small letters, without spaces and brackets."""
+        return re.sub(r"[^a-z0-9.+-]+", "-", self.name.lower().replace(" ", "")).strip("-")
 
     def image_space(self) -> Operator | None:
         """The operator of `IM_type`, or None without `IM`."""
         return self._operator(self.IM_type) if self.IM else None
 
-    def label_space(self) -> UnMix | None:
-        """Un-Mix's operator, or None without `unmix`."""
-        mixture = UnMix(self.unmix_prob, self.beta, self.unmix_per, self.unmix_pairing)  # type: ignore[arg-type]
-        return mixture if self.unmix else None
+    def label_space(self, published: Mapping[str, Any] | None = None) -> MixtureOperator | None:
+        """The operator of the label-space mixtures, or None without `unmix`.
+
+        Args:
+            published: What the rule was published with, by the words of the flags, and "unmix_low"
+                and "unmix_high", the bounds of a uniform weight. It stands in for flags that are
+                not given; Un-Mix's defaults stand in for the rest.
+
+        Raises:
+            UserError: if a flag has no meaning for the mixture.
+        """
+        given = {
+            "unmix_prob": None if self.unmix_prob == 0.5 else self.unmix_prob,
+            "beta": None if self.beta == 1 else self.beta,
+            "unmix_per": self.unmix_per,
+            "unmix_pairing": self.unmix_pairing,
+            "unmix_mixture": self.unmix_mixture,
+            "unmix_weight": self.unmix_weight,
+            "unmix_larger": self.unmix_larger,
+            "unmix_layer": self.unmix_layer,
+            "unmix_images": self.unmix_images,
+            "unmix_patch": self.unmix_patch,
+        }
+        given = {word: value for word, value in given.items() if value is not None}
+        operator = Wanted(given, dict(published or {})).operator()
+        return operator if self.unmix else None
 
     def _operator(self, im_type: str) -> Operator:
         if im_type == "Cutout":

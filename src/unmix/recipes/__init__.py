@@ -1,8 +1,9 @@
-"""Recipes: YAML files of settings that state only what they change."""
+"""Recipes: YAML files of settings that state only what they change, a folder for each method."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import cache
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -14,10 +15,21 @@ from unmix.errors import UserError, check_choice
 __all__ = ["recipe", "recipe_names", "recipe_text", "resolve", "summary"]
 
 
+@cache
+def _folders() -> dict[str, str]:
+    """The folder of each recipe that ships, by the recipe's name."""
+    folders = [folder for folder in resources.files("unmix.recipes").iterdir() if folder.is_dir()]
+    return {
+        file.name.removesuffix(".yaml"): folder.name
+        for folder in folders
+        for file in folder.iterdir()
+        if file.name.endswith(".yaml")
+    }
+
+
 def recipe_names() -> list[str]:
     """The names of the recipes that ship with the package."""
-    files = resources.files("unmix.recipes").iterdir()
-    return sorted(file.name[:-5] for file in files if file.name.endswith(".yaml"))
+    return sorted(_folders())
 
 
 def recipe(name: str) -> dict[str, Any]:
@@ -47,7 +59,8 @@ def recipe_text(name: str, flag: str = "--config") -> str:
         UserError: if there is none of that name, with the nearest match; it names `flag`.
     """
     check_choice(flag, name, recipe_names())
-    return (resources.files("unmix.recipes") / f"{name}.yaml").read_text(encoding="utf-8")
+    file = resources.files("unmix.recipes") / _folders()[name] / f"{name}.yaml"
+    return file.read_text(encoding="utf-8")
 
 
 def _file_text(path: Path) -> str:

@@ -11,6 +11,7 @@ from torch.utils.data import DataLoader
 
 from unmix.data import ImageSet, StreamedImages, TensorImages
 from unmix.data.cores import usable_cores
+from unmix.distributed import rank
 from unmix.randomness import generator_for
 from unmix.training.batch import Batch
 from unmix.training.crops import FileCrops
@@ -30,17 +31,20 @@ class EpochOrder:
         n: Number of samples.
         batch_size: Samples in a batch.
         seed: Of the run.
-        smallest: The least that a batch must have.
+        smallest: The least that a batch must have, of each process.
+        processes: Each gets an equal share of every batch.
 
     Attributes:
         position: Says where the run stands when an iteration begins: the epoch, and the batch of it
             to start with, which is not the first where a run is resumed.
     """
 
-    def __init__(self, n: int, batch_size: int, seed: int, smallest: int = 2) -> None:
-        self.n, self.batch_size, self.seed = n, batch_size, seed
+    def __init__(
+        self, n: int, batch_size: int, seed: int, smallest: int = 2, processes: int = 1
+    ) -> None:
+        self.n, self.batch_size, self.seed, self.processes = n, batch_size, seed, processes
         full, rest = divmod(n, batch_size)
-        self.length = full + (rest >= smallest)
+        self.length = full + (rest >= smallest * processes)
         self.position: Callable[[], tuple[int, int]] = lambda: (0, 0)
 
     def __len__(self) -> int:
@@ -50,7 +54,9 @@ class EpochOrder:
         epoch, start = self.position()
         order = torch.randperm(self.n, generator=generator_for(self.seed, "order", epoch))
         for index in order.split(self.batch_size)[start : self.length]:
-            yield epoch, index
+            # As many for each process, for what they say of their images is put together.
+            whole = len(index) // self.processes * self.processes
+            yield epoch, index[rank() : whole : self.processes] if self.processes > 1 else index
 
 
 class IndexLoader:

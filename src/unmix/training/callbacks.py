@@ -173,14 +173,15 @@ class Reporter(Callback):
         means = pl_module.epoch_means()
         seconds = time.perf_counter() - self.epoch_start
         self.train_seconds += seconds
-        samples = pl_module.samples - self.before
+        samples = (pl_module.samples - self.before) * trainer.world_size
         self.samples += samples
         epoch = trainer.current_epoch + 1
         speed = samples / seconds
         optimizer = trainer.optimizers[0]
         metrics = {**means, "lr": optimizer.param_groups[0]["lr"], "images_per_second": speed}
         metrics.update(pl_module.method.state())
-        metrics.update(self._measure(epoch, pl_module))
+        if trainer.is_global_zero:
+            metrics.update(self._measure(epoch, pl_module))
         self.loss = means.get("loss")
         for logger in trainer.loggers:
             logger.log_metrics({"epoch": epoch - 1, **metrics}, step=trainer.global_step)
@@ -309,8 +310,9 @@ class Bar(TQDMProgressBar):
         shown: dict[str, int | str | float | dict[str, float]] = {}
         seconds = time.perf_counter() - self.reporter.epoch_start
         if pl_module.samples:
-            shown["loss"] = f"{pl_module.epoch_means()['loss']:.3f}"
-            shown["images/s"] = f"{(pl_module.samples - self.reporter.before) / seconds:,.0f}"
+            shown["loss"] = f"{pl_module.own_means()['loss']:.3f}"
+            samples = (pl_module.samples - self.reporter.before) * trainer.world_size
+            shown["images/s"] = f"{samples / seconds:,.0f}"
         if self.reporter.knn is not None:
             shown["kNN"] = f"{self.reporter.knn:.1f}%"
         return shown

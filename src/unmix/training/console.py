@@ -5,12 +5,20 @@ from __future__ import annotations
 import logging
 import warnings
 
-__all__ = ["quiet_libraries", "say"]
+__all__ = ["is_leader", "quiet_libraries", "say"]
+
+
+def is_leader() -> bool:
+    """Whether this process speaks, writes and evaluates for all that train together."""
+    from lightning.pytorch.utilities import rank_zero_only
+
+    return int(getattr(rank_zero_only, "rank", 0)) == 0
 
 
 def say(text: str) -> None:
-    """Print a line of our own, at once."""
-    print(text, flush=True)
+    """Print a line of our own, at once; of several processes the first one does."""
+    if is_leader():
+        print(text, flush=True)
 
 
 def quiet_libraries() -> None:

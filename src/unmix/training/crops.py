@@ -66,14 +66,14 @@ class FileCrops(Dataset[Batch]):
             for n in list(opened):
                 try:
                     # Popped, for its pixels are not needed any more.
-                    self._cut(opened.pop(n), boxes[n], crops[:, n])
+                    self._cut(opened.pop(n), boxes[n], [room[n] for room in crops])
                     kept.append(n)
                 except BrokenImage as error:
                     broken.append(error)
         index = torch.tensor([items[n][1] for n in kept], dtype=torch.long)
         if len(kept) < len(items):
-            crops = crops[:, kept]
-        return Batch(index, crops if kept else None, broken=tuple(broken))
+            crops = [room[kept] for room in crops]
+        return Batch(index, tuple(crops) if kept else None, broken=tuple(broken))
 
     def _open(self, i: int) -> OpenedImage:
         return OpenedImage.of(self.images.read(i), self.images.place(i))
@@ -87,29 +87,38 @@ class FileCrops(Dataset[Batch]):
         heights, widths = torch.tensor([image.size for image in opened.values()]).T
         generators = [generator_for(self.seed, "crop", *items[n]) for n in opened]
         drawn = [
-            self.views.draw_boxes(len(opened), heights, widths, generators)
-            for _ in range(self.views.count)
+            self.views.draw_boxes(len(opened), heights, widths, generators, view)
+            for view in range(len(self.views))
         ]
         return dict(zip(opened, torch.stack(drawn, dim=1).tolist(), strict=True))
 
-    def _cut(self, image: OpenedImage, boxes: Sequence[Sequence[int]], out: Tensor) -> None:
-        """Decode an image and write its crops to `out`, uint8 (V, 3, size, size)."""
-        size, interpolation = self.views.size, self.views.settings.interpolation
-        factor = image.factor(min(min(box[2:]) for box in boxes), size)
+    def _cut(
+        self, image: OpenedImage, boxes: Sequence[Sequence[int]], out: Sequence[Tensor]
+    ) -> None:
+        """Decode an image and write its crops to `out`, for each view uint8 (3, size, size)."""
+        sizes, interpolation = self.views.sizes, self.views.settings.interpolation
+        factor = min(
+            image.factor(min(box[2:]), size) for box, size in zip(boxes, sizes, strict=True)
+        )
         reduced = image.reduced(factor) if factor > 1 else None
-        for view, (top, left, height, width) in enumerate(boxes):
+        for room, size, (top, left, height, width) in zip(out, sizes, boxes, strict=True):
             box = image.stored_box((top, left, height, width))
             if reduced is None:
                 crop = crop_uint8(image.pixels, box, size, interpolation)
             else:
                 crop = crop_reduced(reduced, box, factor, size, interpolation)
-            out[view] = image.upright(crop)
+            room.copy_(image.upright(crop))
 
-    def _room(self, count: int) -> Tensor:
-        """Room for the crops, uint8 (V, N, 3, size, size), channels last as decoders write."""
-        size = self.views.size
-        room = torch.empty(self.views.count, count, size, size, 3, dtype=torch.uint8)
+    def _room(self, count: int) -> list[Tensor]:
+        """Room for the crops, in one piece: for each view uint8 (N, 3, size, size), channels last.
+
+        Decoders write channels last.
+        """
+        sizes = self.views.sizes
+        needed = [count * size * size * 3 for size in sizes]
+        room = torch.empty(sum(needed), dtype=torch.uint8)
         if get_worker_info() is not None:
             # Where the training process can see it: else it is copied there when the batch is sent.
             room.share_memory_()
-        return room.permute(0, 1, 4, 2, 3)
+        parts = zip(room.split(needed), sizes, strict=True)
+        return [part.view(count, size, size, 3).permute(0, 3, 1, 2) for part, size in parts]

@@ -5,17 +5,19 @@ from __future__ import annotations
 import errno
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 from typing import Any
 
 import lightning as L
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import CSVLogger
+from lightning.pytorch.strategies import DDPStrategy
 
 from unmix.errors import UserError
 from unmix.training.batches import build_loader
 from unmix.training.callbacks import Bar, Checkpoints, Reporter, is_terminal
 from unmix.training.compiling import Compiling
-from unmix.training.console import say
+from unmix.training.console import is_leader, say
 from unmix.training.loggers import extra_loggers
 from unmix.training.module import Pretraining
 from unmix.training.parts import Parts
@@ -40,7 +42,7 @@ def fit(parts: Parts, folder: RunFolder, reporter: Reporter, resume: bool) -> No
         check_fits(parts.module, checkpoint, folder)
         say(f"going on from {folder.last}, after {checkpoint['global_step']} steps")
     csv_logger = CSVLogger(folder.path, name="", version="")
-    if checkpoint is not None:
+    if checkpoint is not None and is_leader():
         old = folder.old_metrics(checkpoint["global_step"])
         csv_logger.experiment.metrics.extend(old)
     callbacks: list[Callback] = [
@@ -78,12 +80,22 @@ def build_trainer(parts: Parts, callbacks: list[Callback], **options: Any) -> L.
         callbacks: What happens beside the steps.
         options: The rest of `lightning.Trainer`'s.
     """
-    machine = parts.machine
+    machine, wanted = parts.machine, parts.settings.machine
+    on_gpu = machine.device.type == "cuda"
+    strategy: Any = "auto"
+    if wanted.processes > 1:
+        # What buffers hold is gathered by the methods, or a process's own. One process evaluates
+        # while the others wait for it.
+        strategy = DDPStrategy(broadcast_buffers=False, timeout=timedelta(hours=6))
     return L.Trainer(
         accelerator=machine.accelerator,
-        devices=1,
+        devices=wanted.devices,
+        num_nodes=wanted.nodes,
+        strategy=strategy,
+        use_distributed_sampler=False,
+        sync_batchnorm=wanted.processes > 1 and on_gpu and parts.module.method.synchronised,
         precision=machine.precision,  # type: ignore[arg-type]
-        benchmark=machine.device.type == "cuda",  # all batches but the last have one size
+        benchmark=on_gpu,  # all batches but the last have one size
         callbacks=callbacks,
         enable_model_summary=False,
         num_sanity_val_steps=0,

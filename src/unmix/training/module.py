@@ -13,19 +13,35 @@ from torch import Tensor
 
 from unmix.credit import Rule, UnMixRule
 from unmix.data import BrokenImage, ImageSet, StreamedImages, TensorImages
+from unmix.distributed import rank, sum_over, world
 from unmix.errors import UserError
 from unmix.methods import Method, Progress
-from unmix.mixtures import Operator, UnMix
+from unmix.mixtures import ManifoldMixture, MixtureOperator, Operator, mixed_at
+from unmix.mixtures.draws import Draw
 from unmix.randomness import generator_for
 from unmix.step import Mixture, Objective, objective
 from unmix.training.batches import Batch, EpochOrder
-from unmix.training.optimizers import build_optimizer, learning_rate_factor
+from unmix.training.optimizers import build_optimizer, build_schedule
 from unmix.training.settings import OptimizerSettings
 from unmix.views import Views
 
-__all__ = ["Pretraining"]
+__all__ = ["Pretraining", "mixed_alike"]
 
 _CHECK_EVERY = 50
+
+
+def mixed_alike(draw: Draw, views: list[Tensor]) -> list[Tensor]:
+    """Apply one draw to all views: the same partners, weights and, to scale, the same boxes.
+
+    Args:
+        draw: Made for the first view's size.
+        views: (N, C, H, W), of any sizes.
+    """
+    size = views[0].shape[2:]
+    return [
+        (draw if view.shape[2:] == size else draw.resized(*view.shape[2:])).apply(view)  # type: ignore[attr-defined]
+        for view in views
+    ]
 
 
 class Pretraining(L.LightningModule):
@@ -61,7 +77,7 @@ class Pretraining(L.LightningModule):
         epochs: int,
         seed: int = 0,
         image_space: Operator | None = None,
-        label_space: UnMix | None = None,
+        label_space: MixtureOperator | None = None,
         channels_last: bool = False,
         resident: bool = True,
         joint: bool = False,
@@ -87,9 +103,9 @@ class Pretraining(L.LightningModule):
 
     def configure_optimizers(self) -> Any:
         """The optimiser, and a schedule that is counted in steps."""
-        optimizer = build_optimizer(self.optimizer_settings, self.method.parameters(), self.device)
-        factor = learning_rate_factor(self.optimizer_settings, self.epochs, len(self.order))
-        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
+        settings, method = self.optimizer_settings, self.method
+        optimizer = build_optimizer(settings, method.parameters(), self.device, method.steady())
+        schedule = build_schedule(optimizer, settings, self.epochs, len(self.order))
         return {
             "optimizer": optimizer,
             "lr_scheduler": {"scheduler": schedule, "interval": "step"},
@@ -124,13 +140,17 @@ class Pretraining(L.LightningModule):
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor | None:
         """The loss of one batch."""
         self._note_broken(batch)
+        if world() > 1:
+            batch = self._filled(batch)
+        if self.rule.even and self.label_space is not None and len(batch.index) % 2:
+            batch = batch.rows(torch.arange(len(batch.index) - 1, device=batch.index.device))
         if len(batch.index) < 2:
             return None
         self.method.begin_step(Progress(self.global_step, self.total_steps, len(self.order)))
         # What is compiled is so for full batches; compiling again for a short one would not pay.
         short = self.compiled and len(batch.index) != self.order.batch_size
         with torch.compiler.set_stance("force_eager") if short else nullcontext():
-            step = self.compute(batch, generator_for(self.seed, "step", self.global_step))
+            step = self.compute(batch, self.generator())
         self._keep = step.keep
         self._add("loss", step.loss.detach(), len(batch.index))
         if step.mixed is not None and step.clean is not None:
@@ -140,6 +160,11 @@ class Pretraining(L.LightningModule):
         if self.device.type == "cpu" or self.global_step % _CHECK_EVERY == 0:
             self._check_finite(step.loss)
         return step.loss
+
+    def generator(self) -> torch.Generator:
+        """Of this step; another one in each process, for their images are others."""
+        place = ("step", self.global_step) if world() == 1 else ("step", self.global_step, rank())
+        return generator_for(self.seed, *place)
 
     def compute(self, batch: Batch, generator: torch.Generator) -> Objective:
         """Views and loss of one batch."""
@@ -161,9 +186,14 @@ class Pretraining(L.LightningModule):
             return None
         shape = views[0].shape
         draw: Any = partial(operator.draw, shape, generator)
+        within = None
+        if isinstance(operator, ManifoldMixture):
+            within = partial(mixed_at, self.method, operator.layer)
         if rule.partner_view:
             others = [views[rule.partner_view]]
-        return Mixture(draw if operator.needs_features else draw(), rule, others, self.joint)
+        return Mixture(
+            draw if operator.needs_features else draw(), rule, others, self.joint, within
+        )
 
     def on_after_backward(self) -> None:
         """The method keeps its clean queries and targets: no gradient needs the old ones now."""
@@ -173,7 +203,7 @@ class Pretraining(L.LightningModule):
 
     @torch.no_grad()
     def make_views(self, batch: Batch, generator: torch.Generator) -> list[Tensor]:
-        """The views of a batch, with the image-space perturbation if there is one."""
+        """All views of a batch, with the image-space perturbation if there is one."""
         if batch.images is not None:
             views = self.views(batch.images, generator)
         elif batch.crops is None:
@@ -183,12 +213,11 @@ class Pretraining(L.LightningModule):
             n, size = len(batch.index), self.views.size
             draws = self.views.draw_all(n, size, size, generator)
             views = [
-                self.views.apply_crops(crops, draw)
-                for crops, draw in zip(batch.crops, draws, strict=True)
+                self.views.apply_crops(crops, draw, view)
+                for view, (crops, draw) in enumerate(zip(batch.crops, draws, strict=True))
             ]
         if self.image_space is not None:
-            draw = self.image_space.draw(views[0].shape, generator)
-            views = [draw.apply(view) for view in views]
+            views = mixed_alike(self.image_space.draw(views[0].shape, generator), views)
         return views
 
     def epoch_means(self) -> dict[str, float]:
@@ -203,7 +232,25 @@ class Pretraining(L.LightningModule):
                 f"--data: no batch of {self.images.name} had 2 images that can be read. "
                 f"{self.images.skipped.line()}"
             )
-        return {name: (total / self.samples).item() for name, total in self.sums.items()}
+        return {name: mean / world() for name, mean in self._means(sum_over).items()}
+
+    def own_means(self) -> dict[str, float]:
+        """The same of this process's samples alone, for which no other has to be waited for."""
+        return self._means(lambda total: total)
+
+    def _means(self, put_together: Callable[[Tensor], Tensor]) -> dict[str, float]:
+        sums = {name: put_together(total) for name, total in self.sums.items()}
+        return {name: (total / self.samples).item() for name, total in sums.items()}
+
+    def _filled(self, batch: Batch) -> Batch:
+        """The batch with images repeated for those that are broken: all processes need as many."""
+        left = self.order.n % self.order.batch_size
+        count = self.order.batch_size // world()
+        if len(batch.index) == 0:
+            raise UserError(f"--data: no image of a batch of {count} can be read.")
+        if len(batch.index) in (count, left // world()):
+            return batch
+        return batch.rows(torch.arange(count, device=batch.index.device) % len(batch.index))
 
     def _position(self) -> tuple[int, int]:
         done = self.trainer.fit_loop.epoch_loop.batch_progress.current.ready

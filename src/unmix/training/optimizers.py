@@ -3,14 +3,23 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.optim.lr_scheduler import LambdaLR
 
 from unmix.training.settings import OptimizerSettings
 
-__all__ = ["Lars", "build_optimizer", "learning_rate_factor"]
+__all__ = [
+    "Lars",
+    "Schedule",
+    "build_optimizer",
+    "build_schedule",
+    "learning_rate_factor",
+    "weight_decay_at",
+]
 
 
 class Lars(torch.optim.SGD):
@@ -19,7 +28,7 @@ class Lars(torch.optim.SGD):
     Parameters of one dimension (biases, batch norm) are stepped as in SGD, without weight decay.
 
     Args:
-        params: The parameters.
+        params: The parameters, or groups of them.
         lr: Learning rate.
         momentum: As in SGD.
         weight_decay: L2 penalty on parameters of more than one dimension.
@@ -28,7 +37,7 @@ class Lars(torch.optim.SGD):
 
     def __init__(
         self,
-        params: Iterable[nn.Parameter],
+        params: Iterable[Any],
         lr: float,
         momentum: float = 0.9,
         weight_decay: float = 0.0,
@@ -36,7 +45,9 @@ class Lars(torch.optim.SGD):
     ) -> None:
         # The penalty belongs inside the ratio of norms, so SGD itself must not add it.
         super().__init__(params, lr=lr, momentum=momentum, weight_decay=0.0)
-        self.trust, self.decay = trust, weight_decay
+        self.trust = trust
+        for group in self.param_groups:
+            group["decay"] = weight_decay
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
@@ -48,41 +59,128 @@ class Lars(torch.optim.SGD):
         for group in self.param_groups:
             for parameter in group["params"]:
                 if parameter.grad is not None and parameter.ndim > 1:
-                    parameter.grad.copy_(self._scaled(parameter, parameter.grad))
+                    parameter.grad.copy_(self._scaled(parameter, parameter.grad, group["decay"]))
         super().step()
         return loss
 
-    def _scaled(self, parameter: Tensor, gradient: Tensor) -> Tensor:
-        gradient = gradient + self.decay * parameter
+    def _scaled(self, parameter: Tensor, gradient: Tensor, decay: float) -> Tensor:
+        gradient = gradient + decay * parameter
         size, slope = parameter.norm(), gradient.norm()
         ratio = torch.where((size > 0) & (slope > 0), self.trust * size / slope, 1.0)
         return ratio * gradient
 
 
 def build_optimizer(
-    settings: OptimizerSettings, parameters: Iterable[nn.Parameter], device: torch.device
+    settings: OptimizerSettings,
+    parameters: Iterable[nn.Parameter],
+    device: torch.device,
+    steady: Sequence[nn.Module] = (),
 ) -> torch.optim.Optimizer:
     """The optimiser of the settings, for the parameters that take a gradient.
+
+    AdamW and LARS leave parameters of one dimension (biases, norms) without weight decay, as the
+    methods that are published with them do; SGD and Adam decay all.
 
     Args:
         settings: Which, and its numbers.
         parameters: Of the method.
         device: Where they are; on a CPU and on CUDA one fused kernel makes the whole step.
+        steady: Modules whose learning rate the schedule leaves as it is.
     """
-    trained = [p for p in parameters if p.requires_grad]
+    held = {id(p) for module in steady for p in module.parameters()}
+    groups: dict[tuple[bool, bool], dict[str, Any]] = {}
+    for p in parameters:
+        if not p.requires_grad:
+            continue
+        bare = settings.optimizer == "adamw" and p.ndim <= 1
+        key = id(p) in held, bare
+        words = {"steady": key[0], "bare": bare, **({"weight_decay": 0.0} if bare else {})}
+        groups.setdefault(key, {"params": [], **words})["params"].append(p)
+    chosen, lr, decay_ = list(groups.values()), settings.lr, settings.weight_decay
     fused = device.type in ("cpu", "cuda")
     if settings.optimizer == "adam":
-        return torch.optim.Adam(
-            trained, settings.lr, weight_decay=settings.weight_decay, fused=fused
-        )
+        return torch.optim.Adam(chosen, lr, weight_decay=decay_, fused=fused)
+    if settings.optimizer == "adamw":
+        return torch.optim.AdamW(chosen, lr, weight_decay=decay_, fused=fused)
     if settings.optimizer == "lars":
         return Lars(
-            trained, settings.lr, momentum=settings.momentum, weight_decay=settings.weight_decay
+            chosen, lr, momentum=settings.momentum, weight_decay=decay_, trust=settings.trust
         )
-    return torch.optim.SGD(
-        trained, settings.lr, momentum=settings.momentum, weight_decay=settings.weight_decay,
-        fused=fused,
-    )  # fmt: skip
+    sgd = torch.optim.SGD(chosen, lr, momentum=settings.momentum, weight_decay=decay_, fused=fused)
+    if settings.momentum:
+        # The fused kernel makes all velocities at its first step, and later fails on a parameter
+        # that had no gradient then, as prototypes that are frozen at first.
+        for group in sgd.param_groups:
+            for parameter in group["params"]:
+                sgd.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
+    return sgd
+
+
+class Schedule(LambdaLR):
+    """Learning rates, and weight decay beside them, counted in steps.
+
+    Args:
+        optimizer: As `build_optimizer` gives it.
+        factor: What the learning rate is multiplied by at a step; not that of steady groups.
+        decay: The weight decay at a step, or None if it stays; bare groups have none.
+    """
+
+    def __init__(
+        self,
+        optimizer: torch.optim.Optimizer,
+        factor: Callable[[int], float],
+        decay: Callable[[int], float] | None = None,
+    ) -> None:
+        self.decay = decay
+        self.word = "decay" if isinstance(optimizer, Lars) else "weight_decay"
+        groups = optimizer.param_groups
+        self.bare = [group.get("bare", False) for group in groups]
+        super().__init__(
+            optimizer, [(lambda _: 1.0) if group.get("steady") else factor for group in groups]
+        )
+
+    def step(self, epoch: int | None = None) -> None:
+        """Set what the next step is made with."""
+        super().step(epoch)
+        if self.decay is None:
+            return
+        for group, bare in zip(self.optimizer.param_groups, self.bare, strict=True):
+            if not bare:
+                group[self.word] = self.decay(self.last_epoch)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Numbers only: what is computed from the settings is not of the checkpoint."""
+        state = super().state_dict()
+        return {k: v for k, v in state.items() if k not in ("decay", "word", "bare")}
+
+
+def build_schedule(
+    optimizer: torch.optim.Optimizer,
+    settings: OptimizerSettings,
+    epochs: int,
+    steps_per_epoch: int,
+) -> Schedule:
+    """The schedule of learning rate and weight decay that the settings ask for."""
+    factor = learning_rate_factor(settings, epochs, steps_per_epoch)
+    if settings.final_weight_decay is None:
+        return Schedule(optimizer, factor)
+    return Schedule(optimizer, factor, weight_decay_at(settings, epochs * steps_per_epoch))
+
+
+def weight_decay_at(settings: OptimizerSettings, total: int) -> Callable[[int], float]:
+    """The weight decay at each step: by half a cosine to its final one (Caron et al. 2021, DINO).
+
+    Args:
+        settings: With `final_weight_decay`.
+        total: Steps of the run.
+    """
+    start, end = settings.weight_decay, settings.final_weight_decay
+    assert end is not None
+
+    def decay(step: int) -> float:
+        return end + (start - end) * _falling(step / max(1, total))
+
+    return decay
 
 
 def learning_rate_factor(
@@ -90,21 +188,27 @@ def learning_rate_factor(
 ) -> Callable[[int], float]:
     """What the learning rate is multiplied by at each step, from 0.
 
-    Cosine runs to 0 at the last step (Loshchilov and Hutter 2017, without restarts); a step
-    schedule multiplies by gamma once `milestones` epochs are over; both after a linear warm-up.
+    Cosine runs to `final_lr` at the last step (Loshchilov and Hutter 2017, without restarts); a
+    step schedule multiplies by gamma once `milestones` epochs are over; both after a linear
+    warm-up.
     """
     total = epochs * steps_per_epoch
     warmup = round(settings.warmup_epochs * steps_per_epoch)
+    last = settings.final_lr / settings.lr
 
     def factor(step: int) -> float:
         if step < warmup:
             return (step + 1) / warmup
         if settings.schedule == "cosine":
-            done = (step - warmup) / max(1, total - warmup)
-            return 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
+            return last + (1 - last) * _falling((step - warmup) / max(1, total - warmup))
         if settings.schedule == "step":
             passed = sum(step >= m * steps_per_epoch for m in settings.milestones)
             return settings.gamma**passed
         return 1.0
 
     return factor
+
+
+def _falling(share: float) -> float:
+    """From 1 at 0 to 0 at 1, by half a cosine."""
+    return 0.5 * (1 + math.cos(math.pi * min(1.0, share)))

@@ -15,6 +15,7 @@ from unmix.randomness import generator_for
 from unmix.training.batches import EpochOrder
 from unmix.training.loggers import check_logger
 from unmix.training.machine import Machine, choose_machine
+from unmix.training.mixing import check_views, label_space
 from unmix.training.module import Pretraining
 from unmix.training.residency import hold
 from unmix.training.settings import RunSettings, Settings
@@ -78,24 +79,36 @@ def build(settings: Settings, images: ImageSet | None = None) -> Parts:
         precision=machine.precision.split("-")[0].removesuffix("-true"),
         resident="yes" if held.resident else "no",
     )
-    order = EpochOrder(len(train), run_.batch_size, run_.seed, smallest=2)
+    processes = settings.machine.processes
+    if run_.batch_size % processes:
+        raise UserError(
+            f"--batch_size: {run_.batch_size} cannot be shared by {processes} devices; use a "
+            f"multiple of {processes}."
+        )
     method = build_method(settings, len(train), size)
-    method.check_batch(min(run_.batch_size, len(train)))
+    method.check_batch(min(run_.batch_size, len(train)) // processes)
+    order = EpochOrder(
+        len(train), run_.batch_size, run_.seed, method.smallest_batch, processes=processes
+    )
     if machine.device.type == "cpu" and has_narrow_downsampling(method):
         machine = replace(machine, channels_last=False)
+    check_views(settings, method)
+    operator, rule = label_space(settings, method)
     views = Views(
         settings.views, size, train.mean, train.std, method.views, method.color_space,
+        extra=operator.extra if operator is not None else (),
         channels_last=machine.channels_last,
     )  # fmt: skip
     module = Pretraining(
         method, views, train, order, settings.optimizer, epochs=run_.epochs, seed=run_.seed,
-        image_space=settings.mixture.image_space(), label_space=settings.mixture.label_space(),
+        image_space=settings.mixture.image_space(), label_space=operator,
         channels_last=machine.channels_last, resident=held.resident,
-        joint=settings.mixture.unmix_joint,
+        joint=settings.mixture.unmix_joint, rule=rule,
     )  # fmt: skip
-    for operator in (module.image_space, module.label_space):
-        if operator is not None:
-            operator.draw((2, 3, size, size), generator_for(0))
+    if module.image_space is not None:
+        module.image_space.draw((2, 3, size, size), generator_for(0))
+    if operator is not None:
+        operator.draw((4, 3, size, size), generator_for(0), torch.eye(4))
     notes = (*held.notes, *notes_on(run_))
     return Parts(settings, machine, train, labelled, test, module, held.about, notes)
 
@@ -126,7 +139,7 @@ def build_method(settings: Settings, n_data: int, size: int) -> Method:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(settings.run.seed)
         backbone = kind.build_backbone(
-            model.backbone, width=model.width, stem=model.stem, size=size
+            model.backbone, width=model.width, stem=model.stem, size=size, patch=model.patch
         )
         return kind(backbone, n_data, **settings.method)  # type: ignore[call-arg]
 
@@ -156,7 +169,7 @@ def native_size(images: ImageSet) -> int:
 def encoder_facts(parts: Parts) -> dict[str, Any]:
     """What is needed to build and feed the exported encoder."""
     words = parts.settings.flat()
-    facts = {k: words[k] for k in ("method", "backbone", "width", "stem", "size")}
+    facts = {k: words[k] for k in ("method", "backbone", "width", "stem", "size", "patch")}
     return {
         **facts,
         "color_space": parts.module.method.color_space,
@@ -170,12 +183,14 @@ def headline(parts: Parts, recipes: list[str]) -> str:
     settings, module, machine = parts.settings, parts.module, parts.machine
     model, run_ = settings.model, settings.run
     millions = sum(p.numel() for p in module.method.backbone.parameters()) / 1e6
+    count = settings.machine.processes
+    device = f"{count} x {machine.device.type}" if count > 1 else machine.device.type
     lines = [
         f"{run_.method} on {run_.data}: {len(parts.train):,} images {parts.where}, views of "
         f"{run_.size} px, batches of {run_.batch_size}, {run_.epochs} epochs "
         f"({module.total_steps:,} steps)",
         f"mixture: {settings.mixture.name}   encoder: {model.backbone}, width {model.width:g}, "
-        f"{millions:.1f} M parameters   device: {machine.device.type}, {machine.precision}"
+        f"{millions:.1f} M parameters   device: {device}, {machine.precision}"
         f"{', channels last' if machine.channels_last else ''}",
     ]
     if recipes:

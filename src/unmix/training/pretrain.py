@@ -11,7 +11,7 @@ from unmix.errors import UserError
 from unmix.recipes import resolve
 from unmix.results import RunResults, load_results, write_results
 from unmix.training.callbacks import Evaluator, Health, Reporter, spread_and_rank
-from unmix.training.console import quiet_libraries, say
+from unmix.training.console import is_leader, quiet_libraries, say
 from unmix.training.fitting import fit
 from unmix.training.machine import hardware, peak_memory, versions
 from unmix.training.parts import Parts, build, encoder_facts, headline
@@ -82,15 +82,18 @@ def run(settings: Settings, recipes: list[str], command: str) -> RunResults:
     reporter = Reporter(evaluator, Health(chance), settings.evaluation, say)
     start = time.perf_counter()
     try:
-        if not resume:
+        if not resume and is_leader():
             folder.write_settings(settings)
         say(headline(parts, recipes))
         fit(parts, folder, reporter, resume)
     except UserError:
         # What cannot even reach its first checkpoint shall not stand in the way of the next try.
-        if not resume and not folder.last.exists():
+        if not resume and is_leader() and not folder.last.exists():
             folder.discard()
         raise
+    if not is_leader():
+        # The first process measures and writes; nothing is left for this one to do.
+        raise SystemExit(0)
     rows = finish(parts, folder, evaluator, reporter)
     if isinstance(parts.train, StreamedImages) and (line := parts.train.skipped.line()):
         say(line)

@@ -97,11 +97,14 @@ class ModelSettings:
         backbone: resnet10, 18, 34, 50, 101 or 152, alexnet, or timm:NAME.
         width: Factor on the channels; for CMC of each half-encoder.
         stem: First layers: small (3x3, no pooling), medium, large, or auto by the view size.
+        patch: Side in pixels of the patches of one of timm's vision transformers; by default the
+            model's own.
     """
 
     backbone: str = "resnet18"
     width: float = 1.0
     stem: str = "auto"
+    patch: int | None = None
 
 
 @dataclass(frozen=True)
@@ -109,10 +112,15 @@ class OptimizerSettings:
     """Optimiser and schedule.
 
     Args:
-        optimizer: sgd, adam or lars.
+        optimizer: sgd, adam, adamw or lars.
         lr: Learning rate, of the batch size given (it is not scaled).
+        final_lr: Learning rate at the end of the cosine.
         momentum: Of SGD and LARS.
-        weight_decay: L2 penalty.
+        trust: Trust coefficient of LARS.
+        weight_decay: L2 penalty; with adamw decoupled from the gradient. Adamw and lars leave
+            biases and norms (parameters of one dimension) without it.
+        final_weight_decay: Weight decay at the end, towards which it goes by a cosine; by default
+            it stays.
         schedule: cosine, step or constant; counted in steps.
         milestones: Epochs after which a step schedule multiplies the rate by gamma.
         gamma: Factor of the step schedule.
@@ -121,19 +129,31 @@ class OptimizerSettings:
 
     optimizer: str = "sgd"
     lr: float = 0.06
+    final_lr: float = 0.0
     momentum: float = 0.9
+    trust: float = 0.001
     weight_decay: float = 5e-4
+    final_weight_decay: float | None = None
     schedule: str = "cosine"
     milestones: tuple[int, ...] = ()
     gamma: float = 0.1
     warmup_epochs: float = 0.0
 
     def __post_init__(self) -> None:
-        check_choice("--optimizer", self.optimizer, ("sgd", "adam", "lars"))
+        check_choice("--optimizer", self.optimizer, ("sgd", "adam", "adamw", "lars"))
         check_choice("--schedule", self.schedule, ("cosine", "step", "constant"))
         check_number("--lr", self.lr, above=0)
+        check_number("--final_lr", self.final_lr, at_least=0)
+        if self.final_lr and self.schedule != "cosine":
+            raise UserError(
+                f"--final_lr: {self.final_lr:g} is the end of --schedule cosine, not of "
+                f"{self.schedule}."
+            )
         check_number("--momentum", self.momentum, at_least=0, at_most=1)
+        check_number("--trust", self.trust, above=0)
         check_number("--weight_decay", self.weight_decay, at_least=0)
+        if self.final_weight_decay is not None:
+            check_number("--final_weight_decay", self.final_weight_decay, at_least=0)
         check_number("--gamma", self.gamma, above=0)
         check_number("--warmup_epochs", self.warmup_epochs, at_least=0)
         if self.schedule == "step" and not self.milestones:
@@ -179,6 +199,8 @@ class MachineSettings:
     Args:
         device: auto, cpu, cuda or mps.
         precision: auto (what the device is fast at), 32, bf16 or 16.
+        devices: Devices of a machine that train together; each takes an equal part of a batch.
+        nodes: Machines of so many devices, for a cluster's launcher.
         workers: Processes that decode files; by default from the number of cores.
         resident: Hold the training images as uint8 on the device: yes, no, or auto: if they take
             at most resident_share of its free memory. Files can be held if all are of one size.
@@ -192,6 +214,8 @@ class MachineSettings:
 
     device: str = "auto"
     precision: str = "auto"
+    devices: int = 1
+    nodes: int = 1
     workers: int | None = None
     resident: str = "auto"
     resident_share: float = 0.25
@@ -203,6 +227,8 @@ class MachineSettings:
     def __post_init__(self) -> None:
         check_choice("--device", self.device, DEVICES)
         check_choice("--precision", str(self.precision), PRECISIONS)
+        check_number("--devices", self.devices, at_least=1)
+        check_number("--nodes", self.nodes, at_least=1)
         if self.workers is not None:
             check_number("--workers", self.workers, at_least=0)
         check_choice("--resident", self.resident, YES_NO_AUTO)
@@ -211,6 +237,11 @@ class MachineSettings:
         check_number("--checkpoint_every", self.checkpoint_every, at_least=0)
         check_number("--checkpoint_steps", self.checkpoint_steps, at_least=0)
         check_choice("--logger", self.logger, ("tensorboard", "wandb", "mlflow", "none"))
+
+    @property
+    def processes(self) -> int:
+        """How many processes train together."""
+        return self.devices * self.nodes
 
 
 GROUPS: dict[str, type] = {
@@ -288,7 +319,7 @@ class Settings:
         """The run folder: `run`, or runs/METHOD-DATA-MIXTURE."""
         if self.run.run is not None:
             return Path(self.run.run)
-        mixture = self.mixture.name.replace(" ", "").lower()
+        mixture = self.mixture.folder
         data = Path(self.run.data).name or "data"
         return Path("runs") / f"{self.run.method}-{data}-{mixture}"
 

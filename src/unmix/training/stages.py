@@ -28,6 +28,7 @@ from unmix.training.batches import Batch, FileCrops, build_loader
 from unmix.training.compiling import Compiling
 from unmix.training.fitting import build_trainer
 from unmix.training.machine import hardware, peak_memory, timed, versions, wait
+from unmix.training.module import mixed_alike
 from unmix.training.optimizers import build_optimizer
 from unmix.training.parts import Parts
 
@@ -168,8 +169,9 @@ class _Stepping:
         self.parts, self.batch, self.module = parts, batch, parts.module
         self.device = parts.machine.device
         self.optimizer = build_optimizer(
-            parts.settings.optimizer, self.module.method.parameters(), self.device
-        )
+            parts.settings.optimizer, self.module.method.parameters(), self.device,
+            self.module.method.steady(),
+        )  # fmt: skip
         self.image_space, self.module.image_space = self.module.image_space, None
 
     def run(self, number: int) -> dict[str, float]:
@@ -218,8 +220,7 @@ class _Stepping:
     def _mix(self, views: list[Tensor], generator: torch.Generator) -> tuple[list[Tensor], Any]:
         """The mixtures that the run makes; that of the label space is only drawn here."""
         if self.image_space is not None:
-            made = self.image_space.draw(views[0].shape, generator)
-            views = [made.apply(view) for view in views]
+            views = mixed_alike(self.image_space.draw(views[0].shape, generator), views)
         views, others = self.module.apart(views)
         mixture = self.module.mixture(views, others, generator)
         if mixture is not None and mixture.within is None and not callable(mixture.draw):

@@ -12,7 +12,8 @@ from unmix.views.colour_spaces import (
 from unmix.views.draws import ViewDraw
 from unmix.views.geometry import crop_pil
 from unmix.views.pipeline import Views
-from unmix.views.settings import PRESETS, ViewSettings, preset
+from unmix.views.presets import PRESETS, preset
+from unmix.views.settings import ViewSettings
 
 __all__ = [
     "COLOR_SPACES",

@@ -27,6 +27,7 @@ from unmix.views.colour_spaces import (
 from unmix.views.constants import constant
 from unmix.views.draws import ViewDraw, draw_crops, draw_view, moved
 from unmix.views.geometry import centre_boxes, resample, resampling_weights
+from unmix.views.kinds import view_kinds
 from unmix.views.settings import ViewSettings
 
 __all__ = ["Views"]
@@ -40,14 +41,23 @@ class Views:
     the colours. With MoCo v2's settings, on photographs of scikit-image, a view differs from
     torchvision's of the same draw by an RMS of 0.02 of the range on average, without hue by 0.004.
 
+    There are `len(views)` views of an image, in this order: `count` global ones, the settings'
+    local crops, and extra ones. Wherever a `view` is asked for, it is the number of one of them,
+    which says what is drawn and how large it is.
+
     Args:
         settings: What is drawn.
-        size: Pixels of a view's side.
+        size: Pixels of a global view's side.
         mean: Of the training images, RGB in [0, 1]; unused unless `color_space` is "RGB".
         std: Likewise.
-        count: How many views of an image.
+        count: How many global views of an image.
         color_space: "RGB", "Lab" or "YCbCr"; the last two are normalised as in CMC.
+        extra: For each further view, of the global size, the smallest and largest area of its crop
+            as a share of the image's, or None for the settings' own.
         channels_last: Whether views come in the memory format `torch.channels_last`.
+
+    Attributes:
+        sizes: Pixels of each view's side.
 
     Raises:
         UserError: if an argument is out of range.
@@ -62,6 +72,7 @@ class Views:
         count: int = 2,
         color_space: str = "RGB",
         *,
+        extra: Sequence[tuple[float, float] | None] = (),
         channels_last: bool = False,
     ) -> None:
         check_number("--size", size, at_least=1)
@@ -72,11 +83,17 @@ class Views:
         self.settings = settings
         self.size = size
         self.count = count
+        self._kinds = view_kinds(settings, size, count, extra)
+        self.sizes = tuple(kind.size for kind in self._kinds)
         self.color_space = color_space
         self.channels_last = channels_last
         # The other colour spaces are made from RGB in [0, 1], and bring their own normalisation.
         self.mean = mean if color_space == "RGB" else (0.0, 0.0, 0.0)
         self.std = std if color_space == "RGB" else (1.0, 1.0, 1.0)
+
+    def __len__(self) -> int:
+        """Give the number of views of an image, of all sizes."""
+        return len(self._kinds)
 
     def draw(
         self,
@@ -84,6 +101,7 @@ class Views:
         height: int | Tensor,
         width: int | Tensor,
         generator: torch.Generator | None,
+        view: int = 0,
     ) -> ViewDraw:
         """Draw one view of `n` images.
 
@@ -92,8 +110,9 @@ class Views:
             height: Their height in pixels, one for all or int64 `(n,)`.
             width: Their width in pixels, likewise.
             generator: Where the random numbers come from; the draw is on its device.
+            view: Which of the views.
         """
-        return draw_view(self.settings, n, height, width, generator)
+        return draw_view(self._kinds[view].settings, n, height, width, generator)
 
     def draw_boxes(
         self,
@@ -101,15 +120,16 @@ class Views:
         height: int | Tensor,
         width: int | Tensor,
         generator: torch.Generator | Sequence[torch.Generator] | None,
+        view: int = 0,
     ) -> Tensor:
         """Draw the crops alone, for images that are cropped where they are decoded.
 
-        Arguments as for `unmix.views.geometry.draw_boxes`.
+        Arguments as for `unmix.views.geometry.draw_boxes`, and which of the views it is.
 
         Returns:
             int64 `(n, 4)`: top, left, height, width.
         """
-        return draw_crops(self.settings, n, height, width, generator)
+        return draw_crops(self._kinds[view].settings, n, height, width, generator)
 
     def draw_all(
         self,
@@ -118,60 +138,76 @@ class Views:
         width: int | Tensor,
         generator: torch.Generator | None,
     ) -> list[ViewDraw]:
-        """Draw `count` views of `n` images; arguments as for `draw`."""
-        return [self.draw(n, height, width, generator) for _ in range(self.count)]
+        """Draw all views of `n` images, in order; arguments as for `draw`."""
+        return [self.draw(n, height, width, generator, view) for view in range(len(self))]
 
     @torch.no_grad()
-    def apply(self, images: Tensor, draw: ViewDraw) -> Tensor:
+    def apply(self, images: Tensor, draw: ViewDraw, view: int = 0) -> Tensor:
         """Make the views that were drawn.
 
         Args:
             images: uint8 `(N, 3, H, W)`.
             draw: For N images of this size, on any device.
+            view: Which of the views; S is its size.
 
         Returns:
-            float32 `(N, 3, size, size)`, normalised, on the images' device.
+            float32 `(N, 3, S, S)`, normalised, on the images' device.
         """
         _check_images(images, draw)
-        device = images.device
-        with torch.autocast(device.type, enabled=False):
-            boxes = to_device(draw.boxes, device)
-            flip, sigma = moved(draw.flip, device), moved(draw.sigma, device)
-            return self._finish(self._colour(self._crop(images, boxes, flip, sigma), draw))
+        with _no_autocast(images.device):
+            return self.make(images, draw, self.sizes[view])
 
     @torch.no_grad()
-    def apply_crops(self, crops: Tensor, draw: ViewDraw) -> Tensor:
+    def apply_crops(self, crops: Tensor, draw: ViewDraw, view: int = 0) -> Tensor:
         """Make the views that were drawn, of images that were already cropped and resized.
 
         Args:
-            crops: uint8 `(N, 3, size, size)`, as from `crop_pil`.
+            crops: uint8 `(N, 3, S, S)`, as from `crop_pil`.
             draw: For N images, on any device; its boxes are not used.
+            view: Which of the views; S is its size.
 
         Returns:
-            float32 `(N, 3, size, size)`, normalised, on the crops' device.
+            float32 `(N, 3, S, S)`, normalised, on the crops' device.
         """
         _check_images(crops, draw)
-        if crops.shape[2:] != (self.size, self.size):
+        size = self.sizes[view]
+        if crops.shape[2:] != (size, size):
             raise UserError(
-                f"crops: {tuple(crops.shape[2:])} pixels; views of --size {self.size} need "
-                f"({self.size}, {self.size})."
+                f"crops: {tuple(crops.shape[2:])} pixels; view {view} of --size {self.size} needs "
+                f"({size}, {size})."
             )
+        with _no_autocast(crops.device):
+            return self.make_of_crops(crops, draw)
+
+    def make(self, images: Tensor, draw: ViewDraw, size: int) -> Tensor:
+        """Do the work of `apply`: the part that can be compiled and replaced.
+
+        A view's number is no argument: each would be compiled, though all crops of one size and
+        with the same steps can be one program.
+        """
+        device = images.device
+        boxes = to_device(draw.boxes, device)
+        flip, sigma = moved(draw.flip, device), moved(draw.sigma, device)
+        return self._finish(self._colour(self._crop(images, boxes, flip, sigma, size), draw))
+
+    def make_of_crops(self, crops: Tensor, draw: ViewDraw) -> Tensor:
+        """Do the work of `apply_crops`: the part that can be compiled and replaced."""
         device = crops.device
-        with torch.autocast(device.type, enabled=False):
-            flip, sigma = moved(draw.flip, device), moved(draw.sigma, device)
-            if flip is not None:
-                crops = torch.where(flip[:, None, None, None], crops.flip(3), crops)
-            pixels = crops.float()
-            if sigma is not None:
-                weights = blur_weights(sigma, self.size, self.settings.blur_kernel)
-                pixels = resample(pixels, weights, weights)
-            return self._finish(self._colour(pixels, draw))
+        flip, sigma = moved(draw.flip, device), moved(draw.sigma, device)
+        if flip is not None:
+            crops = torch.where(flip[:, None, None, None], crops.flip(3), crops)
+        pixels = crops.float()
+        if sigma is not None:
+            weights = blur_weights(sigma, crops.shape[3], self.settings.blur_kernel)
+            pixels = resample(pixels, weights, weights)
+        return self._finish(self._colour(pixels, draw))
 
     def __call__(self, images: Tensor, generator: torch.Generator | None) -> list[Tensor]:
-        """Draw and make `count` views of uint8 `(N, 3, H, W)`; each is as `apply` gives it."""
+        """Draw and make all views of uint8 `(N, 3, H, W)`; each is as `apply` gives it."""
         _check_images(images)
         n, _, height, width = images.shape
-        return [self.apply(images, draw) for draw in self.draw_all(n, height, width, generator)]
+        draws = self.draw_all(n, height, width, generator)
+        return [self.apply(images, draw, view) for view, draw in enumerate(draws)]
 
     @torch.no_grad()
     def plain(self, images: Tensor) -> Tensor:
@@ -186,28 +222,31 @@ class Views:
         """
         _check_images(images)
         n, _, height, width = images.shape
-        with torch.autocast(images.device.type, enabled=False):
+        with _no_autocast(images.device):
             if (height, width) == (self.size, self.size):
                 pixels = images.float()
             else:
                 boxes = centre_boxes(n, height, width, device=images.device)
-                pixels = self._crop(images, boxes, None, None)
+                pixels = self._crop(images, boxes, None, None, self.size)
             return self._finish(self._normalised(pixels))
 
     def _crop(
-        self, images: Tensor, boxes: Tensor, flip: Tensor | None, sigma: Tensor | None
+        self,
+        images: Tensor,
+        boxes: Tensor,
+        flip: Tensor | None,
+        sigma: Tensor | None,
+        size: int,
     ) -> Tensor:
         """Crop, resize, flip and blur, in [0, 255]."""
         interpolation = self.settings.interpolation
         top, left, height, width = boxes.unbind(dim=1)
-        rows = resampling_weights(
-            top, height, images.shape[2], self.size, interpolation=interpolation
-        )
+        rows = resampling_weights(top, height, images.shape[2], size, interpolation=interpolation)
         columns = resampling_weights(
-            left, width, images.shape[3], self.size, flip=flip, interpolation=interpolation
+            left, width, images.shape[3], size, flip=flip, interpolation=interpolation
         )
         if sigma is not None:
-            blur = blur_weights(sigma, self.size, self.settings.blur_kernel)
+            blur = blur_weights(sigma, size, self.settings.blur_kernel)
             rows, columns = torch.bmm(blur, rows), torch.bmm(blur, columns)
         pixels = resample(images, rows, columns)
         return pixels.clamp_(0, 255) if interpolation == "bicubic" else pixels
@@ -258,6 +297,14 @@ class Views:
         elif self.color_space == "YCbCr":
             out = normalise_ycbcr(rgb_to_ycbcr(out))
         return out.contiguous(memory_format=torch.channels_last) if self.channels_last else out
+
+
+def _no_autocast(device: torch.device) -> torch.autocast:
+    """Compute in float32, whatever autocast does.
+
+    A type is named, though unused: what is compiled is compiled again where autocast's differs.
+    """
+    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=False)
 
 
 def _check_images(images: Tensor, draw: ViewDraw | None = None) -> None:

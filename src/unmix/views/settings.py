@@ -1,13 +1,15 @@
-"""What is done to an image to make a view of it: the settings, and the published sets of them."""
+"""What is done to an image to make views of it: the settings."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from unmix.errors import UserError, check_choice, check_number
 from unmix.views.geometry import INTERPOLATIONS
 
-__all__ = ["PRESETS", "ViewSettings", "preset"]
+__all__ = ["ViewSettings"]
+
+_MULTIPLE = 8
 
 
 @dataclass(frozen=True)
@@ -15,6 +17,8 @@ class ViewSettings:
     """How views are made; each step is drawn for each sample on its own.
 
     The order is crop, flip, blur, colour jitter, grayscale, clamp to [0, 1], solarize, normalise.
+    The views of an image differ only where a `second_` or `local_` setting says so. Local crops are
+    the small ones of multi-crop (SwAV, Caron et al. 2020, section 3.2).
 
     Attributes:
         crop_scale_min: Smallest area of a crop, as a share of the image's.
@@ -29,6 +33,14 @@ class ViewSettings:
         blur_sigma: Smallest and largest standard deviation of the blur, in pixels of the view.
         blur_kernel: Taps of the blur's kernel, odd; cut to what a small view allows.
         solarize_p: Probability that pixels at or above half are inverted.
+        second_blur_p: Probability of a blur of the second view; by default blur_p.
+        second_solarize_p: Probability that the second view is solarized; by default solarize_p.
+        local_crops: How many local crops there are beside the views.
+        local_size: Side of a local crop in pixels; by default 3/7 of the views', rounded to a
+            multiple of 8: 96 of 224, 16 of 32.
+        local_scale_min: Smallest area of a local crop, as a share of the image's.
+        local_scale_max: Largest area of a local crop, as a share of the image's.
+        local_blur_p: Probability of a blur of a local crop; by default blur_p.
     """
 
     crop_scale_min: float = 0.2
@@ -43,15 +55,16 @@ class ViewSettings:
     blur_sigma: tuple[float, float] = (0.1, 2.0)
     blur_kernel: int = 23
     solarize_p: float = 0.0
+    second_blur_p: float | None = None
+    second_solarize_p: float | None = None
+    local_crops: int = 0
+    local_size: int | None = None
+    local_scale_min: float = 0.05
+    local_scale_max: float = 0.14
+    local_blur_p: float | None = None
 
     def __post_init__(self) -> None:
-        check_number("--crop_scale_min", self.crop_scale_min, above=0, at_most=1)
-        check_number("--crop_scale_max", self.crop_scale_max, above=0, at_most=1)
-        if self.crop_scale_min > self.crop_scale_max:
-            raise UserError(
-                f"--crop_scale_min: {self.crop_scale_min:g} is larger than --crop_scale_max, "
-                f"{self.crop_scale_max:g}."
-            )
+        _check_scale("crop", self.crop_scale_min, self.crop_scale_max)
         _check_range("--crop_ratio", self.crop_ratio)
         check_choice("--interpolation", self.interpolation, INTERPOLATIONS)
         for flag in ("flip_p", "jitter_p", "gray_p", "blur_p", "solarize_p"):
@@ -63,6 +76,37 @@ class ViewSettings:
         _check_range("--blur_sigma", self.blur_sigma)
         if self.blur_kernel < 1 or self.blur_kernel % 2 == 0:
             raise UserError(f"--blur_kernel: {self.blur_kernel} taps; it must be odd and positive.")
+        for flag in ("second_blur_p", "second_solarize_p", "local_blur_p"):
+            if (value := getattr(self, flag)) is not None:
+                check_number(f"--{flag}", value, at_least=0, at_most=1)
+        check_number("--local_crops", self.local_crops, at_least=0)
+        if self.local_size is not None:
+            check_number("--local_size", self.local_size, at_least=1)
+        _check_scale("local", self.local_scale_min, self.local_scale_max)
+
+    def local_side(self, size: int) -> int:
+        """Give the pixels of a local crop's side, beside views of `size` pixels.
+
+        Raises:
+            UserError: if `local_size` is larger than `size`.
+        """
+        if self.local_size is None:
+            return min(size, max(_MULTIPLE, _MULTIPLE * round(3 / 7 * size / _MULTIPLE)))
+        if self.local_size > size:
+            raise UserError(
+                f"--local_size: {self.local_size} is larger than the views, --size {size}; "
+                "a local crop is at most as large."
+            )
+        return self.local_size
+
+
+def _check_scale(what: str, smallest: float, largest: float) -> None:
+    check_number(f"--{what}_scale_min", smallest, above=0, at_most=1)
+    check_number(f"--{what}_scale_max", largest, above=0, at_most=1)
+    if smallest > largest:
+        raise UserError(
+            f"--{what}_scale_min: {smallest:g} is larger than --{what}_scale_max, {largest:g}."
+        )
 
 
 def _check_count(flag: str, values: tuple[float, ...], count: int) -> None:
@@ -78,31 +122,3 @@ def _check_range(flag: str, values: tuple[float, float]) -> None:
         raise UserError(
             f"{flag}: {values[0]:g} is larger than {values[1]:g}; the smaller is first."
         )
-
-
-_MOCO_CIFAR = ViewSettings(crop_scale_min=0.08)
-_CROP_AND_FLIP = ViewSettings(jitter_p=0, gray_p=0)
-
-PRESETS = {
-    "moco-v1": ViewSettings(jitter=(0.4, 0.4, 0.4, 0.4), jitter_p=1.0),
-    "moco-v2": ViewSettings(blur_p=0.5),
-    "moco-cifar": _MOCO_CIFAR,
-    "cmc": _CROP_AND_FLIP,
-    "simclr-cifar": ViewSettings(gray_p=0.1, interpolation="bicubic"),
-    "swav-cifar": ViewSettings(crop_scale_min=0.14),
-    "none": replace(_CROP_AND_FLIP, crop_scale_min=1.0, crop_ratio=(1.0, 1.0), flip_p=0.0),
-}
-
-
-def preset(name: str) -> ViewSettings:
-    """Give the published settings of a recipe.
-
-    `moco-v1` and `cmc` are the ImageNet views of the code that the paper's first version builds on;
-    `moco-v2` those of MoCo v2; `moco-cifar` those of the paper's CIFAR experiments; `simclr-cifar`
-    those of the whitening code behind its SimCLR, BYOL and W-MSE results; `swav-cifar` those of its
-    SwAV script. `none` only resizes, the largest centred square.
-
-    Raises:
-        UserError: if there is no preset of that name.
-    """
-    return PRESETS[check_choice("--views", name, PRESETS)]

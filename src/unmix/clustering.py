@@ -1,0 +1,56 @@
+"""Spherical k-means over a memory of features, in little memory and equal on all processes."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from unmix.distributed import rank, sum_over, world
+
+__all__ = ["spherical_kmeans"]
+
+_NUMBERS_AT_ONCE = 2**22  # of a chunk's similarities, 16 MiB
+
+
+@torch.no_grad()
+def spherical_kmeans(
+    rows: Tensor, clusters: int, iterations: int, generator: torch.Generator
+) -> tuple[Tensor, Tensor]:
+    """Cluster unit vectors by their cosines (Caron et al. 2020, SwAV, appendix; released code).
+
+    A cluster that loses all its rows stays where it is. Each process clusters its share of the
+    rows, and what is summed over the processes is equal on all of them.
+
+    Args:
+        rows: Unit vectors, float32 (M, D), the same on every process.
+        clusters: K, at most M.
+        iterations: How often the centroids move.
+        generator: For the K rows that are the first centroids; the same on every process.
+
+    Returns:
+        The centroids, unit vectors (K, D), and the number of each row's nearest, int64 (M,).
+    """
+    first = torch.randperm(len(rows), generator=generator)[:clusters].to(rows.device)
+    centroids = rows[first]
+    for _ in range(iterations):
+        sums, counts = torch.zeros_like(centroids), centroids.new_zeros(clusters)
+        for own, nearest in _nearest(rows, centroids):
+            # A product instead of scattered additions, whose order changes from run to run on CUDA.
+            member = F.one_hot(nearest, clusters).to(rows.dtype)
+            sums += member.T @ rows[own]
+            counts += member.sum(dim=0)
+        sums, counts = sum_over(sums), sum_over(counts)
+        centroids = torch.where(counts[:, None] > 0, F.normalize(sums, dim=1), centroids)
+    assignments = torch.zeros(len(rows), dtype=torch.long, device=rows.device)
+    for own, nearest in _nearest(rows, centroids):
+        assignments[own] = nearest
+    return centroids, sum_over(assignments)
+
+
+def _nearest(rows: Tensor, centroids: Tensor) -> list[tuple[slice, Tensor]]:
+    """This process's rows, in chunks, with the numbers of their nearest centroids."""
+    size = max(1, _NUMBERS_AT_ONCE // len(centroids))
+    starts = range(rank(), len(rows), size * world())
+    chunks = [slice(start, start + size * world(), world()) for start in starts]
+    return [(own, (rows[own] @ centroids.T).argmax(dim=1)) for own in chunks]

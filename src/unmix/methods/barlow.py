@@ -1,0 +1,91 @@
+"""Barlow Twins: cross-correlations near the identity (Zbontar et al. 2021, arXiv 2103.03230)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from unmix.backbones import Backbone, mlp
+from unmix.distributed import gather_with_gradient
+from unmix.errors import check_number
+from unmix.methods.base import full_precision
+from unmix.methods.projected import Projected, check_sizes
+
+__all__ = ["BarlowTwins"]
+
+_EPS = 1e-5
+
+
+class BarlowTwins(Projected):
+    """Redundancy reduction: each feature agrees between the views, and with no other feature.
+
+    Query: z = g(f(x1)). Target: the other view's z = g(f(x2)), with its gradient. Compared through
+    the features' cross-correlations over the batch (Eqs. 1 and 2): one number a batch. Kept:
+    nothing.
+
+    Args:
+        backbone: Images to pooled features; has `feature_dim`.
+        n_data: Number of training samples; not used.
+        dim: D, the length of z.
+        hidden: Width of the projector's two hidden layers.
+        off_diagonal: lambda, the weight of the correlations between different features.
+        scale: Factor on the loss.
+
+    Attributes:
+        penalty: The weight of a squared off-diagonal correlation in the loss, scale * lambda.
+    """
+
+    coupled = True
+    two_sided = True
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        n_data: int,
+        *,
+        dim: int = 8192,
+        hidden: int = 8192,
+        off_diagonal: float = 0.0051,
+        scale: float = 1.0,
+    ) -> None:
+        check_sizes(dim=dim, hidden=hidden)
+        check_number("--off_diagonal", off_diagonal, at_least=0)
+        check_number("--scale", scale, above=0)
+        super().__init__(backbone, mlp((backbone.feature_dim, hidden, hidden, dim)))
+        self.scale, self.penalty = scale, scale * off_diagonal
+
+    def query(self, view: Tensor, number: int = 0) -> Tensor:
+        """z = g(f(x)): (N, dim)."""
+        return self.projections(view)
+
+    def targets(
+        self,
+        views: Sequence[Tensor],
+        queries: Mapping[int, Tensor],
+        index: Tensor,
+        generator: torch.Generator,
+    ) -> dict[int, Tensor]:
+        """The second view's z, with its gradient."""
+        return {1: queries[1]}
+
+    def correlation(self, z_a: Tensor, z_b: Tensor) -> Tensor:
+        """C: correlations of the features of two views over the batch (dim, dim) (Eq. 2)."""
+        with full_precision(z_a):
+            a, b = standardised(z_a), standardised(z_b)
+            return a.T @ b / len(a)
+
+    def compare(self, query: Tensor, target: Tensor) -> Tensor:
+        """Sum of (1 - C_ii)^2 and lambda C_ij^2: a scalar."""
+        C = self.correlation(query, target)
+        on = C.diagonal()
+        off = C.square().sum() - on.square().sum()
+        return self.scale * (1 - on).square().sum() + self.penalty * off
+
+
+def standardised(z: Tensor) -> Tensor:
+    """The rows of all processes, each feature with mean 0 and variance 1; in float32."""
+    z = gather_with_gradient(z.float())
+    variance, mean = torch.var_mean(z, dim=0, correction=0)
+    return (z - mean) * (variance + _EPS).rsqrt()

@@ -1,0 +1,52 @@
+"""BYOL: predict what a slow copy says of the other view (Grill et al. 2020, arXiv 2006.07733)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import Tensor
+
+from unmix.backbones import Backbone, mlp
+from unmix.methods.base import Pair, full_precision, unit
+from unmix.methods.projected import MomentumTargets, check_sizes
+
+__all__ = ["BYOL"]
+
+
+class BYOL(MomentumTargets):
+    """Bootstrap your own latent: no negatives; the target network is a slow copy of the online one.
+
+    Query: q(z), z = g(f(x)), with q the predictor. Target: z' of the other view, from momentum
+    copies of f and g. Compared by 2 - 2 cos (Eq. 2), in both directions, summed. Kept: nothing.
+
+    Args:
+        backbone: Images to pooled features; has `feature_dim`.
+        n_data: Number of training samples; not used.
+        dim: Length of z.
+        hidden: Width of the hidden layer of projector and predictor.
+        encoder_momentum: tau of the target network at the start; it rises to 1 by a cosine.
+    """
+
+    pairs: Sequence[Pair] = (Pair(0, 1), Pair(1, 0))
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        n_data: int,
+        *,
+        dim: int = 256,
+        hidden: int = 4096,
+        encoder_momentum: float = 0.996,
+    ) -> None:
+        check_sizes(dim=dim, hidden=hidden)
+        super().__init__(backbone, mlp((backbone.feature_dim, hidden, dim)), encoder_momentum)
+        self.q = mlp((dim, hidden, dim))
+
+    def query(self, view: Tensor, number: int = 0) -> Tensor:
+        """q(g(f(x))): (N, dim)."""
+        return self.q(self.projections(view))
+
+    def compare(self, query: Tensor, target: Tensor) -> Tensor:
+        """2 - 2 cos(q(z), z'): losses (N,) in [0, 4]."""
+        with full_precision(query):
+            return 2 - 2 * (unit(query) * unit(target)).sum(dim=1)

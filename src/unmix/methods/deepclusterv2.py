@@ -1,0 +1,176 @@
+"""DeepCluster-v2: predicting the clusters of the epoch before (Caron et al. 2020, SwAV)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from unmix.backbones import Backbone, mlp
+from unmix.clustering import spherical_kmeans
+from unmix.distributed import gather
+from unmix.errors import UserError, check_number
+from unmix.methods.base import Encoder, Method, Pair, Progress, full_precision, unit
+from unmix.methods.multicrop import encode_together
+from unmix.randomness import generator_for
+
+__all__ = ["Clustered", "DeepClusterV2"]
+
+
+class Clustered(NamedTuple):
+    """What DeepCluster-v2 says of a view.
+
+    Attributes:
+        embedding: z, unit vectors (N, dim).
+        scores: Cosines with each head's prototypes, (N, K) a head.
+    """
+
+    embedding: Tensor
+    scores: tuple[Tensor, ...]
+
+
+class DeepClusterV2(Method):
+    """Clustering: every view predicts which cluster its image was in (appendix of SwAV's paper).
+
+    Query: z and its scores with the prototypes. Target: the clusters of the sample, one a head,
+    found by k-means at the start of the epoch; their centroids are the prototypes. Kept: a memory
+    of the large views' embeddings.
+
+    The released code fills the memory in a pass over the data before the first epoch. Here the
+    first epoch is that pass: it has no clusters to predict, its loss is 0 and nothing is trained.
+
+    Args:
+        backbone: Images to pooled features; has `feature_dim`.
+        n_data: Number of training samples; the memory takes 8 n_data dim bytes.
+        dim: Length of embeddings and prototypes.
+        hidden: Features of the projection head's hidden layer.
+        prototypes: K, the clusters of each head; 2 to n_data.
+        temperature: T.
+        kmeans_iterations: How often the centroids move in a clustering.
+        freeze_prototypes_steps: Steps before the prototypes are trained between clusterings.
+    """
+
+    multi_crop = True
+    encodes_targets = False
+    memory: Tensor
+    assignments: Tensor
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        n_data: int,
+        *,
+        dim: int = 128,
+        hidden: int = 2048,
+        prototypes: tuple[int, ...] = (3000, 3000, 3000),
+        temperature: float = 0.1,
+        kmeans_iterations: int = 10,
+        freeze_prototypes_steps: int = 300000,
+    ) -> None:
+        super().__init__()
+        check_number("--dim", dim, at_least=1)
+        check_number("--hidden", hidden, at_least=1)
+        check_number("--temperature", temperature, above=0)
+        check_number("--kmeans_iterations", kmeans_iterations, at_least=1)
+        check_number("--freeze_prototypes_steps", freeze_prototypes_steps, at_least=0)
+        if not prototypes:
+            raise UserError("--prototypes: no number was given; give one a head, such as 30 30 30.")
+        for k in prototypes:
+            check_number("--prototypes", k, at_least=2)
+            if k > n_data:
+                raise UserError(
+                    f"--prototypes: {k} clusters are more than the {n_data} images of the data; "
+                    f"use at most {n_data}."
+                )
+        self.f = Encoder(backbone, mlp((backbone.feature_dim, hidden, dim)))
+        self.C = nn.ModuleList(nn.Linear(dim, k, bias=False) for k in prototypes)
+        start = F.normalize(torch.randn(2, n_data, dim), dim=2)
+        self.register_buffer("memory", start)
+        self.register_buffer("assignments", torch.full((len(prototypes), n_data), -1))
+        self.K, self.T, self.kmeans_iterations = prototypes, temperature, kmeans_iterations
+        self.freeze_steps, self.frozen, self.filling = freeze_prototypes_steps, False, False
+
+    def begin_step(self, progress: Progress) -> None:
+        """From the second epoch on, an epoch's first step clusters the memory."""
+        self.filling = progress.epoch < 1
+        self.frozen = progress.step < self.freeze_steps
+        if progress.starts_epoch and not self.filling:
+            self.cluster(generator_for(0, "kmeans", progress.step))
+
+    @torch.no_grad()
+    def cluster(self, generator: torch.Generator) -> None:
+        """Cluster the memory for each head, heads in turn that of view 0 and that of view 1."""
+        for head, layer in enumerate(self.C):
+            centroids, assigned = spherical_kmeans(
+                self.memory[head % 2], self.K[head], self.kmeans_iterations, generator
+            )
+            layer.weight.copy_(centroids)  # type: ignore[operator, union-attr]
+            self.assignments[head] = assigned
+
+    def pairs_of(self, count: int) -> Sequence[Pair]:
+        """Every view with the sample's clusters; the mean over views."""
+        return [Pair(v, 0, 1 / count) for v in range(count)]
+
+    def query(self, view: Tensor, number: int = 0) -> Clustered:
+        """The embedding and scores of one view."""
+        return self.predict(self.f.head(self.f.backbone(view)))
+
+    def queries(self, views: Sequence[Tensor]) -> dict[int, Clustered]:
+        """The embeddings and scores of all views."""
+        outputs = encode_together(self.f.backbone, self.f.head, views)
+        return {v: self.predict(output) for v, output in enumerate(outputs)}
+
+    def predict(self, output: Tensor) -> Clustered:
+        """From the head's output (N, dim)."""
+        z = unit(output)
+        with full_precision(z):
+            return Clustered(z, tuple(layer(z) for layer in self.C))
+
+    def targets(
+        self,
+        views: Sequence[Tensor],
+        queries: Mapping[int, Any],
+        index: Tensor,
+        generator: torch.Generator,
+    ) -> dict[int, Tensor]:
+        """The clusters of the samples, int64 (N, heads); -1 before the first clustering."""
+        return {0: self.assignments[:, index].T}
+
+    def compare(self, query: Clustered, target: Tensor) -> Tensor:
+        """Cross-entropy with the clusters (N,), the mean over heads; 0 where there is none."""
+        losses = [
+            F.cross_entropy(scores / self.T, k, ignore_index=-1, reduction="none")
+            for scores, k in zip(query.scores, target.unbind(1), strict=True)
+        ]
+        return torch.stack(losses).mean(dim=0)
+
+    @torch.no_grad()
+    def keep(
+        self, queries: Mapping[int, Clustered], targets: Mapping[int, Any], index: Tensor
+    ) -> None:
+        """Put the clean embeddings of all processes into the memory; drop what is not trained."""
+        for v in (0, 1):
+            self.memory[v, gather(index)] = gather(queries[v].embedding)
+        # A gradient of 0 would still let weight decay act. The prototypes, which the clustering
+        # replaces, keep theirs in the first epoch: float16's gradient scaler has to find one.
+        still: nn.Module | None = self.f if self.filling else self.C if self.frozen else None
+        for parameter in still.parameters() if still is not None else ():
+            parameter.grad = None
+
+    def projections(self, images: Tensor) -> Tensor:
+        """The head's output, before normalisation."""
+        return self.f.head(self.f.backbone(images))
+
+    @property
+    def backbone(self) -> nn.Module:
+        """The encoder's backbone."""
+        return self.f.backbone
+
+    @property
+    def chance_loss(self) -> float:
+        """The mean of the heads' ln K."""
+        return sum(math.log(k) for k in self.K) / len(self.K)

@@ -1,0 +1,177 @@
+"""DINO: self-distillation with no labels (Caron et al. 2021)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from unmix.backbones import Backbone, mlp
+from unmix.distributed import sum_over, world
+from unmix.errors import check_number
+from unmix.methods.base import Encoder, Method, Pair, Progress, full_precision, unit
+from unmix.methods.multicrop import encode_together
+from unmix.momentum import follow, momentum_copy
+
+__all__ = ["DINO", "DINOHead"]
+
+
+class DINOHead(nn.Module):
+    """Three layers to a bottleneck, then a weight-normalised layer to K outputs (appendix C).
+
+    Args:
+        sizes: Features of the input, of the two hidden layers, and of the bottleneck.
+        outputs: K.
+        batch_norm: Whether hidden layers have batch norm.
+        normalise_last: Whether the last layer's rows stay unit vectors; else each has a gain.
+    """
+
+    def __init__(
+        self, sizes: tuple[int, int, int, int], outputs: int, batch_norm: bool, normalise_last: bool
+    ) -> None:
+        super().__init__()
+        self.mlp = mlp(sizes, batch_norm=batch_norm, activation=nn.GELU)
+        for layer in self.mlp:
+            if isinstance(layer, nn.Linear):
+                nn.init.trunc_normal_(layer.weight, std=0.02)
+                if layer.bias is not None:
+                    nn.init.zeros_(layer.bias)
+        self.last = nn.Linear(sizes[-1], outputs, bias=False)
+        self.gain = nn.Parameter(torch.ones(outputs), requires_grad=not normalise_last)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Map features (N, D) to logits (N, K), float32."""
+        z = unit(self.mlp(features))
+        with full_precision(z):
+            return self.gain * F.linear(z, F.normalize(self.last.weight, dim=1))
+
+
+class DINO(Method):
+    """Self-distillation: a student says of every crop what its teacher says of another large view.
+
+    Query: the student's logits g_s(x). Target: the teacher's g_t(x) of a large view, centred and
+    sharpened in `compare`; the teacher is the momentum encoder. Kept: the centre c.
+
+    Args:
+        backbone: Images to pooled features, a ResNet or a ViT; has `feature_dim`.
+        n_data: Number of training samples (not used).
+        dim: K, outputs of the head.
+        hidden: Features of the head's two hidden layers.
+        bottleneck: Features before the head's last layer.
+        temperature: tau_s, the student's.
+        teacher_temperature: tau_t, the teacher's.
+        warmup_teacher_temperature: tau_t at the start, from which it goes linearly.
+        warmup_teacher_epochs: Epochs until tau_t is reached.
+        centre_momentum: m of the centre.
+        encoder_momentum: lambda of the teacher at the start; rises to 1 by a cosine.
+        freeze_last_epochs: Epochs before the head's last layer is trained.
+        normalise_last: Keep the rows of the last layer unit vectors, without a gain.
+        head_bn: Batch norm in the head's hidden layers.
+    """
+
+    multi_crop = True
+    c: Tensor
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        n_data: int,
+        *,
+        dim: int = 65536,
+        hidden: int = 2048,
+        bottleneck: int = 256,
+        temperature: float = 0.1,
+        teacher_temperature: float = 0.04,
+        warmup_teacher_temperature: float = 0.04,
+        warmup_teacher_epochs: int = 0,
+        centre_momentum: float = 0.9,
+        encoder_momentum: float = 0.996,
+        freeze_last_epochs: int = 1,
+        normalise_last: bool = True,
+        head_bn: bool = False,
+    ) -> None:
+        super().__init__()
+        check_number("--dim", dim, at_least=2)
+        check_number("--hidden", hidden, at_least=1)
+        check_number("--bottleneck", bottleneck, at_least=1)
+        check_number("--temperature", temperature, above=0)
+        check_number("--teacher_temperature", teacher_temperature, above=0)
+        check_number("--warmup_teacher_temperature", warmup_teacher_temperature, above=0)
+        check_number("--warmup_teacher_epochs", warmup_teacher_epochs, at_least=0)
+        check_number("--centre_momentum", centre_momentum, at_least=0, at_most=1)
+        check_number("--encoder_momentum", encoder_momentum, at_least=0, at_most=1)
+        check_number("--freeze_last_epochs", freeze_last_epochs, at_least=0)
+        sizes = (backbone.feature_dim, hidden, hidden, bottleneck)
+        self.g_s = Encoder(backbone, DINOHead(sizes, dim, head_bn, normalise_last))
+        self.g_t = momentum_copy(self.g_s)
+        self.register_buffer("c", torch.zeros(dim))
+        self.dim, self.T = dim, temperature
+        self.tau_t, self.tau_end = warmup_teacher_temperature, teacher_temperature
+        self.tau_start, self.tau_epochs = warmup_teacher_temperature, warmup_teacher_epochs
+        self.m, self.lambda_start = centre_momentum, encoder_momentum
+        self.freeze_epochs, self.frozen = freeze_last_epochs, False
+
+    def begin_step(self, progress: Progress) -> None:
+        """The teacher follows the student; the teacher's temperature moves on."""
+        lambda_ = 1 - (1 - self.lambda_start) * (1 + math.cos(math.pi * progress.share)) / 2
+        follow(self.g_t, self.g_s, lambda_)
+        done = min(1.0, progress.epoch / self.tau_epochs) if self.tau_epochs else 1.0
+        self.tau_t = self.tau_start + done * (self.tau_end - self.tau_start)
+        self.frozen = progress.epoch < self.freeze_epochs
+
+    def pairs_of(self, count: int) -> Sequence[Pair]:
+        """Every crop with the large views but itself; the mean over them (Eq. 3)."""
+        share = 1 / (2 * (count - 1))
+        return [Pair(v, b, share) for b in (0, 1) for v in range(count) if v != b]
+
+    def query(self, view: Tensor, number: int = 0) -> Tensor:
+        """The student's logits (N, K) of one view."""
+        return self.g_s.head(self.g_s.backbone(view))
+
+    def queries(self, views: Sequence[Tensor]) -> dict[int, Tensor]:
+        """The student's logits of all views."""
+        return dict(enumerate(encode_together(self.g_s.backbone, self.g_s.head, views)))
+
+    @torch.no_grad()
+    def targets(
+        self,
+        views: Sequence[Tensor],
+        queries: Mapping[int, Any],
+        index: Tensor,
+        generator: torch.Generator,
+    ) -> dict[int, Tensor]:
+        """The teacher's logits (N, K) of the large views."""
+        return dict(enumerate(encode_together(self.g_t.backbone, self.g_t.head, views[:2])))
+
+    def compare(self, query: Tensor, target: Tensor) -> Tensor:
+        """H(P_t, P_s): cross-entropy with the centred and sharpened teacher, (N,) (Eqs. 1, 2)."""
+        p_t = ((target - self.c) / self.tau_t).softmax(dim=1)
+        return F.cross_entropy(query / self.T, p_t, reduction="none")
+
+    @torch.no_grad()
+    def keep(
+        self, queries: Mapping[int, Any], targets: Mapping[int, Tensor], index: Tensor
+    ) -> None:
+        """Move the centre towards the mean of the teacher's logits (Eq. 4)."""
+        if self.frozen:
+            self.g_s.head.last.weight.grad = self.g_s.head.gain.grad = None  # type: ignore[union-attr]
+        mean = torch.stack([t.mean(dim=0) for t in targets.values()]).mean(dim=0)
+        self.c.lerp_(sum_over(mean) / world(), 1 - self.m)
+
+    def projections(self, images: Tensor) -> Tensor:
+        """The bottleneck of the student's head (N, bottleneck), before normalisation."""
+        return self.g_s.head.mlp(self.g_s.backbone(images))  # type: ignore[operator]
+
+    @property
+    def backbone(self) -> nn.Module:
+        """The student's backbone."""
+        return self.g_s.backbone
+
+    @property
+    def chance_loss(self) -> float:
+        """ln K: every output alike."""
+        return math.log(self.dim)

@@ -1,0 +1,95 @@
+"""MoCo v3: momentum contrast within the batch (Chen, Xie & He 2021, arXiv 2104.02057)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from torch import Tensor, nn
+
+from unmix.backbones import Backbone, mlp
+from unmix.distributed import gather
+from unmix.errors import UserError, check_number
+from unmix.losses import in_batch_contrast
+from unmix.methods.base import Pair, full_precision, unit
+from unmix.methods.projected import InBatch, MomentumTargets, check_sizes
+
+__all__ = ["MoCoV3"]
+
+
+class MoCoV3(MomentumTargets, InBatch):
+    """Momentum contrast without a queue, for ResNets and vision transformers.
+
+    Query: q = h(g(f(x))), with h the predictor. Target: k = g_k(f_k(x)) of the other view, from
+    momentum copies of f and g. Compared by InfoNCE among the batch's keys, times 2 T (Eq. 1, Alg.
+    1), in both directions, summed. Kept: nothing.
+
+    A projector has two layers on a ResNet and three on a transformer, and a transformer's predictor
+    ends in batch norm, as in the released code.
+
+    Args:
+        backbone: Images to pooled features; has `feature_dim`, and a transformer `patch_embed`.
+        n_data: Number of training samples; not used.
+        dim: Length of q and k.
+        hidden: Width of the hidden layers of projector and predictor.
+        temperature: T.
+        encoder_momentum: m at the start; it rises to 1 by a cosine.
+        freeze_patch_embedding: Leave a transformer's patch projection as it starts (Sec. 4.3).
+    """
+
+    pairs: Sequence[Pair] = (Pair(0, 1), Pair(1, 0))
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        n_data: int,
+        *,
+        dim: int = 256,
+        hidden: int = 4096,
+        temperature: float = 0.2,
+        encoder_momentum: float = 0.99,
+        freeze_patch_embedding: bool = False,
+    ) -> None:
+        check_sizes(dim=dim, hidden=hidden)
+        check_number("--temperature", temperature, above=0)
+        patches = getattr(backbone, "patch_embed", None)
+        if freeze_patch_embedding:
+            frozen(patches)
+        layers = 2 if patches is None else 3
+        sizes = (backbone.feature_dim, *[hidden] * (layers - 1), dim)
+        super().__init__(backbone, mlp(sizes, last="norm"), encoder_momentum)
+        self.h = mlp((dim, hidden, dim), last="linear" if patches is None else "norm")
+        self.T = temperature
+
+    def query(self, view: Tensor, number: int = 0) -> Tensor:
+        """q = h(g(f(x))): unit vectors (N, dim)."""
+        return unit(self.h(self.projections(view)))
+
+    def compare(self, query: Tensor, target: Tensor) -> Tensor:
+        """InfoNCE of q with the keys k of the batch, times 2 T: losses (N,)."""
+        with full_precision(query):
+            return 2 * self.T * in_batch_contrast(query, gather(unit(target)), self.T)
+
+    def similarities(self, query: Tensor, target: Tensor) -> tuple[Tensor]:
+        """Cosines of q with every sample's key."""
+        with full_precision(query):
+            return (query @ gather(unit(target)).T,)
+
+    @property
+    def chance_loss(self) -> float | None:
+        """2 T ln N for each direction."""
+        return None if self.candidates is None else 4 * self.T * math.log(self.candidates)
+
+
+def frozen(patches: nn.Module | None) -> None:
+    """Take the gradient off a patch projection.
+
+    Raises:
+        UserError: if there is none.
+    """
+    if patches is None:
+        raise UserError(
+            "--freeze_patch_embedding: the backbone has no patch embedding; use a transformer, "
+            "such as --backbone timm:vit_small_patch16_224, or leave it out."
+        )
+    patches.requires_grad_(False)

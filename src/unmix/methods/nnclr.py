@@ -1,0 +1,115 @@
+"""NNCLR: the positive is a neighbour from a queue (Dwibedi et al. 2021, arXiv 2104.14548)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from unmix.backbones import Backbone, mlp
+from unmix.distributed import gather, gather_with_gradient
+from unmix.errors import check_number
+from unmix.losses import in_batch_contrast
+from unmix.memory import Queue
+from unmix.methods.base import Pair, full_precision, unit
+from unmix.methods.projected import InBatch, check_sizes
+
+__all__ = ["NNCLR", "Embedding"]
+
+
+class Embedding(NamedTuple):
+    """What the trained branch says of a view.
+
+    Attributes:
+        p: The predictor's output, unit vectors (N, dim).
+        z: The projector's output, unit vectors (N, dim).
+    """
+
+    p: Tensor
+    z: Tensor
+
+
+class NNCLR(InBatch):
+    """Nearest-neighbour contrastive learning: the positive is what the queue has next to a view.
+
+    Query: p = h(z), z = g(f(x)), with h the predictor. Target: nn(z), the nearest neighbour in the
+    queue of the other view's z. A neighbour has to find its p among those of the batch (Eq. 3), in
+    both directions, half each. Kept: a queue of the clean first view's z.
+
+    Args:
+        backbone: Images to pooled features; has `feature_dim`.
+        n_data: Number of training samples; not used.
+        dim: Length of z and p.
+        hidden: Width of the projector's two hidden layers.
+        predictor_hidden: Width of the predictor's hidden layer.
+        temperature: T.
+        queue_size: Number of z in the queue Q.
+    """
+
+    pairs: Sequence[Pair] = (Pair(0, 1, 0.5), Pair(1, 0, 0.5))
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        n_data: int,
+        *,
+        dim: int = 256,
+        hidden: int = 2048,
+        predictor_hidden: int = 4096,
+        temperature: float = 0.1,
+        queue_size: int = 98304,
+    ) -> None:
+        check_sizes(dim=dim, hidden=hidden, predictor_hidden=predictor_hidden)
+        check_number("--temperature", temperature, above=0)
+        super().__init__(backbone, mlp((backbone.feature_dim, hidden, hidden, dim), last="affine"))
+        self.h = mlp((dim, predictor_hidden, dim))
+        self.T, self.Q = temperature, Queue(queue_size, dim)
+
+    def query(self, view: Tensor, number: int = 0) -> Embedding:
+        """p = h(z) and z = g(f(x)), each normalised."""
+        z = self.projections(view)
+        return Embedding(unit(self.h(z)), unit(z))
+
+    @torch.no_grad()
+    def targets(
+        self,
+        views: Sequence[Tensor],
+        queries: Mapping[int, Embedding],
+        index: Tensor,
+        generator: torch.Generator,
+    ) -> dict[int, Tensor]:
+        """nn(z) of both views: rows of the queue (N, dim)."""
+        return {b: self.nearest(queries[b].z) for b in (0, 1)}
+
+    def nearest(self, z: Tensor) -> Tensor:
+        """The queue's nearest neighbours of unit vectors (N, dim)."""
+        with full_precision(z):
+            return self.Q.keys[(z @ self.Q.keys.T).argmax(dim=1)]
+
+    def compare(self, query: Embedding, target: Tensor) -> Tensor:
+        """InfoNCE of a neighbour's own p among the p of the batch: losses (N,)."""
+        with full_precision(query.p):
+            return in_batch_contrast(target, gather_with_gradient(query.p), self.T)
+
+    def similarities(self, query: Embedding, target: Tensor) -> tuple[Tensor]:
+        """Cosines of p with the neighbours of every sample."""
+        with full_precision(query.p):
+            return (query.p @ gather(target).T,)
+
+    def keep(
+        self, queries: Mapping[int, Embedding], targets: Mapping[int, Any], index: Tensor
+    ) -> None:
+        """Put the first view's z of all processes into the queue."""
+        self.Q.push(gather(queries[0].z))
+
+    @property
+    def chance_loss(self) -> float | None:
+        """ln N."""
+        return None if self.candidates is None else math.log(self.candidates)
+
+    def state(self) -> dict[str, float]:
+        """How full the queue is, in [0, 1]."""
+        return {"queue_fill": self.Q.fill}

@@ -1,0 +1,133 @@
+"""PIRL: a picture and its jigsaw have the same feature (Misra and van der Maaten 2020)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from torch import Tensor, nn
+
+from unmix.backbones import Backbone, is_vit, linear_head
+from unmix.distributed import rank
+from unmix.errors import UserError, check_number
+from unmix.methods.bank import BankContrast, BankMethod
+from unmix.methods.base import Encoder, Pair, Progress, unit
+from unmix.randomness import generator_for, uniform
+from unmix.transfer import to_device
+
+__all__ = ["PIRL", "tiles_of"]
+
+
+class PIRL(BankMethod):
+    """Pretext-invariant representations: jigsaw and picture are both near the picture's memory.
+
+    Query: f(v_I) of view 0, the picture; g(v_It) of view 1, whose tiles are encoded one by one and
+    put together in random order. Target: the sample's row m_I of the memory bank, among K random
+    rows. Kept: the bank, which moves towards the picture's clean features.
+
+    Tiles are cut edge to edge, from the middle of a view that the grid does not divide. The paper
+    crops 64 of 85 pixels from each; of the 10 pixels that a view of 32 has, too little would stay.
+
+    Args:
+        backbone: Images to pooled features; has `feature_dim`.
+        n_data: Number of training samples.
+        dim: Length of features and rows.
+        temperature: tau.
+        negatives: K, random rows a sample is told apart from; by default 4096, or all the others.
+        bank_momentum: Share of a row that stays at each update.
+        jigsaw_weight: lambda, the jigsaw's share of the loss; the picture has the rest.
+        contrast: "softmax", or "nce" as in the paper, with its constant Z.
+        grid: Tiles in a row and in a column.
+    """
+
+    views = 2
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        n_data: int,
+        *,
+        dim: int = 128,
+        temperature: float = 0.07,
+        negatives: int | None = None,
+        bank_momentum: float = 0.5,
+        jigsaw_weight: float = 0.5,
+        contrast: Literal["softmax", "nce"] = "softmax",
+        grid: int = 3,
+    ) -> None:
+        super().__init__(n_data, negatives)
+        check_number("--jigsaw_weight", jigsaw_weight, at_least=0, at_most=1)
+        check_number("--grid", grid, at_least=1)
+        if is_vit(backbone):
+            raise UserError(
+                "--backbone: the tiles of pirl's jigsaw do not fit a transformer's patches; use a "
+                "convolutional network such as resnet18."
+            )
+        self.f = Encoder(backbone, linear_head(backbone.feature_dim, dim))
+        self.tile_head = linear_head(backbone.feature_dim, dim)
+        self.g = linear_head(grid * grid * dim, dim)
+        self.T, self.grid, self.step = temperature, grid, 0
+        self.contrast = BankContrast(n_data, dim, temperature, bank_momentum, contrast)
+        self.pairs = (Pair(0, 0, 1 - jigsaw_weight), Pair(1, 0, jigsaw_weight))
+
+    def begin_step(self, progress: Progress) -> None:
+        """The order of tiles follows from the step's number."""
+        self.step = progress.step
+
+    def query(self, view: Tensor, number: int = 0) -> Tensor:
+        """f(v_I) of view 0, g(v_It) of view 1: unit vectors (N, dim)."""
+        return self.f(view) if number == 0 else self.jigsaw(view)
+
+    def jigsaw(self, view: Tensor) -> Tensor:
+        """g(v_It): the tiles' features, concatenated in an order drawn for each sample."""
+        n, count = len(view), self.grid**2
+        v = self.tile_head(self.f.backbone(tiles_of(view, self.grid))).reshape(n, count, -1)
+        generator = generator_for(0, "tiles", self.step, rank())
+        order = to_device(uniform((n, count), generator).argsort(dim=1), view.device)
+        v = v.gather(1, order[:, :, None].expand_as(v))
+        return unit(self.g(v.flatten(1)))
+
+    def compare(self, query: Tensor, target: Tensor) -> Tensor:
+        """Contrast a feature with the picture's row against the negatives' rows: (N,) (Eq. 5)."""
+        return self.contrast(query, target)
+
+    def similarities(self, query: Tensor, target: Tensor) -> tuple[Tensor]:
+        """Cosines with the rows of every sample of the batch, then with its negatives'."""
+        return (self.contrast.similarities(query, target),)
+
+    def keep(
+        self, queries: Mapping[int, Tensor], targets: Mapping[int, Any], index: Tensor
+    ) -> None:
+        """Move the samples' rows towards their pictures' clean features."""
+        self.contrast.update(queries[0], index)
+
+    def projections(self, images: Tensor) -> Tensor:
+        """The picture's head's output, before normalisation."""
+        return self.f.head(self.f.backbone(images))
+
+    @property
+    def backbone(self) -> nn.Module:
+        """The encoder's backbone."""
+        return self.f.backbone
+
+    @property
+    def chance_loss(self) -> float | None:
+        """ln(K + 1) under softmax."""
+        return math.log(self.K + 1) if self.contrast.contrast == "softmax" else None
+
+
+def tiles_of(view: Tensor, grid: int) -> Tensor:
+    """Cut views (N, C, H, W) into tiles (N grid^2, C, H // grid, W // grid), row by row.
+
+    Raises:
+        UserError: if a side is shorter than the grid.
+    """
+    n, c, height, width = view.shape
+    h, w = height // grid, width // grid
+    if min(h, w) < 1:
+        raise UserError(f"--grid: {grid} tiles do not fit into a view of {min(height, width)} px.")
+    top, left = (height - grid * h) // 2, (width - grid * w) // 2
+    middle = view[:, :, top : top + grid * h, left : left + grid * w]
+    tiles = middle.reshape(n, c, grid, h, grid, w).permute(0, 2, 4, 1, 3, 5)
+    return tiles.reshape(n * grid * grid, c, h, w)

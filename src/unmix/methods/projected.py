@@ -1,0 +1,103 @@
+"""What methods without a queue of keys share: a backbone, a projector, and momentum copies of both.
+
+Those whose negatives are the rest of the batch also know what guessing costs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from unmix.backbones import Backbone
+from unmix.distributed import world
+from unmix.errors import check_number
+from unmix.methods.base import Method, Progress
+from unmix.momentum import follow, momentum_copy, rising
+
+__all__ = ["InBatch", "MomentumTargets", "Projected", "check_sizes"]
+
+
+class Projected(Method):
+    """A method that trains z = g(f(x)).
+
+    Args:
+        backbone: f, images to pooled features; has `feature_dim`.
+        projector: g, features to (N, dim).
+    """
+
+    def __init__(self, backbone: Backbone, projector: nn.Module) -> None:
+        super().__init__()
+        self.f, self.g = backbone, projector
+
+    def projections(self, images: Tensor) -> Tensor:
+        """z = g(f(x)), before normalisation."""
+        return self.g(self.f(images))
+
+    @property
+    def backbone(self) -> nn.Module:
+        """f, which is kept after pretraining."""
+        return self.f
+
+
+class MomentumTargets(Projected):
+    """A method whose targets are what momentum copies of f and g say of a view.
+
+    Args:
+        backbone: f.
+        projector: g.
+        encoder_momentum: m at the start; it rises to 1 by a cosine over the run.
+    """
+
+    def __init__(self, backbone: Backbone, projector: nn.Module, encoder_momentum: float) -> None:
+        super().__init__(backbone, projector)
+        check_number("--encoder_momentum", encoder_momentum, at_least=0, at_most=1)
+        self.f_k, self.g_k = momentum_copy(self.f), momentum_copy(self.g)
+        self.m = encoder_momentum
+
+    def begin_step(self, progress: Progress) -> None:
+        """The momentum encoder follows the trained one."""
+        m = rising(self.m, progress.share)
+        follow(self.f_k, self.f, m)
+        follow(self.g_k, self.g, m)
+
+    @torch.no_grad()
+    def targets(
+        self,
+        views: Sequence[Tensor],
+        queries: Mapping[int, Any],
+        index: Tensor,
+        generator: torch.Generator,
+    ) -> dict[int, Tensor]:
+        """z' = g_k(f_k(x)): (N, dim), without a gradient."""
+        asked = sorted({pair.target for pair in self.pairs_of(len(views))})
+        return {b: self.g_k(self.f_k(views[b])) for b in asked}
+
+
+class InBatch(Projected):
+    """A method whose negatives are the other samples of the batch, of all processes.
+
+    Attributes:
+        batch_size: What `check_batch` was last asked about; what guessing costs depends on it.
+    """
+
+    contrastive = True
+    batch_size: int | None = None
+
+    def check_batch(self, batch_size: int) -> None:
+        """Two samples are needed to tell them apart."""
+        super().check_batch(batch_size)
+        self.batch_size = batch_size
+
+    @property
+    def candidates(self) -> int | None:
+        """The samples that one is told apart from, itself included; None before `check_batch`."""
+        return None if self.batch_size is None else self.batch_size * world()
+
+
+def check_sizes(**sizes: int) -> None:
+    """Raise a UserError unless every size, by its flag, is at least 1."""
+    for flag, size in sizes.items():
+        check_number(f"--{flag}", size, at_least=1)

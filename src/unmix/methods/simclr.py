@@ -1,0 +1,86 @@
+"""SimCLR: contrast with the rest of the batch (Chen et al. 2020, arXiv 2002.05709)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from unmix.backbones import Backbone, mlp
+from unmix.distributed import gather_with_gradient
+from unmix.errors import check_number
+from unmix.losses import nt_xent
+from unmix.methods.base import full_precision, unit
+from unmix.methods.projected import InBatch, check_sizes
+
+__all__ = ["SimCLR"]
+
+
+class SimCLR(InBatch):
+    """Contrastive learning in the batch: a sample's two views among all views of all samples.
+
+    Query: z = g(f(x1)). Target: the other view's z = g(f(x2)), with its gradient. Compared by
+    NT-Xent (Eq. 1) in both directions, half each. Kept: nothing.
+
+    Args:
+        backbone: Images to pooled features; has `feature_dim`.
+        n_data: Number of training samples; not used.
+        dim: Length of z.
+        hidden: Width of the projector's hidden layers; 0 is the backbone's own.
+        layers: Layers of the projector.
+        temperature: T.
+        head_bn: Batch norm after every layer of the projector.
+    """
+
+    two_sided = True
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        n_data: int,
+        *,
+        dim: int = 128,
+        hidden: int = 0,
+        layers: int = 2,
+        temperature: float = 0.5,
+        head_bn: bool = False,
+    ) -> None:
+        check_sizes(dim=dim, layers=layers)
+        check_number("--hidden", hidden, at_least=0)
+        check_number("--temperature", temperature, above=0)
+        d = backbone.feature_dim
+        sizes = (d, *[hidden or d] * (layers - 1), dim)
+        g = mlp(sizes, last="affine") if head_bn else mlp(sizes, batch_norm=False)
+        super().__init__(backbone, g)
+        self.T = temperature
+
+    def query(self, view: Tensor, number: int = 0) -> Tensor:
+        """z = g(f(x)): unit vectors (N, dim)."""
+        return unit(self.projections(view))
+
+    def targets(
+        self,
+        views: Sequence[Tensor],
+        queries: Mapping[int, Tensor],
+        index: Tensor,
+        generator: torch.Generator,
+    ) -> dict[int, Tensor]:
+        """The second view's z, with its gradient."""
+        return {1: queries[1]}
+
+    def compare(self, query: Tensor, target: Tensor) -> Tensor:
+        """NT-Xent, from query to target and back: losses (N,)."""
+        with full_precision(query):
+            return (nt_xent(query, target, self.T) + nt_xent(target, query, self.T)) / 2
+
+    def similarities(self, query: Tensor, target: Tensor) -> tuple[Tensor]:
+        """Cosines of z with every sample's target: the N-pair form of i-Mix."""
+        with full_precision(query):
+            return (query @ gather_with_gradient(target).T,)
+
+    @property
+    def chance_loss(self) -> float | None:
+        """ln(2 N - 1)."""
+        return None if self.candidates is None else math.log(2 * self.candidates - 1)

@@ -1,0 +1,191 @@
+"""SwAV: swapped assignments between views (Caron et al. 2020)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple, cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from unmix.backbones import Backbone, mlp
+from unmix.distributed import gather, rank, world
+from unmix.errors import check_number
+from unmix.losses import sinkhorn
+from unmix.memory import Queue
+from unmix.methods.base import Encoder, Method, Pair, Progress, full_precision, unit
+from unmix.methods.multicrop import encode_together
+
+__all__ = ["Prediction", "SwAV"]
+
+
+class Prediction(NamedTuple):
+    """What SwAV says of a view.
+
+    Attributes:
+        embedding: z, unit vectors (N, dim).
+        scores: z^T C, cosines with the prototypes (N, K).
+        codes: q, the assignment to them (N, K), rows sum to 1, without a gradient; None of a small
+            crop.
+    """
+
+    embedding: Tensor
+    scores: Tensor
+    codes: Tensor | None
+
+
+class SwAV(Method):
+    """Swapping assignments: a view's code is predicted from another view (Caron et al. 2020).
+
+    Query and target: z, its scores with the prototypes C, and its code q, by which the batch is
+    spread evenly over the prototypes (Eqs. 1 to 5). The two large views predict each other's code,
+    small crops predict both. Kept: a queue of embeddings of each large view.
+
+    Args:
+        backbone: Images to pooled features; has `feature_dim`.
+        n_data: Number of training samples (not used).
+        dim: Length of embeddings and prototypes.
+        hidden: Features of the projection head's hidden layer.
+        prototypes: K, at least 2. The loss starts at ln K, and one that stays there learns nothing.
+        temperature: T of the predictions.
+        epsilon: Smoothness of the codes; a larger one makes them more even.
+        sinkhorn_iterations: Rounds of the Sinkhorn-Knopp algorithm.
+        queue_size: Embeddings of earlier steps, of each large view, that the codes are computed
+            with; 0 for none.
+        queue_from_epoch: Epochs before the queue is used; it is filled from the start.
+        freeze_prototypes_steps: Steps before the prototypes are trained.
+    """
+
+    multi_crop = True
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        n_data: int,
+        *,
+        dim: int = 128,
+        hidden: int = 2048,
+        prototypes: int = 3000,
+        temperature: float = 0.1,
+        epsilon: float = 0.05,
+        sinkhorn_iterations: int = 3,
+        queue_size: int = 0,
+        queue_from_epoch: int = 15,
+        freeze_prototypes_steps: int = 313,
+    ) -> None:
+        super().__init__()
+        check_number("--dim", dim, at_least=1)
+        check_number("--hidden", hidden, at_least=1)
+        check_number("--prototypes", prototypes, at_least=2)
+        check_number("--temperature", temperature, above=0)
+        check_number("--epsilon", epsilon, above=0)
+        check_number("--sinkhorn_iterations", sinkhorn_iterations, at_least=1)
+        check_number("--queue_size", queue_size, at_least=0)
+        check_number("--queue_from_epoch", queue_from_epoch, at_least=0)
+        check_number("--freeze_prototypes_steps", freeze_prototypes_steps, at_least=0)
+        self.f = Encoder(backbone, mlp((backbone.feature_dim, hidden, dim)))
+        self.C = nn.Linear(dim, prototypes, bias=False)
+        self.queues = nn.ModuleList(Queue(queue_size, dim) for _ in range(2 if queue_size else 0))
+        self.T, self.epsilon, self.iterations = temperature, epsilon, sinkhorn_iterations
+        self.queue_from_epoch, self.freeze_steps = queue_from_epoch, freeze_prototypes_steps
+        self.queue_full = self.uses_queue = self.frozen = False
+
+    def begin_step(self, progress: Progress) -> None:
+        """Prototypes are unit vectors; the queue is used from its epoch on, once it is full."""
+        with torch.no_grad():
+            self.C.weight.copy_(F.normalize(self.C.weight, dim=1))
+        self.frozen = progress.step < self.freeze_steps
+        wanted = len(self.queues) > 0 and progress.epoch >= self.queue_from_epoch
+        # The host waits for this number, but only until the queue is full: once in most runs.
+        if wanted and not self.queue_full:
+            self.queue_full = self.fill == 1
+        self.uses_queue = wanted and self.queue_full
+
+    def pairs_of(self, count: int) -> Sequence[Pair]:
+        """The large views with each other, small crops with both; the mean over codes and crops."""
+        share = 1 / (2 * (count - 1))
+        small = [Pair(v, b, share) for v in range(2, count) for b in (0, 1)]
+        return [Pair(0, 1, 2 * share), *small]
+
+    def query(self, view: Tensor, number: int = 0) -> Prediction:
+        """The prediction of one view."""
+        return self.predict(self.f.head(self.f.backbone(view)), number)
+
+    def queries(self, views: Sequence[Tensor]) -> dict[int, Prediction]:
+        """The predictions of all views."""
+        outputs = encode_together(self.f.backbone, self.f.head, views)
+        return {v: self.predict(output, v) for v, output in enumerate(outputs)}
+
+    def predict(self, output: Tensor, number: int) -> Prediction:
+        """From the head's output (N, dim) of view `number`."""
+        z = unit(output)
+        with full_precision(z):
+            scores = self.C(z)
+        return Prediction(z, scores, self.codes(z, number) if number < 2 else None)
+
+    @torch.no_grad()
+    def codes(self, z: Tensor, number: int) -> Tensor:
+        """q (N, K): all processes' embeddings and the queue's spread evenly over the prototypes."""
+        everyone = [gather(z)]
+        if self.uses_queue:
+            everyone.insert(0, cast(Queue, self.queues[number]).keys)
+        with full_precision(z):
+            q = sinkhorn(self.C(torch.cat(everyone)), self.epsilon, self.iterations)
+        return q[len(q) - (world() - rank()) * len(z) :][: len(z)]
+
+    def targets(
+        self,
+        views: Sequence[Tensor],
+        queries: Mapping[int, Prediction],
+        index: Tensor,
+        generator: torch.Generator,
+    ) -> dict[int, Prediction]:
+        """The large views' predictions: codes to predict, and scores that predict the query's."""
+        return {b: queries[b] for b in (0, 1)}
+
+    def compare(self, query: Prediction, target: Prediction) -> Tensor:
+        """Swapped prediction (N,): the mean of both ways, or one from a small crop (Eq. 2)."""
+        assert target.codes is not None
+        there = F.cross_entropy(query.scores / self.T, target.codes, reduction="none")
+        if query.codes is None:
+            return there
+        back = F.cross_entropy(target.scores / self.T, query.codes, reduction="none")
+        return (there + back) / 2
+
+    @torch.no_grad()
+    def keep(
+        self,
+        queries: Mapping[int, Prediction],
+        targets: Mapping[int, Prediction],
+        index: Tensor,
+    ) -> None:
+        """Put the clean embeddings of all processes into the queues; frozen prototypes stay."""
+        if self.frozen:
+            self.C.weight.grad = None
+        for b, queue in enumerate(self.queues):
+            cast(Queue, queue).push(gather(targets[b].embedding))
+
+    def projections(self, images: Tensor) -> Tensor:
+        """The head's output, before normalisation."""
+        return self.f.head(self.f.backbone(images))
+
+    @property
+    def backbone(self) -> nn.Module:
+        """The encoder's backbone."""
+        return self.f.backbone
+
+    @property
+    def chance_loss(self) -> float:
+        """ln K: every prototype alike."""
+        return math.log(self.C.out_features)
+
+    def state(self) -> dict[str, float]:
+        """How full the queue is, in [0, 1]."""
+        return {"queue_fill": self.fill} if len(self.queues) else {}
+
+    @property
+    def fill(self) -> float:
+        """Share of the queues that real embeddings fill; both are filled alike."""
+        return cast(Queue, self.queues[0]).fill

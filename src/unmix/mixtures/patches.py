@@ -1,0 +1,173 @@
+"""Patch mixtures: whole patches of a vision transformer come from several images."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from unmix.errors import UserError, check_choice, check_number
+from unmix.mixtures.basics import checked_shape
+from unmix.mixtures.boxes import nearest_places, stretched
+from unmix.mixtures.draws import source_of
+from unmix.mixtures.masks import formatted
+from unmix.mixtures.operators import PER
+from unmix.mixtures.pairing import cyclic_owners
+from unmix.randomness import uniform
+from unmix.transfer import to_device
+
+__all__ = ["PatchDraw", "PatchMixture"]
+
+
+@dataclass(frozen=True)
+class PatchDraw:
+    """Mixtures of k images in patches.
+
+    Attributes:
+        owners: Whose images are in each mixture, int64 (N, k); column 0 is the sample itself.
+        patches: Which of its owners each patch is from, int64 (N, rows, columns) or, for the whole
+            batch, (1, rows, columns); in [0, k).
+        patch_size: Side of a patch in pixels.
+    """
+
+    owners: Tensor
+    patches: Tensor
+    patch_size: int
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width of the images that this was drawn for."""
+        rows, columns = self.patches.shape[1:]
+        return rows * self.patch_size, columns * self.patch_size
+
+    @property
+    def per_sample(self) -> bool:
+        """False: where the patches are may differ, but every mixture has the same shares."""
+        return False
+
+    @property
+    def shares(self) -> Tensor:
+        """Each owner's share of the patches, counted, (N, k)."""
+        k = self.owners.shape[1]
+        counts = torch.nn.functional.one_hot(self.patches.flatten(1), k).float().mean(dim=1)
+        return counts.expand(len(self.owners), k)
+
+    @property
+    def partner(self) -> Tensor:
+        """Index of the second owner, int64 (N,)."""
+        return self.owners[:, 1]
+
+    @property
+    def weight(self) -> Tensor:
+        """The sample's own share, (N,)."""
+        return self.shares[:, 0]
+
+    @property
+    def touched(self) -> Tensor:
+        """True where the mixture differs from the image, bool (N,)."""
+        return (self.patches > 0).flatten(1).any(dim=1).expand(len(self.owners))
+
+    def resized(self, height: int, width: int) -> PatchDraw:
+        """The same owners, with as many patches as images of another size have.
+
+        Each patch is from the owner of the nearest one.
+
+        Raises:
+            UserError: if the patches do not fit.
+        """
+        grid = _grid(height, width, self.patch_size)
+        rows, columns = map(nearest_places, self.patches.shape[1:], grid)
+        return replace(self, patches=stretched(self.patches, rows, columns))
+
+    def apply(self, images: Tensor, others: Sequence[Tensor] = ()) -> Tensor:
+        """Mix a batch (N, C, H, W) with itself, or with another view of itself."""
+        source = source_of(images, others, len(self.owners), self.size)
+        patches = to_device(self.patches, images.device)[:, None]
+        where = patches.repeat_interleave(self.patch_size, 2).repeat_interleave(self.patch_size, 3)
+        owners = to_device(self.owners, images.device)
+        mixed = images
+        for column in range(1, owners.shape[1]):
+            mixed = torch.where(where == column, source[owners[:, column]], mixed)
+        return formatted(mixed, images)
+
+
+@dataclass(frozen=True)
+class PatchMixture:
+    """PatchMix: the patches of a vision transformer come in equal parts from several images.
+
+    The patches are dealt out in a random order, L // k to each of k images; the few that are left
+    stay the image's own. Image i of the shuffled batch takes from images i + 1, ..., i + k - 1, so
+    that every image is in k mixtures. Source: Shen et al. 2023 (arXiv 2306.12243), Sec. 3.2; the
+    defaults are the released configuration's.
+
+    Args:
+        patch_size: Side of a patch in pixels; that of the transformer.
+        images: k, the images of a mixture; at least 2.
+        per: One order of the patches for a `batch`, as released, or for each `sample`.
+
+    Raises:
+        UserError: if a number is out of its range, or a word unknown.
+    """
+
+    patch_size: int = 16
+    images: int = 2
+    per: Literal["batch", "sample"] = "batch"
+
+    @property
+    def extra(self) -> tuple[tuple[float, float] | None, ...]:
+        """No further view."""
+        return ()
+
+    @property
+    def needs_features(self) -> bool:
+        """False: the batch is shuffled."""
+        return False
+
+    def __post_init__(self) -> None:
+        check_number("--unmix_patch", self.patch_size, at_least=1)
+        check_number("--unmix_images", self.images, at_least=2)
+        check_choice("--unmix_per", self.per, PER)
+
+    def draw(
+        self,
+        shape: Sequence[int],
+        generator: torch.Generator | None = None,
+        features: Tensor | None = None,
+    ) -> PatchDraw:
+        """Draw for a batch of shape (N, C, H, W).
+
+        Raises:
+            UserError: if the patches do not fit, or are fewer than the images of a mixture.
+        """
+        n, height, width = checked_shape(shape)
+        rows, columns = _grid(height, width, self.patch_size)
+        count, k = rows * columns, self.images
+        if count < k:
+            raise UserError(
+                f"--unmix_images: {k} images cannot share the {count} patches of images of "
+                f"{height} x {width} pixels; use a smaller --unmix_patch than {self.patch_size}."
+            )
+        m = n if self.per == "sample" else 1
+        rank = uniform((m, count), generator).cpu().argsort(dim=1).argsort(dim=1)
+        owner = rank // (count // k)
+        patches = torch.where(owner < k, owner, 0).unflatten(1, (rows, columns))
+        return PatchDraw(cyclic_owners(n, k, generator), patches, self.patch_size)
+
+
+def _grid(height: int, width: int, patch_size: int) -> tuple[int, int]:
+    """Rows and columns of patches.
+
+    Raises:
+        UserError: if they do not cover the image.
+    """
+    if height % patch_size or width % patch_size or not height or not width:
+        right = [p for p in range(2, patch_size) if height % p == 0 and width % p == 0]
+        advice = f"use that of the transformer, such as {right[-1]}" if right else "use another"
+        raise UserError(
+            f"--unmix_patch: patches of {patch_size} pixels do not divide images of {height} x "
+            f"{width}; {advice}."
+        )
+    return height // patch_size, width // patch_size

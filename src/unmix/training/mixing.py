@@ -1,0 +1,115 @@
+"""From a run's settings to its label-space mixture and rule, if they go with its method."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from unmix.backbones import is_vit
+from unmix.credit import Rule, rule
+from unmix.errors import UserError
+from unmix.methods import Method
+from unmix.mixtures import (
+    DirichletMixture,
+    ManifoldMixture,
+    MixtureOperator,
+    PatchMixture,
+)
+from unmix.mixtures.layers import layers_named
+from unmix.training.settings import Settings
+
+__all__ = ["check_views", "label_space"]
+
+# Rules that look at the mixture of the partner, so every image must have one of two images.
+_OF_PAIRS = {"sdmp", "mixbt", "swav_released"}
+
+
+def label_space(settings: Settings, method: Method) -> tuple[MixtureOperator | None, Rule]:
+    """The operator and the rule of a run; without `unmix` no operator.
+
+    Raises:
+        UserError: if the rule, the mixture or a number of theirs has no meaning for the method.
+    """
+    wanted, run_ = settings.mixture, settings.run
+    numbers = {"share": wanted.unmix_share, "temperature": wanted.unmix_temperature}
+    shared = rule(wanted.unmix_rule, **{name: n for name, n in numbers.items() if n is not None})
+    operator: Any = wanted.label_space(shared.published)
+    if operator is None:
+        return None, shared
+    why = shared.why_not(method)
+    if why is not None:
+        raise UserError(
+            f"--unmix_rule: {wanted.unmix_rule} does not go with --method {run_.method}: {why}. "
+            f"What does: unmix methods {run_.method}."
+        )
+    per = getattr(operator, "per", "batch")
+    if method.coupled and per == "sample":
+        raise UserError(
+            f"--unmix_per: sample does not go with --method {run_.method}, whose loss is one "
+            "number a batch; use batch."
+        )
+    _check_pairs(operator, shared, settings)
+    _check_backbone(operator, method, settings)
+    if wanted.unmix_joint:
+        _check_joint(operator, shared, wanted.unmix_rule)
+    return operator, shared
+
+
+def check_views(settings: Settings, method: Method) -> None:
+    """Check that small crops have a meaning for the method.
+
+    Raises:
+        UserError: if they have none.
+    """
+    if settings.views.local_crops and not method.multi_crop:
+        raise UserError(
+            f"--local_crops: {settings.views.local_crops} small crops do not go with --method "
+            f"{settings.run.method}, which compares {method.views} view"
+            f"{'s' if method.views > 1 else ''} of one size; leave it out, or use --method swav, "
+            "dino or deepclusterv2."
+        )
+
+
+def _check_pairs(operator: Any, shared: Rule, settings: Settings) -> None:
+    name, pairing = settings.mixture.unmix_rule, getattr(operator, "pairing", None)
+    of_pairs = name in _OF_PAIRS
+    several = isinstance(operator, (DirichletMixture, PatchMixture))
+    if of_pairs and (several or operator.extra):
+        raise UserError(
+            f"--unmix_mixture: {settings.mixture.unmix_mixture} does not go with --unmix_rule "
+            f"{name}, which is about two images; use global, region, resizemix, gridmix or fmix."
+        )
+    if of_pairs and pairing in ("halves", "second_view"):
+        raise UserError(
+            f"--unmix_pairing: {pairing} does not go with --unmix_rule {name}, which needs every "
+            "image's mixture with another; use reverse or permutation."
+        )
+    size = settings.run.batch_size // settings.machine.processes
+    if shared.even and size % 2:
+        raise UserError(
+            f"--batch_size: {size} images for --unmix_rule {name} leave one without a partner; use "
+            f"{size + 1}."
+        )
+
+
+def _check_backbone(operator: Any, method: Method, settings: Settings) -> None:
+    backbone = settings.model.backbone
+    if isinstance(operator, PatchMixture) and not is_vit(method.backbone):
+        raise UserError(
+            f"--unmix_mixture: patchmix mixes the patches that a ViT sees, and {backbone} is none; "
+            "use --backbone timm:vit_tiny_patch16_224 or another ViT, or gridmix."
+        )
+    if isinstance(operator, ManifoldMixture):
+        layers_named(method, operator.layer)
+
+
+def _check_joint(operator: Any, shared: Rule, name: str) -> None:
+    if not shared.keeps_clean:
+        raise UserError(
+            f"--unmix_joint: --unmix_rule {name} replaces the clean view, so there is none to be "
+            "encoded with; leave it out."
+        )
+    if operator.needs_features or isinstance(operator, ManifoldMixture):
+        raise UserError(
+            "--unmix_joint: does not go with pairing by neighbours, which needs the clean features "
+            "first, nor with manifold; leave it out."
+        )

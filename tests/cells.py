@@ -1,0 +1,126 @@
+"""Small methods of every kind, and the cells of the matrix: which rule goes with which method."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from unmix.backbones import HalfEncoders
+from unmix.credit import RULES, Rule
+from unmix.methods import METHODS, Method, Progress, method_class
+from unmix.mixtures import PairDraw
+from unmix.mixtures.draws import whole_image
+from unmix.step import Mixture, Objective, objective
+
+N, SIZE, LOCAL, N_DATA = 8, 16, 8, 24
+
+OPTIONS: dict[str, dict[str, Any]] = {
+    "barlow": {"dim": 16, "hidden": 16},
+    "byol": {"dim": 16, "hidden": 32},
+    "cmc": {"negatives": 12, "dim": 16, "contrast": "softmax"},
+    "deepclusterv2": {"dim": 16, "hidden": 16, "prototypes": (6, 5), "freeze_prototypes_steps": 0},
+    "dino": {"dim": 24, "hidden": 16, "bottleneck": 8, "freeze_last_epochs": 0},
+    "insdis": {"negatives": 12, "dim": 16, "contrast": "softmax"},
+    "moco": {"queue_size": 32, "bn_splits": 2, "dim": 16, "symmetric": True},
+    "mocov3": {"dim": 16, "hidden": 32},
+    "nnclr": {"dim": 16, "hidden": 32, "predictor_hidden": 16, "queue_size": 32},
+    "pirl": {"negatives": 12, "dim": 16, "contrast": "softmax"},
+    "simclr": {"dim": 16},
+    "simsiam": {"dim": 16, "hidden": 16, "predictor_hidden": 8},
+    "swav": {"dim": 16, "hidden": 16, "prototypes": 6, "queue_size": 16, "queue_from_epoch": 0,
+             "freeze_prototypes_steps": 0},
+    "vicreg": {"dim": 16, "hidden": 16},
+    "wmse": {"dim": 4, "hidden": 16, "sub_batch": 8},
+}  # fmt: skip
+
+YES = [
+    (method, rule)
+    for method in METHODS
+    for rule in RULES
+    if RULES[rule].why_not(method_class(method)) is None
+]
+
+
+class Tiny(nn.Module):
+    """One convolution with batch norm, for pictures of any size."""
+
+    feature_dim = 24
+
+    def __init__(self, channels: int = 3) -> None:
+        super().__init__()
+        self.conv, self.bn = nn.Conv2d(channels, self.feature_dim, 3), nn.BatchNorm2d(24)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.bn(self.conv(images)).relu().mean(dim=(2, 3))
+
+
+def backbone_of(name: str) -> nn.Module:
+    """The encoder of a method: one layer, or two half-encoders."""
+    if name != "cmc":
+        return Tiny()
+    halves = HalfEncoders("resnet10", width=0.125, size=SIZE)
+    halves.l, halves.ab = Tiny(1), Tiny(2)  # type: ignore[assignment]
+    return halves
+
+
+def build(name: str, seed: int = 0, **options: Any) -> Method:
+    """A method with a small encoder."""
+    cls: Any = method_class(name)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        backbone = backbone_of(name)
+        method: Method = cls(backbone, N_DATA, **{**OPTIONS[name], **options})
+    return method
+
+
+def views_of(method: Method, seed: int = 0, n: int = N) -> list[Tensor]:
+    """A method's views of random images, with two small crops where it takes them."""
+    generator = torch.Generator().manual_seed(seed)
+    sizes = [SIZE] * method.views + [LOCAL] * (2 * method.multi_crop)
+    return [torch.randn(n, 3, size, size, generator=generator) for size in sizes]
+
+
+def global_draw(weight: float, n: int = N) -> PairDraw:
+    """One weight for the batch, which is mixed with itself in reverse."""
+    partner = torch.arange(n - 1, -1, -1)
+    ratio = torch.full((n,), weight)
+    return PairDraw(partner, whole_image(n, SIZE, SIZE), ratio, (SIZE, SIZE), False)
+
+
+def step(
+    method: Method,
+    views: list[Tensor],
+    rule: Rule | None = None,
+    draw: PairDraw | None = None,
+    *,
+    start: int = 0,
+    seed: int = 0,
+) -> Objective:
+    """One step; without a rule a clean one."""
+    n = len(views[0])
+    mixture = None
+    if rule is not None:
+        others = [views[rule.partner_view]] if rule.partner_view else []
+        mixture = Mixture(draw or global_draw(0.3, n), rule, others)
+    index = torch.arange(start, start + n) % N_DATA
+    return objective(method, views, index, torch.Generator().manual_seed(seed), mixture)
+
+
+def settled(name: str, **options: Any) -> Method:
+    """A method at the start of its second epoch, when every sample is in its memory.
+
+    It is in evaluation mode, so that samples do not meet in batch norm.
+    """
+    method = build(name, **options)
+    for number in range(N_DATA // N + 1):
+        method.begin_step(Progress(number, 12, N_DATA // N))
+        if number < N_DATA // N:
+            step(method, views_of(method, 9 + number), start=number * N).keep()
+    return method.eval()
+
+
+def gradients(method: Method) -> dict[str, Tensor]:
+    """Of all parameters that have one."""
+    return {name: p.grad for name, p in method.named_parameters() if p.grad is not None}

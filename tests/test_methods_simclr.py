@@ -1,0 +1,111 @@
+"""SimCLR: NT-Xent against a loop over pairs and the golden value; heads; guessing."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+from unmix import backbones
+from unmix.errors import UserError
+from unmix.methods import SimCLR
+from unmix.step import objective
+
+
+def simclr(**options: Any) -> SimCLR:
+    return SimCLR(backbones.build("resnet10", width=0.125, size=8), 24, **{"dim": 8} | options)
+
+
+def unit_vectors(n: int, dim: int, seed: int) -> Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return F.normalize(torch.randn(n, dim, generator=generator, dtype=torch.float64), dim=1)
+
+
+def by_hand(z1: Tensor, z2: Tensor, temperature: float) -> float:
+    """Eq. 1: the mean over all 2 N ordered pairs, with its denominators spelt out."""
+    z = torch.cat([z1, z2]).tolist()
+    n = len(z1)
+
+    def s(i: int, j: int) -> float:
+        return math.exp(sum(a * b for a, b in zip(z[i], z[j], strict=True)) / temperature)
+
+    losses = []
+    for i in range(2 * n):
+        j = (i + n) % (2 * n)
+        losses.append(-math.log(s(i, j) / sum(s(i, k) for k in range(2 * n) if k != i)))
+    return sum(losses) / (2 * n)
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.integers(2, 7), st.integers(0, 2**31), st.sampled_from([0.1, 0.5, 1.0]))
+def test_the_loss_is_the_papers_sum_over_pairs(n: int, seed: int, temperature: float) -> None:
+    z1, z2 = unit_vectors(n, 5, seed), unit_vectors(n, 5, seed + 1)
+    loss = simclr(temperature=temperature).compare(z1, z2)
+    assert loss.shape == (n,)
+    assert loss.mean().item() == pytest.approx(by_hand(z1, z2, temperature), rel=1e-6)
+
+
+def test_value_and_gradients_are_the_published_ones(golden):
+    g = golden("simclr_ntxent")
+    method = simclr(temperature=float(g["temperature"]))
+    z0, z1 = g["z0"].requires_grad_(), g["z1"].requires_grad_()
+    loss = method.compare(F.normalize(z0, dim=1), F.normalize(z1, dim=1)).mean()
+    loss.backward()
+    for ours, theirs in ((loss, g["loss"]), (z0.grad, g["grad0"]), (z1.grad, g["grad1"])):
+        torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-6)
+
+
+def test_the_gradient_reaches_both_views() -> None:
+    method = simclr().eval()
+    views = [torch.randn(6, 3, 8, 8).requires_grad_() for _ in range(2)]
+    objective(method, views, torch.arange(6), torch.Generator()).loss.backward()
+    for view in views:
+        assert view.grad is not None
+        assert view.grad.abs().sum() > 0
+
+
+@pytest.mark.parametrize(
+    ("options", "kinds"),
+    [
+        ({}, [nn.Linear, nn.ReLU, nn.Linear]),
+        ({"layers": 1}, [nn.Linear]),
+        (
+            {"head_bn": True},
+            [nn.Linear, nn.BatchNorm1d, nn.ReLU, nn.Linear, nn.BatchNorm1d],
+        ),
+    ],
+)
+def test_heads(options: dict[str, Any], kinds: list[type]) -> None:
+    """The paper's two layers as wide as the backbone, and the whitening code's with batch norm."""
+    method = simclr(**options)
+    assert [type(layer) for layer in method.g] == kinds
+    assert method.g[0].out_features == (8 if options.get("layers") == 1 else 64)
+
+
+def test_guessing_costs_ln_of_the_other_views() -> None:
+    """Exactly so where all features are the same."""
+    method = simclr()
+    assert method.chance_loss is None
+    method.check_batch(6)
+    same = unit_vectors(1, 8, 0).expand(6, -1)
+    assert method.chance_loss == pytest.approx(math.log(11))
+    assert method.compare(same, same).mean().item() == pytest.approx(math.log(11))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"temperature": 0.0}, "--temperature: 0 is out of range; it must be greater than 0."),
+        ({"hidden": -1}, "--hidden: -1 is out of range; it must be at least 0."),
+    ],
+)
+def test_bad_numbers_are_told(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError) as caught:
+        simclr(**options)
+    assert str(caught.value) == message

@@ -1,0 +1,136 @@
+"""Recipes: there is one for every method and data set, and each says where its numbers are from."""
+
+from __future__ import annotations
+
+import re
+from importlib import resources
+from typing import Any
+
+import pytest
+
+from unmix.methods import METHODS
+from unmix.recipes import recipe, recipe_names, recipe_text, resolve, summary
+from unmix.training.pretrain import settings_for
+
+FIFTEEN = (
+    "moco", "insdis", "cmc", "simclr", "byol", "simsiam", "swav", "barlow", "vicreg", "wmse",
+    "nnclr", "mocov3", "dino", "pirl", "deepclusterv2",
+)  # fmt: skip
+SIDES = {
+    "cifar10": 32, "cifar100": 32, "stl10": 64, "tiny-imagenet": 64, "imagenet100": 224,
+    "imagenet": 224,
+}  # fmt: skip
+TRAINING_IMAGES = {
+    "cifar10": 50_000,
+    "cifar100": 50_000,
+    "stl10": 105_000,
+    "tiny-imagenet": 100_000,
+}
+
+# The base rate, for a batch of 256, that the paper or its code states.
+BASE_RATES = {
+    "simclr-imagenet": 0.3,
+    "byol-imagenet": 0.2,
+    "simsiam-cifar10": 0.03,
+    "simsiam-imagenet": 0.05,
+    "barlow-imagenet": 0.2,
+    "vicreg-imagenet": 0.2,
+    "nnclr-imagenet": 0.3,
+    "mocov3-imagenet": 0.6,
+    "mocov3-vit-imagenet": 1.5e-4,
+    "dino-imagenet": 0.03,
+    "dino-vit-imagenet": 5e-4,
+}
+
+
+def layered(name: str) -> dict[str, Any]:
+    """A recipe over that of its method."""
+    return resolve({}, name)[0]
+
+
+def comment(name: str) -> list[str]:
+    return [line for line in recipe_text(name).splitlines() if line.startswith("#")]
+
+
+def test_the_package_has_the_fifteen_methods_that_the_recipes_are_for():
+    assert sorted(METHODS) == sorted(FIFTEEN)
+
+
+@pytest.mark.parametrize("method", FIFTEEN)
+@pytest.mark.parametrize("data", [*SIDES, "photos"])
+def test_every_method_has_a_recipe_for_every_data_set(method: str, data: str):
+    """It is what `--method METHOD --data DATA` takes, over the recipe of the method."""
+    words, used = resolve({"method": method, "data": data})
+    assert used == [method, f"{method}-{data}"]
+    assert words["size"] == SIDES.get(data, 32)
+
+
+@pytest.mark.parametrize("name", recipe_names())
+def test_a_recipe_makes_valid_settings(name: str):
+    method = recipe(name)["method"]
+    assert method in METHODS, f"{name} is for {method}, which the package does not have"
+    settings, used = settings_for({}, name)
+    assert used[-1] == name
+    assert settings.run.method == method
+
+
+@pytest.mark.parametrize("name", recipe_names())
+def test_a_recipe_says_what_it_is_and_where_its_numbers_are_from(name: str):
+    first, second, *_ = comment(name)
+    assert summary(name) == first.removeprefix("# ")
+    assert first.endswith((".", ")."))
+    assert re.match(r"# Source: \S+ \S", second)
+    assert max(map(len, recipe_text(name).splitlines())) <= 100
+
+
+@pytest.mark.parametrize("name", recipe_names())
+def test_a_recipe_lies_in_its_methods_folder_and_states_only_what_it_changes(name: str):
+    own = recipe(name)
+    method = own["method"]
+    assert (resources.files("unmix.recipes") / method / f"{name}.yaml").is_file()
+    assert name == method or name.startswith(f"{method}-")
+    assert name == method or name.endswith(f"-{own['data']}")
+    if name != method:
+        base = recipe(method)
+        assert not {word for word, value in own.items() if base.get(word) == value} - {"method"}
+
+
+@pytest.mark.parametrize("name", recipe_names())
+def test_numbers_are_numbers(name: str):
+    """YAML reads 2e-3, without a point, as a text."""
+    for word, value in recipe(name).items():
+        if isinstance(value, str):
+            assert word == "backbone" or not re.match(r"[-\d.]", value), word
+
+
+@pytest.mark.parametrize(("name", "rate"), BASE_RATES.items())
+def test_the_rate_is_the_published_one_for_the_batch(name: str, rate: float):
+    words = layered(name)
+    assert words["lr"] == pytest.approx(rate * words["batch_size"] / 256)
+
+
+@pytest.mark.parametrize("data", TRAINING_IMAGES)
+@pytest.mark.parametrize("prefix", ["simclr", "byol", "wmse", "wmse-4"])
+def test_the_whitening_codes_schedule(prefix: str, data: str):
+    """500 warm-up steps of whole batches; a fifth of the rate 50 and 25 epochs before the end."""
+    words = layered(f"{prefix}-{data}")
+    steps = TRAINING_IMAGES[data] // words["batch_size"]
+    assert abs(words["warmup_epochs"] * steps - 500) <= 0.01 * steps
+    assert [words["epochs"] - m for m in words["milestones"]] == [50, 25]
+    assert words["gamma"] == 0.2
+
+
+@pytest.mark.parametrize("name", [name for name in recipe_names() if name.startswith("wmse")])
+def test_whitening_has_more_samples_than_dimensions(name: str):
+    """Else the covariance of a sub-batch is singular."""
+    words = {"batch_size": 128, **layered(name)}
+    assert words["sub_batch"] > words["dim"]
+    assert words["batch_size"] % words["sub_batch"] == 0
+
+
+@pytest.mark.parametrize("data", ["cifar10", "cifar100"])
+@pytest.mark.parametrize("method", ["moco", "simclr", "byol", "swav"])
+def test_un_mix_changes_nothing_but_the_mixture(method: str, data: str):
+    """The two recipes that are compared differ in the mixture alone."""
+    plain, mixed = layered(f"{method}-{data}"), layered(f"{method}-unmix-{data}")
+    assert mixed == {**plain, "unmix": True, "unmix_prob": 0.5, "beta": 1.0}

@@ -1,0 +1,61 @@
+"""Several processes train together: each has its share of a batch, one of them writes."""
+
+from __future__ import annotations
+
+import csv
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from unmix.cli import main
+from unmix.results import load_results
+from unmix.training import batches
+from unmix.training.batches import EpochOrder
+
+FLAGS = ["--data", "photos", "--limit", "72", "--batch_size", "16", "--size", "16",
+         "--queue_size", "32", "--device", "cpu", "--precision", "32", "--logger", "none",
+         "--knn_k", "5"]  # fmt: skip
+
+
+def test_a_batch_is_shared_without_overlap(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of 35 images in batches of 8 for two: the last batch of 3 gives one to each, so it is out."""
+    shares = []
+    for process in (0, 1):
+        monkeypatch.setattr(batches, "rank", lambda process=process: process)
+        shares.append([index for _, index in EpochOrder(35, 8, seed=0, processes=2)])
+    whole = [index for _, index in EpochOrder(35, 8, seed=0)]
+    assert [len(index) for index in shares[0]] == [4] * 4
+    assert len(whole) == 5
+    for first, second, together in zip(*shares, whole, strict=False):
+        assert sorted([*first.tolist(), *second.tolist()]) == sorted(together.tolist())
+
+
+def test_two_processes_train_one_model_and_leave_one_run(tmp_path: Path) -> None:
+    """Two epochs, stopped after one and gone on with: one line an epoch, one set of results."""
+    run = tmp_path / "run"
+    words = ["--method", "moco", *FLAGS, "--epochs", "2", "--devices", "2", "--run", str(run)]
+    ended = subprocess.run(
+        [sys.executable, "-m", "unmix", "pretrain", *words], capture_output=True, text=True,
+        check=False, timeout=300, env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+    assert ended.returncode == 0, ended.stderr
+    assert ended.stdout.count("epoch 1/2") == 1
+    assert "device: 2 x cpu" in ended.stdout
+    found = load_results(run)
+    assert found.training["steps"] == 10
+    assert torch.isfinite(torch.tensor(found.training["loss"]))
+    with (run / "metrics.csv").open() as file:
+        assert [row["epoch"] for row in csv.DictReader(file) if row["loss"]] == ["0", "1"]
+    state = torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
+    assert state["method.queue.seen"] == 2 * (4 * 16 + 8)
+
+
+def test_a_batch_that_cannot_be_shared_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["pretrain", *FLAGS, "--devices", "3", "--run", "nowhere"]) == 2
+    line = capsys.readouterr().err
+    assert "--batch_size: 16 cannot be shared by 3 devices; use a multiple of 3." in line
+    assert not Path("nowhere").exists()

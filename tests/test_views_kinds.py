@@ -1,0 +1,158 @@
+"""Multi-crop and asymmetric views: how many, how large, drawn how, and with which numbers."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy import stats
+
+from unmix.errors import UserError
+from unmix.views import Views, ViewSettings, preset
+
+MEAN, STD = (0.5, 0.4, 0.3), (0.25, 0.2, 0.3)
+EVERYTHING = ViewSettings(blur_p=0.5, solarize_p=0.3)
+# Drawn by the version before multi-crop: the boxes of two views, and the number after them.
+BOXES = [
+    [[15, 4, 17, 17], [9, 3, 20, 15], [1, 0, 26, 28]],
+    [[2, 1, 35, 34], [1, 6, 29, 30], [0, 3, 30, 32]],
+]
+NEXT = 0.5517055988311768
+
+
+def seeded(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def images(n: int, side: int = 40) -> torch.Tensor:
+    return torch.randint(0, 256, (n, 3, side, side), dtype=torch.uint8, generator=seeded(9))
+
+
+def views_of(settings: ViewSettings, size: int = 32, **options: object) -> Views:
+    return Views(settings, size, MEAN, STD, **options)  # type: ignore[arg-type]
+
+
+def test_global_views_come_first_then_local_crops_then_extra_ones():
+    settings = dataclasses.replace(EVERYTHING, local_crops=3, local_size=12)
+    views = views_of(settings, count=2, extra=[None, (0.1, 0.3)])
+    sizes = [32, 32, 12, 12, 12, 32, 32]
+    assert len(views) == 7
+    assert views.sizes == tuple(sizes)
+    made = views(images(5), seeded())
+    assert [tuple(view.shape) for view in made] == [(5, 3, size, size) for size in sizes]
+    assert len({view.sum().item() for view in made}) == 7
+    assert len(views_of(EVERYTHING, count=4)) == 4
+
+
+def test_no_number_of_two_equal_views_has_changed():
+    views = views_of(EVERYTHING, size=16)
+    generator = seeded(3)
+    first, second = views.draw_all(3, 40, 36, generator)
+    assert first.boxes.tolist() == BOXES[0]
+    assert second.boxes.tolist() == BOXES[1]
+    assert torch.rand((), generator=generator).item() == pytest.approx(NEXT, abs=1e-7)
+
+
+def test_local_and_extra_crops_leave_the_global_views_as_they_are():
+    more = dataclasses.replace(EVERYTHING, local_crops=4)
+    plain = views_of(EVERYTHING)(images(6), seeded(1))
+    for views in (views_of(more), views_of(EVERYTHING, extra=[(0.2, 0.4)])):
+        made = views(images(6), seeded(1))
+        assert len(made) > 2
+        assert all(torch.equal(a, b) for a, b in zip(plain, made, strict=False))
+
+
+def areas(views: Views, view: int, n: int = 4000) -> torch.Tensor:
+    """Areas of crops, as shares of an image whose pixels are fine enough not to matter."""
+    boxes = views.draw_boxes(n, 2000, 2000, seeded(view), view)
+    assert torch.equal(boxes, views.draw(n, 2000, 2000, seeded(view), view).boxes)
+    return boxes[:, 2:].prod(dim=1) / 2000**2
+
+
+def test_areas_are_uniform_in_the_range_of_their_view():
+    """Kolmogorov and Smirnov's test; crops of at most half the image always fit."""
+    settings = ViewSettings(
+        crop_scale_min=0.3, crop_scale_max=0.5, local_crops=1,
+        local_scale_min=0.05, local_scale_max=0.14,
+    )  # fmt: skip
+    views = views_of(settings, extra=[(0.2, 0.25), None])
+    ranges = [(0.3, 0.5), (0.3, 0.5), (0.05, 0.14), (0.2, 0.25), (0.3, 0.5)]
+    assert len(views) == len(ranges)
+    for view, (low, high) in enumerate(ranges):
+        found = areas(views, view).numpy()
+        assert stats.kstest(found, stats.uniform(low, high - low).cdf).pvalue > 0.01
+
+
+def test_each_view_is_blurred_and_solarized_with_its_own_probability():
+    """DINO's: blur 1, 0.1 and 0.5; solarize 0, 0.2 and 0."""
+    views = views_of(preset("dino"), extra=[None])
+    draws = views.draw_all(20_000, 8, 8, seeded())
+    blurred = [1.0, 0.1] + [0.5] * 8 + [1.0]
+    solarized = [0.0, 0.2] + [0.0] * 8 + [0.0]
+    assert len(draws) == len(blurred)
+    for draw, blur, solarize in zip(draws, blurred, solarized, strict=True):
+        assert draw.sigma is not None
+        assert (draw.sigma > 0).float().mean().item() == pytest.approx(blur, abs=0.015)
+        assert (draw.solarize is None) == (solarize == 0)
+        if draw.solarize is not None:
+            assert draw.solarize.float().mean().item() == pytest.approx(solarize, abs=0.015)
+
+
+def test_a_second_view_can_be_without_what_the_first_has():
+    """0 is not the same as nothing said."""
+    settings = ViewSettings(blur_p=1, solarize_p=1, second_blur_p=0, second_solarize_p=0)
+    first, second = views_of(settings).draw_all(4, 8, 8, seeded())
+    assert first.sigma is not None
+    assert first.solarize is not None
+    assert second.sigma is None
+    assert second.solarize is None
+    third = views_of(settings, count=4).draw(4, 8, 8, seeded(), view=2)
+    assert third.sigma is not None
+
+
+def test_a_local_crop_is_a_view_of_that_size_and_scale():
+    """Of images, and of what was cropped where it was decoded."""
+    settings = dataclasses.replace(
+        EVERYTHING, interpolation="bicubic", local_crops=2, local_size=12, local_blur_p=0.9
+    )
+    small = dataclasses.replace(
+        settings, crop_scale_min=0.05, crop_scale_max=0.14, blur_p=0.9, local_crops=0
+    )
+    ours, theirs = views_of(settings), views_of(small, size=12)
+    draw = ours.draw(6, 40, 40, seeded(), view=3)
+    assert torch.equal(draw.boxes, theirs.draw(6, 40, 40, seeded()).boxes)
+    assert torch.equal(ours.apply(images(6), draw, 3), theirs.apply(images(6), draw))
+    crops = images(6, side=12)
+    assert torch.equal(ours.apply_crops(crops, draw, 3), theirs.apply_crops(crops, draw))
+    with pytest.raises(UserError, match=r"view 1 of --size 32 needs \(32, 32\)"):
+        ours.apply_crops(crops, draw, 1)
+
+
+@pytest.mark.parametrize(
+    ("size", "side"), [(224, 96), (96, 40), (64, 24), (48, 24), (32, 16), (16, 8), (8, 8), (4, 4)]
+)
+def test_a_local_crops_side_follows_from_the_views(size: int, side: int):
+    assert ViewSettings().local_side(size) == side
+
+
+@given(size=st.integers(1, 2000))
+def test_a_local_crops_side_is_near_three_sevenths(size: int):
+    side = ViewSettings().local_side(size)
+    assert 1 <= side <= size
+    if size >= 16:
+        assert side % 8 == 0
+        assert abs(side - 3 / 7 * size) <= 4
+
+
+def test_a_local_crop_larger_than_the_views_is_refused():
+    settings = ViewSettings(local_crops=2, local_size=40)
+    with pytest.raises(
+        UserError, match="--local_size: 40 is larger than the views, --size 32"
+    ) as e:
+        views_of(settings)
+    assert "\n" not in str(e.value)
+    assert views_of(dataclasses.replace(settings, local_crops=0)).sizes == (32, 32)
+    assert views_of(settings, size=40).sizes == (40,) * 4
