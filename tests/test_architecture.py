@@ -24,6 +24,7 @@ ALLOWED = {
     "backbones": set(),
     "mixtures": set(),
     "credit": set(),
+    "collate": {"mixtures", "credit"},
     "methods": {"losses", "clustering", "memory", "momentum", "backbones"},
     "step": {"methods", "credit", "mixtures"},
     "data": set(),

@@ -11,6 +11,7 @@ from importlib import import_module, metadata
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from unmix.collate import DrawnBatch, MixedBatch
     from unmix.credit import shared_loss
     from unmix.errors import UserError
     from unmix.methods import CMC, InsDis, MoCo
@@ -40,12 +41,14 @@ __all__ = [
     "CropMix",
     "Cutout",
     "DirichletMixture",
+    "DrawnBatch",
     "FMix",
     "GlobalMixture",
     "GridMix",
     "ImageMixture",
     "InsDis",
     "ManifoldMixture",
+    "MixedBatch",
     "MoCo",
     "PairDraw",
     "PatchMixture",
@@ -67,6 +70,8 @@ except metadata.PackageNotFoundError:  # read from a checkout that is not instal
     __version__ = "0+unknown"
 
 _ELSEWHERE = {
+    "DrawnBatch": "collate",
+    "MixedBatch": "collate",
     "UserError": "errors",
     "objective": "step",
     "shared_loss": "credit",

@@ -1,0 +1,98 @@
+"""The examples run against the real packages, learn, are short, and are in the documentation."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+import torch
+
+ROOT = Path(__file__).parents[1]
+EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
+DOCS = ROOT / "docs" / "examples.md"
+each = pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
+
+
+def imported(path: Path) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@each
+def test_the_loss_falls(path):
+    options = {"workers": 0} if path.stem == "with_torchvision" else {}
+    losses = imported(path).main(steps=16, batch_size=32, **options)
+    assert len(losses) >= 8
+    assert sum(losses[-4:]) < sum(losses[:4])
+
+
+def test_as_a_script_with_workers_it_says_the_loss_before_and_after():
+    """The one example whose draws are made in other processes."""
+    ran = subprocess.run(
+        [sys.executable, str(ROOT / "examples" / "with_torchvision.py")],
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=400,
+    )
+    assert ran.returncode == 0, ran.stderr
+    before, after = map(float, re.fullmatch(r"loss (\S+) -> (\S+)\n", ran.stdout).groups())
+    assert after < before
+
+
+@each
+def test_an_example_has_at_most_60_lines_and_is_a_script(path):
+    lines = path.read_text().splitlines()
+    assert len(lines) <= 60
+    assert lines[-2:] == ['if __name__ == "__main__":', "    main()"]
+
+
+def test_the_documentation_shows_every_example_as_it_is():
+    """By inclusion of the files, which mkdocs checks to exist."""
+    shown = re.findall(r'^```python\n--8<-- "examples/(\w+)\.py"\n```$', DOCS.read_text(), re.M)
+    assert sorted(shown) == [path.stem for path in EXAMPLES]
+    assert "pymdownx.snippets" in (ROOT / "mkdocs.yml").read_text()
+
+
+def test_what_the_examples_import_is_installed_for_development():
+    needed = re.search(r"^dev = \[(.*?)^\]", (ROOT / "pyproject.toml").read_text(), re.M | re.S)
+    assert {"lightly", "timm"} <= set(re.findall(r'"([\w-]+)', needed.group(1)))
+
+
+def test_the_bank_of_lightly_gets_each_clean_key_once():
+    """Nine steps, nine batches of keys; NTXentLoss with a bank would take in three a step."""
+    from lightly.models.modules.memory_bank import MemoryBankModule
+
+    module, taken = imported(ROOT / "examples" / "with_lightly_moco.py"), []
+
+    class Counting(MemoryBankModule):
+        def _dequeue_and_enqueue(self, batch):
+            taken.append(batch)
+            super()._dequeue_and_enqueue(batch)
+
+    module.MemoryBankModule = Counting
+    module.main(steps=9, batch_size=32)
+    assert [batch.shape for batch in taken] == [(32, 128)] * 9
+    assert not any(batch.requires_grad for batch in taken)
+
+
+def test_the_loss_of_lightly_with_a_bank_takes_in_keys_at_every_call():
+    """What the documentation warns of: a clean loss and a mixture's two, and 3 N rows are new."""
+    from lightly.loss import NTXentLoss
+
+    from unmix import UnMix, shared_loss
+
+    N, D = 4, 8
+    criterion = NTXentLoss(memory_bank_size=(64, D))
+    q, q_mix, k = torch.randn(3, N, D, generator=torch.Generator().manual_seed(0))
+    criterion(q.requires_grad_(), k)
+    shared_loss(criterion, q_mix.requires_grad_(), k, UnMix().draw((N, 3, 4, 4)))
+    assert int(criterion.memory_bank.bank_ptr) == 3 * N
