@@ -40,7 +40,7 @@ class RunSettings:
     """What is trained on what.
 
     Args:
-        method: Self-supervised method: moco, insdis or cmc.
+        method: Self-supervised method, such as moco, simclr or byol; `unmix methods` lists them.
         data: Data set by name, or a folder of images.
         data_dir: Where the data set lies (for the names that need files).
         run: Run folder; give it again to resume. By default runs/METHOD-DATA-MIXTURE.
