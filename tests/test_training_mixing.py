@@ -1,0 +1,180 @@
+"""A run's mixture and rule from its flags: each makes a step, and mistakes are one line."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import lightning as L
+import pytest
+import torch
+from torch.utils.data import DataLoader
+
+from unmix.credit import RULES
+from unmix.mixtures import MIXTURES
+from unmix.randomness import generator_for
+from unmix.training.batches import Batch
+from unmix.training.parts import Parts, build
+from unmix.training.settings import Settings
+
+SMALL: dict[str, Any] = {
+    "data": "photos", "limit": 64, "size": 16, "batch_size": 16, "backbone": "resnet10",
+    "width": 0.25, "device": "cpu", "precision": "32",
+}  # fmt: skip
+MOCO = {"method": "moco", "queue_size": 32, "bn_splits": 2, "shuffle_bn": False}
+VIT = {"backbone": "timm:vit_tiny_patch16_224", "width": 1.0, "patch": 4, "bn_splits": 1}
+NEEDS: dict[str, dict[str, Any]] = {
+    "patchmix": {**VIT, "unmix_patch": 4},
+    "manifold": {"unmix_layer": "layer2"},
+    "dirichlet": {"unmix_images": 3},
+}
+
+
+def parts_of(**words: Any) -> Parts:
+    return build(Settings.of({**SMALL, **words}))
+
+
+def one_step(parts: Parts) -> Any:
+    result = parts.module.compute(Batch(torch.arange(16)), generator_for(0))
+    result.loss.backward()
+    return result
+
+
+@pytest.mark.parametrize("mixture", MIXTURES)
+def test_every_mixture_makes_a_step_from_its_flag(mixture: str) -> None:
+    words = {**MOCO, "unmix": True, "unmix_mixture": mixture, **NEEDS.get(mixture, {})}
+    clean = one_step(parts_of(**{**words, "unmix": False}))
+    result = one_step(parts_of(**words))
+    assert result.mixed is not None
+    assert result.mixed.isfinite()
+    # The clean part is what it is without a mixture, but for the extra crops that shift the draws.
+    if mixture not in ("scalemix", "cropmix"):
+        torch.testing.assert_close(result.clean, clean.loss.detach())
+    assert not torch.equal(result.mixed, result.clean)
+
+
+@pytest.mark.parametrize("pairing", ["reverse", "permutation", "halves", "neighbour",
+                                     "second_view"])  # fmt: skip
+def test_every_pairing_makes_a_step(pairing: str) -> None:
+    result = one_step(parts_of(**MOCO, unmix=True, unmix_pairing=pairing))
+    assert result.mixed is not None
+    assert result.mixed.isfinite()
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_every_rule_has_the_mixture_that_it_was_published_with(rule: str) -> None:
+    method = {"mixbt": "barlow", "swav_released": "swav"}.get(rule, "moco")
+    words: dict[str, Any] = {
+        "moco": MOCO,
+        "barlow": {"method": "barlow", "dim": 16, "hidden": 16},
+        "swav": {"method": "swav", "prototypes": 8},
+    }[method]
+    parts = parts_of(**words, unmix=True, unmix_rule=rule)
+    operator, published = parts.module.label_space, RULES[rule].published
+    for word, name in (("unmix_per", "per"), ("unmix_pairing", "pairing")):
+        assert getattr(operator, name) == published.get(
+            word, {"per": "batch", "pairing": "reverse"}[name]
+        )
+    wanted = {"global": "UnMix", "resizemix": "ResizeMix", "coin": "UnMix"}
+    assert type(operator).__name__ == wanted[published.get("unmix_mixture", "coin")]
+    result = one_step(parts)
+    assert (result.clean is None) == (rule in ("replace", "imix", "image_space"))
+
+
+def test_numbers_of_a_rule_reach_it() -> None:
+    parts = parts_of(**MOCO, unmix=True, unmix_rule="mixco", unmix_temperature=0.2, unmix_share=0.5)
+    assert parts.module.rule.temperature == 0.2  # type: ignore[attr-defined]
+    assert parts.module.rule.share == 0.5
+
+
+def test_manifold_mixes_a_layer_and_not_the_pixels() -> None:
+    """The mixture's query depends on the layer, and on nothing drawn anew."""
+    losses = [
+        float(one_step(parts_of(**MOCO, unmix=True, unmix_mixture="manifold", unmix_layer=x)).mixed)
+        for x in ("layer1", "layer4", "layer1")
+    ]
+    assert losses[0] == losses[2] != losses[1]
+
+
+def test_an_odd_last_batch_loses_one_image_under_sdmp() -> None:
+    """All others have a partner; 64 - 3 * 20 - 1 = 3 would leave the middle one alone."""
+    parts = parts_of(method="byol", dim=16, hidden=16, unmix=True, unmix_rule="sdmp")
+    seen: list[int] = []
+    compute = parts.module.compute
+
+    def spy(batch: Batch, generator: torch.Generator) -> Any:
+        seen.append(len(batch.index))
+        return compute(batch, generator)
+
+    parts.module.compute = spy  # type: ignore[method-assign]
+    trainer = L.Trainer(
+        accelerator="cpu", max_steps=1, logger=False, enable_checkpointing=False,
+        enable_progress_bar=False, enable_model_summary=False,
+    )  # fmt: skip
+    batches: Any = [Batch(torch.arange(7))]
+    trainer.fit(parts.module, DataLoader(batches, batch_size=None, collate_fn=lambda b: b))
+    assert seen == [6]
+
+
+MISTAKES: list[tuple[list[str], str]] = [
+    (
+        ["--method", "barlow", "--unmix", "--unmix_rule", "imix"],
+        "--unmix_rule: imix does not go with --method barlow: the loss is one number a batch",
+    ),
+    (
+        ["--method", "vicreg", "--unmix", "--unmix_per", "sample"],
+        "--unmix_per: sample does not go with --method vicreg",
+    ),
+    (
+        ["--method", "moco", "--unmix", "--unmix_rule", "imixx"],
+        "--unmix_rule: 'imixx' is unknown. Did you mean 'imix'?",
+    ),
+    (
+        ["--method", "simclr", "--local_crops", "4"],
+        "--local_crops: 4 small crops do not go with --method simclr, which compares 2 views",
+    ),
+    (["--method", "swav", "--prototypes", "1"], "--prototypes: 1 is out of range"),
+    (
+        ["--method", "byol", "--unmix", "--unmix_rule", "sdmp", "--batch_size", "33"],
+        "--batch_size: 33 images for --unmix_rule sdmp leave one without a partner; use 34.",
+    ),
+    (
+        ["--method", "simclr", "--unmix", "--unmix_mixture", "patchmix"],
+        "--unmix_mixture: patchmix mixes the patches that a ViT sees, and resnet10 is none",
+    ),
+    (
+        ["--method", "wmse", "--sub_batch", "16", "--dim", "32"],
+        "--sub_batch: the covariance of 32 features over 16 samples is singular",
+    ),
+    (
+        ["--method", "moco", "--unmix", "--unmix_mixture", "manifold", "--unmix_layer", "layer7"],
+        "--unmix_layer: there is no layer 'layer7'; there are conv1",
+    ),
+    (
+        ["--method", "byol", "--unmix", "--unmix_rule", "sdmp", "--unmix_mixture", "dirichlet"],
+        "--unmix_mixture: dirichlet does not go with --unmix_rule sdmp, which is about two images",
+    ),
+    (
+        ["--method", "byol", "--unmix", "--unmix_rule", "sdmp", "--unmix_pairing", "halves"],
+        "--unmix_pairing: halves does not go with --unmix_rule sdmp",
+    ),
+    (
+        ["--method", "moco", "--unmix", "--unmix_rule", "imix", "--unmix_joint"],
+        "--unmix_joint: --unmix_rule imix replaces the clean view",
+    ),
+    (
+        ["--method", "moco", "--unmix", "--unmix_pairing", "neighbour", "--unmix_joint"],
+        "--unmix_joint: does not go with pairing by neighbours",
+    ),
+    (
+        ["--method", "moco", "--unmix", "--unmix_temperature", "0.1"],
+        "--unmix_temperature: is not for --unmix_rule unmix.",
+    ),
+]
+
+
+@pytest.mark.parametrize(("words", "wanted"), MISTAKES, ids=[" ".join(w[1:]) for w, _ in MISTAKES])
+def test_what_has_no_meaning_is_told_in_one_line(
+    words: list[str], wanted: str, refuse: Callable[..., str]
+) -> None:
+    assert wanted in refuse("pretrain", *words, "--limit", "64", "--run", "nowhere")
