@@ -12,9 +12,25 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from unmix.collate import DrawnBatch, MixedBatch
-    from unmix.credit import shared_loss
+    from unmix.credit import rule, shared_loss
     from unmix.errors import UserError
-    from unmix.methods import CMC, InsDis, MoCo
+    from unmix.methods import (
+        BYOL,
+        CMC,
+        DINO,
+        NNCLR,
+        PIRL,
+        WMSE,
+        BarlowTwins,
+        DeepClusterV2,
+        InsDis,
+        MoCo,
+        MoCoV3,
+        SimCLR,
+        SimSiam,
+        SwAV,
+        VICReg,
+    )
     from unmix.mixtures import (
         CropMix,
         Cutout,
@@ -34,12 +50,19 @@ if TYPE_CHECKING:
         Weight,
         mixed_at,
     )
-    from unmix.step import objective
+    from unmix.step import Mixture, objective
 
 __all__ = [
+    "BYOL",
     "CMC",
+    "DINO",
+    "NNCLR",
+    "PIRL",
+    "WMSE",
+    "BarlowTwins",
     "CropMix",
     "Cutout",
+    "DeepClusterV2",
     "DirichletMixture",
     "DrawnBatch",
     "FMix",
@@ -49,18 +72,25 @@ __all__ = [
     "InsDis",
     "ManifoldMixture",
     "MixedBatch",
+    "Mixture",
     "MoCo",
+    "MoCoV3",
     "PairDraw",
     "PatchMixture",
     "RandomErasing",
     "RegionMixture",
     "ResizeMix",
     "ScaleMix",
+    "SimCLR",
+    "SimSiam",
+    "SwAV",
     "UnMix",
     "UserError",
+    "VICReg",
     "Weight",
     "mixed_at",
     "objective",
+    "rule",
     "shared_loss",
 ]
 
@@ -73,9 +103,28 @@ _ELSEWHERE = {
     "DrawnBatch": "collate",
     "MixedBatch": "collate",
     "UserError": "errors",
-    "objective": "step",
-    "shared_loss": "credit",
-    **dict.fromkeys(("CMC", "InsDis", "MoCo"), "methods"),
+    **dict.fromkeys(("Mixture", "objective"), "step"),
+    **dict.fromkeys(("rule", "shared_loss"), "credit"),
+    **dict.fromkeys(
+        (
+            "BYOL",
+            "CMC",
+            "DINO",
+            "NNCLR",
+            "PIRL",
+            "WMSE",
+            "BarlowTwins",
+            "DeepClusterV2",
+            "InsDis",
+            "MoCo",
+            "MoCoV3",
+            "SimCLR",
+            "SimSiam",
+            "SwAV",
+            "VICReg",
+        ),
+        "methods",
+    ),
 }
 
 

@@ -72,6 +72,11 @@ _METHODS: dict[str, tuple[str, str]] = {
     "vicreg": ("VICReg", "#888800"),
     "wmse": ("W-MSE", "#000000"),
     "dino": ("DINO", "#882255"),
+    "barlow": ("Barlow Twins", "#332288"),
+    "mocov3": ("MoCo v3", "#FF6B6B"),
+    "nnclr": ("NNCLR", "#117733"),
+    "pirl": ("PIRL", "#6655BB"),
+    "deepclusterv2": ("DeepCluster-v2", "#446688"),
 }
 _OTHERS = ("#555555", "#117733", "#6699CC", "#B8860B", "#994455", "#44AA99")
 

@@ -1,0 +1,61 @@
+"""`unmix methods`: the matrix as a table, a row, JSON, and in the documentation."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from unmix.cli import main
+from unmix.commands.methods import matrix
+from unmix.credit import RULES
+from unmix.methods import METHODS
+
+DOCS = Path(__file__).parents[1] / "docs"
+
+
+def said(capsys: pytest.CaptureFixture[str], *words: str) -> str:
+    assert main(["methods", *words]) == 0
+    return capsys.readouterr().out
+
+
+def test_every_method_has_a_cell_for_every_rule() -> None:
+    cells = matrix()
+    assert list(cells) == list(METHODS)
+    assert len(METHODS) == 15
+    assert all(list(row) == list(RULES) for row in cells.values())
+    assert all(row["unmix"] is None and row["image_space"] is None for row in cells.values())
+
+
+def test_a_cell_is_yes_or_the_number_of_a_reason_below(capsys: pytest.CaptureFixture[str]) -> None:
+    text = said(capsys)
+    lines = text.splitlines()
+    table = {line.split()[0]: line.split()[1:] for line in lines[1 : len(METHODS) + 1]}
+    for method, row in matrix().items():
+        for word, why in zip(table[method], row.values(), strict=True):
+            assert word == "yes" if why is None else f"{word} {why}" in lines
+
+
+def test_one_row_has_its_reasons_in_full(capsys: pytest.CaptureFixture[str]) -> None:
+    text = said(capsys, "vicreg")
+    assert "imix           no: the loss is one number a batch" in text
+    assert "unmix          yes" in text
+
+
+def test_the_matrix_as_json(capsys: pytest.CaptureFixture[str]) -> None:
+    assert json.loads(said(capsys, "--json")) == matrix()
+    assert json.loads(said(capsys, "byol", "--json")) == {"byol": matrix()["byol"]}
+
+
+def test_an_unknown_method_is_refused(refuse: Callable[..., str]) -> None:
+    assert "'byoll' is unknown. Did you mean 'byol'?" in refuse("methods", "byoll")
+
+
+def test_the_documentation_shows_what_the_command_prints(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    table = said(capsys).split("\n\nrules, for")[0]
+    assert table in (DOCS / "rules.md").read_text()
+    assert {page.stem for page in (DOCS / "methods").glob("*.md")} == {*METHODS, "index"}
