@@ -48,7 +48,7 @@ class SwAV(MultiCrop):
         n_data: Number of training samples (not used).
         dim: Length of embeddings and prototypes.
         hidden: Features of the projection head's hidden layer.
-        prototypes: K, at least 2. The loss starts at ln K, and one that stays there learns nothing.
+        prototypes: K, at least 2. A loss that stays at ln K, where guessing is, learns nothing.
         temperature: T of the predictions.
         epsilon: Smoothness of the codes; a larger one makes them more even.
         sinkhorn_iterations: Rounds of the Sinkhorn-Knopp algorithm.
