@@ -73,7 +73,7 @@ def dino(centre_momentum: float = 0.5, **options: Any) -> float:
         with torch.enable_grad():
             trained(method)
         views, _ = pictures(torch.Generator().manual_seed(STEPS), 256)
-        logits = method.g_t.head(method.g_t.backbone(views[0]))
+        logits = method.f_t.head(method.f_t.backbone(views[0]))
         return information(((logits - method.c) / method.tau_t).softmax(dim=1))
 
 

@@ -275,13 +275,13 @@ def test_dino_is_the_mean_cross_entropy_of_crops_with_the_teachers_other_views(s
     """Value and gradients; no crop is compared with itself, and the teacher sees no small one."""
     method, views = build("dino"), views_of(small)
     method.c.copy_(torch.randn(20, generator=seeded(5)))
-    for p in method.g_t.parameters():
+    for p in method.f_t.parameters():
         p.add_(0.1 * torch.randn(p.shape, generator=seeded(6)))
     reference = copy.deepcopy(method)
     result = step(method, views)
     result.loss.backward()
-    students = reference.g_s.head(features(reference, views)).split(N)
-    teachers = reference.g_t.head(reference.g_t.backbone(torch.cat(views[:2]))).split(N)
+    students = reference.f.head(features(reference, views)).split(N)
+    teachers = reference.f_t.head(reference.f_t.backbone(torch.cat(views[:2]))).split(N)
     terms = []
     for b, t in enumerate(teachers):
         p_t = torch.exp((t - reference.c) / 0.04)
@@ -305,7 +305,7 @@ def test_dino_centre_follows_the_teachers_mean_after_the_step() -> None:
     result = step(method, views)
     assert torch.equal(method.c, before)
     result.keep()
-    mean = torch.cat([method.g_t.head(method.g_t.backbone(v)) for v in views[:2]]).mean(dim=0)
+    mean = torch.cat([method.f_t.head(method.f_t.backbone(v)) for v in views[:2]]).mean(dim=0)
     torch.testing.assert_close(method.c, 0.8 * before + 0.2 * mean)
 
 
@@ -316,11 +316,11 @@ def test_dino_schedules_and_their_ends() -> None:
     )  # fmt: skip
     found = []
     for number in range(13):
-        for p, q in zip(method.g_t.parameters(), method.g_s.parameters(), strict=True):
+        for p, q in zip(method.f_t.parameters(), method.f.parameters(), strict=True):
             p.fill_(0.0)
             q.detach().fill_(1.0)
         method.begin_step(Progress(number, 12, 2))
-        (moved,) = {round(p.mean().item(), 6) for p in method.g_t.parameters()}
+        (moved,) = {round(p.mean().item(), 6) for p in method.f_t.parameters()}
         found.append((1 - moved, method.tau_t))
     momenta, temperatures = zip(*found, strict=True)
     cosine = [1 - 0.1 * (1 + math.cos(math.pi * i / 12)) / 2 for i in range(13)]
@@ -336,7 +336,7 @@ def test_dino_schedules_and_their_ends() -> None:
 @pytest.mark.parametrize("normalise_last", [True, False])
 def test_dino_last_layer_is_weight_normalised_and_frozen_at_first(normalise_last: bool) -> None:
     method = build("dino", freeze_last_epochs=1, normalise_last=normalise_last)
-    head = method.g_s.head
+    head = method.f.head
     z = torch.randn(4, 64, generator=seeded())
     before = head(z)
     with torch.no_grad():
@@ -359,13 +359,13 @@ def test_dino_last_layer_is_weight_normalised_and_frozen_at_first(normalise_last
 
 def test_dino_teacher_starts_as_a_copy_and_takes_no_gradient() -> None:
     method = build("dino", head_bn=True)
-    for p, q in zip(method.g_t.parameters(), method.g_s.parameters(), strict=True):
+    for p, q in zip(method.f_t.parameters(), method.f.parameters(), strict=True):
         assert torch.equal(p, q)
         assert p.data_ptr() != q.data_ptr()
     step(method, views_of()).loss.backward()
-    assert all(p.grad is None and not p.requires_grad for p in method.g_t.parameters())
-    assert sum(isinstance(m, nn.BatchNorm1d) for m in method.g_s.head.modules()) == 2
-    assert sum(isinstance(m, nn.BatchNorm1d) for m in build("dino").g_s.head.modules()) == 0
+    assert all(p.grad is None and not p.requires_grad for p in method.f_t.parameters())
+    assert sum(isinstance(m, nn.BatchNorm1d) for m in method.f.head.modules()) == 2
+    assert sum(isinstance(m, nn.BatchNorm1d) for m in build("dino").f.head.modules()) == 0
 
 
 # --- DeepCluster-v2 ---------------------------------------------------------------------------
@@ -491,7 +491,7 @@ def test_the_chance_loss_is_that_of_predictions_that_are_all_alike(kind: str) ->
     flat: Any = {
         "swav": lambda: method.predict(torch.zeros(N, 16), 0),
         "dino": lambda: torch.zeros(N, 20),
-        "deepclusterv2": lambda: method.predict(torch.zeros(N, 16)),
+        "deepclusterv2": lambda: method.predict(torch.zeros(N, 16), 0),
     }[kind]()
     target = torch.zeros(N, 3, dtype=torch.long) if kind == "deepclusterv2" else flat
     torch.testing.assert_close(

@@ -14,8 +14,8 @@ from unmix.backbones import Backbone, mlp
 from unmix.clustering import spherical_kmeans
 from unmix.distributed import gather
 from unmix.errors import UserError, check_number
-from unmix.methods.base import Encoder, Method, Pair, Progress, full_precision, unit
-from unmix.methods.multicrop import encode_together
+from unmix.methods.base import Pair, Progress, full_precision, unit
+from unmix.methods.multicrop import MultiCrop
 from unmix.randomness import generator_for
 
 __all__ = ["Clustered", "DeepClusterV2"]
@@ -33,7 +33,7 @@ class Clustered(NamedTuple):
     scores: tuple[Tensor, ...]
 
 
-class DeepClusterV2(Method):
+class DeepClusterV2(MultiCrop):
     """Clustering: every view predicts which cluster its image was in (appendix of SwAV's paper).
 
     Query: z and its scores with the prototypes. Target: the clusters of the sample, one a head,
@@ -54,7 +54,6 @@ class DeepClusterV2(Method):
         freeze_prototypes_steps: Steps before the prototypes are trained between clusterings.
     """
 
-    multi_crop = True
     encodes_targets = False
     memory: Tensor
     assignments: Tensor
@@ -71,7 +70,6 @@ class DeepClusterV2(Method):
         kmeans_iterations: int = 10,
         freeze_prototypes_steps: int = 300000,
     ) -> None:
-        super().__init__()
         check_number("--dim", dim, at_least=1)
         check_number("--hidden", hidden, at_least=1)
         check_number("--temperature", temperature, above=0)
@@ -86,7 +84,7 @@ class DeepClusterV2(Method):
                     f"--prototypes: {k} clusters are more than the {n_data} images of the data; "
                     f"use at most {n_data}."
                 )
-        self.f = Encoder(backbone, mlp((backbone.feature_dim, hidden, dim)))
+        super().__init__(backbone, mlp((backbone.feature_dim, hidden, dim)))
         self.C = nn.ModuleList(nn.Linear(dim, k, bias=False) for k in prototypes)
         start = F.normalize(torch.randn(2, n_data, dim), dim=2)
         self.register_buffer("memory", start)
@@ -115,17 +113,8 @@ class DeepClusterV2(Method):
         """Every view with the sample's clusters; the mean over views."""
         return [Pair(v, 0, 1 / count) for v in range(count)]
 
-    def query(self, view: Tensor, number: int = 0) -> Clustered:
-        """The embedding and scores of one view."""
-        return self.predict(self.f.head(self.f.backbone(view)))
-
-    def queries(self, views: Sequence[Tensor]) -> dict[int, Clustered]:
-        """The embeddings and scores of all views."""
-        outputs = encode_together(self.f.backbone, self.f.head, views)
-        return {v: self.predict(output) for v, output in enumerate(outputs)}
-
-    def predict(self, output: Tensor) -> Clustered:
-        """From the head's output (N, dim)."""
+    def predict(self, output: Tensor, number: int) -> Clustered:
+        """The embedding and scores, from the head's output (N, dim)."""
         z = unit(output)
         with full_precision(z):
             return Clustered(z, tuple(layer(z) for layer in self.C))
@@ -160,15 +149,6 @@ class DeepClusterV2(Method):
         still: nn.Module | None = self.f if self.filling else self.C if self.frozen else None
         for parameter in still.parameters() if still is not None else ():
             parameter.grad = None
-
-    def projections(self, images: Tensor) -> Tensor:
-        """The head's output, before normalisation."""
-        return self.f.head(self.f.backbone(images))
-
-    @property
-    def backbone(self) -> nn.Module:
-        """The encoder's backbone."""
-        return self.f.backbone
 
     @property
     def chance_loss(self) -> float:

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from unmix.backbones import Backbone, mlp
 from unmix.distributed import sum_over, world
 from unmix.errors import check_number
-from unmix.methods.base import Encoder, Method, Pair, Progress, full_precision, unit
-from unmix.methods.multicrop import encode_together
+from unmix.methods.base import Pair, Progress, full_precision, unit
+from unmix.methods.multicrop import MultiCrop, encode_together
 from unmix.momentum import follow, momentum_copy
 
 __all__ = ["DINO", "DINOHead"]
@@ -50,10 +50,10 @@ class DINOHead(nn.Module):
             return self.gain * F.linear(z, F.normalize(self.last.weight, dim=1))
 
 
-class DINO(Method):
+class DINO(MultiCrop):
     """Self-distillation: a student says of every crop what its teacher says of another large view.
 
-    Query: the student's logits g_s(x). Target: the teacher's g_t(x) of a large view, centred and
+    Query: the student's logits f(x). Target: the teacher's f_t(x) of a large view, centred and
     sharpened in `compare`; the teacher is the momentum encoder. Kept: the centre c.
 
     Args:
@@ -73,7 +73,6 @@ class DINO(Method):
         head_bn: Batch norm in the head's hidden layers.
     """
 
-    multi_crop = True
     c: Tensor
 
     def __init__(
@@ -94,7 +93,6 @@ class DINO(Method):
         normalise_last: bool = True,
         head_bn: bool = False,
     ) -> None:
-        super().__init__()
         check_number("--dim", dim, at_least=2)
         check_number("--hidden", hidden, at_least=1)
         check_number("--bottleneck", bottleneck, at_least=1)
@@ -106,8 +104,8 @@ class DINO(Method):
         check_number("--encoder_momentum", encoder_momentum, at_least=0, at_most=1)
         check_number("--freeze_last_epochs", freeze_last_epochs, at_least=0)
         sizes = (backbone.feature_dim, hidden, hidden, bottleneck)
-        self.g_s = Encoder(backbone, DINOHead(sizes, dim, head_bn, normalise_last))
-        self.g_t = momentum_copy(self.g_s)
+        super().__init__(backbone, DINOHead(sizes, dim, head_bn, normalise_last))
+        self.f_t = momentum_copy(self.f)
         self.register_buffer("c", torch.zeros(dim))
         self.dim, self.T = dim, temperature
         self.tau_t, self.tau_end = warmup_teacher_temperature, teacher_temperature
@@ -118,7 +116,7 @@ class DINO(Method):
     def begin_step(self, progress: Progress) -> None:
         """The teacher follows the student; the teacher's temperature moves on."""
         lambda_ = 1 - (1 - self.lambda_start) * (1 + math.cos(math.pi * progress.share)) / 2
-        follow(self.g_t, self.g_s, lambda_)
+        follow(self.f_t, self.f, lambda_)
         done = min(1.0, progress.epoch / self.tau_epochs) if self.tau_epochs else 1.0
         self.tau_t = self.tau_start + done * (self.tau_end - self.tau_start)
         self.frozen = progress.epoch < self.freeze_epochs
@@ -128,13 +126,9 @@ class DINO(Method):
         share = 1 / (2 * (count - 1))
         return [Pair(v, b, share) for b in (0, 1) for v in range(count) if v != b]
 
-    def query(self, view: Tensor, number: int = 0) -> Tensor:
-        """The student's logits (N, K) of one view."""
-        return self.g_s.head(self.g_s.backbone(view))
-
-    def queries(self, views: Sequence[Tensor]) -> dict[int, Tensor]:
-        """The student's logits of all views."""
-        return dict(enumerate(encode_together(self.g_s.backbone, self.g_s.head, views)))
+    def predict(self, output: Tensor, number: int) -> Tensor:
+        """The student's logits (N, K), as they are."""
+        return output
 
     @torch.no_grad()
     def targets(
@@ -145,7 +139,7 @@ class DINO(Method):
         generator: torch.Generator,
     ) -> dict[int, Tensor]:
         """The teacher's logits (N, K) of the large views."""
-        return dict(enumerate(encode_together(self.g_t.backbone, self.g_t.head, views[:2])))
+        return dict(enumerate(encode_together(self.f_t.backbone, self.f_t.head, views[:2])))
 
     def compare(self, query: Tensor, target: Tensor) -> Tensor:
         """H(P_t, P_s): cross-entropy with the centred and sharpened teacher, (N,) (Eqs. 1, 2)."""
@@ -158,18 +152,13 @@ class DINO(Method):
     ) -> None:
         """Move the centre towards the mean of the teacher's logits (Eq. 4)."""
         if self.frozen:
-            self.g_s.head.last.weight.grad = self.g_s.head.gain.grad = None  # type: ignore[union-attr]
+            self.f.head.last.weight.grad = self.f.head.gain.grad = None  # type: ignore[union-attr]
         mean = torch.stack([t.mean(dim=0) for t in targets.values()]).mean(dim=0)
         self.c.lerp_(sum_over(mean) / world(), 1 - self.m)
 
     def projections(self, images: Tensor) -> Tensor:
         """The bottleneck of the student's head (N, bottleneck), before normalisation."""
-        return self.g_s.head.mlp(self.g_s.backbone(images))  # type: ignore[operator]
-
-    @property
-    def backbone(self) -> nn.Module:
-        """The student's backbone."""
-        return self.g_s.backbone
+        return self.f.head.mlp(self.f.backbone(images))  # type: ignore[operator]
 
     @property
     def chance_loss(self) -> float:

@@ -1,14 +1,56 @@
-"""Encoding views of several sizes: two large ones and small crops (Caron et al. 2020, SwAV)."""
+"""What methods with small crops share: two large views and small ones (Caron et al. 2020, SwAV)."""
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Sequence
 from itertools import groupby
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-__all__ = ["encode_together"]
+from unmix.backbones import Backbone
+from unmix.methods.base import Encoder, Method
+
+__all__ = ["MultiCrop", "encode_together"]
+
+
+class MultiCrop(Method):
+    """A method of two large views, beside which it can take small crops of the images.
+
+    Args:
+        backbone: Images to pooled features.
+        head: Features to what `predict` takes.
+    """
+
+    multi_crop = True
+
+    def __init__(self, backbone: Backbone, head: nn.Module) -> None:
+        super().__init__()
+        self.f = Encoder(backbone, head)
+
+    @abstractmethod
+    def predict(self, output: Tensor, number: int) -> Any:
+        """The query, from the head's output (N, D) of view `number`."""
+
+    def query(self, view: Tensor, number: int = 0) -> Any:
+        """The query of one view."""
+        return self.predict(self.f.head(self.f.backbone(view)), number)
+
+    def queries(self, views: Sequence[Tensor]) -> dict[int, Any]:
+        """The queries of all views, encoded together."""
+        outputs = encode_together(self.f.backbone, self.f.head, views)
+        return {v: self.predict(output, v) for v, output in enumerate(outputs)}
+
+    def projections(self, images: Tensor) -> Tensor:
+        """The head's output, before normalisation."""
+        return self.f.head(self.f.backbone(images))
+
+    @property
+    def backbone(self) -> nn.Module:
+        """The trained encoder's backbone."""
+        return self.f.backbone
 
 
 def encode_together(

@@ -15,8 +15,8 @@ from unmix.distributed import gather, rank, world
 from unmix.errors import check_number
 from unmix.losses import sinkhorn
 from unmix.memory import Queue
-from unmix.methods.base import Encoder, Method, Pair, Progress, full_precision, unit
-from unmix.methods.multicrop import encode_together
+from unmix.methods.base import Pair, Progress, full_precision, unit
+from unmix.methods.multicrop import MultiCrop
 
 __all__ = ["Prediction", "SwAV"]
 
@@ -36,7 +36,7 @@ class Prediction(NamedTuple):
     codes: Tensor | None
 
 
-class SwAV(Method):
+class SwAV(MultiCrop):
     """Swapping assignments: a view's code is predicted from another view (Caron et al. 2020).
 
     Query and target: z, its scores with the prototypes C, and its code q, by which the batch is
@@ -48,7 +48,7 @@ class SwAV(Method):
         n_data: Number of training samples (not used).
         dim: Length of embeddings and prototypes.
         hidden: Features of the projection head's hidden layer.
-        prototypes: K, at least 2. The loss starts at ln K, and one that stays there learns nothing.
+        prototypes: K, at least 2. A loss that stays at ln K, where guessing is, learns nothing.
         temperature: T of the predictions.
         epsilon: Smoothness of the codes; a larger one makes them more even.
         sinkhorn_iterations: Rounds of the Sinkhorn-Knopp algorithm.
@@ -57,8 +57,6 @@ class SwAV(Method):
         queue_from_epoch: Epochs before the queue is used; it is filled from the start.
         freeze_prototypes_steps: Steps before the prototypes are trained.
     """
-
-    multi_crop = True
 
     def __init__(
         self,
@@ -75,7 +73,6 @@ class SwAV(Method):
         queue_from_epoch: int = 15,
         freeze_prototypes_steps: int = 313,
     ) -> None:
-        super().__init__()
         check_number("--dim", dim, at_least=1)
         check_number("--hidden", hidden, at_least=1)
         check_number("--prototypes", prototypes, at_least=2)
@@ -85,7 +82,7 @@ class SwAV(Method):
         check_number("--queue_size", queue_size, at_least=0)
         check_number("--queue_from_epoch", queue_from_epoch, at_least=0)
         check_number("--freeze_prototypes_steps", freeze_prototypes_steps, at_least=0)
-        self.f = Encoder(backbone, mlp((backbone.feature_dim, hidden, dim)))
+        super().__init__(backbone, mlp((backbone.feature_dim, hidden, dim)))
         self.C = nn.Linear(dim, prototypes, bias=False)
         self.queues = nn.ModuleList(Queue(queue_size, dim) for _ in range(2 if queue_size else 0))
         self.T, self.epsilon, self.iterations = temperature, epsilon, sinkhorn_iterations
@@ -108,15 +105,6 @@ class SwAV(Method):
         share = 1 / (2 * (count - 1))
         small = [Pair(v, b, share) for v in range(2, count) for b in (0, 1)]
         return [Pair(0, 1, 2 * share), *small]
-
-    def query(self, view: Tensor, number: int = 0) -> Prediction:
-        """The prediction of one view."""
-        return self.predict(self.f.head(self.f.backbone(view)), number)
-
-    def queries(self, views: Sequence[Tensor]) -> dict[int, Prediction]:
-        """The predictions of all views."""
-        outputs = encode_together(self.f.backbone, self.f.head, views)
-        return {v: self.predict(output, v) for v, output in enumerate(outputs)}
 
     def predict(self, output: Tensor, number: int) -> Prediction:
         """From the head's output (N, dim) of view `number`."""
@@ -166,15 +154,6 @@ class SwAV(Method):
             self.C.weight.grad = None
         for b, queue in enumerate(self.queues):
             cast(Queue, queue).push(gather(targets[b].embedding))
-
-    def projections(self, images: Tensor) -> Tensor:
-        """The head's output, before normalisation."""
-        return self.f.head(self.f.backbone(images))
-
-    @property
-    def backbone(self) -> nn.Module:
-        """The encoder's backbone."""
-        return self.f.backbone
 
     @property
     def chance_loss(self) -> float:
