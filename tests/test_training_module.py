@@ -34,6 +34,7 @@ TINY: dict[str, Any] = {
     "precision": "32",
 }
 OPTIONS: dict[str, dict[str, Any]] = {
+    "swav": {"prototypes": 8, "hidden": 16},
     "moco": {"queue_size": 64, "bn_splits": 1},
     "insdis": {"negatives": 16},
     "cmc": {"negatives": 16},
@@ -114,7 +115,7 @@ class Doubling:
 
 
 def test_an_image_space_draw_is_resized_for_local_crops_alone() -> None:
-    module = module_of(local_crops=2, local_size=4)
+    module = module_of("swav", local_crops=2, local_size=4)
     batch = Batch(torch.arange(16))
     clean = module.make_views(batch, generator_for(0))
     module.image_space = operator = Doubling()
@@ -134,7 +135,7 @@ def test_local_crops_are_made_wherever_the_images_are(where: str, tmp_path: Path
             Image.fromarray(picture[: 20 - i]).save(tmp_path / f"{i}.jpg")
         words = {"data": str(tmp_path), "limit": None, "evaluate": False}
     words |= {"local_crops": 3, "second_blur_p": 1.0, "second_solarize_p": 1.0}
-    module = module_of(batch_size=4, size=16, **words)
+    module = module_of("swav", batch_size=4, size=16, **words)
     loader = build_loader(
         module.images, module.views, module.order, resident=module.resident is not None, workers=0
     )

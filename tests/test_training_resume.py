@@ -27,10 +27,10 @@ TINY = {
 METHODS = {
     "moco": {"method": "moco", "queue_size": 64, "bn_splits": 2, "IM": True, "unmix": True},
     "moco-symmetric": {"method": "moco", "queue_size": 64, "symmetric": True, "bn_splits": 1},
-    "moco-multicrop": {
-        "method": "moco",
+    "swav-multicrop": {
+        "method": "swav",
+        "prototypes": 8,
         "queue_size": 64,
-        "bn_splits": 1,
         "local_crops": 3,
         "local_size": 4,
         "second_blur_p": 0.5,
