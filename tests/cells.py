@@ -89,6 +89,15 @@ def global_draw(weight: float, n: int = N) -> PairDraw:
     return PairDraw(partner, whole_image(n, SIZE, SIZE), ratio, (SIZE, SIZE), False)
 
 
+def published_draw(rule: Rule, weight: float, n: int = N) -> PairDraw:
+    """With the rule's own pairing: MixCo mixes the first half of the batch with the second."""
+    if rule.published.get("unmix_pairing") != "halves":
+        return global_draw(weight, n)
+    m = n // 2
+    partner, ratio = torch.arange(m) + m, torch.full((m,), weight)
+    return PairDraw(partner, whole_image(m, SIZE, SIZE), ratio, (SIZE, SIZE), False, batch=n)
+
+
 def step(
     method: Method,
     views: list[Tensor],
@@ -103,7 +112,7 @@ def step(
     mixture = None
     if rule is not None:
         others = [views[rule.partner_view]] if rule.partner_view else []
-        mixture = Mixture(draw or global_draw(0.3, n), rule, others)
+        mixture = Mixture(draw or published_draw(rule, 0.3, n), rule, others)
     index = torch.arange(start, start + n) % N_DATA
     return objective(method, views, index, torch.Generator().manual_seed(seed), mixture)
 

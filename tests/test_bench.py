@@ -198,6 +198,11 @@ images, device = gpu.cifar(None), torch.device("cpu")
 assert gpu.check_views(images, device)["passed"]
 for name, found in gpu.check_fast_path(images, device).items():
     assert found["passed"], (name, found)
+gpu.RULES = dict((rule, gpu.RULES[rule]) for rule in ("unmix", "mixco"))
+gpu.METHODS = ("pirl", "swav")
+cells = gpu.check_cells(images, device)
+assert list(cells) == ["pirl unmix", "pirl mixco", "swav unmix"]
+assert all(found["passed"] for found in cells.values()), cells
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-2000:]

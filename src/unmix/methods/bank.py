@@ -88,7 +88,9 @@ class BankContrast(nn.Module):
         """Cosines of v with the rows of every sample of the batch, then with its own negatives'."""
         with full_precision(v):
             own = v @ self.bank.rows[gather(candidates[:, 0])].T
-            return torch.cat([own, self.bank.scores(v, candidates[:, 1:])], dim=1)
+            # Of fewer mixtures than samples each has the negatives of its first owner.
+            negatives = candidates[: len(v), 1:]
+            return torch.cat([own, self.bank.scores(v, negatives)], dim=1)
 
     def update(self, v: Tensor, index: Tensor) -> None:
         """Move the rows of the samples of all processes towards their clean features."""
