@@ -4,12 +4,12 @@
 
 First correctness: the fast path (bfloat16, channels last, split batch norm in one call, compiled)
 against float32, the views against the CPU's, that no step of any method waits for the device, and
-every cell of the matrix. Then the stages of a step and whole steps of MoCo, MoCo + Un-Mix (asymmetric,
-symmetric) and CMC at batch 512 on CIFAR-10 with ResNet-18, eager and compiled. What no time is left
-for is named. The file is
-written anew after each part, so that a stop loses nothing. DIR holds `cifar-10-batches-py/`;
-without it images of random pixels take their place, which costs the same time. Needs torch,
-torchvision, lightning, numpy and this repository (PYTHONPATH=src, or installed).
+every cell of the matrix. Then the stages of a step and whole steps of MoCo, MoCo + Un-Mix
+(asymmetric, symmetric) and CMC at batch 512 on CIFAR-10 with ResNet-18, eager and compiled. What no
+time is left for is named. The file is written anew after each part, so that a stop loses nothing.
+DIR holds `cifar-10-batches-py/`; without it images of random pixels take their place, which costs
+the same time. Needs torch, torchvision, lightning, numpy and this repository (PYTHONPATH=src, or
+installed).
 """
 
 from __future__ import annotations
