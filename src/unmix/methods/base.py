@@ -96,6 +96,7 @@ class Method(nn.Module, ABC):
             can have one; False if it is looked up by the sample's number.
         two_sided: True if a view's target is its query, or made of it: then views that are targets
             only have queries too.
+        heads_by_view: True if views have heads of their own, so that one may be left out by a rule.
         color_space: The colour space of the views.
     """
 
@@ -106,6 +107,7 @@ class Method(nn.Module, ABC):
     synchronised: bool = True
     encodes_targets: bool = True
     two_sided: bool = False
+    heads_by_view: bool = False
     color_space: Literal["RGB", "Lab", "YCbCr"] = "RGB"
     pairs: Sequence[Pair] = (Pair(0, 1),)
     T: float
