@@ -38,6 +38,7 @@ class Contrast:
     """InfoNCE against a queue, as MoCo's."""
 
     coupled, contrastive, encodes_targets = False, True, True
+    softmax_scale = 1.0
     T = 0.3
 
     def __init__(self) -> None:

@@ -365,4 +365,4 @@ def _soft_labels(mixed: Mixed, temperature: float) -> Tensor:
         ]
         return torch.stack([part.mean() for part in losses]).sum()
 
-    return mixed.over_targets(loss)
+    return mixed.method.softmax_scale * mixed.over_targets(loss)
