@@ -215,6 +215,16 @@ def test_every_other_mixture_is_drawn_too(drawn: dict, tmp_path: Path, mixture: 
         assert not torch.equal(drawn["own"], drawn["partner"])
 
 
+def test_a_rule_is_shown_with_the_mixture_that_it_was_published_with(drawn: dict, tmp_path: Path):
+    """SDMP's is ResizeMix, whose pasted partner is smaller than the image."""
+    lines: list[str] = []
+    flags = MixtureSettings(unmix=True, unmix_rule="sdmp")
+    preview(mixture=flags, out=tmp_path / "a.png", n=3, say=lines.append)
+    assert "resized" in lines[0]
+    assert lines[0].startswith("SDMP: ")
+    assert len(drawn["own"]) == 3
+
+
 def test_a_mixture_of_features_has_no_pixels_to_show(tmp_path: Path):
     mixture = MixtureSettings(unmix=True, unmix_mixture="manifold", unmix_layer="layer2")
     with pytest.raises(UserError, match="--unmix_mixture: manifold mixes features"):

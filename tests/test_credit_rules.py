@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from unmix.credit import RULES, MixBT, MixCo, Mixed, rule
+from unmix.credit.rules import Between
 from unmix.errors import UserError
 
 N, D, K = 6, 5, 7
@@ -37,6 +38,7 @@ class Contrast:
     """InfoNCE against a queue, as MoCo's."""
 
     coupled, contrastive, encodes_targets = False, True, True
+    softmax_scale = 1.0
     T = 0.3
 
     def __init__(self) -> None:
@@ -156,6 +158,20 @@ def test_sdmp_compares_with_sources_and_with_mixtures() -> None:
             expected += own * method.compare(q, targets[1][i : i + 1]).item() / (2 * N)
             expected += (1 - own) * method.compare(q, targets[1][j : j + 1]).item() / (2 * N)
     assert RULES["sdmp"](m).item() == pytest.approx(float(expected), rel=1e-5)
+
+
+def test_sdmp_knows_what_two_mixtures_have_in_common_in_any_order() -> None:
+    """With images of one pixel value each: what both mixtures have of each image, summed."""
+    w = torch.tensor([0.2, 0.7, 0.4, 0.9, 0.3])
+    p = torch.tensor([1, 2, 0, 4, 3])  # in a circle of three, and in a pair
+    contents = torch.zeros(5, 5)
+    for i in range(5):
+        contents[i, i], contents[i, p[i]] = w[i], 1 - w[i]
+    common = torch.minimum(contents, contents[p]).sum(1)
+    owners = torch.stack([torch.arange(5), p], dim=1)
+    between = Between.of(Drawn(owners, torch.stack([w, 1 - w], dim=1)))
+    torch.testing.assert_close(between.shares[:, 0], 1 / (1 + common))
+    torch.testing.assert_close(between.shares[:, 1], common / (1 + common))
 
 
 def test_sdmp_leaves_out_the_mixture_itself_where_both_views_are_targets() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 
 from unmix.credit import IMix, Rule, UnMixRule
 from unmix.distributed import gather, gather_with_gradient, rank, sum_over, world
+from unmix.losses import partition_constant
 from unmix.methods import Method, Progress, method_class
 from unmix.mixtures import PairDraw
 from unmix.mixtures.draws import whole_image
@@ -111,6 +113,7 @@ def run(number: int, folder: Path) -> None:
         "every": every.detach(),
         "gradient": own.grad,
         "sum": sum_over(torch.tensor(1.0 + number)),
+        "constant": partition_constant(torch.full((2, 3), float(number)), 0.5, 10),
     }
     torch.save((cases, primitives), folder / f"{number}.pt")
     dist.destroy_process_group()
@@ -154,6 +157,8 @@ def test_tensors_are_gathered_in_the_processes_order(processes: list[Any]) -> No
         assert not found["gather"].requires_grad
         assert torch.equal(found["every"], rows)
         assert found["sum"] == 3
+        # One constant of NCE for all: 10 times the mean of e^0 and e^2.
+        assert float(found["constant"]) == pytest.approx(5 * (1 + math.e**2))
         # Both processes' losses, one of them twice: 3 times the weight of the row.
         weights = torch.arange(4.0)[2 * number : 2 * number + 2, None]
         assert torch.equal(found["gradient"], 3 * weights)

@@ -11,15 +11,32 @@ import torch.nn.functional as F
 from torch import nn
 
 from unmix import backbones
+from unmix.credit import RULES
 from unmix.errors import UserError
 from unmix.methods import MoCoV3, Progress
-from unmix.step import objective
+from unmix.mixtures import PairDraw
+from unmix.mixtures.draws import whole_image
+from unmix.step import Mixture, objective
 
 SIZES = {"dim": 8, "hidden": 16}
 
 
 def mocov3(**options: Any) -> MoCoV3:
     return MoCoV3(backbones.build("resnet10", width=0.125, size=8), 24, **SIZES | options)
+
+
+def test_virtual_labels_of_weight_1_give_the_clean_loss_of_a_query() -> None:
+    """i-Mix has the same candidates as the method, and so the same factor 2 T."""
+    method = mocov3(temperature=0.3).eval()
+    views = [torch.randn(6, 3, 8, 8) for _ in range(2)]
+    draw = PairDraw(
+        torch.arange(5, -1, -1), whole_image(6, 8, 8), torch.ones(6), (8, 8), per_sample=False
+    )
+    mixture = Mixture(draw, RULES["imix"])
+    mixed = objective(method, views, torch.arange(6), torch.Generator(), mixture).loss
+    targets = method.targets(views, {}, torch.arange(6), torch.Generator())
+    expected = sum(method.compare(method.query(views[0]), k).mean() for k in targets.values())
+    torch.testing.assert_close(mixed, expected)
 
 
 class Patches(nn.Module):

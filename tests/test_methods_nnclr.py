@@ -11,10 +11,12 @@ import torch.nn.functional as F
 from torch import nn
 
 from unmix import backbones
+from unmix.credit import RULES
 from unmix.errors import UserError
 from unmix.methods import NNCLR
 from unmix.methods.nnclr import Embedding
-from unmix.step import objective
+from unmix.mixtures import DirichletMixture
+from unmix.step import Mixture, objective
 
 
 def nnclr(**options: Any) -> NNCLR:
@@ -39,6 +41,22 @@ def test_the_loss_is_that_of_the_neighbours_of_both_views() -> None:
             expected -= math.log(scores[i] / sum(scores)) / 6 / 2
     step = objective(method, views, torch.arange(6), torch.Generator())
     assert step.loss.item() == pytest.approx(expected, rel=1e-5)
+
+
+def test_in_image_space_the_second_view_is_trained_too() -> None:
+    """Its prediction is first asked for where the neighbours are looked up, without a gradient."""
+    method = nnclr().eval()
+    views = [torch.randn(6, 3, 8, 8).requires_grad_() for _ in range(2)]
+    draw = DirichletMixture().draw(views[0].shape, torch.Generator().manual_seed(0))
+    mixture = Mixture(draw, RULES["image_space"])
+    objective(method, views, torch.arange(6), torch.Generator(), mixture).loss.backward()
+    mixed = draw.apply(views[0].detach())
+    alone = [mixed, views[1].detach().clone().requires_grad_()]
+    p = [method.query(view, number) for number, view in enumerate(alone)]
+    targets = [method.nearest(method.query(view).z) for view in views]
+    (method.compare(p[1], targets[0]).mean() / 2).backward()
+    assert views[1].grad is not None
+    torch.testing.assert_close(views[1].grad, alone[1].grad)
 
 
 def test_the_queue_gets_the_first_views_z_after_the_backward_pass() -> None:

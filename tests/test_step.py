@@ -414,6 +414,21 @@ def test_no_value_is_read_within_a_step(kind: str) -> None:
         method.keep(queries, targets, torch.arange(N))
 
 
+@pytest.mark.parametrize("kind", ["moco-nce", "insdis-nce", "cmc-nce"])
+def test_the_constant_of_nce_is_estimated_from_clean_images(kind: str) -> None:
+    """It keeps its first value, so the clean views have to be compared before the mixtures."""
+    method, plain = build(kind), build(kind)
+    views = [torch.randn(N, 3, SIZE, SIZE) for _ in range(method.views)]
+    draw = UnMix(1.0).draw(views[0].shape, torch.Generator().manual_seed(0))
+    for one, mixture in ((method, Mixture(draw)), (plain, None)):
+        objective(one, views, torch.arange(N), torch.Generator().manual_seed(1), mixture)
+    constants = [name for name in plain.state_dict() if name.endswith("Z")]
+    assert constants
+    for name in constants:
+        assert method.state_dict()[name] > 0
+        torch.testing.assert_close(method.state_dict()[name], plain.state_dict()[name])
+
+
 def test_reading_a_value_is_noticed() -> None:
     """The check itself works."""
     with NoReading(), pytest.raises(AssertionError, match="_local_scalar_dense"):

@@ -6,13 +6,16 @@ import math
 from pathlib import Path
 from typing import Any
 
+import lightning as L
 import pytest
 import torch
 from torch import Tensor
 
-from unmix.methods import MoCo
+from unmix.methods import MoCo, projected
 from unmix.training import pretrain
-from unmix.training.callbacks import Health, duration
+from unmix.training.callbacks import Evaluator, Health, Reporter, duration
+from unmix.training.parts import build
+from unmix.training.settings import Settings
 
 TINY: dict[str, Any] = {
     "method": "moco",
@@ -129,3 +132,19 @@ def test_a_run_that_cannot_learn_is_told_once(
 )
 def test_times_are_told_as_people_say_them(seconds: float, words: str) -> None:
     assert duration(seconds) == words
+
+
+def test_what_guessing_costs_is_known_once_the_processes_are_joined(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """SimCLR tells a sample apart from those of all processes: ln(2 x 2 x 8 - 1)."""
+    words = {"method": "simclr", "data": "digits", "limit": 32, "batch_size": 8, "size": 8,
+             "device": "cpu", "precision": "32"}  # fmt: skip
+    parts = build(Settings.of(words))
+    monkeypatch.setattr(projected, "world", lambda: 2)
+    evaluator = Evaluator(
+        parts.module, parts.labelled, parts.test, parts.settings.evaluation, parts.machine
+    )
+    reporter = Reporter(evaluator, Health(None), parts.settings.evaluation, print)
+    reporter.on_train_start(L.Trainer(logger=False, enable_checkpointing=False), parts.module)
+    assert reporter.health.chance_loss == pytest.approx(math.log(31))

@@ -116,6 +116,28 @@ def test_an_odd_last_batch_loses_one_image_under_sdmp() -> None:
     assert seen == [6]
 
 
+@pytest.mark.parametrize(
+    "words",
+    [{"unmix_mixture": "scalemix"}, {"unmix_mixture": "cropmix"},
+     {"unmix_pairing": "second_view", "unmix_per": "sample"}],
+    ids=str,
+)  # fmt: skip
+def test_a_loss_of_the_batch_takes_a_draw_a_sample_where_all_shares_are_alike(
+    words: dict[str, Any],
+) -> None:
+    """Crops of one image: whatever is drawn for a sample, the mixture is its own."""
+    result = one_step(parts_of(method="vicreg", dim=16, hidden=16, unmix=True, **words))
+    assert result.mixed is not None
+    assert result.mixed.isfinite()
+
+
+def test_a_last_batch_that_halves_leave_too_few_mixtures_of_is_left_out() -> None:
+    """Of 19 images in batches of 16 the last 3 would make one mixture, too few for batch norm."""
+    words: dict[str, Any] = {**MOCO, "limit": 19, "unmix": True}
+    assert len(parts_of(**words, unmix_pairing="halves").module.order) == 1
+    assert len(parts_of(**words).module.order) == 2
+
+
 MISTAKES: list[tuple[list[str], str]] = [
     (
         ["--method", "barlow", "--unmix", "--unmix_rule", "imix"],
@@ -157,6 +179,37 @@ MISTAKES: list[tuple[list[str], str]] = [
     (
         ["--method", "byol", "--unmix", "--unmix_rule", "sdmp", "--unmix_pairing", "halves"],
         "--unmix_pairing: halves does not go with --unmix_rule sdmp",
+    ),
+    (
+        [
+            "--method",
+            "byol",
+            "--unmix",
+            "--unmix_rule",
+            "sdmp",
+            "--unmix_mixture",
+            "manifold",
+            "--unmix_layer",
+            "layer2",
+        ],
+        "--unmix_mixture: manifold mixes features of the first view, and --unmix_rule sdmp pixels",
+    ),
+    (
+        [
+            "--method",
+            "wmse",
+            "--batch_size",
+            "64",
+            "--dim",
+            "32",
+            "--epsilon",
+            "0",
+            "--unmix",
+            "--unmix_pairing",
+            "halves",
+        ],
+        "--unmix_pairing: halves makes 32 mixtures of 64 images, and --method wmse needs 33; use "
+        "--batch_size 66 or more, or reverse.",
     ),
     (
         ["--method", "moco", "--unmix", "--unmix_rule", "imix", "--unmix_joint"],

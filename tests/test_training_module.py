@@ -34,9 +34,10 @@ TINY: dict[str, Any] = {
     "precision": "32",
 }
 OPTIONS: dict[str, dict[str, Any]] = {
-    "swav": {"prototypes": 8, "hidden": 16},
+    "swav": {"prototypes": 8, "hidden": 16, "freeze_prototypes_steps": 0},
     "moco": {"queue_size": 64, "bn_splits": 1},
     "insdis": {"negatives": 16},
+    "vicreg": {"dim": 16, "hidden": 16},
     "cmc": {"negatives": 16},
 }
 STEPS = 4
@@ -286,6 +287,35 @@ def test_a_batch_that_has_lost_all_images_but_one_is_passed_over() -> None:
     module.on_after_backward()
     assert all(torch.equal(before[name], value) for name, value in module.state_dict().items())
     assert module.samples == 0
+
+
+def test_of_several_processes_each_makes_up_for_its_broken_images(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Of 50 images in batches of 18 for two each gets 9, 9 and 7."""
+    monkeypatch.setattr(module_file, "world", lambda: 2)
+    module = module_of(batch_size=18)
+    for number, left, wanted in ((0, 9, 9), (0, 7, 9), (0, 3, 9), (2, 7, 7), (2, 5, 7)):
+        filled = module._filled(Batch(torch.arange(left)), number)
+        assert filled.index.tolist() == [i % left for i in range(wanted)]
+
+
+@pytest.mark.parametrize(("method", "alike"), [("vicreg", True), ("moco", False)])
+def test_of_several_processes_a_loss_of_the_whole_batch_has_one_weight(
+    monkeypatch: pytest.MonkeyPatch, method: str, alike: bool
+) -> None:
+    """Barlow Twins, VICReg: each loss is over all mixtures, so its share must be theirs."""
+    module = module_of(method, unmix=True)
+    monkeypatch.setattr(type(module), "global_step", 5)
+    monkeypatch.setattr(module_file, "world", lambda: 2)
+    views = [torch.randn(8, 3, 8, 8) for _ in range(2)]
+    weights = []
+    for process in (0, 1):
+        monkeypatch.setattr(module_file, "rank", lambda process=process: process)
+        mixture = module.mixture(views, [], module.generator())
+        assert mixture is not None
+        weights.append(mixture.draw.weight)  # type: ignore[union-attr]
+    assert torch.equal(*weights) == alike
 
 
 def test_a_loss_that_is_no_number_ends_the_run_with_what_to_try(

@@ -7,9 +7,10 @@ released code; Bardes et al. 2022, VICReg, released code).
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.distributed as dist
-import torch.distributed.nn.functional as with_gradient
 from torch import Tensor
 
 __all__ = ["gather", "gather_with_gradient", "rank", "sum_over", "world"]
@@ -40,11 +41,24 @@ def gather(tensor: Tensor) -> Tensor:
     return torch.cat(parts)
 
 
+class _Gathered(torch.autograd.Function):
+    """The rows of all processes; each gets back what all of them say of its own."""
+
+    @staticmethod
+    def forward(ctx: Any, tensor: Tensor) -> Tensor:
+        return gather(tensor)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        own = len(gradient) // world()
+        return sum_over(gradient.contiguous())[rank() * own :][:own]
+
+
 def gather_with_gradient(tensor: Tensor) -> Tensor:
     """The rows of all processes, in their order: (N, ...) to (world N, ...); as many of each."""
     if world() == 1:
         return tensor
-    return torch.cat(with_gradient.all_gather(tensor.contiguous()))
+    return _Gathered.apply(tensor)
 
 
 @torch.no_grad()

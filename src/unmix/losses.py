@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from unmix.distributed import gather_with_gradient, rank
+from unmix.distributed import gather_with_gradient, rank, sum_over, world
 
 __all__ = [
     "in_batch_contrast",
@@ -61,12 +61,15 @@ def nce_contrast(scores: Tensor, temperature: float, constant: Tensor, n_data: i
 def partition_constant(scores: Tensor, temperature: float, n: int) -> Tensor:
     """The Monte Carlo estimate of NCE's constant Z from one batch: n * mean(exp(scores / T)).
 
+    The mean is that of all processes, so that all have one Z.
+
     Args:
         scores: Cosine similarities, (N, 1 + K).
         temperature: T, above 0.
         n: Number of samples (memory bank) or of keys (queue).
     """
-    return torch.exp(scores.detach().float() / temperature).mean() * n
+    mean = torch.exp(scores.detach().float() / temperature).mean()
+    return sum_over(mean) / world() * n
 
 
 @torch.no_grad()

@@ -110,6 +110,8 @@ def objective(
         draw = drawn(mixture, queries)
         q_mix = query_of_mixtures(method, views, mixture, draw)
     targets = method.targets(views, queries, index, generator)
+    # Before the mixtures: NCE's constant is what the first comparison says.
+    beside = clean_loss(method, pairs, queries, targets) if clean_first else None
 
     def targets_of_mixtures() -> Mapping[int, Any]:
         mixed_views = [draw.apply(view) for view in views[: method.views]]
@@ -120,10 +122,9 @@ def objective(
         Mixed(method, draw, q_mix, queries, targets, pairs, targets_of_mixtures, len(views[0]))
     )
     kept: Callable[[], None] = lambda: method.keep(queries, targets, index)  # noqa: E731
-    if not clean_first:
+    if beside is None:
         return Objective(mixed, None, mixed.detach(), kept)
-    clean = clean_loss(method, pairs, queries, targets)
-    return Objective(clean + mixed, clean.detach(), mixed.detach(), kept)
+    return Objective(beside + mixed, beside.detach(), mixed.detach(), kept)
 
 
 def clean_loss(

@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from unmix.commands.finished import Say, say_skipped
+from unmix.credit import rule
 from unmix.data import ImageSet, load, read_uint8
 from unmix.errors import UserError, check_number
 from unmix.figures import mixtures
@@ -121,8 +122,13 @@ def _checked_path(path: Path) -> Path:
     return path
 
 
+def _of_the_rule(mixture: MixtureSettings) -> MixtureOperator | None:
+    """The label-space operator as a run has it: with what its rule was published with."""
+    return mixture.label_space(rule(mixture.unmix_rule).published)
+
+
 def _checked_operator(mixture: MixtureSettings) -> Operator | MixtureOperator:
-    operator = mixture.label_space() or mixture.image_space()
+    operator = _of_the_rule(mixture) or mixture.image_space()
     if isinstance(operator, ManifoldMixture):
         raise UserError(
             "--unmix_mixture: manifold mixes features, so there are no pixels to show; preview "
@@ -274,7 +280,7 @@ def _title(mixture: MixtureSettings, share: float) -> str:
     """One line on the mixture, one on how often it happens."""
     if not mixture.unmix:
         return f"{_described(mixture)}\n{share:.0%} of images are touched; only such are shown"
-    operator = mixture.label_space()
+    operator = _of_the_rule(mixture)
     assert operator is not None
     text, once = described(operator)
     if operator.per == "sample":  # type: ignore[attr-defined]

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from unmix.credit.sharing import Shares, of_partner, shared_loss, soft_cross_entropy
 from unmix.errors import check_number
+from unmix.transfer import to_device
 
 __all__ = [
     "SDMP",
@@ -241,7 +242,8 @@ class Between:
 
     Attributes:
         owners: As in `Shares`.
-        shares: 1 / (1 + c) and c / (1 + c), with c = min(w, 1 - w[p]) + min(1 - w, w[p]).
+        shares: 1 / (1 + c) and c / (1 + c), with c = min(w, 1 - w[p]) + min(1 - w, w[p]) where the
+            partner's partner is the image; else the partner is all that the two have in common.
         per_sample: True.
     """
 
@@ -254,7 +256,9 @@ class Between:
         """From the mixtures' shares of two images."""
         own = draw.shares[:, 0]
         other = own[draw.owners[:, 1]]
-        common = torch.minimum(own, 1 - other) + torch.minimum(1 - own, other)
+        p = draw.owners[:, 1]
+        mutual = p[p] == draw.owners[:, 0]
+        common = torch.minimum(1 - own, other) + mutual * torch.minimum(own, 1 - other)
         return cls(draw.owners, torch.stack([1 / (1 + common), common / (1 + common)], dim=1))
 
 
@@ -287,7 +291,7 @@ class MixBT(Rule):
         method, m = mixed.method, mixed.query
         a, b = mixed.queries[0], mixed.queries[1]
         other = of_partner(b, mixed.draw.owners[:, 1])
-        w = mixed.draw.shares[0, 0].to(a.device)
+        w = to_device(mixed.draw.shares[0, 0], a.device)
         total = a.new_zeros((), dtype=torch.float32)
         for z in (a, b):
             wanted = w * method.correlation(a, z) + (1 - w) * method.correlation(other, z)
@@ -340,7 +344,7 @@ class SwAVReleased(Rule):
         """The loss with the mixtures' codes, and with their partners'."""
         p = mixed.draw.owners[:, 1]
         exchanged = mixed.query._replace(codes=of_partner(mixed.query.codes, p))
-        w = mixed.draw.shares[:, 0].to(mixed.query.scores.device)
+        w = to_device(mixed.draw.shares[:, 0], mixed.query.scores.device)
 
         def loss(b: int) -> Tensor:
             own = mixed.method.compare(mixed.query, mixed.targets[b])
@@ -361,4 +365,4 @@ def _soft_labels(mixed: Mixed, temperature: float) -> Tensor:
         ]
         return torch.stack([part.mean() for part in losses]).sum()
 
-    return mixed.over_targets(loss)
+    return mixed.method.softmax_scale * mixed.over_targets(loss)

@@ -91,11 +91,13 @@ class Method(nn.Module, ABC):
         pairs: Which view's query is compared with which view's target; see `pairs_of`.
         coupled: True if `compare` gives one number a batch instead of one a sample.
         contrastive: True if a sample is told apart from the others, by `similarities` over `T`.
+        softmax_scale: The factor of a `contrastive` loss on the cross-entropy of `similarities`.
         synchronised: Whether batch norm takes its statistics over all processes, where it can.
         encodes_targets: True if a target is what an encoder says of a view, so that any picture
             can have one; False if it is looked up by the sample's number.
         two_sided: True if a view's target is its query, or made of it: then views that are targets
             only have queries too.
+        heads_by_view: True if views have heads of their own, so that one may be left out by a rule.
         color_space: The colour space of the views.
     """
 
@@ -103,9 +105,11 @@ class Method(nn.Module, ABC):
     multi_crop: bool = False
     coupled: bool = False
     contrastive: bool = False
+    softmax_scale: float = 1.0
     synchronised: bool = True
     encodes_targets: bool = True
     two_sided: bool = False
+    heads_by_view: bool = False
     color_space: Literal["RGB", "Lab", "YCbCr"] = "RGB"
     pairs: Sequence[Pair] = (Pair(0, 1),)
     T: float

@@ -59,7 +59,7 @@ class MoCoV3(MomentumTargets, InBatch):
         sizes = (backbone.feature_dim, *[hidden] * (layers - 1), dim)
         super().__init__(backbone, mlp(sizes, last="norm"), encoder_momentum)
         self.h = mlp((dim, hidden, dim), last="linear" if patches is None else "norm")
-        self.T = temperature
+        self.T, self.softmax_scale = temperature, 2 * temperature
 
     def query(self, view: Tensor, number: int = 0) -> Tensor:
         """q = h(g(f(x))): unit vectors (N, dim)."""
@@ -68,7 +68,7 @@ class MoCoV3(MomentumTargets, InBatch):
     def compare(self, query: Tensor, target: Tensor) -> Tensor:
         """InfoNCE of q with the keys k of the batch, times 2 T: losses (N,)."""
         with full_precision(query):
-            return 2 * self.T * in_batch_contrast(query, gather(unit(target)), self.T)
+            return self.softmax_scale * in_batch_contrast(query, gather(unit(target)), self.T)
 
     def similarities(self, query: Tensor, target: Tensor) -> tuple[Tensor]:
         """Cosines of q with every sample's key."""

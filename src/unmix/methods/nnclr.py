@@ -73,7 +73,6 @@ class NNCLR(InBatch):
         z = self.projections(view)
         return Embedding(unit(self.h(z)), unit(z))
 
-    @torch.no_grad()
     def targets(
         self,
         views: Sequence[Tensor],
@@ -84,6 +83,8 @@ class NNCLR(InBatch):
         """nn(z) of both views: rows of the queue (N, dim)."""
         return {b: self.nearest(queries[b].z) for b in (0, 1)}
 
+    # Not around `targets`: a rule that encodes a view there for the first time wants its gradient.
+    @torch.no_grad()
     def nearest(self, z: Tensor) -> Tensor:
         """The queue's nearest neighbours of unit vectors (N, dim)."""
         with full_precision(z):

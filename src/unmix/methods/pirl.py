@@ -42,6 +42,7 @@ class PIRL(BankMethod):
     """
 
     views = 2
+    heads_by_view = True
 
     def __init__(
         self,

@@ -35,6 +35,7 @@ class EpochOrder:
         processes: Each gets an equal share of every batch.
 
     Attributes:
+        smallest: As given.
         position: Says where the run stands when an iteration begins: the epoch, and the batch of it
             to start with, which is not the first where a run is resumed.
     """
@@ -43,6 +44,7 @@ class EpochOrder:
         self, n: int, batch_size: int, seed: int, smallest: int = 2, processes: int = 1
     ) -> None:
         self.n, self.batch_size, self.seed, self.processes = n, batch_size, seed, processes
+        self.smallest = smallest
         full, rest = divmod(n, batch_size)
         self.length = full + (rest >= smallest * processes)
         self.position: Callable[[], tuple[int, int]] = lambda: (0, 0)

@@ -161,6 +161,8 @@ class Reporter(Callback):
         assert isinstance(pl_module, Pretraining)
         self.before = pl_module.samples
         self.first_epoch = trainer.current_epoch
+        # Only now the processes are joined, and guessing is among the samples of all.
+        self.health.chance_loss = pl_module.method.chance_loss
 
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Start the epoch's clock."""

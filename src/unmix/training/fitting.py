@@ -13,6 +13,7 @@ from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.strategies import DDPStrategy
 
+from unmix.credit import ImageSpace
 from unmix.errors import UserError
 from unmix.training.batches import build_loader
 from unmix.training.callbacks import Bar, Checkpoints, Reporter, is_terminal
@@ -86,7 +87,11 @@ def build_trainer(parts: Parts, callbacks: list[Callback], **options: Any) -> L.
     if wanted.processes > 1:
         # What buffers hold is gathered by the methods, or a process's own. One process evaluates
         # while the others wait for it.
-        strategy = DDPStrategy(broadcast_buffers=False, timeout=timedelta(hours=6))
+        strategy = DDPStrategy(
+            broadcast_buffers=False,
+            timeout=timedelta(hours=6),
+            find_unused_parameters=leaves_heads_out(parts.module),
+        )
     return L.Trainer(
         accelerator=machine.accelerator,
         devices=wanted.devices,
@@ -101,6 +106,12 @@ def build_trainer(parts: Parts, callbacks: list[Callback], **options: Any) -> L.
         num_sanity_val_steps=0,
         **options,
     )
+
+
+def leaves_heads_out(module: Pretraining) -> bool:
+    """Whether the rule compares the first view alone, and the other one has a head of its own."""
+    replaced = module.label_space is not None and not module.rule.keeps_clean
+    return replaced and module.method.heads_by_view and not isinstance(module.rule, ImageSpace)
 
 
 @contextmanager

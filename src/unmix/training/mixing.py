@@ -9,15 +9,17 @@ from unmix.credit import Rule, rule
 from unmix.errors import UserError
 from unmix.methods import Method
 from unmix.mixtures import (
+    CropMix,
     DirichletMixture,
     ManifoldMixture,
     MixtureOperator,
     PatchMixture,
+    ScaleMix,
 )
 from unmix.mixtures.layers import layers_named
 from unmix.training.settings import Settings
 
-__all__ = ["check_views", "label_space"]
+__all__ = ["check_views", "label_space", "smallest_batch"]
 
 # Rules that look at the mixture of the partner, so every image must have one of two images.
 _OF_PAIRS = {"sdmp", "mixbt", "swav_released"}
@@ -41,17 +43,30 @@ def label_space(settings: Settings, method: Method) -> tuple[MixtureOperator | N
             f"--unmix_rule: {wanted.unmix_rule} does not go with --method {run_.method}: {why}. "
             f"What does: unmix methods {run_.method}."
         )
-    per = getattr(operator, "per", "batch")
-    if method.coupled and per == "sample":
+    if method.coupled and _shares_differ(operator):
         raise UserError(
             f"--unmix_per: sample does not go with --method {run_.method}, whose loss is one "
             "number a batch; use batch."
         )
-    _check_pairs(operator, shared, settings)
+    _check_pairs(operator, shared, settings, method)
     _check_backbone(operator, method, settings)
     if wanted.unmix_joint:
         _check_joint(operator, shared, wanted.unmix_rule)
     return operator, shared
+
+
+def _shares_differ(operator: Any) -> bool:
+    """Whether each sample has shares of its own: not where they are all 1, or all counted."""
+    if isinstance(operator, (CropMix, PatchMixture, ScaleMix)):
+        return False
+    alone = getattr(operator, "pairing", None) == "second_view"
+    return getattr(operator, "per", "batch") == "sample" and not alone
+
+
+def smallest_batch(operator: MixtureOperator | None, method: Method) -> int:
+    """The fewest images of a step: by halves, of twice as many as the method can work with."""
+    halves = getattr(operator, "pairing", None) == "halves"
+    return method.smallest_batch * (2 if halves else 1)
 
 
 def check_views(settings: Settings, method: Method) -> None:
@@ -69,7 +84,7 @@ def check_views(settings: Settings, method: Method) -> None:
         )
 
 
-def _check_pairs(operator: Any, shared: Rule, settings: Settings) -> None:
+def _check_pairs(operator: Any, shared: Rule, settings: Settings, method: Method) -> None:
     name, pairing = settings.mixture.unmix_rule, getattr(operator, "pairing", None)
     of_pairs = name in _OF_PAIRS
     several = isinstance(operator, (DirichletMixture, PatchMixture))
@@ -83,7 +98,18 @@ def _check_pairs(operator: Any, shared: Rule, settings: Settings) -> None:
             f"--unmix_pairing: {pairing} does not go with --unmix_rule {name}, which needs every "
             "image's mixture with another; use reverse or permutation."
         )
+    if name in ("sdmp", "mixbt") and isinstance(operator, ManifoldMixture):
+        raise UserError(
+            f"--unmix_mixture: manifold mixes features of the first view, and --unmix_rule {name} "
+            "pixels of the other one too; use global, region, resizemix, gridmix or fmix."
+        )
     size = settings.run.batch_size // settings.machine.processes
+    if size < (least := smallest_batch(operator, method)):
+        raise UserError(
+            f"--unmix_pairing: halves makes {size // 2} mixtures of {size} images, and --method "
+            f"{settings.run.method} needs {least // 2}; use --batch_size {least} or more, or "
+            "reverse."
+        )
     if shared.even and size % 2:
         raise UserError(
             f"--batch_size: {size} images for --unmix_rule {name} leave one without a partner; use "

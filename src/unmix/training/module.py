@@ -141,10 +141,10 @@ class Pretraining(L.LightningModule):
         """The loss of one batch."""
         self._note_broken(batch)
         if world() > 1:
-            batch = self._filled(batch)
+            batch = self._filled(batch, batch_idx)
         if self.rule.even and self.label_space is not None and len(batch.index) % 2:
             batch = batch.rows(torch.arange(len(batch.index) - 1, device=batch.index.device))
-        if len(batch.index) < 2:
+        if len(batch.index) < self.order.smallest:
             return None
         self.method.begin_step(Progress(self.global_step, self.total_steps, len(self.order)))
         # What is compiled is so for full batches; compiling again for a short one would not pay.
@@ -185,6 +185,9 @@ class Pretraining(L.LightningModule):
         if operator is None:
             return None
         shape = views[0].shape
+        if self.method.coupled and world() > 1:
+            # The loss is one number for the batches of all processes, and so is the weight.
+            generator = generator_for(self.seed, "mixture", self.global_step)
         draw: Any = partial(operator.draw, shape, generator)
         within = None
         if isinstance(operator, ManifoldMixture):
@@ -242,13 +245,13 @@ class Pretraining(L.LightningModule):
         sums = {name: put_together(total) for name, total in self.sums.items()}
         return {name: (total / self.samples).item() for name, total in sums.items()}
 
-    def _filled(self, batch: Batch) -> Batch:
+    def _filled(self, batch: Batch, number: int) -> Batch:
         """The batch with images repeated for those that are broken: all processes need as many."""
-        left = self.order.n % self.order.batch_size
-        count = self.order.batch_size // world()
+        size = self.order.batch_size
+        count = min(size, self.order.n - number * size) // world()
         if len(batch.index) == 0:
             raise UserError(f"--data: no image of a batch of {count} can be read.")
-        if len(batch.index) in (count, left // world()):
+        if len(batch.index) == count:
             return batch
         return batch.rows(torch.arange(count, device=batch.index.device) % len(batch.index))
 

@@ -15,7 +15,7 @@ from unmix.randomness import generator_for
 from unmix.training.batches import EpochOrder
 from unmix.training.loggers import check_logger
 from unmix.training.machine import Machine, choose_machine
-from unmix.training.mixing import check_views, label_space
+from unmix.training.mixing import check_views, label_space, smallest_batch
 from unmix.training.module import Pretraining
 from unmix.training.residency import hold
 from unmix.training.settings import RunSettings, Settings
@@ -87,13 +87,12 @@ def build(settings: Settings, images: ImageSet | None = None) -> Parts:
         )
     method = build_method(settings, len(train), size)
     method.check_batch(min(run_.batch_size, len(train)) // processes)
-    order = EpochOrder(
-        len(train), run_.batch_size, run_.seed, method.smallest_batch, processes=processes
-    )
+    operator, rule = label_space(settings, method)
+    smallest = smallest_batch(operator, method)
+    order = EpochOrder(len(train), run_.batch_size, run_.seed, smallest, processes=processes)
     if machine.device.type == "cpu" and has_narrow_downsampling(method):
         machine = replace(machine, channels_last=False)
     check_views(settings, method)
-    operator, rule = label_space(settings, method)
     views = Views(
         settings.views, size, train.mean, train.std, method.views, method.color_space,
         extra=operator.extra if operator is not None else (),

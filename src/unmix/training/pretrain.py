@@ -78,8 +78,7 @@ def run(settings: Settings, recipes: list[str], command: str) -> RunResults:
     evaluator = Evaluator(
         parts.module, parts.labelled, parts.test, settings.evaluation, parts.machine
     )
-    chance = parts.module.method.chance_loss
-    reporter = Reporter(evaluator, Health(chance), settings.evaluation, say)
+    reporter = Reporter(evaluator, Health(None), settings.evaluation, say)
     start = time.perf_counter()
     try:
         if not resume and is_leader():
