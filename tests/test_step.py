@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from unmix.credit import Mixed, UnMixRule, of_partner
+from unmix.credit import RULES, Mixed, UnMixRule, of_partner
 from unmix.methods import Method, MoCo, Progress, method_class
 from unmix.mixtures import PairDraw, UnMix
 from unmix.mixtures.draws import whole_image
@@ -433,3 +433,19 @@ def test_reading_a_value_is_noticed() -> None:
     """The check itself works."""
     with NoReading(), pytest.raises(AssertionError, match="_local_scalar_dense"):
         torch.ones(()).item()
+
+
+def test_a_replacing_rule_leaves_the_head_of_another_view_trained() -> None:
+    """PIRL's jigsaw has a head of its own, which the picture's mixture says nothing to."""
+    cls: Any = method_class("pirl")
+    torch.manual_seed(0)
+    backbone = cls.build_backbone("resnet10", width=0.125, size=SIZE)
+    method: Method = cls(backbone, N_DATA, negatives=12, dim=16, contrast="softmax").eval()
+    generator = torch.Generator().manual_seed(0)
+    views, index = views_of(method), torch.arange(N)
+    mixture = Mixture(global_draw(1.0), RULES["replace"])
+    result = objective(method, views, index, generator, mixture)
+    result.loss.backward()
+    assert method.tile_head.weight.grad is not None  # type: ignore[union-attr]
+    clean = objective(method, views, index, torch.Generator().manual_seed(0))
+    torch.testing.assert_close(result.loss, clean.loss)

@@ -10,15 +10,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from lightning.pytorch.strategies import DDPStrategy
 
 from unmix.cli import main
 from unmix.results import load_results
 from unmix.training import batches
 from unmix.training.batches import EpochOrder
-from unmix.training.fitting import build_trainer
-from unmix.training.parts import build
-from unmix.training.settings import Settings
 
 FLAGS = ["--data", "photos", "--limit", "72", "--batch_size", "16", "--size", "16",
          "--queue_size", "32", "--device", "cpu", "--precision", "32", "--logger", "none",
@@ -57,21 +53,6 @@ def test_two_processes_train_one_model_and_leave_one_run(tmp_path: Path) -> None
         assert [row["epoch"] for row in csv.DictReader(file) if row["loss"]] == ["0", "1"]
     state = torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
     assert state["method.queue.seen"] == 2 * (4 * 16 + 8)
-
-
-@pytest.mark.parametrize(
-    ("rule", "unused"), [("unmix", False), ("replace", True), ("image_space", False)]
-)
-def test_heads_that_a_rule_leaves_out_do_not_stop_several_processes(
-    rule: str, unused: bool
-) -> None:
-    """PIRL's jigsaw has no loss where mixtures replace it; DDP fails on what has no gradient."""
-    words = {"method": "pirl", "data": "photos", "limit": 72, "batch_size": 16, "size": 16,
-             "negatives": 32, "device": "cpu", "precision": "32", "devices": 2, "unmix": True,
-             "unmix_rule": rule}  # fmt: skip
-    trainer = build_trainer(build(Settings.of(words)), [], logger=False)
-    assert isinstance(trainer.strategy, DDPStrategy)
-    assert trainer.strategy._ddp_kwargs["find_unused_parameters"] == unused
 
 
 def test_a_batch_that_cannot_be_shared_is_refused(capsys: pytest.CaptureFixture[str]) -> None:

@@ -44,7 +44,7 @@ class Objective:
 
     Attributes:
         loss: What to minimise, a scalar.
-        clean: The part of the clean views, a detached scalar; None if mixtures replace it.
+        clean: The part of the clean views, a detached scalar; None if mixtures replace all of it.
         mixed: The part of the mixtures, a detached scalar; None without them.
         keep: Call it after the backward pass: the method keeps its clean queries and targets.
     """
@@ -110,8 +110,11 @@ def objective(
         draw = drawn(mixture, queries)
         q_mix = query_of_mixtures(method, views, mixture, draw)
     targets = method.targets(views, queries, index, generator)
+    # A replacing rule takes the place of the first view; another view's own head stays trained.
+    stay = pairs if clean_first else [p for p in pairs if p.query and method.heads_by_view]
+    taken = pairs if clean_first else [p for p in pairs if p not in stay]
     # Before the mixtures: NCE's constant is what the first comparison says.
-    beside = clean_loss(method, pairs, queries, targets) if clean_first else None
+    beside = clean_loss(method, stay, queries, targets) if stay else None
 
     def targets_of_mixtures() -> Mapping[int, Any]:
         mixed_views = [draw.apply(view) for view in views[: method.views]]
@@ -119,7 +122,7 @@ def objective(
         return method.targets(mixed_views, mixed_queries, index, generator)
 
     mixed = mixture.rule(
-        Mixed(method, draw, q_mix, queries, targets, pairs, targets_of_mixtures, len(views[0]))
+        Mixed(method, draw, q_mix, queries, targets, taken, targets_of_mixtures, len(views[0]))
     )
     kept: Callable[[], None] = lambda: method.keep(queries, targets, index)  # noqa: E731
     if beside is None:

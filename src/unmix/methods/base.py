@@ -42,11 +42,13 @@ class Progress:
         step: Steps that are done.
         total_steps: Of the whole run.
         steps_per_epoch: Of an epoch.
+        seed: Of the run, for what a method draws between steps.
     """
 
     step: int
     total_steps: int
     steps_per_epoch: int
+    seed: int = 0
 
     @property
     def share(self) -> float:
@@ -97,7 +99,8 @@ class Method(nn.Module, ABC):
             can have one; False if it is looked up by the sample's number.
         two_sided: True if a view's target is its query, or made of it: then views that are targets
             only have queries too.
-        heads_by_view: True if views have heads of their own, so that one may be left out by a rule.
+        heads_by_view: True if views have heads of their own: a rule that replaces the clean loss
+            then replaces that of the first view alone.
         color_space: The colour space of the views.
     """
 

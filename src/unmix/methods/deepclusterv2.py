@@ -94,10 +94,15 @@ class DeepClusterV2(MultiCrop):
 
     def begin_step(self, progress: Progress) -> None:
         """From the second epoch on, an epoch's first step clusters the memory."""
+        if progress.total_steps <= progress.steps_per_epoch:
+            raise UserError(
+                "--epochs: 1 trains nothing with deepclusterv2, whose first epoch fills the memory "
+                "that is clustered; use 2 or more."
+            )
         self.filling = progress.epoch < 1
         self.frozen = progress.step < self.freeze_steps
         if progress.starts_epoch and not self.filling:
-            self.cluster(generator_for(0, "kmeans", progress.step))
+            self.cluster(generator_for(progress.seed, "kmeans", progress.step))
 
     @torch.no_grad()
     def cluster(self, generator: torch.Generator) -> None:

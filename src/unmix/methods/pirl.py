@@ -68,13 +68,13 @@ class PIRL(BankMethod):
         self.f = Encoder(backbone, linear_head(backbone.feature_dim, dim))
         self.tile_head = linear_head(backbone.feature_dim, dim)
         self.g = linear_head(grid * grid * dim, dim)
-        self.T, self.grid, self.step = temperature, grid, 0
+        self.T, self.grid, self.seed, self.step = temperature, grid, 0, 0
         self.contrast = BankContrast(n_data, dim, temperature, bank_momentum, contrast)
         self.pairs = (Pair(0, 0, 1 - jigsaw_weight), Pair(1, 0, jigsaw_weight))
 
     def begin_step(self, progress: Progress) -> None:
-        """The order of tiles follows from the step's number."""
-        self.step = progress.step
+        """The order of tiles follows from the run's seed and the step's number."""
+        self.seed, self.step = progress.seed, progress.step
 
     def query(self, view: Tensor, number: int = 0) -> Tensor:
         """f(v_I) of view 0, g(v_It) of view 1: unit vectors (N, dim)."""
@@ -84,7 +84,7 @@ class PIRL(BankMethod):
         """g(v_It): the tiles' features, concatenated in an order drawn for each sample."""
         n, count = len(view), self.grid**2
         v = self.tile_head(self.f.backbone(tiles_of(view, self.grid))).reshape(n, count, -1)
-        generator = generator_for(0, "tiles", self.step, rank())
+        generator = generator_for(self.seed, "tiles", self.step, rank())
         order = to_device(uniform((n, count), generator).argsort(dim=1), view.device)
         v = v.gather(1, order[:, :, None].expand_as(v))
         return unit(self.g(v.flatten(1)))

@@ -114,6 +114,8 @@ class Health:
                 f"{rank:.1f}); try a smaller --lr, or stronger views."
             )
         loss = measured.get("loss_clean", measured.get("loss"))
+        if "loss_mixed" in measured and "loss_clean" not in measured:
+            loss = None  # what guessing costs is known of clean views only
         full = measured.get("queue_fill", 1.0) >= 1
         stuck = self.chance_loss is not None and loss is not None and loss > 0.98 * self.chance_loss
         # The first epoch with a full queue is the hardest; one more has to confirm it.

@@ -13,7 +13,6 @@ from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.strategies import DDPStrategy
 
-from unmix.credit import ImageSpace
 from unmix.errors import UserError
 from unmix.training.batches import build_loader
 from unmix.training.callbacks import Bar, Checkpoints, Reporter, is_terminal
@@ -90,7 +89,6 @@ def build_trainer(parts: Parts, callbacks: list[Callback], **options: Any) -> L.
         strategy = DDPStrategy(
             broadcast_buffers=False,
             timeout=timedelta(hours=6),
-            find_unused_parameters=leaves_heads_out(parts.module),
         )
     return L.Trainer(
         accelerator=machine.accelerator,
@@ -106,12 +104,6 @@ def build_trainer(parts: Parts, callbacks: list[Callback], **options: Any) -> L.
         num_sanity_val_steps=0,
         **options,
     )
-
-
-def leaves_heads_out(module: Pretraining) -> bool:
-    """Whether the rule compares the first view alone, and the other one has a head of its own."""
-    replaced = module.label_space is not None and not module.rule.keeps_clean
-    return replaced and module.method.heads_by_view and not isinstance(module.rule, ImageSpace)
 
 
 @contextmanager

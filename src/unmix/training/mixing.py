@@ -51,7 +51,7 @@ def label_space(settings: Settings, method: Method) -> tuple[MixtureOperator | N
     _check_pairs(operator, shared, settings, method)
     _check_backbone(operator, method, settings)
     if wanted.unmix_joint:
-        _check_joint(operator, shared, wanted.unmix_rule)
+        _check_joint(operator, shared, wanted.unmix_rule, method)
     return operator, shared
 
 
@@ -128,7 +128,12 @@ def _check_backbone(operator: Any, method: Method, settings: Settings) -> None:
         layers_named(method, operator.layer)
 
 
-def _check_joint(operator: Any, shared: Rule, name: str) -> None:
+def _check_joint(operator: Any, shared: Rule, name: str, method: Method) -> None:
+    if hasattr(method, "codes"):
+        raise UserError(
+            "--unmix_joint: does not go with swav, whose codes are of all that is encoded at once; "
+            "leave it out."
+        )
     if not shared.keeps_clean:
         raise UserError(
             f"--unmix_joint: --unmix_rule {name} replaces the clean view, so there is none to be "

@@ -146,7 +146,9 @@ class Pretraining(L.LightningModule):
             batch = batch.rows(torch.arange(len(batch.index) - 1, device=batch.index.device))
         if len(batch.index) < self.order.smallest:
             return None
-        self.method.begin_step(Progress(self.global_step, self.total_steps, len(self.order)))
+        self.method.begin_step(
+            Progress(self.global_step, self.total_steps, len(self.order), self.seed)
+        )
         # What is compiled is so for full batches; compiling again for a short one would not pay.
         short = self.compiled and len(batch.index) != self.order.batch_size
         with torch.compiler.set_stance("force_eager") if short else nullcontext():
@@ -155,6 +157,7 @@ class Pretraining(L.LightningModule):
         self._add("loss", step.loss.detach(), len(batch.index))
         if step.mixed is not None and step.clean is not None:
             self._add("loss_clean", step.clean, len(batch.index))
+        if step.mixed is not None:
             self._add("loss_mixed", step.mixed, len(batch.index))
         self.samples += len(batch.index)
         if self.device.type == "cpu" or self.global_step % _CHECK_EVERY == 0:
