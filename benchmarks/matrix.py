@@ -233,7 +233,7 @@ def table_of(out: Path, data: str) -> str:
         for mixture in mixtures:
             own = [c for c in rows if c["mixture"] == mixture]
             line += [_mean([c[what] for c in own]) for what in ("knn", "linear")]
-        line.append(_mean([c["minutes"] for c in rows]))
+        line.append(f"{statistics.mean(c['minutes'] for c in rows):.1f}")
         epochs = {c["epochs"] for c in rows}
         line.append(
             "; ".join(
