@@ -155,6 +155,23 @@ MISTAKES: list[tuple[list[str], str]] = [
         ["--method", "simclr", "--local_crops", "4"],
         "--local_crops: 4 small crops do not go with --method simclr, which compares 2 views",
     ),
+    (
+        [
+            "--method",
+            "dino",
+            "--backbone",
+            "timm:vit_tiny_patch16_224",
+            "--width",
+            "1",
+            "--patch",
+            "8",
+            "--local_crops",
+            "2",
+            "--local_size",
+            "12",
+        ],
+        "--local_size: patches of 8 pixels do not fill crops of 12; use a multiple of 8.",
+    ),
     (["--method", "swav", "--prototypes", "1"], "--prototypes: 1 is out of range"),
     (
         ["--method", "byol", "--unmix", "--unmix_rule", "sdmp", "--batch_size", "33"],

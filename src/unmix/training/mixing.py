@@ -82,6 +82,15 @@ def check_views(settings: Settings, method: Method) -> None:
             f"{'s' if method.views > 1 else ''} of one size; leave it out, or use --method swav, "
             "dino or deepclusterv2."
         )
+    if settings.views.local_crops and is_vit(method.backbone):
+        side = settings.views.local_side(settings.run.size or 0)
+        sides: Any = method.backbone.patch_embed.patch_size  # type: ignore[union-attr]
+        patch = max(sides) if isinstance(sides, (tuple, list)) else int(sides)
+        if side % patch:
+            raise UserError(
+                f"--local_size: patches of {patch} pixels do not fill crops of {side}; use a "
+                f"multiple of {patch}."
+            )
 
 
 def _check_pairs(operator: Any, shared: Rule, settings: Settings, method: Method) -> None:
