@@ -14,7 +14,12 @@ from unmix.credit import RULES, Mixed, Rule
 from unmix.methods import Method, Progress
 from unmix.mixtures import PairDraw
 
-every_cell = pytest.mark.parametrize(("name", "rule"), YES, ids=[f"{m}-{r}" for m, r in YES])
+
+def cells(which: list[tuple[str, str]]) -> pytest.MarkDecorator:
+    return pytest.mark.parametrize(("name", "rule"), which, ids=["-".join(c) for c in which])
+
+
+every_cell = cells(YES)
 
 # Linear in the weight: a mixture's loss is what it has of each owner's.
 LINEAR = {"unmix", "replace", "imix", "mixco", "swav_released"}
@@ -53,11 +58,10 @@ def test_a_step_has_a_finite_loss_and_a_gradient_for_the_backbone(name: str, rul
     assert all(x.isfinite().all() for x in method.state_dict().values())
 
 
-@every_cell
+# The other rules' losses are not linear in the weight; test_credit_rules.py has their formulas.
+@cells([(m, r) for m, r in YES if r in LINEAR])
 def test_the_mixtures_loss_moves_with_the_weight(name: str, rule: str) -> None:
     """At weight 0.3 it is 0.3 of that at 1 and 0.7 of that at 0, the pixels being the same."""
-    if rule not in LINEAR:
-        pytest.skip("this rule's loss is not linear in the weight: see test_credit_rules.py")
     method = settled(name)
     views = views_of(method)
     own, part, others = (
@@ -67,17 +71,18 @@ def test_the_mixtures_loss_moves_with_the_weight(name: str, rule: str) -> None:
     assert (own - others).abs() > 1e-6 * own.abs()
 
 
-@every_cell
+def can_be_exchanged(name: str, rule: str) -> bool:
+    """Not where the partner is of another view, or what a sample draws is not exchanged with it.
+
+    Nor with the slip of the released SwAV code, which is that the prediction is not exchanged.
+    """
+    drawn = name == "wmse" or (name in {"insdis", "cmc", "pirl"} and rule in {"imix", "mixco"})
+    return not (drawn or RULES[rule].partner_view or rule == "swav_released")
+
+
+@cells([cell for cell in YES if can_be_exchanged(*cell)])
 def test_exchanging_the_images_and_the_weights_changes_nothing(name: str, rule: str) -> None:
     """w x_i + (1 - w) x_p is the partner's mixture at weight 1 - w."""
-    if RULES[rule].partner_view:
-        pytest.skip("the partner is of the other view: the two images cannot be exchanged")
-    if rule == "swav_released":
-        pytest.skip("the slip that this rule repeats: the prediction is not exchanged")
-    if name in {"insdis", "cmc", "pirl"} and rule in {"imix", "mixco"}:
-        pytest.skip("a sample's negatives are its own draws, which are not exchanged")
-    if name == "wmse":
-        pytest.skip("sub-batches go by the order of the samples, which is exchanged too")
     method = settled(name)
     views = views_of(method)
     one = mixed_loss(method, RULES[rule], global_draw(0.3), views)
@@ -103,11 +108,9 @@ def test_what_is_kept_is_what_a_clean_step_keeps(name: str, rule: str) -> None:
                              "swav"})  # fmt: skip
 
 
-@every_cell
+@cells([(m, r) for m, r in YES if r != "image_space"])
 def test_the_partner_is_a_target(name: str, rule: str) -> None:
     """The loss depends on the partner's target, for the mixtures' part alone."""
-    if rule == "image_space":
-        pytest.skip("the partner gets no credit there, by definition")
     method = settled(name)
     views = views_of(method)
     inner = RULES[rule]
