@@ -28,6 +28,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from unmix.cli import pretrain_words
 from unmix.credit import RULES
 from unmix.errors import UserError, check_choice
 from unmix.files import write_whole
@@ -166,10 +167,7 @@ def run_cell(plan: tuple[Cell, list[str], str], options: argparse.Namespace) -> 
 
 def settings_of(flags: list[str]) -> Settings:
     """The settings that `unmix pretrain` would take from these flags."""
-    from unmix.cli import _settings_parser, _split_config
-    from unmix.flags import parse
-
-    config, given = _split_config(parse(_settings_parser("pretrain", "", flags), flags))
+    config, given = pretrain_words(flags)
     return settings_for(given, config)[0]
 
 

@@ -27,7 +27,7 @@ from unmix.flags import (
 if TYPE_CHECKING:
     from jsonargparse import ArgumentParser
 
-__all__ = ["main"]
+__all__ = ["main", "pretrain_words"]
 
 ABOUT = "Self-supervised pretraining of vision models with image mixtures."
 
@@ -109,11 +109,20 @@ def overview() -> str:
 
 def pretrain_command(words: list[str]) -> None:
     """`unmix pretrain`."""
-    parser = _settings_parser("pretrain", "Pretrain an encoder and measure it.", words, EXAMPLES)
-    config, given = _split_config(parse(parser, words))
+    config, given = pretrain_words(words)
     from unmix.training.pretrain import pretrain
 
     pretrain(config, **given)
+
+
+def pretrain_words(words: list[str]) -> tuple[str | None, dict[str, Any]]:
+    """What the words behind `unmix pretrain` say: a recipe, and the settings that were given.
+
+    Raises:
+        UserError: for what cannot be understood.
+    """
+    parser = _settings_parser("pretrain", "Pretrain an encoder and measure it.", words, EXAMPLES)
+    return _split_config(parse(parser, words))
 
 
 def bench_command(words: list[str]) -> None:
