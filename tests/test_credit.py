@@ -13,7 +13,7 @@ from torch import Tensor
 
 from unmix.credit import of_partner, shared_loss
 from unmix.errors import UserError
-from unmix.mixtures import PairDraw, UnMix
+from unmix.mixtures import PairDraw, ScaleMix, UnMix
 from unmix.mixtures.draws import whole_image
 
 SIZE = (4, 4)
@@ -249,3 +249,18 @@ def test_a_loss_in_bfloat16_keeps_its_type() -> None:
     draw = pairing(4, torch.rand(4, generator=generator))
     loss = shared_loss(linear, query.bfloat16(), target.bfloat16(), draw)
     assert loss.dtype == torch.bfloat16
+
+
+def test_a_mixture_of_one_images_crops_costs_one_comparison() -> None:
+    """The share of the second column is 0, so its loss is not computed."""
+    asked: list[Tensor] = []
+
+    def loss(query: Tensor, target: Tensor) -> Tensor:
+        asked.append(target)
+        return (query - target).square().sum(dim=1)
+
+    query, target = torch.randn(4, 3), torch.randn(4, 3)
+    draw = ScaleMix().draw((4, 3, 8, 8), torch.Generator().manual_seed(0))
+    found = shared_loss(loss, query, target, draw)
+    assert len(asked) == 1
+    torch.testing.assert_close(found, (query - target).square().sum(dim=1).mean())

@@ -12,6 +12,7 @@ from unmix.cli import main
 from unmix.commands.methods import matrix
 from unmix.credit import RULES
 from unmix.methods import METHODS
+from unmix.mixtures import RULE_NAMES
 
 DOCS = Path(__file__).parents[1] / "docs"
 
@@ -59,3 +60,8 @@ def test_the_documentation_shows_what_the_command_prints(
     table = said(capsys).split("\n\nrules, for")[0]
     assert table in (DOCS / "rules.md").read_text()
     assert {page.stem for page in (DOCS / "methods").glob("*.md")} == {*METHODS, "index"}
+
+
+def test_every_rule_has_a_name_for_tables() -> None:
+    """Mixtures know no rule, so the names that tables show stand with the flags."""
+    assert list(RULE_NAMES) == list(RULES)

@@ -78,6 +78,8 @@ class Rule(ABC):
         source: The paper.
         partner_view: The view whose pixels are mixed in.
         even: Whether every image needs another one as its partner.
+        of_pairs: Whether it is about mixtures of two images, of which the partner has one too.
+        both_views: Whether it also looks at the pixels of another view than the first.
         published: What mixture it is published with, in words of `MixtureSettings.label_space`.
         keeps_clean: Whether the loss of the clean views stays beside it.
         share: What the mixtures' loss counts; above 0.
@@ -86,6 +88,8 @@ class Rule(ABC):
     source: ClassVar[str]
     partner_view: ClassVar[int] = 0
     even: ClassVar[bool] = False
+    of_pairs: ClassVar[bool] = False
+    both_views: ClassVar[bool] = False
     published: ClassVar[Mapping[str, Any]] = {}
 
     keeps_clean: bool = field(default=True, init=False)
@@ -206,6 +210,8 @@ class SDMP(Rule):
 
     source: ClassVar[str] = "Ren et al. 2022, CVPR; weights as in its README, halves as in its code"
     even: ClassVar[bool] = True
+    of_pairs: ClassVar[bool] = True
+    both_views: ClassVar[bool] = True
     published: ClassVar[Mapping[str, Any]] = {
         "unmix_mixture": "resizemix",
         "unmix_per": "sample",
@@ -272,6 +278,8 @@ class MixBT(Rule):
 
     source: ClassVar[str] = "Bandara et al. 2023 (arXiv 2312.02151); as released"
     partner_view: ClassVar[int] = 1
+    of_pairs: ClassVar[bool] = True
+    both_views: ClassVar[bool] = True
     published: ClassVar[Mapping[str, Any]] = {
         "unmix_mixture": "global",
         "unmix_per": "batch",
@@ -333,6 +341,7 @@ class SwAVReleased(Rule):
     """
 
     source: ClassVar[str] = "Un-Mix, released SwAV code; the formula is in its issue 7"
+    of_pairs: ClassVar[bool] = True
 
     def why_not(self, method: Any) -> str | None:
         """Only SwAV assigns codes to mixtures."""

@@ -63,6 +63,8 @@ def shared_loss(
     """
     total: Tensor | None = None
     for owners, shares in zip(draw.owners.unbind(1), draw.shares.unbind(1), strict=True):
+        if total is not None and shares.device.type == "cpu" and not shares.any():
+            continue  # crops of one image: all credit is its own
         part = loss(query, of_partner(target, owners))
         share = to_device(shares, part.device, part.dtype)
         if part.ndim == 0:

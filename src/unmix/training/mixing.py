@@ -21,9 +21,6 @@ from unmix.training.settings import Settings
 
 __all__ = ["check_views", "label_space", "smallest_batch"]
 
-# Rules that look at the mixture of the partner, so every image must have one of two images.
-_OF_PAIRS = {"sdmp", "mixbt", "swav_released"}
-
 
 def label_space(settings: Settings, method: Method) -> tuple[MixtureOperator | None, Rule]:
     """The operator and the rule of a run; without `unmix` no operator.
@@ -95,19 +92,18 @@ def check_views(settings: Settings, method: Method) -> None:
 
 def _check_pairs(operator: Any, shared: Rule, settings: Settings, method: Method) -> None:
     name, pairing = settings.mixture.unmix_rule, getattr(operator, "pairing", None)
-    of_pairs = name in _OF_PAIRS
     several = isinstance(operator, (DirichletMixture, PatchMixture))
-    if of_pairs and (several or operator.extra):
+    if shared.of_pairs and (several or operator.extra):
         raise UserError(
             f"--unmix_mixture: {settings.mixture.unmix_mixture} does not go with --unmix_rule "
             f"{name}, which is about two images; use global, region, resizemix, gridmix or fmix."
         )
-    if of_pairs and pairing in ("halves", "second_view"):
+    if shared.of_pairs and pairing in ("halves", "second_view"):
         raise UserError(
             f"--unmix_pairing: {pairing} does not go with --unmix_rule {name}, which needs every "
             "image's mixture with another; use reverse or permutation."
         )
-    if name in ("sdmp", "mixbt") and isinstance(operator, ManifoldMixture):
+    if shared.both_views and isinstance(operator, ManifoldMixture):
         raise UserError(
             f"--unmix_mixture: manifold mixes features of the first view, and --unmix_rule {name} "
             "pixels of the other one too; use global, region, resizemix, gridmix or fmix."
