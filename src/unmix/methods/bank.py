@@ -1,21 +1,23 @@
-"""What InsDis and CMC share: a memory bank, and random rows of it as negatives."""
+"""What InsDis, CMC and PIRL share: memory banks, and random rows of them as negatives."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from unmix.backbones import Backbone, linear_head
 from unmix.distributed import gather
 from unmix.errors import UserError, check_choice, check_number
 from unmix.losses import nce_contrast, partition_constant, settle, softmax_contrast
 from unmix.memory import MemoryBank, draw_candidates
-from unmix.methods.base import Method, Pair, full_precision
+from unmix.methods.base import Encoder, Method, Pair, full_precision
 from unmix.randomness import on_device
 
-__all__ = ["BankContrast", "BankMethod", "count_negatives"]
+__all__ = ["BankContrast", "BankMethod", "OneBankMethod", "count_negatives"]
 
 
 class BankMethod(Method):
@@ -49,6 +51,67 @@ class BankMethod(Method):
         """The rows to compare with: the sample's own, then K negatives, int64 (N, 1 + K)."""
         generator = on_device(generator, index.device)
         return {0: draw_candidates(index, self.K, self.n_data, generator)}
+
+
+class OneBankMethod(BankMethod):
+    """A method whose encoder f has one memory bank, which moves towards its clean features.
+
+    Args:
+        backbone: Images to pooled features; has `feature_dim`.
+        n_data: Number of training samples.
+        dim: Length of features and rows.
+        temperature: T.
+        negatives: K; by default 4096, or all the others.
+        bank_momentum: Share of a row that stays at each update.
+        contrast: "softmax" or "nce".
+    """
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        n_data: int,
+        dim: int,
+        temperature: float,
+        negatives: int | None,
+        bank_momentum: float,
+        contrast: str,
+    ) -> None:
+        super().__init__(n_data, negatives)
+        self.f = Encoder(backbone, linear_head(backbone.feature_dim, dim))
+        self.T = temperature
+        self.contrast = BankContrast(n_data, dim, temperature, bank_momentum, contrast)
+
+    def query(self, view: Tensor, number: int = 0) -> Tensor:
+        """v = f(x): unit vectors (N, dim)."""
+        return self.f(view)
+
+    def compare(self, query: Tensor, target: Tensor) -> Tensor:
+        """Contrast a feature with the sample's row against the negatives' rows: losses (N,)."""
+        return self.contrast(query, target)
+
+    def similarities(self, query: Tensor, target: Tensor) -> tuple[Tensor]:
+        """Cosines with the rows of every sample of the batch, then with its negatives'."""
+        return (self.contrast.similarities(query, target),)
+
+    def keep(
+        self, queries: Mapping[int, Tensor], targets: Mapping[int, Any], index: Tensor
+    ) -> None:
+        """Move the samples' rows towards the first view's clean features."""
+        self.contrast.update(queries[0], index)
+
+    def projections(self, images: Tensor) -> Tensor:
+        """The head's output, before normalisation."""
+        return self.f.head(self.f.backbone(images))
+
+    @property
+    def backbone(self) -> nn.Module:
+        """The encoder's backbone."""
+        return self.f.backbone
+
+    @property
+    def chance_loss(self) -> float | None:
+        """ln(K + 1) under softmax."""
+        return math.log(self.K + 1) if self.contrast.contrast == "softmax" else None
 
 
 class BankContrast(nn.Module):

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-
 import torch
 from torch import Tensor
 
@@ -11,14 +9,14 @@ from unmix.backbones import Backbone, mlp
 from unmix.distributed import gather_with_gradient
 from unmix.errors import check_number
 from unmix.methods.base import full_precision
-from unmix.methods.projected import Projected, check_sizes
+from unmix.methods.projected import TwoSided, check_sizes
 
 __all__ = ["BarlowTwins"]
 
 _EPS = 1e-5
 
 
-class BarlowTwins(Projected):
+class BarlowTwins(TwoSided):
     """Redundancy reduction: each feature agrees between the views, and with no other feature.
 
     Query: z = g(f(x1)). Target: the other view's z = g(f(x2)), with its gradient. Compared through
@@ -38,7 +36,6 @@ class BarlowTwins(Projected):
     """
 
     coupled = True
-    two_sided = True
 
     def __init__(
         self,
@@ -55,20 +52,6 @@ class BarlowTwins(Projected):
         check_number("--scale", scale, above=0)
         super().__init__(backbone, mlp((backbone.feature_dim, hidden, hidden, dim)))
         self.scale, self.penalty = scale, scale * off_diagonal
-
-    def query(self, view: Tensor, number: int = 0) -> Tensor:
-        """z = g(f(x)): (N, dim)."""
-        return self.projections(view)
-
-    def targets(
-        self,
-        views: Sequence[Tensor],
-        queries: Mapping[int, Tensor],
-        index: Tensor,
-        generator: torch.Generator,
-    ) -> dict[int, Tensor]:
-        """The second view's z, with its gradient."""
-        return {1: queries[1]}
 
     def correlation(self, z_a: Tensor, z_b: Tensor) -> Tensor:
         """C: correlations of the features of two views over the batch (dim, dim) (Eq. 2)."""

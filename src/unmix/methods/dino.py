@@ -15,7 +15,7 @@ from unmix.distributed import sum_over, world
 from unmix.errors import check_number
 from unmix.methods.base import Pair, Progress, full_precision, unit
 from unmix.methods.multicrop import MultiCrop, encode_together
-from unmix.momentum import follow, momentum_copy
+from unmix.momentum import follow, momentum_copy, rising
 
 __all__ = ["DINO", "DINOHead"]
 
@@ -115,8 +115,7 @@ class DINO(MultiCrop):
 
     def begin_step(self, progress: Progress) -> None:
         """The teacher follows the student; the teacher's temperature moves on."""
-        lambda_ = 1 - (1 - self.lambda_start) * (1 + math.cos(math.pi * progress.share)) / 2
-        follow(self.f_t, self.f, lambda_)
+        follow(self.f_t, self.f, rising(self.lambda_start, progress.share))
         done = min(1.0, progress.epoch / self.tau_epochs) if self.tau_epochs else 1.0
         self.tau_t = self.tau_start + done * (self.tau_end - self.tau_start)
         self.frozen = progress.epoch < self.freeze_epochs

@@ -2,24 +2,22 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Literal
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from unmix.backbones import Backbone, is_vit, linear_head
 from unmix.distributed import rank
 from unmix.errors import UserError, check_number
-from unmix.methods.bank import BankContrast, BankMethod
-from unmix.methods.base import Encoder, Pair, Progress, unit
+from unmix.methods.bank import OneBankMethod
+from unmix.methods.base import Pair, Progress, unit
 from unmix.randomness import generator_for, uniform
 from unmix.transfer import to_device
 
 __all__ = ["PIRL", "tiles_of"]
 
 
-class PIRL(BankMethod):
+class PIRL(OneBankMethod):
     """Pretext-invariant representations: jigsaw and picture are both near the picture's memory.
 
     Query: f(v_I) of view 0, the picture; g(v_It) of view 1, whose tiles are encoded one by one and
@@ -57,7 +55,6 @@ class PIRL(BankMethod):
         contrast: Literal["softmax", "nce"] = "softmax",
         grid: int = 3,
     ) -> None:
-        super().__init__(n_data, negatives)
         check_number("--jigsaw_weight", jigsaw_weight, at_least=0, at_most=1)
         check_number("--grid", grid, at_least=1)
         if is_vit(backbone):
@@ -65,11 +62,10 @@ class PIRL(BankMethod):
                 "--backbone: the tiles of pirl's jigsaw do not fit a transformer's patches; use a "
                 "convolutional network such as resnet18."
             )
-        self.f = Encoder(backbone, linear_head(backbone.feature_dim, dim))
+        super().__init__(backbone, n_data, dim, temperature, negatives, bank_momentum, contrast)
         self.tile_head = linear_head(backbone.feature_dim, dim)
         self.g = linear_head(grid * grid * dim, dim)
-        self.T, self.grid, self.seed, self.step = temperature, grid, 0, 0
-        self.contrast = BankContrast(n_data, dim, temperature, bank_momentum, contrast)
+        self.grid, self.seed, self.step = grid, 0, 0
         self.pairs = (Pair(0, 0, 1 - jigsaw_weight), Pair(1, 0, jigsaw_weight))
 
     def begin_step(self, progress: Progress) -> None:
@@ -88,34 +84,6 @@ class PIRL(BankMethod):
         order = to_device(uniform((n, count), generator).argsort(dim=1), view.device)
         v = v.gather(1, order[:, :, None].expand_as(v))
         return unit(self.g(v.flatten(1)))
-
-    def compare(self, query: Tensor, target: Tensor) -> Tensor:
-        """Contrast a feature with the picture's row against the negatives' rows: (N,) (Eq. 5)."""
-        return self.contrast(query, target)
-
-    def similarities(self, query: Tensor, target: Tensor) -> tuple[Tensor]:
-        """Cosines with the rows of every sample of the batch, then with its negatives'."""
-        return (self.contrast.similarities(query, target),)
-
-    def keep(
-        self, queries: Mapping[int, Tensor], targets: Mapping[int, Any], index: Tensor
-    ) -> None:
-        """Move the samples' rows towards their pictures' clean features."""
-        self.contrast.update(queries[0], index)
-
-    def projections(self, images: Tensor) -> Tensor:
-        """The picture's head's output, before normalisation."""
-        return self.f.head(self.f.backbone(images))
-
-    @property
-    def backbone(self) -> nn.Module:
-        """The encoder's backbone."""
-        return self.f.backbone
-
-    @property
-    def chance_loss(self) -> float | None:
-        """ln(K + 1) under softmax."""
-        return math.log(self.K + 1) if self.contrast.contrast == "softmax" else None
 
 
 def tiles_of(view: Tensor, grid: int) -> Tensor:

@@ -17,7 +17,7 @@ from unmix.errors import check_number
 from unmix.methods.base import Method, Progress
 from unmix.momentum import follow, momentum_copy, rising
 
-__all__ = ["InBatch", "MomentumTargets", "Projected", "check_sizes"]
+__all__ = ["InBatch", "MomentumTargets", "Projected", "TwoSided", "check_sizes"]
 
 
 class Projected(Method):
@@ -40,6 +40,29 @@ class Projected(Method):
     def backbone(self) -> nn.Module:
         """f, which is kept after pretraining."""
         return self.f
+
+
+class TwoSided(Projected):
+    """A method that trains both branches: the target is the second view's query, with its gradient.
+
+    Its query is z as it is, where a method does not say otherwise.
+    """
+
+    two_sided = True
+
+    def query(self, view: Tensor, number: int = 0) -> Tensor:
+        """z = g(f(x)): (N, dim)."""
+        return self.projections(view)
+
+    def targets(
+        self,
+        views: Sequence[Tensor],
+        queries: Mapping[int, Any],
+        index: Tensor,
+        generator: torch.Generator,
+    ) -> dict[int, Any]:
+        """The second view's z, with its gradient."""
+        return {1: queries[1]}
 
 
 class MomentumTargets(Projected):

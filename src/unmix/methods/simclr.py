@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
 
-import torch
 from torch import Tensor
 
 from unmix.backbones import Backbone, mlp
@@ -13,12 +11,12 @@ from unmix.distributed import gather_with_gradient
 from unmix.errors import check_number
 from unmix.losses import nt_xent
 from unmix.methods.base import full_precision, unit
-from unmix.methods.projected import InBatch, check_sizes
+from unmix.methods.projected import InBatch, TwoSided, check_sizes
 
 __all__ = ["SimCLR"]
 
 
-class SimCLR(InBatch):
+class SimCLR(InBatch, TwoSided):
     """Contrastive learning in the batch: a sample's two views among all views of all samples.
 
     Query: z = g(f(x1)). Target: the other view's z = g(f(x2)), with its gradient. Compared by
@@ -33,8 +31,6 @@ class SimCLR(InBatch):
         temperature: T.
         head_bn: Batch norm after every layer of the projector.
     """
-
-    two_sided = True
 
     def __init__(
         self,
@@ -59,16 +55,6 @@ class SimCLR(InBatch):
     def query(self, view: Tensor, number: int = 0) -> Tensor:
         """z = g(f(x)): unit vectors (N, dim)."""
         return unit(self.projections(view))
-
-    def targets(
-        self,
-        views: Sequence[Tensor],
-        queries: Mapping[int, Tensor],
-        index: Tensor,
-        generator: torch.Generator,
-    ) -> dict[int, Tensor]:
-        """The second view's z, with its gradient."""
-        return {1: queries[1]}
 
     def compare(self, query: Tensor, target: Tensor) -> Tensor:
         """NT-Xent, from query to target and back: losses (N,)."""

@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-
-import torch
 from torch import Tensor
 
 from unmix.backbones import Backbone, mlp
 from unmix.distributed import gather_with_gradient
 from unmix.errors import check_number
 from unmix.methods.base import full_precision
-from unmix.methods.projected import Projected, check_sizes
+from unmix.methods.projected import TwoSided, check_sizes
 
 __all__ = ["VICReg"]
 
 _EPS = 1e-4
 
 
-class VICReg(Projected):
+class VICReg(TwoSided):
     """Three terms keep features equal between views, spread within the batch, and decorrelated.
 
     Query: z = g(f(x1)). Target: the other view's z' = g(f(x2)), with its gradient. Compared by the
@@ -38,7 +35,6 @@ class VICReg(Projected):
     """
 
     coupled = True
-    two_sided = True
 
     def __init__(
         self,
@@ -57,20 +53,6 @@ class VICReg(Projected):
             check_number(f"--{flag}", weight, at_least=0)
         super().__init__(backbone, mlp((backbone.feature_dim, hidden, hidden, dim)))
         self.lambda_, self.mu, self.nu = invariance, variance, covariance
-
-    def query(self, view: Tensor, number: int = 0) -> Tensor:
-        """z = g(f(x)): (N, dim)."""
-        return self.projections(view)
-
-    def targets(
-        self,
-        views: Sequence[Tensor],
-        queries: Mapping[int, Tensor],
-        index: Tensor,
-        generator: torch.Generator,
-    ) -> dict[int, Tensor]:
-        """The second view's z, with its gradient."""
-        return {1: queries[1]}
 
     def compare(self, query: Tensor, target: Tensor) -> Tensor:
         """lambda s(z, z') + mu [v(z) + v(z')] / 2 + nu [c(z) + c(z')]: a scalar."""

@@ -11,7 +11,7 @@ from torch import Tensor
 from unmix.backbones import Backbone, mlp
 from unmix.errors import UserError, check_number
 from unmix.methods.base import Pair, full_precision, unit
-from unmix.methods.projected import Projected, check_sizes
+from unmix.methods.projected import TwoSided, check_sizes
 from unmix.transfer import to_device
 
 __all__ = ["WMSE", "Grouped", "whiten"]
@@ -33,7 +33,7 @@ class Grouped(NamedTuple):
     keys: Tensor
 
 
-class WMSE(Projected):
+class WMSE(TwoSided):
     """Whitening: features are scattered by whitening them over a sub-batch, and agree in between.
 
     Query: v = g(f(x)). Target: the v of another view, with its gradient. Both are whitened over the
@@ -52,7 +52,6 @@ class WMSE(Projected):
     """
 
     coupled = True
-    two_sided = True
 
     def __init__(
         self,
@@ -76,10 +75,6 @@ class WMSE(Projected):
         self.pairs = [Pair(a, b, 1 / len(_PAIRS[views])) for a, b in _PAIRS[views]]
         self.dim, self.sub_batch = dim, sub_batch
         self.iterations, self.epsilon = iterations, epsilon
-
-    def query(self, view: Tensor, number: int = 0) -> Tensor:
-        """v = g(f(x)): (N, dim)."""
-        return self.projections(view)
 
     def targets(
         self,

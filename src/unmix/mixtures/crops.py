@@ -14,7 +14,7 @@ from unmix.mixtures.basics import centres, checked_shape
 from unmix.mixtures.boxes import clipped_boxes
 from unmix.mixtures.draws import PairDraw, check_batch, whole_image
 from unmix.mixtures.masks import formatted
-from unmix.mixtures.operators import PER
+from unmix.mixtures.operators import PER, PlainOperator
 from unmix.mixtures.own import OneOwner, OwnDraw
 from unmix.mixtures.weights import Weight
 from unmix.randomness import uniform
@@ -24,7 +24,7 @@ __all__ = ["CropDraw", "CropMix", "ScaleMix"]
 
 
 @dataclass(frozen=True)
-class ScaleMix:
+class ScaleMix(PlainOperator):
     """A box of one crop of an image is pasted into another crop of it.
 
     Both crops are the run's own, and the label stays. Source: Wang et al. 2022 (CVPR, asym-siam),
@@ -48,11 +48,6 @@ class ScaleMix:
     def extra(self) -> tuple[tuple[float, float] | None, ...]:
         """One further view, cropped as the run's own."""
         return (None,)
-
-    @property
-    def needs_features(self) -> bool:
-        """False: an image is mixed with itself."""
-        return False
 
     def draw(
         self,
@@ -141,7 +136,7 @@ def _permuted(images: Tensor, order: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True)
-class CropMix:
+class CropMix(PlainOperator):
     """Two to four crops of an image, from different ranges of scales, are mixed.
 
     The range of areas from `least` to 1 is cut into `images` equal ones, and a crop is drawn from
@@ -183,11 +178,6 @@ class CropMix:
             self.least + (1 - self.least) * number / self.images for number in range(self.images)
         ]
         return tuple(zip(edges, [*edges[1:], 1.0], strict=True))
-
-    @property
-    def needs_features(self) -> bool:
-        """False: an image is mixed with itself."""
-        return False
 
     def draw(
         self,

@@ -30,6 +30,7 @@ __all__ = [
     "MixtureOperator",
     "Operator",
     "PairOperator",
+    "PlainOperator",
     "RegionMixture",
 ]
 
@@ -69,6 +70,20 @@ class MixtureOperator(Protocol):
     ) -> MixtureDraw:
         """Draw for a batch of shape (N, C, H, W); features are (N, D), on any device."""
         ...
+
+
+class PlainOperator:
+    """What operators share that need nothing but the batch, unless they say what."""
+
+    @property
+    def extra(self) -> tuple[tuple[float, float] | None, ...]:
+        """No further view."""
+        return ()
+
+    @property
+    def needs_features(self) -> bool:
+        """False: owners do not depend on features."""
+        return False
 
 
 class PairOperator:

@@ -14,7 +14,7 @@ from unmix.mixtures.basics import checked_shape
 from unmix.mixtures.boxes import nearest_places, stretched
 from unmix.mixtures.draws import source_of
 from unmix.mixtures.masks import formatted
-from unmix.mixtures.operators import PER
+from unmix.mixtures.operators import PER, PlainOperator
 from unmix.mixtures.pairing import cyclic_owners
 from unmix.randomness import uniform
 from unmix.transfer import to_device
@@ -95,7 +95,7 @@ class PatchDraw:
 
 
 @dataclass(frozen=True)
-class PatchMixture:
+class PatchMixture(PlainOperator):
     """PatchMix: the patches of a vision transformer come in equal parts from several images.
 
     The patches are dealt out in a random order, L // k to each of k images; the few that are left
@@ -115,16 +115,6 @@ class PatchMixture:
     patch_size: int = 16
     images: int = 2
     per: Literal["batch", "sample"] = "batch"
-
-    @property
-    def extra(self) -> tuple[tuple[float, float] | None, ...]:
-        """No further view."""
-        return ()
-
-    @property
-    def needs_features(self) -> bool:
-        """False: the batch is shuffled."""
-        return False
 
     def __post_init__(self) -> None:
         check_number("--unmix_patch", self.patch_size, at_least=1)

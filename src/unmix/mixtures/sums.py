@@ -12,7 +12,7 @@ from torch import Tensor
 from unmix.errors import check_choice, check_number
 from unmix.mixtures.basics import checked_shape
 from unmix.mixtures.draws import source_of
-from unmix.mixtures.operators import PER
+from unmix.mixtures.operators import PER, PlainOperator
 from unmix.mixtures.pairing import cyclic_owners
 from unmix.mixtures.weights import dirichlet
 from unmix.transfer import to_device
@@ -77,7 +77,7 @@ def weighted_sum(own: Tensor, source: Tensor, owners: Tensor, shares: Tensor) ->
 
 
 @dataclass(frozen=True)
-class DirichletMixture:
+class DirichletMixture(PlainOperator):
     """Sums of k images, with shares from a Dirichlet law.
 
     The sample itself has at least `main_at_least` of its mixture: with f that floor and d from
@@ -100,16 +100,6 @@ class DirichletMixture:
     alpha: float = 1.0
     main_at_least: float = 0.5
     per: Literal["batch", "sample"] = "sample"
-
-    @property
-    def extra(self) -> tuple[tuple[float, float] | None, ...]:
-        """No further view."""
-        return ()
-
-    @property
-    def needs_features(self) -> bool:
-        """False: the batch is shuffled."""
-        return False
 
     def __post_init__(self) -> None:
         check_number("--unmix_images", self.images, at_least=2)
