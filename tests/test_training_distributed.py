@@ -6,6 +6,7 @@ import csv
 import os
 import subprocess
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,9 @@ import torch
 from unmix.cli import main
 from unmix.results import load_results
 from unmix.training import batches
-from unmix.training.batches import EpochOrder
+from unmix.training.batches import Batch, EpochOrder
+from unmix.training.parts import build
+from unmix.training.settings import Settings
 
 FLAGS = ["--data", "photos", "--limit", "72", "--batch_size", "16", "--size", "16",
          "--queue_size", "32", "--device", "cpu", "--precision", "32", "--logger", "none",
@@ -60,3 +63,27 @@ def test_a_batch_that_cannot_be_shared_is_refused(capsys: pytest.CaptureFixture[
     line = capsys.readouterr().err
     assert "--batch_size: 16 cannot be shared by 3 devices; use a multiple of 3." in line
     assert not Path("nowhere").exists()
+
+
+@pytest.mark.parametrize(("images", "eager"), [(8, []), (4, ["force_eager"])])
+def test_a_process_runs_what_was_compiled_for_its_share_of_a_batch(
+    images: int, eager: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Half of 16 is a full batch of one of two processes; a shorter one is not compiled for."""
+    words = {"method": "simclr", "data": "photos", "limit": 64, "size": 16, "batch_size": 16,
+             "backbone": "resnet10", "width": 0.25, "device": "cpu", "precision": "32",
+             "devices": 2}  # fmt: skip
+    module = build(Settings.of(words)).module
+    module.compiled = True
+    seen: list[str] = []
+
+    def stance(name: str) -> nullcontext[None]:
+        seen.append(name)
+        return nullcontext()
+
+    monkeypatch.setattr(torch.compiler, "set_stance", stance)
+    monkeypatch.setattr(type(module), "global_step", 0)
+    monkeypatch.setattr(module, "_check_finite", lambda loss: None)
+    module.on_train_epoch_start()
+    assert module.training_step(Batch(torch.arange(images)), 0) is not None
+    assert seen == eager

@@ -36,6 +36,7 @@ class EpochOrder:
 
     Attributes:
         smallest: As given.
+        share: Samples of a full batch that each process gets.
         position: Says where the run stands when an iteration begins: the epoch, and the batch of it
             to start with, which is not the first where a run is resumed.
     """
@@ -44,7 +45,7 @@ class EpochOrder:
         self, n: int, batch_size: int, seed: int, smallest: int = 2, processes: int = 1
     ) -> None:
         self.n, self.batch_size, self.seed, self.processes = n, batch_size, seed, processes
-        self.smallest = smallest
+        self.smallest, self.share = smallest, batch_size // processes
         full, rest = divmod(n, batch_size)
         self.length = full + (rest >= smallest * processes)
         self.position: Callable[[], tuple[int, int]] = lambda: (0, 0)

@@ -86,10 +86,7 @@ def build_trainer(parts: Parts, callbacks: list[Callback], **options: Any) -> L.
     if wanted.processes > 1:
         # What buffers hold is gathered by the methods, or a process's own. One process evaluates
         # while the others wait for it.
-        strategy = DDPStrategy(
-            broadcast_buffers=False,
-            timeout=timedelta(hours=6),
-        )
+        strategy = DDPStrategy(broadcast_buffers=False, timeout=timedelta(hours=6))
     return L.Trainer(
         accelerator=machine.accelerator,
         devices=wanted.devices,

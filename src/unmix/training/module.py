@@ -150,7 +150,7 @@ class Pretraining(L.LightningModule):
             Progress(self.global_step, self.total_steps, len(self.order), self.seed)
         )
         # What is compiled is so for full batches; compiling again for a short one would not pay.
-        short = self.compiled and len(batch.index) != self.order.batch_size
+        short = self.compiled and len(batch.index) != self.order.share
         with torch.compiler.set_stance("force_eager") if short else nullcontext():
             step = self.compute(batch, self.generator())
         self._keep = step.keep
