@@ -36,7 +36,19 @@ def test_agrees_with_the_published_implementation(golden):
         k=int(values["k"]),
         temperature=float(values["temperature"]),
     )
-    assert torch.equal(ranking, values["predicted"])
+    # The published code goes on with the classes without a vote, by their index.
+    voted = ranking >= 0
+    assert torch.equal(ranking[voted], values["predicted"][voted])
+    assert torch.equal(voted.sum(dim=1), _voters(values).sum(dim=1))
+
+
+def _voters(values: dict[str, torch.Tensor]) -> torch.Tensor:
+    """Which classes are among the k nearest of each query, bool (M, classes)."""
+    unit = torch.nn.functional.normalize
+    similarity = unit(values["query"].float()) @ unit(values["bank"].float()).T
+    nearest = similarity.topk(int(values["k"]), dim=1).indices
+    voted = torch.zeros(values["predicted"].shape, dtype=torch.bool)
+    return voted.scatter_(1, values["labels"][nearest], True)
 
 
 def test_agrees_with_scikit_learn_on_digits():
@@ -72,7 +84,8 @@ def _plain(bank, labels, queries, classes: int, k: int, temperature: float = 0.1
     nearest, index = (unit(queries) @ unit(bank).T).sort(dim=1, descending=True)
     votes = (nearest[:, :k] / temperature).exp()
     scores = torch.zeros(len(queries), classes).scatter_add_(1, labels[index[:, :k]], votes)
-    return scores.argsort(dim=1, descending=True, stable=True)
+    ranking = scores.argsort(dim=1, descending=True, stable=True)
+    return ranking.masked_fill(scores.gather(1, ranking) == 0, -1)
 
 
 def _least(bank, labels, queries, **settings) -> int:
@@ -207,12 +220,39 @@ def test_half_precision_features_are_compared_in_float32(generator):
     assert torch.equal(knn_predict(half, labels, queries, classes=4), expected)
 
 
-def test_every_class_is_ranked_once_and_those_without_votes_last(generator):
+def test_every_class_with_a_vote_is_ranked_once_and_the_others_are_no_prediction(generator):
     bank, labels, queries = _random(generator)
     ranking = knn_predict(bank, labels, queries, classes=6)
     assert ranking.dtype == torch.int64
-    assert torch.equal(ranking.sort(dim=1).values, torch.arange(6).expand(20, 6))
-    assert set(ranking[:, 4:].flatten().tolist()) == {4, 5}
+    assert torch.equal(ranking[:, :4].sort(dim=1).values, torch.arange(4).expand(20, 4))
+    assert (ranking[:, 4:] == -1).all()
+
+
+@pytest.mark.parametrize("k", [1, 2, 3, 5, 20])
+def test_top5_is_scikit_learns_over_the_classes_that_have_votes(k: int):
+    """Top-5 with one neighbour is top-1; where fewer than five classes vote, only those count."""
+    images, labels = load_digits(return_X_y=True)
+    bank, queries, wanted = images[:300], images[300:800], labels[300:800]
+    judge = KNeighborsClassifier(
+        k, metric="cosine", algorithm="brute", weights=lambda d: np.exp((1 - d) / 0.1)
+    ).fit(bank, labels[:300])
+    chances = judge.predict_proba(queries)
+    best = np.argsort(-chances, axis=1, kind="stable")[:, :5]
+    hit = (best == wanted[:, None]) & (np.take_along_axis(chances, best, axis=1) > 0)
+    given = map(torch.as_tensor, (bank, labels[:300], queries, wanted))
+    found = knn_accuracy(*given, classes=10, k=k)
+    assert found["top5"] == pytest.approx(100 * hit.any(axis=1).mean(), abs=0.3)
+    assert found["top1"] == pytest.approx(100 * judge.score(queries, wanted), abs=0.3)
+    if k == 1:
+        assert found["top5"] == found["top1"]
+
+
+def test_a_vote_too_light_for_float32_is_one_still(generator):
+    """At a temperature of 1e-5 all but the nearest weigh 0; their classes are voted for still."""
+    bank, labels, queries = _random(generator)
+    ranking = knn_predict(bank, labels, queries, classes=6, temperature=1e-5)
+    assert torch.equal(ranking[:, :4].sort(dim=1).values, torch.arange(4).expand(20, 4))
+    assert (ranking[:, 4:] == -1).all()
 
 
 @pytest.mark.parametrize(

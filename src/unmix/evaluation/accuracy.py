@@ -6,15 +6,19 @@ from torch import Tensor
 
 from unmix.errors import UserError
 
-__all__ = ["accuracy", "check_labelled"]
+__all__ = ["NO_CLASS", "accuracy", "check_labelled"]
+
+NO_CLASS = -1
+"""In a ranking: there is no further prediction."""
 
 
 def accuracy(ranking: Tensor, labels: Tensor) -> dict[str, float]:
     """Return how often the label is the first, and among the first five, of a ranking of classes.
 
     Args:
-        ranking: Classes, best first, int64 `(N, K)`. With fewer than five columns, top-5 counts
-            those.
+        ranking: Classes, best first, int64 `(N, K)`, `NO_CLASS` where there is no further one. With
+            fewer than five columns, top-5 counts those: a ranking of all of five classes or fewer
+            has a top-5 of 100.
         labels: int64 `(N,)`.
 
     Returns:

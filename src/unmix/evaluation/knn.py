@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from unmix.errors import UserError, check_number
-from unmix.evaluation.accuracy import accuracy, check_labelled
+from unmix.evaluation.accuracy import NO_CLASS, accuracy, check_labelled
 
 __all__ = ["knn_accuracy", "knn_predict"]
 
@@ -51,8 +51,8 @@ def knn_predict(
         device: Where to compute; None is where the bank is.
 
     Returns:
-        Classes, best first, int64 `(M, classes)` or `(M, top)`, on the CPU. Classes without a vote
-        come last.
+        Classes, best first, int64 `(M, classes)` or `(M, top)`, on the CPU. A class without a vote
+        is no prediction: where fewer classes have votes, the rest of the row is -1.
 
     Raises:
         UserError: if k, the temperature or the budget is out of range, or features and labels do
@@ -82,8 +82,11 @@ def knn_predict(
         # The nearest neighbour's weight is set to 1: the ranking is the same, and low temperatures
         # do not overflow.
         votes = (nearest - nearest[:, :1]).div_(temperature).exp_()
-        scores = votes.new_zeros(len(rows), classes).scatter_add_(1, voters, votes)
-        ranking.copy_(scores.argsort(dim=1, descending=True, stable=True)[:, :top])
+        # A vote too light for float32 is one still, so what has none stands below zero.
+        scores = votes.new_full((len(rows), classes), -1.0).scatter_(1, voters, 0.0)
+        scores.scatter_add_(1, voters, votes)
+        sorted_, order = scores.sort(dim=1, descending=True, stable=True)
+        ranking.copy_(order[:, :top].masked_fill_(sorted_[:, :top] < 0, NO_CLASS))
     return result.cpu()
 
 
@@ -192,7 +195,7 @@ def knn_accuracy(
         device: Likewise.
 
     Returns:
-        "top1" and "top5" in percent.
+        "top1" and "top5" in percent. Only classes with a vote count: with k = 1 both agree.
 
     Raises:
         UserError: as `knn_predict` does, and if `query_labels` do not match the queries.
