@@ -29,13 +29,13 @@ from pathlib import Path
 from typing import Any
 
 from unmix.cli import pretrain_words
+from unmix.config import Settings
 from unmix.credit import RULES
 from unmix.errors import UserError, check_choice
 from unmix.files import write_whole
 from unmix.methods import METHODS, method_class
 from unmix.results import load_results
 from unmix.training.pretrain import settings_for
-from unmix.training.settings import Settings
 
 # What a run may differ in without another result: where it lies, and what computes it.
 _ELSEWHERE = {

@@ -28,22 +28,21 @@ ALLOWED = {
     "methods": {"losses", "clustering", "memory", "momentum", "backbones"},
     "step": {"methods", "credit", "mixtures"},
     "data": set(),
-    "views": set(),
     "recipes": set(),
+    "config": {"mixtures", "methods"},
+    "views": {"config"},
     "results": {"files"},
     "figures": {"results", "files"},
     "evaluation": {"data", "views", "methods", "backbones"},
     "training": {
         "step", "methods", "backbones", "credit", "mixtures", "data", "views", "evaluation",
-        "recipes",
-        "results", "files",
+        "config", "recipes", "results", "files",
     },
     "commands": {
         "training", "evaluation", "figures", "results", "files", "data", "views", "mixtures",
-        "methods", "recipes", "credit",
+        "methods", "recipes", "credit", "config",
     },
-    "flags": {"training", "methods"},
-    "cli": {"flags", "commands", "training", "mixtures", "methods", "recipes"},
+    "cli": {"config", "commands", "training", "mixtures", "methods", "recipes"},
 }  # fmt: skip
 OPEN = {"errors", "randomness", "transfer", "distributed"}
 

@@ -20,11 +20,11 @@ import yaml
 
 import unmix
 from unmix.cli import COMMANDS, main
+from unmix.config import GROUPS, field_names
 from unmix.recipes import recipe_names
 from unmix.results import load_results
 from unmix.training.module import Pretraining
 from unmix.training.pretrain import settings_for
-from unmix.training.settings import GROUPS, field_names
 
 TINY = shlex.split(
     "--data digits --size 8 --backbone resnet10 --width 0.125 --epochs 1 --batch_size 256 "

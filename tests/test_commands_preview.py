@@ -16,10 +16,10 @@ from PIL import Image
 
 from unmix.commands import preview
 from unmix.commands.preview import touched_share
+from unmix.config import MixtureSettings
 from unmix.data import load
 from unmix.errors import UserError
 from unmix.figures import mixtures
-from unmix.mixtures import MixtureSettings
 from unmix.randomness import generator_for
 
 

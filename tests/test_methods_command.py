@@ -10,9 +10,9 @@ import pytest
 
 from unmix.cli import main
 from unmix.commands.methods import matrix
+from unmix.config import RULE_NAMES
 from unmix.credit import RULES
 from unmix.methods import METHODS
-from unmix.mixtures import RULE_NAMES
 
 DOCS = Path(__file__).parents[1] / "docs"
 

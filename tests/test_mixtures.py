@@ -7,12 +7,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from unmix.config import MixtureSettings
 from unmix.errors import UserError
 from unmix.mixtures import (
     Cutout,
     GlobalMixture,
     ImageMixture,
-    MixtureSettings,
     PairDraw,
     RandomErasing,
     RegionMixture,

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
+from unmix.config import MIXTURES, MixtureSettings, Settings
 from unmix.errors import UserError
 from unmix.mixtures import (
-    MIXTURES,
     CropMix,
     DirichletMixture,
     FMix,
@@ -17,7 +17,6 @@ from unmix.mixtures import (
     ManifoldMixture,
     MixtureDraw,
     MixtureOperator,
-    MixtureSettings,
     PatchMixture,
     ResizeMix,
     ScaleMix,
@@ -26,7 +25,6 @@ from unmix.mixtures import (
 )
 from unmix.mixtures.describing import described
 from unmix.randomness import generator_for
-from unmix.training.settings import Settings
 
 IMIX = {
     "unmix_mixture": "global",

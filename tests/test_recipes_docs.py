@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from unmix.config import method_options
 from unmix.methods import METHODS
 from unmix.recipes import recipe, recipe_names
-from unmix.training.settings import method_options
 
 DOCS = Path(__file__).parents[1] / "docs" / "methods"
 PAGES = sorted(path.stem for path in DOCS.glob("*.md") if path.stem != "index")

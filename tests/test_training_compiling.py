@@ -11,6 +11,7 @@ import torch
 from PIL import Image
 from torch import nn
 
+from unmix.config import Settings
 from unmix.data import load
 from unmix.methods import CMC, MoCo
 from unmix.randomness import generator_for
@@ -18,7 +19,6 @@ from unmix.training import compiling, pretrain
 from unmix.training.batches import build_loader
 from unmix.training.compiling import compile_encoders, obstacle, quicker
 from unmix.training.parts import build
-from unmix.training.settings import Settings
 
 TINY: dict[str, Any] = {
     "method": "moco", "data": "digits", "limit": 80, "backbone": "resnet10", "width": 0.25,

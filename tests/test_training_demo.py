@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 
 from unmix.commands import demo
+from unmix.config import Settings
 from unmix.errors import UserError
 from unmix.results import RunResults, load_results
 from unmix.training.module import Pretraining
 from unmix.training.pretrain import pretrain, settings_for
-from unmix.training.settings import Settings
 
 SMALL: dict[str, Any] = {
     "limit": 100,

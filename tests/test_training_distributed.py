@@ -13,11 +13,11 @@ import pytest
 import torch
 
 from unmix.cli import main
+from unmix.config import Settings
 from unmix.results import load_results
 from unmix.training import batches
 from unmix.training.batches import Batch, EpochOrder
 from unmix.training.parts import build
-from unmix.training.settings import Settings
 
 FLAGS = ["--data", "photos", "--limit", "72", "--batch_size", "16", "--size", "16",
          "--queue_size", "32", "--device", "cpu", "--precision", "32", "--logger", "none",

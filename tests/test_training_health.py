@@ -11,11 +11,11 @@ import pytest
 import torch
 from torch import Tensor
 
+from unmix.config import Settings
 from unmix.methods import MoCo, projected
 from unmix.training import pretrain
 from unmix.training.callbacks import Evaluator, Health, Reporter, duration
 from unmix.training.parts import build
-from unmix.training.settings import Settings
 
 TINY: dict[str, Any] = {
     "method": "moco",

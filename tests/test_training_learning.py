@@ -7,12 +7,12 @@ from typing import Any
 import lightning as L
 import pytest
 
+from unmix.config import Settings
 from unmix.data import ImageSet
 from unmix.evaluation import measure, split_features
 from unmix.randomness import generator_for
 from unmix.training.batches import build_loader
 from unmix.training.parts import Parts, build
-from unmix.training.settings import Settings
 
 SMALL: dict[str, Any] = {
     "data": "photos",

@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 import torch
 
+from unmix.config import MachineSettings
 from unmix.errors import UserError
 from unmix.training import machine
 from unmix.training.machine import choose_machine, hardware, peak_memory, versions
-from unmix.training.settings import MachineSettings
 
 Computer = Callable[..., None]
 PLAIN = "flags\t\t: fpu sse2 avx2 avx512f"

@@ -10,12 +10,11 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
+from unmix.config import MIXTURES, Settings
 from unmix.credit import RULES
-from unmix.mixtures import MIXTURES
 from unmix.randomness import generator_for
 from unmix.training.batches import Batch
 from unmix.training.parts import Parts, build
-from unmix.training.settings import Settings
 
 SMALL: dict[str, Any] = {
     "data": "photos", "limit": 64, "size": 16, "batch_size": 16, "backbone": "resnet10",

@@ -11,16 +11,16 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from unmix.config import IM_TYPES, Settings
 from unmix.errors import UserError
 from unmix.methods import MoCo, Progress
-from unmix.mixtures import IM_TYPES, PairDraw
+from unmix.mixtures import PairDraw
 from unmix.randomness import generator_for
 from unmix.step import Objective, objective
 from unmix.training import module as module_file
 from unmix.training.batches import Batch, build_loader
 from unmix.training.module import Pretraining
 from unmix.training.parts import build
-from unmix.training.settings import Settings
 
 TINY: dict[str, Any] = {
     "data": "digits",

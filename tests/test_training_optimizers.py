@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
+from unmix.config import OptimizerSettings
 from unmix.errors import UserError
 from unmix.training.optimizers import (
     Lars,
@@ -18,7 +19,6 @@ from unmix.training.optimizers import (
     build_schedule,
     learning_rate_factor,
 )
-from unmix.training.settings import OptimizerSettings
 
 LR, MOMENTUM, DECAY, TRUST = 0.2, 0.9, 0.01, 0.02
 

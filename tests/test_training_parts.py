@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from unmix.backbones import build as backbone
+from unmix.config import Settings
 from unmix.training.parts import build, has_narrow_downsampling
-from unmix.training.settings import Settings
 
 SMALL = {"data": "digits", "size": 8, "backbone": "resnet10", "bn_splits": 1, "device": "cpu"}
 

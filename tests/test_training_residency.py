@@ -12,13 +12,13 @@ import pytest
 import torch
 from PIL import Image
 
+from unmix.config import MachineSettings, Settings
 from unmix.data import FileImages, TensorImages, load
 from unmix.errors import UserError
 from unmix.training import residency
 from unmix.training.batches import Batch, EpochOrder, HostLoader, IndexLoader, build_loader
 from unmix.training.machine import Machine, free_memory, peak_memory
 from unmix.training.residency import hold
-from unmix.training.settings import MachineSettings, Settings
 from unmix.views import Views, preset
 
 CPU = Machine(torch.device("cpu"), "32-true", channels_last=False)

@@ -13,8 +13,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from unmix import __version__
-from unmix.errors import UserError
-from unmix.flags import (
+from unmix.config.flags import (
     HelpShown,
     add_class,
     add_method,
@@ -22,6 +21,7 @@ from unmix.flags import (
     build_parser,
     parse,
 )
+from unmix.errors import UserError
 
 # What a command needs it imports itself: PyTorch and Lightning take seconds, help must not.
 if TYPE_CHECKING:
@@ -142,8 +142,8 @@ def _settings_parser(
     command: str, about: str, words: list[str], epilog: str | None = None
 ) -> ArgumentParser:
     """The parser of a command that takes all settings of a run; its defaults follow from them."""
+    from unmix.config import GROUPS
     from unmix.methods import method_class
-    from unmix.training.settings import GROUPS
 
     first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     for name in ("method", "data", "config", "run"):
@@ -207,8 +207,7 @@ def compare_command(words: list[str]) -> None:
 def preview_command(words: list[str]) -> None:
     """`unmix preview`."""
     from unmix.commands.preview import preview
-    from unmix.mixtures import MixtureSettings
-    from unmix.training.settings import Settings, field_names
+    from unmix.config import MixtureSettings, Settings, field_names
 
     parser = build_parser("preview", "Draw images, their partners and their mixtures.")
     add_parameters(parser, preview, preview, {"mixture", "say"}, {})

@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 from unmix.commands.finished import Say
 from unmix.commands.predictions import Predictions, predictions
 from unmix.commands.rows import settings_of
+from unmix.config import field_names
 from unmix.errors import UserError
 from unmix.figures import (
     accuracy_against_epochs,
@@ -28,7 +29,6 @@ from unmix.figures.style import run_label
 from unmix.results import Evaluation, RunResults, load_results
 from unmix.training.console import quiet_libraries
 from unmix.training.run_folder import RunFolder
-from unmix.training.settings import field_names
 
 __all__ = ["compare"]
 

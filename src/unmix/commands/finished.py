@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from unmix.commands.checkpoints import load_method
+from unmix.config import MachineSettings, Settings
 from unmix.data import ImageSet, StreamedImages
 from unmix.errors import UserError
 from unmix.evaluation import Measured, split_features
@@ -18,7 +19,6 @@ from unmix.results import load_results
 from unmix.training.machine import Machine, choose_machine
 from unmix.training.parts import load_split
 from unmix.training.run_folder import RunFolder
-from unmix.training.settings import MachineSettings, Settings
 
 __all__ = ["FinishedRun", "Splits", "Subject", "say_skipped"]
 

@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from unmix.commands.finished import Say, say_skipped
+from unmix.config import MixtureSettings
 from unmix.credit import rule
 from unmix.data import ImageSet, load, read_uint8
 from unmix.errors import UserError, check_number
@@ -24,7 +25,6 @@ from unmix.mixtures import (
     ManifoldMixture,
     MixtureDraw,
     MixtureOperator,
-    MixtureSettings,
     Operator,
 )
 from unmix.mixtures.describing import described

@@ -1,7 +1,6 @@
 """Image mixtures: draw, then apply. Tensors in, tensors out, on any device."""
 
 from unmix.mixtures.boxes import box_area, box_mask, clipped_boxes
-from unmix.mixtures.choosing import MIXTURES
 from unmix.mixtures.crops import CropDraw, CropMix, ScaleMix
 from unmix.mixtures.draws import Draw, MixtureDraw, PairDraw
 from unmix.mixtures.erasing import Cutout, EraseDraw, RandomErasing
@@ -16,16 +15,12 @@ from unmix.mixtures.own import OwnDraw
 from unmix.mixtures.pairing import PAIRINGS
 from unmix.mixtures.pasting import PasteDraw, ResizeMix
 from unmix.mixtures.patches import PatchDraw, PatchMixture
-from unmix.mixtures.settings import IM_TYPES, RULE_NAMES, MixtureSettings
 from unmix.mixtures.sums import DirichletMixture, SumDraw
 from unmix.mixtures.unmix import UnMix
 from unmix.mixtures.weights import Weight
 
 __all__ = [
-    "IM_TYPES",
-    "MIXTURES",
     "PAIRINGS",
-    "RULE_NAMES",
     "CropDraw",
     "CropMix",
     "Cutout",
@@ -41,7 +36,6 @@ __all__ = [
     "MaskDraw",
     "MixtureDraw",
     "MixtureOperator",
-    "MixtureSettings",
     "Operator",
     "OwnDraw",
     "PairDraw",

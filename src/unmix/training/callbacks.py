@@ -14,12 +14,12 @@ import torch
 from lightning.pytorch.callbacks import Callback, Checkpoint, TQDMProgressBar
 from torch import Tensor
 
+from unmix.config import EvaluationSettings
 from unmix.data import ImageSet
 from unmix.evaluation import Measured, effective_rank, measure, split_features, spread
 from unmix.randomness import generator_for
 from unmix.training.machine import Machine
 from unmix.training.module import Pretraining
-from unmix.training.settings import EvaluationSettings
 
 __all__ = [
     "Bar",

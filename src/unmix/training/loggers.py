@@ -6,9 +6,9 @@ import importlib.util
 
 from lightning.pytorch.loggers import Logger, TensorBoardLogger
 
+from unmix.config import Settings
 from unmix.errors import UserError
 from unmix.training.run_folder import RunFolder
-from unmix.training.settings import Settings
 
 __all__ = ["check_logger", "extra_loggers"]
 

@@ -14,8 +14,8 @@ from typing import Any
 
 import torch
 
+from unmix.config import MachineSettings
 from unmix.errors import UserError
-from unmix.training.settings import MachineSettings
 
 __all__ = [
     "Machine",

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from unmix.backbones import is_vit
+from unmix.config import Settings
 from unmix.credit import Rule, rule
 from unmix.errors import UserError
 from unmix.methods import Method
@@ -17,7 +18,6 @@ from unmix.mixtures import (
     ScaleMix,
 )
 from unmix.mixtures.layers import layers_named
-from unmix.training.settings import Settings
 
 __all__ = ["check_views", "label_space", "smallest_batch"]
 

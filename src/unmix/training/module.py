@@ -11,6 +11,7 @@ import lightning as L
 import torch
 from torch import Tensor
 
+from unmix.config import OptimizerSettings
 from unmix.credit import Rule, UnMixRule
 from unmix.data import BrokenImage, ImageSet, StreamedImages, TensorImages
 from unmix.distributed import rank, sum_over, world
@@ -22,7 +23,6 @@ from unmix.randomness import generator_for
 from unmix.step import Mixture, Objective, objective
 from unmix.training.batches import Batch, EpochOrder
 from unmix.training.optimizers import build_optimizer, build_schedule
-from unmix.training.settings import OptimizerSettings
 from unmix.views import Views
 
 __all__ = ["Pretraining", "mixed_alike"]

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 
-from unmix.training.settings import OptimizerSettings
+from unmix.config import OptimizerSettings
 
 __all__ = [
     "Lars",

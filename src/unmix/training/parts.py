@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from unmix.config import RunSettings, Settings
 from unmix.data import ImageSet, StreamedImages, check_normalisation, load
 from unmix.errors import UserError
 from unmix.methods import Method, method_class
@@ -18,7 +19,6 @@ from unmix.training.machine import Machine, choose_machine
 from unmix.training.mixing import check_views, label_space, smallest_batch
 from unmix.training.module import Pretraining
 from unmix.training.residency import hold
-from unmix.training.settings import RunSettings, Settings
 from unmix.views import Views
 
 __all__ = [

@@ -6,6 +6,7 @@ import shlex
 import time
 from typing import Any
 
+from unmix.config import Settings
 from unmix.data import StreamedImages
 from unmix.errors import UserError
 from unmix.recipes import resolve
@@ -16,7 +17,6 @@ from unmix.training.fitting import fit
 from unmix.training.machine import hardware, peak_memory, versions
 from unmix.training.parts import Parts, build, encoder_facts, headline
 from unmix.training.run_folder import RunFolder
-from unmix.training.settings import Settings
 
 __all__ = ["pretrain", "settings_for"]
 

@@ -9,12 +9,12 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from unmix.config import MachineSettings
 from unmix.data import BrokenImage, ImageSet, StreamedImages, TensorImages
 from unmix.data.opened import OpenedImage
 from unmix.errors import UserError
 from unmix.training.batches import worker_count
 from unmix.training.machine import Machine, free_memory
-from unmix.training.settings import MachineSettings
 
 __all__ = ["Held", "hold"]
 

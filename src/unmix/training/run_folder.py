@@ -16,9 +16,9 @@ import yaml
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 from torch import nn
 
+from unmix.config import GROUPS, Settings, field_names
 from unmix.errors import UserError
 from unmix.files import replacing, write_whole
-from unmix.training.settings import GROUPS, Settings, field_names
 
 __all__ = ["AtomicCheckpoints", "RunFolder"]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from unmix.config import ViewSettings
 from unmix.views.colour_spaces import (
     COLOR_SPACES,
     normalise_lab,
@@ -13,7 +14,6 @@ from unmix.views.draws import ViewDraw
 from unmix.views.geometry import crop_pil
 from unmix.views.pipeline import Views
 from unmix.views.presets import PRESETS, preset
-from unmix.views.settings import ViewSettings
 
 __all__ = [
     "COLOR_SPACES",

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from unmix.config import ViewSettings
 from unmix.randomness import uniform
 from unmix.transfer import to_device
 from unmix.views.colour import ColourDraw, draw_colour
 from unmix.views.geometry import draw_boxes
-from unmix.views.settings import ViewSettings
 
 __all__ = ["ViewDraw", "draw_crops", "draw_view", "moved"]
 

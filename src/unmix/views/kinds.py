@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from unmix.views.settings import ViewSettings
+from unmix.config import ViewSettings
 
 __all__ = ["ViewKind", "view_kinds"]
 

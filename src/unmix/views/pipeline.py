@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from unmix.config import ViewSettings
 from unmix.errors import UserError, check_choice, check_number
 from unmix.transfer import to_device
 from unmix.views.blur import blur_weights
@@ -28,7 +29,6 @@ from unmix.views.constants import constant
 from unmix.views.draws import ViewDraw, draw_crops, draw_view, moved
 from unmix.views.geometry import centre_boxes, resample, resampling_weights
 from unmix.views.kinds import view_kinds
-from unmix.views.settings import ViewSettings
 
 __all__ = ["Views"]
 

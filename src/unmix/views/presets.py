@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from unmix.config import ViewSettings
 from unmix.errors import check_choice
-from unmix.views.settings import ViewSettings
 
 __all__ = ["PRESETS", "preset"]
 

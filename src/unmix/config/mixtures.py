@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from unmix.config.choosing import MIXTURES, Wanted
 from unmix.errors import UserError, check_choice, check_number
-from unmix.mixtures.choosing import MIXTURES, Wanted
 from unmix.mixtures.erasing import Cutout, RandomErasing
 from unmix.mixtures.image_space import ImageMixture
 from unmix.mixtures.operators import PER, MixtureOperator, Operator

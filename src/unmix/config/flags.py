@@ -47,8 +47,8 @@ def add_class(parser: ArgumentParser, kind: type, title: str, defaults: Mapping[
 
 def add_method(parser: ArgumentParser, method: str, defaults: Mapping[str, Any]) -> None:
     """One group of flags from a method's keyword arguments."""
+    from unmix.config import method_options
     from unmix.methods import METHODS, method_class
-    from unmix.training.settings import method_options
 
     kind = method_class(method)
     about = (inspect.getdoc(kind) or "").split("\n")[0]
@@ -158,7 +158,7 @@ def _unknown(word: str, parser: ArgumentParser) -> str:
     if not word.startswith("-"):
         return f"{word!r}: is not expected here; a value follows its flag. See {help_}."
     if parser.prog in ("unmix pretrain", "unmix bench"):
-        from unmix.training.settings import methods_with
+        from unmix.config import methods_with
 
         owners = methods_with(word.removeprefix("--"))
         if owners:

@@ -5,9 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from unmix.errors import UserError, check_choice, check_number
-from unmix.views.geometry import INTERPOLATIONS
 
-__all__ = ["ViewSettings"]
+__all__ = ["INTERPOLATIONS", "ViewSettings"]
+
+INTERPOLATIONS = ("bilinear", "bicubic")
 
 _MULTIPLE = 8
 
