@@ -192,7 +192,7 @@ def test_a_run_folder_that_cannot_be_made(refuse, monkeypatch):
 
     monkeypatch.setattr(Path, "mkdir", refused)
     line = refuse("pretrain", *DIGITS, *MOCO, "--run", "r")
-    assert line == "r/config.yaml: cannot be written (Read-only file system)."
+    assert line == "--run: r cannot be made (Read-only file system)."
 
 
 def test_a_loss_that_is_no_number_stops_with_what_to_try(refuse):

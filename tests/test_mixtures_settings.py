@@ -116,7 +116,7 @@ def test_names_are_for_tables_and_for_paths(flags, name, folder):
     assert settings.name == name
     assert settings.folder == folder
     run = Settings.of({"method": "moco", "data": "photos", "unmix": True, **flags})
-    assert run.folder == Path("runs") / f"moco-photos-{folder}"
+    assert run.folder == Path("runs") / f"moco-photos-{folder}-seed0"
 
 
 @pytest.mark.parametrize(

@@ -33,7 +33,8 @@ class RunSettings:
         method: Self-supervised method, such as moco, simclr or byol; `unmix methods` lists them.
         data: Data set by name, or a folder of images.
         data_dir: Where the data set lies (for the names that need files).
-        run: Run folder; give it again to resume. By default runs/METHOD-DATA-MIXTURE.
+        run: Run folder; give it again to resume. By default
+            runs/METHOD-DATA-MIXTURE-seedSEED.
         epochs: Passes over the training images.
         batch_size: Images in a batch.
         size: Side of the views in pixels; by default the data set's own.

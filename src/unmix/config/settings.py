@@ -83,12 +83,12 @@ class Settings:
 
     @property
     def folder(self) -> Path:
-        """The run folder: `run`, or runs/METHOD-DATA-MIXTURE."""
+        """The run folder: `run`, or runs/METHOD-DATA-MIXTURE-seedSEED."""
         if self.run.run is not None:
             return Path(self.run.run)
         mixture = self.mixture.folder
         data = Path(self.run.data).name or "data"
-        return Path("runs") / f"{self.run.method}-{data}-{mixture}"
+        return Path("runs") / f"{self.run.method}-{data}-{mixture}-seed{self.run.seed}"
 
 
 def method_options(method: str) -> dict[str, inspect.Parameter]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 import time
+from contextlib import nullcontext
 from typing import Any
 
 from unmix.config import Settings
@@ -17,6 +18,7 @@ from unmix.training.fitting import fit
 from unmix.training.machine import hardware, peak_memory, versions
 from unmix.training.parts import Parts, build, encoder_facts, headline
 from unmix.training.run_folder import RunFolder
+from unmix.training.run_lock import run_lock
 
 __all__ = ["pretrain", "settings_for"]
 
@@ -60,17 +62,37 @@ def settings_for(words: dict[str, Any], config: str | None = None) -> tuple[Sett
 
 
 def run(settings: Settings, recipes: list[str], command: str) -> RunResults:
-    """Pretrain with these settings, or go on with the run that the folder holds."""
+    """Pretrain with these settings, or go on with the run that the folder holds.
+
+    Raises:
+        UserError: if the settings cannot be, or the folder holds another run or is in use.
+    """
     quiet_libraries()
     folder = RunFolder(settings.folder)
+    if (found := _complete(folder, settings)) is not None:
+        return found
+    # Of several processes that train together the first keeps the folder for all.
+    with run_lock(folder.path, say) if is_leader() else nullcontext():
+        # It may have ended while another process had it.
+        return _complete(folder, settings) or _train(folder, settings, recipes, command)
+
+
+def _complete(folder: RunFolder, settings: Settings) -> RunResults | None:
+    """The results of the run that the folder holds, told, if it has ended; None if not."""
+    if not folder.begun():
+        return None
+    folder.check_same(settings.flat())
+    if not (folder.results.exists() and folder.encoder.exists()):
+        return None
+    found = load_results(folder.path)
+    say(f"{folder.path} is complete; nothing to do. Its results:")
+    say_accuracies(found)
+    return found
+
+
+def _train(folder: RunFolder, settings: Settings, recipes: list[str], command: str) -> RunResults:
+    """Train, from the start or from the last checkpoint; then measure and write."""
     resume = folder.begun()
-    if resume:
-        folder.check_same(settings.flat())
-        if folder.results.exists() and folder.encoder.exists():
-            found = load_results(folder.path)
-            say(f"{folder.path} is complete; nothing to do. Its results:")
-            say_accuracies(found)
-            return found
     parts = build(settings)
     settings = parts.settings
     if resume:

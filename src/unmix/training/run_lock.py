@@ -1,0 +1,180 @@
+"""One process a run folder: a lock that names its owner, and a short one for `results.json`."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from unmix.errors import UserError
+
+__all__ = ["LOCK", "OWNER", "results_lock", "run_lock"]
+
+LOCK, OWNER = ".lock", ".owner.json"
+_RESULTS_LOCK = ".results.lock"
+_PATIENCE = 60
+
+
+@contextmanager
+def run_lock(folder: Path, say: Callable[[str], None]) -> Iterator[None]:
+    """Keep a run folder to this process; it is made if it is not there.
+
+    The operating system's lock on `.lock` ends with its process, however that ends. It may not
+    reach other machines, so `.owner.json` beside it names the owner; it is removed at the end.
+    Without an owner's lock such a note is of a process that was killed: one of this machine (or of
+    an earlier start of this Slurm job) is replaced, one of another machine is not.
+
+    Args:
+        folder: The run folder. It is removed at the end if nothing was written into it.
+        say: Prints a line.
+
+    Raises:
+        UserError: if another process has it, or may have it, or it cannot be written.
+    """
+    made = _make(folder)
+    lock = FileLock(folder / LOCK)
+    try:
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            raise UserError(_in_use(folder)) from None
+        except OSError as error:
+            raise UserError(f"{folder / LOCK}: cannot be written ({error.strerror}).") from error
+        try:
+            _own(folder, say)
+            try:
+                yield
+            finally:
+                with suppress(OSError):
+                    (folder / OWNER).unlink()
+        finally:
+            _tidy(folder)
+            lock.release()
+    finally:
+        for path in made:
+            with suppress(OSError):
+                path.rmdir()
+
+
+@contextmanager
+def results_lock(folder: Path) -> Iterator[None]:
+    """Keep a run folder's `results.json` to this process while it is read and written again.
+
+    Raises:
+        UserError: if the folder cannot be written, or another process does not let it go.
+    """
+    path = folder / _RESULTS_LOCK
+    try:
+        with FileLock(path, timeout=_PATIENCE):
+            yield
+    except Timeout:
+        raise UserError(
+            f"{path}: another process has held it for {_PATIENCE} s; if there is none that "
+            "measures this run, remove the file."
+        ) from None
+    except OSError as error:
+        raise UserError(
+            f"{folder / 'results.json'}: cannot be written ({error.strerror})."
+        ) from error
+
+
+def _make(folder: Path) -> list[Path]:
+    """Make a folder; gives those that were not there, the innermost first."""
+    missing = [path for path in (folder, *folder.parents) if not path.exists()]
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"--run: {folder} cannot be made ({error.strerror}).") from error
+    return missing
+
+
+def _tidy(folder: Path) -> None:
+    """Remove the lock from a folder in which nothing was written."""
+    with suppress(OSError):
+        if all(path.name == LOCK for path in folder.iterdir()):
+            (folder / LOCK).unlink()
+
+
+def _own(folder: Path, say: Callable[[str], None]) -> None:
+    """Write who has the run now.
+
+    Raises:
+        UserError: if a note says that a process of another machine has it.
+    """
+    note = folder / OWNER
+    content = json.dumps(_ourselves(folder)) + "\n"
+    for _ in range(2):
+        try:
+            # Made, never replaced: where the lock does not reach other machines, this does.
+            with note.open("x", encoding="utf-8") as file:
+                file.write(content)
+            return
+        except FileExistsError:
+            owner = _owner(folder)
+            if not _is_gone(owner, _ourselves(folder)):
+                raise UserError(_may_be_in_use(folder, owner)) from None
+            say(f"note: {_described(owner)}, is gone; taking the run over")
+            with suppress(FileNotFoundError):
+                note.unlink()
+        except OSError as error:
+            raise UserError(f"{note}: cannot be written ({error.strerror}).") from error
+    raise UserError(_in_use(folder))
+
+
+def _ourselves(folder: Path) -> dict[str, Any]:
+    return {
+        "host": socket.gethostname(),
+        "process": os.getpid(),
+        "since": time.strftime("%Y-%m-%d %H:%M:%S %z"),
+        "job": os.environ.get("SLURM_JOB_ID"),
+        # A copy of the folder has another lock, which the owner of this one does not hold.
+        "lock": (folder / LOCK).stat().st_ino,
+    }
+
+
+def _is_gone(owner: dict[str, Any], us: dict[str, Any]) -> bool:
+    """Whether the owner cannot be at work any more; its lock is ours."""
+    same_job = us["job"] is not None and owner.get("job") == us["job"]
+    copied = owner.get("lock") not in (None, us["lock"])
+    return owner.get("host") == us["host"] or same_job or copied
+
+
+def _owner(folder: Path) -> dict[str, Any]:
+    """Who has, or had, the run; empty if the note cannot be read."""
+    try:
+        owner = json.loads((folder / OWNER).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return owner if isinstance(owner, dict) else {}
+
+
+def _described(owner: dict[str, Any]) -> str:
+    if not owner:
+        return "another process"
+    return (
+        f"process {owner.get('process')} on {owner.get('host')}, training here since "
+        f"{owner.get('since')}"
+    )
+
+
+def _in_use(folder: Path) -> str:
+    for _ in range(10):  # the owner writes its note right after it has the lock
+        if owner := _owner(folder):
+            break
+        time.sleep(0.1)
+    return f"--run: {folder} is in use by {_described(owner)}; wait for it, or give another --run."
+
+
+def _may_be_in_use(folder: Path, owner: dict[str, Any]) -> str:
+    return (
+        f"--run: {folder} may be in use by {_described(owner)}: from {socket.gethostname()} it "
+        f"cannot be seen whether it still runs. If not, remove {folder / OWNER} and give the "
+        "command again."
+    )
