@@ -9,10 +9,11 @@ import pytest
 
 PACKAGE = Path(__file__).parents[1] / "src" / "unmix"
 
-# Each room with the rooms it may import; errors, randomness, transfer
+# Each room with the rooms it may import; errors, names, randomness, transfer
 # and distributed are open to all.
 ALLOWED = {
     "errors": set(),
+    "names": set(),
     "randomness": set(),
     "transfer": set(),
     "distributed": set(),
@@ -44,7 +45,7 @@ ALLOWED = {
     },
     "cli": {"config", "commands", "training", "mixtures", "methods", "recipes"},
 }  # fmt: skip
-OPEN = {"errors", "randomness", "transfer", "distributed"}
+OPEN = {"errors", "names", "randomness", "transfer", "distributed"}
 
 
 def room_of(path: Path) -> str:

@@ -6,6 +6,8 @@ import difflib
 import math
 from collections.abc import Iterable
 
+from unmix.names import shown
+
 __all__ = ["UserError", "check_choice", "check_number"]
 
 
@@ -13,8 +15,12 @@ class UserError(ValueError):
     """A mistake that the user can mend.
 
     The message is one line: it names the flag, file or value, and what would be right. The command
-    line prints it without a traceback and exits with status 2.
+    line prints it without a traceback and exits with status 2. Names in it are made harmless (see
+    `unmix.names.shown`).
     """
+
+    def __init__(self, message: object = "") -> None:
+        super().__init__(shown(message))
 
 
 def check_choice(flag: str, value: str, choices: Iterable[str]) -> str:

@@ -11,6 +11,7 @@ from typing import Any
 
 from unmix.errors import UserError
 from unmix.files import write_whole
+from unmix.names import json_bytes
 
 __all__ = ["SCHEMA", "Evaluation", "RunResults", "load_results", "write_results"]
 
@@ -120,7 +121,7 @@ def write_results(path: Path, data: Mapping[str, Any]) -> None:
     plain = _finite(data)
     _parse(Path(path), plain)
     text = json.dumps(plain, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
-    write_whole(Path(path), text.encode())
+    write_whole(Path(path), json_bytes(text))
 
 
 def _finite(value: Any) -> Any:

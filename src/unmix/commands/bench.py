@@ -10,6 +10,7 @@ from typing import Any
 from unmix.data import StreamedImages
 from unmix.errors import UserError, check_number
 from unmix.files import write_whole
+from unmix.names import shown
 from unmix.training.console import quiet_libraries
 from unmix.training.console import say as print_line
 from unmix.training.parts import build, headline
@@ -60,13 +61,13 @@ def bench(
     say(table(measured))
     if json is not None:
         write_whole(Path(json), _encoded(measured))
-        say(f"json: {json}")
+        say(f"json: {shown(json)}")
     if chart is not None:
         from unmix.figures.bench import step_chart
         from unmix.figures.saving import render
 
         write_whole(Path(chart), render(step_chart(measured), "png"))
-        say(f"chart: {chart}")
+        say(f"chart: {shown(chart)}")
     return measured
 
 

@@ -26,8 +26,10 @@ from unmix.figures import (
 )
 from unmix.figures.accuracy import PROTOCOLS
 from unmix.figures.style import run_label
+from unmix.names import shown
 from unmix.results import Evaluation, RunResults, load_results
 from unmix.training.console import quiet_libraries
+from unmix.training.console import say as print_line
 from unmix.training.run_folder import RunFolder
 
 __all__ = ["compare"]
@@ -58,7 +60,7 @@ def compare(
     device: str = "auto",
     data_dir: str | None = None,
     baselines: Mapping[str, Mapping[str, float]] | None = None,
-    say: Say = print,
+    say: Say = print_line,
 ) -> Path:
     """Print the runs' table, and write their figures, their softness and a report.
 
@@ -82,7 +84,7 @@ def compare(
     quiet_libraries()
     folders = _folders(runs)
     known = dict(zip(_names(folders), folders, strict=True))
-    results = [_own(replace(load_results(path), name=name)) for name, path in known.items()]
+    results = [_own(name, load_results(path)) for name, path in known.items()]
     folder = Path(out) if out is not None else _beside(folders)
     if folder.exists() and not folder.is_dir():
         raise UserError(f"--out: {folder} is a file; give a folder.")
@@ -107,7 +109,7 @@ def compare(
     )
     for note in notes:
         say(note)
-    say(f"report: {folder / 'report.html'}")
+    say(f"report: {shown(folder / 'report.html')}")
     return folder
 
 
@@ -132,7 +134,7 @@ def _names(folders: Sequence[Path]) -> list[str]:
     length = 1
     while len({part[-length:] for part in parts}) < len(parts):
         length += 1
-    return ["/".join(part[-length:]) for part in parts]
+    return [shown("/".join(part[-length:])) for part in parts]
 
 
 def _beside(folders: Sequence[Path]) -> Path:
@@ -140,10 +142,11 @@ def _beside(folders: Sequence[Path]) -> Path:
     return Path(os.path.commonpath([path.absolute().parent for path in folders])) / "compare"
 
 
-def _own(run: RunResults) -> RunResults:
-    """The run without its accuracies on other data sets, which do not compare with its own."""
+def _own(name: str, run: RunResults) -> RunResults:
+    """The run under a name, without its accuracies on other data sets; texts as they are shown."""
     rows = tuple(row for row in run.evaluations if "data" not in row.details)
-    return replace(run, evaluations=rows)
+    texts = {"data": shown(run.data), "command": shown(run.command)}
+    return replace(run, name=name, evaluations=rows, **texts)
 
 
 def _unlike(results: Sequence[RunResults]) -> list[str]:

@@ -11,6 +11,7 @@ from unmix.errors import check_choice, check_number
 from unmix.evaluation import measure
 from unmix.randomness import generator_for
 from unmix.training.console import quiet_libraries
+from unmix.training.console import say as print_line
 
 __all__ = ["knn"]
 
@@ -24,7 +25,7 @@ def knn(
     device: str = "auto",
     data: str | None = None,
     data_dir: str | None = None,
-    say: Say = print,
+    say: Say = print_line,
 ) -> dict[str, Any]:
     """Measure a finished run by weighted kNN and note it in the run's `results.json`.
 

@@ -8,6 +8,7 @@ import json
 from unmix.commands.finished import Say
 from unmix.credit import RULES
 from unmix.methods import METHODS, method_class
+from unmix.training.console import say as print_line
 
 __all__ = ["matrix", "methods"]
 
@@ -19,7 +20,7 @@ def matrix() -> dict[str, dict[str, str | None]]:
     }
 
 
-def methods(method: str | None = None, *, as_json: bool = False, say: Say = print) -> None:
+def methods(method: str | None = None, *, as_json: bool = False, say: Say = print_line) -> None:
     """Show the methods and which rules for credit go with them.
 
     Args:

@@ -23,6 +23,8 @@ from unmix.data.paths import Paths
 from unmix.data.shards import Shard
 from unmix.errors import UserError, check_number
 from unmix.files import replacing, write_whole
+from unmix.names import shown
+from unmix.training.console import say as print_line
 
 __all__ = ["pack"]
 
@@ -39,7 +41,7 @@ def pack(
     workers: int | None = None,
     strict: bool = False,
     data_dir: str | None = None,
-    say: Callable[[str], None] = print,
+    say: Callable[[str], None] = print_line,
 ) -> Path:
     """Pack a folder of images into a few large files, for `--data OUT`.
 
@@ -89,7 +91,7 @@ def pack(
     if broken:
         first, reason = broken[0]
         files = "1 image file" if len(broken) == 1 else f"{len(broken):,} image files"
-        say(f"Skipped {files} that cannot be read, first {first}: {reason}")
+        say(f"Skipped {files} that cannot be read, first {shown(first)}: {shown(reason)}")
     say(work.summary())
     return place
 
@@ -152,9 +154,9 @@ class _Work:
             except (ValueError, KeyError, TypeError):
                 kept = False
             if kept:
-                say(f"going on with {self.out}")
+                say(f"going on with {shown(self.out)}")
             else:
-                say(f"{self.out} was begun with other images or options: starting over")
+                say(f"{shown(self.out)} was begun with other images or options: starting over")
                 self._clear(keep=note)
         self.out.mkdir(parents=True, exist_ok=True)
         content = {"fingerprint": same, "again": self.again}
@@ -184,7 +186,9 @@ class _Work:
     def summary(self) -> str:
         """One line: what was made."""
         counts = " and ".join(f"{n:,} {split}" for split, n in self.counts.items())
-        return f"{self.out}: {counts} images in {self.files} files, {self.size / _MB:,.1f} MB"
+        return (
+            f"{shown(self.out)}: {counts} images in {self.files} files, {self.size / _MB:,.1f} MB"
+        )
 
     def _finish(self, shards: dict[str, list[Shard]], broken: list[tuple[str, str]]) -> None:
         splits: dict[str, Any] = {}

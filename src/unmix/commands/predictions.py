@@ -18,7 +18,9 @@ from unmix.errors import UserError
 from unmix.evaluation import Measured, softness_summary
 from unmix.figures import prediction_curves
 from unmix.files import write_whole
+from unmix.names import json_bytes, shown
 from unmix.results import RunResults
+from unmix.training.console import say as print_line
 from unmix.training.parts import load_split
 
 __all__ = ["Predictions", "predictions", "spread_over_classes"]
@@ -63,7 +65,7 @@ class Predictions:
             },
         }
         text = json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
-        write_whole(path, text.encode())
+        write_whole(path, json_bytes(text))
 
 
 def predictions(
@@ -71,7 +73,7 @@ def predictions(
     *,
     device: str = "auto",
     data_dir: str | None = None,
-    say: Say = print,
+    say: Say = print_line,
 ) -> Predictions:
     """Encode the test images with each run's encoder, and draw and measure the features.
 
@@ -89,7 +91,8 @@ def predictions(
     finished = {label: FinishedRun.open(path, device) for label, (path, _) in runs.items()}
     images = _split(next(iter(finished.values())), data_dir)
     say(
-        f"encoding {len(images):,} {images.split} images of {images.name} with {len(runs)} encoders"
+        f"encoding {len(images):,} {images.split} images of {shown(images.name)} "
+        f"with {len(runs)} encoders"
     )
     measured: dict[str, Measured] = {}
     for label, run in finished.items():
@@ -101,18 +104,18 @@ def predictions(
             raise UserError(f"{run.folder.path}: {error}") from None
     say_skipped(say, images)
     first = next(iter(measured.values()))
-    shown = spread_over_classes(first.labels, len(first.index), _IMAGES)
+    few = spread_over_classes(first.labels, len(first.index), _IMAGES)
     side = max(run.encoder.views.size for run in finished.values())
-    pictures, _ = read_uint8(images, first.index[shown], side)
+    pictures, _ = read_uint8(images, first.index[few], side)
     softness = {label: softness_summary(found.features) for label, found in measured.items()}
     figure = prediction_curves(
         pictures.cpu(),
-        {label: found.features[shown] for label, found in measured.items()},
+        {label: found.features[few] for label, found in measured.items()},
         softness,
         methods={label: results.method for label, (_, results) in runs.items()},
         baselines=[label for label, (_, results) in runs.items() if results.baseline],
     )
-    return Predictions(figure, softness, images.name, images.split, len(first.index))
+    return Predictions(figure, softness, shown(images.name), images.split, len(first.index))
 
 
 def spread_over_classes(labels: Tensor | None, n: int, count: int) -> Tensor:

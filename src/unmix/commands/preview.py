@@ -28,8 +28,10 @@ from unmix.mixtures import (
     Operator,
 )
 from unmix.mixtures.describing import described
+from unmix.names import shown
 from unmix.randomness import generator_for
 from unmix.training.console import quiet_libraries
+from unmix.training.console import say as print_line
 from unmix.training.parts import native_size
 from unmix.views.crops import crop_uint8
 from unmix.views.geometry import draw_boxes
@@ -62,7 +64,7 @@ def preview(
     seed: int = 0,
     size: int | None = None,
     data_dir: str | None = None,
-    say: Say = print,
+    say: Say = print_line,
 ) -> Path:
     """Draw what a mixture does to real images.
 
@@ -108,7 +110,7 @@ def preview(
     write_whole(path, _rendered(_draw(samples, title), path.suffix[1:].lower()))
     say_skipped(say, images)
     say(title.replace("\n", "; "))
-    say(f"preview: {path}")
+    say(f"preview: {shown(path)}")
     return path
 
 

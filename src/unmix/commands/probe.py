@@ -19,6 +19,7 @@ from unmix.evaluation.protocols import Batches
 from unmix.randomness import generator_for
 from unmix.training.batches import EpochOrder, build_loader
 from unmix.training.console import quiet_libraries
+from unmix.training.console import say as print_line
 from unmix.views import Views, preset
 
 __all__ = ["probe"]
@@ -35,7 +36,7 @@ def probe(
     data: str | None = None,
     data_dir: str | None = None,
     checkpoint: str | None = None,
-    say: Say = print,
+    say: Say = print_line,
 ) -> list[dict[str, Any]]:
     """Train linear classifiers on a run's frozen encoder and note them in its `results.json`.
 

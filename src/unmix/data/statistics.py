@@ -7,6 +7,7 @@ import numpy as np
 from unmix.data.decoding import BrokenImage
 from unmix.data.imageset import RGB, ImageSet, StreamedImages, TensorImages
 from unmix.errors import UserError
+from unmix.names import shown
 
 __all__ = ["IMAGENET_MEAN", "IMAGENET_STD", "check_normalisation", "estimate_mean_std", "spread"]
 
@@ -90,7 +91,7 @@ def check_normalisation(image_set: ImageSet, mean: RGB, std: RGB) -> str | None:
     strongly = " strongly" if shift > _STRONG_SHIFT or scale > _STRONG_SCALE else ""
     return (
         f"warning: mean {_text(mean)} and std {_text(std)} differ{strongly} from those of "
-        f"{image_set.name}, mean {_text(image_set.mean)} and std {_text(image_set.std)}: "
+        f"{shown(image_set.name)}, mean {_text(image_set.mean)} and std {_text(image_set.std)}: "
         f"its colours arrive shifted by {shift:.2f} and scaled by {scale:.2f}."
     )
 

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import os
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -98,7 +101,7 @@ def read_encoder(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     from safetensors import SafetensorError, safe_open  # only here: training does without it
 
     try:
-        with safe_open(path, framework="pt") as file:
+        with _utf8(path) as openable, safe_open(openable, framework="pt") as file:
             facts = {k: json.loads(v) for k, v in (file.metadata() or {}).items()}
             weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (SafetensorError, ValueError, OSError) as error:
@@ -111,6 +114,20 @@ def read_encoder(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
             "wrote."
         )
     return weights, facts
+
+
+@contextmanager
+def _utf8(path: Path) -> Iterator[Path]:
+    """The file under a name that is UTF-8: safetensors opens no other."""
+    try:
+        os.fspath(path).encode()
+    except UnicodeEncodeError:
+        with tempfile.TemporaryDirectory() as folder:
+            link = Path(folder) / ENCODER_FILE
+            link.symlink_to(path.absolute())
+            yield link
+    else:
+        yield path
 
 
 def check_weights(

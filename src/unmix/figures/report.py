@@ -15,6 +15,7 @@ from unmix.figures.saving import render
 from unmix.figures.style import method_name
 from unmix.figures.table import Baselines, results_table
 from unmix.files import write_whole
+from unmix.names import shown
 from unmix.results import Evaluation, RunResults
 
 __all__ = ["write_report"]
@@ -78,7 +79,7 @@ def write_report(
         runs=[_details(run) for run in results],
         citations=CITATIONS,
     )
-    write_whole(Path(path), page.encode())
+    write_whole(Path(path), page.encode(errors="backslashreplace"))
 
 
 def _source(figure: Figure) -> str:
@@ -94,7 +95,7 @@ def _summary(results: Sequence[RunResults]) -> str:
     methods = _join(method_name(run.method) for run in results)
     networks = _join(f"{run.backbone} of width {run.width:g}" for run in results)
     sizes = _join(f"{run.size}" for run in results)
-    data = _join(run.data for run in results)
+    data = _join(shown(run.data) for run in results)
     mixed = _join(run.mixture for run in results if not run.baseline)
     plain = "without a mixture" if any(run.baseline for run in results) else ""
     how = " and ".join(part for part in (plain, f"with {mixed}" if mixed else "") if part)
@@ -131,8 +132,8 @@ def _details(run: RunResults) -> dict[str, Any]:
         "Versions": run.versions,
     }
     return {
-        "name": run.name,
-        "command": run.command,
+        "name": shown(run.name),
+        "command": shown(run.command),
         "groups": [(heading, _flat(items)) for heading, items in groups.items() if items],
     }
 
@@ -158,4 +159,4 @@ def _flat(items: Mapping[str, object], prefix: str = "") -> list[tuple[str, str]
 def _text(value: object) -> str:
     if isinstance(value, float):
         return f"{value:,.6g}"
-    return f"{value:,}" if isinstance(value, int) and abs(value) >= 10_000 else str(value)
+    return f"{value:,}" if isinstance(value, int) and abs(value) >= 10_000 else shown(value)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from unmix.figures.accuracy import PROTOCOLS
 from unmix.figures.style import method_name
+from unmix.names import shown
 from unmix.results import RunResults
 
 __all__ = ["Baselines", "Cell", "ResultsTable", "results_table"]
@@ -84,7 +85,7 @@ def results_table(
         ]
         for run in runs
     ]
-    cells = [[Cell(text) for text in row] for row in rows]
+    cells = [[Cell(shown(text)) for text in row] for row in rows]
     compare = "data" not in settings
     for protocol in protocols:
         values = [accuracies.get(protocol) for accuracies in others.values()]

@@ -17,6 +17,7 @@ from torch import Tensor
 from unmix.config import EvaluationSettings
 from unmix.data import ImageSet
 from unmix.evaluation import Measured, effective_rank, measure, split_features, spread
+from unmix.names import shown_lines
 from unmix.randomness import generator_for
 from unmix.training.machine import Machine
 from unmix.training.module import Pretraining
@@ -298,7 +299,7 @@ class Bar(TQDMProgressBar):
 
     def say(self, text: str) -> None:
         """Print a line above the bar, instead of behind it."""
-        self.print(text)
+        self.print(shown_lines(text))
         sys.stdout.flush()
 
     def on_train_epoch_start(self, trainer: L.Trainer, *_: Any) -> None:

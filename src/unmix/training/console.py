@@ -5,6 +5,8 @@ from __future__ import annotations
 import logging
 import warnings
 
+from unmix.names import shown_lines
+
 __all__ = ["is_leader", "quiet_libraries", "say"]
 
 
@@ -16,9 +18,12 @@ def is_leader() -> bool:
 
 
 def say(text: str) -> None:
-    """Print a line of our own, at once; of several processes the first one does."""
+    """Print lines of our own, at once; of several processes the first one does.
+
+    A name within them is to be `unmix.names.shown`; what a terminal would obey is shown here too.
+    """
     if is_leader():
-        print(text, flush=True)
+        print(shown_lines(text), flush=True)
 
 
 def quiet_libraries() -> None:

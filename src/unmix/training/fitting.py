@@ -14,6 +14,7 @@ from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.strategies import DDPStrategy
 
 from unmix.errors import UserError
+from unmix.names import shown
 from unmix.training.batches import build_loader
 from unmix.training.callbacks import Bar, Checkpoints, Reporter, is_terminal
 from unmix.training.compiling import Compiling
@@ -40,7 +41,7 @@ def fit(parts: Parts, folder: RunFolder, reporter: Reporter, resume: bool) -> No
     if resume:
         checkpoint = AtomicCheckpoints().load_checkpoint(folder.last)
         check_fits(parts.module, checkpoint, folder)
-        say(f"going on from {folder.last}, after {checkpoint['global_step']} steps")
+        say(f"going on from {shown(folder.last)}, after {checkpoint['global_step']} steps")
     csv_logger = CSVLogger(folder.path, name="", version="")
     if checkpoint is not None and is_leader():
         old = folder.old_metrics(checkpoint["global_step"])

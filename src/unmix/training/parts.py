@@ -12,6 +12,7 @@ from unmix.config import RunSettings, Settings
 from unmix.data import ImageSet, StreamedImages, check_normalisation, load
 from unmix.errors import UserError
 from unmix.methods import Method, method_class
+from unmix.names import shown
 from unmix.randomness import generator_for
 from unmix.training.batches import EpochOrder
 from unmix.training.loggers import check_logger
@@ -185,7 +186,7 @@ def headline(parts: Parts, recipes: list[str]) -> str:
     count = settings.machine.processes
     device = f"{count} x {machine.device.type}" if count > 1 else machine.device.type
     lines = [
-        f"{run_.method} on {run_.data}: {len(parts.train):,} images {parts.where}, views of "
+        f"{run_.method} on {shown(run_.data)}: {len(parts.train):,} images {parts.where}, views of "
         f"{run_.size} px, batches of {run_.batch_size}, {run_.epochs} epochs "
         f"({module.total_steps:,} steps)",
         f"mixture: {settings.mixture.name}   encoder: {model.backbone}, width {model.width:g}, "
@@ -193,7 +194,7 @@ def headline(parts: Parts, recipes: list[str]) -> str:
         f"{', channels last' if machine.channels_last else ''}",
     ]
     if recipes:
-        lines.append(f"recipe: {' < '.join(recipes)}   run folder: {settings.folder}")
+        lines.append(f"recipe: {' < '.join(recipes)}   run folder: {shown(settings.folder)}")
     else:
-        lines.append(f"run folder: {settings.folder}")
+        lines.append(f"run folder: {shown(settings.folder)}")
     return "\n".join([*lines, *parts.notes])

@@ -10,6 +10,7 @@ from typing import Any
 from unmix.config import Settings
 from unmix.data import StreamedImages
 from unmix.errors import UserError
+from unmix.names import shown
 from unmix.recipes import resolve
 from unmix.results import RunResults, load_results, write_results
 from unmix.training.callbacks import Evaluator, Health, Reporter, spread_and_rank
@@ -85,7 +86,7 @@ def _complete(folder: RunFolder, settings: Settings) -> RunResults | None:
     if not (folder.results.exists() and folder.encoder.exists()):
         return None
     found = load_results(folder.path)
-    say(f"{folder.path} is complete; nothing to do. Its results:")
+    say(f"{shown(folder.path)} is complete; nothing to do. Its results:")
     say_accuracies(found)
     return found
 
@@ -123,8 +124,8 @@ def _train(folder: RunFolder, settings: Settings, recipes: list[str], command: s
     found = load_results(folder.path)
     say_accuracies(found)
     if not evaluator.labelled:
-        say(f"{settings.run.data} has no classes, so kNN and linear probes are off.")
-    say(f"encoder: {folder.encoder}   results: {folder.results}")
+        say(f"{shown(settings.run.data)} has no classes, so kNN and linear probes are off.")
+    say(f"encoder: {shown(folder.encoder)}   results: {shown(folder.results)}")
     return found
 
 

@@ -1,0 +1,118 @@
+"""Names reach terminals without being obeyed, and files without being lost."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from unmix.cli import main
+from unmix.errors import UserError
+from unmix.names import json_bytes, restored, shown, shown_lines, stored
+from unmix.results import load_results
+
+TEXTS = st.text(st.characters()) | st.text(st.sampled_from("\\uxd8cf0a\udcff\ud800\n"))
+
+
+@pytest.mark.parametrize(
+    ("name", "line"),
+    [
+        ("plain name.jpg", "plain name.jpg"),
+        ("Übung_图片_👩\u200d🔬.png", "Übung_图片_👩\u200d🔬.png"),
+        (r"C:\data\new", r"C:\data\new"),
+        ("a\nunmix: all is well", r"a\nunmix: all is well"),
+        ("a\r\tb", r"a\r\tb"),
+        ("\x1b[31mred\x07\x9b2J", r"\x1b[31mred\x07\x9b2J"),
+        ("photo\u202egpj.exe", r"photo\u202egpj.exe"),
+        ("a\u2028b\u2029\ufeff", r"a\u2028b\u2029\ufeff"),
+        (os.fsdecode(b"caf\xe9.jpg"), r"caf\xe9.jpg"),
+        ("\ud800", r"\ud800"),
+    ],
+)
+def test_a_name_is_shown_as_one_harmless_line(name, line):
+    assert shown(name) == line
+
+
+def test_paths_and_other_things_are_shown_too():
+    assert shown(Path("a\nb")) == r"a\nb"
+    assert shown(7) == "7"
+
+
+@given(TEXTS)
+def test_what_is_shown_can_be_encoded_is_one_line_and_is_shown_the_same_again(text):
+    line = shown(text)
+    line.encode()
+    assert len(line.splitlines()) <= 1
+    assert "\x1b" not in line
+    assert shown(line) == line
+
+
+def test_the_newlines_of_a_text_of_several_lines_are_kept():
+    assert shown_lines("one\ntwo\x1b\n") == "one\ntwo\\x1b\n"
+
+
+@given(TEXTS)
+def test_every_name_survives_being_stored(text):
+    kept = stored(text)
+    kept.encode()
+    assert restored(kept) == text
+
+
+@given(st.text(st.characters(codec="utf-8"), max_size=20))
+def test_names_that_are_text_are_stored_as_they_are(text):
+    if "\\ud" not in text:
+        assert stored(text) == text
+
+
+# A file's name has no high surrogates, which JSON would join with the low one that follows.
+@given(st.text(st.characters(max_codepoint=0xD7FF) | st.sampled_from("\udc80\udcff\\ud")))
+def test_names_survive_json_csv_and_yaml(text):
+    assert json.loads(json_bytes(json.dumps({"a": text}, ensure_ascii=False))) == {"a": text}
+    assert yaml.safe_load(yaml.safe_dump({"a": text}).encode()) == {"a": text}
+    file = io.StringIO(newline="")
+    csv.writer(file).writerow([stored(text), "reason"])
+    rows = list(csv.reader(io.StringIO(file.getvalue(), newline="")))
+    assert restored(rows[0][0]) == text
+
+
+def test_a_mistake_is_told_in_one_line_whatever_the_name():
+    path = Path(os.fsdecode(b"a\xff"))
+    error = UserError(f"{path}\x1b[2J\nunmix: error: forged")
+    assert str(error) == r"a\xff\x1b[2J\nunmix: error: forged"
+
+
+def test_a_run_over_names_that_no_terminal_likes_ends_well(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    data = os.fsdecode(b"caf\xe9\x1b[2J")
+    noise = np.random.default_rng(0).integers(0, 256, (6, 8, 8, 3), dtype=np.uint8)
+    for label in (os.fsdecode(b"a\xff"), "b\nunmix: error: forged"):
+        (tmp_path / data / label).mkdir(parents=True)
+        for i, pixels in enumerate(noise):
+            Image.fromarray(pixels).save(tmp_path / data / label / f"{i}\x1b[31m.png")
+        (tmp_path / data / label / "\x1b[31mbroken\n.png").write_bytes(b"")
+    run = os.fsdecode(b"run\xff")
+    words = ["--method", "simclr", "--data", data, "--epochs", "1", "--size", "8", "--backbone",
+             "resnet10", "--width", "0.0625", "--batch_size", "4", "--workers", "0", "--device",
+             "cpu", "--logger", "none", "--run", run]  # fmt: skip
+    assert main(["pretrain", *words]) == 0
+    assert main(["knn", run]) == 0
+    assert main(["compare", run]) == 0
+    found = load_results(tmp_path / run)
+    assert (found.name, found.data) == (run, data)
+    assert found.final("knn") is not None
+    told = capsys.readouterr().out
+    assert "\x1b" not in told
+    assert not [line for line in told.splitlines() if line.startswith("unmix: error")]
+    assert r"caf\xe9\x1b[2J" in told
+    report = (tmp_path / "compare" / "report.html").read_bytes()
+    assert rb"caf\xe9\x1b[2J" in report
+    assert b"\x1b" not in report
