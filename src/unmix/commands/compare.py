@@ -145,8 +145,8 @@ def _beside(folders: Sequence[Path]) -> Path:
 def _own(name: str, run: RunResults) -> RunResults:
     """The run under a name, without its accuracies on other data sets; texts as they are shown."""
     rows = tuple(row for row in run.evaluations if "data" not in row.details)
-    texts = {"data": shown(run.data), "command": shown(run.command)}
-    return replace(run, name=name, evaluations=rows, **texts)
+    data, command = shown(run.data), shown(run.command)
+    return replace(run, name=name, data=data, command=command, evaluations=rows)
 
 
 def _unlike(results: Sequence[RunResults]) -> list[str]:
