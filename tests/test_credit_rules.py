@@ -68,8 +68,8 @@ class Correlate:
     coupled, contrastive, encodes_targets = True, False, True
     penalty = 0.01
 
-    def correlation(self, a: Tensor, b: Tensor) -> Tensor:
-        a, b = ((x - x.mean(0)) / x.std(0) for x in (a, b))
+    def correlation(self, a: Tensor, b: Tensor, *, unbiased: bool = False) -> Tensor:
+        a, b = ((x - x.mean(0)) / x.std(0, correction=int(unbiased)) for x in (a, b))
         return a.T @ b / len(a)
 
 
@@ -147,7 +147,7 @@ def test_mixco_has_soft_labels_at_its_own_temperature_and_half_as_many_mixtures(
 
 
 def test_sdmp_compares_with_sources_and_with_mixtures() -> None:
-    """As in its README: c from the smaller shares; 1 / (1 + c) and c / (1 + c); halves as coded."""
+    """c from the smaller shares; 1 / (1 + c) and c / (1 + c); halves, all as in its code."""
     method, draw = Regress(), drawn()
     m = mixed(method, draw)
     w, expected = draw.shares[:, 0], 0.0
@@ -181,6 +181,65 @@ def test_sdmp_leaves_out_the_mixture_itself_where_both_views_are_targets() -> No
     torch.testing.assert_close(both, RULES["sdmp"](m))
 
 
+@pytest.mark.parametrize("seed", range(3))
+def test_sdmp_as_released_is_minus_the_log_of_the_weighted_probability(seed: int) -> None:
+    """-log(w p_i + (1 - w) p_j), times 2 T and halved, for sources and for mixtures.
+
+    With gradients: they are not those of the weighted sum of -log p.
+    """
+    method, draw = Contrast(), drawn(seed=seed)
+    method.softmax_scale = 2 * method.T
+    query = features(7 + seed).requires_grad_()
+    m = mixed(method, draw, query)
+    w, j = draw.shares[:, 0], torch.arange(N).flip(0)
+    expected, sums = torch.zeros(()), torch.zeros(())
+    common = torch.minimum(w, 1 - w[j]) + torch.minimum(1 - w, w[j])
+    for targets, own, other in (
+        (m.targets, w, 1 - w),
+        (m.targets_of_mixtures(), 1 / (1 + common), common / (1 + common)),
+    ):
+        p = (query @ torch.cat([targets[1], method.queue]).T / method.T).softmax(1)
+        mine, others = p[torch.arange(N), torch.arange(N)], p[torch.arange(N), j]
+        expected = expected - method.T * (own * mine + other * others).log().mean()
+        sums = sums - method.T * (own * mine.log() + other * others.log()).mean()
+    loss = RULES["sdmp_released"](m)
+    torch.testing.assert_close(loss, expected)
+    wanted, found, of_sums = (
+        torch.autograd.grad(x, query, retain_graph=True)[0] for x in (expected, loss, sums)
+    )
+    torch.testing.assert_close(found, wanted)
+    assert loss < sums  # -log is convex
+    assert (found - of_sums).norm() > 0.1 * of_sums.norm()
+
+
+def test_mix_bt_is_the_released_codes_number_at_batch_16() -> None:
+    """Deviations with N - 1 and no epsilon, products over N; 8% less than with N in both."""
+    from unmix import backbones
+    from unmix.methods import BarlowTwins
+
+    n, lam = 16, 0.3
+    method = BarlowTwins(backbones.build("resnet10", width=0.125, size=8), n, dim=D, hidden=8)
+    query, a, b = (torch.randn(n, D, generator=torch.Generator().manual_seed(s)) for s in (1, 2, 3))
+    index = torch.randperm(n, generator=torch.Generator().manual_seed(4))
+    owners = torch.stack([torch.arange(n), index], 1)
+    draw = Drawn(owners, torch.tensor([[lam, 1 - lam]]).expand(n, 2), False)
+    m = replace(mixed(method, draw, query), queries={0: a, 1: b}, samples=n)
+    values = {}
+    for correction in (0, 1):
+        m_, a_, b_ = (x - x.mean(0) for x in (query, a, b))
+        m_, a_, b_ = (
+            (x / ((x**2).sum(0) / (n - correction)).sqrt()).double() for x in (m_, a_, b_)
+        )
+        total = 0.0
+        for z in (a_, b_):
+            found = m_.T @ z / n
+            wanted = (lam * a_.T @ z + (1 - lam) * b_[index].T @ z) / n
+            total = total + ((found - wanted) ** 2).sum()
+        values[correction] = 5.0 * method.penalty * total.item()
+    assert RULES["mixbt"](m).item() == pytest.approx(values[1], rel=1e-4)
+    assert values[1] == pytest.approx(values[0] * (15 / 16) ** 2, rel=1e-6)
+
+
 def test_mix_bt_wants_the_mixture_of_the_correlations() -> None:
     """The released code's two terms, with a scale and Barlow Twins' own weight."""
     method, draw = Correlate(), drawn(per_sample=False)
@@ -189,7 +248,7 @@ def test_mix_bt_wants_the_mixture_of_the_correlations() -> None:
     a, b = m.queries[0], m.queries[1]
 
     def c(x: Tensor, y: Tensor) -> Tensor:
-        return method.correlation(x, y)
+        return method.correlation(x, y, unbiased=True)
 
     expected = (c(m.query, a) - w * c(a, a) - (1 - w) * c(b[p], a)).square().sum()
     expected = expected + (c(m.query, b) - w * c(a, b) - (1 - w) * c(b[p], b)).square().sum()
@@ -313,6 +372,8 @@ def test_reasons_are_given_where_a_rule_has_no_meaning() -> None:
     assert "number a batch" in str(RULES["imix"].why_not(Correlate()))
     assert "label" in str(RULES["mixco"].why_not(Regress()))
     assert "number a batch" in str(RULES["sdmp"].why_not(Correlate()))
+    assert "number a batch" in str(RULES["sdmp_released"].why_not(Correlate()))
+    assert "probabilities" in str(RULES["sdmp_released"].why_not(Regress()))
     assert "correlation" in str(RULES["mixbt"].why_not(Regress()))
     assert "codes" in str(RULES["swav_released"].why_not(Regress()))
     assert RULES["mixbt"].why_not(Correlate()) is None

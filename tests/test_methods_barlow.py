@@ -54,6 +54,23 @@ def test_the_loss_is_the_papers_sum(off_diagonal: float, scale: float) -> None:
     assert method.penalty == pytest.approx(scale * off_diagonal)
 
 
+def test_as_mix_bts_code_standardises() -> None:
+    """The unbiased deviation without an epsilon, and products over N; a constant feature is 0."""
+    method = barlow(unbiased=True, off_diagonal=1 / 128)
+    a, b = random(9, 5, 0), random(9, 5, 1)
+    c = ((a - a.mean(0)) / a.std(0)).T @ ((b - b.mean(0)) / b.std(0)) / 9
+    on, off = (c.diagonal() - 1).square().sum(), (c - c.diagonal().diag()).square().sum()
+    torch.testing.assert_close(method.compare(a, b), on + off / 128)
+    a = a.clone()
+    a[:, 2] = 0.1
+    a.requires_grad_()
+    loss = method.compare(a, b)
+    loss.backward()
+    assert loss.isfinite()
+    assert a.grad is not None
+    assert a.grad.isfinite().all()
+
+
 def test_identical_uncorrelated_views_cost_nothing() -> None:
     """Columns of a Hadamard matrix have mean 0 and no correlation."""
     two = torch.tensor([[1.0, 1], [1, -1]])

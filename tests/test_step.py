@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from unmix.credit import RULES, Mixed, UnMixRule, of_partner
+from unmix.credit import RULES, MixCo, Mixed, UnMixRule, of_partner
 from unmix.methods import Method, MoCo, Progress, method_class
 from unmix.mixtures import PairDraw, UnMix
 from unmix.mixtures.draws import whole_image
@@ -377,6 +377,23 @@ def test_one_forward_shares_batch_norms_statistics(kind: str) -> None:
     objective(method, views, torch.arange(N), generator, Mixture(global_draw(0.3), joint=True))
     others = len({a for a, _, _ in method.pairs}) - 1
     assert sizes == [2 * N] + [N] * others
+
+
+@pytest.mark.parametrize(("joint", "forwards"), [(None, 1), (True, 1), (False, 2)])
+def test_mixco_encodes_clean_and_mixed_in_one_forward_unless_told(joint, forwards) -> None:
+    """As its released code; Un-Mix's encodes them apart."""
+    for rule, expected in ((MixCo(), forwards), (UnMixRule(), {True: 1}.get(joint, 2))):
+        method = build("moco").train()
+        sizes: list[int] = []
+        method.backbone.register_forward_hook(
+            lambda module, inputs, output, sizes=sizes: sizes.append(len(inputs[0]))
+        )
+        views, generator = views_of(method), torch.Generator().manual_seed(1)
+        mixture = Mixture(global_draw(0.3), rule, joint=joint)
+        objective(method, views, torch.arange(N), generator, mixture)
+        queries = len({a for a, _, _ in method.pairs})
+        assert len(sizes) == queries - 1 + expected
+        assert sum(sizes) == (queries + 1) * N
 
 
 class NoReading(TorchDispatchMode):

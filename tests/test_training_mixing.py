@@ -86,6 +86,16 @@ def test_numbers_of_a_rule_reach_it() -> None:
     assert parts.module.rule.share == 0.5
 
 
+def test_mixco_is_encoded_in_one_forward_unless_told_or_impossible() -> None:
+    """What is given counts, a run of before that says no goes on with two."""
+    mixco = {**MOCO, "unmix": True, "unmix_rule": "mixco"}
+    assert parts_of(**mixco).module.joint is True
+    assert parts_of(**mixco, unmix_joint=False).module.joint is False
+    assert parts_of(**mixco, unmix_pairing="neighbour").module.joint is False
+    assert parts_of(**MOCO, unmix=True).module.joint is False
+    assert parts_of(**MOCO, unmix=True, unmix_joint=True).module.joint is True
+
+
 def test_manifold_mixes_a_layer_and_not_the_pixels() -> None:
     """The mixture's query depends on the layer, and on nothing drawn anew."""
     losses = [

@@ -25,8 +25,9 @@ class Mixture:
         draw: The label-space draw, or what gives it from features of the clean first view, (N, D).
         rule: Shares the loss.
         others: Further views of the images, from which the other owners' pixels come.
-        joint: Encode the first view and its mixtures in one forward. Batch norm then takes its
-            statistics over both, while the published code encodes them apart.
+        joint: Encode the first view and its mixtures in one forward, so that batch norm takes its
+            statistics over both; None is as the rule was released: apart, but of MixCo. It needs
+            pixels that are mixed, and not by what an encoder says of them.
         within: Mixes inside the method's backbone instead of its pixels: gives for a draw a context
             in which the first view's query is that of the mixtures.
     """
@@ -34,7 +35,7 @@ class Mixture:
     draw: MixtureDraw | Callable[[Tensor], MixtureDraw]
     rule: Rule = UnMixRule()  # noqa: RUF009 - frozen
     others: Sequence[Tensor] = ()
-    joint: bool = False
+    joint: bool | None = None
     within: Callable[[MixtureDraw], AbstractContextManager[Any]] | None = None
 
 
@@ -101,7 +102,8 @@ def objective(
         clean = clean_loss(method, pairs, queries, targets)
         return Objective(clean, clean.detach(), None, lambda: method.keep(queries, targets, index))
     clean_first = mixture.rule.keeps_clean
-    if clean_first and mixture.joint and mixture.within is None and not callable(mixture.draw):
+    joint = mixture.rule.joint if mixture.joint is None else mixture.joint
+    if clean_first and joint and mixture.within is None and not callable(mixture.draw):
         draw = mixture.draw
         queries, q_mix = jointly(method, views, draw.apply(views[0], mixture.others))
     else:

@@ -27,6 +27,7 @@ RULE_NAMES = {
     "sdmp": "SDMP",
     "mixbt": "Mix-BT",
     "image_space": "image space",
+    "sdmp_released": "SDMP as released",
     "swav_released": "SwAV as released",
 }
 """What tables call the rules of `unmix.credit`."""
@@ -63,9 +64,10 @@ class MixtureSettings:
             with the second), "neighbour" (the nearest of the batch in feature space) or
             "second_view" (oneself); by default as the rule was published.
         unmix_joint: Encode clean and mixed images in one forward; batch norm then takes
-            its statistics over both.
+            its statistics over both. By default as the rule was released: yes for mixco.
         unmix_rule: How the loss is shared: "unmix" (added to the clean loss), "replace" (instead of
-            it), "imix", "mixco", "sdmp", "mixbt", "image_space", "swav_released".
+            it), "imix", "mixco", "sdmp", "mixbt", "image_space", "sdmp_released",
+            "swav_released".
         unmix_mixture: "coin" (global or region), "global", "region", "resizemix", "gridmix",
             "fmix", "scalemix", "cropmix", "patchmix", "manifold", "dirichlet"; by default as the
             rule was published, else "coin".
@@ -100,7 +102,7 @@ class MixtureSettings:
     beta: float = 1.0
     unmix_per: str | None = None
     unmix_pairing: str | None = None
-    unmix_joint: bool = False
+    unmix_joint: bool | None = None
     unmix_rule: str = "unmix"
     unmix_mixture: str | None = None
     unmix_weight: str | None = None
@@ -113,6 +115,9 @@ class MixtureSettings:
 
     def __post_init__(self) -> None:
         check_choice("--IM_type", self.IM_type, IM_TYPES)
+        if self.unmix_joint is None:
+            apart = self.unmix_mixture == "manifold" or self.unmix_pairing == "neighbour"
+            object.__setattr__(self, "unmix_joint", self.unmix_rule == "mixco" and not apart)
         self._check_words()
         self.label_space()
         for im_type in IM_TYPES:

@@ -11,6 +11,7 @@ from unmix.credit.rules import (
     MixCo,
     Mixed,
     Rule,
+    SDMPReleased,
     SwAVReleased,
     UnMixRule,
 )
@@ -26,6 +27,7 @@ __all__ = [
     "MixCo",
     "Mixed",
     "Rule",
+    "SDMPReleased",
     "Shares",
     "SwAVReleased",
     "UnMixRule",
@@ -44,6 +46,7 @@ RULES: dict[str, Rule] = {
     "sdmp": SDMP(),
     "mixbt": MixBT(),
     "image_space": ImageSpace(),
+    "sdmp_released": SDMPReleased(),
     "swav_released": SwAVReleased(),
 }
 

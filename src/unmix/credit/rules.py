@@ -14,7 +14,13 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from unmix.credit.sharing import Shares, of_partner, shared_loss, soft_cross_entropy
+from unmix.credit.sharing import (
+    Shares,
+    of_partner,
+    shared_loss,
+    shared_probability,
+    soft_cross_entropy,
+)
 from unmix.errors import check_number
 from unmix.transfer import to_device
 
@@ -26,6 +32,7 @@ __all__ = [
     "MixCo",
     "Mixed",
     "Rule",
+    "SDMPReleased",
     "SwAVReleased",
     "UnMixRule",
 ]
@@ -81,6 +88,8 @@ class Rule(ABC):
         of_pairs: Whether it is about mixtures of two images, of which the partner has one too.
         both_views: Whether it also looks at the pixels of another view than the first.
         published: What mixture it is published with, in words of `MixtureSettings.label_space`.
+        joint: Whether clean and mixed images are encoded in one forward, as released, where
+            nobody says otherwise.
         keeps_clean: Whether the loss of the clean views stays beside it.
         share: What the mixtures' loss counts; above 0.
     """
@@ -91,6 +100,7 @@ class Rule(ABC):
     of_pairs: ClassVar[bool] = False
     both_views: ClassVar[bool] = False
     published: ClassVar[Mapping[str, Any]] = {}
+    joint: ClassVar[bool] = False
 
     keeps_clean: bool = field(default=True, init=False)
     share: float = 1.0
@@ -158,7 +168,7 @@ class IMix(Rule):
     def __call__(self, mixed: Mixed) -> Tensor:
         """Cross-entropy with virtual labels, or the loss weighted by sample."""
         if mixed.method.contrastive:
-            return self.share * _soft_labels(mixed, mixed.method.T)
+            return self.share * _soft_labels(mixed, mixed.method.T, soft_cross_entropy)
         return self.share * mixed.over_targets(
             lambda b: shared_loss(mixed.method.compare, mixed.query, mixed.targets[b], mixed.draw)
         )
@@ -167,6 +177,9 @@ class IMix(Rule):
 @dataclass(frozen=True)
 class MixCo(Rule):
     """MixCo: soft labels over the batch and the negatives, at a temperature of its own.
+
+    The released code encodes clean and mixed images in one forward, so batch norm takes its
+    statistics over both.
 
     Args:
         share: What it counts beside the clean loss (the released code's mix-param).
@@ -179,6 +192,7 @@ class MixCo(Rule):
         "unmix_per": "sample",
         "unmix_pairing": "halves",
     }
+    joint: ClassVar[bool] = True
 
     temperature: float = 0.05
 
@@ -194,7 +208,7 @@ class MixCo(Rule):
 
     def __call__(self, mixed: Mixed) -> Tensor:
         """Cross-entropy of the mixtures with soft labels."""
-        return self.share * _soft_labels(mixed, self.temperature)
+        return self.share * _soft_labels(mixed, self.temperature, soft_cross_entropy)
 
 
 @dataclass(frozen=True)
@@ -202,13 +216,14 @@ class SDMP(Rule):
     """SDMP: a mixture is compared with its sources and with the mixtures of the other view.
 
     The mixture of the same two images counts 1 / (1 + c), the one of the partner c / (1 + c), with
-    c the content that they have in common.
+    c the content that they have in common. Losses are weighted, as in Un-Mix, so that any loss will
+    do; the released code weighs probabilities, see `SDMPReleased`.
 
     Args:
         share: What both comparisons together count (one half each in the released code).
     """
 
-    source: ClassVar[str] = "Ren et al. 2022, CVPR; weights as in its README, halves as in its code"
+    source: ClassVar[str] = "Ren et al. 2022, CVPR; weights and halves as in its code"
     even: ClassVar[bool] = True
     of_pairs: ClassVar[bool] = True
     both_views: ClassVar[bool] = True
@@ -231,15 +246,42 @@ class SDMP(Rule):
 
     def __call__(self, mixed: Mixed) -> Tensor:
         """The mean of the loss against the sources and of that against mixtures."""
-        compare, between = mixed.method.compare, Between.of(mixed.draw)
-        targets = mixed.targets_of_mixtures()
+        between, targets = Between.of(mixed.draw), mixed.targets_of_mixtures()
         source = mixed.over_targets(
-            lambda b: shared_loss(compare, mixed.query, mixed.targets[b], mixed.draw), without=0
+            lambda b: self.loss(mixed, mixed.targets[b], mixed.draw), without=0
         )
-        mixtures = mixed.over_targets(
-            lambda b: shared_loss(compare, mixed.query, targets[b], between), without=0
-        )
+        mixtures = mixed.over_targets(lambda b: self.loss(mixed, targets[b], between), without=0)
         return self.share * (source + mixtures) / 2
+
+    def loss(self, mixed: Mixed, target: Any, shares: Shares) -> Tensor:
+        """The mixtures' loss with one view's targets, a scalar: the weighted sum of losses."""
+        return shared_loss(mixed.method.compare, mixed.query, target, shares)
+
+
+@dataclass(frozen=True)
+class SDMPReleased(SDMP):
+    """SDMP as its released code has it: -log of the weighted sum of probabilities.
+
+    Where `SDMP` has w (-log p) + (1 - w) (-log p[partner]), the code has
+    -log(w p + (1 - w) p[partner]): content with one probable owner is enough for a small loss.
+
+    Args:
+        share: What both comparisons together count.
+    """
+
+    source: ClassVar[str] = "Ren et al. 2022, CVPR; released MoCo v3 code"
+
+    def why_not(self, method: Any) -> str | None:
+        """As of SDMP, and there must be probabilities."""
+        why = super().why_not(method)
+        if why is None and not method.contrastive:
+            why = "it does not tell samples apart, so there are no probabilities to weigh"
+        return why
+
+    def loss(self, mixed: Mixed, target: Any, shares: Shares) -> Tensor:
+        """-log of the weighted sum of the owners' probabilities."""
+        loss = _over_samples(mixed, target, shares, mixed.method.T, shared_probability)
+        return mixed.method.softmax_scale * loss
 
 
 @dataclass(frozen=True)
@@ -272,6 +314,9 @@ class Between:
 class MixBT(Rule):
     """Mix-BT: the mixture's correlations with both views are the mixture of the views'.
 
+    As released, features are standardised here by their unbiased deviation, without an epsilon, and
+    the products are divided by N; what Barlow Twins itself does is its own affair.
+
     Args:
         share: Factor on the penalty, beside Barlow Twins' own weight of the off-diagonal part.
     """
@@ -302,8 +347,8 @@ class MixBT(Rule):
         w = to_device(mixed.draw.shares[0, 0], a.device)
         total = a.new_zeros((), dtype=torch.float32)
         for z in (a, b):
-            wanted = w * method.correlation(a, z) + (1 - w) * method.correlation(other, z)
-            total = total + (method.correlation(m, z) - wanted).square().sum()
+            found, own, others = (method.correlation(x, z, unbiased=True) for x in (m, a, other))
+            total = total + (found - (w * own + (1 - w) * others)).square().sum()
         return self.share * method.penalty * total
 
 
@@ -363,15 +408,20 @@ class SwAVReleased(Rule):
         return self.share * mixed.over_targets(loss)
 
 
-def _soft_labels(mixed: Mixed, temperature: float) -> Tensor:
-    """Soft cross-entropy over the batch and the negatives, for every part of a query."""
+_OverSamples = Callable[[Tensor, Shares, int], Tensor]
 
-    def loss(b: int) -> Tensor:
-        matrices = mixed.method.similarities(mixed.query, mixed.targets[b])
-        losses = [
-            soft_cross_entropy(matrix.float() / temperature, mixed.draw, mixed.samples)
-            for matrix in matrices
-        ]
-        return torch.stack([part.mean() for part in losses]).sum()
 
-    return mixed.method.softmax_scale * mixed.over_targets(loss)
+def _soft_labels(mixed: Mixed, temperature: float, loss: _OverSamples) -> Tensor:
+    """A loss over the batch and the negatives, for every view that is a target."""
+    return mixed.method.softmax_scale * mixed.over_targets(
+        lambda b: _over_samples(mixed, mixed.targets[b], mixed.draw, temperature, loss)
+    )
+
+
+def _over_samples(
+    mixed: Mixed, target: Any, shares: Shares, temperature: float, loss: _OverSamples
+) -> Tensor:
+    """A loss of the softmax over the batch and the negatives, for every part of a query."""
+    matrices = mixed.method.similarities(mixed.query, target)
+    losses = [loss(matrix.float() / temperature, shares, mixed.samples) for matrix in matrices]
+    return torch.stack([part.mean() for part in losses]).sum()

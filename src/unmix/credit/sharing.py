@@ -19,7 +19,14 @@ from unmix.distributed import rank
 from unmix.errors import UserError
 from unmix.transfer import to_device
 
-__all__ = ["Shares", "of_partner", "per_tensor", "shared_loss", "soft_cross_entropy"]
+__all__ = [
+    "Shares",
+    "of_partner",
+    "per_tensor",
+    "shared_loss",
+    "shared_probability",
+    "soft_cross_entropy",
+]
 
 Target = TypeVar("Target")
 
@@ -87,9 +94,24 @@ def soft_cross_entropy(logits: Tensor, draw: Shares, samples: int) -> Tensor:
         draw: The mixtures, as drawn; its owners are numbers within this process's batch.
         samples: N, the number of samples in that batch.
     """
+    log_p, shares = _of_owners(logits, draw, samples)
+    return -(shares * log_p).sum(1)
+
+
+def shared_probability(logits: Tensor, draw: Shares, samples: int) -> Tensor:
+    """-log of the shares' weighted sum of the owners' probabilities: (M,); as `soft_cross_entropy`.
+
+    It is at most that, for -log is convex.
+    """
+    log_p, shares = _of_owners(logits, draw, samples)
+    return -(log_p + shares.log()).logsumexp(1)
+
+
+def _of_owners(logits: Tensor, draw: Shares, samples: int) -> tuple[Tensor, Tensor]:
+    """The log-probabilities of the owners and their shares, both (M, k)."""
     log_p = logits.float().log_softmax(dim=1)
     owners = to_device(draw.owners, logits.device) + rank() * samples
-    return -(to_device(draw.shares, logits.device, log_p.dtype) * log_p.gather(1, owners)).sum(1)
+    return log_p.gather(1, owners), to_device(draw.shares, logits.device, log_p.dtype)
 
 
 def of_partner(target: Target, partner: Tensor) -> Target:

@@ -13,7 +13,7 @@ from unmix.methods.projected import TwoSided, check_sizes
 
 __all__ = ["BarlowTwins"]
 
-_EPS = 1e-5
+_EPS, _TINY = 1e-5, 1e-20
 
 
 class BarlowTwins(TwoSided):
@@ -30,6 +30,8 @@ class BarlowTwins(TwoSided):
         hidden: Width of the projector's two hidden layers.
         off_diagonal: lambda, the weight of the correlations between different features.
         scale: Factor on the loss.
+        unbiased: Standardise features by their unbiased deviation and without an epsilon, as the
+            code of Mix-BT does; else by the biased one, as the paper's code.
 
     Attributes:
         penalty: The weight of a squared off-diagonal correlation in the loss, scale * lambda.
@@ -46,29 +48,36 @@ class BarlowTwins(TwoSided):
         hidden: int = 8192,
         off_diagonal: float = 0.0051,
         scale: float = 1.0,
+        unbiased: bool = False,
     ) -> None:
         check_sizes(dim=dim, hidden=hidden)
         check_number("--off_diagonal", off_diagonal, at_least=0)
         check_number("--scale", scale, above=0)
         super().__init__(backbone, mlp((backbone.feature_dim, hidden, hidden, dim)))
-        self.scale, self.penalty = scale, scale * off_diagonal
+        self.scale, self.penalty, self.unbiased = scale, scale * off_diagonal, unbiased
 
-    def correlation(self, z_a: Tensor, z_b: Tensor) -> Tensor:
+    def correlation(self, z_a: Tensor, z_b: Tensor, *, unbiased: bool = False) -> Tensor:
         """C: correlations of the features of two views over the batch (dim, dim) (Eq. 2)."""
         with full_precision(z_a):
-            a, b = standardised(z_a), standardised(z_b)
+            a, b = standardised(z_a, unbiased), standardised(z_b, unbiased)
             return a.T @ b / len(a)
 
     def compare(self, query: Tensor, target: Tensor) -> Tensor:
         """Sum of (1 - C_ii)^2 and lambda C_ij^2: a scalar."""
-        C = self.correlation(query, target)
+        C = self.correlation(query, target, unbiased=self.unbiased)
         on = C.diagonal()
         off = C.square().sum() - on.square().sum()
         return self.scale * (1 - on).square().sum() + self.penalty * off
 
 
-def standardised(z: Tensor) -> Tensor:
-    """The rows of all processes, each feature with mean 0 and variance 1; in float32."""
+def standardised(z: Tensor, unbiased: bool = False) -> Tensor:
+    """The rows of all processes, each feature with mean 0 and variance 1; in float32.
+
+    Args:
+        z: (N, dim).
+        unbiased: With N - 1 in the variance and no epsilon; a feature that is constant becomes 0.
+    """
     z = gather_with_gradient(z.float())
-    variance, mean = torch.var_mean(z, dim=0, correction=0)
-    return (z - mean) * (variance + _EPS).rsqrt()
+    variance, mean = torch.var_mean(z, dim=0, correction=int(unbiased))
+    floor = variance.clamp_min(_TINY) if unbiased else variance + _EPS
+    return (z - mean) * floor.rsqrt()

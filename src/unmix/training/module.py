@@ -62,7 +62,8 @@ class Pretraining(L.LightningModule):
         label_space: A mixture whose loss is shared, or None.
         channels_last: Keep weights and images channels last.
         resident: Hold images that are in memory on the device.
-        joint: Encode clean and mixed images in one forward; see `unmix.step.Mixture`.
+        joint: Encode clean and mixed images in one forward, or not; None as the rule was released.
+            See `unmix.step.Mixture`.
         rule: Shares the loss of label-space mixtures; Un-Mix's by default.
     """
 
@@ -80,7 +81,7 @@ class Pretraining(L.LightningModule):
         label_space: MixtureOperator | None = None,
         channels_last: bool = False,
         resident: bool = True,
-        joint: bool = False,
+        joint: bool | None = None,
         rule: Rule | None = None,
     ) -> None:
         super().__init__()
