@@ -1,13 +1,14 @@
 # make demo   four small runs, a table and a report, in minutes
 # make test   lint, types and tests
 # make docs   the documentation, in site/
+# make catalog   what flags and help say of the code, anew (see src/unmix/config/catalog.py)
 # Both make what they need in .venv; PYTHON chooses the interpreter (3.10 to 3.13).
 
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test docs install clean
+.PHONY: demo test docs catalog install clean
 
 demo: $(VENV)/.installed
 	$(BIN)/unmix demo
@@ -33,6 +34,9 @@ $(VENV)/.installed-dev: $(BIN)/python pyproject.toml
 
 clean:
 	rm -rf $(VENV) build dist src/*.egg-info
+
+catalog: $(VENV)/.installed
+	$(BIN)/python -m unmix.catalog
 
 docs: $(BIN)/python
 	$(BIN)/python -m pip install --quiet --editable ".[docs]"

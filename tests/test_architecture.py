@@ -30,7 +30,7 @@ ALLOWED = {
     "step": {"methods", "credit", "mixtures"},
     "data": set(),
     "recipes": set(),
-    "config": {"mixtures", "methods"},
+    "config": {"mixtures"},
     "views": {"config"},
     "results": {"files"},
     "figures": {"results", "files"},
@@ -43,7 +43,10 @@ ALLOWED = {
         "training", "evaluation", "figures", "results", "files", "data", "views", "mixtures",
         "methods", "recipes", "credit", "config",
     },
-    "cli": {"config", "commands", "training", "mixtures", "methods", "recipes"},
+    "catalog": {
+        "backbones", "commands", "config", "credit", "data", "evaluation", "methods", "mixtures",
+    },
+    "cli": {"config", "commands", "training", "recipes"},
 }  # fmt: skip
 OPEN = {"errors", "names", "randomness", "transfer", "distributed"}
 

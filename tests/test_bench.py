@@ -185,7 +185,7 @@ def test_an_output_that_cannot_be_written_is_told_before_measuring(refuse, tmp_p
 
 def test_the_gpu_benchmark_needs_few_packages_and_its_checks_pass_on_a_cpu():
     """The machine that it is for has PyTorch, torchvision and Lightning, and little else."""
-    absent = ("safetensors", "jsonargparse", "docstring_parser", "jinja2", "tensorboard", "skimage")
+    absent = ("safetensors", "jinja2", "tensorboard", "skimage")
     code = f"""
 import sys
 sys.modules.update(dict.fromkeys({absent}))

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from unmix.cli import main
-from unmix.commands.methods import matrix
 from unmix.config import RULE_NAMES
+from unmix.config.matrix import matrix
 from unmix.credit import RULES
 from unmix.methods import METHODS
 

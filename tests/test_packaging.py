@@ -40,6 +40,7 @@ def test_the_wheel_holds_recipes_template_types_and_licence(wheel):
     assert shipped
     assert shipped <= set(names)
     assert "unmix/figures/report.html" in names
+    assert "unmix/config/catalog.json" in names
     assert "unmix/py.typed" in names
     assert any(name.endswith("LICENSE") for name in names)
     assert not [name for name in names if name.startswith("tests")]

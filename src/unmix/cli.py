@@ -5,27 +5,22 @@ from __future__ import annotations
 import argparse
 import contextlib
 import difflib
-import inspect
 import os
 import re
 import sys
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from unmix import __version__
-from unmix.config.flags import (
-    HelpShown,
-    add_class,
-    add_method,
-    add_parameters,
-    build_parser,
-    parse,
-)
-from unmix.errors import UserError
+from unmix.config import GROUPS, MixtureSettings, Settings, field_names
+from unmix.config.catalog import catalog
+from unmix.config.flags import HelpShown, Parser
+from unmix.config.saved import is_run, saved_words
+from unmix.errors import UserError, check_choice
+from unmix.recipes import recipe_names, recipe_text, resolve, summary
 
-# What a command needs it imports itself: PyTorch and Lightning take seconds, help must not.
-if TYPE_CHECKING:
-    from jsonargparse import ArgumentParser
+# What a command needs it imports itself, once its flags are understood: PyTorch and Lightning take
+# seconds, and neither help nor the refusal of a flag shall wait for them.
 
 __all__ = ["main", "pretrain_words"]
 
@@ -119,62 +114,75 @@ def pretrain_words(words: list[str]) -> tuple[str | None, dict[str, Any]]:
     """What the words behind `unmix pretrain` say: a recipe, and the settings that were given.
 
     Raises:
-        UserError: for what cannot be understood.
+        UserError: for what cannot be understood, or is out of range.
     """
-    parser = _settings_parser("pretrain", "Pretrain an encoder and measure it.", words, EXAMPLES)
-    return _split_config(parse(parser, words))
+    about = "Pretrain an encoder and measure it."
+    config, given, _ = _parse_settings("pretrain", about, words, EXAMPLES)
+    return config, given
 
 
 def bench_command(words: list[str]) -> None:
     """`unmix bench`."""
     about = "Measure how fast training is here, stage by stage; takes every flag of pretrain."
-    parser = _settings_parser("bench", about, words)
+    config, given, own = _parse_settings("bench", about, words)
     from unmix.commands.bench import bench
 
-    add_parameters(parser, bench, bench, {"config", "say", "words"}, {})
-    config, given = _split_config(parse(parser, words))
-    if "run" in given:
-        raise UserError("--run: unmix bench writes no run folder; leave it out.")
-    bench(config, **given)
+    bench(config, **own, **given)
 
 
-def _settings_parser(
+def _parse_settings(
     command: str, about: str, words: list[str], epilog: str | None = None
-) -> ArgumentParser:
-    """The parser of a command that takes all settings of a run; its defaults follow from them."""
-    from unmix.config import GROUPS
-    from unmix.methods import method_class
+) -> tuple[str | None, dict[str, Any], dict[str, Any]]:
+    """Parse the flags of a command that takes all settings of a run.
 
+    Returns:
+        The recipe, the settings that were given, and what was given of the command's own.
+
+    Raises:
+        UserError: for what cannot be understood, or is out of range.
+    """
+    defaults = _defaults(words)
+    own = catalog().commands[command].parameters if command in catalog().commands else {}
+    parser = Parser(command, about, epilog, takes_methods=True)
+    parser.usage = f"unmix {command} [--config RECIPE] [--method METHOD] [--data DATA] [flags]"
+    parser.add_argument("--config", metavar="RECIPE", help="A recipe (unmix recipes) or YAML file.")
+    for name, group in GROUPS.items():
+        parser.add_group(group, name.capitalize(), defaults)
+        if name == "run":
+            parser.add_method(defaults["method"], defaults)
+    parser.add_parameters(own.values())
+    given = parser.parse(words)
+    config = given.pop("config", None)
+    own_given = {name: given.pop(name) for name in own if name in given}
+    if command == "bench" and "run" in given:
+        raise UserError("--run: unmix bench writes no run folder; leave it out.")
+    Settings.of({**defaults, **given})
+    return config, given, own_given
+
+
+def _defaults(words: list[str]) -> dict[str, Any]:
+    """What the flags start from: the run that the folder holds, or the recipes."""
     first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     for name in ("method", "data", "config", "run"):
         # A value that is missing is told by the parser of all flags.
         first.add_argument(f"--{name}", nargs="?")
     early = {k: v for k, v in vars(first.parse_known_args(words)[0]).items() if v is not None}
     config = early.pop("config", None)
-    defaults = _defaults(early, config)
-    method = defaults["method"]
-    method_class(method)
-    parser = build_parser(command, about, epilog=epilog)
-    parser.usage = f"unmix {command} [--config RECIPE] [--method METHOD] [--data DATA] [flags]"
-    parser.add_argument("--config", metavar="RECIPE", help="A recipe (unmix recipes) or YAML file.")
-    for name, group in GROUPS.items():
-        add_class(parser, group, name.capitalize(), defaults)
-        if name == "run":
-            add_method(parser, method, defaults)
-    return parser
-
-
-def _split_config(given: dict[str, Any]) -> tuple[str | None, dict[str, Any]]:
-    return given.pop("config", None), given
+    if "method" in early:
+        check_choice("--method", early["method"], catalog().methods)
+    if config is None and "run" in early and is_run(early["run"]):
+        found = {**saved_words(early["run"]), **early}
+    else:
+        found = resolve(early, config)[0]
+    check_choice("--method", found["method"], catalog().methods)
+    return found
 
 
 def recipes_command(words: list[str]) -> None:
     """`unmix recipes`."""
-    from unmix.recipes import recipe_names, recipe_text, summary
-
-    parser = build_parser("recipes", "List the recipes that ship, or print one.")
+    parser = Parser("recipes", "List the recipes that ship, or print one.")
     parser.add_argument("name", nargs="?", metavar="RECIPE", help="Print this recipe.")
-    name = parse(parser, words).get("name")
+    name = parser.parse(words).get("name")
     if name is not None:
         print(recipe_text(name, "RECIPE"), end="")
         return
@@ -185,53 +193,58 @@ def recipes_command(words: list[str]) -> None:
 
 def knn_command(words: list[str]) -> None:
     """`unmix knn`."""
+    given = _parse("knn", "Weighted kNN accuracy of a run's encoder.", words)
     from unmix.commands.knn import knn
 
-    _call("knn", "Weighted kNN accuracy of a run's encoder.", knn, words)
+    knn(**given)
 
 
 def probe_command(words: list[str]) -> None:
     """`unmix probe`."""
+    given = _parse("probe", "Linear probe of a run's encoder.", words)
     from unmix.commands.probe import probe
 
-    _call("probe", "Linear probe of a run's encoder.", probe, words)
+    probe(**given)
 
 
 def compare_command(words: list[str]) -> None:
     """`unmix compare`."""
+    given = _parse("compare", "Table, figures and a report of several runs.", words)
     from unmix.commands.compare import compare
 
-    _call("compare", "Table, figures and a report of several runs.", compare, words)
+    compare(**given)
 
 
 def preview_command(words: list[str]) -> None:
     """`unmix preview`."""
-    from unmix.commands.preview import preview
-    from unmix.config import MixtureSettings, Settings, field_names
-
-    parser = build_parser("preview", "Draw images, their partners and their mixtures.")
-    add_parameters(parser, preview, preview, {"mixture", "say"}, {})
-    add_class(parser, MixtureSettings, "Mixtures", {})
-    given = parse(parser, words)
+    parser = Parser("preview", "Draw images, their partners and their mixtures.")
+    parser.add_parameters(catalog().commands["preview"].parameters.values())
+    parser.add_group(MixtureSettings, "Mixtures", {})
+    given = parser.parse(words)
     flags = {name: given.pop(name) for name in field_names("mixture") if name in given}
-    preview(mixture=Settings.of(flags).mixture, **given)
+    mixture = Settings.of(flags).mixture
+    from unmix.commands.preview import preview
+
+    preview(mixture=mixture, **given)
 
 
 def methods_command(words: list[str]) -> None:
     """`unmix methods`."""
-    from unmix.commands.methods import methods
+    from unmix.config.matrix import methods
 
-    parser = build_parser("methods", "The methods, and which rules for credit go with them.")
+    parser = Parser("methods", "The methods, and which rules for credit go with them.")
     parser.add_argument("method", nargs="?", metavar="METHOD", help="Only this method's row.")
     parser.add_argument("--json", dest="as_json", action="store_true", help="Print JSON.")
-    methods(**parse(parser, words))
+    methods(**parser.parse(words))
 
 
 def demo_command(words: list[str]) -> None:
     """`unmix demo`."""
+    about = "MoCo and CMC with and without image mixtures, measured and drawn."
+    given = _parse("demo", about, words)
     from unmix.commands.demo import demo
 
-    _call("demo", "MoCo and CMC with and without image mixtures, measured and drawn.", demo, words)
+    demo(**given)
 
 
 def data_command(words: list[str]) -> None:
@@ -245,10 +258,17 @@ def data_command(words: list[str]) -> None:
         return
     if words[0] != "pack":
         raise UserError(f"data: {words[0]!r} is no command of it. Commands: pack.")
+    given = _parse("data pack", catalog().commands["data pack"].about, words[1:])
     from unmix.commands.pack import pack
 
-    about = (inspect.getdoc(pack) or "").partition("\n\nArgs:")[0]
-    _call("data pack", about, pack, words[1:])
+    pack(**given)
+
+
+def _parse(command: str, about: str, words: list[str]) -> dict[str, Any]:
+    """What was given of the parameters of a command's function."""
+    parser = Parser(command, about)
+    parser.add_parameters(catalog().commands[command].parameters.values())
+    return parser.parse(words)
 
 
 COMMANDS: dict[str, tuple[str, Callable[[list[str]], None]]] = {
@@ -263,23 +283,6 @@ COMMANDS: dict[str, tuple[str, Callable[[list[str]], None]]] = {
     "recipes": ("list the recipes that ship", recipes_command),
     "demo": ("four small runs, a table and a report, in minutes", demo_command),
 }
-
-
-def _defaults(early: dict[str, Any], config: str | None) -> dict[str, Any]:
-    """What the flags start from: the run that the folder holds, or the recipes."""
-    from unmix.recipes import resolve
-    from unmix.training.run_folder import RunFolder
-
-    if config is None and "run" in early and RunFolder(early["run"]).config.exists():
-        return {**RunFolder(early["run"]).words(), **early}
-    return resolve(early, config)[0]
-
-
-def _call(command: str, about: str, function: Callable[..., Any], words: list[str]) -> None:
-    """Parse a function's parameters and call it."""
-    parser = build_parser(command, about)
-    add_parameters(parser, function, function, {"say", "baselines"}, {})
-    function(**parse(parser, words))
 
 
 if __name__ == "__main__":

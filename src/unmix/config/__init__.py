@@ -1,6 +1,6 @@
 """The settings of a run: their groups, the mixtures' flags, and the command line's flags."""
 
-from unmix.config.choosing import MIXTURES
+from unmix.config.catalog import method_options, methods_with
 from unmix.config.groups import (
     GROUPS,
     EvaluationSettings,
@@ -10,8 +10,8 @@ from unmix.config.groups import (
     RunSettings,
     field_names,
 )
-from unmix.config.mixtures import IM_TYPES, RULE_NAMES, MixtureSettings
-from unmix.config.settings import Settings, method_options, methods_with
+from unmix.config.mixtures import IM_TYPES, MIXTURES, RULE_NAMES, MixtureSettings
+from unmix.config.settings import Settings
 from unmix.config.views import ViewSettings
 
 __all__ = [

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from unmix.config.mixtures import MIXTURES
 from unmix.errors import UserError, check_choice
 from unmix.mixtures.crops import CropMix, ScaleMix
 from unmix.mixtures.fourier import FMix
@@ -18,25 +19,7 @@ from unmix.mixtures.sums import DirichletMixture
 from unmix.mixtures.unmix import UnMix
 from unmix.mixtures.weights import Weight
 
-__all__ = ["MIXTURES", "Wanted"]
-
-_PAIRS = frozenset({"beta", "unmix_per", "unmix_pairing", "unmix_weight", "unmix_larger"})
-_CROPS = _PAIRS - {"unmix_pairing"}
-
-# Which words have a meaning for a mixture.
-MIXTURES: dict[str, frozenset[str]] = {
-    "coin": _PAIRS | {"unmix_prob"},
-    "global": _PAIRS,
-    "region": _PAIRS,
-    "resizemix": _PAIRS,
-    "gridmix": _PAIRS | {"unmix_patch"},
-    "fmix": _PAIRS,
-    "scalemix": _CROPS,
-    "cropmix": _CROPS | {"unmix_images"},
-    "patchmix": frozenset({"unmix_per", "unmix_images", "unmix_patch"}),
-    "manifold": _PAIRS | {"unmix_layer"},
-    "dirichlet": frozenset({"beta", "unmix_per", "unmix_images"}),
-}
+__all__ = ["Wanted"]
 
 
 @dataclass(frozen=True)

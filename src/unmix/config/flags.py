@@ -1,4 +1,4 @@
-"""Flags from signatures and docstrings, and one line for what cannot be understood."""
+"""Flags from parameters, and one line for what cannot be understood."""
 
 from __future__ import annotations
 
@@ -6,16 +6,15 @@ import argparse
 import difflib
 import inspect
 import re
-from collections.abc import Mapping
-from types import UnionType
-from typing import TYPE_CHECKING, Any, Literal, Union, get_args, get_origin, get_type_hints
+from collections.abc import Iterable, Mapping
+from typing import Any, NoReturn
 
+from unmix.config.catalog import catalog, method_options, methods_with
+from unmix.config.parameters import Parameter, parameters_of
+from unmix.config.values import Kind
 from unmix.errors import UserError
 
-if TYPE_CHECKING:
-    from jsonargparse import ArgumentParser
-
-__all__ = ["HelpShown", "add_class", "add_method", "add_parameters", "build_parser", "parse"]
+__all__ = ["HelpShown", "Parser"]
 
 _METAVARS = {int: "N", float: "X"}
 
@@ -24,82 +23,160 @@ class HelpShown(Exception):  # noqa: N818 - it is none
     """The help was printed, and there is nothing else to do."""
 
 
-def build_parser(command: str, about: str, epilog: str | None = None) -> ArgumentParser:
-    """The parser of a command, which raises instead of ending the program."""
-    from jsonargparse import ArgumentParser
+class Parser(argparse.ArgumentParser):
+    """The flags of a command; what was not given has no value, and mistakes raise.
 
-    return ArgumentParser(
-        prog=f"unmix {command}",
-        description=about,
-        epilog=epilog,
-        exit_on_error=False,
-        allow_abbrev=False,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        argument_default=argparse.SUPPRESS,
-    )
+    Args:
+        command: Name of the command, such as "data pack".
+        about: What it does, for the help.
+        epilog: What stands at the end of the help.
+        takes_methods: Whether it has the flags of a method, which differ.
+    """
+
+    def __init__(
+        self, command: str, about: str, epilog: str | None = None, *, takes_methods: bool = False
+    ) -> None:
+        super().__init__(
+            prog=f"unmix {command}",
+            description=about,
+            epilog=epilog,
+            exit_on_error=False,
+            allow_abbrev=False,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            argument_default=argparse.SUPPRESS,
+        )
+        self._kinds: dict[str, Kind] = {}
+        self._takes_methods = takes_methods
+        # argparse takes -1e-3 and -.1,.5 for flags; no flag of ours begins with a digit.
+        self._negative_number_matcher = re.compile(r"^-(\d|\.\d|inf|nan)", re.IGNORECASE)
+
+    def add_group(self, kind: type, title: str, defaults: Mapping[str, Any]) -> None:
+        """One group of flags from a dataclass's fields and docstring."""
+        group = self.add_argument_group(title, (inspect.getdoc(kind) or "").split("\n")[0])
+        self.add_parameters(parameters_of(kind).values(), defaults, group)
+
+    def add_method(self, method: str, defaults: Mapping[str, Any]) -> None:
+        """One group of flags from a method's options."""
+        about = catalog().methods[method].about.split("\n")[0]
+        others = ", ".join(name for name in catalog().methods if name != method)
+        group = self.add_argument_group(f"Method {method} (others: {others})", about)
+        self.add_parameters(method_options(method).values(), defaults, group)
+
+    def add_parameters(
+        self,
+        parameters: Iterable[Parameter],
+        defaults: Mapping[str, Any] | None = None,
+        target: Any = None,
+    ) -> None:
+        """A flag for every parameter."""
+        for parameter in parameters:
+            name, kind = parameter.name, parameter.kind
+            text, options = parameter.text, _options(kind)
+            flag = name if parameter.positional else f"--{name}"
+            if parameter.positional:
+                options["metavar"] = name.removesuffix("s").upper()
+            elif parameter.required:
+                options["required"] = True
+            else:
+                text += _default_text((defaults or {}).get(name, parameter.default))
+            self._kinds[flag] = kind
+            (target or self).add_argument(flag, help=text.replace("%", "%%"), **options)
+
+    def parse(self, words: list[str]) -> dict[str, Any]:
+        """What was given on the command line, and nothing else.
+
+        Raises:
+            UserError: for what cannot be understood, in one line.
+            HelpShown: if it was the help that was asked for.
+        """
+        try:
+            found, unknown = self.parse_known_args(self._without_commas(words))
+        except argparse.ArgumentError as error:
+            raise UserError(self._explain(error, words)) from None
+        except SystemExit:
+            raise HelpShown from None
+        if unknown:
+            raise UserError(self._unknown(unknown[0], words))
+        return vars(found)
+
+    def error(self, message: str) -> NoReturn:
+        """Raise instead of ending the program."""
+        raise argparse.ArgumentError(None, message)
+
+    def _without_commas(self, words: list[str]) -> list[str]:
+        """`--jitter=0.4,0.4,0.2,0.1` and `--jitter 0.4,0.4,0.2,0.1` as four words."""
+        kind, found = None, []
+        for word in words:
+            flag, equals, value = word.partition("=")
+            if flag in self._kinds:
+                kind = self._kinds[flag]
+                given = [flag, *_split(value)] if equals and kind.is_numbers else [word]
+            else:
+                given = _split(word) if kind is not None and kind.is_numbers else [word]
+            found += given
+        return found
+
+    def _explain(self, error: argparse.ArgumentError, words: list[str]) -> str:
+        """One line of ours for an error of argparse."""
+        message = " ".join(error.message.split())
+        if error.argument_name is None:
+            return self._explain_missing(message)
+        flag = error.argument_name.split("/")[0]
+        kind = self._kinds.get(flag, Kind())
+        if message.startswith("expected"):
+            count = kind.count or "at least one"
+            many = kind.count not in (1, None)
+            return f"{flag}: needs {'one' if count == 1 else count} value{'s' if many else ''}."
+        given = next((word for word in words if word.startswith(f"{flag}=")), None)
+        if kind.base is bool and given is not None:
+            value = given.partition("=")[2]
+            off = f"--no-{flag.removeprefix('--')}"
+            return f"{flag}: takes no value, but {value!r} was given; say {flag} or {off}."
+        return f"{flag}: {message}"
+
+    def _explain_missing(self, message: str) -> str:
+        """What is required and was not given: --out, or RUN."""
+        names = re.split(r"[ ,]+", message.partition(": ")[2])
+        return f"{' and '.join(names)}: must be given. See {self.prog} --help."
+
+    def _unknown(self, word: str, words: list[str]) -> str:
+        """What to say of a word that the parser does not know."""
+        help_ = f"{self.prog} --help"
+        if not word.startswith("-"):
+            return f"{word!r}: is not expected here; a value follows its flag. See {help_}."
+        word = word.split("=")[0]
+        owners = methods_with(word.removeprefix("--")) if self._takes_methods else []
+        if owners:
+            return f"{word}: is for --method {' or '.join(owners)} only."
+        near = difflib.get_close_matches(word, self._option_string_actions, n=1, cutoff=0.6)
+        hint = f"Did you mean {near[0]}?" if near else f"See {help_}."
+        return f"{word}: there is no such flag. {hint}"
 
 
-def add_class(parser: ArgumentParser, kind: type, title: str, defaults: Mapping[str, Any]) -> None:
-    """One group of flags from a dataclass's fields and docstring."""
-    group = parser.add_argument_group(title, (inspect.getdoc(kind) or "").split("\n")[0])
-    add_parameters(group, kind.__init__, kind, set(), defaults)  # type: ignore[misc]
+def _split(word: str) -> list[str]:
+    return [part for part in word.split(",") if part] or [word]
 
 
-def add_method(parser: ArgumentParser, method: str, defaults: Mapping[str, Any]) -> None:
-    """One group of flags from a method's keyword arguments."""
-    from unmix.config import method_options
-    from unmix.methods import METHODS, method_class
-
-    kind = method_class(method)
-    about = (inspect.getdoc(kind) or "").split("\n")[0]
-    others = ", ".join(name for name in METHODS if name != method)
-    group = parser.add_argument_group(f"Method {method} (others: {others})", about)
-    names = set(inspect.signature(kind).parameters) - set(method_options(method))
-    add_parameters(group, kind.__init__, kind, names, defaults)  # type: ignore[misc]
-
-
-def add_parameters(
-    target: Any, function: Any, documented: Any, skip: set[str], defaults: Mapping[str, Any]
-) -> None:
-    """A flag for every parameter, as its signature and docstring describe it."""
-    from docstring_parser import parse as read_docstring
-
-    described = read_docstring(inspect.getdoc(documented) or "").params
-    texts = {parameter.arg_name: parameter.description for parameter in described}
-    hints = get_type_hints(function)
-    for parameter in inspect.signature(function).parameters.values():
-        name = parameter.name
-        if name in skip or name == "self":
-            continue
-        text = " ".join((texts.get(name) or "").split())
-        options = _options(hints.get(name, str))
-        flag = f"--{name}"
-        if parameter.default is not inspect.Parameter.empty:
-            text += _default_text(defaults.get(name, parameter.default))
-        elif parameter.kind is parameter.KEYWORD_ONLY:
-            options["required"] = True
-        else:
-            flag = name
-            options["metavar"] = name.removesuffix("s").upper()
-        target.add_argument(flag, help=text.replace("%", "%%"), **options)
-
-
-def _options(hint: Any) -> dict[str, Any]:
-    """argparse's options for a type: yes or no for bool, several words for tuples and sequences."""
-    args = [a for a in get_args(hint) if a is not type(None)]
-    origin = get_origin(hint)
-    if origin in (Union, UnionType):
-        return _options(args[0])
-    if hint is bool:
+def _options(kind: Kind) -> dict[str, Any]:
+    """argparse's options for a kind: yes or no for bool, several words for tuples."""
+    if kind.base is bool:
         return {"action": argparse.BooleanOptionalAction}
-    if hint in _METAVARS:
-        return {"type": hint, "metavar": _METAVARS[hint]}
-    if args and origin is not Literal:
-        kind = args[0] if args[0] in _METAVARS else str
-        fixed = origin is tuple and Ellipsis not in args
-        options = {"nargs": len(args) if fixed else "+", "type": kind}
-        return {**options, "metavar": _METAVARS[kind]} if kind in _METAVARS else options
-    return {"type": str}
+    options: dict[str, Any] = {"type": _converter(kind)}
+    if kind.count != 1:
+        options["nargs"] = kind.count or "+"
+    if kind.base in _METAVARS:
+        options["metavar"] = _METAVARS[kind.base]
+    return options
+
+
+def _converter(kind: Kind) -> Any:
+    def convert(word: str) -> Any:
+        value = kind.convert(word)
+        if value is None:
+            raise argparse.ArgumentTypeError(f"{word!r} is not {kind.wanted}.")
+        return value
+
+    return convert
 
 
 def _default_text(default: Any) -> str:
@@ -108,71 +185,3 @@ def _default_text(default: Any) -> str:
     items = default if isinstance(default, (list, tuple)) else [default]
     shown = " ".join(f"{i:.4g}" if isinstance(i, float) else str(i) for i in items)
     return f" (default: {'yes' if default is True else shown})"
-
-
-def parse(parser: ArgumentParser, words: list[str]) -> dict[str, Any]:
-    """What was given on the command line, and nothing else.
-
-    Raises:
-        UserError: for what cannot be understood, in one line.
-    """
-    try:
-        parsed = parser.parse_args(words)
-    except argparse.ArgumentError as error:
-        raise UserError(_explain(str(error), parser)) from None
-    except SystemExit:
-        raise HelpShown from None
-    return {name: value for name, value in vars(parsed).items() if value is not argparse.SUPPRESS}
-
-
-def _explain(message: str, parser: ArgumentParser) -> str:
-    """One line of ours for an error of the parser."""
-    text = " ".join(message.split())
-    wrong = re.match(r'Parser key "(\w+)".*?Expected an? (.*?)\. Got value: (.*)', text)
-    if wrong:
-        name, kind, value = wrong.groups()
-        wanted = {"<class 'int'>": "a whole number", "<class 'float'>": "a number"}.get(kind, kind)
-        return f"--{name}: {value!r} is not {wanted}."
-    unknown = re.match(r"unrecognized arguments: (\S+)", text, re.IGNORECASE)
-    if unknown:
-        return _unknown(unknown.group(1).split("=")[0], parser)
-    lacking = re.match(r"argument (\S+?)(?:/\S+)?: expected (.*?) arguments?$", text)
-    if lacking:
-        flag, count = lacking.groups()
-        return f"{flag}: needs {count} value{'' if count.endswith('one') else 's'}."
-    yes_or_no = re.match(r"argument (--(\w+))/\S+: ignored explicit argument (.*)", text)
-    if yes_or_no:
-        flag, name, value = yes_or_no.groups()
-        return f"{flag}: takes no value, but {value} was given; say {flag} or --no-{name}."
-    missing = re.match(r"the following arguments are required: (.*)", text, re.IGNORECASE)
-    if missing:
-        names = missing.group(1).split(", ")
-        wanted = " and ".join(_shown(name, parser) for name in names)
-        return f"{wanted}: must be given. See {parser.prog} --help."
-    return re.sub(r"^argument ", "", text)
-
-
-def _unknown(word: str, parser: ArgumentParser) -> str:
-    """What to say of a word that the parser does not know."""
-    help_ = f"{parser.prog} --help"
-    if not word.startswith("-"):
-        return f"{word!r}: is not expected here; a value follows its flag. See {help_}."
-    if parser.prog in ("unmix pretrain", "unmix bench"):
-        from unmix.config import methods_with
-
-        owners = methods_with(word.removeprefix("--"))
-        if owners:
-            return f"{word}: is for --method {' or '.join(owners)} only."
-    flags = [option for action in parser._actions for option in action.option_strings]
-    near = difflib.get_close_matches(word, flags, n=1, cutoff=0.6)
-    return (
-        f"{word}: there is no such flag. {f'Did you mean {near[0]}?' if near else f'See {help_}.'}"
-    )
-
-
-def _shown(name: str, parser: ArgumentParser) -> str:
-    """An argument as the user types it: --out, or RUN."""
-    for action in parser._actions:
-        if action.dest == name:
-            return action.option_strings[-1] if action.option_strings else str(action.metavar)
-    return name

@@ -5,10 +5,10 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass
 
+from unmix.config.catalog import catalog
 from unmix.config.mixtures import MixtureSettings
 from unmix.config.views import ViewSettings
 from unmix.errors import UserError, check_choice, check_number
-from unmix.methods import method_class
 
 __all__ = [
     "GROUPS",
@@ -22,6 +22,7 @@ __all__ = [
 
 DEVICES = ("auto", "cpu", "cuda", "mps")
 PRECISIONS = ("auto", "32", "bf16", "16")
+TIMM = "timm:"
 YES_NO_AUTO = ("auto", "yes", "no")
 
 
@@ -61,7 +62,7 @@ class RunSettings:
     download: bool = False
 
     def __post_init__(self) -> None:
-        method_class(self.method)
+        check_choice("--method", self.method, catalog().methods)
         check_number("--epochs", self.epochs, at_least=1)
         check_number("--seed", self.seed, at_least=0, at_most=2**63 - 1)
         if self.batch_size < 2:
@@ -96,6 +97,15 @@ class ModelSettings:
     width: float = 1.0
     stem: str = "auto"
     patch: int | None = None
+
+    def __post_init__(self) -> None:
+        words = catalog().words
+        if not self.backbone.startswith(TIMM):
+            check_choice("--backbone", self.backbone, words["backbones"])
+        check_number("--width", self.width, above=0)
+        check_choice("--stem", self.stem, words["stems"])
+        if self.patch is not None:
+            check_number("--patch", self.patch, at_least=1)
 
 
 @dataclass(frozen=True)

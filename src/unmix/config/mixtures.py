@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING, Any
 
-from unmix.config.choosing import MIXTURES, Wanted
+from unmix.config.catalog import catalog
 from unmix.errors import UserError, check_choice, check_number
-from unmix.mixtures.erasing import Cutout, RandomErasing
-from unmix.mixtures.image_space import ImageMixture
-from unmix.mixtures.operators import PER, MixtureOperator, Operator
-from unmix.mixtures.pairing import PAIRINGS
-from unmix.mixtures.weights import LAWS
 
-__all__ = ["IM_TYPES", "RULE_NAMES", "MixtureSettings"]
+if TYPE_CHECKING:
+    from unmix.mixtures import MixtureOperator, Operator
+
+__all__ = ["IM_TYPES", "MIXTURES", "RULE_NAMES", "MixtureSettings"]
 
 IM_TYPES = ("IM", "global", "region", "Cutout", "RandomErasing")
 
@@ -31,6 +29,24 @@ RULE_NAMES = {
     "swav_released": "SwAV as released",
 }
 """What tables call the rules of `unmix.credit`."""
+
+_PAIRS = frozenset({"beta", "unmix_per", "unmix_pairing", "unmix_weight", "unmix_larger"})
+_CROPS = _PAIRS - {"unmix_pairing"}
+
+MIXTURES: dict[str, frozenset[str]] = {
+    "coin": _PAIRS | {"unmix_prob"},
+    "global": _PAIRS,
+    "region": _PAIRS,
+    "resizemix": _PAIRS,
+    "gridmix": _PAIRS | {"unmix_patch"},
+    "fmix": _PAIRS,
+    "scalemix": _CROPS,
+    "cropmix": _CROPS | {"unmix_images"},
+    "patchmix": frozenset({"unmix_per", "unmix_images", "unmix_patch"}),
+    "manifold": _PAIRS | {"unmix_layer"},
+    "dirichlet": frozenset({"beta", "unmix_per", "unmix_images"}),
+}
+"""The mixtures of label space, each with the flags that have a meaning for it."""
 
 
 @dataclass(frozen=True)
@@ -114,11 +130,15 @@ class MixtureSettings:
     unmix_temperature: float | None = None
 
     def __post_init__(self) -> None:
+        untouched = all(getattr(self, field.name) == field.default for field in fields(self))
         check_choice("--IM_type", self.IM_type, IM_TYPES)
         if self.unmix_joint is None:
             apart = self.unmix_mixture == "manifold" or self.unmix_pairing == "neighbour"
             object.__setattr__(self, "unmix_joint", self.unmix_rule == "mixco" and not apart)
         self._check_words()
+        if untouched:
+            return
+        # The operators know what they refuse, and need PyTorch.
         self.label_space()
         for im_type in IM_TYPES:
             self._operator(im_type)
@@ -126,11 +146,12 @@ class MixtureSettings:
     def _check_words(self) -> None:
         if not re.fullmatch(r"\w+", self.unmix_rule):
             raise UserError(f"--unmix_rule: {self.unmix_rule!r} is no word, such as unmix.")
+        words = catalog().words
         for flag, value, choices in (
             ("--unmix_mixture", self.unmix_mixture, MIXTURES),
-            ("--unmix_per", self.unmix_per, PER),
-            ("--unmix_pairing", self.unmix_pairing, PAIRINGS),
-            ("--unmix_weight", self.unmix_weight, LAWS),
+            ("--unmix_per", self.unmix_per, words["per"]),
+            ("--unmix_pairing", self.unmix_pairing, words["pairings"]),
+            ("--unmix_weight", self.unmix_weight, words["laws"]),
         ):
             if value is not None:
                 check_choice(flag, value, choices)
@@ -182,10 +203,14 @@ class MixtureSettings:
             "unmix_patch": self.unmix_patch,
         }
         given = {word: value for word, value in given.items() if value is not None}
+        from unmix.config.choosing import Wanted
+
         operator = Wanted(given, dict(published or {})).operator()
         return operator if self.unmix else None
 
     def _operator(self, im_type: str) -> Operator:
+        from unmix.mixtures import Cutout, ImageMixture, RandomErasing
+
         if im_type == "Cutout":
             return Cutout(self.mask_size, self.cutout_p, self.cutout_inside, self.mask_color)
         if im_type == "RandomErasing":

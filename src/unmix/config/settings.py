@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
-import inspect
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any
 
+from unmix.config.catalog import method_options, methods_with
 from unmix.config.groups import (
     GROUPS,
     EvaluationSettings,
@@ -17,15 +17,13 @@ from unmix.config.groups import (
     ModelSettings,
     OptimizerSettings,
     RunSettings,
-    field_names,
 )
 from unmix.config.mixtures import MixtureSettings
-from unmix.config.values import fitting
+from unmix.config.parameters import parameters_of
 from unmix.config.views import ViewSettings
 from unmix.errors import UserError
-from unmix.methods import METHODS, method_class
 
-__all__ = ["Settings", "method_options", "methods_with"]
+__all__ = ["Settings"]
 
 
 @dataclass(frozen=True)
@@ -54,19 +52,20 @@ class Settings:
         """
         method = words.get("method", RunSettings.method)
         options = method_options(method)
-        hints = get_type_hints(method_class(method).__init__)
-        for kind in GROUPS.values():
-            hints.update(get_type_hints(kind))
-        known = {name: group for group in GROUPS for name in field_names(group)}
+        groups = {group: parameters_of(kind) for group, kind in GROUPS.items()}
+        known = {name: group for group, found in groups.items() for name in found}
         sorted_: dict[str, dict[str, Any]] = {group: {} for group in (*GROUPS, "method")}
         for name, value in words.items():
             group = known.get(name) or ("method" if name in options else None)
             if group is None:
                 raise UserError(unknown_word(name, [*known, *options], method))
-            sorted_[group][name] = fitting(name, value, hints[name])
+            kind = (options if group == "method" else groups[group])[name].kind
+            sorted_[group][name] = kind.fit(name, value)
         defaults = {name: option.default for name, option in options.items()}
-        groups = {group: GROUPS[group](**sorted_[group]) for group in GROUPS}
-        return cls(method={**defaults, **sorted_["method"]}, **groups)
+        # What the mixtures refuse needs PyTorch, which takes seconds to import: last.
+        order = sorted(GROUPS, key=lambda group: group == "mixture")
+        made = {group: GROUPS[group](**sorted_[group]) for group in order}
+        return cls(method={**defaults, **sorted_["method"]}, **made)
 
     def flat(self) -> dict[str, Any]:
         """All settings as flat words, in the order of the groups; plain lists and numbers."""
@@ -89,17 +88,6 @@ class Settings:
         mixture = self.mixture.folder
         data = Path(self.run.data).name or "data"
         return Path("runs") / f"{self.run.method}-{data}-{mixture}-seed{self.run.seed}"
-
-
-def method_options(method: str) -> dict[str, inspect.Parameter]:
-    """The options of a method: the keyword arguments of its class."""
-    parameters = inspect.signature(method_class(method)).parameters.values()
-    return {p.name: p for p in parameters if p.kind is p.KEYWORD_ONLY}
-
-
-def methods_with(option: str) -> list[str]:
-    """The methods that have an option of this name."""
-    return [method for method in METHODS if option in method_options(method)]
 
 
 def unknown_word(name: str, known: list[str], method: str) -> str:

@@ -17,6 +17,7 @@ from lightning.pytorch.plugins.io import TorchCheckpointIO
 from torch import nn
 
 from unmix.config import GROUPS, Settings, field_names
+from unmix.config.saved import saved_words
 from unmix.errors import UserError
 from unmix.files import replacing, write_whole
 
@@ -52,19 +53,7 @@ class RunFolder:
 
     def words(self) -> dict[str, Any]:
         """The flat words of `config.yaml`."""
-        if not self.path.is_dir():
-            wrong = "this is a file" if self.path.exists() else "there is no such run folder"
-            raise UserError(f"{self.path}: {wrong}.")
-        try:
-            words = yaml.safe_load(self.config.read_text(encoding="utf-8"))
-        except FileNotFoundError:
-            raise UserError(f"{self.path}: is not a run folder; it has no config.yaml.") from None
-        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-            reason = getattr(error, "strerror", None) or "it is not valid YAML"
-            raise UserError(f"{self.config}: cannot be read ({reason}).") from None
-        if not isinstance(words, dict):
-            raise UserError(f"{self.config}: must hold lines of the form `setting: value`.")
-        return words
+        return saved_words(self.path)
 
     def write_settings(self, settings: Settings) -> None:
         """Write `config.yaml`."""

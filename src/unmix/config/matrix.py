@@ -2,25 +2,23 @@
 
 from __future__ import annotations
 
-import inspect
 import json
+from collections.abc import Callable
 
-from unmix.commands.finished import Say
-from unmix.credit import RULES
-from unmix.methods import METHODS, method_class
-from unmix.training.console import say as print_line
+from unmix.config.catalog import catalog
+from unmix.errors import check_choice
 
 __all__ = ["matrix", "methods"]
+
+Say = Callable[[str], None]
 
 
 def matrix() -> dict[str, dict[str, str | None]]:
     """For every method and every rule None, or the reason why the rule has no meaning with it."""
-    return {
-        name: {rule: RULES[rule].why_not(kind) for rule in RULES} for name, kind in METHODS.items()
-    }
+    return {name: entry.facts["why_not"] for name, entry in catalog().methods.items()}
 
 
-def methods(method: str | None = None, *, as_json: bool = False, say: Say = print_line) -> None:
+def methods(method: str | None = None, *, as_json: bool = False, say: Say = print) -> None:
     """Show the methods and which rules for credit go with them.
 
     Args:
@@ -33,7 +31,7 @@ def methods(method: str | None = None, *, as_json: bool = False, say: Say = prin
     """
     cells = matrix()
     if method is not None:
-        cells = {method: cells[_known(method)]}
+        cells = {method: cells[check_choice("--method", method, cells)]}
     if as_json:
         say(json.dumps(cells, indent=2))
     elif method is not None:
@@ -42,13 +40,8 @@ def methods(method: str | None = None, *, as_json: bool = False, say: Say = prin
         _say_all(cells, say)
 
 
-def _known(method: str) -> str:
-    method_class(method)
-    return method
-
-
 def _say_one(method: str, row: dict[str, str | None], say: Say) -> None:
-    say(f"{method}: {_about(method_class(method))}")
+    say(f"{method}: {_line(catalog().methods[method].about)}")
     width = max(map(len, row))
     for rule, reason in row.items():
         say(f"  {rule:<{width}}  {'yes' if reason is None else 'no: ' + reason}")
@@ -56,33 +49,34 @@ def _say_one(method: str, row: dict[str, str | None], say: Say) -> None:
 
 def _say_all(cells: dict[str, dict[str, str | None]], say: Say) -> None:
     """A table with numbers for the reasons, then the reasons and the rules."""
+    rules = catalog().rules
     reasons: dict[str, int] = {}
     for row in cells.values():
         for reason in row.values():
             if reason is not None:
                 reasons.setdefault(reason, len(reasons) + 1)
     first = max(map(len, cells))
-    widths = {rule: max(len(rule), 3) for rule in RULES}
-    say("  ".join(["method".ljust(first), *(rule.ljust(widths[rule]) for rule in RULES)]).rstrip())
+    widths = {rule: max(len(rule), 3) for rule in rules}
+    say("  ".join(["method".ljust(first), *(rule.ljust(widths[rule]) for rule in rules)]).rstrip())
     for method, row in cells.items():
         words = ["yes" if why is None else f"({reasons[why]})" for why in row.values()]
-        columns = [w.ljust(widths[rule]) for w, rule in zip(words, RULES, strict=True)]
+        columns = [w.ljust(widths[rule]) for w, rule in zip(words, rules, strict=True)]
         say("  ".join([method.ljust(first), *columns]).rstrip())
     say("")
     for reason, number in reasons.items():
         say(f"({number}) {reason}")
     say("")
     say("rules, for --unmix --unmix_rule RULE:")
-    width = max(map(len, RULES))
-    for rule, found in RULES.items():
-        instead = "" if found.keeps_clean else " Instead of the clean loss."
-        say(f"  {rule:<{width}}  {_about(found)}{instead} [{found.source}]")
+    width = max(map(len, rules))
+    for rule, found in rules.items():
+        instead = "" if found.facts["keeps_clean"] else " Instead of the clean loss."
+        say(f"  {rule:<{width}}  {_line(found.about)}{instead} [{found.facts['source']}]")
     say("")
     say("--IM (image space on all views) goes with every method.")
     say("unmix methods METHOD tells one row; the pages are in docs/methods.")
 
 
-def _about(described: object) -> str:
+def _line(about: str) -> str:
     """The first line of a docstring, behind its name."""
-    line = (inspect.getdoc(described) or "").split("\n")[0]
+    line = about.split("\n")[0]
     return line.partition(": ")[2] or line

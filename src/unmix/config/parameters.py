@@ -1,0 +1,75 @@
+"""What can be set: the parameters of functions and classes, as their signatures and docs say."""
+
+from __future__ import annotations
+
+import inspect
+import re
+from dataclasses import dataclass
+from functools import cache
+from typing import Any, get_type_hints
+
+from unmix.config.values import Kind
+
+__all__ = ["Parameter", "about", "parameters_of"]
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """Something that can be set.
+
+    Attributes:
+        name: As in Python; the flag is `--name`.
+        kind: Its type.
+        default: What it is if it is not given.
+        text: What it is, in one line.
+        required: Whether there is no default.
+        positional: Whether it has no flag on the command line.
+    """
+
+    name: str
+    kind: Kind
+    default: Any = None
+    text: str = ""
+    required: bool = False
+    positional: bool = False
+
+
+@cache
+def parameters_of(function: Any, documented: Any = None) -> dict[str, Parameter]:
+    """The parameters of a function or a class, by name; those that have no text are not shown.
+
+    Args:
+        function: A function, or a class, whose constructor's are taken.
+        documented: Where the text is; by default the function itself.
+    """
+    texts = _texts(inspect.getdoc(documented or function) or "")
+    annotated: Any = function.__init__ if inspect.isclass(function) else function  # type: ignore[misc]
+    hints = get_type_hints(annotated)
+    found = {}
+    for parameter in inspect.signature(function).parameters.values():
+        name, required = parameter.name, parameter.default is parameter.empty
+        found[name] = Parameter(
+            name,
+            Kind.of(hints.get(name, str)),
+            None if required else parameter.default,
+            texts.get(name, ""),
+            required,
+            required and parameter.kind is not parameter.KEYWORD_ONLY,
+        )
+    return found
+
+
+def about(described: Any) -> str:
+    """What something is: its docstring up to the first section."""
+    text = inspect.getdoc(described) or ""
+    return re.split(r"\n+(?:Args|Attributes|Returns|Raises):\n", text)[0].strip()
+
+
+def _texts(doc: str) -> dict[str, str]:
+    """The entries of a docstring's `Args:` or `Attributes:`, each on one line."""
+    section = re.search(r"^(?:Args|Attributes):\n((?: .*\n?|\n)+)", doc, re.MULTILINE)
+    body = section.group(1) if section else ""
+    _, *entries = re.split(r"^    (\w+): ", body, flags=re.MULTILINE)
+    return {
+        name: " ".join(text.split()) for name, text in zip(entries[::2], entries[1::2], strict=True)
+    }

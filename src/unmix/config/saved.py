@@ -1,0 +1,40 @@
+"""The settings that a run folder holds, as `config.yaml`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from unmix.errors import UserError
+
+__all__ = ["is_run", "saved_words"]
+
+
+def is_run(folder: Path | str) -> bool:
+    """Whether a folder holds a run's settings."""
+    return (Path(folder) / "config.yaml").exists()
+
+
+def saved_words(folder: Path | str) -> dict[str, Any]:
+    """The flat words of a run folder's `config.yaml`.
+
+    Raises:
+        UserError: if there is none, or it cannot be read.
+    """
+    path = Path(folder)
+    config = path / "config.yaml"
+    if not path.is_dir():
+        wrong = "this is a file" if path.exists() else "there is no such run folder"
+        raise UserError(f"{path}: {wrong}.")
+    try:
+        words = yaml.safe_load(config.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"{path}: is not a run folder; it has no config.yaml.") from None
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        reason = getattr(error, "strerror", None) or "it is not valid YAML"
+        raise UserError(f"{config}: cannot be read ({reason}).") from None
+    if not isinstance(words, dict):
+        raise UserError(f"{config}: must hold lines of the form `setting: value`.")
+    return words
