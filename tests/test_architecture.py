@@ -28,6 +28,8 @@ ALLOWED = {
     "collate": {"mixtures", "credit"},
     "methods": {"losses", "clustering", "memory", "momentum", "backbones"},
     "step": {"methods", "credit", "mixtures"},
+    "together": {"methods", "credit", "mixtures", "backbones"},
+    "stepper": {"step", "together", "methods", "credit", "mixtures", "config"},
     "data": set(),
     "recipes": set(),
     "config": {"mixtures"},
@@ -36,8 +38,8 @@ ALLOWED = {
     "figures": {"results", "files"},
     "evaluation": {"data", "views", "methods", "backbones"},
     "training": {
-        "step", "methods", "backbones", "credit", "mixtures", "data", "views", "evaluation",
-        "config", "recipes", "results", "files",
+        "step", "together", "methods", "backbones", "credit", "mixtures", "data", "views",
+        "evaluation", "config", "recipes", "results", "files",
     },
     "commands": {
         "training", "evaluation", "figures", "results", "files", "data", "views", "mixtures",

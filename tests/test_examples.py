@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import itertools
 import os
 import re
 import subprocess
@@ -96,3 +97,78 @@ def test_the_loss_of_lightly_with_a_bank_takes_in_keys_at_every_call():
     criterion(q.requires_grad_(), k)
     shared_loss(criterion, q_mix.requires_grad_(), k, UnMix().draw((N, 3, 4, 4)))
     assert int(criterion.memory_bank.bank_ptr) == 3 * N
+
+
+def test_moco_in_your_loop_moves_all_of_it(tmp_path):
+    """After three steps: the momentum encoder, the queue, and the count of the schedules."""
+    module, losses = imported(ROOT / "examples" / "moco_in_your_loop.py"), []
+    for steps in (2, 3, 5):
+        module.main(steps=steps, batch_size=32, save=tmp_path / f"{steps}.pt", K=32)
+        losses.append(torch.load(tmp_path / f"{steps}.pt", weights_only=True)["step"])
+    for before, after in itertools.pairwise(losses):
+        key = "method.f_k.backbone.conv1.weight"
+        assert not torch.equal(before[key], after[key])
+        assert not torch.equal(before["method.queue.keys"], after["method.queue.keys"])
+        assert before["_extra_state"]["batches"] < after["_extra_state"]["batches"]
+    assert int(losses[-1]["method.queue.seen"]) == 5 * 32
+
+
+def test_byol_with_lightning_moves_its_target_and_is_in_the_checkpoint(tmp_path):
+    import lightning as L
+    from torch.utils.data import DataLoader, TensorDataset
+
+    import unmix
+    from unmix.backbones import build
+    from unmix.views import Views, preset
+
+    module = imported(ROOT / "examples" / "byol_with_lightning.py")
+    images = torch.randint(256, (24, 3, 32, 32), dtype=torch.uint8)
+    loader = DataLoader(TensorDataset(images, torch.arange(24)), 8)
+    method = unmix.BYOL(build("resnet10", width=0.125, size=32), 24, dim=8, hidden=8)
+    views = Views(preset("byol"), 32, (0.5,) * 3, (0.25,) * 3)
+    pretraining = module.Pretraining(method, views, steps_per_epoch=3, epochs=1)
+    before = {k: v.clone() for k, v in method.state_dict().items()}
+    trainer = L.Trainer(
+        max_epochs=1, accelerator="cpu", logger=False, enable_progress_bar=False,
+        enable_model_summary=False, enable_checkpointing=False,
+    )  # fmt: skip
+    trainer.fit(pretraining, loader)
+    assert not torch.equal(before["f_k.conv1.weight"], method.state_dict()["f_k.conv1.weight"])
+    trainer.save_checkpoint(tmp_path / "a.ckpt")
+    state = torch.load(tmp_path / "a.ckpt", weights_only=True)["state_dict"]
+    assert state["step._extra_state"]["batches"] == 3
+
+
+def test_the_documented_loop_runs_as_it_is_and_moves_the_momentum_encoder():
+    """docs/rules.md, "In your own loop": what a reader pastes."""
+    import unmix
+    from unmix.backbones import build
+
+    page = (ROOT / "docs" / "rules.md").read_text()
+    code = re.search(r"^## In your own loop$.*?^```python\n(.*?)^```$", page, re.M | re.S).group(1)
+    images = torch.randn(24, 3, 16, 16)
+    loader = [(*torch.randn(2, 8, 3, 16, 16), torch.arange(8) + 8 * i) for i in range(3)]
+    backbone, small = build("resnet10", width=0.125, size=16), unmix.MoCo
+
+    class Optimizer(torch.optim.SGD):
+        pass
+
+    made = []
+
+    class MoCo(small):
+        def __init__(self, backbone, n_data):
+            super().__init__(backbone, n_data, queue_size=32, bn_splits=1)
+            made.append(({k: v.clone() for k, v in self.state_dict().items()}, self))
+            scope["optimizer"] = Optimizer(self.f_q.parameters(), 0.1)
+
+    scope = {"backbone": backbone, "images": images, "loader": loader, "epochs": 1}
+    unmix.MoCo = MoCo
+    try:
+        exec(code, scope)
+    finally:
+        unmix.MoCo = small
+    ((before, method),) = made
+    after = method.state_dict()
+    for moved in ("f_q.backbone.conv1.weight", "f_k.backbone.conv1.weight", "queue.keys"):
+        assert not torch.equal(before[moved], after[moved])
+    assert int(after["queue.seen"]) == 24

@@ -11,6 +11,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from unmix import step as step_file
 from unmix.config import IM_TYPES, Settings
 from unmix.errors import UserError
 from unmix.methods import MoCo, Progress
@@ -307,11 +308,11 @@ def test_of_several_processes_a_loss_of_the_whole_batch_has_one_weight(
     """Barlow Twins, VICReg: each loss is over all mixtures, so its share must be theirs."""
     module = module_of(method, unmix=True)
     monkeypatch.setattr(type(module), "global_step", 5)
-    monkeypatch.setattr(module_file, "world", lambda: 2)
+    monkeypatch.setattr(step_file, "world", lambda: 2)
     views = [torch.randn(8, 3, 8, 8) for _ in range(2)]
     weights = []
     for process in (0, 1):
-        monkeypatch.setattr(module_file, "rank", lambda process=process: process)
+        monkeypatch.setattr(step_file, "rank", lambda process=process: process)
         mixture = module.mixture(views, [], module.generator())
         assert mixture is not None
         weights.append(mixture.draw.weight)  # type: ignore[union-attr]

@@ -12,12 +12,14 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from unmix.collate import DrawnBatch, MixedBatch
-    from unmix.credit import rule, shared_loss
+    from unmix.credit import RULES, rule, shared_loss
     from unmix.errors import UserError
+    from unmix.evaluation import load_encoder
     from unmix.methods import (
         BYOL,
         CMC,
         DINO,
+        METHODS,
         NNCLR,
         PIRL,
         WMSE,
@@ -51,13 +53,17 @@ if TYPE_CHECKING:
         mixed_at,
     )
     from unmix.step import Mixture, objective
+    from unmix.stepper import Stepper
+    from unmix.training.pretrain import pretrain
 
 __all__ = [
     "BYOL",
     "CMC",
     "DINO",
+    "METHODS",
     "NNCLR",
     "PIRL",
+    "RULES",
     "WMSE",
     "BarlowTwins",
     "CropMix",
@@ -83,13 +89,16 @@ __all__ = [
     "ScaleMix",
     "SimCLR",
     "SimSiam",
+    "Stepper",
     "SwAV",
     "UnMix",
     "UserError",
     "VICReg",
     "Weight",
+    "load_encoder",
     "mixed_at",
     "objective",
+    "pretrain",
     "rule",
     "shared_loss",
 ]
@@ -104,12 +113,16 @@ _ELSEWHERE = {
     "MixedBatch": "collate",
     "UserError": "errors",
     **dict.fromkeys(("Mixture", "objective"), "step"),
-    **dict.fromkeys(("rule", "shared_loss"), "credit"),
+    "Stepper": "stepper",
+    "load_encoder": "evaluation",
+    "pretrain": "training",
+    **dict.fromkeys(("RULES", "rule", "shared_loss"), "credit"),
     **dict.fromkeys(
         (
             "BYOL",
             "CMC",
             "DINO",
+            "METHODS",
             "NNCLR",
             "PIRL",
             "WMSE",

@@ -5,16 +5,28 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from unmix.credit import Mixed, Rule, UnMixRule, per_tensor
+from unmix.distributed import rank, world
 from unmix.methods.base import Method, Pair
-from unmix.mixtures.draws import MixtureDraw
+from unmix.mixtures import ManifoldMixture, MixtureOperator, mixed_at
+from unmix.mixtures.draws import Draw, MixtureDraw
+from unmix.randomness import generator_for
 
-__all__ = ["Mixture", "Objective", "objective"]
+__all__ = [
+    "Mixture",
+    "Objective",
+    "apart",
+    "draw_mixture",
+    "mixed_alike",
+    "objective",
+    "step_generator",
+]
 
 
 @dataclass(frozen=True)
@@ -54,6 +66,77 @@ class Objective:
     clean: Tensor | None
     mixed: Tensor | None
     keep: Callable[[], None]
+
+
+def step_generator(seed: int, step: int, *place: int | str) -> torch.Generator:
+    """Of what is drawn in a step; another one in each process, for their images are others.
+
+    Args:
+        seed: Of the run.
+        step: Steps that are done.
+        place: What tells several draws of a step apart.
+    """
+    own = () if world() == 1 else (rank(),)
+    return generator_for(seed, "step", step, *place, *own)
+
+
+def mixed_alike(draw: Draw, views: Sequence[Tensor]) -> list[Tensor]:
+    """Apply one draw to all views: the same partners, weights and, to scale, the same boxes.
+
+    Args:
+        draw: Made for the first view's size.
+        views: (N, C, H, W), of any sizes.
+    """
+    size = views[0].shape[2:]
+    return [
+        (draw if view.shape[2:] == size else draw.resized(*view.shape[2:])).apply(view)  # type: ignore[attr-defined]
+        for view in views
+    ]
+
+
+def apart(
+    views: Sequence[Tensor], operator: MixtureOperator | None
+) -> tuple[list[Tensor], list[Tensor]]:
+    """The method's views, and those that are there for the mixture only."""
+    extra = len(operator.extra) if operator is not None else 0
+    return list(views[: len(views) - extra]), list(views[len(views) - extra :])
+
+
+def draw_mixture(
+    method: Method,
+    views: Sequence[Tensor],
+    others: Sequence[Tensor],
+    operator: MixtureOperator,
+    rule: Rule,
+    generator: torch.Generator,
+    *,
+    seed: int,
+    step: int,
+    joint: bool = False,
+) -> Mixture:
+    """The label-space mixture of a step.
+
+    Args:
+        method: The method.
+        views: Its clean views, tensors (N, C, H, W).
+        others: Views that are there for the mixture only.
+        operator: Draws the mixture.
+        rule: Shares its loss.
+        generator: Of the step.
+        seed: Of the run.
+        step: Steps that are done.
+        joint: See `Mixture`.
+    """
+    if method.coupled and world() > 1:
+        # The loss is one number for the batches of all processes, and so is the weight.
+        generator = generator_for(seed, "mixture", step)
+    draw: Any = partial(operator.draw, views[0].shape, generator)
+    within = None
+    if isinstance(operator, ManifoldMixture):
+        within = partial(mixed_at, method, operator.layer)
+    if rule.partner_view:
+        others = [views[rule.partner_view]]
+    return Mixture(draw if operator.needs_features else draw(), rule, others, joint, within)
 
 
 class Queries(dict[int, Any]):

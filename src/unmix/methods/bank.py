@@ -41,6 +41,11 @@ class BankMethod(Method):
         super().__init__()
         self.n_data, self.K = n_data, count_negatives(negatives, n_data)
 
+    @property
+    def kept_images(self) -> int:
+        """The rows of the bank."""
+        return self.n_data
+
     def targets(
         self,
         views: Sequence[Tensor],

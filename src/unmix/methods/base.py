@@ -193,6 +193,11 @@ class Method(nn.Module, ABC):
         return None
 
     @property
+    def kept_images(self) -> int | None:
+        """For how many images something is kept by their number; None if for none."""
+        return None
+
+    @property
     def smallest_batch(self) -> int:
         """The fewest images that a step can work with; a shorter last batch is left out."""
         return 2

@@ -156,6 +156,11 @@ class DeepClusterV2(MultiCrop):
             parameter.grad = None
 
     @property
+    def kept_images(self) -> int:
+        """The rows of the memory."""
+        return self.memory.shape[1]
+
+    @property
     def chance_loss(self) -> float:
         """The mean of the heads' ln K."""
         return sum(math.log(k) for k in self.K) / len(self.K)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import nullcontext
-from functools import partial
 from typing import Any
 
 import lightning as L
@@ -14,34 +13,26 @@ from torch import Tensor
 from unmix.config import OptimizerSettings
 from unmix.credit import Rule, UnMixRule
 from unmix.data import BrokenImage, ImageSet, StreamedImages, TensorImages
-from unmix.distributed import rank, sum_over, world
+from unmix.distributed import sum_over, world
 from unmix.errors import UserError
 from unmix.methods import Method, Progress
-from unmix.mixtures import ManifoldMixture, MixtureOperator, Operator, mixed_at
-from unmix.mixtures.draws import Draw
-from unmix.randomness import generator_for
-from unmix.step import Mixture, Objective, objective
+from unmix.mixtures import MixtureOperator, Operator
+from unmix.step import (
+    Mixture,
+    Objective,
+    apart,
+    draw_mixture,
+    mixed_alike,
+    objective,
+    step_generator,
+)
 from unmix.training.batches import Batch, EpochOrder
 from unmix.training.optimizers import build_optimizer, build_schedule
 from unmix.views import Views
 
-__all__ = ["Pretraining", "mixed_alike"]
+__all__ = ["Pretraining"]
 
 _CHECK_EVERY = 50
-
-
-def mixed_alike(draw: Draw, views: list[Tensor]) -> list[Tensor]:
-    """Apply one draw to all views: the same partners, weights and, to scale, the same boxes.
-
-    Args:
-        draw: Made for the first view's size.
-        views: (N, C, H, W), of any sizes.
-    """
-    size = views[0].shape[2:]
-    return [
-        (draw if view.shape[2:] == size else draw.resized(*view.shape[2:])).apply(view)  # type: ignore[attr-defined]
-        for view in views
-    ]
 
 
 class Pretraining(L.LightningModule):
@@ -166,9 +157,8 @@ class Pretraining(L.LightningModule):
         return step.loss
 
     def generator(self) -> torch.Generator:
-        """Of this step; another one in each process, for their images are others."""
-        place = ("step", self.global_step) if world() == 1 else ("step", self.global_step, rank())
-        return generator_for(self.seed, *place)
+        """Of this step."""
+        return step_generator(self.seed, self.global_step)
 
     def compute(self, batch: Batch, generator: torch.Generator) -> Objective:
         """Views and loss of one batch."""
@@ -178,29 +168,18 @@ class Pretraining(L.LightningModule):
 
     def apart(self, views: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
         """The method's views, and those that are there for the mixture only."""
-        extra = len(self.label_space.extra) if self.label_space is not None else 0
-        return views[: len(views) - extra], views[len(views) - extra :]
+        return apart(views, self.label_space)
 
     def mixture(
         self, views: list[Tensor], others: list[Tensor], generator: torch.Generator
     ) -> Mixture | None:
         """The label-space mixture of a step, if the run has one."""
-        operator, rule = self.label_space, self.rule
-        if operator is None:
+        if self.label_space is None:
             return None
-        shape = views[0].shape
-        if self.method.coupled and world() > 1:
-            # The loss is one number for the batches of all processes, and so is the weight.
-            generator = generator_for(self.seed, "mixture", self.global_step)
-        draw: Any = partial(operator.draw, shape, generator)
-        within = None
-        if isinstance(operator, ManifoldMixture):
-            within = partial(mixed_at, self.method, operator.layer)
-        if rule.partner_view:
-            others = [views[rule.partner_view]]
-        return Mixture(
-            draw if operator.needs_features else draw(), rule, others, self.joint, within
-        )
+        return draw_mixture(
+            self.method, views, others, self.label_space, self.rule, generator,
+            seed=self.seed, step=self.global_step, joint=self.joint,
+        )  # fmt: skip
 
     def on_after_backward(self) -> None:
         """The method keeps its clean queries and targets: no gradient needs the old ones now."""

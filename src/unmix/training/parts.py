@@ -14,10 +14,11 @@ from unmix.errors import UserError
 from unmix.methods import Method, method_class
 from unmix.names import shown
 from unmix.randomness import generator_for
+from unmix.together import smallest_batch
 from unmix.training.batches import EpochOrder
 from unmix.training.loggers import check_logger
 from unmix.training.machine import Machine, choose_machine
-from unmix.training.mixing import check_views, label_space, smallest_batch
+from unmix.training.mixing import check_views, label_space
 from unmix.training.module import Pretraining
 from unmix.training.residency import hold
 from unmix.views import Views

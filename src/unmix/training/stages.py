@@ -23,12 +23,11 @@ from unmix.data import StreamedImages
 from unmix.errors import UserError
 from unmix.methods import Progress
 from unmix.randomness import generator_for
-from unmix.step import Objective, objective
+from unmix.step import Objective, mixed_alike, objective
 from unmix.training.batches import Batch, FileCrops, build_loader
 from unmix.training.compiling import Compiling
 from unmix.training.fitting import build_trainer
 from unmix.training.machine import hardware, peak_memory, timed, versions, wait
-from unmix.training.module import mixed_alike
 from unmix.training.optimizers import build_optimizer
 from unmix.training.parts import Parts
 

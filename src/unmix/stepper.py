@@ -1,0 +1,345 @@
+"""A method, its schedules, its mixture and its memory, driven by anyone's training loop."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from unmix.config import MixtureSettings
+from unmix.credit import Rule, UnMixRule
+from unmix.credit import rule as rule_named
+from unmix.errors import UserError, check_number
+from unmix.methods.base import Method, Progress
+from unmix.mixtures import MixtureOperator, Operator
+from unmix.randomness import generator_for
+from unmix.step import (
+    Objective,
+    apart,
+    draw_mixture,
+    mixed_alike,
+    objective,
+    step_generator,
+)
+from unmix.together import Names, check_together, smallest_batch
+from unmix.transfer import to_device
+
+__all__ = ["Stepper", "after_backward"]
+
+
+class Stepper(nn.Module):
+    """The loss of a step, with everything that a method does around it.
+
+        step = unmix.Stepper(method, steps_per_epoch=len(loader), epochs=100, mixture=unmix.UnMix())
+        for x1, x2, index in loader:
+            loss = step([x1, x2], index)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+
+    A call begins the step (momentum encoders follow, clusters are found, schedules move on), mixes,
+    and gives the loss. At the end of its backward pass, before the optimiser's step, the method
+    keeps what it remembers (queue, bank, center). Neither can be forgotten: the next call, and
+    `state_dict`, refuse to go on if the last loss has had no backward pass.
+
+    It is a module, which holds the method: its `state_dict` is all that a loop needs to go on to
+    the bit, beside the optimizer's; wrap it in `DistributedDataParallel` to train on several
+    devices. All that it draws follows from the seed and the step's number.
+
+    Args:
+        method: What is trained, such as `unmix.MoCo(backbone, n_data)`.
+        steps_per_epoch: Optimizer steps of an epoch, usually `len(loader)`.
+        epochs: Of the whole run; or give `total_steps`.
+        total_steps: Optimizer steps of the whole run.
+        mixture: A label-space mixture, such as `unmix.UnMix()`; with a rule by default the one that
+            the rule was published with, else none.
+        rule: How the mixture's loss is shared, by its name or `unmix.rule(...)`; by default Un-Mix.
+        image_space: A perturbation of all views that the loss does not know, such as
+            `unmix.ImageMixture()`.
+        joint: Encode clean and mixed images in one forward; see `unmix.step.Mixture`.
+        seed: Of the run.
+        accumulate: Batches whose gradients one optimizer step takes. The step begins with the first
+            of them; each needs a backward pass of its own.
+
+    Attributes:
+        steps: Optimizer steps whose backward passes are done.
+        clean: The clean views' part of the last loss, a detached scalar; None if there is none.
+        mixed: The mixtures' part, likewise.
+
+    Raises:
+        UserError: if a number is out of range, or mixture, rule and method do not go together.
+    """
+
+    def __init__(
+        self,
+        method: Method,
+        *,
+        steps_per_epoch: int,
+        epochs: int | None = None,
+        total_steps: int | None = None,
+        mixture: MixtureOperator | None = None,
+        rule: Rule | str | None = None,
+        image_space: Operator | None = None,
+        joint: bool = False,
+        seed: int = 0,
+        accumulate: int = 1,
+    ) -> None:
+        super().__init__()
+        if not isinstance(method, Method):
+            raise UserError(
+                f"method: {type(method).__name__} is no method of unmix; give one, such as "
+                "unmix.MoCo(backbone, n_data)."
+            )
+        check_number("steps_per_epoch", steps_per_epoch, at_least=1)
+        check_number("accumulate", accumulate, at_least=1)
+        if (epochs is None) == (total_steps is None):
+            raise UserError("epochs, total_steps: give one of them; schedules need the run's end.")
+        total = steps_per_epoch * epochs if epochs is not None else total_steps
+        assert total is not None
+        check_number("epochs" if epochs is not None else "total_steps", total, at_least=1)
+        self.method, self.seed, self.accumulate = method, seed, accumulate
+        self._name = Names.of(method, "", None).method
+        self.steps_per_epoch, self.total_steps = steps_per_epoch, total
+        self.image_space, self.joint = image_space, joint
+        self.operator, self.rule = _parts_of_mixing(mixture, rule, method, joint)
+        self.smallest = smallest_batch(self.operator, method)
+        self.batches, self._begun = 0, -1
+        self._pending: Callable[[], None] | None = None
+        self.clean: Tensor | None = None
+        self.mixed: Tensor | None = None
+
+    @property
+    def steps(self) -> int:
+        """Optimizer steps whose backward passes are done."""
+        return self.batches // self.accumulate
+
+    def generator(self, *purpose: str | int) -> torch.Generator:
+        """A generator for what the loop draws for the coming batch, such as its views.
+
+        Its numbers depend on the seed, the batch and the purpose alone.
+        """
+        return step_generator(self.seed, self.steps, self.batches % self.accumulate, *purpose)
+
+    def forward(self, views: Sequence[Tensor], index: Tensor | None = None) -> Tensor:
+        """Begin a step, mix, and give the loss of one batch: a scalar to be minimized.
+
+        Args:
+            views: The method's views of the same images, normalized floats (N, C, H, W), on the
+                method's device; then what the mixture needs beside them.
+            index: The images' numbers in the data set, int64 (N,), on any device; may be left out
+                for methods that keep nothing by the image.
+
+        Raises:
+            UserError: if the last loss had no backward pass, gradients are off, the method is in
+                evaluation mode, the run is over, or views or index do not fit.
+        """
+        self._check_ready()
+        views = self._checked(views)
+        index = self._checked_index(index, views[0])
+        if self.rule.even and self.operator is not None and len(index) % 2:
+            views, index = [view[:-1] for view in views], index[:-1]
+        if self._begun != self.steps:
+            self.method.begin_step(
+                Progress(self.steps, self.total_steps, self.steps_per_epoch, self.seed)
+            )
+            self._begun = self.steps
+        found = self._objective(views, index)
+        if not found.loss.requires_grad:
+            raise UserError("method: none of its parameters takes a gradient; unfreeze it.")
+        keep = found.keep
+        self.clean, self.mixed, self._pending = found.clean, found.mixed, keep
+        after_backward(found.loss, lambda: self._finish(keep))
+        return found.loss
+
+    def skip(self) -> None:
+        """Drop the last loss without a backward pass, as where it is not finite.
+
+        Nothing of its batch is kept, and the next call goes on with the same step.
+        """
+        self._pending = None
+
+    def get_extra_state(self) -> dict[str, int]:
+        """Where the run is, for `state_dict`.
+
+        Raises:
+            UserError: within a step: its loss had no backward pass, or more batches belong to it.
+        """
+        self._check_backward("its state is not that of a step's end")
+        if self.batches % self.accumulate:
+            raise UserError(
+                f"accumulate: {self.batches % self.accumulate} of {self.accumulate} batches of "
+                f"step {self.steps + 1} are done, and gradients are not saved; save after the "
+                "optimizer's step."
+            )
+        return {"batches": self.batches, **self._identity()}
+
+    def set_extra_state(self, state: Any) -> None:
+        """Go on where a run was.
+
+        Raises:
+            UserError: if that was a run of other numbers.
+        """
+        for name, ours in self._identity().items():
+            if state[name] != ours:
+                raise UserError(
+                    f"{name}: the state is of a run with {state[name]}, and this Stepper has "
+                    f"{ours}. Give the same, or load the state of `method` alone to begin a run."
+                )
+        self.batches, self._begun, self._pending = int(state["batches"]), -1, None
+
+    def extra_repr(self) -> str:
+        """The numbers of the run, for `repr`."""
+        return ", ".join(f"{name}={value}" for name, value in self._identity().items())
+
+    def _identity(self) -> dict[str, int]:
+        names = ("seed", "steps_per_epoch", "total_steps", "accumulate")
+        return {name: int(getattr(self, name)) for name in names}
+
+    def _objective(self, views: list[Tensor], index: Tensor) -> Objective:
+        number = self.batches % self.accumulate
+        generator = step_generator(self.seed, self.steps, *((number,) if number else ()))
+        if self.image_space is not None:
+            with torch.no_grad():
+                views = mixed_alike(self.image_space.draw(views[0].shape, generator), views)
+        own, others = apart(views, self.operator)
+        mixture = None
+        if self.operator is not None:
+            mixture = draw_mixture(
+                self.method, own, others, self.operator, self.rule, generator,
+                seed=self.seed, step=self.batches, joint=self.joint,
+            )  # fmt: skip
+        return objective(self.method, own, index, generator, mixture)
+
+    def _finish(self, keep: Callable[[], None]) -> None:
+        # A loss that was skipped, or has had a backward pass already, has nothing to keep.
+        if self._pending is not keep:
+            return
+        keep()
+        self._pending = None
+        self.batches += 1
+
+    def _check_ready(self) -> None:
+        self._check_backward("so the method kept nothing of it")
+        if not torch.is_grad_enabled():
+            raise UserError(
+                "step: gradients are off (torch.no_grad), so nothing would be trained; "
+                "unmix.objective gives a loss without a step."
+            )
+        if not self.method.training:
+            raise UserError(
+                "method: is in evaluation mode; call step.train() before the next step."
+            )
+        if self.steps >= self.total_steps:
+            raise UserError(
+                f"step: all {self.total_steps} steps of the run are done, and its schedules are at "
+                "their end; give a Stepper of more epochs."
+            )
+
+    def _check_backward(self, why: str) -> None:
+        if self._pending is not None:
+            raise UserError(
+                f"step {self.steps + 1}: loss.backward() was not called, {why}. Call it after each "
+                "step(views, index), or step.skip() to leave a batch out."
+            )
+
+    def _checked(self, views: Sequence[Tensor]) -> list[Tensor]:
+        """The views as a list, if they are what the method and the mixture need."""
+        name = self._name
+        if isinstance(views, Tensor) or not all(isinstance(view, Tensor) for view in views):
+            raise UserError(f"views: {name} needs a list of {self._needed} tensors (N, C, H, W).")
+        found, needed = len(views), self._needed
+        if found < needed or (found > needed and not self.method.multi_crop):
+            extra = len(self.operator.extra) if self.operator is not None else 0
+            beside = f" and {extra} more for the mixture" if extra else ""
+            raise UserError(f"views: {found} were given; {name} needs {self.method.views}{beside}.")
+        n = len(views[0])
+        for view in views:
+            if view.ndim != 4 or not view.is_floating_point():
+                raise UserError(
+                    f"views: {view.dtype} {tuple(view.shape)}; {name} needs normalized floating-"
+                    "point images (N, C, H, W), as unmix.views.Views makes of uint8 ones."
+                )
+            if len(view) != n:
+                raise UserError(
+                    f"views: of {n} and {len(view)} images; all must be of the same images."
+                )
+        if n < self.smallest:
+            raise UserError(
+                f"views: a batch of {n} is too small for {name}, which needs {self.smallest}; give "
+                "your DataLoader drop_last=True."
+            )
+        return list(views)
+
+    @property
+    def _needed(self) -> int:
+        extra = len(self.operator.extra) if self.operator is not None else 0
+        return self.method.views + extra
+
+    def _checked_index(self, index: Tensor | None, view: Tensor) -> Tensor:
+        n, n_data = len(view), self.method.kept_images
+        if index is None:
+            if n_data is not None:
+                raise UserError(
+                    f"index: {self._name} remembers every image by its number in the data set; let "
+                    "your data set give it, and call step(views, index)."
+                )
+            return torch.arange(n, device=view.device)
+        index = torch.as_tensor(index)
+        if index.shape != (n,) or index.dtype not in (torch.int64, torch.int32):
+            raise UserError(
+                f"index: {index.dtype} {tuple(index.shape)}; it must be int64 ({n},), the images' "
+                "numbers in the data set."
+            )
+        # On a GPU the host would have to wait for it; there a wrong row is an error of its own.
+        if n_data is not None and index.device.type == "cpu":
+            low, high = int(index.min()), int(index.max())
+            if low < 0 or high >= n_data:
+                raise UserError(
+                    f"index: {low if low < 0 else high} is out of range; the method was built for "
+                    f"n_data {n_data}, whose numbers are 0 to {n_data - 1}."
+                )
+        return to_device(index.long(), view.device)
+
+
+def after_backward(loss: Tensor, run: Callable[[], None]) -> None:
+    """Call a function at the end of every backward pass that goes through a loss.
+
+    All gradients are there by then, also those that `DistributedDataParallel` averages: it puts
+    them in place at the end of the pass, in a callback that is queued during the pass, and ours is
+    queued after it.
+    """
+    engine: Any = torch.autograd.Variable._execution_engine  # type: ignore[attr-defined]
+
+    def queue(_: Tensor) -> None:
+        engine.queue_callback(lambda: engine.queue_callback(run))
+
+    loss.register_hook(queue)
+
+
+def _parts_of_mixing(
+    mixture: Any, rule: Rule | str | None, method: Method, joint: bool
+) -> tuple[MixtureOperator | None, Rule]:
+    """The operator and the rule that a user's words mean for a method."""
+    shared = rule_named(rule) if isinstance(rule, str) else rule
+    if shared is not None and not isinstance(shared, Rule):
+        raise UserError(f"rule: {rule!r} is no rule; give a name, or unmix.rule(...).")
+    if mixture is None and shared is not None:
+        mixture = MixtureSettings(unmix=True).label_space(shared.published)
+    if mixture is None:
+        if joint:
+            raise UserError("joint: is for a mixture; give one, such as mixture=unmix.UnMix().")
+        return None, UnMixRule()
+    if isinstance(mixture, type) or not isinstance(mixture, MixtureOperator):
+        raise UserError(
+            f"mixture: {getattr(mixture, '__name__', type(mixture).__name__)} is no label-space "
+            "mixture; give one, such as unmix.UnMix(). An unmix.ImageMixture() is for image_space."
+        )
+    shared = shared or UnMixRule()
+    name = rule if isinstance(rule, str) else type(shared).__name__
+    check_together(mixture, shared, method, Names.of(method, name, mixture), joint=joint)
+    shape = (4, 3, 32, 32)
+    if not mixture.needs_features:
+        mixture.draw(shape, generator_for(0))  # what cannot be drawn is refused here
+    return mixture, shared
