@@ -112,7 +112,7 @@ def draw_mixture(
     *,
     seed: int,
     step: int,
-    joint: bool = False,
+    joint: bool | None = None,
 ) -> Mixture:
     """The label-space mixture of a step.
 

@@ -58,7 +58,7 @@ class Stepper(nn.Module):
         rule: How the mixture's loss is shared, by its name or `unmix.rule(...)`; by default Un-Mix.
         image_space: A perturbation of all views that the loss does not know, such as
             `unmix.ImageMixture()`.
-        joint: Encode clean and mixed images in one forward; see `unmix.step.Mixture`.
+        joint: Encode clean and mixed images in one forward, or not; None as the rule was released.
         seed: Of the run.
         accumulate: Batches whose gradients one optimizer step takes. The step begins with the first
             of them; each needs a backward pass of its own.
@@ -82,7 +82,7 @@ class Stepper(nn.Module):
         mixture: MixtureOperator | None = None,
         rule: Rule | str | None = None,
         image_space: Operator | None = None,
-        joint: bool = False,
+        joint: bool | None = None,
         seed: int = 0,
         accumulate: int = 1,
     ) -> None:
@@ -319,7 +319,7 @@ def after_backward(loss: Tensor, run: Callable[[], None]) -> None:
 
 
 def _parts_of_mixing(
-    mixture: Any, rule: Rule | str | None, method: Method, joint: bool
+    mixture: Any, rule: Rule | str | None, method: Method, joint: bool | None
 ) -> tuple[MixtureOperator | None, Rule]:
     """The operator and the rule that a user's words mean for a method."""
     shared = rule_named(rule) if isinstance(rule, str) else rule
@@ -338,7 +338,7 @@ def _parts_of_mixing(
         )
     shared = shared or UnMixRule()
     name = rule if isinstance(rule, str) else type(shared).__name__
-    check_together(mixture, shared, method, Names.of(method, name, mixture), joint=joint)
+    check_together(mixture, shared, method, Names.of(method, name, mixture), joint=bool(joint))
     shape = (4, 3, 32, 32)
     if not mixture.needs_features:
         mixture.draw(shape, generator_for(0))  # what cannot be drawn is refused here
