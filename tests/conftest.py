@@ -1,4 +1,8 @@
-"""Fixtures: golden values (committed) and the real images beside the checkout (never committed)."""
+"""Fixtures: golden values (committed) and the real images beside the checkout (never committed).
+
+With `UNMIX_GOLDEN=FOLDER pytest -m golden` the same tests take the golden files of another folder,
+of any sizes and seeds.
+"""
 
 from __future__ import annotations
 
@@ -13,8 +17,15 @@ import torch
 # Tests run side by side on few cores; more threads each would only wait for each other.
 torch.set_num_threads(1)
 
-GOLDEN = Path(__file__).parent / "golden"
+GOLDEN = Path(os.environ.get("UNMIX_GOLDEN") or Path(__file__).parent / "golden")
 SHARED = Path(__file__).resolve().parents[2] / "shared"
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What takes golden values carries the marker `golden`."""
+    for item in items:
+        if "golden" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.golden)
 
 
 @pytest.fixture

@@ -19,10 +19,17 @@ def close(ours: torch.Tensor, theirs: torch.Tensor) -> None:
     torch.testing.assert_close(ours.float(), theirs.float(), rtol=1e-5, atol=1e-6)
 
 
+def steps_of(g: dict[str, Any]) -> range:
+    """The steps that a file has."""
+    return range(sum(key.endswith("_loss") for key in g))
+
+
 class Identity(nn.Module):
     """A backbone that hands its input on."""
 
-    feature_dim = 16
+    def __init__(self, feature_dim: int) -> None:
+        super().__init__()
+        self.feature_dim = feature_dim
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return x
@@ -30,14 +37,15 @@ class Identity(nn.Module):
 
 @pytest.mark.parametrize("contrast", ["softmax", "nce"])
 def test_moco_contrast_loss_gradient_and_queue(golden, contrast):
-    """Four steps; the queue of 24 wraps; NCE's constant is estimated once, from the first batch."""
+    """The queue wraps; NCE's constant is estimated once, from the first batch."""
     g = golden(f"moco_{contrast}")
+    size, dim = g["queue"].shape
     method = MoCo(
-        Identity(), int(g["n_data"]), dim=16, temperature=float(g["temperature"]), queue_size=24,
-        contrast=contrast, bn_splits=1,
+        Identity(dim), int(g["n_data"]), dim=dim, temperature=float(g["temperature"]),
+        queue_size=size, contrast=contrast, bn_splits=1,
     )  # fmt: skip
     method.queue.keys.copy_(g["queue"])
-    for step in range(4):
+    for step in steps_of(g):
         query = g[f"s{step}_query"].clone().requires_grad_()
         key = g[f"s{step}_key"]
         loss = method.compare(query, key).mean()
@@ -46,20 +54,21 @@ def test_moco_contrast_loss_gradient_and_queue(golden, contrast):
         close(query.grad, g[f"s{step}_grad"])
         if contrast == "nce":
             assert int(method.Z) == int(g[f"s{step}_Z"])
-        method.keep({}, {1: key}, torch.arange(8))
+        method.keep({}, {1: key}, torch.arange(len(key)))
         close(method.queue.keys, g[f"s{step}_queue"])
 
 
 @pytest.mark.parametrize("contrast", ["softmax", "nce"])
 def test_insdis_contrast_loss_gradient_and_bank(golden, contrast):
     g = golden(f"insdis_{contrast}")
-    n_data = int(g["n_data"])
+    n_data, dim = g["memory"].shape
+    negatives = g["s0_candidates"].shape[1] - 1
     method = InsDis(
-        Identity(), n_data, dim=16, temperature=float(g["temperature"]), negatives=20,
+        Identity(dim), n_data, dim=dim, temperature=float(g["temperature"]), negatives=negatives,
         bank_momentum=float(g["momentum"]), contrast=contrast,
     )  # fmt: skip
     method.contrast.bank.rows.copy_(g["memory"])
-    for step in range(2):
+    for step in steps_of(g):
         feature = g[f"s{step}_feature"].clone().requires_grad_()
         candidates = g[f"s{step}_candidates"]
         loss = method.compare(feature, candidates).mean()
@@ -75,15 +84,17 @@ def test_insdis_contrast_loss_gradient_and_bank(golden, contrast):
 @pytest.mark.parametrize("contrast", ["softmax", "nce"])
 def test_cmc_contrast_loss_gradients_and_banks(golden, contrast):
     g = golden(f"cmc_{contrast}")
-    halves = Identity()
-    halves.l = halves.ab = Identity()
+    n_data, dim = g["memory_l"].shape
+    negatives = g["s0_candidates"].shape[1] - 1
+    halves = Identity(dim)
+    halves.l = halves.ab = Identity(dim)
     method = CMC(
-        halves, int(g["n_data"]), dim=16, temperature=float(g["temperature"]), negatives=20,
+        halves, n_data, dim=dim, temperature=float(g["temperature"]), negatives=negatives,
         bank_momentum=float(g["momentum"]), contrast=contrast,
     )  # fmt: skip
     method.memory_l.bank.rows.copy_(g["memory_l"])
     method.memory_ab.bank.rows.copy_(g["memory_ab"])
-    for step in range(2):
+    for step in steps_of(g):
         l = g[f"s{step}_l"].clone().requires_grad_()
         ab = g[f"s{step}_ab"].clone().requires_grad_()
         loss = method.compare((l, ab), g[f"s{step}_candidates"]).mean()
@@ -103,7 +114,8 @@ def test_cmc_contrast_loss_gradients_and_banks(golden, contrast):
 def test_a_large_banks_scores_are_a_small_banks(golden):
     """Picking from the whole product and reading only the candidates' rows give the same scores."""
     g = golden("insdis_softmax")
-    bank = BankContrast(50, 16, 0.07, 0.5, "softmax").bank
+    numbers = float(g["temperature"]), float(g["momentum"])
+    bank = BankContrast(*g["memory"].shape, *numbers, "softmax").bank
     candidates = g["s0_candidates"]
     few = bank.scores(g["s0_feature"], candidates[:, :3])
     close(few, bank.scores(g["s0_feature"], candidates)[:, :3])
@@ -112,14 +124,28 @@ def test_a_large_banks_scores_are_a_small_banks(golden):
 class Flat(nn.Module):
     """The golden files' linear encoder, x.flatten(1) @ weight."""
 
-    feature_dim = 8
-
     def __init__(self, weight: torch.Tensor) -> None:
         super().__init__()
+        self.feature_dim = weight.shape[1]
         self.weight = nn.Parameter(weight.clone())
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return x.flatten(1) @ self.weight
+
+
+def drawn(view: torch.Tensor, mixed: torch.Tensor, lam: torch.Tensor) -> PairDraw:
+    """The draw of a file's step, the batch in reverse: global, or else the box where it differs.
+
+    A box that holds nothing else than the image itself would not be seen, and one at whose border
+    both images are alike would be too small.
+    """
+    n, size = len(view), tuple(view.shape[2:])
+    partner = torch.arange(n).flip(0)
+    if torch.allclose(mixed, lam * view + (1 - lam) * view[partner], atol=1e-6):
+        return PairDraw(partner, whole_image(n, *size), lam.expand(n), size, False)
+    rows, columns = (mixed != view).any(dim=0).any(dim=0).nonzero().unbind(1)
+    box = torch.stack([rows.min(), columns.min(), rows.max() + 1, columns.max() + 1])
+    return PairDraw(partner, box.expand(n, 4), torch.zeros(n), size, False)
 
 
 # Every fast path there is, alone and together; without batch norm all of them are the same method.
@@ -138,8 +164,8 @@ FAST: dict[str, dict[str, Any]] = {
 
 @pytest.mark.parametrize("fast", FAST)
 @pytest.mark.parametrize("form", ["asymmetric", "symmetric"])
-def test_unmix_on_moco_three_training_steps(golden, form, fast):
-    """Loss, gradient, key encoder and queue through three steps; the last is a region mixture."""
+def test_unmix_on_moco_step_by_step(golden, form, fast):
+    """Loss, gradient, key encoder and queue, step by step, of global and region mixtures."""
     way = FAST[fast]
     bf16 = way.get("bf16", False)
 
@@ -149,9 +175,10 @@ def test_unmix_on_moco_three_training_steps(golden, form, fast):
         torch.testing.assert_close(ours.float(), theirs.float(), rtol=rtol, atol=atol)
 
     g = golden(f"unmix_moco_{form}")
+    dim, size = g["queue"].shape
     method = MoCo(
-        Flat(g["query_weight"]), 100, dim=8, temperature=float(g["temperature"]), queue_size=32,
-        encoder_momentum=float(g["momentum"]), symmetric=form == "symmetric",
+        Flat(g["query_weight"]), 100, dim=dim, temperature=float(g["temperature"]),
+        queue_size=size, encoder_momentum=float(g["momentum"]), symmetric=form == "symmetric",
         bn_splits=way.get("splits", 1),
     )  # fmt: skip
     if way.get("compiled"):
@@ -161,24 +188,19 @@ def test_unmix_on_moco_three_training_steps(golden, form, fast):
     f_q, f_k = method.f_q.backbone, method.f_k.backbone
     f_k.weight.data.copy_(g["key_weight"])
     method.queue.keys.copy_(g["queue"].T)
-    partner = torch.arange(7, -1, -1)
     generator = torch.Generator().manual_seed(0)
-    for step in range(3):
+    for step in (steps := steps_of(g)):
         views = [g[f"s{step}_view1"], g[f"s{step}_view2"]]
         if way.get("channels_last"):
             views = [view.contiguous(memory_format=torch.channels_last) for view in views]
         lam = g[f"s{step}_lam"].float()
-        if step < 2:
-            draw = PairDraw(partner, whole_image(8, 4, 4), lam.expand(8), (4, 4), False)
-        else:
-            box = torch.tensor([[1, 0, 3, 3]]).expand(8, 4)
-            draw = PairDraw(partner, box, torch.zeros(8), (4, 4), False)
-            close(draw.weight[0], lam)
+        draw = drawn(g[f"s{step}_view1"], g[f"s{step}_mixed"], lam)
+        close(draw.weight[0], lam)
         close(draw.apply(views[0]), g[f"s{step}_mixed"])
-        method.begin_step(Progress(0, 3, 3))
+        method.begin_step(Progress(0, len(steps), len(steps)))
         mixture = Mixture(draw, joint=way.get("joint", False))
         with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
-            step_ = objective(method, views, torch.arange(8), generator, mixture)
+            step_ = objective(method, views, torch.arange(len(views[0])), generator, mixture)
         f_q.weight.grad = None
         step_.loss.backward()
         step_.keep()
