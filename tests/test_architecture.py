@@ -32,7 +32,7 @@ ALLOWED = {
     "stepper": {"step", "together", "methods", "credit", "mixtures", "config"},
     "data": set(),
     "recipes": set(),
-    "config": {"mixtures"},
+    "config": {"mixtures", "recipes"},
     "views": {"config"},
     "results": {"files"},
     "figures": {"results", "files"},

@@ -58,6 +58,26 @@ def test_initialisation_has_torchvisions_spread():
         assert weight.std().item() == pytest.approx(math.sqrt(2 / fan_out), rel=0.02)
 
 
+@pytest.mark.parametrize("name", ["resnet18", "resnet50"])
+def test_zero_init_residual_is_torchvisions(name: str):
+    """The same norms at 0, and no others; a block is then the identity of what it adds to."""
+    ours = build(name, zero_init_residual=True).state_dict()
+    theirs = getattr(torchvision.models, name)(zero_init_residual=True).state_dict()
+    zeros = [
+        {key for key, value in state.items() if key.endswith("weight") and not value.any()}
+        for state in (ours, theirs)
+    ]
+    assert zeros[0] == zeros[1] != set()
+    halves = HalfEncoders("resnet10", width=0.25, size=32, zero_init_residual=True)
+    assert not halves.ab.layer4[0].bn2.weight.any()
+
+
+@pytest.mark.parametrize("name", ["alexnet", "timm:vit_tiny_patch16_224"])
+def test_zero_init_residual_is_refused_where_there_are_no_such_blocks(name: str):
+    with pytest.raises(UserError, match=r"--zero_init_residual: is for resnet10, .*, not for"):
+        build(name, zero_init_residual=True)
+
+
 def test_resnet10_has_one_basic_block_a_stage():
     with torch.device("meta"):
         model = build("resnet10")

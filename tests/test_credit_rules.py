@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from unmix.credit import RULES, MixBT, MixCo, Mixed, rule
-from unmix.credit.rules import Between
+from unmix.credit.sdmp import Between
 from unmix.errors import UserError
 
 N, D, K = 6, 5, 7

@@ -255,7 +255,7 @@ def test_swav_queue_is_used_from_its_epoch_on_once_it_is_full() -> None:
         expected = sinkhorn(rows @ method.C.weight.T, 0.05, 3)[-N:]
         torch.testing.assert_close(method.query(views[1], 1).codes, expected)
         step(method, views).keep()
-    assert used == [False] * 4 + [True] * 4
+    assert used == [False] * 7 + [True]  # filled from epoch 2 on, as released, and used when full
     early = build("swav", queue_size=3 * N, queue_from_epoch=0)
     used = []
     for number in range(5):
@@ -310,7 +310,10 @@ def test_dino_centre_follows_the_teachers_mean_after_the_step() -> None:
 
 
 def test_dino_schedules_and_their_ends() -> None:
-    """The teacher's temperature rises linearly, its momentum by half a cosine to 1."""
+    """The teacher's temperature rises linearly, its momentum by half a cosine to 1.
+
+    An epoch has one temperature: evenly spaced from the first of the warm-up to its last.
+    """
     method = build(
         "dino", encoder_momentum=0.9, teacher_temperature=0.07, warmup_teacher_epochs=3
     )  # fmt: skip
@@ -325,9 +328,7 @@ def test_dino_schedules_and_their_ends() -> None:
     momenta, temperatures = zip(*found, strict=True)
     cosine = [1 - 0.1 * (1 + math.cos(math.pi * i / 12)) / 2 for i in range(13)]
     assert momenta == pytest.approx(cosine, abs=1e-5)
-    assert temperatures[0] == pytest.approx(0.04)
-    assert temperatures[3] == pytest.approx(0.055)
-    assert temperatures[6:] == pytest.approx([0.07] * 7)
+    assert temperatures == pytest.approx([0.04, 0.04, 0.055, 0.055, *[0.07] * 9])
     constant = build("dino")
     constant.begin_step(Progress(0, 12, 2))
     assert constant.tau_t == 0.04
@@ -414,6 +415,32 @@ def test_deepcluster_predicts_the_clusters_of_every_head_from_every_crop() -> No
             logits = z @ layer.weight.T / 0.1
             terms.append(F.cross_entropy(logits, method.assignments[head, N : 2 * N]))
     torch.testing.assert_close(result.loss, torch.stack(terms).mean())
+
+
+def test_deepcluster_does_not_cluster_what_no_batch_has_had() -> None:
+    """As the images of a last batch that is left out: no clusters and no loss, till they come."""
+    method = build("deepclusterv2").eval()
+    n_data = method.memory.shape[1]
+    method.begin_step(Progress(0, 12, 3))
+    for i in range(2):
+        step(method, views_of(seed=i), start=N * i).keep()
+    method.begin_step(Progress(3, 12, 3))
+    assert (method.assignments[:, : 2 * N] >= 0).all()
+    assert (method.assignments[:, 2 * N :] == -1).all()
+    assert all(layer.weight.norm(dim=1).min() > 0.99 for layer in method.C)
+    assert step(method, views_of(seed=2), start=2 * N).loss == 0
+    assert step(method, views_of(seed=2), start=N).loss > 0
+    step(method, views_of(seed=2), start=2 * N).keep()
+    method.begin_step(Progress(6, 12, 3))
+    assert (method.assignments[:, : min(3 * N, n_data)] >= 0).all()
+
+
+def test_deepcluster_needs_as_many_images_as_clusters_in_an_epochs_batches() -> None:
+    method = build("deepclusterv2", prototypes=(N + 1, 3))
+    method.begin_step(Progress(0, 12, 3))
+    step(method, views_of(), start=0).keep()
+    with pytest.raises(UserError, match=f"--prototypes: {N + 1} clusters are more than the {N} im"):
+        method.begin_step(Progress(3, 12, 3))
 
 
 def test_deepcluster_clusters_at_the_first_step_of_an_epoch_only() -> None:

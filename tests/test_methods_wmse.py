@@ -165,3 +165,22 @@ def test_bad_numbers_are_told(options: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError) as caught:
         wmse(**options)
     assert str(caught.value) == message
+
+
+def test_the_head_may_see_all_views_in_one_batch() -> None:
+    """Then its batch norm has one batch of twice the size, and the backbone's still one a view."""
+    sizes: dict[bool, tuple[list[int], list[int]]] = {}
+    for joint in (False, True):
+        method = wmse(joint_head=joint)
+        sizes[joint] = ([], [])
+        for part, found in zip((method.f, method.g), sizes[joint], strict=True):
+            part.register_forward_hook(lambda m, x, y, found=found: found.append(len(x[0])))
+        views = [torch.randn(6, 3, 8, 8) for _ in range(2)]
+        queries = method.queries(views)
+        loss = objective(method, views, torch.arange(6), torch.Generator()).loss
+        assert loss.isfinite()
+    assert sizes[False] == ([6] * 4, [6] * 4)
+    assert sizes[True] == ([6] * 4, [12] * 2)
+    method.eval()
+    torch.testing.assert_close(method.queries(views)[1], method.query(views[1], 1))
+    assert queries[0].shape == queries[1].shape

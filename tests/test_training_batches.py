@@ -48,6 +48,21 @@ def test_an_epoch_is_a_permutation_but_for_a_last_batch_that_is_too_small(
     assert set(seen) <= set(range(n))
 
 
+@pytest.mark.parametrize(("n", "steps"), [(40, 5), (41, 5), (47, 5), (7, 0)])
+def test_a_short_last_batch_may_be_left_out(n: int, steps: int) -> None:
+    """The others are what they are with it, whole, for any number of processes; also resumed."""
+    kept, dropped = EpochOrder(n, 8, seed=0), EpochOrder(n, 8, seed=0, drop_last=True)
+    assert len(dropped) == steps
+    for epoch in range(2):
+        batches = epoch_of(dropped, epoch)
+        assert [len(batch) for batch in batches] == [8] * steps
+        for ours, theirs in zip(batches, epoch_of(kept, epoch), strict=False):
+            assert torch.equal(ours, theirs)
+        later = epoch_of(dropped, epoch, start=2)
+        assert all(map(torch.equal, later, batches[2:]))
+    assert len(EpochOrder(n, 8, seed=0, processes=2, drop_last=True)) == steps
+
+
 def test_the_order_depends_on_the_seed_and_the_epoch_alone() -> None:
     """Asked for in any sequence, by any number of readers, with the global generator elsewhere."""
     first = EpochOrder(50, 8, seed=3)

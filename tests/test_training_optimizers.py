@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from unmix.config import OptimizerSettings
 from unmix.errors import UserError
 from unmix.training.optimizers import (
+    Larc,
     Lars,
     build_optimizer,
     build_schedule,
@@ -130,6 +131,66 @@ def test_the_optimizer_has_the_settings_and_only_what_takes_a_gradient(
     assert group["decay" if name == "lars" else "weight_decay"] == 0.02
     if name == "lars":
         assert optimizer.trust == 0.001
+
+
+def test_larc_scales_all_parameters_as_apex_does() -> None:
+    """g <- eta |w| / (|g| + d |w|) (g + d w), of a bias too; where a norm is 0 it stays g."""
+    ours = parameters()
+    bias = nn.Parameter(torch.zeros(3))
+    everything = (*ours, bias)
+    optimizer = build_optimizer(
+        OptimizerSettings(optimizer="larc", lr=LR, weight_decay=DECAY, trust=TRUST),
+        everything, torch.device("cpu"),
+    )  # fmt: skip
+    assert type(optimizer) is Larc
+    expected = [x.detach().double().clone() for x in everything]
+    velocity = [torch.zeros_like(x) for x in expected]
+    for step in range(4):
+        gradients = gradients_of(step, everything)
+        for parameter, gradient in zip(everything, gradients, strict=True):
+            parameter.grad = gradient.clone()
+        optimizer.step()
+        for i, gradient in enumerate(gradients):
+            g, w = gradient.double(), expected[i]
+            if w.norm() > 0:
+                g = TRUST * w.norm() / (g.norm() + DECAY * w.norm()) * (g + DECAY * w)
+            velocity[i] = MOMENTUM * velocity[i] + g
+            expected[i] = expected[i] - LR * velocity[i]
+    for parameter, value in zip(everything, expected, strict=True):
+        torch.testing.assert_close(parameter.detach().double(), value, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("name", "everything", "decays"),
+    [
+        ("sgd", None, True), ("adamw", None, False), ("lars", None, False), ("larc", None, True),
+        ("sgd", False, False), ("adamw", True, True), ("lars", True, True),
+    ],
+)  # fmt: skip
+def test_biases_and_norms_decay_as_asked_or_as_is_usual(
+    name: str, everything: bool | None, decays: bool
+) -> None:
+    """With nearly no gradient only weight decay moves a parameter; matrices always decay."""
+    matrix, _, bias = parameters()
+    before = matrix.detach().clone(), bias.detach().clone()
+    chosen = OptimizerSettings(
+        optimizer=name, lr=0.1, weight_decay=0.5, decay_all=everything, trust=1.0
+    )
+    optimizer = build_optimizer(chosen, [matrix, bias], torch.device("cpu"))
+    for parameter in (matrix, bias):
+        parameter.grad = torch.full_like(parameter, 1e-12)
+    optimizer.step()
+    assert (matrix - before[0]).abs().max() > 1e-3
+    assert ((bias - before[1]).abs().max().item() > 1e-3) is decays
+
+
+@pytest.mark.parametrize("name", ["sgd", "adam", "adamw"])
+def test_what_has_no_decay_is_a_group_of_its_own(name: str) -> None:
+    for everything, groups in ((True, 1), (False, 2)):
+        chosen = OptimizerSettings(optimizer=name, weight_decay=0.3, decay_all=everything)
+        optimizer = build_optimizer(chosen, parameters(), torch.device("cpu"))
+        decays = [group["weight_decay"] for group in optimizer.param_groups]
+        assert decays == [0.3, 0.0][:groups]
 
 
 def test_adamw_leaves_biases_and_norms_without_decay() -> None:
@@ -316,6 +377,17 @@ def test_a_warm_up_is_linear_and_ends_at_the_full_rate_then_cosine_takes_the_res
     assert [ours(step) for step in range(6)] == pytest.approx([i / 6 for i in range(1, 7)])
     theirs = rates_of(lambda o: torch.optim.lr_scheduler.CosineAnnealingLR(o, T_max=10), 10)
     assert [ours(step) for step in range(6, 16)] == pytest.approx(theirs, abs=1e-9)
+
+
+def test_a_warm_up_may_start_from_another_rate_than_nothing() -> None:
+    """DeepCluster-v2's starts from .3 of 4.8."""
+    chosen = OptimizerSettings(lr=4.8, warmup_epochs=2, warmup_start_lr=0.3)
+    ours = learning_rate_factor(chosen, epochs=4, steps_per_epoch=4)
+    rates = [4.8 * ours(step) for step in range(9)]
+    assert rates[:8] == pytest.approx([0.3 + 4.5 * i / 8 for i in range(1, 9)])
+    assert rates[8] == pytest.approx(4.8)
+    with pytest.raises(UserError, match=r"--warmup_start_lr: 0\.3 is where a warm-up starts"):
+        OptimizerSettings(warmup_start_lr=0.3)
 
 
 def test_milestones_count_from_the_start_of_the_run_not_from_the_end_of_the_warm_up() -> None:

@@ -6,6 +6,7 @@ import pytest
 
 from unmix.backbones import build as backbone
 from unmix.config import Settings
+from unmix.errors import UserError
 from unmix.training.parts import build, has_narrow_downsampling
 
 SMALL = {"data": "digits", "size": 8, "backbone": "resnet10", "bn_splits": 1, "device": "cpu"}
@@ -35,3 +36,15 @@ def test_mean_and_std_of_the_user_reach_the_views_with_a_warning():
     (note,) = parts.notes
     assert note.startswith("warning: mean (0.5, 0.5, 0.5)")
     assert build(Settings.of({**SMALL, "width": 0.125})).notes == ()
+
+
+def test_dropping_the_last_batch_must_leave_one():
+    words = {**SMALL, "width": 0.125, "limit": 100, "batch_size": 64, "drop_last": True}
+    assert build(Settings.of(words)).module.total_steps == 20
+    assert build(Settings.of({**words, "drop_last": False})).module.total_steps == 40
+    with pytest.raises(UserError) as caught:
+        build(Settings.of({**words, "batch_size": 128}))
+    assert str(caught.value) == (
+        "--drop_last: 100 images make no batch of 128; use --batch_size 100 or less, or "
+        "--no-drop_last."
+    )

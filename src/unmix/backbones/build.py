@@ -26,6 +26,7 @@ def build(
     stem: str = "auto",
     size: int = 224,
     patch: int | None = None,
+    zero_init_residual: bool = False,
 ) -> Backbone:
     """Build an untrained backbone.
 
@@ -36,6 +37,7 @@ def build(
         stem: "auto", "small", "medium" or "large"; see `check_stem`. "auto" for timm's models.
         size: Side of the images in pixels.
         patch: Side of a vision transformer's patches in pixels; by default the model's own.
+        zero_init_residual: Start a ResNet's blocks as the identity; see `ResNet`.
 
     Returns:
         A module that maps `(N, in_channels, size, size)` to `(N, feature_dim)`. Convolutional
@@ -49,6 +51,10 @@ def build(
     check_number("--in_channels", in_channels, at_least=1)
     if patch is not None:
         check_number("--patch", patch, at_least=1)
+    if zero_init_residual and name not in RESNETS:
+        raise UserError(
+            f"--zero_init_residual: is for {', '.join(RESNETS)}, not for {name}; leave it out."
+        )
     if name.startswith(_TIMM):
         return _build_timm(
             name, in_channels=in_channels, width=width, stem=stem, size=size, patch=patch
@@ -58,7 +64,10 @@ def build(
         raise UserError(_no_patches(name, patch))
     if name == "alexnet":
         return AlexNet(in_channels=in_channels, width=width, stem=stem, size=size)
-    return ResNet(name, in_channels=in_channels, width=width, stem=stem, size=size)
+    return ResNet(
+        name, in_channels=in_channels, width=width, stem=stem, size=size,
+        zero_init_residual=zero_init_residual,
+    )  # fmt: skip
 
 
 def is_vit(backbone: nn.Module) -> bool:

@@ -23,6 +23,7 @@ class HalfEncoders(Backbone):
         stem: Stem of both; see `check_stem`.
         size: Side of the images in pixels.
         patch: Side of a vision transformer's patches in pixels.
+        zero_init_residual: Start the blocks of ResNets as the identity.
 
     Raises:
         UserError: as `build` does.
@@ -36,12 +37,16 @@ class HalfEncoders(Backbone):
         stem: str = "auto",
         size: int = 224,
         patch: int | None = None,
+        zero_init_residual: bool = False,
     ) -> None:
         super().__init__()
         self.l, self.ab = (
-            build(name, in_channels=c, width=width, stem=stem, size=size, patch=patch)
+            build(
+                name, in_channels=c, width=width, stem=stem, size=size, patch=patch,
+                zero_init_residual=zero_init_residual,
+            )
             for c in (1, 2)
-        )
+        )  # fmt: skip
         self.feature_dim = self.l.feature_dim + self.ab.feature_dim
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:

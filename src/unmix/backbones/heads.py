@@ -30,7 +30,7 @@ def mlp(
     sizes: Sequence[int],
     *,
     batch_norm: bool = True,
-    last: Literal["linear", "norm", "affine"] = "linear",
+    last: Literal["linear", "bare", "norm", "affine"] = "linear",
     activation: type[nn.Module] = nn.ReLU,
 ) -> nn.Sequential:
     """Return a perceptron: Linear, batch norm, activation for each hidden layer, then Linear.
@@ -40,8 +40,8 @@ def mlp(
     Args:
         sizes: Features of the input, of each hidden layer, and of the output.
         batch_norm: Whether hidden layers have batch norm.
-        last: What comes of the output: as it is ("linear"), batch norm without ("norm") or with
-            ("affine") a scale and a shift.
+        last: What comes of the output: as it is, with a bias ("linear") or without ("bare"); or
+            batch norm without ("norm") or with ("affine") a scale and a shift.
         activation: Of the hidden layers.
     """
     layers: list[nn.Module] = []
@@ -50,7 +50,7 @@ def mlp(
         layers += [nn.BatchNorm1d(n_out)] * batch_norm
         layers.append(activation())
     layers.append(nn.Linear(sizes[-2], sizes[-1], bias=last == "linear"))
-    if last != "linear":
+    if last in ("norm", "affine"):
         layers.append(nn.BatchNorm1d(sizes[-1], affine=last == "affine"))
     return nn.Sequential(*layers)
 

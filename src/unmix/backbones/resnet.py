@@ -31,11 +31,13 @@ class ResNet(Backbone):
 
     Args:
         name: A key of `RESNETS`.
-        in_channels: Channels of the images. width: Factor on the channels of every layer, the stem
-        included. Widths 0.5, 1 and 2 are the
+        in_channels: Channels of the images.
+        width: Factor on the channels of every layer, the stem included. Widths 0.5, 1 and 2 are the
             v1, v2 and v3 of CMC (arXiv 1906.05849).
         stem: "auto", "small", "medium" or "large"; see `check_stem`.
         size: Side of the images in pixels; decides the stem if that is "auto".
+        zero_init_residual: Start the weight of each block's last batch norm at 0, so that the block
+            is the identity at first (arXiv 1706.02677, section 5.1), as torchvision's option.
 
     Raises:
         UserError: if the name or the stem is unknown, or width or size is not positive.
@@ -49,6 +51,7 @@ class ResNet(Backbone):
         width: float = 1.0,
         stem: str = "auto",
         size: int = 224,
+        zero_init_residual: bool = False,
     ) -> None:
         super().__init__()
         block, depths = RESNETS[check_choice("--backbone", name, RESNETS)]
@@ -70,12 +73,15 @@ class ResNet(Backbone):
         self.layer1, self.layer2, self.layer3, self.layer4 = stages
         self.avgpool = nn.AdaptiveAvgPool2d(1)
         self.feature_dim = channels
-        self._initialise()
+        self._initialise(zero_init_residual)
 
-    def _initialise(self) -> None:
+    def _initialise(self, zero_init_residual: bool) -> None:
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+            if zero_init_residual and isinstance(module, (BasicBlock, Bottleneck)):
+                last = module.bn3 if isinstance(module, Bottleneck) else module.bn2
+                nn.init.zeros_(last.weight)  # type: ignore[arg-type]
 
     def forward(self, images: Tensor) -> Tensor:
         """Map images `(N, in_channels, H, W)` to non-negative features `(N, feature_dim)`."""

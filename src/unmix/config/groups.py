@@ -21,6 +21,7 @@ __all__ = [
 ]
 
 DEVICES = ("auto", "cpu", "cuda", "mps")
+OPTIMIZERS = ("sgd", "adam", "adamw", "lars", "larc")
 PRECISIONS = ("auto", "32", "bf16", "16")
 TIMM = "timm:"
 YES_NO_AUTO = ("auto", "yes", "no")
@@ -38,6 +39,7 @@ class RunSettings:
             runs/METHOD-DATA-MIXTURE-seedSEED.
         epochs: Passes over the training images.
         batch_size: Images in a batch.
+        drop_last: Leave out the last batch of an epoch where it is short.
         size: Side of the views in pixels; by default the data set's own.
         limit: Use only this many of the training images, evenly spaced.
         mean: Normalise by this RGB mean in [0, 1] instead of the data set's own.
@@ -53,6 +55,7 @@ class RunSettings:
     run: str | None = None
     epochs: int = 20
     batch_size: int = 128
+    drop_last: bool = False
     size: int | None = None
     limit: int | None = None
     mean: tuple[float, float, float] | None = None
@@ -91,12 +94,15 @@ class ModelSettings:
         stem: First layers: small (3x3, no pooling), medium, large, or auto by the view size.
         patch: Side in pixels of the patches of one of timm's vision transformers; by default the
             model's own.
+        zero_init_residual: ResNets: start the last batch norm of each block at 0, so that a block
+            is the identity at first.
     """
 
     backbone: str = "resnet18"
     width: float = 1.0
     stem: str = "auto"
     patch: int | None = None
+    zero_init_residual: bool = False
 
     def __post_init__(self) -> None:
         words = catalog().words
@@ -113,19 +119,22 @@ class OptimizerSettings:
     """Optimiser and schedule.
 
     Args:
-        optimizer: sgd, adam, adamw or lars.
+        optimizer: sgd, adam, adamw, lars, or larc: SwAV's form of lars, which also scales biases
+            and norms.
         lr: Learning rate, of the batch size given (it is not scaled).
         final_lr: Learning rate at the end of the cosine.
-        momentum: Of SGD and LARS.
-        trust: Trust coefficient of LARS.
-        weight_decay: L2 penalty; with adamw decoupled from the gradient. Adamw and lars leave
-            biases and norms (parameters of one dimension) without it.
+        momentum: Of sgd, lars and larc.
+        trust: Trust coefficient of lars and larc.
+        weight_decay: L2 penalty; with adamw decoupled from the gradient.
+        decay_all: Whether biases and norms (parameters of one dimension) have weight decay too; by
+            default with sgd, adam and larc, not with adamw and lars.
         final_weight_decay: Weight decay at the end, towards which it goes by a cosine; by default
             it stays.
         schedule: cosine, step or constant; counted in steps.
         milestones: Epochs after which a step schedule multiplies the rate by gamma.
         gamma: Factor of the step schedule.
-        warmup_epochs: Epochs in which the rate rises linearly from 0.
+        warmup_epochs: Epochs in which the rate rises linearly.
+        warmup_start_lr: Learning rate that the warm-up starts from.
     """
 
     optimizer: str = "sgd"
@@ -134,14 +143,16 @@ class OptimizerSettings:
     momentum: float = 0.9
     trust: float = 0.001
     weight_decay: float = 5e-4
+    decay_all: bool | None = None
     final_weight_decay: float | None = None
     schedule: str = "cosine"
     milestones: tuple[int, ...] = ()
     gamma: float = 0.1
     warmup_epochs: float = 0.0
+    warmup_start_lr: float = 0.0
 
     def __post_init__(self) -> None:
-        check_choice("--optimizer", self.optimizer, ("sgd", "adam", "adamw", "lars"))
+        check_choice("--optimizer", self.optimizer, OPTIMIZERS)
         check_choice("--schedule", self.schedule, ("cosine", "step", "constant"))
         check_number("--lr", self.lr, above=0)
         check_number("--final_lr", self.final_lr, at_least=0)
@@ -157,6 +168,12 @@ class OptimizerSettings:
             check_number("--final_weight_decay", self.final_weight_decay, at_least=0)
         check_number("--gamma", self.gamma, above=0)
         check_number("--warmup_epochs", self.warmup_epochs, at_least=0)
+        check_number("--warmup_start_lr", self.warmup_start_lr, at_least=0)
+        if self.warmup_start_lr and not self.warmup_epochs:
+            raise UserError(
+                f"--warmup_start_lr: {self.warmup_start_lr:g} is where a warm-up starts, and there "
+                "is none; give --warmup_epochs too."
+            )
         if self.schedule == "step" and not self.milestones:
             raise UserError(
                 "--milestones: a step schedule needs them, such as --milestones 120 160."

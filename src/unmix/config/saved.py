@@ -8,6 +8,7 @@ from typing import Any
 import yaml
 
 from unmix.errors import UserError
+from unmix.recipes.earlier import as_it_was
 
 __all__ = ["is_run", "saved_words"]
 
@@ -37,4 +38,4 @@ def saved_words(folder: Path | str) -> dict[str, Any]:
         raise UserError(f"{config}: cannot be read ({reason}).") from None
     if not isinstance(words, dict):
         raise UserError(f"{config}: must hold lines of the form `setting: value`.")
-    return words
+    return as_it_was(words)

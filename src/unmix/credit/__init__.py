@@ -4,17 +4,16 @@ from dataclasses import fields, replace
 from typing import Any
 
 from unmix.credit.rules import (
-    SDMP,
     ImageSpace,
     IMix,
     MixBT,
     MixCo,
     Mixed,
     Rule,
-    SDMPReleased,
     SwAVReleased,
     UnMixRule,
 )
+from unmix.credit.sdmp import SDMP, SDMPReleased
 from unmix.credit.sharing import Shares, of_partner, per_tensor, shared_loss, soft_cross_entropy
 from unmix.errors import UserError, check_choice
 

@@ -42,6 +42,8 @@ class DeepClusterV2(MultiCrop):
 
     The released code fills the memory in a pass over the data before the first epoch. Here the
     first epoch is that pass: it has no clusters to predict, its loss is 0 and nothing is trained.
+    Images that no batch has had yet, as those of a last batch that is left out, are not clustered,
+    and their loss is 0.
 
     Args:
         backbone: Images to pooled features; has `feature_dim`.
@@ -86,8 +88,7 @@ class DeepClusterV2(MultiCrop):
                 )
         super().__init__(backbone, mlp((backbone.feature_dim, hidden, dim)))
         self.C = nn.ModuleList(nn.Linear(dim, k, bias=False) for k in prototypes)
-        start = F.normalize(torch.randn(2, n_data, dim), dim=2)
-        self.register_buffer("memory", start)
+        self.register_buffer("memory", torch.zeros(2, n_data, dim))
         self.register_buffer("assignments", torch.full((len(prototypes), n_data), -1))
         self.K, self.T, self.kmeans_iterations = prototypes, temperature, kmeans_iterations
         self.freeze_steps, self.frozen, self.filling = freeze_prototypes_steps, False, False
@@ -107,12 +108,18 @@ class DeepClusterV2(MultiCrop):
     @torch.no_grad()
     def cluster(self, generator: torch.Generator) -> None:
         """Cluster the memory for each head, heads in turn that of view 0 and that of view 1."""
+        known = self.memory[0].any(dim=1).nonzero().squeeze(1)  # features are unit vectors
+        if len(known) < max(self.K):
+            raise UserError(
+                f"--prototypes: {max(self.K)} clusters are more than the {len(known)} images that "
+                f"an epoch's batches had; use at most {len(known)}."
+            )
         for head, layer in enumerate(self.C):
             centroids, assigned = spherical_kmeans(
-                self.memory[head % 2], self.K[head], self.kmeans_iterations, generator
+                self.memory[head % 2, known], self.K[head], self.kmeans_iterations, generator
             )
             layer.weight.copy_(centroids)  # type: ignore[operator, union-attr]
-            self.assignments[head] = assigned
+            self.assignments[head, known] = assigned
 
     def pairs_of(self, count: int) -> Sequence[Pair]:
         """Every view with the sample's clusters; the mean over views."""

@@ -65,7 +65,7 @@ class DINO(MultiCrop):
         temperature: tau_s, the student's.
         teacher_temperature: tau_t, the teacher's.
         warmup_teacher_temperature: tau_t at the start, from which it goes linearly.
-        warmup_teacher_epochs: Epochs until tau_t is reached.
+        warmup_teacher_epochs: Epochs of that way: the last of them has tau_t, each is of one tau.
         centre_momentum: m of the centre.
         encoder_momentum: lambda of the teacher at the start; rises to 1 by a cosine.
         freeze_last_epochs: Epochs before the head's last layer is trained.
@@ -116,7 +116,9 @@ class DINO(MultiCrop):
     def begin_step(self, progress: Progress) -> None:
         """The teacher follows the student; the teacher's temperature moves on."""
         follow(self.f_t, self.f, rising(self.lambda_start, progress.share))
-        done = min(1.0, progress.epoch / self.tau_epochs) if self.tau_epochs else 1.0
+        # An epoch has one temperature, evenly spaced from the first to the last, as released.
+        epoch, last = int(progress.epoch), self.tau_epochs - 1
+        done = 1.0 if epoch >= self.tau_epochs else epoch / max(1, last)
         self.tau_t = self.tau_start + done * (self.tau_end - self.tau_start)
         self.frozen = progress.epoch < self.freeze_epochs
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Literal
 
 from torch import Tensor, nn
 
@@ -24,8 +25,8 @@ class MoCoV3(MomentumTargets, InBatch):
     momentum copies of f and g. Compared by InfoNCE among the batch's keys, times 2 T (Eq. 1, Alg.
     1), in both directions, summed. Kept: nothing.
 
-    A projector has two layers on a ResNet and three on a transformer, and a transformer's predictor
-    ends in batch norm, as in the released code.
+    A projector has two layers on a ResNet and three on a transformer; a transformer's predictor
+    ends in batch norm, a ResNet's in a linear layer without bias, as in the released code.
 
     Args:
         backbone: Images to pooled features; has `feature_dim`, and a transformer `patch_embed`.
@@ -35,6 +36,7 @@ class MoCoV3(MomentumTargets, InBatch):
         temperature: T.
         encoder_momentum: m at the start; it rises to 1 by a cosine.
         freeze_patch_embedding: Leave a transformer's patch projection as it starts (Sec. 4.3).
+        predictor_bias: ResNets: a bias in the predictor's last layer, as here before version 0.2.
     """
 
     pairs: Sequence[Pair] = (Pair(0, 1), Pair(1, 0))
@@ -49,6 +51,7 @@ class MoCoV3(MomentumTargets, InBatch):
         temperature: float = 0.2,
         encoder_momentum: float = 0.99,
         freeze_patch_embedding: bool = False,
+        predictor_bias: bool = False,
     ) -> None:
         check_sizes(dim=dim, hidden=hidden)
         check_number("--temperature", temperature, above=0)
@@ -58,7 +61,8 @@ class MoCoV3(MomentumTargets, InBatch):
         layers = 2 if patches is None else 3
         sizes = (backbone.feature_dim, *[hidden] * (layers - 1), dim)
         super().__init__(backbone, mlp(sizes, last="norm"), encoder_momentum)
-        self.h = mlp((dim, hidden, dim), last="linear" if patches is None else "norm")
+        last: Literal["linear", "bare", "norm"] = "linear" if predictor_bias else "bare"
+        self.h = mlp((dim, hidden, dim), last=last if patches is None else "norm")
         self.T, self.softmax_scale = temperature, 2 * temperature
 
     def query(self, view: Tensor, number: int = 0) -> Tensor:

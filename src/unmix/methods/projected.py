@@ -17,7 +17,14 @@ from unmix.errors import check_number
 from unmix.methods.base import Method, Progress
 from unmix.momentum import follow, momentum_copy, rising
 
-__all__ = ["InBatch", "MomentumTargets", "Projected", "TwoSided", "check_sizes"]
+__all__ = [
+    "HeadOfAllViews",
+    "InBatch",
+    "MomentumTargets",
+    "Projected",
+    "TwoSided",
+    "check_sizes",
+]
 
 
 class Projected(Method):
@@ -63,6 +70,35 @@ class TwoSided(Projected):
     ) -> dict[int, Any]:
         """The second view's z, with its gradient."""
         return {1: queries[1]}
+
+
+class HeadOfAllViews(TwoSided):
+    """A two-sided method whose projector can see all views of the batch at once.
+
+    Its batch norm then takes its statistics over the clean views together, as in the whitening
+    paper's code; the backbone's stays with one view. A mixture is projected by itself.
+
+    Attributes:
+        joint_head: Whether it does.
+    """
+
+    joint_head: bool = False
+
+    def of_output(self, z: Tensor) -> Any:
+        """The query, of the projector's output (N, dim)."""
+        return z
+
+    def query(self, view: Tensor, number: int = 0) -> Any:
+        """Of one view alone."""
+        return self.of_output(self.projections(view))
+
+    def queries(self, views: Sequence[Tensor]) -> dict[int, Any]:
+        """Of all views."""
+        if not self.joint_head:
+            return super().queries(views)
+        outputs = self.g(torch.cat([self.f(view) for view in views]))
+        parts = outputs.split([len(view) for view in views])
+        return {v: self.of_output(z) for v, z in enumerate(parts)}
 
 
 class MomentumTargets(Projected):

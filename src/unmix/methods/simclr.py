@@ -11,12 +11,12 @@ from unmix.distributed import gather_with_gradient
 from unmix.errors import check_number
 from unmix.losses import nt_xent
 from unmix.methods.base import full_precision, unit
-from unmix.methods.projected import InBatch, TwoSided, check_sizes
+from unmix.methods.projected import HeadOfAllViews, InBatch, check_sizes
 
 __all__ = ["SimCLR"]
 
 
-class SimCLR(InBatch, TwoSided):
+class SimCLR(InBatch, HeadOfAllViews):
     """Contrastive learning in the batch: a sample's two views among all views of all samples.
 
     Query: z = g(f(x1)). Target: the other view's z = g(f(x2)), with its gradient. Compared by
@@ -30,6 +30,8 @@ class SimCLR(InBatch, TwoSided):
         layers: Layers of the projector.
         temperature: T.
         head_bn: Batch norm after every layer of the projector.
+        joint_head: Project both views in one batch, as the whitening paper's code; it matters where
+            the projector has batch norm.
     """
 
     def __init__(
@@ -42,6 +44,7 @@ class SimCLR(InBatch, TwoSided):
         layers: int = 2,
         temperature: float = 0.5,
         head_bn: bool = False,
+        joint_head: bool = False,
     ) -> None:
         check_sizes(dim=dim, layers=layers)
         check_number("--hidden", hidden, at_least=0)
@@ -50,11 +53,11 @@ class SimCLR(InBatch, TwoSided):
         sizes = (d, *[hidden or d] * (layers - 1), dim)
         g = mlp(sizes, last="affine") if head_bn else mlp(sizes, batch_norm=False)
         super().__init__(backbone, g)
-        self.T = temperature
+        self.T, self.joint_head = temperature, joint_head
 
-    def query(self, view: Tensor, number: int = 0) -> Tensor:
-        """z = g(f(x)): unit vectors (N, dim)."""
-        return unit(self.projections(view))
+    def of_output(self, z: Tensor) -> Tensor:
+        """z as unit vectors (N, dim)."""
+        return unit(z)
 
     def compare(self, query: Tensor, target: Tensor) -> Tensor:
         """NT-Xent, from query to target and back: losses (N,)."""

@@ -54,7 +54,7 @@ class SwAV(MultiCrop):
         sinkhorn_iterations: Rounds of the Sinkhorn-Knopp algorithm.
         queue_size: Embeddings of earlier steps, of each large view, that the codes are computed
             with; 0 for none.
-        queue_from_epoch: Epochs before the queue is used; it is filled from the start.
+        queue_from_epoch: Epochs before the queue is filled, which is used once it is full.
         freeze_prototypes_steps: Steps before the prototypes are trained.
     """
 
@@ -88,17 +88,18 @@ class SwAV(MultiCrop):
         self.T, self.epsilon, self.iterations = temperature, epsilon, sinkhorn_iterations
         self.queue_from_epoch, self.freeze_steps = queue_from_epoch, freeze_prototypes_steps
         self.queue_full = self.uses_queue = self.frozen = False
+        self.fills_queue = True
 
     def begin_step(self, progress: Progress) -> None:
-        """Prototypes are unit vectors; the queue is used from its epoch on, once it is full."""
+        """Prototypes are unit vectors; the queue is filled from its epoch on, then used."""
         with torch.no_grad():
             self.C.weight.copy_(F.normalize(self.C.weight, dim=1))
         self.frozen = progress.step < self.freeze_steps
-        wanted = len(self.queues) > 0 and progress.epoch >= self.queue_from_epoch
-        # The host waits for this number, but only until the queue is full: once in most runs.
-        if wanted and not self.queue_full:
+        self.fills_queue = len(self.queues) > 0 and progress.epoch >= self.queue_from_epoch
+        # The host waits for this number, but only until the queue is full: for a few steps.
+        if self.fills_queue and not self.queue_full:
             self.queue_full = self.fill == 1
-        self.uses_queue = wanted and self.queue_full
+        self.uses_queue = self.fills_queue and self.queue_full
 
     def pairs_of(self, count: int) -> Sequence[Pair]:
         """The large views with each other, small crops with both; the mean over codes and crops."""
@@ -152,7 +153,7 @@ class SwAV(MultiCrop):
         """Put the clean embeddings of all processes into the queues; frozen prototypes stay."""
         if self.frozen:
             self.C.weight.grad = None
-        for b, queue in enumerate(self.queues):
+        for b, queue in enumerate(self.queues if self.fills_queue else ()):
             cast(Queue, queue).push(gather(targets[b].embedding))
 
     @property

@@ -11,7 +11,7 @@ from torch import Tensor
 from unmix.backbones import Backbone, mlp
 from unmix.errors import UserError, check_number
 from unmix.methods.base import Pair, full_precision, unit
-from unmix.methods.projected import TwoSided, check_sizes
+from unmix.methods.projected import HeadOfAllViews, check_sizes
 from unmix.transfer import to_device
 
 __all__ = ["WMSE", "Grouped", "whiten"]
@@ -33,7 +33,7 @@ class Grouped(NamedTuple):
     keys: Tensor
 
 
-class WMSE(TwoSided):
+class WMSE(HeadOfAllViews):
     """Whitening: features are scattered by whitening them over a sub-batch, and agree in between.
 
     Query: v = g(f(x)). Target: the v of another view, with its gradient. Both are whitened over the
@@ -49,6 +49,8 @@ class WMSE(TwoSided):
         sub_batch: Samples that are whitened together, or a few more where they do not fit evenly.
         iterations: How often sub-batches are drawn in a step.
         epsilon: Share of the identity in the covariance, in [0, 1]; above 0 it may be singular.
+        joint_head: Project all views in one batch, so that the projector's batch norm takes its
+            statistics over them, as the paper's code.
     """
 
     coupled = True
@@ -64,6 +66,7 @@ class WMSE(TwoSided):
         sub_batch: int = 128,
         iterations: int = 1,
         epsilon: float = 0.0,
+        joint_head: bool = False,
     ) -> None:
         check_sizes(dim=dim, hidden=hidden, iterations=iterations)
         check_number("--sub_batch", sub_batch, at_least=2)
@@ -71,7 +74,7 @@ class WMSE(TwoSided):
         if views not in _PAIRS:
             raise UserError(f"--views: {views} is out of range; it must be 2 or 4.")
         super().__init__(backbone, mlp((backbone.feature_dim, hidden, dim)))
-        self.views = views
+        self.views, self.joint_head = views, joint_head
         self.pairs = [Pair(a, b, 1 / len(_PAIRS[views])) for a, b in _PAIRS[views]]
         self.dim, self.sub_batch = dim, sub_batch
         self.iterations, self.epsilon = iterations, epsilon

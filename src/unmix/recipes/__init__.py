@@ -11,6 +11,7 @@ from typing import Any
 import yaml
 
 from unmix.errors import UserError, check_choice
+from unmix.recipes.earlier import as_it_was
 
 __all__ = ["recipe", "recipe_names", "recipe_text", "resolve", "summary"]
 
@@ -49,7 +50,7 @@ def recipe(name: str) -> dict[str, Any]:
         raise UserError(f"--config: {name}{where} is not valid YAML.") from None
     if not isinstance(words, dict):
         raise UserError(f"--config: {name} must hold lines of the form `setting: value`.")
-    return words
+    return as_it_was(words)
 
 
 def recipe_text(name: str, flag: str = "--config") -> str:

@@ -25,7 +25,8 @@ _AHEAD = 2
 class EpochOrder:
     """Batches of sample numbers; the order depends on the seed and the epoch alone.
 
-    The last batch of an epoch may be short. If it is smaller than `smallest` it is left out.
+    The last batch of an epoch may be short. If it is smaller than `smallest`, or with `drop_last`,
+    it is left out.
 
     Args:
         n: Number of samples.
@@ -33,6 +34,7 @@ class EpochOrder:
         seed: Of the run.
         smallest: The least that a batch must have, of each process.
         processes: Each gets an equal share of every batch.
+        drop_last: Leave a short last batch out.
 
     Attributes:
         smallest: As given.
@@ -42,12 +44,18 @@ class EpochOrder:
     """
 
     def __init__(
-        self, n: int, batch_size: int, seed: int, smallest: int = 2, processes: int = 1
+        self,
+        n: int,
+        batch_size: int,
+        seed: int,
+        smallest: int = 2,
+        processes: int = 1,
+        drop_last: bool = False,
     ) -> None:
         self.n, self.batch_size, self.seed, self.processes = n, batch_size, seed, processes
         self.smallest, self.share = smallest, batch_size // processes
         full, rest = divmod(n, batch_size)
-        self.length = full + (rest >= smallest * processes)
+        self.length = full + (not drop_last and rest >= smallest * processes)
         self.position: Callable[[], tuple[int, int]] = lambda: (0, 0)
 
     def __len__(self) -> int:

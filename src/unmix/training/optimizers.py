@@ -13,13 +13,18 @@ from torch.optim.lr_scheduler import LambdaLR
 from unmix.config import OptimizerSettings
 
 __all__ = [
+    "Larc",
     "Lars",
     "Schedule",
     "build_optimizer",
     "build_schedule",
+    "decays_all",
     "learning_rate_factor",
     "weight_decay_at",
 ]
+
+
+_EPS = 1e-8
 
 
 class Lars(torch.optim.SGD):
@@ -33,6 +38,7 @@ class Lars(torch.optim.SGD):
         momentum: As in SGD.
         weight_decay: L2 penalty on parameters of more than one dimension.
         trust: Trust coefficient, eta in the paper.
+        decay_all: Weight decay also on parameters of one dimension; they are still not scaled.
     """
 
     def __init__(
@@ -42,10 +48,11 @@ class Lars(torch.optim.SGD):
         momentum: float = 0.9,
         weight_decay: float = 0.0,
         trust: float = 0.001,
+        decay_all: bool = False,
     ) -> None:
         # The penalty belongs inside the ratio of norms, so SGD itself must not add it.
         super().__init__(params, lr=lr, momentum=momentum, weight_decay=0.0)
-        self.trust = trust
+        self.trust, self.decay_all = trust, decay_all
         for group in self.param_groups:
             group["decay"] = weight_decay
 
@@ -58,16 +65,41 @@ class Lars(torch.optim.SGD):
                 loss = closure()
         for group in self.param_groups:
             for parameter in group["params"]:
-                if parameter.grad is not None and parameter.ndim > 1:
-                    parameter.grad.copy_(self._scaled(parameter, parameter.grad, group["decay"]))
+                if parameter.grad is not None:
+                    self._prepare(parameter, parameter.grad, group["decay"])
         super().step()
         return loss
+
+    def _prepare(self, parameter: Tensor, gradient: Tensor, decay: float) -> None:
+        if parameter.ndim > 1:
+            gradient.copy_(self._scaled(parameter, gradient, decay))
+        elif self.decay_all:
+            gradient.add_(parameter, alpha=decay)
 
     def _scaled(self, parameter: Tensor, gradient: Tensor, decay: float) -> Tensor:
         gradient = gradient + decay * parameter
         size, slope = parameter.norm(), gradient.norm()
         ratio = torch.where((size > 0) & (slope > 0), self.trust * size / slope, 1.0)
         return ratio * gradient
+
+
+class Larc(Lars):
+    """LARS over all parameters, biases and batch norm too, as SwAV and DeepCluster-v2 use it.
+
+    The ratio is trust |w| / (|g| + decay |w|), apex' LARC without clipping. A parameter of which
+    one norm is 0, as a bias at the start, takes its plain gradient, without weight decay.
+
+    Args:
+        params, lr, momentum, weight_decay, trust: As in `Lars`.
+        decay_all: False: parameters of one dimension are scaled, but have no weight decay.
+    """
+
+    def _prepare(self, parameter: Tensor, gradient: Tensor, decay: float) -> None:
+        decay = decay if self.decay_all or parameter.ndim > 1 else 0.0
+        size, slope = parameter.norm(), gradient.norm()
+        ratio = self.trust * size / (slope + decay * size + _EPS)
+        scaled = ratio * (gradient + decay * parameter)
+        gradient.copy_(torch.where((size > 0) & (slope > 0), scaled, gradient))
 
 
 def build_optimizer(
@@ -78,8 +110,10 @@ def build_optimizer(
 ) -> torch.optim.Optimizer:
     """The optimiser of the settings, for the parameters that take a gradient.
 
-    AdamW and LARS leave parameters of one dimension (biases, norms) without weight decay, as the
-    methods that are published with them do; SGD and Adam decay all.
+    Where the settings do not say it by `decay_all`, AdamW and LARS leave parameters of one
+    dimension (biases, norms) without weight decay, and SGD, Adam and LARC decay all. Publications
+    differ: MoCo v3 decays all under AdamW and matrices alone under LARS, DINO matrices alone under
+    any optimiser.
 
     Args:
         settings: Which, and its numbers.
@@ -89,10 +123,11 @@ def build_optimizer(
     """
     held = {id(p) for module in steady for p in module.parameters()}
     groups: dict[tuple[bool, bool], dict[str, Any]] = {}
+    everything = decays_all(settings)
     for p in parameters:
         if not p.requires_grad:
             continue
-        bare = settings.optimizer == "adamw" and p.ndim <= 1
+        bare = not everything and p.ndim <= 1 and settings.optimizer not in ("lars", "larc")
         key = id(p) in held, bare
         words = {"steady": key[0], "bare": bare, **({"weight_decay": 0.0} if bare else {})}
         groups.setdefault(key, {"params": [], **words})["params"].append(p)
@@ -102,10 +137,12 @@ def build_optimizer(
         return torch.optim.Adam(chosen, lr, weight_decay=decay_, fused=fused)
     if settings.optimizer == "adamw":
         return torch.optim.AdamW(chosen, lr, weight_decay=decay_, fused=fused)
-    if settings.optimizer == "lars":
-        return Lars(
-            chosen, lr, momentum=settings.momentum, weight_decay=decay_, trust=settings.trust
-        )
+    if settings.optimizer in ("lars", "larc"):
+        kind = Larc if settings.optimizer == "larc" else Lars
+        return kind(
+            chosen, lr, momentum=settings.momentum, weight_decay=decay_, trust=settings.trust,
+            decay_all=everything,
+        )  # fmt: skip
     sgd = torch.optim.SGD(chosen, lr, momentum=settings.momentum, weight_decay=decay_, fused=fused)
     if settings.momentum:
         # The fused kernel makes all velocities at its first step, and later fails on a parameter
@@ -114,6 +151,13 @@ def build_optimizer(
             for parameter in group["params"]:
                 sgd.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
     return sgd
+
+
+def decays_all(settings: OptimizerSettings) -> bool:
+    """Whether parameters of one dimension have weight decay too."""
+    if settings.decay_all is not None:
+        return settings.decay_all
+    return settings.optimizer not in ("adamw", "lars")
 
 
 class Schedule(LambdaLR):
@@ -190,15 +234,15 @@ def learning_rate_factor(
 
     Cosine runs to `final_lr` at the last step (Loshchilov and Hutter 2017, without restarts); a
     step schedule multiplies by gamma once `milestones` epochs are over; both after a linear
-    warm-up.
+    warm-up from `warmup_start_lr`.
     """
     total = epochs * steps_per_epoch
     warmup = round(settings.warmup_epochs * steps_per_epoch)
-    last = settings.final_lr / settings.lr
+    first, last = settings.warmup_start_lr / settings.lr, settings.final_lr / settings.lr
 
     def factor(step: int) -> float:
         if step < warmup:
-            return (step + 1) / warmup
+            return first + (1 - first) * (step + 1) / warmup
         if settings.schedule == "cosine":
             return last + (1 - last) * _falling((step - warmup) / max(1, total - warmup))
         if settings.schedule == "step":

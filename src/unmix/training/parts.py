@@ -91,7 +91,14 @@ def build(settings: Settings, images: ImageSet | None = None) -> Parts:
     method.check_batch(min(run_.batch_size, len(train)) // processes)
     operator, rule = label_space(settings, method)
     smallest = smallest_batch(operator, method)
-    order = EpochOrder(len(train), run_.batch_size, run_.seed, smallest, processes=processes)
+    if run_.drop_last and len(train) < run_.batch_size:
+        raise UserError(
+            f"--drop_last: {len(train)} images make no batch of {run_.batch_size}; use "
+            f"--batch_size {len(train)} or less, or --no-drop_last."
+        )
+    order = EpochOrder(
+        len(train), run_.batch_size, run_.seed, smallest, processes, drop_last=run_.drop_last
+    )
     if machine.device.type == "cpu" and has_narrow_downsampling(method):
         machine = replace(machine, channels_last=False)
     check_views(settings, method)
@@ -140,8 +147,9 @@ def build_method(settings: Settings, n_data: int, size: int) -> Method:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(settings.run.seed)
         backbone = kind.build_backbone(
-            model.backbone, width=model.width, stem=model.stem, size=size, patch=model.patch
-        )
+            model.backbone, width=model.width, stem=model.stem, size=size, patch=model.patch,
+            zero_init_residual=model.zero_init_residual,
+        )  # fmt: skip
         return kind(backbone, n_data, **settings.method)  # type: ignore[call-arg]
 
 

@@ -1,0 +1,114 @@
+"""SDMP's rule, with losses weighed as in Un-Mix, and with probabilities as released."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from unmix.credit.rules import Mixed, Rule, over_samples
+from unmix.credit.sharing import Shares, shared_loss, shared_probability
+
+__all__ = ["SDMP", "Between", "SDMPReleased"]
+
+
+@dataclass(frozen=True)
+class SDMP(Rule):
+    """SDMP: a mixture is compared with its sources and with the mixtures of the other view.
+
+    The mixture of the same two images counts 1 / (1 + c), the one of the partner c / (1 + c), with
+    c the content that they have in common. Losses are weighted, as in Un-Mix, so that any loss will
+    do; the released code weighs probabilities, see `SDMPReleased`.
+
+    Args:
+        share: What both comparisons together count (one half each in the released code).
+    """
+
+    source: ClassVar[str] = "Ren et al. 2022, CVPR; weights and halves as in its code"
+    even: ClassVar[bool] = True
+    of_pairs: ClassVar[bool] = True
+    both_views: ClassVar[bool] = True
+    published: ClassVar[Mapping[str, Any]] = {
+        "unmix_mixture": "resizemix",
+        "unmix_per": "sample",
+        "unmix_pairing": "reverse",
+        "unmix_weight": "uniform",
+        "unmix_low": 0.1,
+        "unmix_high": 0.9,
+    }
+
+    def why_not(self, method: Any) -> str | None:
+        """A mixture must have a target, and every sample a loss."""
+        if not method.encodes_targets:
+            return "a target is looked up by the sample's number, so a mixture has none"
+        if method.coupled:
+            return "the loss is one number a batch: mixtures are weighed one by one"
+        return None
+
+    def __call__(self, mixed: Mixed) -> Tensor:
+        """The mean of the loss against the sources and of that against mixtures."""
+        between, targets = Between.of(mixed.draw), mixed.targets_of_mixtures()
+        source = mixed.over_targets(
+            lambda b: self.loss(mixed, mixed.targets[b], mixed.draw), without=0
+        )
+        mixtures = mixed.over_targets(lambda b: self.loss(mixed, targets[b], between), without=0)
+        return self.share * (source + mixtures) / 2
+
+    def loss(self, mixed: Mixed, target: Any, shares: Shares) -> Tensor:
+        """The mixtures' loss with one view's targets, a scalar: the weighted sum of losses."""
+        return shared_loss(mixed.method.compare, mixed.query, target, shares)
+
+
+@dataclass(frozen=True)
+class SDMPReleased(SDMP):
+    """SDMP as its released code has it: -log of the weighted sum of probabilities.
+
+    Where `SDMP` has w (-log p) + (1 - w) (-log p[partner]), the code has
+    -log(w p + (1 - w) p[partner]): content with one probable owner is enough for a small loss.
+
+    Args:
+        share: What both comparisons together count.
+    """
+
+    source: ClassVar[str] = "Ren et al. 2022, CVPR; released MoCo v3 code"
+
+    def why_not(self, method: Any) -> str | None:
+        """As of SDMP, and there must be probabilities."""
+        why = super().why_not(method)
+        if why is None and not method.contrastive:
+            why = "it does not tell samples apart, so there are no probabilities to weigh"
+        return why
+
+    def loss(self, mixed: Mixed, target: Any, shares: Shares) -> Tensor:
+        """-log of the weighted sum of the owners' probabilities."""
+        loss = over_samples(mixed, target, shares, mixed.method.T, shared_probability)
+        return mixed.method.softmax_scale * loss
+
+
+@dataclass(frozen=True)
+class Between:
+    """How much a mixture has in common with itself and with its partner's mixture.
+
+    Attributes:
+        owners: As in `Shares`.
+        shares: 1 / (1 + c) and c / (1 + c), with c = min(w, 1 - w[p]) + min(1 - w, w[p]) where the
+            partner's partner is the image; else the partner is all that the two have in common.
+        per_sample: True.
+    """
+
+    owners: Tensor
+    shares: Tensor
+    per_sample: bool = True
+
+    @classmethod
+    def of(cls, draw: Shares) -> Between:
+        """From the mixtures' shares of two images."""
+        own = draw.shares[:, 0]
+        other = own[draw.owners[:, 1]]
+        p = draw.owners[:, 1]
+        mutual = p[p] == draw.owners[:, 0]
+        common = torch.minimum(1 - own, other) + mutual * torch.minimum(own, 1 - other)
+        return cls(draw.owners, torch.stack([1 / (1 + common), common / (1 + common)], dim=1))
