@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,7 @@ from unmix.names import shown
 from unmix.results import Evaluation, RunResults, load_results
 from unmix.training.console import quiet_libraries
 from unmix.training.console import say as print_line
+from unmix.training.data_record import DataRecord
 from unmix.training.run_folder import RunFolder
 
 __all__ = ["compare"]
@@ -84,18 +86,19 @@ def compare(
     quiet_libraries()
     folders = _folders(runs)
     known = dict(zip(_names(folders), folders, strict=True))
-    results = [_own(name, load_results(path)) for name, path in known.items()]
+    found = [_own(name, load_results(path)) for name, path in known.items()]
+    results = _told_by_data(known, found)
     folder = Path(out) if out is not None else _beside(folders)
     if folder.exists() and not folder.is_dir():
         raise UserError(f"--out: {folder} is a file; give a folder.")
     say(results_table(results, baselines).text())
     notes = _unlike(results)
     figures = _figures(known, results, notes, baselines or {})
-    found = _predictions(known, results, notes, device, data_dir, say)
-    if found is not None:
-        caption = f"Measures are over {found.images:,} {found.split} images of {found.data}."
-        figures["Prediction curves"] = _Drawn("predictions", found.figure, caption)
-        found.write(folder / "softness.json")
+    curves_ = _predictions(known, results, notes, device, data_dir, say)
+    if curves_ is not None:
+        caption = f"Measures are over {curves_.images:,} {curves_.split} images of {curves_.data}."
+        figures["Prediction curves"] = _Drawn("predictions", curves_.figure, caption)
+        curves_.write(folder / "softness.json")
     for drawn in figures.values():
         save(drawn.figure, folder / drawn.stem)
     write_report(
@@ -147,6 +150,27 @@ def _own(name: str, run: RunResults) -> RunResults:
     rows = tuple(row for row in run.evaluations if "data" not in row.details)
     data, command = shown(run.data), shown(run.command)
     return replace(run, name=name, data=data, command=command, evaluations=rows)
+
+
+def _told_by_data(known: Mapping[str, Path], results: Sequence[RunResults]) -> list[RunResults]:
+    """Call the same data by one name, and other data that was typed alike by others."""
+    names: dict[tuple[tuple[str, str], ...], str] = {}
+    told = []
+    for run in results:
+        folder = RunFolder(known[run.name])
+        record = words = None
+        with suppress(UserError):
+            record, words = DataRecord.read(folder.path), folder.words()
+        if record is None or words is None or not record.splits:
+            told.append(run)
+            continue
+        key = tuple((split, found.digest) for split, found in sorted(record.splits.items()))
+        if key not in names:
+            tries = (run.data, shown(str(words.get("data"))))
+            fresh = [name for name in tries if name not in names.values()]
+            names[key] = fresh[0] if fresh else f"{tries[1]} (as it was for {run.name})"
+        told.append(replace(run, data=names[key]))
+    return told
 
 
 def _unlike(results: Sequence[RunResults]) -> list[str]:

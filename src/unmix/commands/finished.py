@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -12,10 +12,18 @@ from torch import Tensor
 from unmix.commands.checkpoints import load_method
 from unmix.config import MachineSettings, Settings
 from unmix.data import ImageSet, StreamedImages
+from unmix.data.fingerprint import Fingerprint
 from unmix.errors import UserError
 from unmix.evaluation import Measured, split_features
 from unmix.evaluation.loading import LoadedEncoder, load_encoder
 from unmix.results import load_results
+from unmix.training.data_record import (
+    DataRecord,
+    absolute,
+    check_there,
+    is_folder,
+    same_place,
+)
 from unmix.training.machine import Machine, choose_machine
 from unmix.training.parts import load_split
 from unmix.training.run_folder import RunFolder
@@ -23,6 +31,11 @@ from unmix.training.run_folder import RunFolder
 __all__ = ["FinishedRun", "Splits", "Subject", "say_skipped"]
 
 Say = Callable[[str], None]
+
+_UNRECORDED = (
+    "note: this run is of a version that kept no fingerprint of its data; the data that lies there "
+    "now is taken for it"
+)
 
 
 @dataclass(frozen=True)
@@ -35,6 +48,7 @@ class Splits:
         labels: Classes of the training images, int64 (N,).
         classes: Their names.
         transfer: The data set's name where it is not the pretraining's, else None.
+        note: What the user should hear of the data, or None.
     """
 
     train: ImageSet
@@ -42,6 +56,7 @@ class Splits:
     labels: Tensor
     classes: tuple[str, ...]
     transfer: str | None
+    note: str | None = None
 
     @property
     def named(self) -> dict[str, str]:
@@ -71,12 +86,14 @@ class FinishedRun:
         settings: Its settings.
         machine: Where to compute.
         encoder: The exported encoder, on the machine's device.
+        record: What tells the run's data from others; None for a run of an earlier version.
     """
 
     folder: RunFolder
     settings: Settings
     machine: Machine
     encoder: LoadedEncoder
+    record: DataRecord | None
 
     @classmethod
     def open(cls, run: Path | str, device: str = "auto") -> FinishedRun:
@@ -109,34 +126,75 @@ class FinishedRun:
                     f"{folder.encoder}: is of another run: its {name} is {encoder.facts[name]}, "
                     f"not {words[name]} as {folder.config.name} says."
                 )
-        return cls(folder, settings, machine, encoder)
+        return cls(folder, settings, machine, encoder, DataRecord.read(folder.path))
 
     def splits(self, what: str, data: str | None, data_dir: str | None) -> Splits:
         """Load the labelled training images and the test images.
 
         Args:
             what: What needs the classes, for the message.
-            data: Another data set than the pretraining's.
+            data: Another data set than the pretraining's, or where the pretraining's lies now.
             data_dir: Where its files lie; by default where the pretraining's were.
 
         Raises:
-            UserError: if the data cannot be read or has no classes.
+            UserError: if the data cannot be read or has no classes, or no other data was asked for
+                and the pretraining's is not what it was.
         """
         own = self.settings.run
-        transfer = data if data is not None and not _same_data(data, own.data) else None
-        name = own.data if transfer is None else transfer
-        if data_dir is None and transfer is None:
+        elsewhere = data is not None and not same_place(data, own.data)
+        name = own.data if data is None else located_data(data)
+        if data is None:
+            check_there(own.data)
+        if data_dir is None and not elsewhere:
             data_dir = own.data_dir
-        limit = own.limit if transfer is None else None
-        own = replace(own, data=name, data_dir=data_dir, limit=limit)
-        train = load_split(own, "train")
+        chosen = replace(own, data=name, data_dir=data_dir, limit=None)
+        seen: dict[str, Fingerprint] = {}
+        train = load_split(chosen, "train", seen)
         if train.labels is None or train.classes is None:
             raise UserError(
                 f"--data: {name} has no classes, and {what} needs them: the images of each class "
                 "in a folder of their own. Or give another --data."
             )
-        test = load_split(own, "test")
-        return Splits(train, test, train.labels, train.classes, transfer)
+        test = load_split(chosen, "test", seen)
+        transfer = name if self._is_other(seen, data, elsewhere) else None
+        if transfer is None and own.limit is not None:
+            train = train.evenly(own.limit)
+        note = _UNRECORDED if self.record is None and transfer is None else None
+        if transfer is not None and not elsewhere and self.record is not None:
+            note = f"note: {self.record.difference(seen)}; it is measured as other data (transfer)"
+        assert train.labels is not None
+        assert train.classes is not None
+        return Splits(train, test, train.labels, train.classes, transfer, note)
+
+    def _is_other(self, seen: Mapping[str, Fingerprint], data: str | None, elsewhere: bool) -> bool:
+        """Whether data that was read is not the run's own."""
+        if self.record is None:
+            return elsewhere
+        if data is None:
+            self.check_own(seen)
+            return False
+        # In another place may lie the same, and in the same place another.
+        unknown = not set(seen) <= set(self.record.splits)
+        return self.record.difference(seen) is not None or (elsewhere and unknown)
+
+    def check_own(self, seen: Mapping[str, Fingerprint]) -> None:
+        """Check that data is what the run was trained on.
+
+        Raises:
+            UserError: if not.
+        """
+        if self.record is None or (clause := self.record.difference(seen)) is None:
+            return
+        own = self.settings.run
+        if own.data_dir is not None:
+            raise UserError(
+                f"--data_dir: {clause}; give --data_dir with the folder that holds the run's "
+                f"images, or --data {own.data} to measure on these as on other data (transfer)."
+            )
+        raise UserError(
+            f"--data: {clause}; give --data with the folder that holds the run's images, or "
+            f"--data {own.data} to measure on these as on other data (transfer)."
+        )
 
     def subject(self, features: str = "backbone", checkpoint: str | None = None) -> Subject:
         """Choose what is measured.
@@ -173,5 +231,6 @@ def say_skipped(say: Say, *sets: ImageSet) -> None:
             say(line)
 
 
-def _same_data(a: str, b: str) -> bool:
-    return a == b or (Path(a).is_dir() and Path(b).is_dir() and Path(a).samefile(b))
+def located_data(data: str) -> str:
+    """A data set's name, or the absolute path of a folder that is there."""
+    return absolute(data) if is_folder(data) and Path(data).expanduser().is_dir() else data

@@ -54,6 +54,8 @@ def knn(
     quiet_libraries()
     finished = FinishedRun.open(run, device)
     splits = finished.splits("kNN", data, data_dir)
+    if splits.note is not None:
+        say(splits.note)
     subject = finished.subject(features)
     row: dict[str, Any] = measure(
         finished.measure(subject.encode, splits.train),

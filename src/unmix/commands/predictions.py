@@ -14,6 +14,7 @@ from torch import Tensor
 
 from unmix.commands.finished import FinishedRun, Say, say_skipped
 from unmix.data import ImageSet, read_uint8
+from unmix.data.fingerprint import Fingerprint
 from unmix.errors import UserError
 from unmix.evaluation import Measured, softness_summary
 from unmix.figures import prediction_curves
@@ -21,6 +22,7 @@ from unmix.files import write_whole
 from unmix.names import json_bytes, shown
 from unmix.results import RunResults
 from unmix.training.console import say as print_line
+from unmix.training.data_record import check_there
 from unmix.training.parts import load_split
 
 __all__ = ["Predictions", "predictions", "spread_over_classes"]
@@ -89,7 +91,7 @@ def predictions(
         UserError: if a run has no encoder, the data cannot be read, or features are negative.
     """
     finished = {label: FinishedRun.open(path, device) for label, (path, _) in runs.items()}
-    images = _split(next(iter(finished.values())), data_dir)
+    images = _split(finished, data_dir)
     say(
         f"encoding {len(images):,} {images.split} images of {shown(images.name)} "
         f"with {len(runs)} encoders"
@@ -134,10 +136,21 @@ def spread_over_classes(labels: Tensor | None, n: int, count: int) -> Tensor:
     return order[((torch.arange(count) + 0.5) * n / count).long()]
 
 
-def _split(run: FinishedRun, data_dir: str | None) -> ImageSet:
-    own = replace(run.settings.run, data_dir=data_dir or run.settings.run.data_dir)
-    train = load_split(own, "train")
-    return train if train.labels is None else load_split(own, "test")
+def _split(runs: Mapping[str, FinishedRun], data_dir: str | None) -> ImageSet:
+    """The images of all runs, read from where the first run's lie."""
+    first = next(iter(runs.values())).settings.run
+    if data_dir is None:
+        check_there(first.data)
+    own = replace(first, data_dir=data_dir or first.data_dir)
+    seen: dict[str, Fingerprint] = {}
+    train = load_split(own, "train", seen)
+    images = train if train.labels is None else load_split(own, "test", seen)
+    for run in runs.values():
+        try:
+            run.check_own({images.split: seen[images.split]})
+        except UserError as error:
+            raise UserError(f"{run.folder.path}: {error}") from None
+    return images
 
 
 def _finite(value: float) -> float | None:

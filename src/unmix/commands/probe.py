@@ -69,6 +69,8 @@ def probe(
     finished = FinishedRun.open(run, device)
     checkpoints = _chosen(finished, checkpoint)
     splits = finished.splits("a probe", data, data_dir)
+    if splits.note is not None:
+        say(splits.note)
     usual = features == finished.settings.evaluation.features and epochs is None and lr is None
     rows = []
     for name in checkpoints:

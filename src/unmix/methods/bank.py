@@ -35,6 +35,7 @@ class BankMethod(Method):
     contrastive = True
     synchronised = False
     encodes_targets = False
+    per_image = True
     pairs: Sequence[Pair] = (Pair(0, 0),)
 
     def __init__(self, n_data: int, negatives: int | None) -> None:

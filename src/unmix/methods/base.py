@@ -97,6 +97,8 @@ class Method(nn.Module, ABC):
         synchronised: Whether batch norm takes its statistics over all processes, where it can.
         encodes_targets: True if a target is what an encoder says of a view, so that any picture
             can have one; False if it is looked up by the sample's number.
+        per_image: Whether it keeps something of every training image, by the image's number: then
+            training cannot go on with other images.
         two_sided: True if a view's target is its query, or made of it: then views that are targets
             only have queries too.
         heads_by_view: True if views have heads of their own: a rule that replaces the clean loss
@@ -111,6 +113,7 @@ class Method(nn.Module, ABC):
     softmax_scale: float = 1.0
     synchronised: bool = True
     encodes_targets: bool = True
+    per_image: bool = False
     two_sided: bool = False
     heads_by_view: bool = False
     color_space: Literal["RGB", "Lab", "YCbCr"] = "RGB"

@@ -57,6 +57,7 @@ class DeepClusterV2(MultiCrop):
     """
 
     encodes_targets = False
+    per_image = True
     memory: Tensor
     assignments: Tensor
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import MutableMapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -10,6 +11,7 @@ from torch import nn
 
 from unmix.config import RunSettings, Settings
 from unmix.data import ImageSet, StreamedImages, check_normalisation, load
+from unmix.data.fingerprint import Fingerprint, fingerprint
 from unmix.errors import UserError
 from unmix.methods import Method, method_class
 from unmix.names import shown
@@ -51,12 +53,17 @@ class Parts:
     notes: tuple[str, ...] = ()
 
 
-def build(settings: Settings, images: ImageSet | None = None) -> Parts:
+Seen = MutableMapping[str, Fingerprint]
+
+
+def build(settings: Settings, images: ImageSet | None = None, seen: Seen | None = None) -> Parts:
     """Make a run's parts from its settings; nothing is written.
 
     Args:
         settings: Of the run.
         images: Train on these instead of `data`; without a test split nothing is evaluated.
+        seen: If given, filled with the fingerprint of each split that is read, first the one that
+            is trained on.
 
     Raises:
         UserError: if the settings do not go together or the data cannot be read.
@@ -64,7 +71,9 @@ def build(settings: Settings, images: ImageSet | None = None) -> Parts:
     run_ = settings.run
     machine = choose_machine(settings.machine)
     check_logger(settings.machine.logger)
-    found = load_split(run_, "pretrain") if images is None else images
+    found = load_split(run_, "pretrain", seen) if images is None else images
+    if images is not None and seen is not None:
+        seen[images.split] = fingerprint(images)
     if len(found) < 2:
         raise UserError(
             f"--data: {run_.data} has {len(found)} training image; pretraining needs 2."
@@ -74,8 +83,8 @@ def build(settings: Settings, images: ImageSet | None = None) -> Parts:
     train = held.images
     labelled, test = train, None
     if images is None:
-        labelled = train if train.labels is not None else load_split(run_, "train")
-        test = load_split(run_, "test") if labelled.labels is not None else None
+        labelled = train if train.labels is not None else load_split(run_, "train", seen)
+        test = load_split(run_, "test", seen) if labelled.labels is not None else None
     settings = settings.with_words(
         size=size,
         precision=machine.precision.split("-")[0].removesuffix("-true"),
@@ -121,11 +130,19 @@ def build(settings: Settings, images: ImageSet | None = None) -> Parts:
     return Parts(settings, machine, train, labelled, test, module, held.about, notes)
 
 
-def load_split(run_: RunSettings, split: str) -> ImageSet:
-    """A split of the run's data set; of the training splits as many images as the run may use."""
+def load_split(run_: RunSettings, split: str, seen: Seen | None = None) -> ImageSet:
+    """A split of the run's data set; of the training splits as many images as the run may use.
+
+    Args:
+        run_: Which data set, and where.
+        split: `train`, `test` or `pretrain`.
+        seen: If given, gets the fingerprint of the whole split.
+    """
     images = load(
         run_.data, split, data_dir=run_.data_dir, strict=run_.strict, download=run_.download
     )
+    if seen is not None:
+        seen[images.split] = fingerprint(images)
     if split != "test" and run_.limit is not None:
         images = images.evenly(run_.limit)
     return replace(images, mean=run_.mean or images.mean, std=run_.std or images.std)

@@ -9,15 +9,18 @@ from typing import Any
 
 from unmix.config import Settings
 from unmix.data import StreamedImages
+from unmix.data.fingerprint import Fingerprint
 from unmix.errors import UserError
 from unmix.names import shown
 from unmix.recipes import resolve
 from unmix.results import RunResults, load_results, write_results
 from unmix.training.callbacks import Evaluator, Health, Reporter, spread_and_rank
 from unmix.training.console import is_leader, quiet_libraries, say
+from unmix.training.data_record import DataRecord, check_there, located
 from unmix.training.fitting import fit
 from unmix.training.machine import hardware, peak_memory, versions
 from unmix.training.parts import Parts, build, encoder_facts, headline
+from unmix.training.resuming import go_on_with
 from unmix.training.run_folder import RunFolder
 from unmix.training.run_lock import run_lock
 
@@ -69,13 +72,14 @@ def run(settings: Settings, recipes: list[str], command: str) -> RunResults:
         UserError: if the settings cannot be, or the folder holds another run or is in use.
     """
     quiet_libraries()
+    typed, settings = settings.run.data, located(settings)
     folder = RunFolder(settings.folder)
     if (found := _complete(folder, settings)) is not None:
         return found
     # Of several processes that train together the first keeps the folder for all.
     with run_lock(folder.path, say) if is_leader() else nullcontext():
         # It may have ended while another process had it.
-        return _complete(folder, settings) or _train(folder, settings, recipes, command)
+        return _complete(folder, settings) or _train(folder, settings, recipes, command, typed)
 
 
 def _complete(folder: RunFolder, settings: Settings) -> RunResults | None:
@@ -91,13 +95,30 @@ def _complete(folder: RunFolder, settings: Settings) -> RunResults | None:
     return found
 
 
-def _train(folder: RunFolder, settings: Settings, recipes: list[str], command: str) -> RunResults:
-    """Train, from the start or from the last checkpoint; then measure and write."""
+def _train(
+    folder: RunFolder, settings: Settings, recipes: list[str], command: str, typed: str
+) -> RunResults:
+    """Train, from the start or from the last checkpoint; then measure and write.
+
+    Args:
+        folder: The run folder, which is this process's.
+        settings: With absolute paths to the data.
+        recipes: Names of those that the settings started from.
+        command: The command line, for the results.
+        typed: `--data` as it was given, for the eye.
+    """
     resume = folder.begun()
-    parts = build(settings)
+    if resume:
+        check_there(settings.run.data)
+    seen: dict[str, Fingerprint] = {}
+    # The first process compares for all.
+    parts = build(settings, seen=seen if is_leader() else None)
     settings = parts.settings
+    record = DataRecord.of(typed, seen)
     if resume:
         folder.check_same(settings.flat())
+        if is_leader():
+            record = go_on_with(folder, settings, record, say)
     evaluator = Evaluator(
         parts.module, parts.labelled, parts.test, settings.evaluation, parts.machine
     )
@@ -106,6 +127,7 @@ def _train(folder: RunFolder, settings: Settings, recipes: list[str], command: s
     try:
         if not resume and is_leader():
             folder.write_settings(settings)
+            record.write(folder.path)
         say(headline(parts, recipes))
         fit(parts, folder, reporter, resume)
     except UserError:
@@ -120,7 +142,8 @@ def _train(folder: RunFolder, settings: Settings, recipes: list[str], command: s
     if isinstance(parts.train, StreamedImages) and (line := parts.train.skipped.line()):
         say(line)
     seconds = time.perf_counter() - start
-    write_results(folder.results, results_of(parts, folder, reporter, rows, command, seconds))
+    content = results_of(parts, record, folder, reporter, rows, command, seconds)
+    write_results(folder.results, content)
     found = load_results(folder.path)
     say_accuracies(found)
     if not evaluator.labelled:
@@ -131,6 +154,7 @@ def _train(folder: RunFolder, settings: Settings, recipes: list[str], command: s
 
 def results_of(
     parts: Parts,
+    record: DataRecord,
     folder: RunFolder,
     reporter: Reporter,
     rows: list[dict[str, Any]],
@@ -142,7 +166,8 @@ def results_of(
     return {
         "schema": 1,
         "name": folder.path.name,
-        **{k: settings.flat()[k] for k in ("method", "data", "backbone", "width", "size")},
+        **{k: settings.flat()[k] for k in ("method", "backbone", "width", "size")},
+        "data": record.typed,
         "mixture": settings.mixture.name,
         "epochs": settings.run.epochs,
         "seed": settings.run.seed,
@@ -155,6 +180,7 @@ def results_of(
             "peak_memory_bytes": peak_memory(parts.machine.device),
             "steps": parts.module.total_steps,
             "loss": reporter.loss,
+            **record.changes,
         },
         "hardware": {**hardware(parts.machine.device), "precision": parts.machine.precision},
         "versions": versions(),

@@ -20,6 +20,7 @@ from unmix.config import GROUPS, Settings, field_names
 from unmix.config.saved import saved_words
 from unmix.errors import UserError
 from unmix.files import replacing, write_whole
+from unmix.training.data_record import DATA_RECORD, is_folder, same_place
 
 __all__ = ["AtomicCheckpoints", "RunFolder"]
 
@@ -37,6 +38,7 @@ class RunFolder:
     def __init__(self, path: Path | str) -> None:
         self.path = Path(path)
         self.config = self.path / "config.yaml"
+        self.data = self.path / DATA_RECORD
         self.metrics = self.path / "metrics.csv"
         self.results = self.path / "results.json"
         self.checkpoints = self.path / "checkpoints"
@@ -57,13 +59,20 @@ class RunFolder:
 
     def write_settings(self, settings: Settings) -> None:
         """Write `config.yaml`."""
+        # Where a run lies is where it is found: a folder that was moved is no other run.
+        self._write_words({**settings.flat(), "run": None})
+
+    def move_data(self, data: str, data_dir: str | None) -> None:
+        """Write where the run's data lies now into `config.yaml`."""
+        self._write_words({**self.words(), "data": data, "data_dir": data_dir})
+
+    def _write_words(self, words: Mapping[str, Any]) -> None:
         names = ["run", "method", *list(GROUPS)[1:]]
-        words = settings.flat()
         text = (
             "# Settings of this run. `unmix pretrain --config THIS_FILE --run OTHER` repeats it.\n"
         )
         text += f"# Groups: {', '.join(names)}.\n"
-        text += yaml.safe_dump(words, sort_keys=False)
+        text += yaml.safe_dump(dict(words), sort_keys=False)
         write_whole(self.config, text.encode())
 
     def begun(self) -> bool:
@@ -87,6 +96,7 @@ class RunFolder:
     def discard(self) -> None:
         """Remove what a run wrote before its first checkpoint, and the folder if that was all."""
         self.config.unlink(missing_ok=True)
+        self.data.unlink(missing_ok=True)
         self.metrics.unlink(missing_ok=True)
         shutil.rmtree(self.path / "tensorboard", ignore_errors=True)
         for folder in (self.checkpoints, self.path):
@@ -98,7 +108,8 @@ class RunFolder:
 
         Args:
             words: Flat words. A size of None and a precision of "auto" are not known yet, and
-                agree with any.
+                agree with any. So do other paths to the data, if a fingerprint of the run's can
+                tell whether it is the same.
 
         Raises:
             UserError: with the first setting that differs.
@@ -107,11 +118,20 @@ class RunFolder:
         for name, ours in words.items():
             pair = (ours, theirs.get(name))
             unknown = (name == "size" and None in pair) or (name == "precision" and "auto" in pair)
+            if name in ("data", "data_dir") and self._may_be_moved(name, *pair):
+                continue
             if name not in _FREE and not unknown and pair[0] != pair[1]:
                 raise UserError(
                     f"--run: {self.path} holds another run: its {name} is {pair[1]}, "
                     f"not {ours}. Give another --run, or the same settings to resume."
                 )
+
+    def _may_be_moved(self, name: str, ours: Any, theirs: Any) -> bool:
+        """Whether a path to the data is the run's, or could be, its data having been moved."""
+        if same_place(ours, theirs):
+            return True
+        paths = name == "data_dir" or (is_folder(str(ours)) and is_folder(str(theirs)))
+        return paths and self.data.exists()
 
     def write_encoder(self, backbone: nn.Module, facts: Mapping[str, Any]) -> None:
         """Write the backbone alone, under its own parameter names, with how to build it."""

@@ -1,0 +1,155 @@
+"""What a split consists of, in a few numbers, so that another one in its place is noticed."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from unmix.data.imageset import FileImages, ImageSet, TensorImages
+from unmix.data.packed import PackedImages
+from unmix.data.paths import Paths
+from unmix.data.statistics import spread
+
+__all__ = ["Fingerprint", "fingerprint"]
+
+_PIXELS_OF = 2000
+_CHUNK = 2000
+# A stat waits for the disk, or for a network, not for the processor.
+_THREADS = 16
+
+
+@dataclass(frozen=True)
+class Fingerprint:
+    """What tells a split from another one.
+
+    Attributes:
+        images: How many.
+        classes: Their classes' names, or None.
+        size: Bytes of all files; None where images lie in memory.
+        digest: Of labels, and of the files' names and sizes (a pack: of its checksums; images in
+            memory: of the pixels of 2,000 of them, evenly spaced).
+    """
+
+    images: int
+    classes: tuple[str, ...] | None
+    size: int | None
+    digest: str
+
+    @classmethod
+    def of_plain(cls, plain: Mapping[str, Any]) -> Fingerprint:
+        """From what `plain` gave.
+
+        Raises:
+            KeyError, TypeError: if it is something else.
+        """
+        classes = plain["classes"]
+        return cls(
+            int(plain["images"]),
+            None if classes is None else tuple(map(str, classes)),
+            plain["size"],
+            str(plain["digest"]),
+        )
+
+    def plain(self) -> dict[str, Any]:
+        """The same as numbers, texts and lists."""
+        classes = None if self.classes is None else list(self.classes)
+        return {
+            "images": self.images, "classes": classes, "size": self.size, "digest": self.digest
+        }  # fmt: skip
+
+    def difference(self, then: Fingerprint) -> str | None:
+        """How the split differs from what it was, in a clause; None if it does not."""
+        if self == then:
+            return None
+        if self.images != then.images:
+            return f"the data has {_images(self.images)}, the run had {then.images:,}"
+        if self.classes != then.classes:
+            return _other_classes(self.classes, then.classes)
+        if self.size != then.size and None not in (self.size, then.size):
+            return f"the data's files have {self.size:,} bytes, the run's had {then.size:,}"
+        return "the data has other images or labels under the same number than the run had"
+
+
+def _images(count: int) -> str:
+    return "1 image" if count == 1 else f"{count:,} images"
+
+
+def _other_classes(now: tuple[str, ...] | None, then: tuple[str, ...] | None) -> str:
+    if now is None or then is None:
+        has, had = ("no classes", "some") if now is None else ("classes", "none")
+        return f"the data has {has}, the run had {had}"
+    if len(now) != len(then):
+        return f"the data has {len(now):,} classes, the run had {len(then):,}"
+    ours, theirs = next((a, b) for a, b in zip(now, then, strict=True) if a != b)
+    return f"the data has a class {ours!r} where the run had {theirs!r}"
+
+
+def fingerprint(images: ImageSet) -> Fingerprint:
+    """Tell a split from others: by names and sizes, without reading files.
+
+    A file whose content changed under the same name and size is not noticed.
+    """
+    digest = hashlib.blake2b(digest_size=16)
+    if images.labels is not None:
+        digest.update(images.labels.cpu().numpy().tobytes())
+    size: int | None = None
+    if isinstance(images, FileImages):
+        names = _encoded(images.paths)
+        sizes = _sizes(names)
+        size = int(sizes[sizes > 0].sum())
+        start = len(_folder_of_all(names))
+        relative = b"\0".join(name[start:] for name in names)
+        digest.update(relative.replace(os.sep.encode(), b"/"))
+        digest.update(sizes.tobytes())
+    elif isinstance(images, PackedImages):
+        size = int(images.index.length.sum())
+        for column in (images.index.number, images.index.length, images.index.crc):
+            digest.update(np.ascontiguousarray(column).tobytes())
+    elif isinstance(images, TensorImages):
+        digest.update(repr(tuple(images.images.shape)).encode())
+        chosen = list(spread(len(images), _PIXELS_OF))
+        digest.update(images.images[chosen].cpu().numpy().tobytes())
+    return Fingerprint(len(images), images.classes, size, digest.hexdigest())
+
+
+def _encoded(paths: Sequence[Path]) -> list[bytes]:
+    if not isinstance(paths, Paths):
+        return [os.fsencode(path) for path in paths]
+    block, ends = paths.arrays()
+    whole, edges = block.tobytes(), [0, *ends.tolist()]
+    return [whole[a:b] for a, b in pairwise(edges)]
+
+
+def _folder_of_all(names: Sequence[bytes]) -> bytes:
+    """The deepest folder that holds all files, with its separator."""
+    if not names:
+        return b""
+    first, last = min(names), max(names)
+    shared = next((i for i, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), None)
+    common = first[:shared]
+    return common[: common.rfind(os.sep.encode()) + 1]
+
+
+def _sizes(names: Sequence[bytes]) -> np.ndarray:
+    """The files' sizes, int64; -1 where there is none to tell."""
+    chunks = [names[i : i + _CHUNK] for i in range(0, len(names), _CHUNK)]
+    if len(chunks) < 2:
+        return np.array([size for chunk in chunks for size in map(_size, chunk)], dtype=np.int64)
+    with ThreadPoolExecutor(_THREADS) as pool:
+        found = pool.map(lambda chunk: [_size(name) for name in chunk], chunks)
+        return np.array([size for chunk in found for size in chunk], dtype=np.int64)
+
+
+def _size(name: bytes) -> int:
+    try:
+        return os.stat(name).st_size
+    except OSError:
+        return -1
