@@ -29,7 +29,7 @@ $(VENV)/.installed: $(BIN)/python pyproject.toml
 	@touch $@
 
 $(VENV)/.installed-dev: $(BIN)/python pyproject.toml
-	$(BIN)/python -m pip install --quiet --editable ".[dev]"
+	$(BIN)/python -m pip install --quiet --editable ".[dev,docs]"
 	@touch $@ $(VENV)/.installed
 
 clean:
@@ -38,6 +38,6 @@ clean:
 catalog: $(VENV)/.installed
 	$(BIN)/python -m unmix.catalog
 
-docs: $(BIN)/python
-	$(BIN)/python -m pip install --quiet --editable ".[docs]"
-	$(BIN)/mkdocs build --strict
+docs: $(VENV)/.installed-dev
+	$(BIN)/python docs/tools/assemble.py
+	$(BIN)/zensical build --strict

@@ -7,12 +7,17 @@ of any sizes and seeds.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+import shutil
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
 import torch
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser
 
 # Tests run side by side on few cores; more threads each would only wait for each other.
 torch.set_num_threads(1)
@@ -72,3 +77,23 @@ def refuse(capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
         return line.removeprefix("unmix: error: ").rstrip("\n")
 
     return run
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Browser]:
+    """Debian's Chromium without a window; without it the test is skipped, but not on CI."""
+    program = os.environ.get("CHROMIUM") or shutil.which("chromium")
+    if program is None:
+        if os.environ.get("CI"):
+            pytest.fail("chromium is missing, and on CI no test may be skipped for that")
+        pytest.skip("chromium is not installed")
+    from playwright.sync_api import sync_playwright
+
+    flags = ("no-sandbox", "disable-gpu", "disable-quic", "no-first-run", "disable-sync",
+             "disable-background-networking", "disable-component-update")  # fmt: skip
+    with sync_playwright() as playwright:
+        opened = playwright.chromium.launch(
+            executable_path=program, args=[f"--{flag}" for flag in flags]
+        )
+        yield opened
+        opened.close()

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from docsite import fill_tables
 from unmix.cli import main
 from unmix.config import RULE_NAMES
 from unmix.config.matrix import matrix
@@ -54,11 +56,15 @@ def test_an_unknown_method_is_refused(refuse: Callable[..., str]) -> None:
     assert "'byoll' is unknown. Did you mean 'byol'?" in refuse("methods", "byoll")
 
 
-def test_the_documentation_shows_what_the_command_prints(
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    table = said(capsys).split("\n\nrules, for")[0]
-    assert table in (DOCS / "rules.md").read_text()
+def test_the_documentation_shows_the_same_matrix() -> None:
+    page = fill_tables((DOCS / "rules.md").read_text(encoding="utf-8"))
+    notes = dict(re.findall(r"^(\d+)\. (.+)$", page, re.MULTILINE))
+    assert "| method | " + " | ".join(f"`{rule}`" for rule in RULES) + " |" in page
+    for method, row in matrix().items():
+        line = re.search(rf"^\| \[`{method}`\]\(.*?\) \| (.*) \|$", page, re.MULTILINE)
+        assert line is not None
+        for cell, why in zip(line[1].split(" | "), row.values(), strict=True):
+            assert cell == "yes" if why is None else notes[cell.strip("()")] == why
     assert {page.stem for page in (DOCS / "methods").glob("*.md")} == {*METHODS, "index"}
 
 

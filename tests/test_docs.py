@@ -1,0 +1,90 @@
+"""The site: it builds without a warning, and its tables and API pages say what the code says."""
+
+from __future__ import annotations
+
+import html
+import importlib
+import inspect
+import re
+from pathlib import Path
+
+import pytest
+
+from docsite import PAGES, ROOT, build, fill_tables, names, parser_of, render_math
+from unmix.cli import COMMANDS
+
+COMMAND_PAGES = {name: name for name in COMMANDS if name != "data"} | {"data pack": "data-pack"}
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return build(tmp_path_factory.mktemp("docs"))
+
+
+def shown(page: Path) -> str:
+    """The text of a page, without its markup."""
+    return html.unescape(re.sub(r"<[^>]+>", "", page.read_text(encoding="utf-8")))
+
+
+def test_every_page_has_a_place_in_the_navigation(site: Path) -> None:
+    nav = set(re.findall(r"(?<= )[\w/-]+\.md$", (site.parent / "mkdocs.yml").read_text(), re.M))
+    sources = site.parent / "build" / "docs"
+    assert {str(page.relative_to(sources)) for page in sources.rglob("*.md")} == nav
+
+
+def test_nothing_of_the_site_points_to_another_host(site: Path) -> None:
+    for page in site.rglob("*.html"):
+        text = page.read_text(encoding="utf-8")
+        assert not re.findall(r"<(?:script|img|link)[^>]+(?:src|href)=[\"']?(?:https?:)?//", text)
+    for style in site.rglob("*.css"):
+        assert not re.search(r"url\([\"']?(?:https?:)?//", style.read_text(encoding="utf-8"))
+
+
+@pytest.mark.parametrize("command", COMMAND_PAGES)
+def test_a_page_lists_every_flag_of_its_command(site: Path, command: str) -> None:
+    page = shown(site / "reference" / "cli" / COMMAND_PAGES[command] / "index.html")
+    missing = []
+    for group in parser_of(command.split())._action_groups:
+        if (group.title or "").startswith("Method "):
+            continue
+        for action in group._group_actions:
+            flags = [f for f in action.option_strings if not f.startswith(("--no-", "-h"))]
+            missing += [f for f in flags if f != "--help" and f not in page]
+    assert not missing
+
+
+@pytest.mark.parametrize("package", PAGES)
+def test_the_api_pages_hold_every_public_name(site: Path, package: str) -> None:
+    folder = package.removeprefix("unmix.")
+    page = (site / "api" / folder / "index.html").read_text(encoding="utf-8")
+    for name in names(package):
+        assert re.search(rf'id="unmix[\w.]*\.{name}"', page), name
+
+
+def test_every_public_name_is_on_some_page() -> None:
+    import unmix
+
+    documented = {name for package in PAGES for name in names(package)}
+    values = {name: getattr(unmix, name) for name in unmix.__all__}
+    public = {n for n, v in values.items() if inspect.isclass(v) or inspect.isroutine(v)}
+    assert public <= documented
+    for package in PAGES:
+        assert importlib.import_module(package).__all__
+
+
+def test_an_unknown_table_is_an_error() -> None:
+    assert fill_tables("a\n<!-- table: recipes moco -->\nb").startswith("a\n| recipe | contents |")
+    with pytest.raises(KeyError):
+        fill_tables("<!-- table: nothing -->")
+
+
+def test_formulas_become_mathml_when_the_site_is_built(site: Path) -> None:
+    text = render_math("a $`x_i`$\n\n```math\n\\frac{a}{b}\n```\n")
+    assert text.startswith("a <math><msub><mi>x</mi><mi>i</mi></msub></math>")
+    assert '<div class="math" tabindex="0"><math display="block"><mfrac>' in text
+    with pytest.raises(Exception, match="Expected argument"):
+        render_math("```math\n\\frac{a}\n```")
+    for page in sorted((ROOT / "docs" / "methods").glob("*.md")):
+        sources = page.read_text(encoding="utf-8").count("\n```math\n")
+        found = site / "methods" / ("" if page.stem == "index" else page.stem) / "index.html"
+        assert found.read_text(encoding="utf-8").count("<math display") == sources >= 1
