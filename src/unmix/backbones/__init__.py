@@ -5,6 +5,7 @@ from unmix.backbones.base import STEMS, Backbone, check_stem
 from unmix.backbones.build import BACKBONES, build, is_vit
 from unmix.backbones.half_encoders import HalfEncoders
 from unmix.backbones.heads import Normalize, linear_head, mlp, mlp_head
+from unmix.backbones.measuring import feature_dim
 from unmix.backbones.resnet import RESNETS, ResNet
 from unmix.backbones.split_batch_norm import SplitBatchNorm2d, apart, convert_split_batch_norm
 
@@ -22,6 +23,7 @@ __all__ = [
     "build",
     "check_stem",
     "convert_split_batch_norm",
+    "feature_dim",
     "is_vit",
     "linear_head",
     "mlp",

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from unmix.backbones.base import Backbone
 from unmix.backbones.build import build
+from unmix.backbones.measuring import feature_dim
+from unmix.errors import UserError
 
 __all__ = ["HalfEncoders"]
 
@@ -48,6 +52,27 @@ class HalfEncoders(Backbone):
             for c in (1, 2)
         )  # fmt: skip
         self.feature_dim = self.l.feature_dim + self.ab.feature_dim
+
+    @classmethod
+    def of(cls, halves: Any) -> HalfEncoders:
+        """Half-encoders of two modules (l, ab), or those that are given.
+
+        Raises:
+            UserError: if it is anything else, or a module gives no features (N, D).
+        """
+        if isinstance(halves, HalfEncoders):
+            return halves
+        if not isinstance(halves, (tuple, list)) or len(halves) != 2:
+            raise UserError(
+                f"backbone: CMC needs two encoders, and {type(halves).__name__} was given; give "
+                "(l, ab): one of 1 channel (lightness), one of 2 channels (colors)."
+            )
+        found = cls.__new__(cls)
+        nn.Module.__init__(found)
+        dims = [feature_dim(half, channels) for channels, half in enumerate(halves, start=1)]
+        found.l, found.ab = halves
+        found.feature_dim = sum(dims)
+        return found
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Map images `(N, 3, H, W)` to the features of both halves, each `(N, feature_dim / 2)`."""

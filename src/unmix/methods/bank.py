@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from unmix.backbones import Backbone, linear_head
+from unmix.backbones import feature_dim, linear_head
 from unmix.distributed import gather
 from unmix.errors import UserError, check_choice, check_number
 from unmix.losses import nce_contrast, partition_constant, settle, softmax_contrast
@@ -63,7 +63,7 @@ class OneBankMethod(BankMethod):
     """A method whose encoder f has one memory bank, which moves towards its clean features.
 
     Args:
-        backbone: Images to pooled features; has `feature_dim`.
+        backbone: Images to pooled features (N, D); any module, see `unmix.backbones.feature_dim`.
         n_data: Number of training samples.
         dim: Length of features and rows.
         temperature: T.
@@ -74,7 +74,7 @@ class OneBankMethod(BankMethod):
 
     def __init__(
         self,
-        backbone: Backbone,
+        backbone: nn.Module,
         n_data: int,
         dim: int,
         temperature: float,
@@ -83,7 +83,7 @@ class OneBankMethod(BankMethod):
         contrast: str,
     ) -> None:
         super().__init__(n_data, negatives)
-        self.f = Encoder(backbone, linear_head(backbone.feature_dim, dim))
+        self.f = Encoder(backbone, linear_head(feature_dim(backbone), dim))
         self.T = temperature
         self.contrast = BankContrast(n_data, dim, temperature, bank_momentum, contrast)
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from unmix.backbones import Backbone, mlp
+from unmix.backbones import feature_dim, mlp
 from unmix.distributed import gather_with_gradient
 from unmix.errors import check_number
 from unmix.methods.base import full_precision
@@ -24,7 +24,7 @@ class BarlowTwins(TwoSided):
     nothing.
 
     Args:
-        backbone: Images to pooled features; has `feature_dim`.
+        backbone: Images to pooled features (N, D); any module, see `unmix.backbones.feature_dim`.
         n_data: Number of training samples; not used.
         dim: D, the length of z.
         hidden: Width of the projector's two hidden layers.
@@ -41,7 +41,7 @@ class BarlowTwins(TwoSided):
 
     def __init__(
         self,
-        backbone: Backbone,
+        backbone: nn.Module,
         n_data: int,
         *,
         dim: int = 8192,
@@ -53,7 +53,7 @@ class BarlowTwins(TwoSided):
         check_sizes(dim=dim, hidden=hidden)
         check_number("--off_diagonal", off_diagonal, at_least=0)
         check_number("--scale", scale, above=0)
-        super().__init__(backbone, mlp((backbone.feature_dim, hidden, hidden, dim)))
+        super().__init__(backbone, mlp((feature_dim(backbone), hidden, hidden, dim)))
         self.scale, self.penalty, self.unbiased = scale, scale * off_diagonal, unbiased
 
     def correlation(self, z_a: Tensor, z_b: Tensor, *, unbiased: bool = False) -> Tensor:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from torch import Tensor
+from torch import Tensor, nn
 
-from unmix.backbones import Backbone, mlp
+from unmix.backbones import feature_dim, mlp
 from unmix.methods.base import Pair, full_precision, unit
 from unmix.methods.projected import MomentumTargets, check_sizes
 
@@ -20,7 +20,7 @@ class BYOL(MomentumTargets):
     copies of f and g. Compared by 2 - 2 cos (Eq. 2), in both directions, summed. Kept: nothing.
 
     Args:
-        backbone: Images to pooled features; has `feature_dim`.
+        backbone: Images to pooled features (N, D); any module, see `unmix.backbones.feature_dim`.
         n_data: Number of training samples; not used.
         dim: Length of z.
         hidden: Width of the hidden layer of projector and predictor.
@@ -31,7 +31,7 @@ class BYOL(MomentumTargets):
 
     def __init__(
         self,
-        backbone: Backbone,
+        backbone: nn.Module,
         n_data: int,
         *,
         dim: int = 256,
@@ -39,7 +39,7 @@ class BYOL(MomentumTargets):
         encoder_momentum: float = 0.996,
     ) -> None:
         check_sizes(dim=dim, hidden=hidden)
-        super().__init__(backbone, mlp((backbone.feature_dim, hidden, dim)), encoder_momentum)
+        super().__init__(backbone, mlp((feature_dim(backbone), hidden, dim)), encoder_momentum)
         self.q = mlp((dim, hidden, dim))
 
     def query(self, view: Tensor, number: int = 0) -> Tensor:

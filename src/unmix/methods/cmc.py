@@ -9,7 +9,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from unmix.backbones import HalfEncoders, linear_head
+from unmix.backbones import HalfEncoders, feature_dim, linear_head
 from unmix.errors import check_choice
 from unmix.methods.bank import BankContrast, BankMethod
 from unmix.methods.base import unit
@@ -24,7 +24,8 @@ class CMC(BankMethod):
     two memory banks; l is compared with the bank of ab and ab with the bank of l. Kept: both banks.
 
     Args:
-        backbone: Two half-encoders, `HalfEncoders`.
+        backbone: Two half-encoders, `HalfEncoders`, or a pair of any modules (l, ab): one of 1
+            channel to (N, D), one of 2.
         n_data: Number of training samples.
         view: Colour space: "Lab" (L and ab) or "YCbCr" (Y and CbCr).
         dim: Length of features and rows.
@@ -36,7 +37,7 @@ class CMC(BankMethod):
 
     def __init__(
         self,
-        backbone: HalfEncoders,
+        backbone: HalfEncoders | tuple[nn.Module, nn.Module],
         n_data: int,
         *,
         view: Literal["Lab", "YCbCr"] = "Lab",
@@ -49,9 +50,10 @@ class CMC(BankMethod):
         super().__init__(n_data, negatives)
         check_choice("--view", view, ("Lab", "YCbCr"))
         self.color_space = view
-        self.f = backbone
-        self.head_l = linear_head(backbone.l.feature_dim, dim)
-        self.head_ab = linear_head(backbone.ab.feature_dim, dim)
+        halves = HalfEncoders.of(backbone)
+        self.f = halves
+        self.head_l = linear_head(feature_dim(halves.l, 1), dim)
+        self.head_ab = linear_head(feature_dim(halves.ab, 2), dim)
         self.T = temperature
         options = (n_data, dim, temperature, bank_momentum, contrast)
         self.memory_l, self.memory_ab = BankContrast(*options), BankContrast(*options)

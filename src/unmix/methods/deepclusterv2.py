@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from unmix.backbones import Backbone, mlp
+from unmix.backbones import feature_dim, mlp
 from unmix.clustering import spherical_kmeans
 from unmix.distributed import gather
 from unmix.errors import UserError, check_number
@@ -46,7 +46,7 @@ class DeepClusterV2(MultiCrop):
     and their loss is 0.
 
     Args:
-        backbone: Images to pooled features; has `feature_dim`.
+        backbone: Images to pooled features (N, D); any module, see `unmix.backbones.feature_dim`.
         n_data: Number of training samples; the memory takes 8 n_data dim bytes.
         dim: Length of embeddings and prototypes.
         hidden: Features of the projection head's hidden layer.
@@ -63,7 +63,7 @@ class DeepClusterV2(MultiCrop):
 
     def __init__(
         self,
-        backbone: Backbone,
+        backbone: nn.Module,
         n_data: int,
         *,
         dim: int = 128,
@@ -87,7 +87,7 @@ class DeepClusterV2(MultiCrop):
                     f"--prototypes: {k} clusters are more than the {n_data} images of the data; "
                     f"use at most {n_data}."
                 )
-        super().__init__(backbone, mlp((backbone.feature_dim, hidden, dim)))
+        super().__init__(backbone, mlp((feature_dim(backbone), hidden, dim)))
         self.C = nn.ModuleList(nn.Linear(dim, k, bias=False) for k in prototypes)
         self.register_buffer("memory", torch.zeros(2, n_data, dim))
         self.register_buffer("assignments", torch.full((len(prototypes), n_data), -1))

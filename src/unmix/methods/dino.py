@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from unmix.backbones import Backbone, mlp
+from unmix.backbones import feature_dim, mlp
 from unmix.distributed import sum_over, world
 from unmix.errors import check_number
 from unmix.methods.base import Pair, Progress, full_precision, unit
@@ -57,7 +57,7 @@ class DINO(MultiCrop):
     sharpened in `compare`; the teacher is the momentum encoder. Kept: the centre c.
 
     Args:
-        backbone: Images to pooled features, a ResNet or a ViT; has `feature_dim`.
+        backbone: Images to pooled features (N, D), a ResNet, a ViT or any module.
         n_data: Number of training samples (not used).
         dim: K, outputs of the head.
         hidden: Features of the head's two hidden layers.
@@ -77,7 +77,7 @@ class DINO(MultiCrop):
 
     def __init__(
         self,
-        backbone: Backbone,
+        backbone: nn.Module,
         n_data: int,
         *,
         dim: int = 65536,
@@ -103,7 +103,7 @@ class DINO(MultiCrop):
         check_number("--centre_momentum", centre_momentum, at_least=0, at_most=1)
         check_number("--encoder_momentum", encoder_momentum, at_least=0, at_most=1)
         check_number("--freeze_last_epochs", freeze_last_epochs, at_least=0)
-        sizes = (backbone.feature_dim, hidden, hidden, bottleneck)
+        sizes = (feature_dim(backbone), hidden, hidden, bottleneck)
         super().__init__(backbone, DINOHead(sizes, dim, head_bn, normalise_last))
         self.f_t = momentum_copy(self.f)
         self.register_buffer("c", torch.zeros(dim))

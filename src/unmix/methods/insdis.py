@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Literal
 
-from unmix.backbones import Backbone
+from torch import nn
+
 from unmix.methods.bank import OneBankMethod
 
 __all__ = ["InsDis"]
@@ -17,7 +18,7 @@ class InsDis(OneBankMethod):
     bank, which moves towards the clean features.
 
     Args:
-        backbone: Images to pooled features; has `feature_dim`.
+        backbone: Images to pooled features (N, D); any module, see `unmix.backbones.feature_dim`.
         n_data: Number of training samples.
         dim: Length of features and rows.
         temperature: T.
@@ -28,7 +29,7 @@ class InsDis(OneBankMethod):
 
     def __init__(
         self,
-        backbone: Backbone,
+        backbone: nn.Module,
         n_data: int,
         *,
         dim: int = 128,

@@ -9,7 +9,13 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from unmix.backbones import Backbone, apart, convert_split_batch_norm, linear_head, mlp_head
+from unmix.backbones import (
+    apart,
+    convert_split_batch_norm,
+    feature_dim,
+    linear_head,
+    mlp_head,
+)
 from unmix.distributed import gather
 from unmix.errors import UserError, check_choice, check_number
 from unmix.losses import nce_contrast, partition_constant, settle, softmax_contrast
@@ -27,7 +33,7 @@ class MoCo(Method):
     Query: f_q(x1). Target: k = f_k(x2), with f_k the momentum encoder. Kept: a queue of clean keys.
 
     Args:
-        backbone: Images to pooled features; has `feature_dim`.
+        backbone: Images to pooled features (N, D); any module, see `unmix.backbones.feature_dim`.
         n_data: Number of training samples (for NCE).
         dim: Length of queries and keys.
         head: "linear" (v1) or "mlp" (v2, Linear-ReLU-Linear).
@@ -46,7 +52,7 @@ class MoCo(Method):
 
     def __init__(
         self,
-        backbone: Backbone,
+        backbone: nn.Module,
         n_data: int,
         *,
         dim: int = 128,
@@ -66,7 +72,7 @@ class MoCo(Method):
         check_number("--encoder_momentum", encoder_momentum, at_least=0, at_most=1)
         check_number("--bn_splits", bn_splits, at_least=1)
         check_number("--dim", dim, at_least=1)
-        d = backbone.feature_dim
+        d = feature_dim(backbone)
         g = linear_head(d, dim) if head == "linear" else mlp_head(d, d, dim)
         self.f_q = Encoder(backbone, g)
         if bn_splits > 1:

@@ -8,7 +8,7 @@ from typing import Literal
 
 from torch import Tensor, nn
 
-from unmix.backbones import Backbone, mlp
+from unmix.backbones import feature_dim, mlp
 from unmix.distributed import gather
 from unmix.errors import UserError, check_number
 from unmix.losses import in_batch_contrast
@@ -29,7 +29,7 @@ class MoCoV3(MomentumTargets, InBatch):
     ends in batch norm, a ResNet's in a linear layer without bias, as in the released code.
 
     Args:
-        backbone: Images to pooled features; has `feature_dim`, and a transformer `patch_embed`.
+        backbone: Images to pooled features (N, D), any module; has a transformer `patch_embed`.
         n_data: Number of training samples; not used.
         dim: Length of q and k.
         hidden: Width of the hidden layers of projector and predictor.
@@ -43,7 +43,7 @@ class MoCoV3(MomentumTargets, InBatch):
 
     def __init__(
         self,
-        backbone: Backbone,
+        backbone: nn.Module,
         n_data: int,
         *,
         dim: int = 256,
@@ -59,7 +59,7 @@ class MoCoV3(MomentumTargets, InBatch):
         if freeze_patch_embedding:
             frozen(patches)
         layers = 2 if patches is None else 3
-        sizes = (backbone.feature_dim, *[hidden] * (layers - 1), dim)
+        sizes = (feature_dim(backbone), *[hidden] * (layers - 1), dim)
         super().__init__(backbone, mlp(sizes, last="norm"), encoder_momentum)
         last: Literal["linear", "bare", "norm"] = "linear" if predictor_bias else "bare"
         self.h = mlp((dim, hidden, dim), last=last if patches is None else "norm")

@@ -10,7 +10,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from unmix.backbones import Backbone
 from unmix.methods.base import Encoder, Method
 
 __all__ = ["MultiCrop", "encode_together"]
@@ -26,7 +25,7 @@ class MultiCrop(Method):
 
     multi_crop = True
 
-    def __init__(self, backbone: Backbone, head: nn.Module) -> None:
+    def __init__(self, backbone: nn.Module, head: nn.Module) -> None:
         super().__init__()
         self.f = Encoder(backbone, head)
 

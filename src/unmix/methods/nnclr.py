@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from unmix.backbones import Backbone, mlp
+from unmix.backbones import feature_dim, mlp
 from unmix.distributed import gather, gather_with_gradient
 from unmix.errors import check_number
 from unmix.losses import in_batch_contrast
@@ -40,7 +40,7 @@ class NNCLR(InBatch):
     both directions, half each. Kept: a queue of the clean first view's z.
 
     Args:
-        backbone: Images to pooled features; has `feature_dim`.
+        backbone: Images to pooled features (N, D); any module, see `unmix.backbones.feature_dim`.
         n_data: Number of training samples; not used.
         dim: Length of z and p.
         hidden: Width of the projector's two hidden layers.
@@ -53,7 +53,7 @@ class NNCLR(InBatch):
 
     def __init__(
         self,
-        backbone: Backbone,
+        backbone: nn.Module,
         n_data: int,
         *,
         dim: int = 256,
@@ -64,7 +64,7 @@ class NNCLR(InBatch):
     ) -> None:
         check_sizes(dim=dim, hidden=hidden, predictor_hidden=predictor_hidden)
         check_number("--temperature", temperature, above=0)
-        super().__init__(backbone, mlp((backbone.feature_dim, hidden, hidden, dim), last="affine"))
+        super().__init__(backbone, mlp((feature_dim(backbone), hidden, hidden, dim), last="affine"))
         self.h = mlp((dim, predictor_hidden, dim))
         self.T, self.Q = temperature, Queue(queue_size, dim)
 

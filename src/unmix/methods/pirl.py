@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Literal
 
-from torch import Tensor
+from torch import Tensor, nn
 
-from unmix.backbones import Backbone, is_vit, linear_head
+from unmix.backbones import feature_dim, is_vit, linear_head
 from unmix.distributed import rank
 from unmix.errors import UserError, check_number
 from unmix.methods.bank import OneBankMethod
@@ -28,7 +28,7 @@ class PIRL(OneBankMethod):
     crops 64 of 85 pixels from each; of the 10 pixels that a view of 32 has, too little would stay.
 
     Args:
-        backbone: Images to pooled features; has `feature_dim`.
+        backbone: Images to pooled features (N, D); any module, see `unmix.backbones.feature_dim`.
         n_data: Number of training samples.
         dim: Length of features and rows.
         temperature: tau.
@@ -44,7 +44,7 @@ class PIRL(OneBankMethod):
 
     def __init__(
         self,
-        backbone: Backbone,
+        backbone: nn.Module,
         n_data: int,
         *,
         dim: int = 128,
@@ -63,7 +63,7 @@ class PIRL(OneBankMethod):
                 "convolutional network such as resnet18."
             )
         super().__init__(backbone, n_data, dim, temperature, negatives, bank_momentum, contrast)
-        self.tile_head = linear_head(backbone.feature_dim, dim)
+        self.tile_head = linear_head(feature_dim(backbone), dim)
         self.g = linear_head(grid * grid * dim, dim)
         self.grid, self.seed, self.step = grid, 0, 0
         self.pairs = (Pair(0, 0, 1 - jigsaw_weight), Pair(1, 0, jigsaw_weight))

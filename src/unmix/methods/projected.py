@@ -11,7 +11,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from unmix.backbones import Backbone
 from unmix.distributed import world
 from unmix.errors import check_number
 from unmix.methods.base import Method, Progress
@@ -31,11 +30,11 @@ class Projected(Method):
     """A method that trains z = g(f(x)).
 
     Args:
-        backbone: f, images to pooled features; has `feature_dim`.
+        backbone: f, images to pooled features (N, D); any module.
         projector: g, features to (N, dim).
     """
 
-    def __init__(self, backbone: Backbone, projector: nn.Module) -> None:
+    def __init__(self, backbone: nn.Module, projector: nn.Module) -> None:
         super().__init__()
         self.f, self.g = backbone, projector
 
@@ -110,7 +109,7 @@ class MomentumTargets(Projected):
         encoder_momentum: m at the start; it rises to 1 by a cosine over the run.
     """
 
-    def __init__(self, backbone: Backbone, projector: nn.Module, encoder_momentum: float) -> None:
+    def __init__(self, backbone: nn.Module, projector: nn.Module, encoder_momentum: float) -> None:
         super().__init__(backbone, projector)
         check_number("--encoder_momentum", encoder_momentum, at_least=0, at_most=1)
         self.f_k, self.g_k = momentum_copy(self.f), momentum_copy(self.g)

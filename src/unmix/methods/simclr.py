@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 
-from torch import Tensor
+from torch import Tensor, nn
 
-from unmix.backbones import Backbone, mlp
+from unmix.backbones import feature_dim, mlp
 from unmix.distributed import gather_with_gradient
 from unmix.errors import check_number
 from unmix.losses import nt_xent
@@ -23,7 +23,7 @@ class SimCLR(InBatch, HeadOfAllViews):
     NT-Xent (Eq. 1) in both directions, half each. Kept: nothing.
 
     Args:
-        backbone: Images to pooled features; has `feature_dim`.
+        backbone: Images to pooled features (N, D); any module, see `unmix.backbones.feature_dim`.
         n_data: Number of training samples; not used.
         dim: Length of z.
         hidden: Width of the projector's hidden layers; 0 is the backbone's own.
@@ -36,7 +36,7 @@ class SimCLR(InBatch, HeadOfAllViews):
 
     def __init__(
         self,
-        backbone: Backbone,
+        backbone: nn.Module,
         n_data: int,
         *,
         dim: int = 128,
@@ -49,7 +49,7 @@ class SimCLR(InBatch, HeadOfAllViews):
         check_sizes(dim=dim, layers=layers)
         check_number("--hidden", hidden, at_least=0)
         check_number("--temperature", temperature, above=0)
-        d = backbone.feature_dim
+        d = feature_dim(backbone)
         sizes = (d, *[hidden or d] * (layers - 1), dim)
         g = mlp(sizes, last="affine") if head_bn else mlp(sizes, batch_norm=False)
         super().__init__(backbone, g)

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from unmix.backbones import Backbone, mlp
+from unmix.backbones import feature_dim, mlp
 from unmix.methods.base import Pair, full_precision, unit
 from unmix.methods.projected import Projected, check_sizes
 
@@ -34,7 +34,7 @@ class SimSiam(Projected):
     gradient. Compared by the negative cosine (Eq. 4), in both directions, half each.
 
     Args:
-        backbone: Images to pooled features; has `feature_dim`.
+        backbone: Images to pooled features (N, D); any module, see `unmix.backbones.feature_dim`.
         n_data: Number of training samples; not used.
         dim: Length of z and p.
         hidden: Width of the projector's hidden layers.
@@ -47,7 +47,7 @@ class SimSiam(Projected):
 
     def __init__(
         self,
-        backbone: Backbone,
+        backbone: nn.Module,
         n_data: int,
         *,
         dim: int = 2048,
@@ -57,7 +57,7 @@ class SimSiam(Projected):
         fix_predictor_rate: bool = True,
     ) -> None:
         check_sizes(dim=dim, hidden=hidden, layers=layers, predictor_hidden=predictor_hidden)
-        sizes = (backbone.feature_dim, *[hidden] * (layers - 1), dim)
+        sizes = (feature_dim(backbone), *[hidden] * (layers - 1), dim)
         super().__init__(backbone, mlp(sizes, last="norm"))
         self.h = mlp((dim, predictor_hidden, dim))
         self.fix_predictor_rate = fix_predictor_rate

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from unmix.backbones import Backbone, mlp
+from unmix.backbones import feature_dim, mlp
 from unmix.distributed import gather, rank, world
 from unmix.errors import check_number
 from unmix.losses import sinkhorn
@@ -44,7 +44,7 @@ class SwAV(MultiCrop):
     small crops predict both. Kept: a queue of embeddings of each large view.
 
     Args:
-        backbone: Images to pooled features; has `feature_dim`.
+        backbone: Images to pooled features (N, D); any module, see `unmix.backbones.feature_dim`.
         n_data: Number of training samples (not used).
         dim: Length of embeddings and prototypes.
         hidden: Features of the projection head's hidden layer.
@@ -60,7 +60,7 @@ class SwAV(MultiCrop):
 
     def __init__(
         self,
-        backbone: Backbone,
+        backbone: nn.Module,
         n_data: int,
         *,
         dim: int = 128,
@@ -82,7 +82,7 @@ class SwAV(MultiCrop):
         check_number("--queue_size", queue_size, at_least=0)
         check_number("--queue_from_epoch", queue_from_epoch, at_least=0)
         check_number("--freeze_prototypes_steps", freeze_prototypes_steps, at_least=0)
-        super().__init__(backbone, mlp((backbone.feature_dim, hidden, dim)))
+        super().__init__(backbone, mlp((feature_dim(backbone), hidden, dim)))
         self.C = nn.Linear(dim, prototypes, bias=False)
         self.queues = nn.ModuleList(Queue(queue_size, dim) for _ in range(2 if queue_size else 0))
         self.T, self.epsilon, self.iterations = temperature, epsilon, sinkhorn_iterations

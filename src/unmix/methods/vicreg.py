@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from torch import Tensor
+from torch import Tensor, nn
 
-from unmix.backbones import Backbone, mlp
+from unmix.backbones import feature_dim, mlp
 from unmix.distributed import gather_with_gradient
 from unmix.errors import check_number
 from unmix.methods.base import full_precision
@@ -25,7 +25,7 @@ class VICReg(TwoSided):
     terms of the two branches are averaged.
 
     Args:
-        backbone: Images to pooled features; has `feature_dim`.
+        backbone: Images to pooled features (N, D); any module, see `unmix.backbones.feature_dim`.
         n_data: Number of training samples; not used.
         dim: d, the length of z.
         hidden: Width of the expander's two hidden layers.
@@ -38,7 +38,7 @@ class VICReg(TwoSided):
 
     def __init__(
         self,
-        backbone: Backbone,
+        backbone: nn.Module,
         n_data: int,
         *,
         dim: int = 8192,
@@ -51,7 +51,7 @@ class VICReg(TwoSided):
         weights = {"invariance": invariance, "variance": variance, "covariance": covariance}
         for flag, weight in weights.items():
             check_number(f"--{flag}", weight, at_least=0)
-        super().__init__(backbone, mlp((backbone.feature_dim, hidden, hidden, dim)))
+        super().__init__(backbone, mlp((feature_dim(backbone), hidden, hidden, dim)))
         self.lambda_, self.mu, self.nu = invariance, variance, covariance
 
     def compare(self, query: Tensor, target: Tensor) -> Tensor:

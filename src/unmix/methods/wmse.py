@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from unmix.backbones import Backbone, mlp
+from unmix.backbones import feature_dim, mlp
 from unmix.errors import UserError, check_number
 from unmix.methods.base import Pair, full_precision, unit
 from unmix.methods.projected import HeadOfAllViews, check_sizes
@@ -41,7 +41,7 @@ class WMSE(HeadOfAllViews):
     one number a batch. Kept: nothing.
 
     Args:
-        backbone: Images to pooled features; has `feature_dim`.
+        backbone: Images to pooled features (N, D); any module, see `unmix.backbones.feature_dim`.
         n_data: Number of training samples; not used.
         dim: Length of v and z.
         hidden: Width of the projector's hidden layer.
@@ -57,7 +57,7 @@ class WMSE(HeadOfAllViews):
 
     def __init__(
         self,
-        backbone: Backbone,
+        backbone: nn.Module,
         n_data: int,
         *,
         dim: int = 64,
@@ -73,7 +73,7 @@ class WMSE(HeadOfAllViews):
         check_number("--epsilon", epsilon, at_least=0, at_most=1)
         if views not in _PAIRS:
             raise UserError(f"--views: {views} is out of range; it must be 2 or 4.")
-        super().__init__(backbone, mlp((backbone.feature_dim, hidden, dim)))
+        super().__init__(backbone, mlp((feature_dim(backbone), hidden, dim)))
         self.views, self.joint_head = views, joint_head
         self.pairs = [Pair(a, b, 1 / len(_PAIRS[views])) for a, b in _PAIRS[views]]
         self.dim, self.sub_batch = dim, sub_batch
