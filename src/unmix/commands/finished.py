@@ -128,13 +128,23 @@ class FinishedRun:
                 )
         return cls(folder, settings, machine, encoder, DataRecord.read(folder.path))
 
-    def splits(self, what: str, data: str | None, data_dir: str | None) -> Splits:
+    def splits(
+        self,
+        what: str,
+        data: str | None,
+        data_dir: str | None,
+        train_folder: str | None = None,
+        test_folder: str | None = None,
+    ) -> Splits:
         """Load the labelled training images and the test images.
 
         Args:
             what: What needs the classes, for the message.
             data: Another data set than the pretraining's, or where the pretraining's lies now.
             data_dir: Where its files lie; by default where the pretraining's were.
+            train_folder: Where within it the training images are; by default as in the pretraining,
+                or found by the usual names.
+            test_folder: Likewise the images to evaluate on.
 
         Raises:
             UserError: if the data cannot be read or has no classes, or no other data was asked for
@@ -147,7 +157,14 @@ class FinishedRun:
             check_there(own.data)
         if data_dir is None and not elsewhere:
             data_dir = own.data_dir
-        chosen = replace(own, data=name, data_dir=data_dir, limit=None)
+        if is_folder(name):
+            # The run's own folders, also where its data lies in another place now.
+            train_folder = train_folder or _within(name, own.train_folder)
+            test_folder = test_folder or _within(name, own.test_folder)
+        chosen = replace(
+            own, data=name, data_dir=data_dir, limit=None, train_folder=train_folder,
+            test_folder=test_folder,
+        )  # fmt: skip
         seen: dict[str, Fingerprint] = {}
         train = load_split(chosen, "train", seen)
         if train.labels is None or train.classes is None:
@@ -222,6 +239,11 @@ class FinishedRun:
             encode, images, views.plain, views.size,
             device=self.machine.device, dtype=self.machine.autocast, workers=self.machine.workers,
         )  # fmt: skip
+
+
+def _within(data: str, folder: str | None) -> str | None:
+    """A folder relative to the data's, if there is one."""
+    return folder if folder is not None and (Path(data).expanduser() / folder).is_dir() else None
 
 
 def say_skipped(say: Say, *sets: ImageSet) -> None:

@@ -25,6 +25,8 @@ def knn(
     device: str = "auto",
     data: str | None = None,
     data_dir: str | None = None,
+    train_folder: str | None = None,
+    test_folder: str | None = None,
     say: Say = print_line,
 ) -> dict[str, Any]:
     """Measure a finished run by weighted kNN and note it in the run's `results.json`.
@@ -40,6 +42,9 @@ def knn(
         device: auto, cpu, cuda or mps.
         data: Another data set than the pretraining's, by name or folder: transfer.
         data_dir: Where the data set lies (for the names that need files).
+        train_folder: Folder of the training images, relative to --data, if its name is not
+            usual.
+        test_folder: Folder of the images to evaluate on, likewise.
         say: Prints a line.
 
     Returns:
@@ -53,7 +58,7 @@ def knn(
     check_choice("--features", features, ("backbone", "projector"))
     quiet_libraries()
     finished = FinishedRun.open(run, device)
-    splits = finished.splits("kNN", data, data_dir)
+    splits = finished.splits("kNN", data, data_dir, train_folder, test_folder)
     if splits.note is not None:
         say(splits.note)
     subject = finished.subject(features)

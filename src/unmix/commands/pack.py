@@ -41,6 +41,8 @@ def pack(
     workers: int | None = None,
     strict: bool = False,
     data_dir: str | None = None,
+    train_folder: str | None = None,
+    test_folder: str | None = None,
     say: Callable[[str], None] = print_line,
 ) -> Path:
     """Pack a folder of images into a few large files, for `--data OUT`.
@@ -58,6 +60,9 @@ def pack(
         workers: Processes that read, check and shrink; by default one a core, at most 16.
         strict: Stop at the first image that cannot be read.
         data_dir: The folder that holds the files of a named set.
+        train_folder: Folder of the training images, relative to FOLDER, where its name is not
+            usual.
+        test_folder: Folder of the images to evaluate on, likewise.
         say: Prints a line.
 
     Returns:
@@ -74,9 +79,12 @@ def pack(
         check_number("--workers", workers, at_least=0)
     place = Path(out).expanduser()
     _check_place(place, folder)
-    sources = _sources(folder, data_dir, strict)
+    where = {"data_dir": data_dir, "train_folder": train_folder, "test_folder": test_folder}
+    sources = _sources(folder, strict, where)
     given = {"short_side": short_side, "quality": quality, "shard_size": shard_size}
-    again = shlex.join(_words(folder, out, {**given, "data_dir": data_dir}))
+    again = shlex.join(_words(folder, out, {**given, **where}))
+    for line in sources["train"].notes:
+        say(line)
     options = Options(short_side, quality, shard_size * _MB, workers, strict)
     root = Path(data_dir if data_dir is not None else folder).expanduser()
     work = _Work(place, root, sources, options, again)
@@ -112,12 +120,12 @@ def _check_place(out: Path, folder: str) -> None:
         raise UserError(f"OUT: {out} is there already and is no pack; give another OUT.")
 
 
-def _sources(folder: str, data_dir: str | None, strict: bool) -> dict[str, StreamedImages]:
+def _sources(folder: str, strict: bool, where: dict[str, str | None]) -> dict[str, StreamedImages]:
     """The splits that there are."""
     sources: dict[str, StreamedImages] = {}
     for split in ("train", "test"):
         try:
-            images = load(folder, split, data_dir=data_dir, strict=strict)
+            images = load(folder, split, strict=strict, **where)  # type: ignore[arg-type]
         except UserError as error:
             if split == "test" and sources["train"].labels is None:
                 break  # images without classes need no test split

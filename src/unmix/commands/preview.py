@@ -64,6 +64,7 @@ def preview(
     seed: int = 0,
     size: int | None = None,
     data_dir: str | None = None,
+    train_folder: str | None = None,
     say: Say = print_line,
 ) -> Path:
     """Draw what a mixture does to real images.
@@ -84,6 +85,7 @@ def preview(
         seed: Same seed, same images and mixtures.
         size: Side of the images in pixels; by default the data set's own, 224 for files.
         data_dir: Where the data set lies (for the names that need files).
+        train_folder: Folder of the images, relative to --data, where its name is not usual.
         say: Prints a line.
 
     Returns:
@@ -99,7 +101,7 @@ def preview(
         check_number("--size", size, at_least=1)
     operator, share = _checked_operator(mixture), touched_share(mixture)
     quiet_libraries()
-    images = load(data, "pretrain", data_dir=data_dir)
+    images = load(data, "pretrain", data_dir=data_dir, train_folder=train_folder)
     samples = _samples(operator, _read(images, size, n, seed), images, n, seed)
     if not samples:
         raise UserError(

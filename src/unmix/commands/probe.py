@@ -35,6 +35,8 @@ def probe(
     device: str = "auto",
     data: str | None = None,
     data_dir: str | None = None,
+    train_folder: str | None = None,
+    test_folder: str | None = None,
     checkpoint: str | None = None,
     say: Say = print_line,
 ) -> list[dict[str, Any]]:
@@ -53,6 +55,9 @@ def probe(
         device: auto, cpu, cuda or mps.
         data: Another data set than the pretraining's, by name or folder: transfer.
         data_dir: Where the data set lies (for the names that need files).
+        train_folder: Folder of the training images, relative to --data, if its name is not
+            usual.
+        test_folder: Folder of the images to evaluate on, likewise.
         checkpoint: A kept checkpoint, as epoch-0010, instead of the end of the run; "all" measures
             every one that was kept, then the end.
         say: Prints a line.
@@ -68,7 +73,7 @@ def probe(
     quiet_libraries()
     finished = FinishedRun.open(run, device)
     checkpoints = _chosen(finished, checkpoint)
-    splits = finished.splits("a probe", data, data_dir)
+    splits = finished.splits("a probe", data, data_dir, train_folder, test_folder)
     if splits.note is not None:
         say(splits.note)
     usual = features == finished.settings.evaluation.features and epochs is None and lr is None

@@ -35,6 +35,9 @@ class RunSettings:
         method: Self-supervised method, such as moco, simclr or byol; `unmix methods` lists them.
         data: Data set by name, or a folder of images.
         data_dir: Where the data set lies (for the names that need files).
+        train_folder: Folder of the training images, relative to --data; by default found by the
+            usual names, such as train/. A dot takes every folder for a class.
+        test_folder: Folder of the images to evaluate on, likewise; by default val/, else test/.
         run: Run folder; give it again to resume. By default
             runs/METHOD-DATA-MIXTURE-seedSEED.
         epochs: Passes over the training images.
@@ -52,6 +55,8 @@ class RunSettings:
     method: str = "moco"
     data: str = "photos"
     data_dir: str | None = None
+    train_folder: str | None = None
+    test_folder: str | None = None
     run: str | None = None
     epochs: int = 20
     batch_size: int = 128

@@ -9,25 +9,33 @@ from functools import lru_cache
 from pathlib import Path
 
 from unmix.data.imageset import RGB, FileImages
-from unmix.data.listing import Listing, folders_in, list_classes, list_tree
+from unmix.data.listing import Folder, Listing, list_classes, list_tree
+from unmix.data.own_output import is_run_folder
 from unmix.data.skipped import Skipped
 from unmix.data.spec import file_images
+from unmix.data.splits import Splits, find_splits
 from unmix.data.statistics import IMAGENET_MEAN, IMAGENET_STD, estimate_mean_std, spread
 from unmix.errors import UserError
+from unmix.names import shown
 
 __all__ = ["hold_out", "load_folder"]
 
-_TEST_FOLDERS = ("val", "test")
 _WNID = re.compile(r"n\d{8}")
 _SAMPLE = 1000
+_CLASSES_NAMED = 5
 
 
-def load_folder(folder: Path, split: str, skipped: Skipped) -> FileImages:
+def load_folder(
+    folder: Path,
+    split: str,
+    skipped: Skipped,
+    *,
+    train_folder: str | None = None,
+    test_folder: str | None = None,
+) -> FileImages:
     """Read a split of a folder of images.
 
-    1. *Splits.* A folder with a `train/` is a tree of splits: training images from `train/`, test
-       images from `val/`, or from `test/` where there is no `val/`. (If `train/` itself holds no
-       folders and there are others beside it than `val/` and `test/`, it is taken for a class.)
+    1. *Splits.* Folders with the usual names are splits (see `unmix.data.splits.find_splits`).
     2. *Classes.* Images are labelled by folder when there are at least two class folders, images
        lie directly in them and nowhere else, and not every one holds a single image. Otherwise all
        images at any depth are taken, without classes. Folders without images are not classes.
@@ -36,29 +44,40 @@ def load_folder(folder: Path, split: str, skipped: Skipped) -> FileImages:
     4. *Colours.* Mean and standard deviation are ImageNet's if all classes are ImageNet's wnids,
        and are otherwise estimated from up to 1,000 training images.
 
-    Hidden files, and files with other extensions than those of images, are passed over.
+    Hidden files, files with other extensions than those of images, and run folders and figures of
+    unmix are passed over. What was understood as what, and what was passed over, is told by the
+    training split's `notes`.
 
     Args:
         folder: The folder.
         split: `train`, `test`, or `pretrain`, which is `train` here.
         skipped: For files that turn out broken.
+        train_folder: The training images' folder within it, whatever its name; "." for the whole.
+        test_folder: The folder to evaluate on, likewise.
 
     Raises:
-        UserError: if the folder cannot be read or holds no images, if test images have no classes
-            or others than the training images, or if there is no test split.
+        UserError: if the folder cannot be read or holds no images, if its splits are unclear, if
+            test images have no classes or others than the training images, or if there is no test
+            split.
     """
-    train, test = _splits(folder, want_test=split == "test")
-    if train.classes is not None and all(map(_WNID.fullmatch, train.classes)):
-        mean, std = IMAGENET_MEAN, IMAGENET_STD
-    else:
-        sample = tuple(train.paths[i] for i in spread(len(train.paths), _SAMPLE))
-        mean, std = _estimate(str(folder), sample, tuple(map(_stamp, sample)))
+    if is_run_folder(folder):
+        raise UserError(f"{folder}: this is a run folder of unmix, not a folder of images.")
+    whole = Folder(folder)
+    splits = find_splits(whole, train_folder, test_folder)
+    train = list_tree(splits.train)
+    held = None
+    if splits.test is None and train.classes is not None:
+        train, held = hold_out(train)
+    mean, std = _colours(str(folder), train)
     if split == "test":
-        assert test is not None
+        test = held if held is not None else _test(splits, train)
         return file_images(
             test, name=str(folder), split="test", mean=mean, std=std, skipped=skipped
         )
-    return file_images(train, name=str(folder), split="train", mean=mean, std=std, skipped=skipped)
+    notes = (_understood(splits, train, held), *whole.passed.lines())
+    return file_images(
+        train, name=str(folder), split="train", mean=mean, std=std, skipped=skipped, notes=notes
+    )
 
 
 def hold_out(listing: Listing) -> tuple[Listing, Listing]:
@@ -96,48 +115,78 @@ def _pick(listing: Listing, indices: list[int]) -> Listing:
     return Listing([listing.paths[i] for i in indices], labels, listing.classes)
 
 
-def _splits(folder: Path, want_test: bool) -> tuple[Listing, Listing | None]:
-    """List the training images and, if wanted, the test images."""
-    folders = folders_in(folder)
-    own_test = None
-    if _has_splits(folder, folders):
-        train = list_tree(folder / "train")
-        own_test = next((folder / name for name in _TEST_FOLDERS if name in folders), None)
-    else:
-        train = list_tree(folder)
-    if own_test is None and train.classes is not None:
-        return hold_out(train)
-    if not want_test:
-        return train, None
-    if own_test is None:
+def _colours(name: str, train: Listing) -> tuple[RGB, RGB]:
+    if train.classes is not None and all(map(_WNID.fullmatch, train.classes)):
+        return IMAGENET_MEAN, IMAGENET_STD
+    sample = tuple(train.paths[i] for i in spread(len(train.paths), _SAMPLE))
+    return _estimate(name, sample, tuple(map(_stamp, sample)))
+
+
+def _understood(splits: Splits, train: Listing, held: Listing | None) -> str:
+    """What was understood as what, in a line: `split: train 90 images in 3 classes from train/`."""
+    place = splits.name(splits.train)
+    parts = [
+        f"train {len(train.paths):,} images {_classes(train)}{f' from {place}' if place else ''}"
+    ]
+    if held is not None:
+        parts.append(f"test {len(held.paths):,} held out of these (a tenth of every class)")
+    elif splits.test is not None and train.classes is not None:
+        try:
+            count = f"{len(_test(splits, train).paths):,}"
+        except UserError:
+            count = "?"  # told where the test images are needed
+        parts.append(f"evaluation on {count} from {splits.name(splits.test)}")
+    line = f"split: {', '.join(parts)}"
+    unused = [f"{shown(name)}/" for name in splits.aside[:_CLASSES_NAMED]]
+    if splits.test is not None and train.classes is None:
+        unused.insert(0, splits.name(splits.test))
+    if unused:
+        takes = splits.others and train.classes is not None
+        flag = f" (--test_folder {shown(splits.others[0])} evaluates on it)" if takes else ""
+        line += f"; not used: {', '.join(unused)}{flag}"
+    return line
+
+
+def _classes(listing: Listing) -> str:
+    if listing.classes is None:
+        return "without classes" + (f" ({listing.why})" if listing.why else "")
+    count = len(listing.classes)
+    named = ", ".join(map(shown, listing.classes)) if count <= _CLASSES_NAMED else ""
+    return f"in {count:,} classes" + (f" ({named})" if named else "")
+
+
+def _test(splits: Splits, train: Listing) -> Listing:
+    """List the test images, labelled as the training images are.
+
+    Raises:
+        UserError: if there are none, or they have no classes or others than the training images.
+    """
+    if splits.test is None:
         raise UserError(
-            f"{folder}: its images have no classes and there is no val/ or test/ in it, so it has "
-            f"no test split; put the images of each class into a folder of their own."
+            f"{splits.root.path}: its images have no classes and there is no val/ or test/ in it, "
+            "so it has no test split; put the images of each class into a folder of their own."
         )
-    return train, _own_test(own_test, train)
-
-
-def _has_splits(folder: Path, folders: list[str]) -> bool:
-    if "train" not in folders:
-        return False
-    others = set(folders) - {"train", *_TEST_FOLDERS}
-    return not others or bool(folders_in(folder / "train"))
-
-
-def _own_test(folder: Path, train: Listing) -> Listing:
-    """List the test images in `folder`, labelled as the training images are."""
-    test = list_tree(folder)
+    whole = list_tree(splits.test)
     if train.classes is None:
-        return Listing(test.paths)
+        return Listing(whole.paths)
     # A test split may be small: one class, or one image a class, is no reason to lose the labels.
-    names = [name for name in folders_in(folder) if name in train.classes]
+    folder = splits.test
+    while not set(folder.holding) & set(train.classes) and folder.unwrapped() is not folder:
+        (folder,) = folder.holding.values()
+    names = [name for name in folder.holding if name in train.classes]
     by_class = list_classes(folder, names)
-    if len(by_class.paths) != len(test.paths):
-        strange = sorted(set(folders_in(folder)) - set(train.classes))
-        what = f"class {strange[0]!r} is not in train/" if strange else "images without a class"
+    place = splits.name(splits.train)
+    if len(by_class.paths) != len(whole.paths):
+        strange = sorted(set(folder.holding) - set(train.classes))
+        what = (
+            f"class {shown(strange[0])!r} is not in {place}"
+            if strange
+            else ("images without a class")
+        )
         raise UserError(
-            f"{folder}: {what}; its images must lie in folders named as those in train/. To hold "
-            f"out a tenth of every class instead, give {folder.parent / 'train'}."
+            f"{splits.test.path}: {what}; its images must lie in folders named as those in "
+            f"{place or 'the training split'}. To hold out a tenth of every class instead, give "
+            f"{splits.train.path}."
         )
     assert by_class.labels is not None
     places = [train.classes.index(name) for name in sorted(names)]

@@ -32,6 +32,7 @@ class ImageSet(ABC):
         classes: The classes' names, in the order of the labels; None when there are no classes.
         mean: Of the training split's pixels, RGB in [0, 1].
         std: The standard deviation of the same.
+        notes: What the user should hear of the images, in lines: what was taken for what.
     """
 
     name: str
@@ -40,6 +41,7 @@ class ImageSet(ABC):
     classes: tuple[str, ...] | None
     mean: RGB
     std: RGB
+    notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         assert (self.labels is None) == (self.classes is None)

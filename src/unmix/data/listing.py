@@ -1,17 +1,35 @@
-"""Which image files a folder holds: names only, no file is opened."""
+"""Which image files a folder holds: names only, no image is decoded."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
+from unmix.data.formats import EXTENSIONS, HEIC, HEIC_REASON, extensions
+from unmix.data.own_output import CONFIG, is_own_figure, is_run_folder
 from unmix.errors import UserError
+from unmix.names import shown
 
-__all__ = ["EXTENSIONS", "Listing", "folders_in", "images_in", "list_classes", "list_tree"]
+__all__ = [
+    "EXTENSIONS",
+    "Folder",
+    "Listing",
+    "Passed",
+    "folders_in",
+    "images_in",
+    "list_classes",
+    "list_tree",
+]
 
-EXTENSIONS = frozenset({"jpg", "jpeg", "png", "webp", "bmp", "gif", "tif", "tiff", "ppm"})
+_MOST_NAMED = 6
+# PNGs of a folder up to which each is opened to see whether unmix drew it: a folder of millions of
+# PNGs is a data set, and its decoder looks at their first bytes too.
+_MOST_OPENED = 1000
+_DEEPEST_WRAPPER = 3
 
 
 @dataclass(frozen=True)
@@ -22,91 +40,240 @@ class Listing:
         paths: The files, sorted within each class.
         labels: A class index for each; None when there are no classes.
         classes: The classes' names, sorted; None when there are no classes.
+        why: Why there are no classes although there are folders, in a few words.
     """
 
     paths: list[str]
     labels: list[int] | None = None
     classes: tuple[str, ...] | None = None
+    why: str | None = None
+
+
+class Passed:
+    """What lies among the images and is none: other files, counted, and what unmix wrote."""
+
+    def __init__(self) -> None:
+        self.others: Counter[str] = Counter()
+        self.runs: list[str] = []
+        self.figures: list[str] = []
+
+    def lines(self) -> list[str]:
+        """A line for each kind that there is."""
+        lines = []
+        if self.others:
+            named = [
+                f"{count:,} {f'.{shown(kind)}' if kind else 'without extension'}"
+                + (f" ({HEIC_REASON})" if kind in HEIC else "")
+                for kind, count in sorted(self.others.items(), key=lambda kv: (-kv[1], kv[0]))
+            ]
+            rest = sum(sorted(self.others.values(), reverse=True)[_MOST_NAMED:])
+            named = named[:_MOST_NAMED] + ([f"{rest:,} others"] if rest else [])
+            lines.append(f"passed over, for they are no pictures: {', '.join(named)}")
+        own = []
+        if self.runs:
+            own.append(f"{_counted(len(self.runs), 'run folder')} ({shown(self.runs[0])})")
+        if self.figures:
+            own.append(f"{_counted(len(self.figures), 'figure')} ({shown(self.figures[0])})")
+        if own:
+            lines.append(f"left out, for unmix wrote them: {' and '.join(own)}")
+        return lines
+
+
+class Folder:
+    """A folder that is read when it is asked what is in it, once.
+
+    Hidden files and folders are passed over, links are followed, and a link to a folder above ends
+    there. A run folder of unmix, and the figures that it draws, count as empty.
+
+    Args:
+        path: Where it is.
+        passed: Takes what is passed over.
+        above: Device and inode of the folders above, against loops.
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        passed: Passed | None = None,
+        above: frozenset[tuple[int, int]] = frozenset(),
+    ) -> None:
+        self.path, self.above = os.fspath(path), above
+        self.passed = Passed() if passed is None else passed
+
+    @property
+    def name(self) -> str:
+        """Its own name."""
+        return os.path.basename(os.path.normpath(self.path))
+
+    @cached_property
+    def _found(self) -> tuple[list[str], dict[str, Folder]]:
+        images: list[str] = []
+        folders: list[str] = []
+        others: Counter[str] = Counter()
+        wanted, config = extensions(), False
+        try:
+            status = os.stat(self.path)
+            inside = self.above | {(status.st_dev, status.st_ino)}
+            if len(inside) == len(self.above):
+                return [], {}
+            with os.scandir(self.path) as entries:
+                for entry in entries:
+                    name = entry.name
+                    if name.startswith("."):
+                        continue
+                    extension = os.path.splitext(name)[1][1:].lower()
+                    if entry.is_dir():
+                        folders.append(name)
+                    elif extension in wanted:
+                        images.append(name)
+                    else:
+                        others[extension] += 1
+                        config = config or name == CONFIG
+        except OSError as error:
+            reason = error.strerror or type(error).__name__
+            raise UserError(f"{self.path}: this folder cannot be read ({reason}).") from error
+        if config and is_run_folder(self.path):
+            self.passed.runs.append(self.path)
+            return [], {}
+        self.passed.others += others
+        children = {
+            name: Folder(os.path.join(self.path, name), self.passed, inside)
+            for name in sorted(folders)
+        }
+        return self._without_figures(sorted(images)), children
+
+    def _without_figures(self, images: list[str]) -> list[str]:
+        pngs = [name for name in images if name.lower().endswith(".png")]
+        if not 0 < len(pngs) <= _MOST_OPENED:
+            return images
+        paths = {name: os.path.join(self.path, name) for name in pngs}
+        ours = {name for name, path in paths.items() if is_own_figure(path)}
+        self.passed.figures += [paths[name] for name in sorted(ours)]
+        return [name for name in images if name not in ours]
+
+    @property
+    def images(self) -> list[str]:
+        """Names of the image files directly in it, sorted."""
+        return self._found[0]
+
+    @property
+    def folders(self) -> dict[str, Folder]:
+        """The folders in it by name, sorted."""
+        return self._found[1]
+
+    @cached_property
+    def holding(self) -> dict[str, Folder]:
+        """Those of them that hold images at any depth."""
+        return {name: folder for name, folder in self.folders.items() if folder.holds_images}
+
+    @cached_property
+    def holds_images(self) -> bool:
+        """Whether there are images in it at any depth."""
+        return bool(self.images) or any(folder.holds_images for folder in self.folders.values())
+
+    def walk(self) -> Iterator[str]:
+        """The paths of the images in it at any depth."""
+        for name in self.images:
+            yield os.path.join(self.path, name)
+        for folder in self.folders.values():
+            yield from folder.walk()
+
+    def without(self, names: Iterable[str]) -> Folder:
+        """The same folder as if some of the folders in it were not there."""
+        rest = Folder(self.path, self.passed, self.above)
+        left_out = set(names)
+        children = {name: folder for name, folder in self.folders.items() if name not in left_out}
+        rest.__dict__["_found"] = self.images, children
+        return rest
+
+    def unwrapped(self) -> Folder:
+        """The folder within it that holds all its images, if there is such a wrapper around them.
+
+        At most three folders are gone into, and none that has images of its own beside the next.
+        """
+        inner = self
+        for _ in range(_DEEPEST_WRAPPER):
+            if inner.images or len(inner.holding) != 1:
+                break
+            (inner,) = inner.holding.values()
+        return inner
 
 
 def folders_in(folder: Path | str) -> list[str]:
     """List the names of the folders in a folder, sorted, without hidden ones."""
-    return _scan(folder)[1]
+    return list(Folder(folder).folders)
 
 
 def images_in(folder: Path | str) -> list[str]:
     """List the names of the image files directly in a folder, sorted, without hidden ones."""
-    return _scan(folder)[0]
+    return Folder(folder).images
 
 
-def list_classes(folder: Path | str, classes: Iterable[str]) -> Listing:
+def list_classes(folder: Path | str | Folder, classes: Iterable[str]) -> Listing:
     """List the images of the class folders `classes` in `folder`, labelled in sorted order."""
+    whole = folder if isinstance(folder, Folder) else Folder(folder)
     names = tuple(sorted(classes))
     paths: list[str] = []
     labels: list[int] = []
     for label, name in enumerate(names):
-        place = os.path.join(folder, name)
-        images = [os.path.join(place, image) for image in images_in(place)]
-        paths += images
-        labels += [label] * len(images)
+        place = whole.folders.get(name) or Folder(os.path.join(whole.path, name))
+        paths += [os.path.join(place.path, image) for image in place.images]
+        labels += [label] * (len(paths) - len(labels))
     return Listing(paths, labels, names)
 
 
-def list_tree(folder: Path | str) -> Listing:
+def list_tree(folder: Path | str | Folder) -> Listing:
     """List the images of a folder, with classes if it is a class tree.
 
     A class tree has no image beside its class folders, at least two class folders with images, no
     image deeper than directly in a class folder, and a class with at least two images: otherwise
-    the images have no classes. Folders without images are not classes.
+    the images have no classes. Folders without images are not classes. Wrapper folders around all
+    of it make no difference.
 
     Raises:
         UserError: if the folder cannot be read or holds no image at any depth.
     """
-    images, folders = _scan(folder)
-    flat = not images and not any(
-        _walk(os.path.join(folder, name, deeper), set())
-        for name in folders
-        for deeper in folders_in(os.path.join(folder, name))
-    )
-    if flat:
-        listing = list_classes(folder, folders)
-        assert listing.labels is not None
-        present = set(listing.labels)
-        if 1 < len(present) < len(listing.paths):
-            return list_classes(folder, [folders[label] for label in present])
-    paths = sorted(_walk(folder, set()))
-    if not paths:
-        known = ", ".join(sorted(EXTENSIONS))
-        raise UserError(f"{folder}: this folder holds no images ({known}).")
-    return Listing(paths)
+    whole = folder if isinstance(folder, Folder) else Folder(folder)
+    if is_run_folder(whole.path):
+        raise UserError(f"{whole.path}: this is a run folder of unmix, not a folder of images.")
+    if not whole.holds_images:
+        known = ", ".join(sorted(extensions()))
+        lines = "; ".join(whole.passed.lines())
+        rest = f" It has {lines}." if lines else ""
+        raise UserError(f"{whole.path}: this folder holds no images ({known}).{rest}")
+    inner = whole.unwrapped()
+    why = _why_no_classes(inner)
+    if why == "":
+        return list_classes(inner, inner.holding)
+    return Listing(sorted(whole.walk()), why=why)
 
 
-def _walk(folder: Path | str, seen: set[tuple[int, int]]) -> list[str]:
-    """List the images of a folder at any depth; `seen` are the folders above, against loops."""
-    status = os.stat(folder)
-    if (status.st_dev, status.st_ino) in seen:
-        return []
-    inside = seen | {(status.st_dev, status.st_ino)}
-    images, folders = _scan(folder)
-    paths = [os.path.join(folder, name) for name in images]
-    for name in folders:
-        paths += _walk(os.path.join(folder, name), inside)
-    return paths
+def _why_no_classes(folder: Folder) -> str | None:
+    """Empty for a class tree; None if there are no folders that could be classes."""
+    classes = folder.holding
+    if len(classes) < 2:
+        return None
+    if folder.images:
+        more = f" and {len(folder.images) - 1:,} more" if len(folder.images) > 1 else ""
+        verb = "lie" if more else "lies"
+        return (
+            f"{shown(folder.images[0])}{more} {verb} beside the class folders; with every picture "
+            "in one there are classes"
+        )
+    deeper = next(
+        (path for each in classes.values() for inner in each.folders.values()
+         for path in inner.walk()), None
+    )  # fmt: skip
+    if deeper is not None:
+        place = shown(os.path.relpath(deeper, folder.path))
+        return (
+            f"{place} lies deeper than directly in a class folder; with every picture directly in "
+            "one there are classes"
+        )
+    if all(len(each.images) == 1 for each in classes.values()):
+        return "every folder holds a single picture, so folders are no classes"
+    return ""
 
 
-def _scan(folder: Path | str) -> tuple[list[str], list[str]]:
-    images, folders = [], []
-    try:
-        with os.scandir(folder) as entries:
-            for entry in entries:
-                name = entry.name
-                if name.startswith("."):
-                    continue
-                if entry.is_dir():
-                    folders.append(name)
-                elif os.path.splitext(name)[1][1:].lower() in EXTENSIONS:
-                    images.append(name)
-    except OSError as error:
-        reason = error.strerror or type(error).__name__
-        raise UserError(f"{folder}: this folder cannot be read ({reason}).") from error
-    return sorted(images), sorted(folders)
+def _counted(count: int, what: str) -> str:
+    return f"{count:,} {what}" + ("s" if count != 1 else "")

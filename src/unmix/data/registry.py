@@ -37,6 +37,8 @@ def load(
     strict: bool = False,
     download: bool = False,
     class_list: str | os.PathLike[str] | None = None,
+    train_folder: str | None = None,
+    test_folder: str | None = None,
 ) -> ImageSet:
     """Load a split of a data set.
 
@@ -51,6 +53,9 @@ def load(
         download: Whether torchvision may fetch the files into `data_dir` if they are not there.
         class_list: For `imagenet` and `imagenet100`, a text file of the wnids to keep instead,
             separated by white space or lines; `#` starts a comment.
+        train_folder: Of a folder of images, where within it the training images are; by default
+            found by the usual names.
+        test_folder: Likewise the images to evaluate on.
 
     Raises:
         UserError: if the name is unknown, or the files are not there, damaged, or laid out
@@ -61,10 +66,19 @@ def load(
     if class_list is not None and name not in _WITH_CLASS_LIST:
         raise UserError(f"--class_list: only for --data {' or '.join(_WITH_CLASS_LIST)}.")
     skipped = Skipped(strict)
+    given = {"--train_folder": train_folder, "--test_folder": test_folder}
+    folders = [flag for flag, value in given.items() if value is not None]
     if name not in DATA_SETS:
         folder = _folder(name)
-        read = load_pack if holds_pack(folder) else load_folder
-        return read(folder, split, skipped)
+        if not holds_pack(folder):
+            return load_folder(
+                folder, split, skipped, train_folder=train_folder, test_folder=test_folder
+            )
+        if folders:
+            raise UserError(f"{folders[0]}: {name} is a pack, whose splits were settled before.")
+        return load_pack(folder, split, skipped)
+    if folders:
+        raise UserError(f"{folders[0]}: only where --data is a folder of images, not {name}.")
     data_set = DATA_SETS[name]
     if download and data_set.layout is not None and not data_set.downloads:
         raise UserError(

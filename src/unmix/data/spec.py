@@ -88,7 +88,14 @@ class DataSet:
 
 
 def file_images(
-    listing: Listing, *, name: str, split: str, mean: RGB, std: RGB, skipped: Skipped
+    listing: Listing,
+    *,
+    name: str,
+    split: str,
+    mean: RGB,
+    std: RGB,
+    skipped: Skipped,
+    notes: tuple[str, ...] = (),
 ) -> FileImages:
     """Make an image set of a listing."""
     labels = None
@@ -103,4 +110,5 @@ def file_images(
         std=std,
         paths=Paths(listing.paths),
         skipped=skipped,
+        notes=notes,
     )

@@ -126,7 +126,7 @@ def build(settings: Settings, images: ImageSet | None = None, seen: Seen | None 
         module.image_space.draw((2, 3, size, size), generator_for(0))
     if operator is not None:
         operator.draw((4, 3, size, size), generator_for(0), torch.eye(4))
-    notes = (*held.notes, *notes_on(run_))
+    notes = (*found.notes, *held.notes, *notes_on(run_))
     return Parts(settings, machine, train, labelled, test, module, held.about, notes)
 
 
@@ -139,8 +139,9 @@ def load_split(run_: RunSettings, split: str, seen: Seen | None = None) -> Image
         seen: If given, gets the fingerprint of the whole split.
     """
     images = load(
-        run_.data, split, data_dir=run_.data_dir, strict=run_.strict, download=run_.download
-    )
+        run_.data, split, data_dir=run_.data_dir, strict=run_.strict, download=run_.download,
+        train_folder=run_.train_folder, test_folder=run_.test_folder,
+    )  # fmt: skip
     if seen is not None:
         seen[images.split] = fingerprint(images)
     if split != "test" and run_.limit is not None:

@@ -1,0 +1,280 @@
+"""Which folders of a data set are its splits, by the usual names."""
+
+from __future__ import annotations
+
+import difflib
+import os
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from unmix.data.listing import Folder
+from unmix.errors import UserError
+from unmix.names import shown
+
+__all__ = ["Splits", "find_splits"]
+
+_ROLES = {
+    "train": "train", "training": "train",
+    "val": "val", "valid": "val", "validation": "val",
+    "test": "test", "testing": "test",
+}  # fmt: skip
+_ROLE = re.compile(
+    rf"(?:(?P<before>.+)[-_. ])?(?P<role>{'|'.join(_ROLES)})(?:[-_. ]?(?P<year>(?:19|20)\d\d))?"
+    r"(?:[-_. ](?P<after>.+))?",
+    re.IGNORECASE,
+)
+_IMAGE_FOLDERS = frozenset({"images", "image", "imgs", "img", "jpegimages"})
+_SETTLE = (
+    "--train_folder and --test_folder (relative to --data) settle it; --train_folder . takes every "
+    "folder for a class"
+)
+_DEEPEST = 3
+
+
+@dataclass(frozen=True)
+class Splits:
+    """Where the splits of a folder lie.
+
+    Attributes:
+        train: The training images.
+        test: The images to evaluate on; None if there is no folder of them.
+        root: The folder that `--data` gives.
+        aside: Paths within it of other folders with images, which are not used.
+        others: Those of them that are splits by their names: what `--test_folder` could take.
+    """
+
+    train: Folder
+    test: Folder | None
+    root: Folder
+    aside: tuple[str, ...] = ()
+    others: tuple[str, ...] = ()
+
+    def name(self, folder: Folder) -> str:
+        """A folder's path within the root, as it is shown: `valid/`."""
+        place = os.path.relpath(folder.path, self.root.path)
+        return "" if place == "." else f"{shown(place)}/"
+
+
+@dataclass(frozen=True)
+class _Name:
+    role: str
+    year: str
+    rest: tuple[str, str]
+
+
+def find_splits(
+    root: Folder, train_folder: str | None = None, test_folder: str | None = None
+) -> Splits:
+    """Find the splits of a data set by the names of its folders.
+
+    `train` or `training`; `val`, `valid` or `validation`; `test` or `testing`; in any case, with or
+    without a year (`train2017`), or all with the same word before or behind (`seg_train`,
+    `seg_test`). They may lie in a wrapper folder, or in one called `images`. Evaluation is on `val`
+    where there is one, else on `test`. A folder called `train` is a class where it lies among
+    others that are no splits and none of them holds folders.
+
+    Args:
+        root: The folder that `--data` gives.
+        train_folder: The training images' folder within it instead; "." for all that is in it.
+        test_folder: The folder to evaluate on instead.
+
+    Raises:
+        UserError: if a folder that is given is not there, or the names can be understood in more
+            than one way.
+    """
+    if train_folder is not None or test_folder is not None:
+        return _given(root, train_folder, test_folder)
+    inner, passed = root, []
+    for _ in range(_DEEPEST + 1):
+        found = _among(inner)
+        if found is not None:
+            return _within(root, inner, found, passed)
+        images = [name for name in inner.holding if name.lower() in _IMAGE_FOLDERS]
+        if inner.images or not inner.holding:
+            break
+        if len(inner.holding) == 1:
+            (inner,) = inner.holding.values()
+        elif len(images) == 1 and _among(inner.holding[images[0]]) is not None:
+            passed += [each for name, each in inner.holding.items() if name != images[0]]
+            inner = inner.holding[images[0]]
+        else:
+            break
+    return Splits(root, None, root)
+
+
+def _within(root: Folder, inner: Folder, found: Splits, passed: Sequence[Folder]) -> Splits:
+    """Splits found deeper, with the paths from the root."""
+    place = os.path.relpath(inner.path, root.path)
+    aside, others = (
+        tuple(os.path.normpath(os.path.join(place, name)) for name in names)
+        for names in (found.aside, found.others)
+    )
+    beside = tuple(os.path.relpath(folder.path, root.path) for folder in passed)
+    return replace(found, root=root, aside=(*aside, *beside), others=others)
+
+
+def _names(folder: Folder) -> dict[str, _Name]:
+    """The folders in a folder that are splits by their names."""
+    found: dict[str, _Name] = {}
+    for name in folder.holding:
+        match = _ROLE.fullmatch(name)
+        if match is not None:
+            role = _ROLES[match["role"].lower()]
+            rest = ((match["before"] or "").lower(), (match["after"] or "").lower())
+            found[name] = _Name(role, match["year"] or "", rest)
+    plain = {name: each for name, each in found.items() if each.rest == ("", "")}
+    if plain:
+        return plain
+    # A word before or behind is part of a split's name only if all have the same: a class may be
+    # called bullet_train.
+    roles = {each.role for each in found.values()}
+    alike = len({each.rest for each in found.values()}) == 1
+    whole = len(found) == len(folder.holding)
+    return found if alike and whole and "train" in roles and len(roles) > 1 else {}
+
+
+def _among(folder: Folder) -> Splits | None:
+    """The splits directly in a folder, or None if it has none.
+
+    Raises:
+        UserError: if they can be understood in more than one way.
+    """
+    names = _names(folder)
+    trains = [name for name, each in names.items() if each.role == "train"]
+    tests = [name for name, each in names.items() if each.role != "train"]
+    others = [name for name in folder.holding if name not in names]
+    if not names or (folder.images and not trains):
+        return None
+    if not trains:
+        if len(folder.holding) == 1:
+            return None  # the only folder: a wrapper
+        raise _unclear(
+            folder, f"{_few(tests)} can be splits or classes, and no folder is called train"
+        )
+    if others and not _are_splits(folder, names, trains, tests, others):
+        return None
+    if len(trains) > 1:
+        raise _unclear(folder, f"any of {_few(trains)} can be the training images")
+    test = _test_of(folder, names, trains[0], tests)
+    return _splits(folder, trains[0], test)
+
+
+def _are_splits(
+    folder: Folder,
+    names: Mapping[str, _Name],
+    trains: Sequence[str],
+    tests: Sequence[str],
+    others: Sequence[str],
+) -> bool:
+    """Whether folders named as splits are, though others lie beside them.
+
+    Raises:
+        UserError: if that cannot be said.
+    """
+    if any(names[name].year for name in trains) and tests:
+        return True
+    if any(folder.holding[name].holding for name in trains):
+        return True  # classes within
+    if not tests and not any(folder.holding[name].holding for name in others):
+        return False  # all alike: classes, one of which is called train
+    raise _unclear(
+        folder, f"{_few([*trains, *tests])} can be splits, or classes as {_few(others)} beside them"
+    )
+
+
+def _test_of(
+    folder: Folder, names: Mapping[str, _Name], train: str, tests: Sequence[str]
+) -> str | None:
+    """The split to evaluate on: val before test, and of several the one of the training's year."""
+    for role in ("val", "test"):
+        found = [name for name in tests if names[name].role == role]
+        if len(found) > 1:
+            same = [name for name in found if names[name].year == names[train].year]
+            if len(same) != 1:
+                raise _unclear(folder, f"any of {_few(found)} can be the images to evaluate on")
+            found = same
+        if found:
+            return found[0]
+    return None
+
+
+def _splits(folder: Folder, train: str, test: str | None) -> Splits:
+    aside = tuple(name for name in folder.holding if name not in (train, test))
+    others = tuple(name for name in _names(folder) if name in aside)
+    chosen = None if test is None else folder.holding[test]
+    return Splits(folder.holding[train], chosen, folder, aside, others)
+
+
+def _given(root: Folder, train_folder: str | None, test_folder: str | None) -> Splits:
+    """The splits that the user names; if only one is named, the other is looked for beside it."""
+    test = None if test_folder is None else _folder(root, "--test_folder", test_folder)
+    if train_folder is None:
+        assert test is not None
+        return _beside_test(root, *test)
+    around, train = _folder(root, "--train_folder", train_folder)
+    if test is not None:
+        if os.path.samefile(train.path, test[1].path):
+            raise UserError(
+                f"--test_folder: {test_folder} holds the training images too; give another folder, "
+                "or leave it out to hold out a tenth of every class."
+            )
+        if around is train and test[0] is train:
+            train = train.without([test[1].name])  # "." beside one of its own folders
+        return Splits(train, test[1], root)
+    if around is train:
+        return Splits(train, None, root)
+    names = {name: each for name, each in _names(around).items() if name != train.name}
+    tests = [name for name, each in names.items() if each.role != "train"]
+    as_train = _Name("train", _year(train.name), ("", ""))
+    chosen = _test_of(around, {**names, train.name: as_train}, train.name, tests)
+    return Splits(train, None if chosen is None else around.holding[chosen], root)
+
+
+def _beside_test(root: Folder, around: Folder, test: Folder) -> Splits:
+    names = _names(around)
+    trains = [name for name, each in names.items() if each.role == "train" and name != test.name]
+    if len(trains) == 1:
+        return Splits(around.holding[trains[0]], test, root)
+    if trains or around is not root:
+        raise _unclear(around, "it does not say which folder holds the training images")
+    return Splits(root.without([test.name]), test, root)
+
+
+def _year(name: str) -> str:
+    match = re.search(r"(?:19|20)\d\d", name)
+    return match[0] if match else ""
+
+
+def _folder(root: Folder, flag: str, given: str) -> tuple[Folder, Folder]:
+    """A folder within the root, by the path that the user gives, and the folder that it is in.
+
+    Raises:
+        UserError: if it is not there, or not within the root.
+    """
+    path = os.path.normpath(os.path.join(root.path, given))
+    if not os.path.isdir(path):
+        near = difflib.get_close_matches(given, list(root.folders), n=1, cutoff=0.5)
+        hint = f" Did you mean {near[0]!r}?" if near else ""
+        has = f"; it has {_few(list(root.folders))}" if root.folders else ""
+        raise UserError(f"{flag}: there is no folder {given!r} in {root.path}{has}.{hint}")
+    inside = os.path.relpath(path, root.path)
+    if inside.split(os.sep)[0] == os.pardir:
+        raise UserError(f"{flag}: {given!r} lies outside of --data {root.path}.")
+    around = folder = root
+    for name in () if inside == os.curdir else inside.split(os.sep):
+        around = folder
+        folder = folder.folders.get(name) or Folder(os.path.join(folder.path, name), root.passed)
+    return around, folder
+
+
+def _unclear(folder: Folder, what: str) -> UserError:
+    return UserError(f"--data: {folder.path}: {what}; {_SETTLE}.")
+
+
+def _few(names: Sequence[str]) -> str:
+    """The first names, as folders: `a/, b/ and 3 more`."""
+    listed = [f"{shown(name)}/" for name in names[:3]]
+    if len(names) > 3:
+        return f"{', '.join(listed)} and {len(names) - 3:,} more"
+    return " and ".join([", ".join(listed[:-1]), listed[-1]] if len(listed) > 1 else listed)
