@@ -99,7 +99,7 @@ FLAGS = [
     ("--config .", "--config: . is a folder; give a YAML file, or the name of a recipe."),
     ("--data ./none", "--data: there is no folder ./none."),
     ("--data here.txt", "--data: here.txt is a file; give a folder of images."),
-    ("--data .", ".: this folder holds no images (bmp, gif, jpeg, jpg, png, ppm, tif, tiff"),
+    ("--data .", ".: this folder holds no images (apng, avif, bmp, dib, gif, "),
     ("--data cifar10", "--data_dir: cifar10 needs a folder DIR that holds DIR/cifar-10-batches-py"),
     ("--data imagenet --data_dir none", "--data_dir: none does not exist; imagenet needs"),
 ]  # fmt: skip

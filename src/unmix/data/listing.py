@@ -238,9 +238,8 @@ def list_tree(folder: Path | str | Folder) -> Listing:
         raise UserError(f"{whole.path}: this is a run folder of unmix, not a folder of images.")
     if not whole.holds_images:
         known = ", ".join(sorted(extensions()))
-        lines = "; ".join(whole.passed.lines())
-        rest = f" It has {lines}." if lines else ""
-        raise UserError(f"{whole.path}: this folder holds no images ({known}).{rest}")
+        rest = "".join(f"; {line}" for line in whole.passed.lines())
+        raise UserError(f"{whole.path}: this folder holds no images ({known}){rest}.")
     inner = whole.unwrapped()
     why = _why_no_classes(inner)
     if why == "":
