@@ -380,7 +380,7 @@ def test_an_unfinished_pack_of_other_images_is_begun_again(
     save(tree / "train" / "cat" / "zz.jpg", 77)
     said: list[str] = []
     pack(str(tree), str(out), say=said.append)
-    assert "starting over" in said[0]
+    assert any("starting over" in line for line in said)
     assert len(load(out, "train")) == 11
     assert not (out / UNFINISHED).exists()
 

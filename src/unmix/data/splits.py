@@ -85,7 +85,8 @@ def find_splits(
     """
     if train_folder is not None or test_folder is not None:
         return _given(root, train_folder, test_folder)
-    inner, passed = root, []
+    inner = root
+    passed: list[Folder] = []
     for _ in range(_DEEPEST + 1):
         found = _among(inner)
         if found is not None:
