@@ -14,6 +14,7 @@ PACKAGE = Path(__file__).parents[1] / "src" / "unmix"
 ALLOWED = {
     "errors": set(),
     "names": set(),
+    "synonyms": set(),
     "randomness": set(),
     "transfer": set(),
     "distributed": set(),
@@ -50,7 +51,7 @@ ALLOWED = {
     },
     "cli": {"config", "commands", "training", "recipes"},
 }  # fmt: skip
-OPEN = {"errors", "names", "randomness", "transfer", "distributed"}
+OPEN = {"errors", "names", "synonyms", "randomness", "transfer", "distributed"}
 
 
 def room_of(path: Path) -> str:

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import difflib
 import os
 import re
 import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from unmix import __version__
+from unmix import __version__, synonyms
 from unmix.config import GROUPS, MixtureSettings, Settings, field_names
 from unmix.config.catalog import catalog
 from unmix.config.flags import HelpShown, Parser
@@ -85,8 +84,8 @@ def _run(words: list[str]) -> int:
         return 0
     name, rest = words[0], words[1:]
     if name not in COMMANDS:
-        near = difflib.get_close_matches(name, COMMANDS, n=1, cutoff=0.5)
-        hint = f" Did you mean {near[0]!r}?" if near else ""
+        near = synonyms.COMMANDS.get(name.lower()) or synonyms.nearest(name, COMMANDS)
+        hint = f" Did you mean {near!r}?" if near else ""
         raise UserError(f"{name!r} is no command.{hint} Commands: {', '.join(COMMANDS)}.")
     with contextlib.suppress(HelpShown):
         COMMANDS[name][1](rest)
@@ -110,8 +109,8 @@ def pretrain_command(words: list[str]) -> None:
     pretrain(config, **given)
 
 
-def pretrain_words(words: list[str]) -> tuple[str | None, dict[str, Any]]:
-    """What the words behind `unmix pretrain` say: a recipe, and the settings that were given.
+def pretrain_words(words: list[str]) -> tuple[list[str] | None, dict[str, Any]]:
+    """What the words behind `unmix pretrain` say: recipes, and the settings that were given.
 
     Raises:
         UserError: for what cannot be understood, or is out of range.
@@ -132,11 +131,11 @@ def bench_command(words: list[str]) -> None:
 
 def _parse_settings(
     command: str, about: str, words: list[str], epilog: str | None = None
-) -> tuple[str | None, dict[str, Any], dict[str, Any]]:
+) -> tuple[list[str] | None, dict[str, Any], dict[str, Any]]:
     """Parse the flags of a command that takes all settings of a run.
 
     Returns:
-        The recipe, the settings that were given, and what was given of the command's own.
+        The recipes, the settings that were given, and what was given of the command's own.
 
     Raises:
         UserError: for what cannot be understood, or is out of range.
@@ -145,7 +144,12 @@ def _parse_settings(
     own = catalog().commands[command].parameters if command in catalog().commands else {}
     parser = Parser(command, about, epilog, takes_methods=True)
     parser.usage = f"unmix {command} [--config RECIPE] [--method METHOD] [--data DATA] [flags]"
-    parser.add_argument("--config", metavar="RECIPE", help="A recipe (unmix recipes) or YAML file.")
+    parser.add_argument(
+        "--config",
+        metavar="RECIPE",
+        action="append",
+        help="A recipe (unmix recipes) or YAML file; given again, the later one comes over it.",
+    )
     for name, group in GROUPS.items():
         parser.add_group(group, name.capitalize(), defaults)
         if name == "run":
@@ -163,11 +167,12 @@ def _parse_settings(
 def _defaults(words: list[str]) -> dict[str, Any]:
     """What the flags start from: the run that the folder holds, or the recipes."""
     first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    for name in ("method", "data", "config", "run"):
-        # A value that is missing is told by the parser of all flags.
+    first.add_argument("--config", nargs="?", action="append")
+    for name in ("method", "data", "run"):
         first.add_argument(f"--{name}", nargs="?")
     early = {k: v for k, v in vars(first.parse_known_args(words)[0]).items() if v is not None}
-    config = early.pop("config", None)
+    # A value that is missing is told by the parser of all flags.
+    config = [name for name in early.pop("config", []) if name is not None] or None
     if "method" in early:
         check_choice("--method", early["method"], catalog().methods)
     if config is None and "run" in early and is_run(early["run"]):

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import difflib
 import math
 from collections.abc import Iterable
 
 from unmix.names import shown
+from unmix.synonyms import called_value, nearest
 
 __all__ = ["UserError", "check_choice", "check_number"]
 
@@ -22,6 +22,10 @@ class UserError(ValueError):
     def __init__(self, message: object = "") -> None:
         super().__init__(shown(message))
 
+    def _render_traceback_(self) -> list[str]:
+        """What IPython prints instead of a traceback: the message says all there is to know."""
+        return [f"{type(self).__name__}: {self}"]
+
 
 def check_choice(flag: str, value: str, choices: Iterable[str]) -> str:
     """Return `value` if it is one of `choices`.
@@ -32,9 +36,9 @@ def check_choice(flag: str, value: str, choices: Iterable[str]) -> str:
     options = list(choices)
     if value in options:
         return value
-    folded = {option.lower(): option for option in options}
-    near = difflib.get_close_matches(str(value).lower(), list(folded), n=1, cutoff=0.5)
-    hint = f" Did you mean {folded[near[0]]!r}?" if near else ""
+    meant = called_value(flag.removeprefix("--"), value)
+    near = meant if meant in options else nearest(value, options)
+    hint = f" Did you mean {near!r}?" if near else ""
     raise UserError(f"{flag}: {value!r} is unknown.{hint} Known: {', '.join(options)}.")
 
 

@@ -10,6 +10,7 @@ from unmix.backbones.alexnet import AlexNet
 from unmix.backbones.base import Backbone
 from unmix.backbones.resnet import RESNETS, ResNet
 from unmix.errors import UserError, check_choice, check_number
+from unmix.synonyms import nearest, timm_models
 
 __all__ = ["BACKBONES", "build", "is_vit"]
 
@@ -90,9 +91,15 @@ def _build_timm(
         raise UserError(f"--stem: {stem!r} does not go with {name!r}; timm's models need 'auto'")
     model_name = name.removeprefix(_TIMM)
     if not timm.is_model(model_name):
+        near = nearest(model_name, timm_models(), cutoff=0.6)
+        hint = f" Did you mean {_TIMM + near!r}?" if near else ""
         raise UserError(
-            f"--backbone: timm has no model {model_name!r}; timm.list_models() names what it has"
+            f"--backbone: timm has no model {model_name!r}; timm.list_models() names what it has."
+            f"{hint}"
         )
+    known, _, tag = model_name.partition(".")
+    if tag:
+        _check_tag(known, tag, timm.list_models(f"{known}.*", pretrained=True))
     plain: dict[str, Any] = {"pretrained": False, "num_classes": 0, "in_chans": in_channels}
     patches: dict[str, Any] = {} if patch is None else {"patch_size": patch}
     model: Any
@@ -114,6 +121,18 @@ def _build_timm(
     # names.
     model.feature_dim = getattr(model, "head_hidden_size", model.num_features)
     return cast(Backbone, model)
+
+
+def _check_tag(model: str, tag: str, known: list[str]) -> None:
+    """Check that a tag of trained weights is one of the model's."""
+    tags = [name.partition(".")[2] for name in known]
+    if tag not in tags:
+        near = nearest(tag, tags)
+        hint = f" Did you mean {_TIMM}{model}.{near}?" if near else ""
+        raise UserError(
+            f"--backbone: timm's {model} has no trained weights {tag!r}.{hint} Without a tag it is "
+            f"the same network: {_TIMM}{model}."
+        )
 
 
 def _check_patches(vit: Any, size: int) -> None:

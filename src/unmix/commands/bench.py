@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json as json_
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ __all__ = ["bench", "table"]
 
 
 def bench(
-    config: str | None = None,
+    config: str | Sequence[str] | None = None,
     *,
     steps: int = 5,
     json: str | None = None,
@@ -32,7 +32,7 @@ def bench(
     """Measure the stages of a training step, apart and together.
 
     Args:
-        config: A recipe's name or a YAML file, as for `pretrain`.
+        config: A recipe's name or a YAML file, or several, as for `pretrain`.
         steps: How many times each stage is measured; the median counts.
         json: Write everything that was measured to this file.
         chart: Write a bar chart to this file, a PNG.

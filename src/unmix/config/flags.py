@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import difflib
 import inspect
 import re
 from collections.abc import Iterable, Mapping
@@ -13,9 +12,11 @@ from unmix.config.catalog import catalog, method_options, methods_with
 from unmix.config.parameters import Parameter, parameters_of
 from unmix.config.values import Kind
 from unmix.errors import UserError
+from unmix.synonyms import called, hint
 
 __all__ = ["HelpShown", "Parser"]
 
+_YES_NO = ("yes", "no", "true", "false", "on", "off", "1", "0")
 _METAVARS = {int: "N", float: "X"}
 
 
@@ -90,7 +91,8 @@ class Parser(argparse.ArgumentParser):
             HelpShown: if it was the help that was asked for.
         """
         try:
-            found, unknown = self.parse_known_args(self._without_commas(words))
+            words = self._without_commas("--help" if word == "-help" else word for word in words)
+            found, unknown = self.parse_known_args(words)
         except argparse.ArgumentError as error:
             raise UserError(self._explain(error, words)) from None
         except SystemExit:
@@ -103,7 +105,7 @@ class Parser(argparse.ArgumentParser):
         """Raise instead of ending the program."""
         raise argparse.ArgumentError(None, message)
 
-    def _without_commas(self, words: list[str]) -> list[str]:
+    def _without_commas(self, words: Iterable[str]) -> list[str]:
         """`--jitter=0.4,0.4,0.2,0.1` and `--jitter 0.4,0.4,0.2,0.1` as four words."""
         kind, found = None, []
         for word in words:
@@ -141,16 +143,55 @@ class Parser(argparse.ArgumentParser):
 
     def _unknown(self, word: str, words: list[str]) -> str:
         """What to say of a word that the parser does not know."""
-        help_ = f"{self.prog} --help"
-        if not word.startswith("-"):
-            return f"{word!r}: is not expected here; a value follows its flag. See {help_}."
-        word = word.split("=")[0]
-        owners = methods_with(word.removeprefix("--")) if self._takes_methods else []
-        if owners:
-            return f"{word}: is for --method {' or '.join(owners)} only."
-        near = difflib.get_close_matches(word, self._option_string_actions, n=1, cutoff=0.6)
-        hint = f"Did you mean {near[0]}?" if near else f"See {help_}."
-        return f"{word}: there is no such flag. {hint}"
+        if not word.startswith("-") or self._negative_number_matcher.match(word):
+            return self._surplus(word, words)
+        flag = word.split("=")[0]
+        name = flag.lstrip("-")
+        known = [option.removeprefix("--") for option in self._option_string_actions]
+        if self._takes_methods:
+            if owners := methods_with(name):
+                return f"{flag}: is for --method {' or '.join(owners)} only."
+            meant = called(name, known) or called(name, _all_options())
+            if meant is not None and meant[0] not in known:
+                owners = methods_with(meant[0])
+                return (
+                    f"{flag}: here it is --{meant[0]}, which is for --method "
+                    f"{' or '.join(owners)} only."
+                )
+        return f"{flag}: there is no such flag.{hint(name, known) or f' See {self.prog} --help.'}"
+
+    def _surplus(self, word: str, words: list[str]) -> str:
+        """What to say of a word that is no flag where none is expected."""
+        name, equals, value = word.partition("=")
+        known = [option.removeprefix("--") for option in self._option_string_actions]
+        if equals and (name in known or called(name, known)):
+            name = name if name in known else called(name, known)[0]  # type: ignore[index]
+            return f"{word!r}: is not expected here; write --{name} {value}."
+        end = words.index(word)
+        start = next((i for i in range(end, -1, -1) if words[i].startswith("--")), None)
+        kind = None if start is None else self._kinds.get(words[start])
+        fits = kind is not None and (
+            word.lower() in _YES_NO if kind.base is bool else kind.convert(word) is not None
+        )
+        if start is None or kind is None or kind.count is None or not fits:
+            see = f"See {self.prog} --help."
+            return f"{word!r}: is not expected here; a value follows its flag. {see}"
+        flag, given = words[start], []
+        for value in words[start + 1 :]:
+            if value.startswith("--"):
+                break
+            given.append(value)
+        if kind.base is bool:
+            off = f"--no-{flag.removeprefix('--')}"
+            return f"{flag}: takes no value, but {given[0]!r} was given; say {flag} or {off}."
+        count = "one value" if kind.count == 1 else f"{kind.count} values"
+        again = " For several seeds give the command once for each." if flag == "--seed" else ""
+        return f"{flag}: takes {count}, but {len(given)} were given: {' '.join(given)}.{again}"
+
+
+def _all_options() -> set[str]:
+    """The names of all methods' options."""
+    return {name for entry in catalog().methods.values() for name in entry.parameters}
 
 
 def _split(word: str) -> list[str]:

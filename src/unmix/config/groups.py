@@ -9,6 +9,7 @@ from unmix.config.catalog import catalog
 from unmix.config.mixtures import MixtureSettings
 from unmix.config.views import ViewSettings
 from unmix.errors import UserError, check_choice, check_number
+from unmix.synonyms import called_value, nearest, timm_models
 
 __all__ = [
     "GROUPS",
@@ -112,11 +113,27 @@ class ModelSettings:
     def __post_init__(self) -> None:
         words = catalog().words
         if not self.backbone.startswith(TIMM):
-            check_choice("--backbone", self.backbone, words["backbones"])
+            _check_backbone(self.backbone, words["backbones"])
         check_number("--width", self.width, above=0)
         check_choice("--stem", self.stem, words["stems"])
         if self.patch is not None:
             check_number("--patch", self.patch, at_least=1)
+
+
+def _check_backbone(name: str, ours: list[str]) -> None:
+    if name in ours:
+        return
+    theirs = timm_models()
+    if name.split(".")[0] in theirs:
+        raise UserError(f"--backbone: {name!r} is one of timm's; give {TIMM}{name}.")
+    near = called_value("backbone", name) or nearest(name, [*theirs, *ours])
+    if near is not None and near not in ours:
+        near = TIMM + near.removeprefix(TIMM)
+        raise UserError(
+            f"--backbone: {name!r} is unknown. Did you mean {near!r}? Known: {', '.join(ours)}, "
+            f"and those of timm as {TIMM}NAME."
+        )
+    check_choice("--backbone", name, ours)
 
 
 @dataclass(frozen=True)

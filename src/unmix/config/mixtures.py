@@ -49,6 +49,22 @@ MIXTURES: dict[str, frozenset[str]] = {
 """The mixtures of label space, each with the flags that have a meaning for it."""
 
 
+_BOUNDS: dict[str, Mapping[str, float]] = {
+    name: bounds
+    for names, bounds in (
+        ("r_pixel_decay mask_color", {}),
+        ("g_prob r_prob cutout_p random_erasing_prob unmix_prob", {"at_least": 0, "at_most": 1}),
+        ("g_alpha r_beta beta unmix_share unmix_temperature", {"above": 0}),
+        ("g_num r_num", {"at_least": 0}),
+        ("mask_size max_attempt unmix_patch", {"at_least": 1}),
+        ("unmix_images", {"at_least": 2}),
+        ("min_aspect_ratio", {"above": 0, "at_most": 1}),
+    )
+    for name in names.split()
+}
+"""The bounds of numbers. The operators check them too, but need PyTorch to be imported."""
+
+
 @dataclass(frozen=True)
 class MixtureSettings:
     """Which mixtures are used: the flags of the released code, with their defaults.
@@ -155,8 +171,9 @@ class MixtureSettings:
         ):
             if value is not None:
                 check_choice(flag, value, choices)
-        check_number("--unmix_prob", self.unmix_prob, at_least=0, at_most=1)
-        check_number("--beta", self.beta, above=0)
+        for name, bounds in _BOUNDS.items():
+            if (number := getattr(self, name)) is not None:
+                check_number(f"--{name}", number, **bounds)
 
     @property
     def name(self) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,6 +21,7 @@ from unmix.config.mixtures import MixtureSettings
 from unmix.config.parameters import parameters_of
 from unmix.config.views import ViewSettings
 from unmix.errors import UserError
+from unmix.synonyms import hint
 
 __all__ = ["Settings"]
 
@@ -41,6 +41,16 @@ class Settings:
     optimizer: OptimizerSettings = field(default_factory=OptimizerSettings)
     evaluation: EvaluationSettings = field(default_factory=EvaluationSettings)
     machine: MachineSettings = field(default_factory=MachineSettings)
+
+    def __post_init__(self) -> None:
+        least, processes = 2 * self.machine.processes, self.machine.processes
+        if processes > 1 and self.run.batch_size < least:
+            nodes = f" of --nodes {self.machine.nodes}" if self.machine.nodes > 1 else ""
+            raise UserError(
+                f"--batch_size: {self.run.batch_size} images on --devices {self.machine.devices}"
+                f"{nodes} are {self.run.batch_size / processes:g} for each; batch norm and "
+                f"mixtures need at least 2, so --batch_size {least} or more."
+            )
 
     @classmethod
     def of(cls, words: Mapping[str, Any]) -> Settings:
@@ -94,6 +104,5 @@ def unknown_word(name: str, known: list[str], method: str) -> str:
     """The message for a word that means nothing, or something with other methods only."""
     if owners := methods_with(name):
         return f"--{name}: is for --method {' or '.join(owners)} only."
-    near = difflib.get_close_matches(str(name), known, n=1, cutoff=0.6)
-    hint = f" Did you mean --{near[0]}?" if near else " See unmix pretrain --help."
-    return f"--{name}: there is no such setting with --method {method}.{hint}"
+    meant = hint(str(name), known) or " See unmix pretrain --help."
+    return f"--{name}: there is no such setting with --method {method}.{meant}"

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import os
+from collections.abc import Mapping, Sequence
 from functools import cache
 from importlib import resources
 from pathlib import Path
@@ -84,31 +85,35 @@ def summary(name: str) -> str:
 
 
 def resolve(
-    words: Mapping[str, Any], config: str | None = None
+    words: Mapping[str, Any], config: str | Sequence[str] | None = None
 ) -> tuple[dict[str, Any], list[str]]:
     """Put the layers of settings together: METHOD, then METHOD-DATA or `config`, then `words`.
 
     Args:
         words: What the user gave.
-        config: A recipe's name or a YAML file; without it the recipe METHOD-DATA is taken if it
-            exists.
+        config: A recipe's name or a YAML file, or several, each over the ones before; without it
+            the recipe METHOD-DATA is taken if it exists.
 
     Returns:
         The settings that differ from the program's defaults, and the names of the recipes used.
     """
-    chosen = recipe(config) if config is not None else {}
+    configs = [config] if isinstance(config, (str, os.PathLike)) else list(config or ())
+    chosen: dict[str, Any] = {}
+    for name in configs:
+        chosen.update(recipe(os.fspath(name)))
     method = words.get("method", chosen.get("method", "moco"))
     data = words.get("data", chosen.get("data", "photos"))
     names = recipe_names()
     layers, used = [], []
-    automatic = [method] if config is not None else [method, f"{method}-{data}"]
+    automatic = [method] if configs else [method, f"{method}-{data}"]
+    if configs[:1] == [method]:
+        automatic = []
     for name in automatic:
         if name in names:
             layers.append(recipe(name))
             used.append(name)
-    if config is not None:
-        layers.append(chosen)
-        used.append(config)
+    layers.append(chosen)
+    used += [os.fspath(name) for name in configs]
     merged: dict[str, Any] = {}
     for layer in (*layers, words):
         merged.update(layer)

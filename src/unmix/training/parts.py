@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from unmix.config import RunSettings, Settings
+from unmix.config.groups import TIMM
 from unmix.data import ImageSet, StreamedImages, check_normalisation, load
 from unmix.data.fingerprint import Fingerprint, fingerprint
 from unmix.errors import UserError
@@ -126,7 +127,12 @@ def build(settings: Settings, images: ImageSet | None = None, seen: Seen | None 
         module.image_space.draw((2, 3, size, size), generator_for(0))
     if operator is not None:
         operator.draw((4, 3, size, size), generator_for(0), torch.eye(4))
-    notes = (*found.notes, *held.notes, *notes_on(run_))
+    notes = (
+        *found.notes,
+        *held.notes,
+        *notes_on(run_),
+        *notes_on_weights(settings.model.backbone),
+    )
     return Parts(settings, machine, train, labelled, test, module, held.about, notes)
 
 
@@ -156,6 +162,17 @@ def notes_on(run_: RunSettings) -> tuple[str, ...]:
     own = load_split(replace(run_, mean=None, std=None), "pretrain")
     line = check_normalisation(own, run_.mean or own.mean, run_.std or own.std)
     return () if line is None else (line,)
+
+
+def notes_on_weights(backbone: str) -> tuple[str, ...]:
+    """What the user should hear of a name that is one of trained weights, as timm's with a tag."""
+    name, _, tag = backbone.removeprefix(TIMM).partition(".")
+    if not backbone.startswith(TIMM) or not tag:
+        return ()
+    return (
+        f"note: {backbone} starts from random weights, as every run does; the trained ones that "
+        f"{tag} names are not loaded, and {TIMM}{name} is the same run",
+    )
 
 
 def build_method(settings: Settings, n_data: int, size: int) -> Method:

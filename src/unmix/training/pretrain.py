@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 import time
+from collections.abc import Sequence
 from contextlib import nullcontext
 from typing import Any
 
@@ -27,11 +29,12 @@ from unmix.training.run_lock import run_lock
 __all__ = ["pretrain", "settings_for"]
 
 
-def pretrain(config: str | None = None, **words: Any) -> RunResults:
+def pretrain(config: str | Sequence[str] | None = None, **words: Any) -> RunResults:
     """Pretrain an encoder and measure it; the Python form of `unmix pretrain`.
 
     Args:
-        config: A recipe's name or a YAML file; its settings are the defaults.
+        config: A recipe's name or a YAML file, whose settings are the defaults; of several each
+            comes over the ones before.
         words: Settings, in the words of the command line: `method="moco", data="photos", IM=True`.
 
     Returns:
@@ -44,7 +47,9 @@ def pretrain(config: str | None = None, **words: Any) -> RunResults:
     return run(settings, used, command=_call(config, words))
 
 
-def settings_for(words: dict[str, Any], config: str | None = None) -> tuple[Settings, list[str]]:
+def settings_for(
+    words: dict[str, Any], config: str | Sequence[str] | None = None
+) -> tuple[Settings, list[str]]:
     """The settings of a run: of the folder that it goes on with, or of the recipes and the words.
 
     Returns:
@@ -126,7 +131,7 @@ def _train(
     start = time.perf_counter()
     try:
         if not resume and is_leader():
-            folder.write_settings(settings)
+            folder.write_settings(settings, recipes)
             record.write(folder.path)
         say(headline(parts, recipes))
         fit(parts, folder, reporter, resume)
@@ -211,11 +216,11 @@ def finish(
     return [*reporter.rows, *rows]
 
 
-def _call(config: str | None, words: dict[str, Any]) -> str:
+def _call(config: str | Sequence[str] | None, words: dict[str, Any]) -> str:
     """The command line that says the same as a call."""
     parts = ["unmix", "pretrain"]
-    if config is not None:
-        parts += ["--config", config]
+    for name in [config] if isinstance(config, (str, os.PathLike)) else config or ():
+        parts += ["--config", os.fspath(name)]
     for name, value in words.items():
         if value is True:
             parts.append(f"--{name}")

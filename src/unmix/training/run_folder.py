@@ -6,7 +6,7 @@ import csv
 import json
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -20,9 +20,12 @@ from unmix.config import GROUPS, Settings, field_names
 from unmix.config.saved import saved_words
 from unmix.errors import UserError
 from unmix.files import replacing, write_whole
+from unmix.names import shown
 from unmix.training.data_record import DATA_RECORD, is_folder, same_place
 
 __all__ = ["AtomicCheckpoints", "RunFolder"]
+
+_RECIPES = "# Recipes: "
 
 # What may differ when a run is resumed: it changes no number of the result's definition.
 _FREE = {"run", *field_names("machine")} - {"precision"}
@@ -57,22 +60,30 @@ class RunFolder:
         """The flat words of `config.yaml`."""
         return saved_words(self.path)
 
-    def write_settings(self, settings: Settings) -> None:
-        """Write `config.yaml`."""
+    def write_settings(self, settings: Settings, recipes: Sequence[str] = ()) -> None:
+        """Write `config.yaml`.
+
+        Args:
+            settings: Of the run.
+            recipes: The recipes and files that they started from, the later over the earlier.
+        """
+        chain = f"{_RECIPES}{' < '.join(map(shown, recipes))}.\n" if recipes else ""
         # Where a run lies is where it is found: a folder that was moved is no other run.
-        self._write_words({**settings.flat(), "run": None})
+        self._write_words({**settings.flat(), "run": None}, chain)
 
     def move_data(self, data: str, data_dir: str | None) -> None:
         """Write where the run's data lies now into `config.yaml`."""
-        self._write_words({**self.words(), "data": data, "data_dir": data_dir})
+        text = self.config.read_text(encoding="utf-8")
+        chain = [line for line in text.splitlines(keepends=True) if line.startswith(_RECIPES)]
+        self._write_words({**self.words(), "data": data, "data_dir": data_dir}, "".join(chain))
 
-    def _write_words(self, words: Mapping[str, Any]) -> None:
+    def _write_words(self, words: Mapping[str, Any], chain: str) -> None:
         names = ["run", "method", *list(GROUPS)[1:]]
         text = (
             "# Settings of this run. `unmix pretrain --config THIS_FILE --run OTHER` repeats it.\n"
         )
         text += f"# Groups: {', '.join(names)}.\n"
-        text += yaml.safe_dump(dict(words), sort_keys=False)
+        text += chain + yaml.safe_dump(dict(words), sort_keys=False)
         write_whole(self.config, text.encode())
 
     def begun(self) -> bool:

@@ -1,0 +1,276 @@
+"""What the command line makes of words: commas, negative numbers, words of other tools."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import yaml
+
+from unmix import synonyms
+from unmix.cli import COMMANDS, main, pretrain_words
+from unmix.config import GROUPS, Settings, field_names
+from unmix.config.catalog import catalog
+from unmix.config.mixtures import _BOUNDS, MixtureSettings
+from unmix.errors import UserError, check_choice
+from unmix.recipes import resolve
+from unmix.training.parts import notes_on_weights
+from unmix.training.pretrain import settings_for
+
+Refuse = Callable[..., str]
+
+SETTINGS = {name for group in GROUPS for name in field_names(group)} | {"config"}
+OPTIONS = {name for entry in catalog().methods.values() for name in entry.parameters}
+OWN = {name for entry in catalog().commands.values() for name in entry.parameters}
+
+
+@pytest.fixture(autouse=True)
+def in_a_folder_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+# --- numbers ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        ("--mask_color -1.5e-1", {"mask_color": -0.15}),
+        ("--mask_color=-.5", {"mask_color": -0.5}),
+        ("--mask_color -2E+1", {"mask_color": -20.0}),
+        ("--jitter 0.4,0.4,0.2,0.1", {"jitter": [0.4, 0.4, 0.2, 0.1]}),
+        ("--jitter=0.4,0.4,0.2,0.1", {"jitter": [0.4, 0.4, 0.2, 0.1]}),
+        ("--jitter 0.4, 0.4, 0.2, 0.1", {"jitter": [0.4, 0.4, 0.2, 0.1]}),
+        ("--jitter 0.4 0.4 0.2 1e-1", {"jitter": [0.4, 0.4, 0.2, 0.1]}),
+        ("--milestones 1,2", {"milestones": [1, 2]}),
+        ("--milestones 1 2,3 --lr 1", {"milestones": [1, 2, 3], "lr": 1.0}),
+        ("--data a,b", {"data": "a,b"}),
+        ("--lr 0.1 --lr 0.2", {"lr": 0.2}),
+    ],
+)
+def test_numbers_as_they_are_typed(words: str, expected: dict):
+    given = pretrain_words(shlex.split(words))[1]
+    assert {k: list(v) if isinstance(v, list) else v for k, v in given.items()} == expected
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("--lr -1e-3", "--lr: -0.001 is out of range; it must be greater than 0."),
+        ("--lr -inf", "--lr: -inf is out of range; it must be greater than 0."),
+        ("--jitter -0.1,0,0,0", "--jitter: -0.1 is out of range; it must be at least 0."),
+        ("--jitter 0.4,0.4", "--jitter: needs 4 values."),
+        ("--jitter 1,1,1,1,1", "--jitter: takes 4 values, but 5 were given: 1 1 1 1 1."),
+        ("--epochs 1,2", "--epochs: '1,2' is not a whole number."),
+        ("--seed 0 1 2", "--seed: takes one value, but 3 were given: 0 1 2. For several seeds"),
+        ("--epochs 3 -4", "--epochs: takes one value, but 2 were given: 3 -4."),
+        ("--IM yes", "--IM: takes no value, but 'yes' was given; say --IM or --no-IM."),
+        ("method=simclr", "'method=simclr': is not expected here; write --method simclr."),
+        ("epochs=3", "'epochs=3': is not expected here; write --epochs 3."),
+    ],
+)
+def test_numbers_that_do_not_fit(refuse: Refuse, words: str, message: str):
+    assert refuse("pretrain", *shlex.split(words)).startswith(message)
+
+
+def test_commas_in_yaml_and_python():
+    Path("c.yaml").write_text("jitter: 0.4,0.4,0.2,0.1\nmilestones: 1,2\nschedule: step\n")
+    for settings, _ in (
+        settings_for({}, "c.yaml"),
+        settings_for({"jitter": "0.4,0.4,0.2,0.1", "milestones": "1,2", "schedule": "step"}),
+    ):
+        assert settings.views.jitter == (0.4, 0.4, 0.2, 0.1)
+        assert settings.optimizer.milestones == (1, 2)
+
+
+ALWAYS_CHECKED = [
+    name
+    for name, bounds in _BOUNDS.items()
+    if bounds and getattr(MixtureSettings(), name) is not None
+]
+
+
+@pytest.mark.parametrize("name", ALWAYS_CHECKED)
+def test_the_bounds_without_pytorch_are_those_of_the_operators(name: str, monkeypatch):
+    """Both refuse the first number below with the same words."""
+    bounds = _BOUNDS[name]
+    wrong = bounds["above"] if "above" in bounds else bounds["at_least"] - 1
+    with pytest.raises(UserError) as ours:
+        MixtureSettings(**{name: wrong})
+    monkeypatch.delitem(_BOUNDS, name)
+    with pytest.raises(UserError) as theirs:
+        MixtureSettings(unmix=True, **{name: wrong})
+    assert str(ours.value) == str(theirs.value)
+
+
+# --- several recipes --------------------------------------------------------------------------
+
+
+def test_of_several_recipes_the_later_comes_over_the_earlier():
+    Path("a.yaml").write_text("epochs: 3\nlr: 0.5\n")
+    Path("b.yaml").write_text("epochs: 4\ngray_p: 0.1\n")
+    merged, used = resolve({"data": "digits"}, ["a.yaml", "b.yaml"])
+    assert (merged["epochs"], merged["lr"], merged["gray_p"]) == (4, 0.5, 0.1)
+    assert used == ["moco", "a.yaml", "b.yaml"]
+    assert resolve({}, ["b.yaml", "a.yaml"])[0]["epochs"] == 3
+    assert resolve({"epochs": 9}, ["a.yaml", "b.yaml"])[0]["epochs"] == 9
+    config, given = pretrain_words(shlex.split("--config a.yaml --config b.yaml --lr 1"))
+    assert (config, given) == (["a.yaml", "b.yaml"], {"lr": 1.0})
+    assert settings_for({}, ["a.yaml", "b.yaml"])[0] == Settings.of(resolve({}, config)[0])
+
+
+def test_the_method_of_the_last_recipe_is_the_runs():
+    assert resolve({}, ["moco-cifar10", "simclr"])[1] == ["simclr", "moco-cifar10", "simclr"]
+    assert resolve({}, ["moco"])[1] == ["moco"]
+    assert resolve({}, "moco-cifar10") == resolve({}, ["moco-cifar10"])
+
+
+def test_the_chain_is_printed_and_recorded(capsys):
+    Path("a.yaml").write_text("epochs: 3\nlr: 0.5\n")
+    Path("b.yaml").write_text("epochs: 1\n")
+    words = shlex.split(
+        "pretrain --data digits --size 8 --backbone resnet10 --width 0.125 --batch_size 256 "
+        "--queue_size 256 --bn_splits 1 --limit 256 --no-evaluate --device cpu --logger none "
+        "--knn_every 0 --run r --config a.yaml --config b.yaml"
+    )
+    assert main(words) == 0
+    assert "recipe: moco < a.yaml < b.yaml" in capsys.readouterr().out
+    text = Path("r/config.yaml").read_text()
+    assert "# Recipes: moco < a.yaml < b.yaml.\n" in text
+    found = yaml.safe_load(text)
+    assert (found["epochs"], found["lr"]) == (1, 0.5)
+    assert "--config a.yaml --config b.yaml" in Path("r/results.json").read_text()
+
+
+def test_each_of_several_recipes_is_checked(refuse: Refuse):
+    Path("a.yaml").write_text("epochs: 3\n")
+    line = refuse("pretrain", "--config", "a.yaml", "--config", "moco-photoz")
+    assert line.startswith("--config: 'moco-photoz' is unknown. Did you mean 'moco-photos'?")
+    assert refuse("pretrain", "--config", "a.yaml", "--config") == "--config: needs one value."
+
+
+# --- words of other tools ---------------------------------------------------------------------
+
+
+def test_every_synonym_leads_to_a_flag_that_exists_and_is_none_itself():
+    for word, (targets, _) in synonyms.FLAGS.items():
+        assert set(targets) <= SETTINGS | OPTIONS | OWN, word
+        assert word not in SETTINGS | OPTIONS, word
+        assert word == word.lower().replace("-", "_")
+    assert set(synonyms.COMMANDS.values()) <= set(COMMANDS)
+    assert not set(synonyms.COMMANDS) & set(COMMANDS)
+
+
+def test_no_synonym_stands_in_two_rows():
+    words = [word for _, _, row in synonyms._FLAGS for word in row.split()]
+    assert sorted(words) == sorted(set(words))
+
+
+@pytest.mark.parametrize(
+    ("flag", "ours"),
+    [
+        ("--gpus", "devices"), ("--gpu", "device"), ("--arch", "backbone"), ("-a", "backbone"),
+        ("--model", "backbone"), ("--resume", "run"), ("--bs", "batch_size"), ("-b", "batch_size"),
+        ("--wd", "weight_decay"), ("-j", "workers"), ("--num_workers", "workers"),
+        ("--num-workers", "workers"), ("--dataset", "data"), ("--out", "run"),
+        ("--learning_rate", "lr"), ("--world_size", "devices"), ("--max_epochs", "epochs"),
+        ("--moco-k", "queue_size"), ("--moco_m", "encoder_momentum"), ("--moco-t", "temperature"),
+        ("--output_dir", "run"), ("--data_path", "data"), ("--img-size", "size"),
+        ("--opt", "optimizer"), ("--sched", "schedule"), ("--fp16", "precision"),
+        ("--Gpus", "devices"), ("--gpus=2", "devices"), ("--no-cuda", "device"),
+    ],
+)  # fmt: skip
+def test_words_of_other_tools_are_answered_with_ours(refuse: Refuse, flag: str, ours: str):
+    line = refuse("pretrain", flag, "2")
+    assert re_flag(flag) in line
+    assert f" Here it is --{ours}" in line
+
+
+def re_flag(flag: str) -> str:
+    """A flag as the message has it."""
+    name = flag.split("=")[0]
+    if name.startswith("--no-") or not name.startswith("--"):
+        return f"{name}: there is no such flag."
+    return f"--{name[2:].replace('-', '_')}: there is no such flag."
+
+
+def test_what_another_method_has_is_named_with_it(refuse: Refuse):
+    line = refuse("pretrain", "--method", "byol", "--moco_t", "0.2")
+    assert line.startswith("--moco_t: here it is --temperature, which is for --method cmc or ")
+
+
+def test_words_of_other_tools_in_python_and_with_other_commands(refuse: Refuse):
+    with pytest.raises(UserError, match=r"^--gpus: there is no such setting .* it is --devices"):
+        Settings.of({"gpus": 2})
+    assert "Here it is --temperature." in refuse("knn", "r", "--temp", "1")
+    assert "Here it is --device (" in refuse("probe", "r", "--gpu", "1")
+    assert "Did you mean 'pretrain'?" in refuse("train", "--epochs", "1")
+    assert "Did you mean 'probe'?" in refuse("linear", "r")
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("--device gpu", "--device: 'gpu' is unknown. Did you mean 'cuda'?"),
+        ("--device cuda:1", "--device: 'cuda:1' is unknown. Did you mean 'cuda'?"),
+        ("--precision bf16-mixed", "--precision: 'bf16-mixed' is unknown. Did you mean 'bf16'?"),
+        ("--method mocov2", "--method: 'mocov2' is unknown. Did you mean 'moco'?"),
+        ("--backbone vit_tiny_patch16_224",
+            "--backbone: 'vit_tiny_patch16_224' is one of timm's; give timm:vit_tiny_patch16_224."),
+        ("--backbone vit_small",
+            "--backbone: 'vit_small' is unknown. Did you mean 'timm:vit_small_patch16_224'?"),
+        ("--devices 2 --batch_size 2", "--batch_size: 2 images on --devices 2 are 1 for each;"),
+        ("--devices 2 --nodes 2 --batch_size 6",
+            "--batch_size: 6 images on --devices 2 of --nodes 2 are 1.5 for each;"),
+    ],
+)  # fmt: skip
+def test_values_of_other_tools(refuse: Refuse, words: str, message: str):
+    assert refuse("pretrain", *shlex.split(words)).startswith(message)
+
+
+def test_values_of_other_tools_are_only_offered_where_they_can_be_given():
+    for flag, values in synonyms.VALUES.items():
+        for word, meant in values.items():
+            with pytest.raises(UserError, match=f"Did you mean {meant!r}"):
+                check_choice(f"--{flag}", word, ["something", meant])
+            with pytest.raises(UserError) as caught:
+                check_choice(f"--{flag}", word, ["qqqqqqqq"])
+            assert "Did you mean" not in str(caught.value)
+
+
+def test_timms_models_are_found_without_importing_it():
+    timm = pytest.importorskip("timm")
+    assert set(timm.list_models()) <= synonyms.timm_models()
+
+
+# --- trained weights --------------------------------------------------------------------------
+
+
+def test_a_tag_of_trained_weights_is_told_to_be_without_effect():
+    (line,) = notes_on_weights("timm:resnet18.a1_in1k")
+    assert line == (
+        "note: timm:resnet18.a1_in1k starts from random weights, as every run does; the trained "
+        "ones that a1_in1k names are not loaded, and timm:resnet18 is the same run"
+    )
+    assert notes_on_weights("timm:resnet18") == notes_on_weights("resnet18") == ()
+
+
+def test_a_tag_that_timm_does_not_have():
+    pytest.importorskip("timm")
+    from unmix.backbones import build
+
+    with pytest.raises(UserError, match=r"no trained weights 'a1_in2k'. Did you mean timm:resnet1"):
+        build("timm:resnet18.a1_in2k")
+    with pytest.raises(UserError, match=r"no model 'resnet18x'.* Did you mean 'timm:resnet18'\?"):
+        build("timm:resnet18x")
+
+
+# --- notebooks --------------------------------------------------------------------------------
+
+
+def test_a_notebook_shows_one_line():
+    """IPython asks an exception for what it shows instead of a traceback."""
+    error = UserError("--lr: -1 is out of range; it must be greater than 0.")
+    assert error._render_traceback_() == [f"UserError: {error}"]
