@@ -20,6 +20,7 @@ from unmix.views.colour import (
     draw_colour,
     hue_matrices,
     solarize,
+    turn_hue,
 )
 
 STEPS = (
@@ -73,16 +74,17 @@ def test_gray_is_torchvisions():
     torch.testing.assert_close(ours[~gray], images[~gray], atol=1e-6, rtol=0)
 
 
-def test_chain_of_steps_is_torchvisions_in_every_order():
+@pytest.mark.parametrize("hue", [0.08, -0.1, 0.25, 1 / 3, -0.5])
+def test_chain_of_steps_is_torchvisions_in_every_order(hue):
     """All 24 orders of the four, and gray: the composed map is the chain of torchvision's steps.
 
-    The hue turns by a third, where the linear map is exact.
+    The hue is shifted where it stands among the others, whose grays and means it changes.
     """
     orders = torch.cartesian_prod(*[torch.arange(4)] * 4)
     orders = orders[orders.sort(dim=1).values.eq(torch.arange(4)).all(dim=1)]
     assert len(orders) == 24
     image = 0.4 + 0.2 * photographs(16)[0]
-    factor = (1.2, 0.7, 1.3, 1 / 3)
+    factor = (1.2, 0.7, 1.3, hue)
     gray = torch.arange(24) % 5 == 0
     full = [torch.full((24,), value) for value in factor]
     ours = apply_colour(image.expand(24, -1, -1, -1), colour_maps(ColourDraw(*full, orders, gray)))
@@ -91,26 +93,79 @@ def test_chain_of_steps_is_torchvisions_in_every_order():
         for step in order:
             expected = STEPS[step](expected, factor[step])
         expected = functional.rgb_to_grayscale(expected, 3) if gray[i] else expected
-        torch.testing.assert_close(ours[i], expected, atol=2e-3, rtol=0)
+        torch.testing.assert_close(ours[i], expected, atol=1e-3, rtol=0)
 
 
-@pytest.mark.parametrize("hue", [0.1, -0.1, 0.2, -0.2, 0.3, -0.3, 0.4, -0.4, 0.5])
-def test_hue_is_near_the_turn_in_hsv(hue):
-    """RMS at most 0.06 of the range on photographs, and well below the change itself."""
-    images = photographs(128)
-    ours = apply_colour(images, colour_maps(neutral(4, hue=torch.full((4,), hue)))).clamp(0, 1)
-    expected = functional.adjust_hue(images, hue)
-    error = (ours - expected).square().mean().sqrt()
-    assert error < 0.06
-    assert error < 0.6 * (images - expected).square().mean().sqrt()
+def shifted(images: torch.Tensor, hue: torch.Tensor) -> torch.Tensor:
+    planes = turn_hue(images.flatten(2), hue_matrices(hue))
+    torch.testing.assert_close(planes[:, 3], luma(images).flatten(1), atol=1e-5, rtol=0)
+    return planes[:, :3].view(images.shape)
 
 
-@given(a=st.floats(-0.5, 0.5), b=st.floats(-0.5, 0.5))
-def test_hue_matrices_are_rotations_about_gray(a, b):
-    one, two, both = hue_matrices(torch.tensor([a, b, a + b]))
-    torch.testing.assert_close(one @ two, both, atol=1e-5, rtol=0)
-    torch.testing.assert_close(one @ one.T, torch.eye(3), atol=1e-5, rtol=0)
-    torch.testing.assert_close(one @ torch.ones(3), torch.ones(3), atol=1e-5, rtol=0)
+def luma(images: torch.Tensor) -> torch.Tensor:
+    return (images * torch.tensor([0.299, 0.587, 0.114]).view(3, 1, 1)).sum(dim=1)
+
+
+@given(hue=st.floats(-0.5, 0.5), seed=st.integers(0, 2**31), levels=st.integers(1, 255))
+def test_hue_is_torchvisions(hue, seed, levels):
+    """To 1e-5, any shift of any colours; of few levels, many channels are equal."""
+    generator = torch.Generator().manual_seed(seed)
+    images = torch.randint(0, levels + 1, (2, 3, 8, 8), generator=generator) / levels
+    ours = shifted(images, torch.full((2,), hue))
+    torch.testing.assert_close(ours, functional.adjust_hue(images, hue), atol=1e-5, rtol=0)
+
+
+def test_each_sample_has_its_own_hue():
+    hues = torch.tensor([0.5, -0.5, 1 / 6, 0.0, -1 / 3, 0.1, 1 / 12, -0.1])
+    images = photographs(16).repeat(2, 1, 1, 1)
+    expected = [
+        functional.adjust_hue(image, float(hue)) for image, hue in zip(images, hues, strict=True)
+    ]
+    torch.testing.assert_close(shifted(images, hues), torch.stack(expected), atol=1e-5, rtol=0)
+
+
+@given(hue=st.floats(-0.5, 0.5), factor=st.floats(0, 3), gray=st.floats(-1, 1))
+def test_hue_goes_with_any_scale_and_gray(hue, factor, gray):
+    """What lets it be done first: `H(a x + b) = a H(x) + b`, also outside of [0, 1]."""
+    images, hues = photographs(8), torch.full((4,), hue)
+    ours = shifted(factor * images + gray, hues)
+    torch.testing.assert_close(ours, factor * shifted(images, hues) + gray, atol=1e-5, rtol=0)
+
+
+def test_without_hue_nothing_of_it_is_computed_and_nothing_else_changes():
+    words = {"jitter_p": 0.8, "gray_p": 0.2}
+    draws = [
+        draw_colour(64, torch.Generator().manual_seed(0), jitter=(0.4, 0.4, 0.4, hue), **words)
+        for hue in (0.0, 1e-9)
+    ]
+    assert draws[0].hue is None
+    maps = [colour_maps(draw) for draw in draws]
+    assert maps[0].turn is None
+    images = photographs(8).repeat(16, 1, 1, 1)
+    one, other = (apply_colour(images, each) for each in maps)
+    torch.testing.assert_close(one, other, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize(
+    ("jitter", "bound"), [((0.0, 0.0, 0.0, 0.5), 0.01), ((0.4, 0.4, 0.4, 0.1), 0.5)]
+)
+def test_jitter_is_within_half_a_grey_level_of_torchvisions(jitter, bound):
+    """Mean absolute difference on photographs; what is left is torchvision's clamp in between.
+
+    Without any hue it is above 6 grey levels, by a rotation about the gray axis above 4.
+    """
+    n = 200
+    images = photographs(32).repeat(n // 4, 1, 1, 1)
+    draw = draw_colour(n, torch.Generator().manual_seed(3), jitter=jitter, jitter_p=1, gray_p=0.1)
+    ours = apply_colour(images, colour_maps(draw)).clamp(0, 1)
+    expected = []
+    for i, image in enumerate(images):
+        out = image
+        for step in draw.order[i].tolist():
+            factors = (draw.brightness, draw.contrast, draw.saturation, draw.hue)
+            out = STEPS[step](out, float(factors[step][i]))
+        expected.append(functional.rgb_to_grayscale(out, 3) if draw.gray[i] else out)
+    assert 255 * (ours - torch.stack(expected)).abs().mean() < bound
 
 
 def test_factors_are_distributed_as_documented():
@@ -144,12 +199,12 @@ def test_factors_are_distributed_as_documented():
     assert ((counts - n / 24).abs() < 5 * math.sqrt(n / 24)).all()
 
 
-@pytest.mark.parametrize(("hue", "tolerance"), [(0.0, 0.02), (0.1, 0.04)])
-def test_jittered_images_are_distributed_as_torchvisions(hue, tolerance):
+@pytest.mark.parametrize("hue", [0.0, 0.1])
+def test_jittered_images_are_distributed_as_torchvisions(hue):
     """500 jittered versions of each of four photographs have torchvision's statistics.
 
     Of every version, the mean of each channel and the spread of all its values. Of those over all
-    versions, the 5th to 95th percentiles agree within 0.02 of the range, 0.04 where the hue turns.
+    versions, the 5th to 95th percentiles agree within 0.02 of the range.
     """
     n, jitter = 2000, (0.4, 0.4, 0.4, hue)
     images = photographs(12).repeat(n // 4, 1, 1, 1)
@@ -169,7 +224,7 @@ def test_jittered_images_are_distributed_as_torchvisions(hue, tolerance):
     torch.testing.assert_close(
         statistics(ours).quantile(levels, dim=0),
         statistics(theirs).quantile(levels, dim=0),
-        atol=tolerance,
+        atol=0.02,
         rtol=0,
     )
 

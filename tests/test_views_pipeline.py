@@ -48,7 +48,8 @@ def torchvision_view(image: torch.Tensor, draw: ViewDraw, i: int, size: int) -> 
         colour = draw.colour
         factors = (colour.brightness, colour.contrast, colour.saturation, colour.hue)
         for step in colour.order[i].tolist():
-            out = STEPS[step](out, float(factors[step][i]))
+            if (factor := factors[step]) is not None:
+                out = STEPS[step](out, float(factor[i]))
         if colour.gray[i]:
             out = functional.rgb_to_grayscale(out, 3)
     if draw.sigma is not None and draw.sigma[i] > 0:
@@ -63,8 +64,8 @@ def normalised(images: torch.Tensor) -> torch.Tensor:
 
 
 def test_whole_pipeline_is_torchvisions_where_nothing_is_clamped():
-    """Every step but hue and blur, on muted images: a replayed draw agrees to 1e-3."""
-    settings = dataclasses.replace(EVERYTHING, jitter=(0.3, 0.3, 0.3, 0.0), blur_p=0.0)
+    """Every step but blur, on muted images: a replayed draw agrees to 1e-3."""
+    settings = dataclasses.replace(EVERYTHING, jitter=(0.3, 0.3, 0.3, 0.1), blur_p=0.0)
     views = Views(settings, 24, MEAN, STD)
     images = random_images(32, 40, 30, low=70, high=170)
     draw = views.draw(32, 40, 30, seeded())
@@ -74,18 +75,18 @@ def test_whole_pipeline_is_torchvisions_where_nothing_is_clamped():
 
 
 def test_moco_v2_views_are_near_torchvisions_on_photographs():
-    """Mean RMS over 64 views of four photographs: below 0.03; without hue, below 0.01."""
+    """Mean RMS over 64 views of four photographs: below 0.006, with the hue or without."""
     pictures = (data.astronaut(), data.chelsea(), data.coffee(), data.rocket())
     images = torch.stack(
         [torch.from_numpy(picture[:300, :400].copy()).permute(2, 0, 1) for picture in pictures]
     ).repeat(16, 1, 1, 1)
-    for hue, bound in ((0.1, 0.03), (0.0, 0.01)):
+    for hue in (0.1, 0.0):
         settings = dataclasses.replace(preset("moco-v2"), jitter=(0.4, 0.4, 0.4, hue))
         views = Views(settings, 32, (0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
         draw = views.draw(64, 300, 400, seeded(1))
         expected = torch.stack([torchvision_view(images[i], draw, i, 32) for i in range(64)])
         errors = (views.apply(images, draw) - expected).square().mean(dim=(1, 2, 3)).sqrt()
-        assert errors.mean() < bound
+        assert errors.mean() < 0.006
 
 
 def test_a_draw_replays_and_a_seed_repeats():
@@ -207,6 +208,28 @@ def test_thin_images_work(name, height, width, size):
     for view in views(random_images(3, height, width), seeded()):
         assert view.shape == (3, 3, size, size)
         assert view.isfinite().all()
+
+
+@pytest.mark.parametrize("color_space", ["RGB", "YCbCr"])
+@pytest.mark.parametrize("channels_last", [False, True])
+def test_images_that_are_coloured_a_few_at_a_time_are_the_same(
+    color_space, channels_last, monkeypatch
+):
+    """Of a batch of 7, in blocks of 3: the last block is short."""
+    views = Views(EVERYTHING, 8, MEAN, STD, color_space=color_space, channels_last=channels_last)
+    images = random_images(7, 10, 10)
+    whole = views(images, seeded())
+    monkeypatch.setattr("unmix.views.pipeline._IN_CACHE", 3 * 64)
+    for one, other in zip(whole, views(images, seeded()), strict=True):
+        torch.testing.assert_close(one, other, atol=1e-5, rtol=0)
+
+
+def test_no_jitter_at_all_changes_nothing():
+    settings = dataclasses.replace(preset("none"), jitter=(0.0, 0.0, 0.0, 0.0), jitter_p=1.0)
+    views = Views(settings, 8, MEAN, STD)
+    images = random_images(3, 8, 8)
+    for view in views(images, seeded()):
+        torch.testing.assert_close(view, views.plain(images), atol=1e-5, rtol=0)
 
 
 def test_memory_format_is_as_asked_and_changes_nothing_else():

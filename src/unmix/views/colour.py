@@ -1,13 +1,14 @@
-"""Colour jitter and grayscale as one linear map a sample, and solarize.
+"""Colour jitter and grayscale in one pass for all samples, and solarize.
 
-Brightness, saturation and hue are linear in a pixel's colour `x`. Contrast blends with the image's
-mean gray, which is linear in the image's mean colour `m`. Any chain of them is therefore
-`y = P x + M m`, with two 3x3 matrices that do not depend on the image.
+Brightness, contrast and saturation are linear in a pixel's colour and the image's mean gray. A
+shift of the hue `H` in HSV is not, but `H(a x + b 1) = a H(x) + b 1` for a factor a >= 0 and any
+gray b. So wherever it stands among the other three, it can be done first, on the colours as they
+are, and the whole chain is linear in `H(x)`, the gray of `x`, and the image's means of both.
 """
 
 from __future__ import annotations
 
-import math
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 
 import torch
@@ -25,12 +26,11 @@ __all__ = [
     "draw_colour",
     "hue_matrices",
     "solarize",
+    "turn_hue",
 ]
 
 LUMA = (0.299, 0.587, 0.114)
 """Weights of R, G and B in gray (ITU-R BT.601), as in torchvision and Pillow."""
-
-_BRIGHTNESS, _CONTRAST, _SATURATION, _HUE = range(4)
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,8 @@ class ColourDraw:
         brightness: float32 `(N,)`, factor; 1 changes nothing.
         contrast: float32 `(N,)`, factor; 1 changes nothing.
         saturation: float32 `(N,)`, factor; 1 changes nothing.
-        hue: float32 `(N,)`, turn of the colour circle, in [-0.5, 0.5]; 0 changes nothing.
+        hue: float32 `(N,)`, shift in turns of the colour circle, in [-0.5, 0.5]; 0 changes nothing.
+            None if no sample's hue is shifted.
         order: int64 `(N, 4)`, the order of the four: 0 brightness, 1 contrast, 2 saturation, 3 hue.
         gray: bool `(N,)`, which samples lose their colour afterwards.
     """
@@ -49,26 +50,35 @@ class ColourDraw:
     brightness: Tensor
     contrast: Tensor
     saturation: Tensor
-    hue: Tensor
+    hue: Tensor | None
     order: Tensor
     gray: Tensor
 
     def to(self, device: torch.device | str) -> ColourDraw:
         """Give the same draw on another device."""
-        return ColourDraw(*(to_device(getattr(self, field.name), device) for field in fields(self)))
+        parts = (getattr(self, field.name) for field in fields(self))
+        return ColourDraw(*(part if part is None else to_device(part, device) for part in parts))
 
 
 @dataclass(frozen=True)
 class ColourMaps:
-    """The map `y = pixel @ x + mean @ m` of a pixel `x` in an image with mean colour `m`.
+    """The map `y = pixel @ v + mean @ m` of colours `v` in an image in which their mean is `m`.
 
     Attributes:
-        pixel: float32 `(N, 3, 3)`.
-        mean: float32 `(N, 3, 3)`.
+        turn: float32 `(N, 4, 4)`, as from `hue_matrices`: `v` are the four planes of `turn_hue`. Or
+            None where no hue is shifted: `v` are R, G and B.
+        pixel: float32 `(N, 3, 4)` or `(N, 3, 3)`.
+        mean: float32, likewise.
     """
 
+    turn: Tensor | None
     pixel: Tensor
     mean: Tensor
+
+    def rows(self, rows: slice) -> ColourMaps:
+        """Give the maps of some of the samples."""
+        turn = None if self.turn is None else self.turn[rows]
+        return ColourMaps(turn, self.pixel[rows], self.mean[rows])
 
 
 def draw_colour(
@@ -102,68 +112,106 @@ def draw_colour(
     factors = torch.where(numbers[:, 8:9] < jitter_p, factors, neutral)
     order = numbers[:, 4:8].argsort(dim=1)
     brightness, contrast, saturation, hue = factors.unbind(dim=1)
-    return ColourDraw(brightness, contrast, saturation, hue, order, numbers[:, 9] < gray_p)
+    gray = numbers[:, 9] < gray_p
+    turned = jitter_p > 0 and jitter[3] > 0
+    return ColourDraw(brightness, contrast, saturation, hue if turned else None, order, gray)
 
 
 def hue_matrices(hue: Tensor) -> Tensor:
-    """Give the linear stand-in for a turn of the hue: a rotation of RGB about the gray axis.
+    """Give what `turn_hue` multiplies into R, G, B and (largest + smallest channel).
 
-    Gray stays gray, and thirds of a turn permute the channels exactly as a turn in HSV does. In
-    between, HSV keeps a pixel's largest and smallest channel, a rotation its distance from gray: on
-    four photographs of scikit-image the RMS difference from torchvision's `adjust_hue` is at most
-    0.06 of the range at any turn from 0.1 to 0.5, which itself moves them by 0.09 to 0.27. The
-    rotation in YIQ, the usual linear form, is up to 0.09 away.
+    In HSV, a channel rises or falls linearly with the hue in two of the circle's six sectors, and
+    is the pixel's largest or smallest value in the other four. Shifted by d sectors, d in [0, 1],
+    red is `R - G + (2 d - 1) B + (1 - d) (largest + smallest)` where it rises or falls, and in the
+    other sectors this lies beyond the bound that red has there: clamped to the pixel's bounds, it
+    is right in all of them. Green and blue follow in turn, d < 0 by exchanging the other two, and
+    two sectors are a permutation of the channels. Each share is therefore one trapezoid, of the
+    distance between the shift and the way from one channel to the other.
 
     Args:
-        hue: `(N,)`, in turns.
+        hue: `(N,)`, in turns of the circle.
 
     Returns:
-        float32 `(N, 3, 3)`.
+        float32 `(N, 4, 4)`; the last row gives the gray of the pixel as it was.
     """
-    thirds = constant([0.0, 1 / 3, -1 / 3], hue)
-    # Circulant: entry (i, j) depends on (i - j) mod 3 alone.
-    shares = (1 + 2 * torch.cos(2 * math.pi * (hue[:, None] - thirds))) / 3
-    rows = torch.arange(3, device=hue.device)
-    return shares[:, (rows[:, None] - rows) % 3]
+    way = constant([[0.0, -1 / 3, 1 / 3], [1 / 3, 0.0, -1 / 3], [-1 / 3, 1 / 3, 0.0]], hue)
+    distance = hue.float()[:, None, None] - way
+    shares = (3 - 12 * (distance - distance.round()).abs()).clamp(-1, 1)
+    # A gray pixel stays as it is: the shares of a channel sum to 1, the bounds' counted twice.
+    bounds = (1 - shares.sum(dim=2, keepdim=True)) / 2
+    gray = constant([[*LUMA, 0.0]], hue).expand(len(hue), 1, 4)
+    return torch.cat([torch.cat([shares, bounds], dim=2), gray], dim=1)
 
 
-def colour_maps(draw: ColourDraw) -> ColourMaps:
+def turn_hue(pixels: Tensor, matrices: Tensor) -> Tensor:
+    """Shift the hue as HSV does, like torchvision's `adjust_hue`, without leaving RGB.
+
+    Args:
+        pixels: float32 `(N, 3, P)`, R, G and B in any unit.
+        matrices: float32 `(N, 4, 4)` as from `hue_matrices`, on the pixels' device.
+
+    Returns:
+        float32 `(N, 4, P)`: R, G and B, and the gray of the pixel as it was.
+    """
+    low, high = pixels.amin(dim=1, keepdim=True), pixels.amax(dim=1, keepdim=True)
+    planes = torch.bmm(matrices, torch.cat([pixels, low + high], dim=1))
+    planes[:, :3].clamp_(low, high)
+    return planes
+
+
+def colour_maps(draw: ColourDraw, scale: Sequence[float] = (1.0, 1.0, 1.0)) -> ColourMaps:
     """Compose a draw into one map a sample.
 
     Nothing is clamped between the steps; torchvision clamps after each.
 
     Args:
         draw: What was drawn, for N samples.
+        scale: What the three channels of the result are multiplied by.
 
     Returns:
         Maps for pixels in any unit, on the draw's device.
     """
-    n, device = len(draw.gray), draw.gray.device
-    identity = torch.eye(3, device=device)
-    gray = constant([LUMA] * 3, draw.brightness)
+    # In whatever order, saturation adds this share of the gray that it meets, contrast of the mean.
+    whole = draw.brightness * draw.contrast
+    colour, mean = whole * draw.saturation, draw.brightness - whole
+    kept = colour * ~draw.gray
+    gray = whole - kept
+    none = torch.zeros_like(mean)
+    if draw.hue is None:
+        return ColourMaps(None, *_blends((kept, gray, none, mean), scale))
+    _, contrast, saturation, hue = _places(draw.order).unbind(dim=1)
+    # How much of these two is of the colours as they were before the hue was shifted.
+    met = (1 - draw.saturation) * (saturation < hue)
+    old_gray, old_mean = whole * met, mean * torch.where(contrast < hue, 1.0, met)
+    shares = (kept, gray - old_gray, old_gray, none, mean - old_mean, old_mean)
+    return ColourMaps(hue_matrices(draw.hue), *_blends(shares, scale))
 
-    def column(factor: Tensor) -> Tensor:
-        return factor[:, None, None]
 
-    steps = torch.stack(
-        [
-            column(draw.brightness) * identity,
-            column(draw.contrast) * identity,
-            column(draw.saturation) * identity + column(1 - draw.saturation) * gray,
-            hue_matrices(draw.hue),
-        ],
-        dim=1,
+def _places(order: Tensor) -> Tensor:
+    """Give the inverse of permutations `(N, 4)`."""
+    return torch.empty_like(order).scatter_(
+        1, order, torch.arange(4, device=order.device).expand_as(order)
     )
-    pixel = identity.expand(n, 3, 3)
-    mean = torch.zeros(n, 3, 3, device=device)
-    samples = torch.arange(n, device=device)
-    for which in draw.order.unbind(dim=1):
-        step = steps[samples, which]
-        blend = column(torch.where(which == _CONTRAST, 1 - draw.contrast, 0.0))
-        mean = torch.bmm(step, mean) + blend * (gray @ (pixel + mean))
-        pixel = torch.bmm(step, pixel)
-    last = torch.where(column(draw.gray), gray, identity)
-    return ColourMaps(pixel=torch.bmm(last, pixel), mean=torch.bmm(last, mean))
+
+
+def _blends(shares: tuple[Tensor, ...], scale: Sequence[float]) -> tuple[Tensor, ...]:
+    """Give two matrices of the shares `(N,)` that colour, gray and a fourth plane have in each.
+
+    Returns:
+        Two of float32 `(N, 3, 3)`, of two shares each, or `(N, 3, 4)`, of three.
+    """
+    count, n = len(shares) // 2, len(shares[0])
+    columns = 4 if count == 3 else 3
+    basis = []
+    for part in (
+        ((1, 0, 0, 0), (0, 1, 0, 0), (0, 0, 1, 0)),
+        ((*LUMA, 0),) * 3,
+        ((0, 0, 0, 1),) * 3,
+    ):
+        rows = zip(part, scale, strict=True)
+        basis.append([float(share * factor) for row, factor in rows for share in row[:columns]])
+    stacked = torch.stack(shares).view(2, count, n).transpose(1, 2)
+    return (stacked @ constant(basis[:count], stacked)).view(2, n, 3, columns).unbind()
 
 
 def apply_colour(images: Tensor, maps: ColourMaps, offset: Tensor | None = None) -> Tensor:
@@ -177,11 +225,13 @@ def apply_colour(images: Tensor, maps: ColourMaps, offset: Tensor | None = None)
     Returns:
         float32 `(N, 3, H, W)`, not clamped.
     """
-    flat = images.flatten(2)
-    bias = torch.bmm(maps.mean, flat.mean(dim=2, keepdim=True))
+    planes = images.flatten(2)
+    if maps.turn is not None:
+        planes = turn_hue(planes, maps.turn)
+    bias = torch.bmm(maps.mean, planes.mean(dim=2, keepdim=True))
     if offset is not None:
         bias = bias + offset[:, None]
-    return torch.baddbmm(bias, maps.pixel, flat).view_as(images)
+    return torch.baddbmm(bias, maps.pixel, planes).view(images.shape)
 
 
 def solarize(images: Tensor, which: Tensor, *, threshold: Tensor, bound: Tensor) -> Tensor:

@@ -22,6 +22,7 @@ __all__ = [
     "INTERPOLATIONS",
     "centre_boxes",
     "crop_pil",
+    "crop_weights",
     "draw_boxes",
     "resample",
     "resampling_weights",
@@ -80,7 +81,7 @@ def draw_boxes(
     first = fits.to(torch.uint8).argmax(dim=1, keepdim=True)
     chosen = tried.gather(2, first.expand(2, n, 1))[..., 0]
 
-    fallback = centre_boxes(n, heights, widths, ratio=ratio, device=numbers.device)
+    fallback = centre_boxes(n, height, width, ratio=ratio, device=numbers.device)
     free = sides[..., 0] - chosen
     # A float32 product may round up to the next integer, which would be outside.
     corner = torch.minimum((numbers[:, -2:].T * (free + 1)).long(), free)
@@ -107,12 +108,21 @@ def centre_boxes(
     Returns:
         int64 `(n, 4)`: top, left, height, width.
     """
+    if isinstance(height, int) and isinstance(width, int):
+        box = _centre_box(height, width, ratio)
+        return torch.tensor(box).to(device or "cpu").expand(n, 4)
     heights, widths = (_for_each(side, n, device) for side in (height, width))
     # float32 on every device: MPS has no float64.
     box_heights = (widths.float() / ratio[0]).round().long().clamp_min(1).minimum(heights)
     box_widths = (heights.float() * ratio[1]).round().long().clamp_min(1).minimum(widths)
     tops, lefts = (heights - box_heights) // 2, (widths - box_widths) // 2
     return torch.stack([tops, lefts, box_heights, box_widths], dim=1)
+
+
+def _centre_box(height: int, width: int, ratio: tuple[float, float]) -> tuple[int, int, int, int]:
+    box_height = min(height, max(1, round(width / ratio[0])))
+    box_width = min(width, max(1, round(height * ratio[1])))
+    return (height - box_height) // 2, (width - box_width) // 2, box_height, box_width
 
 
 def _for_each(side: int | Tensor, n: int, device: torch.device | None) -> Tensor:
@@ -158,13 +168,51 @@ def resampling_weights(
     per_width = 1 / step.clamp_min(1)
     centre = (start + out * step) * per_width
     distance = ((pixel * per_width)[:, None, :] - centre[..., None]).abs_()
-    if interpolation == "bicubic":
-        weights = _cubic(distance)
-    else:
-        weights = distance.neg_().add_(1).clamp_min_(0)
+    # The triangle's negative: the sign goes when the weights are divided by their sum.
+    bicubic = interpolation == "bicubic"
+    weights = _cubic(distance) if bicubic else distance.sub_(1).clamp_max_(0)
     inside = (pixel > start) & (pixel < start + length)
     weights = weights.mul_(inside[:, None, :])
     return weights.div_(weights.sum(dim=2, keepdim=True))
+
+
+def crop_weights(
+    boxes: Tensor,
+    height: int,
+    width: int,
+    size: int,
+    *,
+    flip: Tensor | None = None,
+    interpolation: str = "bilinear",
+) -> tuple[Tensor, Tensor]:
+    """Give the weights of rows and columns that cut boxes out of images and resize them.
+
+    Args:
+        boxes: int64 `(N, 4)`: top, left, height, width.
+        height: Of the images, in pixels.
+        width: Likewise.
+        size: Pixels of a side of the result.
+        flip: bool `(N,)`, which samples are mirrored.
+        interpolation: "bilinear" or "bicubic".
+
+    Returns:
+        float32 `(N, size, height)` and `(N, size, width)`, for `resample`.
+    """
+    (top, left), (tall, wide) = boxes.T.split(2)
+    if height != width:
+        rows = resampling_weights(top, tall, height, size, interpolation=interpolation)
+        columns = resampling_weights(
+            left, wide, width, size, flip=flip, interpolation=interpolation
+        )
+        return rows, columns
+    # Of squares, both in one call.
+    both = None if flip is None else torch.cat([torch.zeros_like(flip), flip])
+    start, length = torch.cat([top, left]), torch.cat([tall, wide])
+    weights = resampling_weights(
+        start, length, height, size, flip=both, interpolation=interpolation
+    )
+    rows, columns = weights.chunk(2)
+    return rows, columns
 
 
 def _cubic(distance: Tensor, a: float = -0.5) -> Tensor:
