@@ -40,7 +40,7 @@ class Views:
     """Makes views of uint8 images, on the images' device.
 
     The steps are torchvision's, the four of jitter in an order drawn for each sample, but for two
-    things: colours are clamped once, after jitter and grayscale, not after each of them; and blur is
+    things: colours are clamped once, after jitter and grayscale, not after each step; and blur is
     part of the resampling and so comes before the colours. With MoCo v2's settings, on photographs
     of scikit-image, a view differs from torchvision's of the same draw by an RMS of 0.0034 of the
     range on average, without hue by 0.0026; jitter alone by 0.34 of 255 grey levels (mean absolute
