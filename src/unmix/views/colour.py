@@ -9,7 +9,7 @@ are, and the whole chain is linear in `H(x)`, the gray of `x`, and the image's m
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 
 import torch
 from torch import Tensor
@@ -56,8 +56,9 @@ class ColourDraw:
 
     def to(self, device: torch.device | str) -> ColourDraw:
         """Give the same draw on another device."""
-        parts = (getattr(self, field.name) for field in fields(self))
-        return ColourDraw(*(part if part is None else to_device(part, device) for part in parts))
+        parts = {field.name: getattr(self, field.name) for field in fields(self)}
+        there = {name: to_device(x, device) for name, x in parts.items() if x is not None}
+        return replace(self, **there)
 
 
 @dataclass(frozen=True)

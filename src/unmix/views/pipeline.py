@@ -247,7 +247,7 @@ class Views:
         """Crop, resize, flip and blur, in [0, 255]."""
         interpolation = self.settings.interpolation
         rows, columns = crop_weights(
-            boxes, *images.shape[2:], size, flip=flip, interpolation=interpolation
+            boxes, images.shape[2], images.shape[3], size, flip=flip, interpolation=interpolation
         )
         if sigma is not None:
             blur = blur_weights(sigma, size, self.settings.blur_kernel)
