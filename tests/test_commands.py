@@ -16,6 +16,7 @@ from torch import nn
 
 from unmix.commands import compare, knn, load_method, probe
 from unmix.data import load, read_uint8
+from unmix.data.reading import resize_batch
 from unmix.errors import UserError
 from unmix.evaluation import softness_summary
 from unmix.evaluation.loading import load_encoder
@@ -95,14 +96,14 @@ def test_the_exported_encoder_gives_the_features_of_the_last_checkpoint(finished
         assert features.shape == (8, width)
         assert not encoder.backbone.training
         with torch.inference_mode():
-            expected = method.features(encoder.views.plain(images))
+            expected = method.features(encoder.views.plain(resize_batch(images, 16)))
         torch.testing.assert_close(features, expected)
 
 
 def test_cmc_features_are_those_of_both_halves_side_by_side(finished: Path):
     encoder = load_encoder(finished / "cmc" / "encoder.safetensors")
     images = load("digits", "test").images[:4]  # type: ignore[attr-defined]
-    lab = encoder.views.plain(images)
+    lab = encoder.views.plain(resize_batch(images, 16))
     with torch.inference_mode():
         halves = [encoder.backbone.l(lab[:, :1]), encoder.backbone.ab(lab[:, 1:])]  # type: ignore[operator]
     assert encoder.facts["color_space"] == "Lab"

@@ -12,7 +12,7 @@ from PIL import ExifTags, Image, UnidentifiedImageError
 
 from unmix.errors import UserError
 
-__all__ = ["BrokenImage", "decode", "orientation"]
+__all__ = ["BrokenImage", "decode", "orientation", "rgb8"]
 
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -76,6 +76,16 @@ def decode(
     # On damaged bytes Pillow's readers raise nearly anything: SyntaxError, struct.error, KeyError.
     except Exception as error:
         raise BrokenImage(path, _reason(path, error, content)) from error
+
+
+def rgb8(image: Image.Image) -> Image.Image:
+    """Make an image that is open already 8-bit RGB and upright, as `decode` does.
+
+    Raises:
+        ValueError: if its pixels have no agreed range.
+        OSError: if they cannot be read.
+    """
+    return _rgb(_upright(image))
 
 
 def orientation(image: Image.Image) -> int:

@@ -13,7 +13,7 @@ from torch.nn import functional
 from unmix.data.decoding import BrokenImage
 from unmix.data.imageset import ImageSet, StreamedImages, TensorImages
 
-__all__ = ["read_uint8"]
+__all__ = ["read_uint8", "resize_batch", "resize_image"]
 
 
 def read_uint8(
@@ -39,7 +39,7 @@ def read_uint8(
     wanted = torch.as_tensor(indices, dtype=torch.int64, device="cpu")
     if isinstance(image_set, TensorImages):
         images = image_set.images[wanted.to(image_set.images.device)]
-        return _resize_batch(images, size), wanted
+        return resize_batch(images, size), wanted
     assert isinstance(image_set, StreamedImages)
     crops, kept = [], []
     for i in wanted.tolist():
@@ -49,7 +49,7 @@ def read_uint8(
         except BrokenImage as error:
             image_set.skipped.add(error)
             continue
-        crops.append(torch.from_numpy(np.array(_resize_image(image, size))))
+        crops.append(torch.from_numpy(np.array(resize_image(image, size))))
         kept.append(i)
     images = torch.stack(crops) if crops else torch.empty(0, size, size, 3, dtype=torch.uint8)
     return images.permute(0, 3, 1, 2).contiguous(), torch.tensor(kept, dtype=torch.int64)
@@ -69,7 +69,8 @@ def _corner(height: int, width: int, size: int) -> tuple[int, int]:
     return round((height - size) / 2), round((width - size) / 2)
 
 
-def _resize_image(image: Image.Image, size: int) -> Image.Image:
+def resize_image(image: Image.Image, size: int) -> Image.Image:
+    """Resize and crop one image as `read_uint8` does."""
     height, width = _resized_sides(image.height, image.width, size)
     if (width, height) != image.size:
         image = image.resize((width, height), Image.Resampling.BILINEAR)
@@ -77,7 +78,8 @@ def _resize_image(image: Image.Image, size: int) -> Image.Image:
     return image.crop((left, top, left + size, top + size))
 
 
-def _resize_batch(images: Tensor, size: int) -> Tensor:
+def resize_batch(images: Tensor, size: int) -> Tensor:
+    """Resize and crop uint8 images (N, 3, H, W) as `read_uint8` does."""
     height, width = _resized_sides(images.shape[2], images.shape[3], size)
     if (height, width) != images.shape[2:] and len(images):
         resized = functional.interpolate(

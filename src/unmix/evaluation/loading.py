@@ -7,28 +7,36 @@ import os
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from unmix.backbones import HalfEncoders
-from unmix.errors import UserError
+from unmix.backbones import HalfEncoders, feature_dim
+from unmix.data.given import as_batch, given_uint8
+from unmix.errors import UserError, check_number
 from unmix.methods import method_class
 from unmix.views import Views, preset
 
-__all__ = ["ENCODER_FILE", "LoadedEncoder", "check_weights", "load_encoder", "read_encoder"]
+__all__ = [
+    "ENCODER_FILE",
+    "EncoderTransform",
+    "LoadedEncoder",
+    "check_weights",
+    "load_encoder",
+    "read_encoder",
+]
 
 ENCODER_FILE = "encoder.safetensors"
 
 _FACTS = ("method", "backbone", "width", "stem", "size", "color_space", "mean", "std")
 
 
-@dataclass(frozen=True)
-class LoadedEncoder:
+class LoadedEncoder(nn.Module):
     """An encoder that is ready to use: frozen, in evaluation mode.
+
+    As a module it maps prepared images to features: `encoder(images)`.
 
     Attributes:
         backbone: The network; for CMC two half-encoders.
@@ -36,11 +44,20 @@ class LoadedEncoder:
         facts: What the file says: "method", "backbone", "width", "stem", "size" (pixels),
             "patch" (of a vision transformer), "color_space", "mean" and "std" (of the pretraining
             images, RGB in [0, 1]).
+        feature_dim: D, the length of its features.
+        transform: Prepares one picture for a `DataLoader`; see `EncoderTransform`.
     """
 
-    backbone: nn.Module
-    views: Views
-    facts: Mapping[str, Any]
+    def __init__(self, backbone: nn.Module, views: Views, facts: Mapping[str, Any]) -> None:
+        super().__init__()
+        self.backbone, self.views, self.facts = backbone, views, facts
+        self.feature_dim = feature_dim(backbone)
+        self.transform = EncoderTransform(views)
+        self.eval()
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Map prepared images (N, 3, size, size) to pooled features (N, D)."""
+        return self.features(images)
 
     def features(self, images: Tensor) -> Tensor:
         """Map prepared images (N, 3, size, size) to pooled features (N, D); CMC's side by side."""
@@ -48,20 +65,66 @@ class LoadedEncoder:
             return self.backbone.features(images)
         return self.backbone(images)
 
-    @torch.inference_mode()
-    def encode(self, images: Tensor) -> Tensor:
-        """Map uint8 images (N, 3, H, W) to float32 features (N, D), on the encoder's device.
+    def encode(self, images: Any, *, grad: bool = False, batch_size: int = 256) -> Tensor:
+        """Map pictures to float32 features (N, D), on the encoder's device.
 
-        Images of another size than the encoder's are resized: the largest centred square.
+        They are prepared as the evaluation does: the shorter side to 256/224 of the encoder's
+        size, if it is not that size already, then the center. Without `grad` features are plain
+        tensors without a gradient, on which a head can be trained.
+
+        Args:
+            images: One picture or a sequence: PIL images, paths, uint8 arrays (H, W, C), uint8
+                tensors (C, H, W); or a batch of pixels, uint8 (N, C, H, W) or (N, H, W, C).
+            grad: Give gradients, to fine-tune the encoder: if it is frozen, it is unfrozen. Its
+                mode stays: call `encoder.train()` if batch norm is to learn too.
+            batch_size: Pictures that are encoded at a time.
+
+        Raises:
+            UserError: by name, if a picture cannot be read, or is of another type or range.
         """
+        check_number("batch_size", batch_size, at_least=1)
+        if grad and not any(p.requires_grad for p in self.backbone.parameters()):
+            self.backbone.requires_grad_(True)
         device = next(self.backbone.parameters()).device
-        return self.features(self.views.plain(images.to(device))).float()
+        batch = as_batch(images)
+        features = []
+        with torch.set_grad_enabled(grad):
+            for start in range(0, len(batch), batch_size):
+                some = batch[start : start + batch_size]
+                pixels = given_uint8(some, self.views.size, start).to(device)
+                features.append(self.features(self.views.plain(pixels)).float())
+            return torch.cat(features)
+
+
+class EncoderTransform:
+    """Prepares one picture as an encoder expects it, for a `DataLoader`.
+
+    Args:
+        views: Of the encoder.
+    """
+
+    def __init__(self, views: Views) -> None:
+        self.views = views
+
+    def __call__(self, image: Any) -> Tensor:
+        """Map a PIL image, a path, a uint8 array (H, W, C) or tensor (C, H, W) to (3, size, size).
+
+        Raises:
+            UserError: if it cannot be read, or is of another type or range.
+        """
+        return self.views.plain(given_uint8([image], self.views.size))[0]
+
+    def __repr__(self) -> str:
+        return f"EncoderTransform(size={self.views.size})"
 
 
 def load_encoder(
     folder: Path | str, *, device: torch.device | str = "cpu", channels_last: bool = False
 ) -> LoadedEncoder:
     """Build the encoder that a run exported and fill in its weights; no code of the file is run.
+
+        encoder = unmix.load_encoder("runs/a")
+        features = encoder.encode(["a.jpg", "b.jpg"])
 
     Args:
         folder: A run folder, or an `encoder.safetensors` itself.

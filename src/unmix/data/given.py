@@ -1,0 +1,146 @@
+"""Pictures that are handed over in Python: PIL images, arrays, tensors and paths."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from unmix.data.decoding import rgb8
+from unmix.data.imageset import FileImages
+from unmix.data.reading import read_uint8, resize_batch, resize_image
+from unmix.data.skipped import Skipped
+from unmix.data.statistics import IMAGENET_MEAN, IMAGENET_STD
+from unmix.errors import UserError
+
+__all__ = ["as_batch", "as_picture", "as_uint8", "given_uint8", "is_path"]
+
+Picture = Image.Image | Tensor
+
+
+def is_path(item: Any) -> bool:
+    """Whether an item is a path and not the picture itself."""
+    return isinstance(item, (str, os.PathLike))
+
+
+def as_uint8(images: Any, what: str, ndim: int) -> Tensor:
+    """Pixels as uint8 (3, H, W), or a batch as (N, 3, H, W), of a tensor or an array.
+
+    Channels may be first or last, 1 or 3 of them; grey is repeated.
+
+    Args:
+        images: A tensor or a NumPy array.
+        what: Names it in messages.
+        ndim: 3 for one picture, 4 for a batch.
+
+    Raises:
+        UserError: if it is not uint8, or its shape is another or can be read in two ways.
+    """
+    pixels = torch.as_tensor(images)
+    shape = tuple(pixels.shape)
+    if pixels.dtype != torch.uint8:
+        scaled = pixels.is_floating_point()
+        hint = "; of pixels in [0, 1] make (255 * x).round() of that type" if scaled else ""
+        reason = "the views and the normalization are made of pixels from 0 to 255"
+        raise UserError(f"{what}: {pixels.dtype} {shape} must be uint8, for {reason}{hint}.")
+    first = pixels.ndim == ndim and shape[-3] in (1, 3)
+    last = pixels.ndim == ndim and shape[-1] in (1, 3)
+    if first == last:
+        layout = "(C, H, W) or (H, W, C)" if ndim == 3 else "(N, C, H, W) or (N, H, W, C)"
+        why = "can be read in two ways" if first else f"is not {layout} with 1 or 3 channels"
+        fix = "; give it channels first and at least 4 pixels wide" if first else ""
+        raise UserError(f"{what}: the shape {shape} {why}{fix}.")
+    pixels = pixels if first else pixels.movedim(-1, -3)
+    return pixels.expand(*pixels.shape[:-3], 3, *pixels.shape[-2:]).contiguous()
+
+
+def as_picture(item: Any, what: str) -> Picture:
+    """One picture: an upright RGB image of Pillow, or pixels uint8 (3, H, W).
+
+    Args:
+        item: A PIL image, an array (H, W) or (H, W, C), or a tensor (C, H, W).
+        what: Names it in messages.
+
+    Raises:
+        UserError: if it is none of these, or not of 8 bits.
+    """
+    if isinstance(item, Image.Image):
+        try:
+            return rgb8(item)
+        except (ValueError, OSError) as error:
+            raise UserError(f"{what}: {error}.") from None
+    if isinstance(item, np.ndarray) and item.ndim == 2:
+        item = item[:, :, None]
+    if isinstance(item, (np.ndarray, Tensor)):
+        return as_uint8(item, what, 3)
+    raise UserError(
+        f"{what}: is a {type(item).__name__}; give a PIL image, a uint8 array (H, W, C), a uint8 "
+        "tensor (C, H, W) or a path."
+    )
+
+
+def as_batch(images: Any) -> Sequence[Any] | Tensor:
+    """Pictures as a sequence that can be cut: uint8 (N, 3, H, W), or a list of what was given.
+
+    Args:
+        images: As for `given_uint8`; any iterable of pictures will do.
+
+    Raises:
+        UserError: if it is no picture and no iterable, empty, or a batch that is not of pixels.
+    """
+    if isinstance(images, (np.ndarray, Tensor)) and images.ndim == 4:
+        batch: Sequence[Any] | Tensor = as_uint8(images, "images", 4)
+    elif is_path(images) or isinstance(images, (Image.Image, np.ndarray, Tensor)):
+        batch = [images]
+    elif isinstance(images, Iterable) and not isinstance(images, Mapping):
+        batch = images if isinstance(images, (list, tuple)) else list(images)
+    else:
+        raise UserError(
+            f"images: a {type(images).__name__}; give PIL images, paths, uint8 arrays or tensors."
+        )
+    if len(batch) == 0:
+        raise UserError("images: there are none.")
+    return batch
+
+
+def given_uint8(images: Any, size: int, start: int = 0) -> Tensor:
+    """Read pictures as the evaluation does (see `read_uint8`), whatever they are handed over as.
+
+    Args:
+        images: One of, or a sequence of: PIL images, paths, uint8 arrays (H, W, C), uint8 tensors
+            (C, H, W); or a batch of pixels (N, C, H, W) or (N, H, W, C).
+        size: Side of the crops, in pixels.
+        start: The number of the first, for messages.
+
+    Returns:
+        uint8 (N, 3, size, size), on the device of a tensor that was given.
+
+    Raises:
+        UserError: by name, if a picture cannot be read or is of another type or range.
+    """
+    batch = as_batch(images)
+    if isinstance(batch, Tensor):
+        return resize_batch(batch, size)
+    return torch.cat([_one(item, f"image {i}", size) for i, item in enumerate(batch, start)])
+
+
+def _one(item: Any, what: str, size: int) -> Tensor:
+    if is_path(item):
+        path = Path(item)
+        if path.is_dir():
+            raise UserError(f"{path}: is a folder; give the paths of its pictures.")
+        files = FileImages(
+            name=os.fspath(path), split="test", labels=None, classes=None, mean=IMAGENET_MEAN,
+            std=IMAGENET_STD, paths=[path], skipped=Skipped(strict=True),
+        )  # fmt: skip
+        return read_uint8(files, [0], size)[0]
+    picture = as_picture(item, what)
+    if isinstance(picture, Tensor):
+        return resize_batch(picture[None], size)
+    return torch.from_numpy(np.array(resize_image(picture, size))).permute(2, 0, 1)[None]
