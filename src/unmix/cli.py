@@ -13,6 +13,7 @@ from typing import Any
 from unmix import __version__, synonyms
 from unmix.config import GROUPS, MixtureSettings, Settings, field_names
 from unmix.config.catalog import catalog
+from unmix.config.completion import candidates, script
 from unmix.config.flags import HelpShown, Parser
 from unmix.config.saved import is_run, saved_words
 from unmix.errors import UserError, check_choice
@@ -24,6 +25,18 @@ from unmix.recipes import recipe_names, recipe_text, resolve, summary
 __all__ = ["main", "pretrain_words"]
 
 ABOUT = "Self-supervised pretraining of vision models with image mixtures."
+
+ABOUTS = {
+    "pretrain": "Pretrain an encoder and measure it.",
+    "bench": "Measure how fast training is here, stage by stage; takes every flag of pretrain.",
+    "knn": "Weighted kNN accuracy of a run's encoder.",
+    "probe": "Linear probe of a run's encoder.",
+    "compare": "Table, figures and a report of several runs.",
+    "preview": "Draw images, their partners and their mixtures.",
+    "methods": "The methods, and which rules for credit go with them.",
+    "recipes": "List the recipes that ship, or print one.",
+    "demo": "MoCo and CMC with and without image mixtures, measured and drawn.",
+}
 
 EXAMPLES = """\
 examples:
@@ -48,7 +61,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         The exit status: 0, 2 for a mistake of the user or a file that cannot be written, 130 when
         interrupted.
     """
-    words = [_underscored(w) for w in (sys.argv[1:] if arguments is None else arguments)]
+    typed = list(sys.argv[1:] if arguments is None else arguments)
+    words = typed if typed[:1] == ["--complete"] else [_underscored(word) for word in typed]
     try:
         status = _run(words)
         # Here, not at exit, where a closed pipe could no longer be caught.
@@ -58,7 +72,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"unmix: error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("unmix: interrupted; give the same command again to go on.", file=sys.stderr)
+        again = "; give the same command again to go on" if words[0] in RESUMED else ""
+        print(f"unmix: interrupted{again}.", file=sys.stderr)
         return 130
     except BrokenPipeError:
         # Whoever read our output has enough; Python would complain once more at exit.
@@ -82,6 +97,18 @@ def _run(words: list[str]) -> int:
     if words[0] in ("-V", "--version"):
         print(f"unmix {__version__}")
         return 0
+    if words[0].split("=")[0] == "--completion":
+        shell = words[0].partition("=")[2] or " ".join(words[1:])
+        if not shell:
+            raise UserError("--completion: needs one value: bash, zsh or fish.")
+        print(script(shell), end="")
+        return 0
+    if words[0] == "--complete":
+        abouts = {name: about for name, (about, _) in COMMANDS.items()}
+        abouts["data pack"] = abouts["data"]
+        for word, text in candidates(words[1:], abouts, parser_of):
+            print(f"{word}\t{text}")
+        return 0
     name, rest = words[0], words[1:]
     if name not in COMMANDS:
         near = synonyms.COMMANDS.get(name.lower()) or synonyms.nearest(name, COMMANDS)
@@ -97,8 +124,33 @@ def overview() -> str:
     width = max(map(len, COMMANDS))
     lines = [f"  {name:<{width}}  {about}" for name, (about, _) in COMMANDS.items()]
     return "\n".join(
-        [ABOUT, "", "usage: unmix COMMAND ...", "", *lines, "", "unmix COMMAND --help tells more."]
-    )
+        [
+            ABOUT, "", "usage: unmix COMMAND ...", "", *lines, "",
+            "unmix COMMAND --help tells more. unmix --completion bash (or zsh, fish) prints what",
+            "completes these words in your shell.",
+        ]
+    )  # fmt: skip
+
+
+def parser_of(command: str, words: list[str]) -> Parser:
+    """The parser of a command; the words behind it may choose the method, whose flags it has.
+
+    Raises:
+        UserError: if the method, the recipe or the run that they name cannot be.
+    """
+    if command in ("pretrain", "bench"):
+        return _settings_parser(command, words)[0]
+    parser = Parser(command, ABOUTS.get(command) or catalog().commands[command].about)
+    if command == "recipes":
+        parser.add_argument("name", nargs="?", metavar="RECIPE", help="Print this recipe.")
+    elif command == "methods":
+        parser.add_argument("method", nargs="?", metavar="METHOD", help="Only this method's row.")
+        parser.add_argument("--json", dest="as_json", action="store_true", help="Print JSON.")
+    else:
+        parser.add_parameters(catalog().commands[command].parameters.values())
+    if command == "preview":
+        parser.add_group(MixtureSettings, "Mixtures", {})
+    return parser
 
 
 def pretrain_command(words: list[str]) -> None:
@@ -115,22 +167,19 @@ def pretrain_words(words: list[str]) -> tuple[list[str] | None, dict[str, Any]]:
     Raises:
         UserError: for what cannot be understood, or is out of range.
     """
-    about = "Pretrain an encoder and measure it."
-    config, given, _ = _parse_settings("pretrain", about, words, EXAMPLES)
-    return config, given
+    return _parse_settings("pretrain", words)[:2]
 
 
 def bench_command(words: list[str]) -> None:
     """`unmix bench`."""
-    about = "Measure how fast training is here, stage by stage; takes every flag of pretrain."
-    config, given, own = _parse_settings("bench", about, words)
+    config, given, own = _parse_settings("bench", words)
     from unmix.commands.bench import bench
 
     bench(config, **own, **given)
 
 
 def _parse_settings(
-    command: str, about: str, words: list[str], epilog: str | None = None
+    command: str, words: list[str]
 ) -> tuple[list[str] | None, dict[str, Any], dict[str, Any]]:
     """Parse the flags of a command that takes all settings of a run.
 
@@ -140,9 +189,22 @@ def _parse_settings(
     Raises:
         UserError: for what cannot be understood, or is out of range.
     """
+    parser, defaults = _settings_parser(command, words)
+    given = parser.parse(words)
+    config = given.pop("config", None)
+    own = catalog().commands["bench"].parameters if command == "bench" else {}
+    own_given = {name: given.pop(name) for name in own if name in given}
+    if command == "bench" and "run" in given:
+        raise UserError("--run: unmix bench writes no run folder; leave it out.")
+    Settings.of({**defaults, **given})
+    return config, given, own_given
+
+
+def _settings_parser(command: str, words: list[str]) -> tuple[Parser, dict[str, Any]]:
+    """The parser of a command that takes all settings of a run, and what they start from."""
     defaults = _defaults(words)
-    own = catalog().commands[command].parameters if command in catalog().commands else {}
-    parser = Parser(command, about, epilog, takes_methods=True)
+    epilog = EXAMPLES if command == "pretrain" else None
+    parser = Parser(command, ABOUTS[command], epilog, takes_methods=True)
     parser.usage = f"unmix {command} [--config RECIPE] [--method METHOD] [--data DATA] [flags]"
     parser.add_argument(
         "--config",
@@ -154,14 +216,9 @@ def _parse_settings(
         parser.add_group(group, name.capitalize(), defaults)
         if name == "run":
             parser.add_method(defaults["method"], defaults)
-    parser.add_parameters(own.values())
-    given = parser.parse(words)
-    config = given.pop("config", None)
-    own_given = {name: given.pop(name) for name in own if name in given}
-    if command == "bench" and "run" in given:
-        raise UserError("--run: unmix bench writes no run folder; leave it out.")
-    Settings.of({**defaults, **given})
-    return config, given, own_given
+    if command == "bench":
+        parser.add_parameters(catalog().commands["bench"].parameters.values())
+    return parser, defaults
 
 
 def _defaults(words: list[str]) -> dict[str, Any]:
@@ -185,9 +242,7 @@ def _defaults(words: list[str]) -> dict[str, Any]:
 
 def recipes_command(words: list[str]) -> None:
     """`unmix recipes`."""
-    parser = Parser("recipes", "List the recipes that ship, or print one.")
-    parser.add_argument("name", nargs="?", metavar="RECIPE", help="Print this recipe.")
-    name = parser.parse(words).get("name")
+    name = parser_of("recipes", words).parse(words).get("name")
     if name is not None:
         print(recipe_text(name, "RECIPE"), end="")
         return
@@ -198,7 +253,7 @@ def recipes_command(words: list[str]) -> None:
 
 def knn_command(words: list[str]) -> None:
     """`unmix knn`."""
-    given = _parse("knn", "Weighted kNN accuracy of a run's encoder.", words)
+    given = parser_of("knn", words).parse(words)
     from unmix.commands.knn import knn
 
     knn(**given)
@@ -206,7 +261,7 @@ def knn_command(words: list[str]) -> None:
 
 def probe_command(words: list[str]) -> None:
     """`unmix probe`."""
-    given = _parse("probe", "Linear probe of a run's encoder.", words)
+    given = parser_of("probe", words).parse(words)
     from unmix.commands.probe import probe
 
     probe(**given)
@@ -214,7 +269,7 @@ def probe_command(words: list[str]) -> None:
 
 def compare_command(words: list[str]) -> None:
     """`unmix compare`."""
-    given = _parse("compare", "Table, figures and a report of several runs.", words)
+    given = parser_of("compare", words).parse(words)
     from unmix.commands.compare import compare
 
     compare(**given)
@@ -222,10 +277,7 @@ def compare_command(words: list[str]) -> None:
 
 def preview_command(words: list[str]) -> None:
     """`unmix preview`."""
-    parser = Parser("preview", "Draw images, their partners and their mixtures.")
-    parser.add_parameters(catalog().commands["preview"].parameters.values())
-    parser.add_group(MixtureSettings, "Mixtures", {})
-    given = parser.parse(words)
+    given = parser_of("preview", words).parse(words)
     flags = {name: given.pop(name) for name in field_names("mixture") if name in given}
     mixture = Settings.of(flags).mixture
     from unmix.commands.preview import preview
@@ -237,16 +289,12 @@ def methods_command(words: list[str]) -> None:
     """`unmix methods`."""
     from unmix.config.matrix import methods
 
-    parser = Parser("methods", "The methods, and which rules for credit go with them.")
-    parser.add_argument("method", nargs="?", metavar="METHOD", help="Only this method's row.")
-    parser.add_argument("--json", dest="as_json", action="store_true", help="Print JSON.")
-    methods(**parser.parse(words))
+    methods(**parser_of("methods", words).parse(words))
 
 
 def demo_command(words: list[str]) -> None:
     """`unmix demo`."""
-    about = "MoCo and CMC with and without image mixtures, measured and drawn."
-    given = _parse("demo", about, words)
+    given = parser_of("demo", words).parse(words)
     from unmix.commands.demo import demo
 
     demo(**given)
@@ -263,18 +311,14 @@ def data_command(words: list[str]) -> None:
         return
     if words[0] != "pack":
         raise UserError(f"data: {words[0]!r} is no command of it. Commands: pack.")
-    given = _parse("data pack", catalog().commands["data pack"].about, words[1:])
+    given = parser_of("data pack", words[1:]).parse(words[1:])
     from unmix.commands.pack import pack
 
     pack(**given)
 
 
-def _parse(command: str, about: str, words: list[str]) -> dict[str, Any]:
-    """What was given of the parameters of a command's function."""
-    parser = Parser(command, about)
-    parser.add_parameters(catalog().commands[command].parameters.values())
-    return parser.parse(words)
-
+# What goes on where it was interrupted, if it is started again.
+RESUMED = ("pretrain", "demo", "data")
 
 COMMANDS: dict[str, tuple[str, Callable[[list[str]], None]]] = {
     "pretrain": ("train an encoder on images without labels, and measure it", pretrain_command),

@@ -83,6 +83,26 @@ class Parser(argparse.ArgumentParser):
             self._kinds[flag] = kind
             (target or self).add_argument(flag, help=text.replace("%", "%%"), **options)
 
+    @property
+    def takes_files(self) -> bool:
+        """Whether words without a flag are taken, as a run's folder."""
+        return any(not action.option_strings for action in self._actions)
+
+    def kind(self, flag: str) -> Kind | None:
+        """The type of a flag's value; None if there is no such flag, or no value."""
+        action = self._option_string_actions.get(flag)
+        usual = Kind() if action is not None and action.nargs != 0 else None
+        return self._kinds.get(flag, usual)
+
+    def flags(self) -> dict[str, str]:
+        """All flags, each with its text."""
+        return {
+            option: (action.help or "").replace("%%", "%")
+            for action in self._actions
+            for option in action.option_strings
+            if option.startswith("--")
+        }
+
     def parse(self, words: list[str]) -> dict[str, Any]:
         """What was given on the command line, and nothing else.
 

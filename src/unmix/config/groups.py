@@ -7,11 +7,12 @@ from dataclasses import dataclass
 
 from unmix.config.catalog import catalog
 from unmix.config.mixtures import MixtureSettings
-from unmix.config.views import ViewSettings
+from unmix.config.views import INTERPOLATIONS, ViewSettings
 from unmix.errors import UserError, check_choice, check_number
 from unmix.synonyms import called_value, nearest, timm_models
 
 __all__ = [
+    "CHOICES",
     "GROUPS",
     "EvaluationSettings",
     "MachineSettings",
@@ -21,11 +22,20 @@ __all__ = [
     "field_names",
 ]
 
-DEVICES = ("auto", "cpu", "cuda", "mps")
-OPTIMIZERS = ("sgd", "adam", "adamw", "lars", "larc")
-PRECISIONS = ("auto", "32", "bf16", "16")
 TIMM = "timm:"
-YES_NO_AUTO = ("auto", "yes", "no")
+_YES_NO_AUTO = ("auto", "yes", "no")
+CHOICES: dict[str, tuple[str, ...]] = {
+    "compile": _YES_NO_AUTO,
+    "device": ("auto", "cpu", "cuda", "mps"),
+    "features": ("backbone", "projector"),
+    "interpolation": INTERPOLATIONS,
+    "logger": ("tensorboard", "wandb", "mlflow", "none"),
+    "optimizer": ("sgd", "adam", "adamw", "lars", "larc"),
+    "precision": ("auto", "32", "bf16", "16"),
+    "resident": _YES_NO_AUTO,
+    "schedule": ("cosine", "step", "constant"),
+}
+"""What a setting may be, by its name."""
 
 
 @dataclass(frozen=True)
@@ -174,8 +184,8 @@ class OptimizerSettings:
     warmup_start_lr: float = 0.0
 
     def __post_init__(self) -> None:
-        check_choice("--optimizer", self.optimizer, OPTIMIZERS)
-        check_choice("--schedule", self.schedule, ("cosine", "step", "constant"))
+        check_choice("--optimizer", self.optimizer, CHOICES["optimizer"])
+        check_choice("--schedule", self.schedule, CHOICES["schedule"])
         check_number("--lr", self.lr, above=0)
         check_number("--final_lr", self.final_lr, at_least=0)
         if self.final_lr and self.schedule != "cosine":
@@ -229,7 +239,7 @@ class EvaluationSettings:
         check_number("--knn_k", self.knn_k, at_least=1)
         check_number("--knn_temperature", self.knn_temperature, above=0)
         check_number("--linear_every", self.linear_every, at_least=0)
-        check_choice("--features", self.features, ("backbone", "projector"))
+        check_choice("--features", self.features, CHOICES["features"])
 
 
 @dataclass(frozen=True)
@@ -265,18 +275,18 @@ class MachineSettings:
     logger: str = "tensorboard"
 
     def __post_init__(self) -> None:
-        check_choice("--device", self.device, DEVICES)
-        check_choice("--precision", str(self.precision), PRECISIONS)
+        check_choice("--device", self.device, CHOICES["device"])
+        check_choice("--precision", str(self.precision), CHOICES["precision"])
         check_number("--devices", self.devices, at_least=1)
         check_number("--nodes", self.nodes, at_least=1)
         if self.workers is not None:
             check_number("--workers", self.workers, at_least=0)
-        check_choice("--resident", self.resident, YES_NO_AUTO)
-        check_choice("--compile", self.compile, YES_NO_AUTO)
+        check_choice("--resident", self.resident, CHOICES["resident"])
+        check_choice("--compile", self.compile, CHOICES["compile"])
         check_number("--resident_share", self.resident_share, above=0, at_most=1)
         check_number("--checkpoint_every", self.checkpoint_every, at_least=0)
         check_number("--checkpoint_steps", self.checkpoint_steps, at_least=0)
-        check_choice("--logger", self.logger, ("tensorboard", "wandb", "mlflow", "none"))
+        check_choice("--logger", self.logger, CHOICES["logger"])
 
     @property
     def processes(self) -> int:
