@@ -21,6 +21,7 @@ import yaml
 import unmix
 from unmix.cli import COMMANDS, main
 from unmix.config import GROUPS, field_names
+from unmix.mixtures import Cutout
 from unmix.recipes import recipe_names
 from unmix.results import load_results
 from unmix.training.module import Pretraining
@@ -65,7 +66,11 @@ def process(*words: str, **options: Any) -> subprocess.Popen[Any]:
 
 def test_the_published_flags_have_their_published_defaults():
     settings = settings_for({"method": "moco"})[0].mixture
-    assert {name: getattr(settings, name) for name in PUBLISHED} == PUBLISHED
+    found = {name: getattr(settings, name) for name in PUBLISHED}
+    # Of views of 224 px; a share of the side in others.
+    assert found.pop("mask_size") is None
+    assert Cutout().side(224, 224) == PUBLISHED["mask_size"]
+    assert found == {name: value for name, value in PUBLISHED.items() if name != "mask_size"}
 
 
 def test_the_published_flags_parse_verbatim_and_reach_the_run():

@@ -204,9 +204,33 @@ def test_cutout_outside_is_clipped_and_erasing_writes_one_value():
     assert min(v for value in values for v in value) > 0
 
 
+@pytest.mark.parametrize(("size", "side"), [(224, 50), (96, 21), (64, 14), (32, 7), (8, 2), (1, 1)])
+def test_cutout_takes_the_published_share_of_the_side(size, side):
+    """50 of 224 pixels; what is given is taken as it is."""
+    x = torch.ones(4, 1, size, size)
+    draw = Cutout(cutout_p=1, cutout_inside=True).draw(x.shape, seeded(0))
+    assert ((draw.box[:, 2:] - draw.box[:, :2]) == side).all()
+    assert Cutout(mask_size=50).side(size, size) == 50
+
+
+@pytest.mark.parametrize("size", [(32, 32), (20, 45)])
+@pytest.mark.parametrize("inside", [False, True])
+@pytest.mark.parametrize("side", [None, 7, 20, 50])
+def test_the_share_that_cutout_erases_is_that_of_its_draws(size, inside, side):
+    """The mean of 20,000 draws within 1% of the image, and none above the most."""
+    if inside and side == 50:
+        return
+    cutout = Cutout(mask_size=side, cutout_p=1, cutout_inside=inside)
+    top, left, bottom, right = cutout.draw((20_000, 3, *size), seeded(0)).box.T
+    shares = ((bottom - top) * (right - left)).double() / (size[0] * size[1])
+    mean, most = cutout.erased(*size)
+    assert mean == pytest.approx(float(shares.mean()), abs=0.01)
+    assert most == pytest.approx(float(shares.max()), abs=1e-6)
+
+
 def test_mask_size_larger_than_the_image_is_told():
     with pytest.raises(UserError, match=r"mask_size: 50 does not fit inside images of 32 x 32"):
-        Cutout(cutout_inside=True).draw((4, 3, 32, 32))
+        Cutout(mask_size=50, cutout_inside=True).draw((4, 3, 32, 32))
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from unmix.backbones import is_vit
+from unmix.backbones import is_vit, patch_side
 from unmix.credit import Rule
 from unmix.errors import UserError
 from unmix.methods import METHODS, Method
@@ -123,6 +123,11 @@ def _check_backbone(operator: Any, method: Method, names: Names) -> None:
             "--unmix_mixture: patchmix mixes the patches that a ViT sees, and "
             f"{names.backbone} is none; use --backbone timm:vit_tiny_patch16_224 or another ViT, "
             "or gridmix."
+        )
+    if isinstance(operator, PatchMixture) and operator.patch_size % patch_side(method.backbone):
+        raise UserError(
+            f"--unmix_patch: {operator.patch_size} pixels would cut the patches that "
+            f"{names.backbone} sees, of {patch_side(method.backbone)}; use that or a multiple."
         )
     if isinstance(operator, ManifoldMixture):
         layers_named(method, operator.layer)

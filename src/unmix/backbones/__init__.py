@@ -2,7 +2,7 @@
 
 from unmix.backbones.alexnet import AlexNet
 from unmix.backbones.base import STEMS, Backbone, check_stem
-from unmix.backbones.build import BACKBONES, build, is_vit
+from unmix.backbones.build import BACKBONES, build, is_vit, patch_side
 from unmix.backbones.half_encoders import HalfEncoders
 from unmix.backbones.heads import Normalize, linear_head, mlp, mlp_head
 from unmix.backbones.measuring import feature_dim
@@ -28,4 +28,5 @@ __all__ = [
     "linear_head",
     "mlp",
     "mlp_head",
+    "patch_side",
 ]

@@ -12,7 +12,7 @@ from unmix.backbones.resnet import RESNETS, ResNet
 from unmix.errors import UserError, check_choice, check_number
 from unmix.synonyms import nearest, timm_models
 
-__all__ = ["BACKBONES", "build", "is_vit"]
+__all__ = ["BACKBONES", "build", "is_vit", "patch_side"]
 
 BACKBONES = ("alexnet", *RESNETS)
 
@@ -74,6 +74,12 @@ def build(
 def is_vit(backbone: nn.Module) -> bool:
     """Whether a backbone is a vision transformer: patches that are embedded, and blocks."""
     return hasattr(backbone, "patch_embed") and hasattr(backbone, "blocks")
+
+
+def patch_side(backbone: nn.Module) -> int:
+    """Give the side of a vision transformer's patches in pixels; the longer one of two."""
+    sides: Any = backbone.patch_embed.patch_size  # type: ignore[union-attr]
+    return max(sides) if isinstance(sides, (tuple, list)) else int(sides)
 
 
 def _build_timm(

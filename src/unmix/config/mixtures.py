@@ -79,7 +79,8 @@ class MixtureSettings:
         r_prob: Region mixtures: probability of each round.
         r_num: Region mixtures: rounds.
         r_pixel_decay: Region mixtures: factor on the image in the first round.
-        mask_size: Cutout: side of the square in pixels.
+        mask_size: Cutout: side of the square in pixels; by default 50 in views of 224, and the same
+            share of the side of others.
         cutout_p: Cutout: probability.
         cutout_inside: Cutout: keep the square inside the image.
         mask_color: Cutout: the value written (0 is the mean colour).
@@ -109,7 +110,8 @@ class MixtureSettings:
         unmix_share: What the mixtures' loss counts; by default as published, mostly 1.
         unmix_temperature: mixco: T_mix; by default 0.05.
         unmix_images: dirichlet, patchmix, cropmix: images of a mixture, at least 2.
-        unmix_patch: patchmix: side of a patch in pixels. gridmix: cells along a side.
+        unmix_patch: patchmix: side of a patch in pixels; by default the transformer's own.
+            gridmix: cells along a side; by default 4.
     """
 
     IM: bool = False
@@ -121,7 +123,7 @@ class MixtureSettings:
     r_prob: float = 0.1
     r_num: int = 2
     r_pixel_decay: float = 1.0
-    mask_size: int = 50
+    mask_size: int | None = None
     cutout_p: float = 0.1
     cutout_inside: bool = False
     mask_color: float = 0.0

@@ -16,6 +16,9 @@ from unmix.transfer import to_device
 
 __all__ = ["Cutout", "EraseDraw", "RandomErasing"]
 
+# The released code's square, and the views that it was released for.
+_PUBLISHED_SIDE, _PUBLISHED_SIZE = 50, 224
+
 
 @dataclass(frozen=True)
 class EraseDraw:
@@ -61,21 +64,44 @@ class Cutout:
     are right for all.
 
     Args:
-        mask_size: Side of the square in pixels; at least 1.
+        mask_size: Side of the square in pixels; at least 1. By default 50/224 of the image's
+            shorter side: the published 50 pixels of images of 224.
         cutout_p: Probability for each image, in [0, 1].
         cutout_inside: Keep the whole square inside the image.
         mask_color: The value written into normalised images: 0 is the data set's mean colour.
     """
 
-    mask_size: int = 50
+    mask_size: int | None = None
     cutout_p: float = 0.1
     cutout_inside: bool = False
     mask_color: float = 0.0
 
     def __post_init__(self) -> None:
-        check_number("--mask_size", self.mask_size, at_least=1)
+        if self.mask_size is not None:
+            check_number("--mask_size", self.mask_size, at_least=1)
         check_number("--cutout_p", self.cutout_p, at_least=0, at_most=1)
         check_number("--mask_color", self.mask_color)
+
+    def side(self, height: int, width: int) -> int:
+        """Give the side of the square, in pixels, in images of this size."""
+        if self.mask_size is not None:
+            return self.mask_size
+        return max(1, round(_PUBLISHED_SIDE * min(height, width) / _PUBLISHED_SIZE))
+
+    def erased(self, height: int, width: int) -> tuple[float, float]:
+        """Give the share of an image that a square takes, in [0, 1]: on average, and at most."""
+        side, mean, most = self.side(height, width), 1.0, 1.0
+        for length in (height, width):
+            low, high = self._centres(side, length)
+            first = [centre - side // 2 for centre in range(low, high)]
+            inside = [max(0, min(at + side, length) - max(at, 0)) / length for at in first]
+            mean, most = mean * sum(inside) / len(inside), most * max(inside)
+        return mean, most
+
+    def _centres(self, side: int, length: int) -> tuple[int, int]:
+        """Where the centre may lie on an axis: the first place, and one behind the last."""
+        low = side // 2 if self.cutout_inside else 0
+        return low, length + 1 - side % 2 - low
 
     def draw(self, shape: Sequence[int], generator: torch.Generator | None = None) -> EraseDraw:
         """Draw for a batch of shape (N, C, H, W).
@@ -84,20 +110,18 @@ class Cutout:
             UserError: if the square has to be inside and is larger than the image.
         """
         n, _, height, width = shape
-        half = self.mask_size // 2
-        even = 1 - self.mask_size % 2
-        size = torch.tensor([height, width])
-        if self.cutout_inside and self.mask_size > min(height, width):
+        side = self.side(height, width)
+        if self.cutout_inside and side > min(height, width):
             raise UserError(
-                f"--mask_size: {self.mask_size} does not fit inside images of {height} x {width} "
+                f"--mask_size: {side} does not fit inside images of {height} x {width} "
                 f"pixels; use at most {min(height, width)}, or leave --cutout_inside out."
             )
-        low = half if self.cutout_inside else 0
-        high = size + even - low
+        size = torch.tensor([height, width])
+        low, high = torch.tensor([self._centres(side, length) for length in (height, width)]).T
         numbers = uniform((n, 3), generator).cpu()
         centre = low + (numbers[:, :2] * (high - low)).long().minimum(high - low - 1)
-        first = centre - half
-        last = (first + self.mask_size).minimum(size)
+        first = centre - side // 2
+        last = (first + side).minimum(size)
         box = torch.cat([first.clamp(min=0).minimum(size), last.clamp(min=0)], dim=1)
         fires = numbers[:, 2] < self.cutout_p
         return EraseDraw(

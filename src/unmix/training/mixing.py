@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
-from unmix.backbones import is_vit
+from unmix.backbones import is_vit, patch_side
 from unmix.config import Settings
 from unmix.credit import Rule, rule
 from unmix.errors import UserError
 from unmix.methods import Method
-from unmix.mixtures import MixtureOperator
+from unmix.mixtures import MixtureOperator, PatchMixture
 from unmix.together import Names, check_together, smallest_batch
 
 __all__ = ["check_views", "label_space"]
@@ -27,6 +28,9 @@ def label_space(settings: Settings, method: Method) -> tuple[MixtureOperator | N
     operator: Any = wanted.label_space(shared.published)
     if operator is None:
         return None, shared
+    by_default = isinstance(operator, PatchMixture) and wanted.unmix_patch is None
+    if by_default and is_vit(method.backbone):
+        operator = replace(operator, patch_size=patch_side(method.backbone))
     names = Names(run_.method, wanted.unmix_rule, wanted.unmix_mixture or "", model.backbone)
     check_together(operator, shared, method, names, joint=bool(wanted.unmix_joint))
     _check_batch(operator, shared, settings, method)
@@ -48,9 +52,7 @@ def check_views(settings: Settings, method: Method) -> None:
         )
     if settings.views.local_crops and is_vit(method.backbone):
         side = settings.views.local_side(settings.run.size or 0)
-        sides: Any = method.backbone.patch_embed.patch_size  # type: ignore[union-attr]
-        patch = max(sides) if isinstance(sides, (tuple, list)) else int(sides)
-        if side % patch:
+        if side % (patch := patch_side(method.backbone)):
             raise UserError(
                 f"--local_size: patches of {patch} pixels do not fill crops of {side}; use a "
                 f"multiple of {patch}."

@@ -24,6 +24,7 @@ from unmix.training.machine import Machine, choose_machine
 from unmix.training.mixing import check_views, label_space
 from unmix.training.module import Pretraining
 from unmix.training.residency import hold
+from unmix.training.sizes import notes_on_sizes
 from unmix.views import Views
 
 __all__ = [
@@ -132,6 +133,7 @@ def build(settings: Settings, images: ImageSet | None = None, seen: Seen | None 
         *held.notes,
         *notes_on(run_),
         *notes_on_weights(settings.model.backbone),
+        *notes_on_sizes(settings.mixture, settings.views, size),
     )
     return Parts(settings, machine, train, labelled, test, module, held.about, notes)
 
