@@ -13,9 +13,11 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from unmix import backbones
+from unmix.credit import RULES
 from unmix.errors import UserError
 from unmix.methods import SimCLR
-from unmix.step import objective
+from unmix.mixtures import UnMix
+from unmix.step import Mixture, objective
 
 
 def simclr(**options: Any) -> SimCLR:
@@ -128,3 +130,15 @@ def test_the_head_may_see_all_views_in_one_batch() -> None:
     method.eval()
     torch.testing.assert_close(method.queries(views)[1], method.query(views[1], 1))
     assert queries[0].shape == queries[1].shape
+
+
+@pytest.mark.parametrize("joint", [False, True])
+def test_a_replacing_mixture_does_not_encode_the_first_view_for_nothing(joint: bool) -> None:
+    """The second view alone is a target; only a head of all views needs the first one too."""
+    method, sizes = simclr(joint_head=joint), []
+    method.f.register_forward_hook(lambda m, x, y: sizes.append(len(x[0])))
+    views = [torch.randn(6, 3, 8, 8) for _ in range(2)]
+    draw = UnMix().draw(views[0].shape, torch.Generator().manual_seed(0))
+    mixture = Mixture(draw, RULES["replace"])
+    objective(method, views, torch.arange(6), torch.Generator(), mixture)
+    assert len(sizes) == 2 + joint

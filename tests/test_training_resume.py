@@ -97,3 +97,41 @@ def test_a_run_stopped_within_an_epoch_and_resumed_ends_with_the_same_bits(
     assert whole.training["steps"] == resumed.training["steps"] == steps
     rows = RunFolder(stopped).old_metrics(10**6)
     assert [int(row["epoch"]) for row in rows if "loss" in row] == [0, 1, 2]
+
+
+# Settings that came after runs were made, and what was done until then.
+LATER = {
+    "drop_last": False, "zero_init_residual": False, "decay_all": None, "warmup_start_lr": 0.0,
+    "predictor_bias": True, "joint_head": False, "unbiased": False,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("method", ["mocov3", "simclr", "barlow"])
+def test_a_run_of_before_a_setting_came_goes_on_as_it_was(method, tmp_path, monkeypatch):
+    """Its config.yaml lacks the setting; the numbers are those of a run that has what was done."""
+    torch.set_num_threads(1)
+    own = {"mocov3": ["predictor_bias"], "simclr": ["joint_head"], "barlow": ["unbiased"]}[method]
+    shared = ["drop_last", "zero_init_residual", "decay_all", "warmup_start_lr"]
+    words = {key: LATER[key] for key in [*own, *shared]}
+    settings = {**TINY, "method": method, "hidden": 32, "dim": 16, "evaluate": False, **words}
+    pretrain(run=str(tmp_path / "whole"), **settings)
+    step = Pretraining.training_step
+
+    def stop_at_10(self, batch, batch_idx):
+        if self.global_step == 10:
+            raise KeyboardInterrupt
+        return step(self, batch, batch_idx)
+
+    stopped = tmp_path / "stopped"
+    monkeypatch.setattr(Pretraining, "training_step", stop_at_10)
+    with pytest.raises((KeyboardInterrupt, SystemExit)):
+        pretrain(run=str(stopped), checkpoint_steps=4, **settings)
+    monkeypatch.setattr(Pretraining, "training_step", step)
+    config = RunFolder(stopped).config
+    kept = [line for line in config.read_text().splitlines() if line.split(":")[0] not in LATER]
+    assert len(kept) == len(config.read_text().splitlines()) - len(words)
+    config.write_text("\n".join(kept))
+    pretrain(run=str(stopped))
+    a, b = state(tmp_path / "whole"), state(stopped)
+    assert a.keys() == b.keys()
+    assert [key for key in a if not torch.equal(a[key], b[key])] == []

@@ -147,10 +147,10 @@ class Queries(dict[int, Any]):
         self.method, self.views = method, views
 
     def __missing__(self, view: int) -> Any:
-        if type(self.method).queries is Method.queries:
-            self[view] = self.method.query(self.views[view], view)
-        else:
+        if self.method.together:
             self.update({**self.method.queries(self.views), **self})
+        else:
+            self[view] = self.method.query(self.views[view], view)
         return self[view]
 
 

@@ -101,6 +101,7 @@ class Method(nn.Module, ABC):
             training cannot go on with other images.
         two_sided: True if a view's target is its query, or made of it: then views that are targets
             only have queries too.
+        together: True if `queries` encodes the views together, so that none can be had by itself.
         heads_by_view: True if views have heads of their own: a rule that replaces the clean loss
             then replaces that of the first view alone.
         color_space: The colour space of the views.
@@ -115,6 +116,7 @@ class Method(nn.Module, ABC):
     encodes_targets: bool = True
     per_image: bool = False
     two_sided: bool = False
+    together: bool = False
     heads_by_view: bool = False
     color_space: Literal["RGB", "Lab", "YCbCr"] = "RGB"
     pairs: Sequence[Pair] = (Pair(0, 1),)

@@ -23,7 +23,7 @@ class MultiCrop(Method):
         head: Features to what `predict` takes.
     """
 
-    multi_crop = True
+    multi_crop = together = True
 
     def __init__(self, backbone: nn.Module, head: nn.Module) -> None:
         super().__init__()

@@ -78,10 +78,8 @@ class HeadOfAllViews(TwoSided):
     paper's code; the backbone's stays with one view. A mixture is projected by itself.
 
     Attributes:
-        joint_head: Whether it does.
+        together: Whether it does.
     """
-
-    joint_head: bool = False
 
     def of_output(self, z: Tensor) -> Any:
         """The query, of the projector's output (N, dim)."""
@@ -93,7 +91,7 @@ class HeadOfAllViews(TwoSided):
 
     def queries(self, views: Sequence[Tensor]) -> dict[int, Any]:
         """Of all views."""
-        if not self.joint_head:
+        if not self.together:
             return super().queries(views)
         outputs = self.g(torch.cat([self.f(view) for view in views]))
         parts = outputs.split([len(view) for view in views])
