@@ -1,6 +1,6 @@
 # make demo   four small runs, a table and a report, in minutes
 # make test   lint, types and tests
-# make docs   the documentation, in site/
+# make docs   the documentation, in site/; make tutorial executes its notebook anew
 # make catalog   what flags and help say of the code, anew (see src/unmix/config/catalog.py)
 # Both make what they need in .venv; PYTHON chooses the interpreter (3.10 to 3.13).
 
@@ -8,7 +8,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test docs catalog install clean
+.PHONY: demo test docs tutorial install clean catalog
 
 demo: $(VENV)/.installed
 	$(BIN)/unmix demo
@@ -41,3 +41,6 @@ catalog: $(VENV)/.installed
 docs: $(VENV)/.installed-dev
 	$(BIN)/python docs/tools/assemble.py
 	$(BIN)/zensical build --strict
+
+tutorial: $(VENV)/.installed-dev
+	$(BIN)/python docs/tools/notebook.py

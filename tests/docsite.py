@@ -18,6 +18,7 @@ sys.path.append(str(ROOT / "docs"))
 from tools.api import PAGES, names  # noqa: E402
 from tools.assemble import assemble  # noqa: E402
 from tools.formulas import render_math  # noqa: E402
+from tools.notebook import executed  # noqa: E402
 from tools.reference import parser_of  # noqa: E402
 from tools.tables import fill_tables  # noqa: E402
 
@@ -25,6 +26,7 @@ __all__ = [
     "PAGES",
     "ROOT",
     "build",
+    "executed",
     "fill_tables",
     "names",
     "parser_of",

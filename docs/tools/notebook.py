@@ -1,13 +1,45 @@
-"""The tutorial: a notebook to a page, with the outputs that are stored in it."""
+"""The tutorial: a notebook that is executed, and shown as a page with the outputs stored in it.
+
+python docs/tools/notebook.py     executes docs/tutorial.ipynb and stores its outputs
+"""
 
 from __future__ import annotations
 
+import sys
+import tempfile
 from pathlib import Path
 
 import nbformat
 from nbconvert import MarkdownExporter
 
-__all__ = ["write_notebook"]
+__all__ = ["executed", "write_notebook"]
+
+
+def executed(source: Path, folder: Path) -> nbformat.NotebookNode:
+    """Run a notebook's cells in a fresh kernel, in a folder.
+
+    Args:
+        source: The notebook; the file stays as it is.
+        folder: Where the kernel works and writes.
+
+    Returns:
+        The notebook with the new outputs.
+
+    Raises:
+        nbclient.exceptions.CellExecutionError: if a cell fails.
+    """
+    from nbclient import NotebookClient
+
+    notebook = nbformat.read(source, as_version=4)
+    resources = {"metadata": {"path": str(folder)}}
+    NotebookClient(
+        notebook, timeout=300, kernel_name="python3", resources=resources, coalesce_streams=True
+    ).execute()
+    for cell in notebook.cells:
+        cell.metadata.pop("execution", None)  # times, which differ every time
+    # The version of the interpreter does not matter to a reader, and changes.
+    notebook.metadata.language_info = {"name": "python"}
+    return notebook
 
 
 def write_notebook(source: Path, page: Path) -> None:
@@ -20,3 +52,10 @@ def write_notebook(source: Path, page: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(data)
     page.write_text(text, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    path = Path(__file__).resolve().parents[1] / "tutorial.ipynb"
+    with tempfile.TemporaryDirectory() as folder:
+        nbformat.write(executed(path, Path(folder)), path)
+    print(f"stored the outputs in {path}", file=sys.stderr)
