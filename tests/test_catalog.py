@@ -79,7 +79,8 @@ WITHOUT_TORCH = [
     "--help", "--version", "methods", "methods cmc", "methods --json", "recipes", "recipes moco",
     "pretrain --help", "pretrain --method dino --help", "bench --help", "knn --help",
     "probe --help", "compare --help", "preview --help", "demo --help", "data --help",
-    "data pack --help", "methods --help", "recipes --help",
+    "data pack --help", "methods --help", "recipes --help", "--completion zsh",
+    "--complete pretrain --method dino --", "--complete pretrain --config ",
 ]  # fmt: skip
 REFUSED = [
     "pretrian", "data pakc", "pretrain --epocs 3", "pretrain --method mocco", "pretrain photos",
@@ -89,6 +90,10 @@ REFUSED = [
     "pretrain --blur_kernel 2", "pretrain --IM --IM_type regoin", "pretrain --unmix_per all",
     "pretrain --config none.yaml", "bench --run r", "bench --stepz 3", "knn", "knn r --kk 3",
     "knn r --k ten", "probe r --epoch 3", "compare", "preview --data digits", "demo --seeds 3",
+    "pretrain --data photoz", "pretrain --method vicreg --config wmse", "pretrain --g_prob 2",
+    "pretrain --r_num -1", "pretrain --gpus 2", "pretrain --devices 2 --batch_size 2",
+    "pretrain --backbone vit_tiny_patch16_224", "pretrain --seed 0 1", "pretrain --device gpu",
+    "--completion tcsh", "train", "pretrain --view Lab", "preview --g_num -1 --out a.png",
     "data pack a", "recipes mocco", "methods mocco",
 ]  # fmt: skip
 HEAVY = ("torch", "torchvision", "lightning", "numpy", "sklearn", "skimage", "matplotlib", "PIL")

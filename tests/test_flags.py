@@ -13,6 +13,7 @@ from unmix import synonyms
 from unmix.cli import COMMANDS, main, pretrain_words
 from unmix.config import GROUPS, Settings, field_names
 from unmix.config.catalog import catalog
+from unmix.config.compatibility import check_data, check_rule
 from unmix.config.mixtures import _BOUNDS, MixtureSettings
 from unmix.errors import UserError, check_choice
 from unmix.recipes import resolve
@@ -46,7 +47,7 @@ def in_a_folder_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
         ("--jitter 0.4 0.4 0.2 1e-1", {"jitter": [0.4, 0.4, 0.2, 0.1]}),
         ("--milestones 1,2", {"milestones": [1, 2]}),
         ("--milestones 1 2,3 --lr 1", {"milestones": [1, 2, 3], "lr": 1.0}),
-        ("--data a,b", {"data": "a,b"}),
+        ("--data ./a,b", {"data": "./a,b"}),
         ("--lr 0.1 --lr 0.2", {"lr": 0.2}),
     ],
 )
@@ -103,6 +104,36 @@ def test_the_bounds_without_pytorch_are_those_of_the_operators(name: str, monkey
     with pytest.raises(UserError) as theirs:
         MixtureSettings(unmix=True, **{name: wrong})
     assert str(ours.value) == str(theirs.value)
+
+
+# --- what does not go together ----------------------------------------------------------------
+
+
+@pytest.mark.parametrize("method", catalog().methods)
+def test_a_rule_that_does_not_go_with_a_method_is_refused_by_the_matrix(method: str):
+    for rule, why in catalog().methods[method].facts["why_not"].items():
+        settings = Settings.of({"method": method, "unmix": True, "unmix_rule": rule})
+        if why is None:
+            check_rule(settings)
+            continue
+        with pytest.raises(UserError) as early:
+            check_rule(settings)
+        assert str(early.value) == (
+            f"--unmix_rule: {rule} does not go with --method {method}: {why}. What does: unmix "
+            f"methods {method}."
+        )
+    check_rule(Settings.of({"method": method, "unmix_rule": "swav_released"}))
+
+
+def test_rules_and_data_sets_that_do_not_exist(refuse: Refuse):
+    line = refuse("pretrain", "--unmix", "--unmix_rule", "imx")
+    assert line.startswith("--unmix_rule: 'imx' is unknown. Did you mean 'imix'?")
+    line = refuse("pretrain", "--data", "cifar-10")
+    assert line.startswith("--data: 'cifar-10' is unknown. Did you mean 'cifar10'?")
+    assert line.endswith("Or give the path of a folder of images.")
+    Path("mine").mkdir()
+    for name in ("mine", "./mine", "~/mine", "a/b", "cifar10"):
+        check_data(name)
 
 
 # --- several recipes --------------------------------------------------------------------------

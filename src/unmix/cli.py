@@ -13,6 +13,7 @@ from typing import Any
 from unmix import __version__, synonyms
 from unmix.config import GROUPS, MixtureSettings, Settings, field_names
 from unmix.config.catalog import catalog
+from unmix.config.compatibility import check_data, check_rule
 from unmix.config.completion import candidates, script
 from unmix.config.flags import HelpShown, Parser
 from unmix.config.saved import is_run, saved_words
@@ -196,7 +197,8 @@ def _parse_settings(
     own_given = {name: given.pop(name) for name in own if name in given}
     if command == "bench" and "run" in given:
         raise UserError("--run: unmix bench writes no run folder; leave it out.")
-    Settings.of({**defaults, **given})
+    check_data(str({**defaults, **given}["data"]))
+    check_rule(Settings.of({**defaults, **given}))
     return config, given, own_given
 
 

@@ -81,7 +81,9 @@ class Parser(argparse.ArgumentParser):
             else:
                 text += _default_text((defaults or {}).get(name, parameter.default))
             self._kinds[flag] = kind
-            (target or self).add_argument(flag, help=text.replace("%", "%%"), **options)
+            action = (target or self).add_argument(flag, **options)
+            # Set here: Python 3.10 adds a default of its own to the text of yes-or-no flags.
+            action.help = text.replace("%", "%%")
 
     @property
     def takes_files(self) -> bool:

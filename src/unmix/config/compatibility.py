@@ -1,0 +1,44 @@
+"""What does not go together, as far as it can be said before PyTorch is imported."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from unmix.config.catalog import catalog
+from unmix.config.settings import Settings
+from unmix.errors import UserError, check_choice
+
+__all__ = ["check_data", "check_rule"]
+
+
+def check_data(name: str) -> None:
+    """Check that `--data` may be a data set or a path; whether a path holds images is seen later.
+
+    Raises:
+        UserError: for a word that is neither, with the nearest match.
+    """
+    known = catalog().words["data"]
+    is_path = name.startswith(("~", ".")) or os.sep in name or Path(name).exists()
+    if name in known or is_path:
+        return
+    try:
+        check_choice("--data", name, known)
+    except UserError as error:
+        raise UserError(f"{error} Or give the path of a folder of images.") from None
+
+
+def check_rule(settings: Settings) -> None:
+    """Check that the rule of the label-space mixtures exists and goes with the method.
+
+    Raises:
+        UserError: otherwise, with the reason.
+    """
+    name, method = settings.mixture.unmix_rule, settings.run.method
+    check_choice("--unmix_rule", name, catalog().rules)
+    why = catalog().methods[method].facts["why_not"][name]
+    if settings.mixture.unmix and why is not None:
+        raise UserError(
+            f"--unmix_rule: {name} does not go with --method {method}: {why}. What does: unmix "
+            f"methods {method}."
+        )
