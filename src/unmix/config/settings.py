@@ -96,7 +96,8 @@ class Settings:
         if self.run.run is not None:
             return Path(self.run.run)
         mixture = self.mixture.folder
-        data = Path(self.run.data).name or "data"
+        # A colon, of data that was given in Python, is no part of a file's name everywhere.
+        data = Path(self.run.data).name.replace(":", "-") or "data"
         return Path("runs") / f"{self.run.method}-{data}-{mixture}-seed{self.run.seed}"
 
 

@@ -16,7 +16,7 @@ from unmix.data.spec import DataSet, Request
 from unmix.data.torchvision_sets import CIFAR10, CIFAR100, STL10
 from unmix.errors import UserError, check_choice
 
-__all__ = ["DATA_SETS", "load"]
+__all__ = ["DATA_SETS", "PYTHON", "is_python", "load"]
 
 DATA_SETS: dict[str, DataSet] = {
     data_set.name: data_set
@@ -24,6 +24,8 @@ DATA_SETS: dict[str, DataSet] = {
         PHOTOS, DIGITS, CIFAR10, CIFAR100, STL10, TINY_IMAGENET, IMAGENET_100, IMAGENET
     )
 }  # fmt: skip
+
+PYTHON = "python:"
 
 _SPLITS = ("train", "test", "pretrain")
 _WITH_CLASS_LIST = (IMAGENET.name, IMAGENET_100.name)
@@ -89,12 +91,22 @@ def load(
     return data_set.read(data_set, request)
 
 
+def is_python(data: str) -> bool:
+    """Whether data was given in Python, so that its name says of what kind it was and no more."""
+    return data.startswith(PYTHON)
+
+
 def _path(given: str | os.PathLike[str] | None) -> Path | None:
     return None if given is None else Path(given).expanduser()
 
 
 def _folder(name: str) -> Path:
     """Return the folder that `--data` gives."""
+    if is_python(name):
+        raise UserError(
+            f"--data: the run's images were given in Python ({name}); to go on, give them again, "
+            "unmix.pretrain(run=..., data=...); to measure it, give --data with a folder or a name."
+        )
     folder = Path(name).expanduser()
     if name and folder.is_dir():
         return folder

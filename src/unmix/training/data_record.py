@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from unmix.config import Settings
-from unmix.data import DATA_SETS
+from unmix.data import DATA_SETS, is_python
 from unmix.data.fingerprint import Fingerprint
 from unmix.errors import UserError
 from unmix.files import write_whole
@@ -110,7 +110,7 @@ def _plain(splits: Mapping[str, Fingerprint]) -> dict[str, Any]:
 
 def is_folder(data: str) -> bool:
     """Whether `--data` is a path, not a data set's name."""
-    return data not in DATA_SETS
+    return data not in DATA_SETS and not is_python(data)
 
 
 def absolute(path: str) -> str:

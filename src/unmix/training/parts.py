@@ -13,6 +13,7 @@ from unmix.config import RunSettings, Settings
 from unmix.config.groups import TIMM
 from unmix.data import ImageSet, StreamedImages, check_normalisation, load
 from unmix.data.fingerprint import Fingerprint, fingerprint
+from unmix.data.from_python import check_sendable
 from unmix.errors import UserError
 from unmix.methods import Method, method_class
 from unmix.names import shown
@@ -58,7 +59,12 @@ class Parts:
 Seen = MutableMapping[str, Fingerprint]
 
 
-def build(settings: Settings, images: ImageSet | None = None, seen: Seen | None = None) -> Parts:
+def build(
+    settings: Settings,
+    images: ImageSet | None = None,
+    seen: Seen | None = None,
+    test: ImageSet | None = None,
+) -> Parts:
     """Make a run's parts from its settings; nothing is written.
 
     Args:
@@ -66,6 +72,7 @@ def build(settings: Settings, images: ImageSet | None = None, seen: Seen | None 
         images: Train on these instead of `data`; without a test split nothing is evaluated.
         seen: If given, filled with the fingerprint of each split that is read, first the one that
             is trained on.
+        test: With `images`, evaluate on these.
 
     Raises:
         UserError: if the settings do not go together or the data cannot be read.
@@ -73,9 +80,13 @@ def build(settings: Settings, images: ImageSet | None = None, seen: Seen | None 
     run_ = settings.run
     machine = choose_machine(settings.machine)
     check_logger(settings.machine.logger)
-    found = load_split(run_, "pretrain", seen) if images is None else images
-    if images is not None and seen is not None:
-        seen[images.split] = fingerprint(images)
+    if images is None:
+        found = load_split(run_, "pretrain", seen)
+    else:
+        found = as_wanted(images, run_, seen)
+        if test is not None:
+            as_wanted(test, run_, seen)
+        check_sendable(found, settings.machine.workers)
     if len(found) < 2:
         raise UserError(
             f"--data: {run_.data} has {len(found)} training image; pretraining needs 2."
@@ -83,7 +94,7 @@ def build(settings: Settings, images: ImageSet | None = None, seen: Seen | None 
     size = run_.size or native_size(found)
     held = hold(found, machine, settings.machine)
     train = held.images
-    labelled, test = train, None
+    labelled = train
     if images is None:
         labelled = train if train.labels is not None else load_split(run_, "train", seen)
         test = load_split(run_, "test", seen) if labelled.labels is not None else None
@@ -131,7 +142,7 @@ def build(settings: Settings, images: ImageSet | None = None, seen: Seen | None 
     notes = (
         *found.notes,
         *held.notes,
-        *notes_on(run_),
+        *notes_on(run_, images),
         *notes_on_weights(settings.model.backbone),
         *notes_on_sizes(settings.mixture, settings.views, size),
     )
@@ -150,18 +161,23 @@ def load_split(run_: RunSettings, split: str, seen: Seen | None = None) -> Image
         run_.data, split, data_dir=run_.data_dir, strict=run_.strict, download=run_.download,
         train_folder=run_.train_folder, test_folder=run_.test_folder,
     )  # fmt: skip
+    return as_wanted(images, run_, seen)
+
+
+def as_wanted(images: ImageSet, run_: RunSettings, seen: Seen | None = None) -> ImageSet:
+    """As many of a split's images as the run may use, normalized as it says; see `load_split`."""
     if seen is not None:
         seen[images.split] = fingerprint(images)
-    if split != "test" and run_.limit is not None:
+    if images.split != "test" and run_.limit is not None:
         images = images.evenly(run_.limit)
     return replace(images, mean=run_.mean or images.mean, std=run_.std or images.std)
 
 
-def notes_on(run_: RunSettings) -> tuple[str, ...]:
+def notes_on(run_: RunSettings, images: ImageSet | None = None) -> tuple[str, ...]:
     """What the user should hear at the start: a normalisation that is not the data set's own."""
     if run_.mean is None and run_.std is None:
         return ()
-    own = load_split(replace(run_, mean=None, std=None), "pretrain")
+    own = images or load_split(replace(run_, mean=None, std=None), "pretrain")
     line = check_normalisation(own, run_.mean or own.mean, run_.std or own.std)
     return () if line is None else (line,)
 

@@ -7,11 +7,13 @@ import shlex
 import time
 from collections.abc import Sequence
 from contextlib import nullcontext
+from dataclasses import dataclass
 from typing import Any
 
 from unmix.config import Settings
-from unmix.data import StreamedImages
+from unmix.data import ImageSet, StreamedImages
 from unmix.data.fingerprint import Fingerprint
+from unmix.data.from_python import evaluation_images, from_python
 from unmix.errors import UserError
 from unmix.names import shown
 from unmix.recipes import resolve
@@ -29,12 +31,20 @@ from unmix.training.run_lock import run_lock
 __all__ = ["pretrain", "settings_for"]
 
 
-def pretrain(config: str | Sequence[str] | None = None, **words: Any) -> RunResults:
+def pretrain(
+    config: str | Sequence[str] | None = None, *, test_data: Any = None, **words: Any
+) -> RunResults:
     """Pretrain an encoder and measure it; the Python form of `unmix pretrain`.
+
+    `data` may also be what there is in Python: a PyTorch or Hugging Face data set, pixels uint8
+    (N, C, H, W), a pair (pixels, labels), or a list of paths; see `from_python`. It should give the
+    same picture each time, for the views are made here. Its labels, if it has any, are for the
+    evaluation. To go on with such a run, or to see its results, give the same again.
 
     Args:
         config: A recipe's name or a YAML file, whose settings are the defaults; of several each
             comes over the ones before.
+        test_data: With `data` of Python, what to evaluate on, likewise; without it nothing is.
         words: Settings, in the words of the command line: `method="moco", data="photos", IM=True`.
 
     Returns:
@@ -43,8 +53,32 @@ def pretrain(config: str | Sequence[str] | None = None, **words: Any) -> RunResu
     Raises:
         UserError: for settings that cannot be, before anything is written.
     """
+    given = None
+    data = words.get("data")
+    if data is not None and not isinstance(data, (str, os.PathLike)):
+        train = from_python(data, "train", strict=bool(words.get("strict")))
+        test = None if test_data is None else evaluation_images(test_data, train)
+        given, words = Given(train, test), {**words, "data": train.name}
+    elif test_data is not None:
+        raise UserError(
+            "test_data: goes with data that is given in Python; of a folder, test_folder says "
+            "where the images to evaluate on are."
+        )
     settings, used = settings_for(words, config)
-    return run(settings, used, command=_call(config, words))
+    return run(settings, used, command=_call(config, words), given=given)
+
+
+@dataclass(frozen=True)
+class Given:
+    """Images that were given in Python.
+
+    Attributes:
+        train: To train on.
+        test: To evaluate on, with the same classes, or None.
+    """
+
+    train: ImageSet
+    test: ImageSet | None
 
 
 def settings_for(
@@ -70,7 +104,9 @@ def settings_for(
     return Settings.of(merged), used
 
 
-def run(settings: Settings, recipes: list[str], command: str) -> RunResults:
+def run(
+    settings: Settings, recipes: list[str], command: str, given: Given | None = None
+) -> RunResults:
     """Pretrain with these settings, or go on with the run that the folder holds.
 
     Raises:
@@ -84,7 +120,9 @@ def run(settings: Settings, recipes: list[str], command: str) -> RunResults:
     # Of several processes that train together the first keeps the folder for all.
     with run_lock(folder.path, say) if is_leader() else nullcontext():
         # It may have ended while another process had it.
-        return _complete(folder, settings) or _train(folder, settings, recipes, command, typed)
+        return _complete(folder, settings) or _train(
+            folder, settings, recipes, command, typed, given
+        )
 
 
 def _complete(folder: RunFolder, settings: Settings) -> RunResults | None:
@@ -101,7 +139,12 @@ def _complete(folder: RunFolder, settings: Settings) -> RunResults | None:
 
 
 def _train(
-    folder: RunFolder, settings: Settings, recipes: list[str], command: str, typed: str
+    folder: RunFolder,
+    settings: Settings,
+    recipes: list[str],
+    command: str,
+    typed: str,
+    given: Given | None = None,
 ) -> RunResults:
     """Train, from the start or from the last checkpoint; then measure and write.
 
@@ -111,13 +154,15 @@ def _train(
         recipes: Names of those that the settings started from.
         command: The command line, for the results.
         typed: `--data` as it was given, for the eye.
+        given: Images of Python.
     """
     resume = folder.begun()
     if resume:
         check_there(settings.run.data)
     seen: dict[str, Fingerprint] = {}
     # The first process compares for all.
-    parts = build(settings, seen=seen if is_leader() else None)
+    train, test = (given.train, given.test) if given is not None else (None, None)
+    parts = build(settings, train, seen if is_leader() else None, test)
     settings = parts.settings
     record = DataRecord.of(typed, seen)
     if resume:
@@ -152,7 +197,8 @@ def _train(
     found = load_results(folder.path)
     say_accuracies(found)
     if not evaluator.labelled:
-        say(f"{shown(settings.run.data)} has no classes, so kNN and linear probes are off.")
+        why = "has no classes" if parts.labelled.labels is None else "was given without test_data"
+        say(f"{shown(settings.run.data)} {why}, so kNN and linear probes are off.")
     say(f"encoder: {shown(folder.encoder)}   results: {shown(folder.results)}")
     return found
 

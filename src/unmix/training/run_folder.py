@@ -18,6 +18,7 @@ from torch import nn
 
 from unmix.config import GROUPS, Settings, field_names
 from unmix.config.saved import saved_words
+from unmix.data import is_python
 from unmix.errors import UserError
 from unmix.files import replacing, write_whole
 from unmix.names import shown
@@ -68,6 +69,10 @@ class RunFolder:
             recipes: The recipes and files that they started from, the later over the earlier.
         """
         chain = f"{_RECIPES}{' < '.join(map(shown, recipes))}.\n" if recipes else ""
+        if is_python(settings.run.data):
+            chain += (
+                "# The images were given in Python: unmix.pretrain(..., data=...) repeats it.\n"
+            )
         # Where a run lies is where it is found: a folder that was moved is no other run.
         self._write_words({**settings.flat(), "run": None}, chain)
 

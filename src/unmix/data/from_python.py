@@ -1,0 +1,291 @@
+"""Images that are handed over in Python, as an image set: data sets, pixels, lists of paths."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import pickle
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import DataLoader, TensorDataset
+
+from unmix.data.decoding import BrokenImage
+from unmix.data.given import as_picture, as_uint8, is_path
+from unmix.data.given_labels import Labels, columns_of, labels_of
+from unmix.data.imageset import FileImages, ImageSet, StreamedImages, TensorImages
+from unmix.data.paths import Paths
+from unmix.data.skipped import Skipped
+from unmix.data.statistics import IMAGENET_MEAN, IMAGENET_STD, estimate_mean_std, spread
+from unmix.errors import UserError
+
+__all__ = ["DatasetImages", "check_sendable", "evaluation_images", "from_python"]
+
+_SAMPLE = 16
+_PLAIN: dict[str, Any] = {"mean": IMAGENET_MEAN, "std": IMAGENET_STD}
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class DatasetImages(StreamedImages):
+    """Images that a data set of Python gives one by one.
+
+    Args:
+        dataset: Gives for a number an image, a tuple that begins with one, or a dict.
+        numbers: Which of its items, int64 (N,).
+        column: The image's key where an item is a dict; None elsewhere.
+    """
+
+    dataset: Any
+    numbers: Tensor
+    column: str | None = None
+
+    def __len__(self) -> int:
+        return len(self.numbers)
+
+    def _picked(self, index: Tensor) -> dict[str, Any]:
+        return {"numbers": self.numbers[index]}
+
+    def place(self, i: int) -> Path:
+        """What messages call item `i`."""
+        return Path(f"{self.name}[{int(self.numbers[i])}]")
+
+    def read(self, i: int) -> bytes:
+        """Item `i` as a portable pixmap, whose pixels are written as they are.
+
+        Raises:
+            BrokenImage: if the data set raises, or gives no picture.
+        """
+        try:
+            picture = self.picture(i)
+        # A data set may raise anything.
+        except Exception as error:
+            text = str(error).splitlines()
+            reason = text[0] if text else type(error).__name__
+            raise BrokenImage(self.place(i), reason) from error
+        if isinstance(picture, Image.Image):
+            pixels: Any = np.asarray(picture)
+        else:
+            pixels = picture.permute(1, 2, 0).contiguous().cpu().numpy()
+        height, width = pixels.shape[:2]
+        return f"P6 {width} {height} 255\n".encode() + pixels.tobytes()
+
+    def picture(self, i: int) -> Image.Image | Tensor:
+        """Item `i` as the data set gives it.
+
+        Raises:
+            UserError: if it is no picture.
+        """
+        item = self.dataset[int(self.numbers[i])]
+        if self.column is not None:
+            item = item[self.column]
+        elif isinstance(item, (tuple, list)):
+            item = item[0]
+        return as_picture(item, "its picture")
+
+    def digest(self) -> bytes:
+        """Of the pixels of some images; empty where the data set gives others at each call."""
+        digests = []
+        for _ in range(2):
+            found = hashlib.blake2b(digest_size=16)
+            for i in spread(len(self), _SAMPLE):
+                try:
+                    found.update(self.read(i))
+                except BrokenImage:
+                    found.update(b"broken")
+            digests.append(found.digest())
+        return digests[0] if digests[0] == digests[1] else b""
+
+
+def from_python(data: Any, split: str, what: str = "data", *, strict: bool = False) -> ImageSet:
+    """An image set of what a user has in Python.
+
+    Args:
+        data: One of
+            - a map-style data set or a sequence, whose items are a picture, a tuple (picture,
+              label, ...) or a dict with a picture: PIL images, uint8 arrays (H, W, C), or uint8
+              tensors (C, H, W),
+            - a Hugging Face `datasets.Dataset` with a column of images,
+            - pixels, uint8 (N, C, H, W) or (N, H, W, C), or a pair (pixels, labels),
+            - a list of paths, or of pairs (path, label).
+        split: "train" or "test".
+        what: The argument's name, for messages.
+        strict: Whether the first picture that cannot be read ends the run.
+
+    Returns:
+        The set; its name is `python:` and the kind of data.
+
+    Raises:
+        UserError: if it is none of these, or its pictures are not of 8 bits.
+    """
+    _check_kind(data, what)
+    if isinstance(data, TensorDataset):
+        data = data.tensors if len(data.tensors) > 1 else data.tensors[0]
+    pixels, labels = data, None
+    if _is_pair(data):
+        pixels, labels = data
+    if isinstance(pixels, (Tensor, np.ndarray)):
+        return _of_pixels(pixels, labels, split, what)
+    if len(data) == 0:
+        raise UserError(f"{what}: holds no images.")
+    first = data[0]
+    if isinstance(data, (list, tuple)) and is_path(_image_of(first)):
+        return _of_paths(data, split, what, strict)
+    return _of_dataset(data, first, split, what, strict)
+
+
+def evaluation_images(data: Any, train: ImageSet) -> ImageSet:
+    """The images to evaluate on, whose classes are the training images'.
+
+    Args:
+        data: As for `from_python`.
+        train: The training images.
+
+    Raises:
+        UserError: if it has no labels, or a class that the training images do not have.
+    """
+    test = from_python(data, "test", "test_data")
+    if train.labels is None or train.classes is None:
+        raise UserError("test_data: data has no labels, so nothing can be evaluated; leave it out.")
+    if test.labels is None or test.classes is None:
+        raise UserError("test_data: has no labels; give pictures with their labels.")
+    number = {name: i for i, name in enumerate(train.classes)}
+    if not set(test.classes) <= set(number):
+        # Numbers without names, beside a data set that names its classes.
+        number.update({str(i): i for i in range(len(train.classes))})
+    other = next((name for name in test.classes if name not in number), None)
+    if other is not None:
+        raise UserError(f"test_data: has a class {other!r}, which data does not have.")
+    places = torch.tensor([number[name] for name in test.classes])
+    return replace(test, labels=places[test.labels], classes=train.classes)
+
+
+def check_sendable(images: ImageSet, workers: int | None) -> None:
+    """Check that a data set can be sent to worker processes, where they are not forked.
+
+    Raises:
+        UserError: if not, with what to do.
+    """
+    method = torch.multiprocessing.get_start_method()
+    if not isinstance(images, DatasetImages) or workers == 0 or method == "fork":
+        return
+    try:
+        pickle.dumps(images.dataset)
+    except Exception as error:  # as many kinds as there are data sets
+        text = str(error).splitlines()
+        raise UserError(
+            f"workers: the data set cannot be sent to worker processes "
+            f"({text[0] if text else type(error).__name__}); define its class and functions at the "
+            "top of a module, or use workers=0."
+        ) from None
+
+
+def _check_kind(data: Any, what: str) -> None:
+    """Refuse what looks like data and cannot be indexed by number."""
+    kind = type(data).__name__
+    if isinstance(data, DataLoader):
+        raise UserError(f"{what}: a DataLoader; give its data set, {what}=loader.dataset.")
+    if isinstance(data, Mapping):
+        known = [str(key) for key in data]
+        more = f", {known[1]!r} as test_data" if len(known) > 1 else ""
+        raise UserError(
+            f"{what}: a {kind} of {', '.join(known) or 'nothing'}; give one of its parts"
+            + (f", as {what}=x[{known[0]!r}]{more}." if known else ".")
+        )
+    if isinstance(data, (Tensor, np.ndarray)):
+        return
+    if not hasattr(data, "__getitem__") or not hasattr(data, "__len__"):
+        raise UserError(
+            f"{what}: a {kind} cannot be indexed by number; give a data set with __len__ and "
+            "__getitem__, pixels uint8 (N, C, H, W), a list of paths, or a folder."
+        )
+
+
+def _is_pair(data: Any) -> bool:
+    """Whether it is (pixels, labels)."""
+    return (
+        isinstance(data, tuple)
+        and len(data) == 2
+        and isinstance(data[0], (Tensor, np.ndarray))
+        and data[0].ndim == 4
+    )
+
+
+def _image_of(item: Any) -> Any:
+    return item[0] if isinstance(item, (tuple, list)) and item else item
+
+
+def _of_pixels(pixels: Any, labels: Any, split: str, what: str) -> ImageSet:
+    images = as_uint8(pixels, what, 4).cpu()
+    found = None
+    if labels is not None:
+        values = torch.as_tensor(labels)
+        if values.shape != (len(images),) or values.is_floating_point():
+            raise UserError(
+                f"{what}: its labels are {values.dtype} {tuple(values.shape)}; they must be whole "
+                f"numbers, ({len(images)},)."
+            )
+        found = Labels(values.tolist(), None)
+    kind = "tensor" if isinstance(pixels, Tensor) else "array"
+    whole = TensorImages(
+        name=f"python:{kind}", split=split, labels=None, classes=None, images=images, **_PLAIN
+    )
+    return _completed(whole, found)
+
+
+def _of_paths(data: Sequence[Any], split: str, what: str, strict: bool) -> ImageSet:
+    paths = [os.fspath(_image_of(item)) for item in data]
+    missing = next((path for path in paths if not os.path.isfile(path)), None)
+    if missing is not None:
+        raise UserError(f"{what}: there is no file {missing}.")
+    found = None
+    if all(isinstance(item, (tuple, list)) and len(item) > 1 for item in data):
+        found = Labels([item[1] for item in data], None)
+    files = FileImages(
+        name="python:paths", split=split, labels=None, classes=None,
+        paths=Paths([os.path.abspath(path) for path in paths]), skipped=Skipped(strict), **_PLAIN,
+    )  # fmt: skip
+    return _completed(files, found)
+
+
+def _of_dataset(data: Any, first: Any, split: str, what: str, strict: bool) -> ImageSet:
+    column, label = columns_of(data, first, what)
+    labels, note = labels_of(data, first, label, what)
+    images = DatasetImages(
+        name=f"python:{_kind_of(data)}", split=split, labels=None, classes=None, dataset=data,
+        numbers=torch.arange(len(data)), column=column, skipped=Skipped(strict),
+        notes=() if note is None else (note,), **_PLAIN,
+    )  # fmt: skip
+    try:
+        images.picture(0)
+    except UserError as error:
+        raise UserError(
+            f"{what}[0]: {error} The views are made by unmix: leave ToTensor, Normalize and crops "
+            "out of the data set's transform."
+        ) from None
+    return _completed(images, labels)
+
+
+def _kind_of(data: Any) -> str:
+    """What to call a data set: as its class, or as Hugging Face's was loaded."""
+    info = getattr(data, "info", None)
+    name = getattr(info, "dataset_name", None)
+    return str(name) if isinstance(name, str) and name else type(data).__name__
+
+
+def _completed(images: ImageSet, labels: Labels | None) -> ImageSet:
+    """The set with its labels, and with the mean and deviation of its own pixels."""
+    if labels is not None and (indices := labels.indices()) is not None:
+        index = torch.tensor(indices, dtype=torch.int64)
+        images = replace(images, labels=index, classes=labels.classes)
+    if images.split == "test":
+        return images
+    mean, std = estimate_mean_std(images)
+    floor = 1 / 255  # of pixels that are all alike there is no deviation to divide by
+    red, green, blue = (max(value, floor) for value in std)
+    return replace(images, mean=mean, std=(red, green, blue))

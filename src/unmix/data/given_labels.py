@@ -1,0 +1,171 @@
+"""The labels of a data set that is handed over in Python: where they are, and what they mean."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import ConcatDataset, Subset
+
+from unmix.errors import UserError
+
+__all__ = ["Labels", "columns_of", "labels_of"]
+
+_IMAGES = ("image", "img", "picture", "pixel_values", "jpg", "png")
+_LABELS = ("label", "labels", "fine_label", "target", "class", "cls")
+_ATTRIBUTES = ("targets", "labels", "_labels", "y")
+# Beyond it, reading every item for its label alone would take longer than is worth.
+_MOST_READ = 20_000
+
+
+@dataclass(frozen=True)
+class Labels:
+    """The labels of all items.
+
+    Attributes:
+        values: One an item: whole numbers or texts.
+        names: Of the classes, where the values are their numbers.
+    """
+
+    values: Sequence[Any]
+    names: tuple[str, ...] | None
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """The names of the classes; without any, the values in their order."""
+        return self.names if self.names is not None else tuple(map(str, sorted(set(self.values))))
+
+    def indices(self) -> list[int] | None:
+        """The class of every item by its number; None if an item has none (a negative label)."""
+        if any(isinstance(value, int) and value < 0 for value in self.values):
+            return None
+        if self.names is not None:
+            return [int(value) for value in self.values]
+        number = {value: i for i, value in enumerate(sorted(set(self.values)))}
+        return [number[value] for value in self.values]
+
+
+def columns_of(data: Any, first: Any, what: str) -> tuple[str | None, str | None]:
+    """The keys of the picture and of the label where items are dicts; None where they are not.
+
+    Raises:
+        UserError: if no key can be the picture's.
+    """
+    if not isinstance(first, Mapping):
+        return None, None
+    features = getattr(data, "features", None)
+    kinds = {}
+    if isinstance(features, Mapping):
+        kinds = {str(key): type(kind).__name__ for key, kind in features.items()}
+    keys = [str(key) for key in first]
+    image = next((key for key in keys if kinds.get(key) == "Image"), None)
+    image = image or next((key for key in _IMAGES if key in keys), None)
+    if image is None:
+        raise UserError(
+            f"{what}: its items have {', '.join(keys)}, of which none is known to be the picture; "
+            f"call it {_IMAGES[0]!r}."
+        )
+    label = next((key for key in keys if kinds.get(key) == "ClassLabel"), None)
+    return image, label or next((key for key in _LABELS if key in keys), None)
+
+
+def labels_of(
+    data: Any, first: Any, label: str | None, what: str
+) -> tuple[Labels | None, str | None]:
+    """The labels of a data set, if it has any, and what the user should hear of it.
+
+    They are looked for in a column, in the attributes that torchvision's data sets have, and, of
+    data sets of up to 20,000 items, in the items.
+
+    Args:
+        data: The data set.
+        first: Its first item.
+        label: The label's key where items are dicts.
+        what: Names it in messages.
+    """
+    names = _names_of(data, label)
+    found = _column(data, label) if label is not None else _attribute(data)
+    if found is not None:
+        return _checked(found, names, len(data)), None
+    in_items = label is not None or (isinstance(first, (tuple, list)) and len(first) > 1)
+    own = _label_in(first, label) if in_items else None
+    if own is None:
+        return None, None
+    if len(data) > _MOST_READ:
+        note = (
+            f"note: the labels of {what} are in its items, and reading all {len(data):,} of them "
+            "would take long; give the data set an attribute `targets` to have kNN and probes"
+        )
+        return None, note
+    return _checked([_label_in(data[i], label) for i in range(len(data))], names, len(data)), None
+
+
+def _label_in(item: Any, label: str | None) -> Any:
+    """The label in an item, if it is a whole number or a text."""
+    value = item[label] if label is not None else item[1]
+    if isinstance(value, (Tensor, np.ndarray, np.generic)):
+        value = value.item() if np.size(value) == 1 else None
+    return value if isinstance(value, (int, str)) and not isinstance(value, bool) else None
+
+
+def _names_of(data: Any, label: str | None) -> tuple[str, ...] | None:
+    features = getattr(data, "features", None)
+    if label is not None and isinstance(features, Mapping):
+        names = getattr(features.get(label), "names", None)
+    elif isinstance(data, Subset):
+        return _names_of(data.dataset, None)
+    elif isinstance(data, ConcatDataset):
+        found = {_names_of(part, None) for part in data.datasets}
+        return found.pop() if len(found) == 1 else None
+    else:
+        names = getattr(data, "classes", None)
+    return tuple(map(str, names)) if isinstance(names, (list, tuple)) and names else None
+
+
+def _column(data: Any, label: str) -> Any:
+    """A column of a Hugging Face data set, read without its images."""
+    if label not in (getattr(data, "column_names", None) or ()):
+        return None
+    return data[label]
+
+
+def _attribute(data: Any) -> Any:
+    """What torchvision's data sets call `targets` or `labels`, also of a part of them."""
+    if isinstance(data, Subset):
+        whole = _attribute(data.dataset)
+        return None if whole is None else [_plain(whole[int(i)]) for i in data.indices]
+    if isinstance(data, ConcatDataset):
+        parts = [_attribute(part) for part in data.datasets]
+        if any(part is None for part in parts):
+            return None
+        return [_plain(value) for part in parts for value in part]
+    for name in _ATTRIBUTES:
+        value = getattr(data, name, None)
+        if isinstance(value, (list, tuple, Tensor, np.ndarray)) and len(value) == len(data):
+            return value
+    return None
+
+
+def _plain(value: Any) -> Any:
+    return value.item() if isinstance(value, (Tensor, np.generic)) else value
+
+
+def _checked(values: Any, names: tuple[str, ...] | None, count: int) -> Labels | None:
+    """The labels, if every item has one that can be a class."""
+    if isinstance(values, (Tensor, np.ndarray)):
+        if values.ndim != 1 or torch.as_tensor(values).is_floating_point():
+            return None
+        values = values.tolist()
+    plain = [_plain(value) for value in values]
+    if len(plain) != count or not all(isinstance(v, (int, str)) for v in plain):
+        return None
+    if len({type(value) for value in plain}) > 1:
+        return None
+    numbers = [value for value in plain if isinstance(value, int)]
+    if names is not None and (len(numbers) < count or max(numbers, default=0) >= len(names)):
+        names = None
+    return Labels(plain, names)
