@@ -158,6 +158,7 @@ def test_mistakes_with_the_other_commands(refuse, words: str, message: str):
 YAML = [
     ("epochs: [", "--config: c.yaml line 1 is not valid YAML."),
     ("- epochs", "--config: c.yaml must hold lines of the form `setting: value`."),
+    ("epochs: 3\nlr: 1\nepochs: 4", "--config: c.yaml lines 1 and 3 both set epochs; keep one."),
     ("epocs: 3", "--epocs: there is no such setting with --method moco. Did you mean --epochs?"),
     ("3: 4", "--3: there is no such setting with --method moco."),
     ("epochs: ten", "--epochs: 'ten' is not a whole number."),

@@ -17,6 +17,26 @@ from unmix.recipes.earlier import as_it_was
 __all__ = ["recipe", "recipe_names", "recipe_text", "resolve", "summary"]
 
 
+class _TwiceError(ValueError):
+    """A setting that a file has twice."""
+
+
+class _Once(yaml.SafeLoader):
+    """YAML's loader takes the last of equal keys without a word; this one refuses them."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen: dict[Any, int] = {}
+        for key, _ in node.value:
+            line = key.start_mark.line + 1
+            if isinstance(key, yaml.ScalarNode) and key.value in seen:
+                raise _TwiceError(
+                    f"lines {seen[key.value]} and {line} both set {key.value}; keep one."
+                )
+            if isinstance(key, yaml.ScalarNode):
+                seen[key.value] = line
+        return super().construct_mapping(node, deep)
+
+
 @cache
 def _folders() -> dict[str, str]:
     """The folder of each recipe that ships, by the recipe's name."""
@@ -44,7 +64,9 @@ def recipe(name: str) -> dict[str, Any]:
     is_file = name not in recipe_names() and (path.suffix in (".yaml", ".yml") or path.exists())
     text = _file_text(path) if is_file else recipe_text(name)
     try:
-        words = yaml.safe_load(text) or {}
+        words = yaml.load(text, Loader=_Once) or {}
+    except _TwiceError as error:
+        raise UserError(f"--config: {name} {error}") from None
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         where = f" line {mark.line + 1}" if mark else ""
