@@ -158,7 +158,7 @@ def test_the_help_of_pretrain_shows_the_groups_and_the_options_of_the_chosen_met
 
 OURS = (
     r"moco on digits: .*", r"mixture: .*", r"recipe: moco .*", r"epoch [12]/2  loss .*",
-    r"warning: not learning yet.*", r" *(knn|linear) top-1 .*", r"encoder: .*", "",
+    r"warning: not learning yet.*", r"(kNN|linear probe), .*: top-1 .*", r"encoder: .*", "",
 )  # fmt: skip
 BAR = r"(Training|epoch \d): .*"
 RUN = ["pretrain", *TINY, "--epochs", "2", "--knn_every", "1", "--logger", "tensorboard"]
@@ -220,7 +220,7 @@ def test_an_interrupt_ends_with_one_line_and_status_130_and_the_run_goes_on(monk
     monkeypatch.setattr(Pretraining, "training_step", interrupted)
     assert main(words) == 130
     out, err = capsys.readouterr()
-    assert err == "unmix: interrupted; give the same command again to go on.\n"
+    assert err == "unmix: interrupted; to go on: unmix pretrain --run r.\n"
     assert signal.getsignal(signal.SIGINT) is before
     monkeypatch.setattr(Pretraining, "training_step", step)
     assert main(["pretrain", "--run", "r"]) == 0

@@ -353,7 +353,7 @@ def test_compare_writes_everything_beside_the_runs(runs: Path):
     folder = compare([runs / "moco", runs / "cmc"], device="cpu", say=lines.append)
     assert folder == runs / "compare"
     written = {path.name for path in folder.iterdir()}
-    assert written == FIGURES | PREDICTIONS | {"report.html"}
+    assert written == FIGURES | PREDICTIONS | {"report.html", "compare.json"}
     assert lines[0].splitlines()[0].split()[:3] == ["run", "method", "mixture"]
     report = (folder / "report.html").read_text()
     assert "Prediction curves" in report
@@ -376,7 +376,7 @@ def test_softness_is_measured_over_the_whole_test_set(runs: Path):
 
 @pytest.mark.usefixtures("unrendered")
 def test_one_run_compares_with_itself_alone(runs: Path, tmp_path: Path):
-    folder = compare([runs / "cmc"], tmp_path / "out", device="cpu", say=silent)
+    folder = compare([runs / "cmc"], out=tmp_path / "out", device="cpu", say=silent)
     assert {path.name for path in folder.iterdir()} >= FIGURES | PREDICTIONS
 
 
@@ -394,7 +394,7 @@ def test_transfer_accuracies_are_not_shown_as_the_runs_own(runs: Path):
 @pytest.mark.usefixtures("unrendered")
 def test_runs_without_classes_have_curves_of_training_images(unlabelled: Path, tmp_path: Path):
     lines: list[str] = []
-    folder = compare([unlabelled], tmp_path / "out", device="cpu", say=lines.append)
+    folder = compare([unlabelled], out=tmp_path / "out", device="cpu", say=lines.append)
     found = json.loads((folder / "softness.json").read_text())
     assert (found["split"], found["images"]) == ("train", 24)
     assert not (folder / "accuracy.png").exists()
@@ -406,7 +406,9 @@ def test_runs_on_different_data_have_no_prediction_curves(
     runs: Path, unlabelled: Path, tmp_path: Path
 ):
     lines: list[str] = []
-    folder = compare([runs / "moco", unlabelled], tmp_path / "out", device="cpu", say=lines.append)
+    folder = compare(
+        [runs / "moco", unlabelled], out=tmp_path / "out", device="cpu", say=lines.append
+    )
     assert not (folder / "softness.json").exists()
     assert any("The runs are on different data" in line for line in lines)
 
@@ -418,7 +420,7 @@ def test_a_missing_encoder_or_metrics_leaves_out_only_what_needs_it(runs: Path):
     lines: list[str] = []
     folder = compare([runs / "moco"], device="cpu", say=lines.append)
     assert {path.name for path in folder.iterdir()} == {
-        "accuracy.png", "accuracy.svg", "report.html",
+        "accuracy.png", "accuracy.svg", "report.html", "compare.json",
     }  # fmt: skip
     assert any(line.startswith("There are no prediction curves: ") for line in lines)
     assert any(line.startswith("moco has no curves: ") for line in lines)
@@ -448,7 +450,7 @@ def test_runs_of_one_name_are_told_apart_and_unlike_measurements_named(runs: Pat
 )
 def test_compare_names_the_mistake(finished: Path, names: list[str], out: str, message: str):
     with pytest.raises(UserError, match=message):
-        compare([finished / n for n in names], out and finished / out, device="cpu", say=silent)
+        compare([finished / n for n in names], out=out and finished / out, device="cpu", say=silent)
 
 
 @pytest.mark.usefixtures("unrendered")

@@ -73,7 +73,7 @@ def contents(folder: Path) -> dict[str, bytes]:
 def test_a_pack_gives_the_images_labels_and_colours_of_its_folder(
     tree: Path, tmp_path: Path, split: str
 ) -> None:
-    pack(str(tree), str(tmp_path / "out"), say=quiet)
+    pack(str(tree), out=str(tmp_path / "out"), say=quiet)
     plain, packed = streamed(tree, split), streamed(tmp_path / "out", split)
     assert isinstance(packed, PackedImages)
     assert (packed.classes, packed.mean, packed.std) == (plain.classes, plain.mean, plain.std)
@@ -87,7 +87,7 @@ def test_a_pack_gives_the_images_labels_and_colours_of_its_folder(
 def test_training_and_evaluation_read_the_same_pixels_from_a_pack(
     tree: Path, tmp_path: Path
 ) -> None:
-    pack(str(tree), str(tmp_path / "out"), say=quiet)
+    pack(str(tree), out=str(tmp_path / "out"), say=quiet)
     plain, packed = streamed(tree, "train"), streamed(tmp_path / "out", "train")
     views = Views(ViewSettings(), 24, plain.mean, plain.std, count=2)
     wanted = [(3, i) for i in (7, 0, 4)]
@@ -103,7 +103,7 @@ def test_training_and_evaluation_read_the_same_pixels_from_a_pack(
 
 
 def test_any_tar_reader_finds_images_classes_and_paths(tree: Path, tmp_path: Path) -> None:
-    pack(str(tree), str(tmp_path / "out"), say=quiet)
+    pack(str(tree), out=str(tmp_path / "out"), say=quiet)
     with tarfile.open(tmp_path / "out" / "train-00000.tar") as tar:
         members = {m.name: tar.extractfile(m).read() for m in tar}  # type: ignore[union-attr]
     assert list(members)[:3] == ["000000000.jpg", "000000000.cls", "000000000.json"]
@@ -120,7 +120,7 @@ def test_images_without_classes_have_no_test_split(
 ) -> None:
     for i in range(3):
         save(tmp_path / "flat" / f"{i}.jpg", i)
-    pack(str(tmp_path / "flat"), str(tmp_path / "out"), say=quiet)
+    pack(str(tmp_path / "flat"), out=str(tmp_path / "out"), say=quiet)
     found = streamed(tmp_path / "out", "train")
     assert (len(found), found.labels, found.classes) == (3, None, None)
     with pytest.raises(UserError, match="no test split"):
@@ -131,7 +131,7 @@ def test_short_side_shrinks_larger_images_and_keeps_the_bytes_of_others(tmp_path
     save(tmp_path / "in" / "large.jpg", 0, side=100)
     save(tmp_path / "in" / "large.png", 1, side=100)
     save(tmp_path / "in" / "small.png", 2, side=20)
-    pack(str(tmp_path / "in"), str(tmp_path / "out"), short_side=50, say=quiet)
+    pack(str(tmp_path / "in"), out=str(tmp_path / "out"), short_side=50, say=quiet)
     plain, packed = streamed(tmp_path / "in", "train"), streamed(tmp_path / "out", "train")
     assert [packed.decode(i).size for i in range(3)] == [(54, 50), (54, 50), (29, 20)]
     assert packed.read(2) == plain.read(2)
@@ -151,7 +151,7 @@ def test_two_workers_write_the_shards_that_none_write(tmp_path: Path) -> None:
         save(tmp_path / "in" / f"{i:03d}.jpg", i, side=16)
     (tmp_path / "in" / "100.jpg").write_bytes(b"broken")
     for workers in (0, 2):
-        pack(str(tmp_path / "in"), str(tmp_path / str(workers)), workers=workers, say=quiet)
+        pack(str(tmp_path / "in"), out=str(tmp_path / str(workers)), workers=workers, say=quiet)
     a, b = contents(tmp_path / "0"), contents(tmp_path / "2")
     assert set(a) == set(b)
     assert a["train-00000.tar"] == b["train-00000.tar"]
@@ -165,7 +165,7 @@ def small_shards(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("small_shards")
 def test_many_shards_are_read_at_random_also_by_other_processes(tree: Path, tmp_path: Path) -> None:
-    pack(str(tree), str(tmp_path / "out"), shard_size=1, say=quiet)
+    pack(str(tree), out=str(tmp_path / "out"), shard_size=1, say=quiet)
     assert len(list((tmp_path / "out").glob("train-*.tar"))) > 2
     plain, packed = streamed(tree, "train"), streamed(tmp_path / "out", "train")
     packed.read(0)
@@ -175,8 +175,8 @@ def test_many_shards_are_read_at_random_also_by_other_processes(tree: Path, tmp_
 
 
 def test_a_pack_can_be_packed_again_smaller(tree: Path, tmp_path: Path) -> None:
-    pack(str(tree), str(tmp_path / "out"), say=quiet)
-    pack(str(tmp_path / "out"), str(tmp_path / "small"), short_side=20, say=quiet)
+    pack(str(tree), out=str(tmp_path / "out"), say=quiet)
+    pack(str(tmp_path / "out"), out=str(tmp_path / "small"), short_side=20, say=quiet)
     assert streamed(tmp_path / "small", "train").decode(0).size == (24, 20)
     assert streamed(tmp_path / "small", "train").place(3).name == "d.gif"
 
@@ -189,7 +189,7 @@ def test_broken_images_are_left_out_named_and_counted(tree: Path, tmp_path: Path
         path = tree / "train" / name
         path.write_bytes(path.read_bytes()[:200])
     said: list[str] = []
-    pack(str(tree), str(tmp_path / "out"), say=said.append)
+    pack(str(tree), out=str(tmp_path / "out"), say=said.append)
     said = [line for line in said if not line.startswith("split: ")]
     assert said[0].startswith("Skipped 2 image files that cannot be read, first ")
     assert "cat/b.JPEG: " in said[0]
@@ -207,7 +207,7 @@ def test_strict_stops_at_the_first_broken_image(tree: Path, tmp_path: Path, refu
 
 
 def test_a_shard_that_was_cut_or_is_gone_is_named(tree: Path, tmp_path: Path) -> None:
-    pack(str(tree), str(tmp_path / "out"), say=quiet)
+    pack(str(tree), out=str(tmp_path / "out"), say=quiet)
     shard = tmp_path / "out" / "train-00000.tar"
     whole = shard.read_bytes()
     shard.write_bytes(whole[:-512])
@@ -220,7 +220,7 @@ def test_a_shard_that_was_cut_or_is_gone_is_named(tree: Path, tmp_path: Path) ->
 
 
 def test_altered_bytes_of_a_shard_are_a_broken_image(tree: Path, tmp_path: Path) -> None:
-    pack(str(tree), str(tmp_path / "out"), say=quiet)
+    pack(str(tree), out=str(tmp_path / "out"), say=quiet)
     shard = tmp_path / "out" / "train-00000.tar"
     data = bytearray(shard.read_bytes())
     data[700] ^= 1
@@ -236,7 +236,7 @@ def test_altered_bytes_of_a_shard_are_a_broken_image(tree: Path, tmp_path: Path)
 def test_a_damaged_index_or_manifest_is_named(
     tree: Path, tmp_path: Path, name: str, content: bytes
 ) -> None:
-    pack(str(tree), str(tmp_path / "out"), say=quiet)
+    pack(str(tree), out=str(tmp_path / "out"), say=quiet)
     (tmp_path / "out" / name).write_bytes(content)
     with pytest.raises(UserError, match=f"{name}: is damaged") as caught:
         load(tmp_path / "out", "train")
@@ -276,7 +276,7 @@ def test_an_output_that_exists_is_not_touched(tree: Path, tmp_path: Path, refuse
     assert contents(out) == {"mine.txt": b"mine"}
     assert "is no pack" in refuse("data", "pack", tree, out / "mine.txt")
     shutil.rmtree(out)
-    pack(str(tree), str(out), say=quiet)
+    pack(str(tree), out=str(out), say=quiet)
     before = contents(out)
     assert "is a finished pack" in refuse("data", "pack", tree, out, "--short-side", "9")
     assert contents(out) == before
@@ -344,7 +344,7 @@ def test_a_full_disk_is_one_line_and_the_same_command_goes_on(
     (tree / "train" / "cat" / "a.jpg").write_bytes(b"bad")
     monkeypatch.setattr(ShardWriter, "add", full)
     with pytest.raises(UserError, match=r"No space left on device.*same command again") as caught:
-        pack(str(tree), str(out), shard_size=1, say=quiet)
+        pack(str(tree), out=str(out), shard_size=1, say=quiet)
     assert "\n" not in str(caught.value)
     assert not list(out.glob(".*.partial"))
     finished = contents(out)
@@ -353,13 +353,13 @@ def test_a_full_disk_is_one_line_and_the_same_command_goes_on(
         load(out, "train")
     monkeypatch.setattr(ShardWriter, "add", counted)
     said: list[str] = []
-    pack(str(tree), str(out), shard_size=1, say=said.append)
+    pack(str(tree), out=str(out), shard_size=1, say=said.append)
     said = [line for line in said if not line.startswith("split: ")]
     assert said[0] == f"going on with {out}"
     assert said[1].startswith("Skipped 1 image file that cannot be read, first ")
     assert 1 < added[0] <= 7  # from the shard on that was not finished
     assert contents(out)["train-00000.tar"] == finished["train-00000.tar"]
-    pack(str(tree), str(tmp_path / "whole"), shard_size=1, say=quiet)
+    pack(str(tree), out=str(tmp_path / "whole"), shard_size=1, say=quiet)
     differing = {MANIFEST, "train.npz", "test.npz"}  # the command, and the times in an npz
     found, whole = contents(out), contents(tmp_path / "whole")
     assert found.keys() == whole.keys()
@@ -374,12 +374,12 @@ def test_an_unfinished_pack_of_other_images_is_begun_again(
     out = tmp_path / "out"
     monkeypatch.setattr(ShardWriter, "finish", lambda *_: (_ for _ in ()).throw(OSError("stop")))
     with pytest.raises(UserError):
-        pack(str(tree), str(out), shard_size=1, say=quiet)
+        pack(str(tree), out=str(out), shard_size=1, say=quiet)
     monkeypatch.undo()
     (out / "train-00000.tar").write_bytes(b"of an earlier one")
     save(tree / "train" / "cat" / "zz.jpg", 77)
     said: list[str] = []
-    pack(str(tree), str(out), say=said.append)
+    pack(str(tree), out=str(out), say=said.append)
     assert any("starting over" in line for line in said)
     assert len(load(out, "train")) == 11
     assert not (out / UNFINISHED).exists()
@@ -420,7 +420,7 @@ def test_an_interrupted_pack_never_reads_as_complete_and_goes_on(tmp_path: Path)
     with pytest.raises(UserError, match="not finished"):
         load(out, "train")
     said: list[str] = []
-    pack(str(tmp_path / "in"), str(out), shard_size=1, say=said.append)
+    pack(str(tmp_path / "in"), out=str(out), shard_size=1, say=said.append)
     said = [line for line in said if not line.startswith("split: ")]
     assert said[0] == f"going on with {out}"
     plain, packed = streamed(tmp_path / "in", "train"), streamed(out, "train")

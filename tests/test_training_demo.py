@@ -55,7 +55,7 @@ def shown(small: None, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, 
     """The folder of a demonstration, and the lines that it said itself."""
     lines: list[str] = []
     folder = tmp_path_factory.mktemp("demo") / "demo"
-    found = demo(str(folder), data="digits", epochs=1, device="cpu", say=lines.append)
+    found = demo(run=str(folder), data="digits", epochs=1, device="cpu", say=lines.append)
     assert found == folder
     return folder, lines
 
@@ -111,7 +111,7 @@ def test_a_second_call_repeats_no_step_and_says_the_same_table(
 
     monkeypatch.setattr(Pretraining, "training_step", no_step)
     again: list[str] = []
-    demo(str(folder), data="digits", epochs=1, device="cpu", say=again.append)
+    demo(run=str(folder), data="digits", epochs=1, device="cpu", say=again.append)
     assert {name: (folder / name / "results.json").read_bytes() for name in NAMES} == before
     assert [t for t in again if "raw pixels" in t] == [t for t in lines if "raw pixels" in t]
 
@@ -121,6 +121,6 @@ def test_other_settings_do_not_go_on_in_the_same_folder(
 ) -> None:
     folder, _ = shown
     with pytest.raises(UserError, match=r"moco.*epochs"):
-        demo(str(folder), data="digits", epochs=2, device="cpu", say=lambda _: None)
+        demo(run=str(folder), data="digits", epochs=2, device="cpu", say=lambda _: None)
     with pytest.raises(UserError, match="--epochs"):
-        demo(str(tmp_path), data="digits", epochs=0)
+        demo(run=str(tmp_path), data="digits", epochs=0)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +41,7 @@ def catalog_text() -> str:
         name: Entry(about(rule), {}, {"source": rule.source, "keeps_clean": rule.keeps_clean})
         for name, rule in RULES.items()
     }
-    commands = {name: _command(function) for name, function in _functions().items()}
+    commands = {name: _command(name, function) for name, function in _functions().items()}
     words = {
         "backbones": BACKBONES,
         "data": DATA_SETS,
@@ -82,8 +83,15 @@ def _why_not(kind: type) -> dict[str, str | None]:
     return {name: rule.why_not(kind) for name, rule in RULES.items()}
 
 
-def _command(function: Callable[..., Any]) -> Entry:
-    found = parameters_of(function)
+# By keyword alone in Python, and without a flag on the command line, as the target of `cp`.
+_POSITIONAL = {"data pack": "out"}
+
+
+def _command(name: str, function: Callable[..., Any]) -> Entry:
+    found = {
+        key: replace(p, positional=p.positional or _POSITIONAL.get(name) == key)
+        for key, p in parameters_of(function).items()
+    }
     flags = {name: p for name, p in found.items() if name not in _NOT_FLAGS}
     return Entry(about(function), flags, {})
 

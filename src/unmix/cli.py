@@ -17,7 +17,7 @@ from unmix.config.compatibility import check_data, check_rule
 from unmix.config.completion import candidates, script
 from unmix.config.flags import HelpShown, Parser
 from unmix.config.saved import is_run, saved_words
-from unmix.errors import UserError, check_choice
+from unmix.errors import UserError, check_choice, check_given
 from unmix.recipes import recipe_names, recipe_text, resolve, summary
 
 # What a command needs it imports itself, once its flags are understood: PyTorch and Lightning take
@@ -72,14 +72,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except UserError as error:
         print(f"unmix: error: {error}", file=sys.stderr)
         return 2
-    except KeyboardInterrupt:
-        again = "; give the same command again to go on" if words[0] in RESUMED else ""
-        print(f"unmix: interrupted{again}.", file=sys.stderr)
+    except KeyboardInterrupt as error:
+        print(f"unmix: interrupted{_way_on(words, error)}.", file=sys.stderr)
         return 130
     except BrokenPipeError:
         # Whoever read our output has enough; Python would complain once more at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+
+
+def _way_on(words: Sequence[str], interrupt: KeyboardInterrupt) -> str:
+    """What to do after an interrupt, where there is something to do."""
+    if interrupt.args:
+        return f"; {interrupt.args[0]}"
+    if words[0] in RESUMED:
+        return "; give the same command again to go on"
+    if words[:1] == ["probe"]:
+        return "; the rows that were printed are kept"
+    return ""
 
 
 def _underscored(word: str) -> str:
@@ -149,6 +159,9 @@ def parser_of(command: str, words: list[str]) -> Parser:
         parser.add_argument("--json", dest="as_json", action="store_true", help="Print JSON.")
     else:
         parser.add_parameters(catalog().commands[command].parameters.values())
+    if command in ("knn", "probe", "compare"):
+        text = "Print JSON; lines go to the standard error."
+        parser.add_argument("--json", dest="as_json", action="store_true", help=text)
     if command == "preview":
         parser.add_group(MixtureSettings, "Mixtures", {})
     return parser
@@ -232,10 +245,20 @@ def _defaults(words: list[str]) -> dict[str, Any]:
     early = {k: v for k, v in vars(first.parse_known_args(words)[0]).items() if v is not None}
     # A value that is missing is told by the parser of all flags.
     config = [name for name in early.pop("config", []) if name is not None] or None
+    for name, value in early.items():
+        check_given(f"--{name}", value)
     if "method" in early:
         check_choice("--method", early["method"], catalog().methods)
     if config is None and "run" in early and is_run(early["run"]):
-        found = {**saved_words(early["run"]), **early}
+        saved = saved_words(early["run"])
+        method = saved.get("method")
+        # Another method has other options, and the run's would be taken for the mistake.
+        if early.get("method", method) != method:
+            raise UserError(
+                f"--run: {early['run']} holds another run: its method is {method}, not "
+                f"{early['method']}. Give another --run, or the same settings to resume."
+            )
+        found = {**saved, **early}
     else:
         found = resolve(early, config)[0]
     check_choice("--method", found["method"], catalog().methods)
@@ -258,7 +281,7 @@ def knn_command(words: list[str]) -> None:
     given = parser_of("knn", words).parse(words)
     from unmix.commands.knn import knn
 
-    knn(**given)
+    _measured(knn, given)
 
 
 def probe_command(words: list[str]) -> None:
@@ -266,15 +289,29 @@ def probe_command(words: list[str]) -> None:
     given = parser_of("probe", words).parse(words)
     from unmix.commands.probe import probe
 
-    probe(**given)
+    _measured(probe, given)
+
+
+def _measured(measure: Callable[..., Any], given: dict[str, Any]) -> None:
+    if not given.pop("as_json", False):
+        measure(**given)
+        return
+    from unmix.commands.as_json import measured_as_json
+
+    measured_as_json(measure, given)
 
 
 def compare_command(words: list[str]) -> None:
     """`unmix compare`."""
     given = parser_of("compare", words).parse(words)
+    if given.pop("as_json", False):
+        from unmix.commands.as_json import comparison_as_json
+
+        comparison_as_json(given)
+        return
     from unmix.commands.compare import compare
 
-    compare(**given)
+    compare(*given.pop("runs"), **given)
 
 
 def preview_command(words: list[str]) -> None:

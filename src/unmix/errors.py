@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from unmix.names import shown
 from unmix.synonyms import called_value, nearest
 
-__all__ = ["UserError", "check_choice", "check_number"]
+__all__ = ["UserError", "check_choice", "check_given", "check_number"]
 
 
 class UserError(ValueError):
@@ -25,6 +25,16 @@ class UserError(ValueError):
     def _render_traceback_(self) -> list[str]:
         """What IPython prints instead of a traceback: the message says all there is to know."""
         return [f"{type(self).__name__}: {self}"]
+
+
+def check_given(flag: str, value: object) -> None:
+    """Check that a text is not empty, as that of a shell variable which was not set.
+
+    Raises:
+        UserError: if it is.
+    """
+    if isinstance(value, str) and not value.strip():
+        raise UserError(f"{flag}: the value is empty; give one, or leave {flag} out.")
 
 
 def check_choice(flag: str, value: str, choices: Iterable[str]) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,10 +14,28 @@ from unmix.errors import UserError
 from unmix.files import write_whole
 from unmix.names import json_bytes
 
-__all__ = ["SCHEMA", "Evaluation", "RunResults", "load_results", "write_results"]
+__all__ = [
+    "SCHEMA",
+    "DamagedResultsError",
+    "Evaluation",
+    "RunResults",
+    "described",
+    "finite",
+    "load_results",
+    "set_aside",
+    "settings_of",
+    "write_results",
+]
 
 SCHEMA = 1
 FILE = "results.json"
+
+# What comes out of a measurement; all else in a row says what was measured, and how.
+_MEASURED = {"top1", "top5", "strength", "seconds", "train_images", "test_images"}
+
+
+class DamagedResultsError(UserError):
+    """A `results.json` that is there and cannot be understood."""
 
 
 @dataclass(frozen=True)
@@ -75,10 +94,62 @@ class RunResults:
         """Return a protocol's evaluations in the order of their epochs."""
         return tuple(row for row in self.evaluations if row.protocol == protocol)
 
+    @property
+    def flat(self) -> list[dict[str, Any]]:
+        """The evaluations as rows of `results.json`."""
+        return [
+            {"protocol": e.protocol, "epoch": e.epoch, "top1": e.top1, "top5": e.top5, **e.details}
+            for e in self.evaluations
+        ]
+
     def final(self, protocol: str) -> Evaluation | None:
         """Return a protocol's evaluation at its last epoch, or None if there is none."""
         rows = self.of(protocol)
         return rows[-1] if rows else None
+
+
+def settings_of(row: Mapping[str, Any]) -> dict[str, Any]:
+    """What a row measures, and how: `protocol`, `epoch`, `features`, `k`, ..."""
+    return {key: value for key, value in row.items() if key not in _MEASURED}
+
+
+def described(row: Evaluation | Mapping[str, Any]) -> str:
+    """How something was measured: `kNN, k 200, T 0.1, backbone features`.
+
+    Args:
+        row: An evaluation, or a row of `results.json`.
+    """
+    if isinstance(row, Evaluation):
+        row = {"protocol": row.protocol, **row.details}
+    name = str(row["protocol"])
+    parts = ["kNN" if name == "knn" else f"{name} probe"]
+    if row.get("data") is not None:
+        parts[0] += f" on {row['data']} (transfer)"
+    if "k" in row:
+        parts.append(f"k {row['k']}")
+    if isinstance(row.get("temperature"), float | int):
+        parts.append(f"T {row['temperature']:g}")
+    if isinstance(row.get("lr"), float | int):
+        parts.append(f"{row.get('epochs')} epochs at lr {row['lr']:g}")
+    if "features" in row:
+        parts.append(f"{row['features']} features")
+    return ", ".join(parts)
+
+
+def set_aside(path: Path) -> Path:
+    """Rename a damaged file, so that nothing of it is lost; gives its new name.
+
+    Raises:
+        UserError: if it cannot be renamed.
+    """
+    number = 1
+    while (aside := path.with_name(f"{path.stem}.damaged-{number}{path.suffix}")).exists():
+        number += 1
+    try:
+        path.rename(aside)
+    except OSError as error:
+        raise UserError(f"{path}: cannot be set aside ({error.strerror}).") from error
+    return aside
 
 
 def load_results(folder: Path) -> RunResults:
@@ -88,22 +159,38 @@ def load_results(folder: Path) -> RunResults:
         folder: The run folder.
 
     Raises:
-        UserError: if the file is missing, unreadable, no JSON, of another schema, or lacks a field.
+        DamagedResultsError: if the file is no JSON, or a field is missing or cannot be.
+        UserError: if the file is missing, unreadable, or of another schema.
     """
     path = Path(folder) / FILE
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
     except (FileNotFoundError, NotADirectoryError) as error:
         raise UserError(
-            f"{path}: there is no such file; a run folder has one once its run has finished."
+            f"{path}: there is no such file; a run folder has one once its run has finished; "
+            f"to finish it: unmix pretrain --run {shlex.quote(str(folder))}"
         ) from error
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror}).") from error
     except ValueError as error:
-        raise UserError(
-            f"{path}: is not valid JSON ({error}); run the evaluation again to rewrite it."
+        raise DamagedResultsError(
+            f"{path}: is not valid JSON ({error}). {_remedy(folder)}"
         ) from error
-    return _parse(path, data)
+    if isinstance(data, Mapping) and "schema" in data and data["schema"] != SCHEMA:
+        raise UserError(
+            f"{path}: has schema {data['schema']!r}; this version of unmix reads {SCHEMA}."
+        )
+    try:
+        return _parse(path, data)
+    except UserError as error:
+        raise DamagedResultsError(f"{str(error).rstrip('.')}. {_remedy(folder)}") from None
+
+
+def _remedy(folder: Path) -> str:
+    return (
+        f"`unmix knn {shlex.quote(str(folder))}` measures the run, sets the damaged file aside and "
+        "writes a new one."
+    )
 
 
 def write_results(path: Path, data: Mapping[str, Any]) -> None:
@@ -118,18 +205,18 @@ def write_results(path: Path, data: Mapping[str, Any]) -> None:
     Raises:
         UserError: if `load_results` would refuse the content, or the file cannot be written.
     """
-    plain = _finite(data)
+    plain = finite(data)
     _parse(Path(path), plain)
     text = json.dumps(plain, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
     write_whole(Path(path), json_bytes(text))
 
 
-def _finite(value: Any) -> Any:
+def finite(value: Any) -> Any:
     """Copy nested mappings and sequences, with None for numbers that are not finite."""
     if isinstance(value, Mapping):
-        return {str(key): _finite(item) for key, item in value.items()}
+        return {str(key): finite(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_finite(item) for item in value]
+        return [finite(item) for item in value]
     if isinstance(value, float) and not math.isfinite(value):
         return None
     return value

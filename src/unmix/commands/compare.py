@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,9 +15,8 @@ from matplotlib.figure import Figure
 
 from unmix.commands.finished import Say
 from unmix.commands.predictions import Predictions, predictions
-from unmix.commands.rows import settings_of
 from unmix.config import field_names
-from unmix.errors import UserError
+from unmix.errors import UserError, check_given
 from unmix.figures import (
     accuracy_against_epochs,
     curves,
@@ -27,14 +27,24 @@ from unmix.figures import (
 )
 from unmix.figures.accuracy import PROTOCOLS
 from unmix.figures.style import run_label
-from unmix.names import shown
-from unmix.results import Evaluation, RunResults, load_results
+from unmix.files import write_whole
+from unmix.names import json_bytes, shown
+from unmix.results import (
+    Evaluation,
+    RunResults,
+    described,
+    finite,
+    load_results,
+    settings_of,
+)
 from unmix.training.console import quiet_libraries
 from unmix.training.console import say as print_line
 from unmix.training.data_record import DataRecord
 from unmix.training.run_folder import RunFolder
 
-__all__ = ["compare"]
+__all__ = ["COMPARISON", "compare"]
+
+COMPARISON = "compare.json"
 
 _MOST = 4
 
@@ -56,9 +66,8 @@ _ACCURACY, _CURVES, _PREDICTIONS = (
 
 
 def compare(
-    runs: Sequence[Path | str],
+    *runs: Path | str | Sequence[Path | str],
     out: Path | str | None = None,
-    *,
     device: str = "auto",
     data_dir: str | None = None,
     baselines: Mapping[str, Mapping[str, float]] | None = None,
@@ -66,11 +75,12 @@ def compare(
 ) -> Path:
     """Print the runs' table, and write their figures, their softness and a report.
 
-    Written are `accuracy`, `curves` and `predictions` as PNG and SVG, `softness.json` and
-    `report.html`. What cannot be made of these runs is left out, with a line that says why.
+    Written are `accuracy`, `curves` and `predictions` as PNG and SVG, `softness.json`,
+    `compare.json` with all numbers, and `report.html`. What cannot be made of these runs is left
+    out, with a line that says why.
 
     Args:
-        runs: Run folders, one or more.
+        runs: Run folders, one or more, one by one or as one list.
         out: Folder for the files; by default `compare` beside the runs.
         device: Where features for the prediction curves are computed.
         data_dir: Where the images for them lie; by default where the first run's were.
@@ -84,15 +94,16 @@ def compare(
         UserError: if a run folder has no results, or a file cannot be written.
     """
     quiet_libraries()
-    folders = _folders(runs)
+    folders = _folders(listed(runs))
     known = dict(zip(_names(folders), folders, strict=True))
     found = [_own(name, load_results(path)) for name, path in known.items()]
     results = _told_by_data(known, found)
+    check_given("--out", out)
     folder = Path(out) if out is not None else _beside(folders)
     if folder.exists() and not folder.is_dir():
         raise UserError(f"--out: {folder} is a file; give a folder.")
     say(results_table(results, baselines).text())
-    notes = _unlike(results)
+    notes = [*_unlike(results), *_other_rows(results)]
     figures = _figures(known, results, notes, baselines or {})
     curves_ = _predictions(known, results, notes, device, data_dir, say)
     if curves_ is not None:
@@ -112,13 +123,42 @@ def compare(
     )
     for note in notes:
         say(note)
+    content = {
+        "schema": 1,
+        "runs": [_plain(run, known[run.name]) for run in results],
+        "baselines": dict(baselines or {}),
+        "softness": {} if curves_ is None else curves_.content,
+        "notes": notes,
+        "report": str((folder / "report.html").absolute()),
+    }
+    text = json.dumps(finite(content), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    write_whole(folder / COMPARISON, json_bytes(text))
     say(f"report: {shown(folder / 'report.html')}")
     return folder
 
 
+def listed(runs: Iterable[Path | str | Sequence[Path | str]]) -> list[Path | str]:
+    """Runs that were given one by one, or as one list."""
+    found: list[Path | str] = []
+    for run in runs:
+        found += [run] if isinstance(run, str | Path) else run
+    return found
+
+
+def _plain(run: RunResults, folder: Path) -> dict[str, Any]:
+    """A run's results as `compare.json` has them."""
+    names = ("name", "method", "mixture", "data", "backbone", "width", "size", "epochs", "seed")
+    return {
+        **{name: getattr(run, name) for name in names},
+        "folder": str(folder.absolute()),
+        "evaluations": run.flat,
+        "training": dict(run.training),
+    }
+
+
 def _folders(runs: Sequence[Path | str]) -> list[Path]:
-    if isinstance(runs, str | Path):
-        runs = [runs]
+    for run in runs:
+        check_given("RUN", run)
     folders = [Path(run) for run in runs]
     if not folders:
         raise UserError("RUN: no run was given; give one run folder or more.")
@@ -187,6 +227,21 @@ def _unlike(results: Sequence[RunResults]) -> list[str]:
             if len({str(value) for value in values.values()}) > 1:
                 each = ", ".join(f"{value} for {name}" for name, value in values.items())
                 notes.append(f"{title} was not measured alike: {word} is {each}.")
+    return notes
+
+
+def _other_rows(results: Sequence[RunResults]) -> list[str]:
+    """Name the accuracies at a run's last epoch that the table does not show."""
+    notes = []
+    for run in results:
+        shown_rows = [run.final(protocol) for protocol in PROTOCOLS]
+        others = [
+            f"{described(row)}: {row.top1:.1f}%"
+            for row in run.evaluations
+            if row.epoch == run.epochs and not any(row is one for one in shown_rows)
+        ]
+        if others:
+            notes.append(f"{run.name} was measured in other ways too: {'; '.join(others)}.")
     return notes
 
 

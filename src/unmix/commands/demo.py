@@ -27,8 +27,8 @@ RUNS: dict[str, dict[str, Any]] = {
 
 
 def demo(
-    run: str = "runs/demo",
     *,
+    run: str = "runs/demo",
     data: str = "photos",
     epochs: int = 6,
     seed: int = 0,

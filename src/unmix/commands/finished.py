@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from unmix.commands.checkpoints import load_method
+from unmix.commands.rows import add_row
 from unmix.config import MachineSettings, Settings
 from unmix.data import ImageSet, StreamedImages
 from unmix.data.fingerprint import Fingerprint
 from unmix.errors import UserError
 from unmix.evaluation import Measured, split_features
-from unmix.evaluation.loading import LoadedEncoder, load_encoder
-from unmix.results import load_results
+from unmix.evaluation.loading import ENCODER_FILE, LoadedEncoder, load_encoder
+from unmix.results import DamagedResultsError, described, load_results
 from unmix.training.data_record import (
     DataRecord,
     absolute,
@@ -28,7 +31,7 @@ from unmix.training.machine import Machine, choose_machine
 from unmix.training.parts import load_split
 from unmix.training.run_folder import RunFolder
 
-__all__ = ["FinishedRun", "Splits", "Subject", "say_skipped"]
+__all__ = ["FinishedRun", "Splits", "Subject", "line_of", "say_skipped"]
 
 Say = Callable[[str], None]
 
@@ -70,23 +73,29 @@ class Subject:
 
     Attributes:
         encode: Prepared images (N, 3, size, size) to features (N, D).
-        epoch: Pretraining epochs that were complete.
+        epoch: Pretraining epochs that were complete; None where nothing tells.
     """
 
     encode: Callable[[Tensor], Tensor]
-    epoch: int
+    epoch: int | None
+
+    @property
+    def at(self) -> dict[str, int]:
+        """What a row of `results.json` says of the epoch."""
+        return {} if self.epoch is None else {"epoch": self.epoch}
 
 
 @dataclass(frozen=True)
 class FinishedRun:
-    """A run folder whose run is complete.
+    """A run folder whose run is complete, or an encoder file that lies elsewhere.
 
     Attributes:
-        folder: Its files.
+        folder: Its files; of an encoder file alone the folder that it is in.
         settings: Its settings.
         machine: Where to compute.
         encoder: The exported encoder, on the machine's device.
         record: What tells the run's data from others; None for a run of an earlier version.
+        alone: Whether there is an encoder and no run.
     """
 
     folder: RunFolder
@@ -94,22 +103,29 @@ class FinishedRun:
     machine: Machine
     encoder: LoadedEncoder
     record: DataRecord | None
+    alone: bool = False
 
     @classmethod
     def open(cls, run: Path | str, device: str = "auto") -> FinishedRun:
         """Open a run folder.
 
         Args:
-            run: The folder.
+            run: The folder, or an encoder file in it or elsewhere.
             device: auto, cpu, cuda or mps. The number format is the run's own where the device
                 has it, so that a measurement can be repeated.
 
         Raises:
             UserError: if there is no such folder or device, or the run is not complete.
         """
+        path = Path(run)
+        if path.suffix == ".safetensors" and path.is_file():
+            if not (path.name == ENCODER_FILE and RunFolder(path.parent).config.exists()):
+                return cls._of_file(path, device)
+            run = path.parent
         folder = RunFolder(run)
         settings = folder.settings()
-        load_results(folder.path)
+        with suppress(DamagedResultsError):  # it is written anew once something is measured
+            load_results(folder.path)
         machine = choose_machine(MachineSettings(device=device))
         precision = str(settings.machine.precision)
         if not (precision == "16" and machine.device.type == "cpu"):
@@ -127,6 +143,25 @@ class FinishedRun:
                     f"not {words[name]} as {folder.config.name} says."
                 )
         return cls(folder, settings, machine, encoder, DataRecord.read(folder.path))
+
+    @classmethod
+    def _of_file(cls, path: Path, device: str) -> FinishedRun:
+        machine = choose_machine(MachineSettings(device=device))
+        encoder = load_encoder(path, device=machine.device, channels_last=machine.channels_last)
+        known = ("method", "backbone", "width", "stem", "size")
+        settings = Settings.of({name: encoder.facts[name] for name in known})
+        return cls(RunFolder(path.parent), settings, machine, encoder, None, alone=True)
+
+    def keep(self, row: Mapping[str, Any], *, main: bool, say: Say) -> None:
+        """Put a row into `results.json`; an encoder file alone has none.
+
+        Raises:
+            NotSavedError: if the file cannot be written.
+        """
+        if self.alone:
+            say("the encoder file belongs to no run folder, so this is noted nowhere")
+        else:
+            add_row(self.folder, row, main=main, say=say)
 
     def splits(
         self,
@@ -151,7 +186,12 @@ class FinishedRun:
                 and the pretraining's is not what it was.
         """
         own = self.settings.run
-        elsewhere = data is not None and not same_place(data, own.data)
+        if self.alone and data is None:
+            raise UserError(
+                "--data: an encoder file does not say what it was trained on; give the data to "
+                "measure it on."
+            )
+        elsewhere = self.alone or (data is not None and not same_place(data, own.data))
         name = own.data if data is None else located_data(data)
         if data is None:
             check_there(own.data)
@@ -223,9 +263,14 @@ class FinishedRun:
         Raises:
             UserError: if the checkpoint is missing, damaged or of another run.
         """
-        epochs = self.settings.run.epochs
+        epochs = None if self.alone else self.settings.run.epochs
         if features == "backbone" and checkpoint is None:
             return Subject(self.encoder.features, epochs)
+        if self.alone:
+            raise UserError(
+                f"--features: {features} features need the run's checkpoints, which an encoder "
+                "file has not; give the run folder, or --features backbone."
+            )
         method = load_method(self.folder.path, checkpoint or "last").to(self.machine.device)
         if self.machine.channels_last:
             method.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -244,6 +289,13 @@ class FinishedRun:
 def _within(data: str, folder: str | None) -> str | None:
     """A folder relative to the data's, if there is one."""
     return folder if folder is not None and (Path(data).expanduser() / folder).is_dir() else None
+
+
+def line_of(row: Mapping[str, Any]) -> str:
+    """A row of `results.json` as it is told."""
+    epoch = f", epoch {row['epoch']}" if "epoch" in row else ""
+    top5 = "" if row.get("top5") is None else f"  top-5 {row['top5']:.1f}%"
+    return f"{described(row)}{epoch}: top-1 {row['top1']:.1f}%{top5}"
 
 
 def say_skipped(say: Say, *sets: ImageSet) -> None:

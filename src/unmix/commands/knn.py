@@ -5,8 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from unmix.commands.finished import FinishedRun, Say, say_skipped
-from unmix.commands.rows import add_row
+from unmix.commands.finished import FinishedRun, Say, line_of, say_skipped
 from unmix.errors import check_choice, check_number
 from unmix.evaluation import measure
 from unmix.randomness import generator_for
@@ -35,7 +34,7 @@ def knn(
     makes a row of its own, which tables and figures do not take for the run's.
 
     Args:
-        run: Run folder.
+        run: Run folder, or an encoder file alone, with `data`; then nothing is noted.
         k: Neighbours that vote; at most the training images there are.
         temperature: T of their weights exp(similarity / T).
         features: The backbone's pooled features, or the projector's.
@@ -51,6 +50,7 @@ def knn(
         The row of `results.json`: accuracies in percent, and how they were measured.
 
     Raises:
+        NotSavedError: if `results.json` cannot be written; its `rows` hold what was measured.
         UserError: if the run is not complete, the data has no classes, or a value is out of range.
     """
     check_number("--k", k, at_least=1)
@@ -69,16 +69,13 @@ def knn(
         generator=generator_for(finished.settings.run.seed, "probe"),
         device=finished.machine.device,
     )[0]  # fmt: skip
-    row |= {"epoch": subject.epoch, "features": features, **splits.named}
+    row |= {**subject.at, "features": features, **splits.named}
     wanted = finished.settings.evaluation
     main = splits.transfer is None and (k, temperature, features) == (
         wanted.knn_k, wanted.knn_temperature, wanted.features,
     )  # fmt: skip
-    add_row(finished.folder, row, main=main)
     say_skipped(say, splits.train, splits.test)
-    where = f" on {splits.transfer} (transfer)" if splits.transfer is not None else ""
-    say(
-        f"kNN{where}, k {row['k']}, T {temperature:g}, {features} features, epoch {subject.epoch}: "
-        f"top-1 {row['top1']:.1f}%  top-5 {row['top5']:.1f}%"
-    )
+    # First of all: whatever may happen to the file, it was measured.
+    say(line_of(row))
+    finished.keep(row, main=main, say=say)
     return row

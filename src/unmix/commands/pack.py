@@ -33,8 +33,8 @@ _MB = 1_000_000
 
 def pack(
     folder: str,
-    out: str,
     *,
+    out: str,
     short_side: int | None = None,
     quality: int = 95,
     shard_size: int = 1000,

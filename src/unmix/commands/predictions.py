@@ -7,6 +7,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from matplotlib.figure import Figure
@@ -48,13 +49,10 @@ class Predictions:
     split: str
     images: int
 
-    def write(self, path: Path) -> None:
-        """Write the measures as JSON; those that are not finite become null.
-
-        Raises:
-            UserError: if the file cannot be written.
-        """
-        content = {
+    @property
+    def content(self) -> dict[str, Any]:
+        """The measures as plain numbers; None where they are not finite."""
+        return {
             "data": self.data,
             "split": self.split,
             "images": self.images,
@@ -66,7 +64,14 @@ class Predictions:
                 for label, measures in self.softness.items()
             },
         }
-        text = json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+
+    def write(self, path: Path) -> None:
+        """Write the measures as JSON.
+
+        Raises:
+            UserError: if the file cannot be written.
+        """
+        text = json.dumps(self.content, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
         write_whole(path, json_bytes(text))
 
 

@@ -10,8 +10,8 @@ from typing import Any
 from torch import Tensor
 
 from unmix.commands.checkpoints import epoch_checkpoints
-from unmix.commands.finished import FinishedRun, Say, Splits, Subject, say_skipped
-from unmix.commands.rows import add_row
+from unmix.commands.finished import FinishedRun, Say, Splits, Subject, line_of, say_skipped
+from unmix.commands.rows import NotSavedError
 from unmix.data import StreamedImages, TensorImages
 from unmix.errors import UserError, check_choice, check_number
 from unmix.evaluation import PROTOCOLS, Protocol, find_protocol, measure, run_protocol
@@ -47,7 +47,7 @@ def probe(
     the same settings is replaced; other settings make a row that tables do not take for the run's.
 
     Args:
-        run: Run folder.
+        run: Run folder, or an encoder file alone, with `data`; then nothing is noted.
         protocol: linear, cmc or moco.
         features: The backbone's pooled features, or the projector's.
         epochs: Of the classifier, for cmc and moco; the milestones move in proportion.
@@ -66,6 +66,7 @@ def probe(
         The rows of `results.json`, in the order of their epochs.
 
     Raises:
+        NotSavedError: if `results.json` cannot be written; its `rows` hold what was measured.
         UserError: if the run is not complete, the data has no classes, there is no such
             checkpoint, or a value is out of range.
     """
@@ -77,19 +78,26 @@ def probe(
     if splits.note is not None:
         say(splits.note)
     usual = features == finished.settings.evaluation.features and epochs is None and lr is None
-    rows = []
+    rows: list[dict[str, Any]] = []
+    lost: NotSavedError | None = None
     for name in checkpoints:
         subject = finished.subject(features, name)
         if protocol in PROTOCOLS:
             row = _published(finished, subject, splits, protocol, epochs, lr)
         else:
             row = _linear(finished, subject, splits)
-        row |= {"epoch": subject.epoch, "features": features, **splits.named}
-        # One at a time: what is measured is kept, whatever happens to the next.
-        add_row(finished.folder, row, main=usual and splits.transfer is None)
-        say(_line(row))
+        row |= {**subject.at, "features": features, **splits.named}
         rows.append(row)
+        say(line_of(row))
+        # One at a time: what is measured is kept, whatever happens to the next.
+        try:
+            finished.keep(row, main=usual and splits.transfer is None, say=say)
+        except NotSavedError as error:
+            lost = error
     say_skipped(say, splits.train, splits.test)
+    if lost is not None:
+        lost.rows = rows
+        raise lost
     return rows
 
 
@@ -112,6 +120,11 @@ def _chosen(finished: FinishedRun, checkpoint: str | None) -> list[str | None]:
     """The checkpoints to measure; None is the exported encoder."""
     if checkpoint in (None, "last"):
         return [None]
+    if finished.alone:
+        raise UserError(
+            f"--checkpoint: {finished.folder.path} is no run folder, so there is no checkpoint "
+            f"{checkpoint!r}; leave it out, or give the run folder."
+        )
     kept = epoch_checkpoints(finished.folder)
     if not kept:
         raise UserError(
@@ -195,12 +208,3 @@ def _augmented(finished: FinishedRun, splits: Splits, protocol: Protocol) -> Bat
             yield views.apply_crops(crops, draw), labels
 
     return batches
-
-
-def _line(row: dict[str, Any]) -> str:
-    where = f" on {row['data']} (transfer)" if "data" in row else ""
-    how = f", {row['epochs']} epochs at lr {row['lr']:g}" if "epochs" in row else ""
-    return (
-        f"{row['protocol']} probe{where}{how}, {row['features']} features, epoch {row['epoch']}: "
-        f"top-1 {row['top1']:.1f}%  top-5 {row['top5']:.1f}%"
-    )

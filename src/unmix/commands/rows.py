@@ -3,47 +3,99 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import shlex
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from unmix.results import load_results, write_results
+from unmix.errors import UserError
+from unmix.results import (
+    SCHEMA,
+    DamagedResultsError,
+    load_results,
+    set_aside,
+    settings_of,
+    write_results,
+)
 from unmix.training.run_folder import RunFolder
+from unmix.training.run_lock import results_lock
 
-__all__ = ["add_row", "settings_of"]
-
-# What comes out of a measurement; all else in a row says what was measured, and how.
-_MEASURED = {"top1", "top5", "strength", "seconds", "train_images", "test_images"}
+__all__ = ["NotSavedError", "add_row"]
 
 
-def settings_of(row: Mapping[str, Any]) -> dict[str, Any]:
-    """What a row measures, and how: `protocol`, `epoch`, `features`, `k`, ..."""
-    return {key: value for key, value in row.items() if key not in _MEASURED}
+class NotSavedError(UserError):
+    """What was measured could not be written into the run folder.
+
+    Attributes:
+        rows: What was measured.
+    """
+
+    def __init__(self, reason: object, rows: Sequence[Mapping[str, Any]]) -> None:
+        super().__init__(f"{str(reason).rstrip('.')}. What was measured is told, but not saved.")
+        self.rows = [dict(row) for row in rows]
 
 
-def add_row(run: RunFolder, row: Mapping[str, Any], *, main: bool) -> None:
+def add_row(
+    run: RunFolder, row: Mapping[str, Any], *, main: bool, say: Callable[[str], None]
+) -> None:
     """Put a row into `results.json`, in place of one with the same settings if there is one.
+
+    A damaged file is set aside, and a new one begun from the run's settings.
 
     Args:
         run: The run folder.
         row: The row.
         main: Whether it is what tables and figures show for its protocol and epoch. They take the
             last row of those, so another row goes before them.
+        say: Prints a line.
 
     Raises:
-        UserError: if the file is missing or damaged, or cannot be written.
+        NotSavedError: if the file cannot be read or written.
     """
-    load_results(run.path)
-    content = json.loads(run.results.read_text(encoding="utf-8"))
-    rows: list[dict[str, Any]] = list(content.get("evaluations") or [])
+    try:
+        # What another process measured meanwhile is read again, and kept.
+        with results_lock(run.path):
+            content = _content(run, say)
+            rows = _with(list(content.get("evaluations") or []), dict(row), main)
+            write_results(run.results, {**content, "evaluations": rows})
+    except UserError as error:
+        raise NotSavedError(error, [row]) from error
+
+
+def _content(run: RunFolder, say: Callable[[str], None]) -> dict[str, Any]:
+    try:
+        load_results(run.path)
+        return dict(json.loads(run.results.read_text(encoding="utf-8")))
+    except DamagedResultsError:
+        new = _begun_anew(run)
+        aside = set_aside(run.results)
+        say(f"warning: {run.results} was damaged; it is {aside.name} now, with its earlier rows")
+        return new
+
+
+def _begun_anew(run: RunFolder) -> dict[str, Any]:
+    """What `results.json` holds of a run without its measurements."""
+    settings = run.settings()
+    words = settings.flat()
+    return {
+        "schema": SCHEMA,
+        "name": run.path.resolve().name,
+        **{key: words[key] for key in ("method", "data", "backbone", "width", "size", "epochs")},
+        "mixture": settings.mixture.name,
+        "seed": settings.run.seed,
+        "command": f"unmix pretrain --config {shlex.quote(str(run.config))}",
+    }
+
+
+def _with(rows: list[dict[str, Any]], row: dict[str, Any], main: bool) -> list[dict[str, Any]]:
     same = [i for i, other in enumerate(rows) if settings_of(other) == settings_of(row)]
     kin = [i for i, other in enumerate(rows) if _place(other) == _place(row)]
     if same:
-        rows[same[-1]] = dict(row)
+        rows[same[-1]] = row
     elif kin and not main:
-        rows.insert(kin[0], dict(row))
+        rows.insert(kin[0], row)
     else:
-        rows.append(dict(row))
-    write_results(run.results, {**content, "evaluations": rows})
+        rows.append(row)
+    return rows
 
 
 def _place(row: Mapping[str, Any]) -> tuple[Any, Any]:

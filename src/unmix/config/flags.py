@@ -11,7 +11,7 @@ from typing import Any, NoReturn
 from unmix.config.catalog import catalog, method_options, methods_with
 from unmix.config.parameters import Parameter, parameters_of
 from unmix.config.values import Kind
-from unmix.errors import UserError
+from unmix.errors import UserError, check_given
 from unmix.synonyms import called, hint
 
 __all__ = ["HelpShown", "Parser"]
@@ -121,6 +121,10 @@ class Parser(argparse.ArgumentParser):
             raise HelpShown from None
         if unknown:
             raise UserError(self._unknown(unknown[0], words))
+        positional = {action.dest: action.metavar for action in self._get_positional_actions()}
+        for name, given in vars(found).items():
+            for value in given if isinstance(given, list | tuple) else [given]:
+                check_given(str(positional.get(name) or f"--{name}"), value)
         return vars(found)
 
     def error(self, message: str) -> NoReturn:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from unmix.config.catalog import catalog
 from unmix.config.mixtures import MixtureSettings
 from unmix.config.views import INTERPOLATIONS, ViewSettings
-from unmix.errors import UserError, check_choice, check_number
+from unmix.errors import UserError, check_choice, check_given, check_number
 from unmix.synonyms import called_value, nearest, timm_models
 
 __all__ = [
@@ -81,6 +81,8 @@ class RunSettings:
     download: bool = False
 
     def __post_init__(self) -> None:
+        for name in ("data", "data_dir", "run"):
+            check_given(f"--{name}", getattr(self, name))
         check_choice("--method", self.method, catalog().methods)
         check_number("--epochs", self.epochs, at_least=1)
         check_number("--seed", self.seed, at_least=0, at_most=2**63 - 1)

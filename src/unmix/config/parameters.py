@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any, get_type_hints
 
@@ -48,9 +48,12 @@ def parameters_of(function: Any, documented: Any = None) -> dict[str, Parameter]
     found = {}
     for parameter in inspect.signature(function).parameters.values():
         name, required = parameter.name, parameter.default is parameter.empty
+        kind = Kind.of(hints.get(name, str))
+        if parameter.kind is parameter.VAR_POSITIONAL:
+            kind = replace(kind, base=str, count=None)
         found[name] = Parameter(
             name,
-            Kind.of(hints.get(name, str)),
+            kind,
             None if required else parameter.default,
             texts.get(name, ""),
             required,

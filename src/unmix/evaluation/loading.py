@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -157,8 +158,8 @@ def read_encoder(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     if not path.exists():
         if path.parent.is_dir() and path.name == ENCODER_FILE:
             raise UserError(
-                f"{path.parent}: has no {ENCODER_FILE}; it is written when a run ends. Give the "
-                "same unmix pretrain command again to finish the run."
+                f"{path.parent}: has no {ENCODER_FILE}; it is written when a run ends. To "
+                f"finish it: unmix pretrain --run {shlex.quote(str(path.parent))}"
             )
         raise UserError(f"{path}: there is no such run folder or encoder file.")
     from safetensors import SafetensorError, safe_open  # only here: training does without it

@@ -16,7 +16,7 @@ from unmix.figures.style import method_name
 from unmix.figures.table import Baselines, results_table
 from unmix.files import write_whole
 from unmix.names import shown
-from unmix.results import Evaluation, RunResults
+from unmix.results import Evaluation, RunResults, described
 
 __all__ = ["write_report"]
 
@@ -123,7 +123,8 @@ def _details(run: RunResults) -> dict[str, Any]:
         name: getattr(run, name)
         for name in ("method", "mixture", "data", "backbone", "width", "size", "epochs", "seed")
     }
-    rows = {f"{row.protocol}, epoch {row.epoch}": _evaluation(row) for row in run.evaluations}
+    # Rows of one protocol and epoch may differ in how they were measured.
+    rows = {f"{described(row)}, epoch {row.epoch}": _evaluation(row) for row in run.evaluations}
     groups = {
         "Settings": settings,
         "Evaluations": rows,

@@ -125,7 +125,8 @@ def located(settings: Settings) -> Settings:
     changes: dict[str, str] = {}
     if is_folder(run.data) and Path(run.data).expanduser().is_dir():
         changes["data"] = absolute(run.data)
-    if run.data_dir is not None:
+    # What is not there is told as it was typed.
+    if run.data_dir is not None and (run.download or Path(run.data_dir).expanduser().exists()):
         changes["data_dir"] = absolute(run.data_dir)
     return settings.with_words(**changes) if changes else settings
 

@@ -17,7 +17,15 @@ from unmix.data.from_python import evaluation_images, from_python
 from unmix.errors import UserError
 from unmix.names import shown
 from unmix.recipes import resolve
-from unmix.results import RunResults, load_results, write_results
+from unmix.results import (
+    DamagedResultsError,
+    RunResults,
+    described,
+    load_results,
+    set_aside,
+    settings_of,
+    write_results,
+)
 from unmix.training.callbacks import Evaluator, Health, Reporter, spread_and_rank
 from unmix.training.console import is_leader, quiet_libraries, say
 from unmix.training.data_record import DataRecord, check_there, located
@@ -26,7 +34,7 @@ from unmix.training.machine import hardware, peak_memory, versions
 from unmix.training.parts import Parts, build, encoder_facts, headline
 from unmix.training.resuming import go_on_with
 from unmix.training.run_folder import RunFolder
-from unmix.training.run_lock import run_lock
+from unmix.training.run_lock import results_lock, run_lock
 
 __all__ = ["pretrain", "settings_for"]
 
@@ -120,9 +128,21 @@ def run(
     # Of several processes that train together the first keeps the folder for all.
     with run_lock(folder.path, say) if is_leader() else nullcontext():
         # It may have ended while another process had it.
-        return _complete(folder, settings) or _train(
-            folder, settings, recipes, command, typed, given
-        )
+        try:
+            return _complete(folder, settings) or _train(
+                folder, settings, recipes, command, typed, given
+            )
+        except KeyboardInterrupt:
+            raise KeyboardInterrupt(_way_on(folder, given)) from None
+
+
+def _way_on(folder: RunFolder, given: Given | None) -> str:
+    """What to do with a run that was interrupted."""
+    if not folder.last.exists():
+        return "nothing was saved yet, so the same command begins anew"
+    if given is not None:
+        return "the same call of pretrain goes on"
+    return f"to go on: unmix pretrain --run {shlex.quote(str(folder.path))}"
 
 
 def _complete(folder: RunFolder, settings: Settings) -> RunResults | None:
@@ -193,7 +213,8 @@ def _train(
         say(line)
     seconds = time.perf_counter() - start
     content = results_of(parts, record, folder, reporter, rows, command, seconds)
-    write_results(folder.results, content)
+    with results_lock(folder.path):
+        write_results(folder.results, {**content, "evaluations": _with_earlier(folder, rows)})
     found = load_results(folder.path)
     say_accuracies(found)
     if not evaluator.labelled:
@@ -201,6 +222,19 @@ def _train(
         say(f"{shown(settings.run.data)} {why}, so kNN and linear probes are off.")
     say(f"encoder: {shown(folder.encoder)}   results: {shown(folder.results)}")
     return found
+
+
+def _with_earlier(folder: RunFolder, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Rows, after those that were measured in other ways when the run had ended before."""
+    try:
+        earlier = load_results(folder.path).flat
+    except DamagedResultsError:
+        say(f"warning: results.json was damaged; it is {set_aside(folder.results).name} now")
+        return rows
+    except UserError:
+        return rows
+    measured = [settings_of(row) for row in rows]
+    return [*(row for row in earlier if settings_of(row) not in measured), *rows]
 
 
 def results_of(
@@ -239,11 +273,12 @@ def results_of(
 
 
 def say_accuracies(results: RunResults) -> None:
-    """Print what was measured at the end of a run, on its own data."""
-    for row in results.evaluations:
-        if row.epoch == results.epochs and "data" not in row.details:
-            top5 = "" if row.top5 is None else f"  top-5 {row.top5:5.1f}%"
-            say(f"{row.protocol:>6} top-1 {row.top1:5.1f}%{top5}")
+    """Print what was measured at the end of a run, on its own data, and how."""
+    rows = [row for row in results.evaluations if row.epoch == results.epochs]
+    for row in rows:
+        if "data" not in row.details:
+            top5 = "" if row.top5 is None else f"  top-5 {row.top5:.1f}%"
+            say(f"{described(row)}: top-1 {row.top1:.1f}%{top5}")
 
 
 def finish(

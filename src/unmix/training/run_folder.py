@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import shlex
 import shutil
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -19,7 +20,7 @@ from torch import nn
 from unmix.config import GROUPS, Settings, field_names
 from unmix.config.saved import saved_words
 from unmix.data import is_python
-from unmix.errors import UserError
+from unmix.errors import UserError, check_given
 from unmix.files import replacing, write_whole
 from unmix.names import shown
 from unmix.training.data_record import DATA_RECORD, is_folder, same_place
@@ -40,6 +41,7 @@ class RunFolder:
     """
 
     def __init__(self, path: Path | str) -> None:
+        check_given("--run", path)
         self.path = Path(path)
         self.config = self.path / "config.yaml"
         self.data = self.path / DATA_RECORD
@@ -134,6 +136,8 @@ class RunFolder:
         for name, ours in words.items():
             pair = (ours, theirs.get(name))
             unknown = (name == "size" and None in pair) or (name == "precision" and "auto" in pair)
+            if name == "epochs" and ours != pair[1] and self.encoder.exists():
+                raise UserError(self._more_epochs(ours, pair[1]))
             if name in ("data", "data_dir") and self._may_be_moved(name, *pair):
                 continue
             if name not in _FREE and not unknown and pair[0] != pair[1]:
@@ -141,6 +145,16 @@ class RunFolder:
                     f"--run: {self.path} holds another run: its {name} is {pair[1]}, "
                     f"not {ours}. Give another --run, or the same settings to resume."
                 )
+
+    def _more_epochs(self, ours: Any, theirs: Any) -> str:
+        """What to do where another number of epochs is asked of a run that has ended."""
+        config = shlex.quote(str(self.config))
+        return (
+            f"--epochs: {self.path} has ended after its {theirs} epochs, for which its schedules "
+            f"were made, and is not trained to {ours}. For a new run of {ours} with its settings: "
+            f"unmix pretrain --config {config} --epochs {ours} --run OTHER; for its results leave "
+            "--epochs out."
+        )
 
     def _may_be_moved(self, name: str, ours: Any, theirs: Any) -> bool:
         """Whether a path to the data is the run's, or could be, its data having been moved."""

@@ -1,0 +1,44 @@
+"""What commands measure, as JSON on the standard output, their lines beside it."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from typing import Any
+
+from unmix.commands.compare import COMPARISON, compare
+from unmix.commands.rows import NotSavedError
+from unmix.names import shown_lines
+from unmix.results import finite
+
+__all__ = ["comparison_as_json", "measured_as_json"]
+
+
+def measured_as_json(measure: Callable[..., Any], given: dict[str, Any]) -> None:
+    """Call `knn` or `probe`, and print the row or rows.
+
+    Raises:
+        NotSavedError: after they were printed, if they could not be saved.
+    """
+    try:
+        found = measure(**given, say=_aside)
+    except NotSavedError as error:
+        _print(error.rows[0] if len(error.rows) == 1 else error.rows)
+        raise
+    _print(found)
+
+
+def comparison_as_json(given: dict[str, Any]) -> None:
+    """Call `compare`, and print what it wrote into `compare.json`."""
+    runs = given.pop("runs")
+    folder = compare(*runs, **given, say=_aside)
+    print((folder / COMPARISON).read_text(encoding="utf-8"), end="")
+
+
+def _print(found: Any) -> None:
+    print(json.dumps(finite(found), indent=2, allow_nan=False))
+
+
+def _aside(text: str) -> None:
+    print(shown_lines(text), file=sys.stderr, flush=True)
