@@ -75,6 +75,13 @@ def matrix() -> str:
     return table(("method", *(f"`{name}`" for name in catalog().rules)), rows) + "\n\n" + notes
 
 
+def extensions() -> str:
+    """The files that are read, by their extensions."""
+    from unmix.data.formats import EXTENSIONS
+
+    return ", ".join(f"`{name}`" for name in sorted(EXTENSIONS)) + "."
+
+
 def output(name: str) -> str:
     """What a command printed, as it was stored in `docs/outputs`."""
     path = Path(__file__).parents[1] / "outputs" / f"{name}.txt"
@@ -86,4 +93,5 @@ TABLES: dict[str, Callable[..., str]] = {
     "recipes": recipes,
     "matrix": matrix,
     "output": output,
+    "extensions": extensions,
 }
