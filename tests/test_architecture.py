@@ -14,6 +14,7 @@ PACKAGE = Path(__file__).parents[1] / "src" / "unmix"
 ALLOWED = {
     "errors": set(),
     "names": set(),
+    "html": {"names"},
     "synonyms": set(),
     "randomness": set(),
     "transfer": set(),
@@ -35,8 +36,8 @@ ALLOWED = {
     "recipes": set(),
     "config": {"mixtures", "recipes"},
     "views": {"config"},
-    "results": {"files"},
-    "figures": {"results", "files"},
+    "results": {"files", "html"},
+    "figures": {"results", "files", "html"},
     "evaluation": {"data", "views", "methods", "backbones"},
     "training": {
         "step", "together", "methods", "backbones", "credit", "mixtures", "data", "views",
@@ -44,7 +45,7 @@ ALLOWED = {
     },
     "commands": {
         "training", "evaluation", "figures", "results", "files", "data", "views", "mixtures",
-        "methods", "recipes", "credit", "config",
+        "methods", "recipes", "credit", "config", "html",
     },
     "catalog": {
         "backbones", "commands", "config", "credit", "data", "evaluation", "methods", "mixtures",

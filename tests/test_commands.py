@@ -350,7 +350,7 @@ PREDICTIONS = {"predictions.png", "predictions.svg", "softness.json"}
 
 def test_compare_writes_everything_beside_the_runs(runs: Path):
     lines: list[str] = []
-    folder = compare([runs / "moco", runs / "cmc"], device="cpu", say=lines.append)
+    folder = compare([runs / "moco", runs / "cmc"], device="cpu", say=lines.append).folder
     assert folder == runs / "compare"
     written = {path.name for path in folder.iterdir()}
     assert written == FIGURES | PREDICTIONS | {"report.html", "compare.json"}
@@ -362,7 +362,7 @@ def test_compare_writes_everything_beside_the_runs(runs: Path):
 
 @pytest.mark.usefixtures("unrendered")
 def test_softness_is_measured_over_the_whole_test_set(runs: Path):
-    folder = compare([runs / "moco", runs / "cmc"], device="cpu", say=silent)
+    folder = compare([runs / "moco", runs / "cmc"], device="cpu", say=silent).folder
     found = json.loads((folder / "softness.json").read_text())
     assert (found["data"], found["split"], found["images"]) == ("digits", "test", 360)
     assert list(found["runs"]) == ["MoCo", "CMC + IM"]
@@ -376,7 +376,7 @@ def test_softness_is_measured_over_the_whole_test_set(runs: Path):
 
 @pytest.mark.usefixtures("unrendered")
 def test_one_run_compares_with_itself_alone(runs: Path, tmp_path: Path):
-    folder = compare([runs / "cmc"], out=tmp_path / "out", device="cpu", say=silent)
+    folder = compare([runs / "cmc"], out=tmp_path / "out", device="cpu", say=silent).folder
     assert {path.name for path in folder.iterdir()} >= FIGURES | PREDICTIONS
 
 
@@ -394,7 +394,7 @@ def test_transfer_accuracies_are_not_shown_as_the_runs_own(runs: Path):
 @pytest.mark.usefixtures("unrendered")
 def test_runs_without_classes_have_curves_of_training_images(unlabelled: Path, tmp_path: Path):
     lines: list[str] = []
-    folder = compare([unlabelled], out=tmp_path / "out", device="cpu", say=lines.append)
+    folder = compare([unlabelled], out=tmp_path / "out", device="cpu", say=lines.append).folder
     found = json.loads((folder / "softness.json").read_text())
     assert (found["split"], found["images"]) == ("train", 24)
     assert not (folder / "accuracy.png").exists()
@@ -408,7 +408,7 @@ def test_runs_on_different_data_have_no_prediction_curves(
     lines: list[str] = []
     folder = compare(
         [runs / "moco", unlabelled], out=tmp_path / "out", device="cpu", say=lines.append
-    )
+    ).folder
     assert not (folder / "softness.json").exists()
     assert any("The runs are on different data" in line for line in lines)
 
@@ -418,7 +418,7 @@ def test_a_missing_encoder_or_metrics_leaves_out_only_what_needs_it(runs: Path):
     (runs / "moco" / "encoder.safetensors").unlink()
     (runs / "moco" / "metrics.csv").unlink()
     lines: list[str] = []
-    folder = compare([runs / "moco"], device="cpu", say=lines.append)
+    folder = compare([runs / "moco"], device="cpu", say=lines.append).folder
     assert {path.name for path in folder.iterdir()} == {
         "accuracy.png", "accuracy.svg", "report.html", "compare.json",
     }  # fmt: skip
@@ -432,7 +432,7 @@ def test_runs_of_one_name_are_told_apart_and_unlike_measurements_named(runs: Pat
     other = tmp_path / "others" / "moco" / "results.json"
     other.write_text(other.read_text().replace('"k": 200', '"k": 20'))
     lines: list[str] = []
-    folder = compare([runs / "moco", other.parent], device="cpu", say=lines.append)
+    folder = compare([runs / "moco", other.parent], device="cpu", say=lines.append).folder
     assert folder == tmp_path / "compare"
     softness = json.loads((folder / "softness.json").read_text())
     assert list(softness["runs"]) == ["runs/moco", "others/moco"]

@@ -160,7 +160,7 @@ def test_every_row_says_how_it_was_measured(
     for how in (own, other, "linear probe, backbone features"):
         assert said.count(f"{how}: top-1 ") == 1
     lines: list[str] = []
-    folder = compare(run, out=run.parent / "out", device="cpu", say=lines.append)
+    folder = compare(run, out=run.parent / "out", device="cpu", say=lines.append).folder
     (note,) = [line for line in lines if "in other ways too" in line]
     assert note.startswith(f"r was measured in other ways too: {other}: ")
     report = (folder / "report.html").read_text()

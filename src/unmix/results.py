@@ -12,6 +12,7 @@ from typing import Any
 
 from unmix.errors import UserError
 from unmix.files import write_whole
+from unmix.html import chart, escaped, table
 from unmix.names import json_bytes
 
 __all__ = [
@@ -106,6 +107,37 @@ class RunResults:
         """Return a protocol's evaluation at its last epoch, or None if there is none."""
         rows = self.of(protocol)
         return rows[-1] if rows else None
+
+    def _repr_html_(self) -> str:
+        """In a notebook: what was run, what was measured, and the course of the accuracies."""
+        seconds, loss = self.training.get("seconds"), self.training.get("loss")
+        facts = [
+            ("method", self.method),
+            ("mixture", self.mixture),
+            ("data", self.data),
+            ("encoder", f"{self.backbone}, width {self.width:g}, images of {self.size} px"),
+            ("epochs", f"{self.epochs}, seed {self.seed}"),
+            ("loss", f"{loss:.4g}" if isinstance(loss, int | float) else "–"),
+            ("training", f"{seconds / 60:,.1f} min" if isinstance(seconds, int | float) else "–"),
+        ]
+        parts = [f"<b>{escaped(self.name)}</b>", table((), facts)]
+        if self.evaluations:
+            rows = [
+                (
+                    row.protocol, str(row.epoch), f"{row.top1:.2f}",
+                    "–" if row.top5 is None else f"{row.top5:.2f}",
+                    ", ".join(f"{key} {value}" for key, value in row.details.items()),
+                )
+                for row in self.evaluations
+            ]  # fmt: skip
+            columns = ("protocol", "epoch", "top-1 %", "top-5 %", "how")
+            parts.append(table(columns, rows, numeric=(False, True, True, True, False)))
+        own = [row for row in self.evaluations if "data" not in row.details]
+        courses = {
+            name: [(float(row.epoch), row.top1) for row in own if row.protocol == name]
+            for name in dict.fromkeys(row.protocol for row in own)
+        }
+        return "".join([*parts, chart("top-1 in % by epoch", courses)])
 
 
 def settings_of(row: Mapping[str, Any]) -> dict[str, Any]:

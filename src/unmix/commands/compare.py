@@ -13,6 +13,7 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
+from unmix.commands.comparison import Comparison
 from unmix.commands.finished import Say
 from unmix.commands.predictions import Predictions, predictions
 from unmix.config import field_names
@@ -72,7 +73,7 @@ def compare(
     data_dir: str | None = None,
     baselines: Mapping[str, Mapping[str, float]] | None = None,
     say: Say = print_line,
-) -> Path:
+) -> Comparison:
     """Print the runs' table, and write their figures, their softness and a report.
 
     Written are `accuracy`, `curves` and `predictions` as PNG and SVG, `softness.json`,
@@ -88,7 +89,7 @@ def compare(
         say: Prints a line.
 
     Returns:
-        The folder.
+        The folder, the results, their table and the figures; a notebook shows them.
 
     Raises:
         UserError: if a run folder has no results, or a file cannot be written.
@@ -102,7 +103,8 @@ def compare(
     folder = Path(out) if out is not None else _beside(folders)
     if folder.exists() and not folder.is_dir():
         raise UserError(f"--out: {folder} is a file; give a folder.")
-    say(results_table(results, baselines).text())
+    table = results_table(results, baselines)
+    say(table.text())
     notes = [*_unlike(results), *_other_rows(results)]
     figures = _figures(known, results, notes, baselines or {})
     curves_ = _predictions(known, results, notes, device, data_dir, say)
@@ -134,7 +136,8 @@ def compare(
     text = json.dumps(finite(content), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
     write_whole(folder / COMPARISON, json_bytes(text))
     say(f"report: {shown(folder / 'report.html')}")
-    return folder
+    paths = {title: folder / f"{drawn.stem}.png" for title, drawn in figures.items()}
+    return Comparison(folder, tuple(results), table, paths, tuple(notes))
 
 
 def listed(runs: Iterable[Path | str | Sequence[Path | str]]) -> list[Path | str]:

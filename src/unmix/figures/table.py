@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from unmix.figures.accuracy import PROTOCOLS
 from unmix.figures.style import method_name
+from unmix.html import table
 from unmix.names import shown
 from unmix.results import RunResults
 
@@ -41,6 +42,14 @@ class ResultsTable:
     columns: tuple[str, ...]
     numeric: tuple[bool, ...]
     rows: tuple[tuple[Cell, ...], ...]
+
+    def _repr_html_(self) -> str:
+        """The table in a notebook; the best of a column is bold."""
+        best = [
+            (r, c) for r, row in enumerate(self.rows) for c, cell in enumerate(row) if cell.best
+        ]
+        texts = [[cell.text for cell in row] for row in self.rows]
+        return table(self.columns, texts, numeric=self.numeric, bold=best)
 
     def text(self) -> str:
         """Return the table as aligned lines; a star marks the best of a column."""
