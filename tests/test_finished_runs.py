@@ -292,7 +292,7 @@ def test_runs_are_compared_one_by_one_or_as_a_list(run: Path) -> None:
     other = shutil.copytree(run, run.parent / "s")
     before = {path: path.read_bytes() for path in other.rglob("*") if path.is_file()}
     for given in ((run, other), ([run, other],), (str(run), str(other))):
-        folder = compare(*given, device="cpu", say=silent)  # type: ignore[arg-type]
+        folder = compare(*given, device="cpu", say=silent).folder  # type: ignore[arg-type]
         assert folder == run.parent / "compare"
         found = json.loads((folder / "compare.json").read_text())
         assert [r["name"] for r in found["runs"]] == ["r", "s"]
