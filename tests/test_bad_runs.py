@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import errno
 import os
 import shlex
@@ -16,7 +17,7 @@ import yaml
 
 from unmix.cli import main
 from unmix.errors import UserError
-from unmix.training.run_folder import AtomicCheckpoints
+from unmix.training.checkpoint_files import AtomicCheckpoints
 
 SMALL = shlex.split(
     "--size 8 --backbone resnet10 --width 0.125 --epochs 1 --knn_every 0 --no-evaluate "
@@ -96,10 +97,17 @@ def test_a_damaged_config_of_a_run(refuse, stopped: Path, text: str):
         assert line.startswith(f"{stopped}/config.yaml: ")
 
 
-def test_a_damaged_metrics_file(refuse, stopped: Path):
-    (stopped / "metrics.csv").write_bytes(b"\xff\xfe")
-    line = refuse("pretrain", "--run", stopped)
-    assert line.startswith(f"{stopped}/metrics.csv: is damaged; remove it to go on")
+@pytest.mark.parametrize("content", [b"\xff\xfe", None])
+def test_a_damaged_or_missing_metrics_file_is_made_anew_from_the_checkpoint(
+    stopped: Path, content: bytes | None
+):
+    path = stopped / "metrics.csv"
+    path.unlink(missing_ok=True)
+    if content is not None:
+        path.write_bytes(content)
+    assert main(["pretrain", "--run", str(stopped)]) == 0
+    with path.open(newline="") as file:
+        assert [row["epoch"] for row in csv.DictReader(file)] == ["0", "1"]
 
 
 @pytest.mark.parametrize("keep", [0, 100, 20000])
@@ -181,7 +189,7 @@ def test_metrics_that_cannot_be_written_end_in_one_line(refuse, stopped: Path, m
     def read_only(*_: Any, **__: Any) -> None:
         raise OSError(errno.EROFS, "Read-only file system", "metrics.csv")
 
-    monkeypatch.setattr("lightning.pytorch.loggers.CSVLogger.save", read_only)
+    monkeypatch.setattr("unmix.training.records.write_whole", read_only)
     line = refuse("pretrain", "--run", stopped)
     assert line == "metrics.csv: cannot be written (Read-only file system)."
 

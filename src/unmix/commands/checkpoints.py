@@ -10,8 +10,9 @@ from torch import Tensor
 from unmix.errors import UserError
 from unmix.evaluation.loading import check_weights
 from unmix.methods import Method
+from unmix.training.checkpoint_files import AtomicCheckpoints
 from unmix.training.parts import build_method
-from unmix.training.run_folder import AtomicCheckpoints, RunFolder
+from unmix.training.run_folder import RunFolder
 
 __all__ = ["epoch_checkpoints", "load_method"]
 

@@ -11,7 +11,7 @@ from unmix.commands.finished import Say
 from unmix.errors import check_number
 from unmix.evaluation.baselines import accuracies, raw_pixels
 from unmix.randomness import generator_for
-from unmix.training.callbacks import duration
+from unmix.training.console import duration
 from unmix.training.console import say as print_line
 from unmix.training.parts import build
 from unmix.training.pretrain import pretrain, settings_for
@@ -33,7 +33,7 @@ def demo(
     epochs: int = 6,
     seed: int = 0,
     device: str = "auto",
-    say: Say = print_line,
+    say: Say = print,
 ) -> Path:
     """Train MoCo, MoCo + IM, CMC and CMC + IM; print one table, write figures and a report.
 

@@ -7,7 +7,7 @@ import warnings
 
 from unmix.names import shown_lines
 
-__all__ = ["is_leader", "quiet_libraries", "say"]
+__all__ = ["duration", "is_leader", "quiet_libraries", "say"]
 
 
 def is_leader() -> bool:
@@ -32,3 +32,15 @@ def quiet_libraries() -> None:
         logging.getLogger(name).setLevel(logging.ERROR)
     for package in ("lightning", "torch", "torchvision", "tensorboard"):
         warnings.filterwarnings("ignore", module=rf"{package}\b.*")
+
+
+def duration(seconds: float) -> str:
+    """A time as people say it: 42 s, 3:07 min, 5:12 h."""
+    seconds = round(seconds)
+    if seconds < 60:
+        return f"{seconds} s"
+    minutes, rest = divmod(seconds, 60)
+    if minutes < 60:
+        return f"{minutes}:{rest:02d} min"
+    minutes = round(seconds / 60)
+    return f"{minutes // 60}:{minutes % 60:02d} h"

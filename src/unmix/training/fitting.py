@@ -6,52 +6,53 @@ import errno
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import lightning as L
 from lightning.pytorch.callbacks import Callback
-from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.strategies import DDPStrategy
 
 from unmix.errors import UserError
 from unmix.names import shown
 from unmix.training.batches import build_loader
-from unmix.training.callbacks import Bar, Checkpoints, Reporter, is_terminal
+from unmix.training.callbacks import Checkpoints, Reporter
+from unmix.training.checkpoint_files import AtomicCheckpoints, latest_whole, set_aside
 from unmix.training.compiling import Compiling
 from unmix.training.console import is_leader, say
 from unmix.training.loggers import extra_loggers
 from unmix.training.module import Pretraining
 from unmix.training.parts import Parts
-from unmix.training.run_folder import AtomicCheckpoints, RunFolder
+from unmix.training.progress import Bar, is_terminal
+from unmix.training.records import Records
+from unmix.training.run_folder import RunFolder
 
 __all__ = ["build_trainer", "fit"]
 
 _NO_WRITING = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES}
 _PARTS = (
     "state_dict", "optimizer_states", "lr_schedulers", "loops", "callbacks", "global_step",
-    "epoch_sums", "epoch_samples",
+    "epoch_sums", "epoch_samples", "first_loss",
 )  # fmt: skip
 
 
 def fit(parts: Parts, folder: RunFolder, reporter: Reporter, resume: bool) -> None:
-    """Train, from the last checkpoint if there is one."""
+    """Train, from the newest checkpoint that is whole if there is one.
+
+    Raises:
+        UserError: if the run diverges, its folder cannot be written, or no checkpoint of a run that
+            is to be resumed is whole.
+    """
     settings, machine = parts.settings, parts.machine
-    resume = resume and folder.last.exists()
-    checkpoint = None
-    if resume:
-        checkpoint = AtomicCheckpoints().load_checkpoint(folder.last)
-        check_fits(parts.module, checkpoint, folder)
-        say(f"going on from {shown(folder.last)}, after {checkpoint['global_step']} steps")
-    csv_logger = CSVLogger(folder.path, name="", version="")
-    if checkpoint is not None and is_leader():
-        old = folder.old_metrics(checkpoint["global_step"])
-        csv_logger.experiment.metrics.extend(old)
+    start = resumed_from(parts.module, folder) if resume else None
+    reporter.records = Records(folder.metrics)
+    reporter.checkpoints = Checkpoints(
+        folder.checkpoints, settings.machine.checkpoint_every, settings.machine.checkpoint_steps
+    )
     callbacks: list[Callback] = [
         Compiling(settings.machine.compile, say),
         reporter,
-        Checkpoints(
-            folder.checkpoints, settings.machine.checkpoint_every, settings.machine.checkpoint_steps
-        ),
+        reporter.checkpoints,
     ]
     if is_terminal():
         callbacks.append(Bar(reporter))
@@ -59,9 +60,9 @@ def fit(parts: Parts, folder: RunFolder, reporter: Reporter, resume: bool) -> No
         parts,
         callbacks,
         max_epochs=settings.run.epochs,
-        logger=[csv_logger, *extra_loggers(settings, folder)],
+        logger=extra_loggers(settings, folder),
         plugins=[AtomicCheckpoints()],
-        enable_checkpointing=True,
+        enable_checkpointing=False,  # ours is none of Lightning's
         enable_progress_bar=is_terminal(),
     )
     loader = build_loader(
@@ -70,7 +71,33 @@ def fit(parts: Parts, folder: RunFolder, reporter: Reporter, resume: bool) -> No
         pin_memory=machine.device.type == "cuda",
     )  # fmt: skip
     with our_endings(trainer, folder):
-        trainer.fit(parts.module, loader, ckpt_path=folder.last if resume else None)
+        trainer.fit(parts.module, loader, ckpt_path=start)
+    # A run that was stopped between its last save and that epoch's record has no step left to do.
+    reporter.complete(trainer, parts.module)
+
+
+def resumed_from(module: Pretraining, folder: RunFolder) -> Path | None:
+    """The checkpoint that a run goes on from, checked; None if it has none yet.
+
+    Raises:
+        UserError: if none is whole, or it is not of this run.
+    """
+    path, checkpoint, damaged = latest_whole(folder.checkpoints)
+    if path is None:
+        if damaged:
+            raise UserError(
+                f"{damaged[0]}, and {folder.checkpoints} holds no other that is whole. Put a copy "
+                "in its place, or remove it to train from the start."
+            )
+        return None
+    check_fits(module, checkpoint, path, folder)
+    for error in damaged:
+        say(f"{error}.")
+    if damaged and is_leader():
+        set_aside(folder.checkpoints, path)
+        say(f"What is damaged is kept as {shown(folder.checkpoints)}/NAME.damaged.")
+    say(f"going on from {shown(path)}, after {checkpoint['global_step']} steps")
+    return path
 
 
 def build_trainer(parts: Parts, callbacks: list[Callback], **options: Any) -> L.Trainer:
@@ -123,7 +150,7 @@ def our_endings(trainer: L.Trainer, folder: RunFolder) -> Iterator[None]:
         raise KeyboardInterrupt
 
 
-def check_fits(module: Pretraining, checkpoint: Any, folder: RunFolder) -> None:
+def check_fits(module: Pretraining, checkpoint: Any, path: Path, folder: RunFolder) -> None:
     """Check that a checkpoint is whole, and of this method and encoder.
 
     Raises:
@@ -132,7 +159,7 @@ def check_fits(module: Pretraining, checkpoint: Any, folder: RunFolder) -> None:
     for part in _PARTS:
         if not isinstance(checkpoint, dict) or part not in checkpoint:
             raise UserError(
-                f"{folder.last}: has no {part}, so it is not a checkpoint of unmix pretrain; "
+                f"{path}: has no {part}, so it is not a checkpoint of unmix pretrain; "
                 "remove it to train from the start."
             )
     ours, state = module.state_dict(), checkpoint["state_dict"]
@@ -141,6 +168,6 @@ def check_fits(module: Pretraining, checkpoint: Any, folder: RunFolder) -> None:
         if theirs is None or theirs.shape != value.shape:
             found = "is missing" if theirs is None else f"has shape {tuple(theirs.shape)}"
             raise UserError(
-                f"{folder.last}: is of another architecture: {name} {found}, not "
+                f"{path}: is of another architecture: {name} {found}, not "
                 f"{tuple(value.shape)}; the settings in {folder.config} do not belong to it."
             )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import nullcontext
-from typing import Any
+from typing import Any, NoReturn
 
 import lightning as L
 import torch
@@ -26,7 +26,9 @@ from unmix.step import (
     objective,
     step_generator,
 )
+from unmix.training.advice import Advice
 from unmix.training.batches import Batch, EpochOrder
+from unmix.training.health import EXPLODED_WEIGHTS, all_finite, weight_norm
 from unmix.training.optimizers import build_optimizer, build_schedule
 from unmix.views import Views
 
@@ -56,6 +58,7 @@ class Pretraining(L.LightningModule):
         joint: Encode clean and mixed images in one forward, or not; None as the rule was released.
             See `unmix.step.Mixture`.
         rule: Shares the loss of label-space mixtures; Un-Mix's by default.
+        advice: What a message names if the loss is not finite.
     """
 
     def __init__(
@@ -74,6 +77,7 @@ class Pretraining(L.LightningModule):
         resident: bool = True,
         joint: bool | None = None,
         rule: Rule | None = None,
+        advice: Advice | None = None,
     ) -> None:
         super().__init__()
         self.method = method.to(memory_format=torch.channels_last) if channels_last else method
@@ -84,6 +88,9 @@ class Pretraining(L.LightningModule):
         self.compiled = False
         held = resident and isinstance(images, TensorImages)
         self.resident = images.images if held and isinstance(images, TensorImages) else None
+        self.advice = advice or Advice()
+        self.start_norm = weight_norm(method.backbone).item()
+        self.first_loss: Tensor | None = None
         self.sums: dict[str, Tensor] = {}
         self.samples = 0
         self._keep: Callable[[], None] | None = None
@@ -116,12 +123,14 @@ class Pretraining(L.LightningModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep the sums of the epoch so far."""
         checkpoint["epoch_sums"], checkpoint["epoch_samples"] = dict(self.sums), self.samples
+        checkpoint["first_loss"] = self.first_loss
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Go on with the sums of the epoch so far."""
         sums = checkpoint["epoch_sums"]
         self.sums = {name: value.to(self.device) for name, value in sums.items()}
         self.samples = checkpoint["epoch_samples"]
+        self.first_loss = checkpoint["first_loss"]
 
     def transfer_batch_to_device(
         self, batch: Batch, device: torch.device, dataloader_idx: int
@@ -146,6 +155,8 @@ class Pretraining(L.LightningModule):
         with torch.compiler.set_stance("force_eager") if short else nullcontext():
             step = self.compute(batch, self.generator())
         self._keep = step.keep
+        if self.first_loss is None:
+            self.first_loss = step.loss.detach()
         self._add("loss", step.loss.detach(), len(batch.index))
         if step.mixed is not None and step.clean is not None:
             self._add("loss_clean", step.clean, len(batch.index))
@@ -153,7 +164,7 @@ class Pretraining(L.LightningModule):
             self._add("loss_mixed", step.mixed, len(batch.index))
         self.samples += len(batch.index)
         if self.device.type == "cpu" or self.global_step % _CHECK_EVERY == 0:
-            self._check_finite(step.loss)
+            self.check_loss()
         return step.loss
 
     def generator(self) -> torch.Generator:
@@ -246,13 +257,48 @@ class Pretraining(L.LightningModule):
         # Sums stay on the device: reading a loss at every step would make the host wait for it.
         self.sums[name] = self.sums.get(name, 0.0) + value.float() * count  # type: ignore[assignment]
 
-    def _check_finite(self, loss: Tensor) -> None:
-        if torch.isfinite(loss):
-            return
+    def check_loss(self) -> None:
+        """Check that every loss of this epoch so far was finite.
+
+        Raises:
+            UserError: otherwise, with what to try.
+        """
+        # A sum is finite only if all that was added is, so that no step has to be looked at.
+        total = self.sums.get("loss")
+        if total is not None and not torch.isfinite(total):
+            self._stop(
+                f"the loss is {'nan' if total.isnan() else 'infinite'}", self.global_step + 1
+            )
+
+    def check_state(self) -> None:
+        """Check what is about to be kept, in all processes together.
+
+        Raises:
+            UserError: if a loss of this epoch, a weight or a buffer is not finite, or the weights
+                have grown beyond all reason, with what to try.
+        """
+        finite = all_finite([*self.sums.values(), *self.parameters(), *self.buffers()])
+        finite = finite.to(self.device)
+        growth = weight_norm(self.method.backbone) / self.start_norm
+        bad = torch.stack([1 - finite.float(), growth / world()])
+        broken, growth = sum_over(bad).tolist()
+        if broken:
+            total = self.sums.get("loss")
+            own = total is not None and not bool(total.isfinite())
+            self._stop("the loss is nan" if own else "a weight is not finite", self.global_step)
+        if growth > EXPLODED_WEIGHTS:
+            self._stop(f"the weights are {growth:.2g} times as large as at first", self.global_step)
+
+    def _stop(self, what: str, step: int) -> NoReturn:
+        """End the run.
+
+        Args:
+            what: Is wrong.
+            step: Where it was seen; on a GPU it may be from a few steps before.
+        """
         rate = self.trainer.optimizers[0].param_groups[0]["lr"]
         raise UserError(
-            f"the loss is {loss.item()} at step {self.global_step + 1} with learning rate "
-            f"{rate:.3g}; try a smaller --lr, a longer --warmup_epochs, or --precision 32."
+            f"{what} at step {step} with learning rate {rate:.3g}; {self.advice.if_diverged}."
         )
 
     def _note_broken(self, batch: Batch) -> None:

@@ -19,6 +19,7 @@ from unmix.methods import Method, method_class
 from unmix.names import shown
 from unmix.randomness import generator_for
 from unmix.together import smallest_batch
+from unmix.training.advice import advice_for
 from unmix.training.batches import EpochOrder
 from unmix.training.loggers import check_logger
 from unmix.training.machine import Machine, choose_machine
@@ -134,6 +135,7 @@ def build(
         image_space=settings.mixture.image_space(), label_space=operator,
         channels_last=machine.channels_last, resident=held.resident,
         joint=settings.mixture.unmix_joint, rule=rule,
+        advice=advice_for(settings),
     )  # fmt: skip
     if module.image_space is not None:
         module.image_space.draw((2, 3, size, size), generator_for(0))

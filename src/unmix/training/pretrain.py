@@ -26,10 +26,12 @@ from unmix.results import (
     settings_of,
     write_results,
 )
-from unmix.training.callbacks import Evaluator, Health, Reporter, spread_and_rank
+from unmix.training.callbacks import Reporter
 from unmix.training.console import is_leader, quiet_libraries, say
 from unmix.training.data_record import DataRecord, check_there, located
+from unmix.training.evaluator import Evaluator, spread_and_rank
 from unmix.training.fitting import fit
+from unmix.training.health import EXPLODED_LOSS, Health, useless
 from unmix.training.machine import hardware, peak_memory, versions
 from unmix.training.parts import Parts, build, encoder_facts, headline
 from unmix.training.resuming import go_on_with
@@ -192,7 +194,8 @@ def _train(
     evaluator = Evaluator(
         parts.module, parts.labelled, parts.test, settings.evaluation, parts.machine
     )
-    reporter = Reporter(evaluator, Health(None), settings.evaluation, say)
+    health = Health(None, parts.module.advice)
+    reporter = Reporter(evaluator, health, settings.evaluation, say)
     start = time.perf_counter()
     try:
         if not resume and is_leader():
@@ -215,6 +218,7 @@ def _train(
     content = results_of(parts, record, folder, reporter, rows, command, seconds)
     with results_lock(folder.path):
         write_results(folder.results, {**content, "evaluations": _with_earlier(folder, rows)})
+    folder.previous.unlink(missing_ok=True)  # there is nothing left to go on with
     found = load_results(folder.path)
     say_accuracies(found)
     if not evaluator.labelled:
@@ -287,6 +291,7 @@ def finish(
     """Export the encoder, and measure it: the last epoch is what counts."""
     settings, module = parts.settings, parts.module
     module.to(parts.machine.device)
+    refuse_failure(folder, evaluator, reporter)
     folder.write_encoder(module.method.backbone, encoder_facts(parts))
     protocols = ("knn", "linear") if settings.evaluation.evaluate else ()
     if not protocols or not evaluator.labelled:
@@ -295,6 +300,25 @@ def finish(
     for line in reporter.health.warnings(spread_and_rank(train.features), 1.0):
         say(f"warning: {line}")
     return [*reporter.rows, *rows]
+
+
+def refuse_failure(folder: RunFolder, evaluator: Evaluator, reporter: Reporter) -> None:
+    """Refuse to export an encoder that is of no use to anybody.
+
+    Raises:
+        UserError: if the loss has exploded, or the features are not finite or all the same.
+    """
+    health = reporter.health
+    if health.chance_loss is None:  # nothing was left to be trained
+        health.chance_loss = evaluator.module.method.chance_loss
+    why = useless(evaluator.sample())
+    if reporter.loss is not None and health.times_first(reporter.loss) > EXPLODED_LOSS:
+        why = health.growth(reporter.loss)
+    if why is not None:
+        raise UserError(
+            f"{folder.path}: the run has failed, and its encoder is not exported: {why}; "
+            f"{health.advice.if_diverged}, in another --run."
+        )
 
 
 def _call(config: str | Sequence[str] | None, words: dict[str, Any]) -> str:

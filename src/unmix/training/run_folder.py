@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import csv
 import json
-import os
 import shlex
 import shutil
 from collections.abc import Mapping, Sequence
@@ -12,9 +10,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-import torch
 import yaml
-from lightning.pytorch.plugins.io import TorchCheckpointIO
 from torch import nn
 
 from unmix.config import GROUPS, Settings, field_names
@@ -23,9 +19,10 @@ from unmix.data import is_python
 from unmix.errors import UserError, check_given
 from unmix.files import replacing, write_whole
 from unmix.names import shown
+from unmix.training.checkpoint_files import LAST, PREVIOUS
 from unmix.training.data_record import DATA_RECORD, is_folder, same_place
 
-__all__ = ["AtomicCheckpoints", "RunFolder"]
+__all__ = ["RunFolder"]
 
 _RECIPES = "# Recipes: "
 
@@ -48,7 +45,8 @@ class RunFolder:
         self.metrics = self.path / "metrics.csv"
         self.results = self.path / "results.json"
         self.checkpoints = self.path / "checkpoints"
-        self.last = self.checkpoints / "last.ckpt"
+        self.last = self.checkpoints / LAST
+        self.previous = self.checkpoints / PREVIOUS
         self.encoder = self.path / "encoder.safetensors"
 
     def settings(self) -> Settings:
@@ -172,69 +170,6 @@ class RunFolder:
         with replacing(self.encoder) as beside:
             # Not save_file: its files are readable by their owner alone.
             beside.write_bytes(safetensors.save(tensors, metadata=metadata))
-
-    def old_metrics(self, step: int) -> list[dict[str, str]]:
-        """The rows of `metrics.csv` up to a step, so that a resumed run does not lose them.
-
-        Raises:
-            UserError: if the file is damaged.
-        """
-        if not self.metrics.exists():
-            return []
-        try:
-            with self.metrics.open(newline="", encoding="utf-8") as file:
-                rows = list(csv.DictReader(file))
-        except (UnicodeDecodeError, csv.Error):
-            raise UserError(
-                f"{self.metrics}: is damaged; remove it to go on without the earlier epochs' rows."
-            ) from None
-        kept = [
-            row for row in rows if (row.get("step") or "").isdigit() and int(row["step"]) <= step
-        ]
-        return [{k: v for k, v in row.items() if k and v} for row in kept]
-
-
-class AtomicCheckpoints(TorchCheckpointIO):
-    """Lightning's checkpoint files, written beside and then renamed, and loaded without code."""
-
-    def save_checkpoint(
-        self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None
-    ) -> None:
-        """Write a checkpoint; if that fails, the previous one is still there.
-
-        Raises:
-            UserError: if the disk is full or not writable.
-        """
-        with replacing(Path(path)) as beside, beside.open("wb") as file:
-            try:
-                torch.save(checkpoint, file)
-            except RuntimeError as error:
-                # PyTorch's archive writer hides what the file said behind an error of its own.
-                if isinstance(error.__context__, OSError):
-                    raise error.__context__ from None
-                raise OSError(str(error).splitlines()[0]) from error
-            file.flush()
-            os.fsync(file.fileno())
-
-    def load_checkpoint(
-        self, path: Any, map_location: Any = None, weights_only: bool | None = None
-    ) -> dict[str, Any]:
-        """Read a checkpoint; nothing in it can run code.
-
-        Raises:
-            UserError: if it is damaged.
-        """
-        try:
-            return torch.load(path, map_location=map_location or "cpu", weights_only=True)
-        except (PermissionError, FileNotFoundError, IsADirectoryError) as error:
-            reason = error.strerror
-        # On damaged bytes PyTorch raises nearly anything, in words of its own.
-        except Exception:
-            reason = "it is damaged, or of another program"
-        raise UserError(
-            f"{path}: is not a checkpoint that can be read: {reason}. Put a copy in its place, or "
-            "remove it to train from the start."
-        )
 
 
 def visible(folder: Path) -> list[Path]:

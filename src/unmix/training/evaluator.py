@@ -1,0 +1,96 @@
+"""A method measured on the images of its run."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from unmix.config import EvaluationSettings
+from unmix.data import ImageSet
+from unmix.errors import UserError
+from unmix.evaluation import Measured, effective_rank, measure, split_features, spread
+from unmix.randomness import generator_for
+from unmix.training.machine import Machine
+from unmix.training.module import Pretraining
+
+__all__ = ["Evaluator", "spread_and_rank"]
+
+_HEALTH_SAMPLE, _SAMPLE = 2048, 256
+
+
+class Evaluator:
+    """Measures a method on the training and test images.
+
+    Args:
+        module: The pretraining whose method is measured.
+        train: Images that may be learnt from.
+        test: Images to predict, or None.
+        settings: Protocols' numbers, and which features.
+        machine: Where to compute.
+    """
+
+    def __init__(
+        self,
+        module: Pretraining,
+        train: ImageSet,
+        test: ImageSet | None,
+        settings: EvaluationSettings,
+        machine: Machine,
+    ) -> None:
+        self.module, self.train, self.test = module, train, test
+        self.settings, self.machine = settings, machine
+
+    @property
+    def labelled(self) -> bool:
+        """Whether there are classes to predict."""
+        return self.test is not None and self.train.labels is not None and len(self.test) > 0
+
+    def sample(self) -> Tensor:
+        """The backbone's features (N, D) of up to 256 training images, evenly spaced."""
+        few = self.train.evenly(min(_SAMPLE, len(self.train)))
+        return self.features(few, "backbone").features
+
+    def features(self, images: ImageSet, kind: str | None = None) -> Measured:
+        """Features of a split, of the backbone or the projector; by default as the settings say."""
+        method = self.module.method
+        kind = kind or self.settings.features
+        encode = method.features if kind == "backbone" else method.projections
+        views = self.module.views
+        # Compiling the encoders again for evaluation would take longer than it saves.
+        with torch.compiler.set_stance("force_eager"):
+            return split_features(
+                encode, images, views.plain, views.size, device=self.module.device,
+                dtype=self.machine.autocast, workers=self.machine.workers,
+            )  # fmt: skip
+
+    def __call__(self, protocols: tuple[str, ...], epoch: int) -> tuple[list[dict[str, Any]], Any]:
+        """Rows of `results.json` for an epoch, and the training features that they used.
+
+        Raises:
+            UserError: if the features are not finite.
+        """
+        train = self.features(self.train)
+        if not bool(train.features.isfinite().all()):
+            raise UserError(
+                f"the features of the training images are not finite after epoch {epoch}; "
+                f"{self.module.advice.if_diverged}."
+            )
+        if not self.labelled or not protocols:
+            return [], train
+        assert self.test is not None
+        assert self.train.classes is not None
+        rows = measure(
+            train, self.features(self.test), len(self.train.classes), protocols,
+            k=self.settings.knn_k, temperature=self.settings.knn_temperature,
+            generator=generator_for(self.module.seed, "probe"), device=self.module.device,
+        )  # fmt: skip
+        return [{**row, "epoch": epoch, "features": self.settings.features} for row in rows], train
+
+
+def spread_and_rank(features: Tensor) -> dict[str, float]:
+    """The spread and the effective rank of a sample of features, evenly spaced over the images."""
+    step = max(1, len(features) // _HEALTH_SAMPLE)
+    sample = features[::step]
+    return {"spread": spread(sample), "effective_rank": effective_rank(sample)}

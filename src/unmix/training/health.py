@@ -1,0 +1,130 @@
+"""Whether training goes well: what a user can act on, and what is no success."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from unmix.evaluation import spread
+from unmix.training.advice import Advice
+
+__all__ = [
+    "EXPLODED_LOSS",
+    "EXPLODED_WEIGHTS",
+    "Health",
+    "all_finite",
+    "useless",
+    "weight_norm",
+]
+
+# In multiples of what a loss began with: a healthy one falls.
+RISING_LOSS, EXPLODED_LOSS = 10.0, 100.0
+# In units of isotropic features; float32 itself leaves about 1e-7.
+CONSTANT = 1e-6
+# Batch norm makes a network indifferent to the scale of its weights, so that nothing else may show.
+EXPLODED_WEIGHTS = 1e4
+
+
+def all_finite(tensors: Iterable[Tensor]) -> Tensor:
+    """Whether there is no infinity and no NaN in any of the tensors: a bool on their device."""
+    found = []
+    for tensor in tensors:
+        if tensor.is_floating_point() and tensor.numel():
+            # Not isfinite, which would need as many bytes as a memory bank has numbers.
+            low, high = torch.aminmax(tensor.detach())
+            found.append(low.isfinite() & high.isfinite())
+    return torch.stack(found).all() if found else torch.tensor(True)
+
+
+@torch.no_grad()
+def weight_norm(module: nn.Module) -> Tensor:
+    """The L2 norm of all weights of a module: a scalar on their device."""
+    return torch.stack([p.float().norm() for p in module.parameters()]).norm()
+
+
+def useless(features: Tensor) -> str | None:
+    """Why features are those of no encoder: not finite, or the same for all images to rounding.
+
+    Args:
+        features: (N, D) of different images.
+    """
+    if not bool(features.isfinite().all()):
+        return "its features are not finite"
+    if len(features) > 1 and spread(features) < CONSTANT:
+        return "it gives all images the same features"
+    return None
+
+
+class Health:
+    """Says what a user can act on: has training collapsed, has it started to learn?
+
+    Args:
+        chance_loss: The loss of a model that has learnt nothing, or None.
+        advice: What helps with the method.
+    """
+
+    def __init__(self, chance_loss: float | None, advice: Advice | None = None) -> None:
+        self.chance_loss, self.advice = chance_loss, advice or Advice()
+        self.first_loss: float | None = None
+        self.stuck_epochs = 0
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a resumed run goes on with."""
+        return {"stuck_epochs": self.stuck_epochs, "first_loss": self.first_loss}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on with what an earlier part knew."""
+        self.first_loss = state["first_loss"]
+        self.stuck_epochs = state["stuck_epochs"]
+
+    def warnings(self, measured: dict[str, float], progress: float) -> list[str]:
+        """Warnings from an epoch's numbers.
+
+        Args:
+            measured: `loss_clean`, `spread`, `effective_rank` and what the method adds.
+            progress: Share of the epochs that are done, in (0, 1].
+        """
+        lines = []
+        rank, width = measured.get("effective_rank", math.inf), measured.get("spread", 1.0)
+        if width < 0.05 or rank < 2:
+            lines.append(
+                f"collapsed: all images get nearly the same features (spread {width:.2f}, rank "
+                f"{rank:.1f}); {self.advice.if_collapsed}."
+            )
+        total = measured.get("loss")
+        if total is not None and self.times_first(total) > RISING_LOSS:
+            lines.append(f"diverging: {self.growth(total)}; {self.advice.if_diverged}.")
+        loss = measured.get("loss_clean", total)
+        if "loss_mixed" in measured and "loss_clean" not in measured:
+            loss = None  # what guessing costs is known of clean views only
+        full = measured.get("queue_fill", 1.0) >= 1
+        stuck = self.chance_loss is not None and loss is not None and loss > 0.98 * self.chance_loss
+        # The first epoch with a full queue is the hardest; one more has to confirm it.
+        self.stuck_epochs = self.stuck_epochs + 1 if stuck and full else 0
+        if self.stuck_epochs >= 2 and progress >= 0.2:
+            lines.append(
+                f"not learning yet: the loss {loss:.2f} is that of guessing "
+                f"({self.chance_loss:.2f}, the ln of its candidates); "
+                f"{self.advice.if_not_learning}."
+            )
+        return lines
+
+    def times_first(self, loss: float) -> float:
+        """How many times a loss is the largest of 1, the first step's and guessing's.
+
+        0 where neither is known.
+        """
+        if self.first_loss is None and self.chance_loss is None:
+            return 0.0
+        return loss / max(1.0, abs(self.first_loss or 0.0), self.chance_loss or 0.0)
+
+    def growth(self, loss: float) -> str:
+        """A loss that has grown in words: beside what it began with and what guessing costs."""
+        beside = [] if self.first_loss is None else [f"{self.first_loss:.3g} at the first step"]
+        if self.chance_loss is not None:
+            beside.append(f"{self.chance_loss:.3g} by guessing")
+        return f"the loss has grown to {loss:.3g} ({', '.join(beside)})"

@@ -1,0 +1,45 @@
+"""What a run records of its epochs: `metrics.csv`, made of what its checkpoints hold."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from unmix.files import write_whole
+
+__all__ = ["Records"]
+
+
+class Records:
+    """The rows of `metrics.csv`, one an epoch.
+
+    They are part of a run's checkpoints, and the file is always written whole, so that it holds
+    what an undisturbed run's would hold, wherever the run was stopped.
+
+    Args:
+        path: The file.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.rows: list[dict[str, Any]] = []
+
+    def add(self, row: Mapping[str, Any]) -> None:
+        """Add an epoch's row."""
+        self.rows.append(dict(row))
+
+    def write(self) -> None:
+        """Write the file, whole or not at all.
+
+        Raises:
+            UserError: if it cannot be written.
+        """
+        columns = list(dict.fromkeys(name for row in self.rows for name in row))
+        text = io.StringIO()
+        table = csv.DictWriter(text, columns, lineterminator="\n")
+        table.writeheader()
+        table.writerows(self.rows)
+        write_whole(self.path, text.getvalue().encode())
