@@ -20,6 +20,7 @@ ALLOWED = {
     "transfer": set(),
     "distributed": set(),
     "files": set(),
+    "checksums": set(),
     "clustering": set(),
     "losses": set(),
     "memory": set(),
@@ -38,10 +39,10 @@ ALLOWED = {
     "views": {"config"},
     "results": {"files", "html"},
     "figures": {"results", "files", "html"},
-    "evaluation": {"data", "views", "methods", "backbones"},
+    "evaluation": {"checksums", "data", "views", "methods", "backbones"},
     "training": {
         "step", "together", "methods", "backbones", "credit", "mixtures", "data", "views",
-        "evaluation", "config", "recipes", "results", "files",
+        "evaluation", "config", "recipes", "results", "files", "checksums",
     },
     "commands": {
         "training", "evaluation", "figures", "results", "files", "data", "views", "mixtures",

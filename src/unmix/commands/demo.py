@@ -33,7 +33,7 @@ def demo(
     epochs: int = 6,
     seed: int = 0,
     device: str = "auto",
-    say: Say = print,
+    say: Say = print_line,
 ) -> Path:
     """Train MoCo, MoCo + IM, CMC and CMC + IM; print one table, write figures and a report.
 

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from unmix.backbones import HalfEncoders, feature_dim
+from unmix.checksums import CHECKSUM, wrong_checksum
 from unmix.data.given import as_batch, given_uint8
 from unmix.errors import UserError, check_number
 from unmix.methods import method_class
@@ -165,12 +166,15 @@ def read_encoder(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     from safetensors import SafetensorError, safe_open  # only here: training does without it
 
     try:
+        if wrong_checksum(path):
+            raise ValueError("its checksum is wrong")
         with _utf8(path) as openable, safe_open(openable, framework="pt") as file:
             facts = {k: json.loads(v) for k, v in (file.metadata() or {}).items()}
             weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (SafetensorError, ValueError, OSError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise UserError(f"{path}: is damaged or not a safetensors file ({reason}).") from None
+    facts.pop(CHECKSUM, None)
     missing = [name for name in _FACTS if name not in facts]
     if missing:
         raise UserError(

@@ -205,7 +205,7 @@ def _train(
         fit(parts, folder, reporter, resume)
     except UserError:
         # What cannot even reach its first checkpoint shall not stand in the way of the next try.
-        if not resume and is_leader() and not folder.last.exists():
+        if not resume and is_leader() and not folder.has_checkpoint:
             folder.discard()
         raise
     if not is_leader():

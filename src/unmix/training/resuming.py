@@ -31,7 +31,7 @@ def go_on_with(
         UserError: if the images are others, and the method keeps something of each of them.
     """
     record = DataRecord.read(folder.path)
-    begun = folder.last.exists()
+    begun = folder.has_checkpoint
     if record is None:
         if begun:
             say(

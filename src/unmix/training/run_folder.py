@@ -13,6 +13,7 @@ from typing import Any
 import yaml
 from torch import nn
 
+from unmix.checksums import CHECKSUM, PLACE, stamped
 from unmix.config import GROUPS, Settings, field_names
 from unmix.config.saved import saved_words
 from unmix.data import is_python
@@ -48,6 +49,11 @@ class RunFolder:
         self.last = self.checkpoints / LAST
         self.previous = self.checkpoints / PREVIOUS
         self.encoder = self.path / "encoder.safetensors"
+
+    @property
+    def has_checkpoint(self) -> bool:
+        """Whether there is any checkpoint, whole or not."""
+        return any(self.checkpoints.glob("*.ckpt"))
 
     def settings(self) -> Settings:
         """The settings of the run that the folder holds.
@@ -162,14 +168,17 @@ class RunFolder:
         return paths and self.data.exists()
 
     def write_encoder(self, backbone: nn.Module, facts: Mapping[str, Any]) -> None:
-        """Write the backbone alone, under its own parameter names, with how to build it."""
+        """Write the backbone alone, under its own parameter names, with how to build it.
+
+        The file holds the checksum of its bytes, which `load_encoder` compares.
+        """
         import safetensors.torch as safetensors  # only here: training does without it
 
         tensors = {k: v.detach().cpu().contiguous() for k, v in backbone.state_dict().items()}
-        metadata = {key: json.dumps(value) for key, value in facts.items()}
+        metadata = {CHECKSUM: PLACE, **{key: json.dumps(value) for key, value in facts.items()}}
         with replacing(self.encoder) as beside:
             # Not save_file: its files are readable by their owner alone.
-            beside.write_bytes(safetensors.save(tensors, metadata=metadata))
+            beside.write_bytes(stamped(safetensors.save(tensors, metadata=metadata)))
 
 
 def visible(folder: Path) -> list[Path]:
