@@ -136,6 +136,16 @@ def test_rules_and_data_sets_that_do_not_exist(refuse: Refuse):
         check_data(name)
 
 
+def test_a_run_of_another_method_is_named_as_one_by_the_command_line_and_python(refuse: Refuse):
+    Path("r").mkdir()
+    Path("r/config.yaml").write_text("method: moco\ndata: digits\nhead: mlp\n")
+    line = refuse("pretrain", "--run", "r", "--method", "cmc")
+    assert line.startswith("--run: r holds another run: its method is moco, not cmc.")
+    with pytest.raises(UserError) as caught:
+        settings_for({"run": "r", "method": "cmc"})
+    assert str(caught.value) == line
+
+
 # --- several recipes --------------------------------------------------------------------------
 
 

@@ -16,7 +16,7 @@ from unmix.config.catalog import catalog
 from unmix.config.compatibility import check_data, check_rule
 from unmix.config.completion import candidates, script
 from unmix.config.flags import HelpShown, Parser
-from unmix.config.saved import is_run, saved_words
+from unmix.config.saved import check_method, is_run, saved_words
 from unmix.errors import UserError, check_choice, check_given
 from unmix.recipes import recipe_names, recipe_text, resolve, summary
 
@@ -250,15 +250,10 @@ def _defaults(words: list[str]) -> dict[str, Any]:
     if "method" in early:
         check_choice("--method", early["method"], catalog().methods)
     if config is None and "run" in early and is_run(early["run"]):
-        saved = saved_words(early["run"])
-        method = saved.get("method")
         # Another method has other options, and the run's would be taken for the mistake.
-        if early.get("method", method) != method:
-            raise UserError(
-                f"--run: {early['run']} holds another run: its method is {method}, not "
-                f"{early['method']}. Give another --run, or the same settings to resume."
-            )
-        found = {**saved, **early}
+        if "method" in early:
+            check_method(early["run"], early["method"])
+        found = {**saved_words(early["run"]), **early}
     else:
         found = resolve(early, config)[0]
     check_choice("--method", found["method"], catalog().methods)

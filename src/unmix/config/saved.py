@@ -10,7 +10,7 @@ import yaml
 from unmix.errors import UserError
 from unmix.recipes.earlier import as_it_was
 
-__all__ = ["is_run", "saved_words"]
+__all__ = ["check_method", "is_run", "saved_words"]
 
 
 def is_run(folder: Path | str) -> bool:
@@ -39,3 +39,17 @@ def saved_words(folder: Path | str) -> dict[str, Any]:
     if not isinstance(words, dict):
         raise UserError(f"{config}: must hold lines of the form `setting: value`.")
     return as_it_was(words)
+
+
+def check_method(folder: Path | str, method: str) -> None:
+    """Check that a run folder's method is this one; another has other options.
+
+    Raises:
+        UserError: if it is not.
+    """
+    theirs = saved_words(folder).get("method", method)
+    if theirs != method:
+        raise UserError(
+            f"--run: {folder} holds another run: its method is {theirs}, not {method}. Give "
+            "another --run, or the same settings to resume."
+        )

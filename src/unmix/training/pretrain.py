@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from unmix.config import Settings
+from unmix.config.saved import check_method
 from unmix.data import ImageSet, StreamedImages
 from unmix.data.fingerprint import Fingerprint
 from unmix.data.from_python import evaluation_images, from_python
@@ -108,7 +109,7 @@ def settings_for(
         theirs = folder.words()
         # Another method has other options, and theirs would be taken for the mistake.
         if "method" in words:
-            folder.check_same({"method": words["method"]})
+            check_method(folder.path, words["method"])
         return Settings.of({**theirs, **words}), []
     merged, used = resolve(words, config)
     return Settings.of(merged), used
