@@ -16,6 +16,7 @@ from PIL import Image
 
 from unmix.commands import preview
 from unmix.commands.preview import touched_share
+from unmix.commands.preview_parts import parts_of
 from unmix.config import MixtureSettings
 from unmix.data import load
 from unmix.errors import UserError
@@ -32,11 +33,17 @@ def drawn(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     """What the figure is made of."""
     seen: dict[str, Any] = {}
 
-    def record(own: Any, partner: Any, mixed: Any, weights: Any, boxes: Any, title: str) -> Figure:
+    def record(
+        own: Any, partners: Any, mixed: Any, weights: Any, boxes: Any, **words: Any
+    ) -> Figure:
         seen.update(
-            own=own, partner=partner, mixed=mixed, weights=weights, boxes=boxes, title=title
+            own=own, partners=partners, mixed=mixed, weights=weights, all_boxes=boxes, **words
         )
-        return mixtures(own, partner, mixed, weights, boxes, title=title)
+        if all(len(each) == 1 for each in partners):
+            seen["partner"] = [each[0] for each in partners]
+        if all(len(each) == 1 for each in boxes):
+            seen["boxes"] = [each[0] for each in boxes]
+        return mixtures(own, partners, mixed, weights, boxes, **words)
 
     # By name: the package's attribute `preview` is the function.
     module = importlib.import_module("unmix.commands.preview")
@@ -67,13 +74,19 @@ def test_unmix_shows_the_mixture_that_its_weight_and_box_say(drawn: dict, tmp_pa
 
 
 def test_images_are_those_of_the_data_set_and_all_shown_have_changed(drawn: dict, tmp_path: Path):
-    preview(mixture=MixtureSettings(IM=True), out=tmp_path / "a.png", data="digits", say=silent)
+    mixture = MixtureSettings(IM=True, g_num=1, r_num=1)
+    preview(mixture=mixture, out=tmp_path / "a.png", data="digits", seed=1, say=silent)
     known = {image.numpy().tobytes() for image in load("digits", "train").images}  # type: ignore[attr-defined]
     assert len(drawn["own"]) == 8
-    assert all(image.numpy().tobytes() in known for image in (*drawn["own"], *drawn["partner"]))
+    for own, partners, captions in zip(
+        drawn["own"], drawn["partners"], drawn["captions"], strict=True
+    ):
+        # What was pasted is no image of the data where something came into it before.
+        plain = partners[:-1] if "to be pasted" in captions else partners
+        assert all(image.numpy().tobytes() in known for image in (own, *plain))
     assert (drawn["own"] != drawn["mixed"]).flatten(1).any(dim=1).all()
     assert all(0 <= weight <= 1 for weight in drawn["weights"])
-    assert "34% of images are touched" in drawn["title"]
+    assert "19% of images are touched" in drawn["title"]
 
 
 def test_cutout_fills_with_the_mean_colour_and_shows_no_partner(drawn: dict, tmp_path: Path):
@@ -86,7 +99,76 @@ def test_cutout_fills_with_the_mean_colour_and_shows_no_partner(drawn: dict, tmp
         inside = mixed[:, top:bottom, left:right].float()
         assert (inside - mean[:, None, None]).abs().max() <= 1
         assert weight == pytest.approx(1 - (bottom - top) * (right - left) / 48**2)
-    assert drawn["partner"] is drawn["own"]
+    assert drawn["partners"] == [[], [], []]
+    assert drawn["result"] == "erased"
+
+
+def test_cutout_by_default_takes_the_published_share_and_says_so(drawn: dict, tmp_path: Path):
+    lines: list[str] = []
+    mixture = MixtureSettings(IM=True, IM_type="Cutout", cutout_inside=True)
+    preview(mixture=mixture, out=tmp_path / "a.png", n=3, say=lines.append)
+    assert all(bottom - top == 11 for top, _, bottom, _ in drawn["boxes"])
+    assert "Cutout of 11 px with probability 0.1" in drawn["title"]
+    assert any(line.startswith("Cutout: squares of 11 px, 50/224 of the side") for line in lines)
+
+
+@pytest.mark.parametrize("rounds", [1, 2, 3])
+def test_every_round_that_fired_is_shown_and_together_they_make_the_mixture(
+    drawn: dict, tmp_path: Path, rounds: int
+):
+    """Mixed again from what is shown, in order: shares from the draw, boxes as outlined."""
+    mixture = MixtureSettings(
+        IM=True, g_num=rounds, r_num=rounds, g_prob=0.7, r_prob=0.7, r_pixel_decay=0.8
+    )
+    images = torch.rand(16, 3, 12, 12, generator=generator_for(1))
+    operator = mixture.image_space()
+    assert operator is not None
+    draw: Any = operator.draw((16, 3, 12, 12), generator_for(0, rounds))
+    expected = draw.apply(images)
+    counts = []
+    for row in range(16):
+        made, decayed, inner = images[row], False, None
+        parts = parts_of(draw, row, images)
+        for part in parts:
+            if part.inner:
+                inner = part.image if inner is None else torch.lerp(inner, part.image, part.share)
+            elif part.share is not None:
+                made = torch.lerp(made, part.image, part.share)
+            else:
+                if not decayed:
+                    made, decayed = made * draw.decay[row], True
+                top, left, bottom, right = part.box if any(part.box) else (0, 0, 12, 12)
+                made = made.clone()
+                made[:, top:bottom, left:right] = part.image[:, top:bottom, left:right]
+                if inner is not None:
+                    torch.testing.assert_close(part.image, inner)
+                inner = None
+        counts.append(len(parts))
+        if decayed or not bool(draw.decay[row] != 1):
+            torch.testing.assert_close(made, expected[row], atol=1e-5, rtol=0)
+    assert max(counts) > 2 * rounds
+    preview(mixture=mixture, out=tmp_path / "a.png", n=3, data="digits", say=silent)
+    assert max(len(each) for each in drawn["partners"]) > rounds
+    assert [len(each) for each in drawn["captions"]] == [len(each) for each in drawn["partners"]]
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        {"unmix_mixture": "dirichlet", "unmix_images": 4},
+        {"unmix_mixture": "patchmix", "unmix_images": 3, "unmix_patch": 2},
+        {"unmix_mixture": "cropmix", "unmix_images": 3},
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("per", ["batch", "sample"])
+def test_of_more_than_two_images_all_are_shown(
+    drawn: dict, tmp_path: Path, flags: dict[str, Any], per: str
+):
+    mixture = MixtureSettings(unmix=True, unmix_per=per, **flags)
+    preview(mixture=mixture, out=tmp_path / "a.png", n=3, data="digits", say=silent)
+    crops = flags["unmix_mixture"] == "cropmix"
+    assert {len(each) for each in drawn["partners"]} == {flags["unmix_images"] - (not crops)}
 
 
 @given(
@@ -212,7 +294,8 @@ def test_every_other_mixture_is_drawn_too(drawn: dict, tmp_path: Path, mixture: 
     assert lines[0].startswith(f"Un-Mix ({mixture}): ")
     if mixture in ("scalemix", "cropmix"):
         assert list(drawn["weights"]) == [1, 1, 1]
-        assert not torch.equal(drawn["own"], drawn["partner"])
+        first = torch.stack([each[0] for each in drawn["partners"]])
+        assert not torch.equal(drawn["own"], first)
 
 
 def test_a_rule_is_shown_with_the_mixture_that_it_was_published_with(drawn: dict, tmp_path: Path):

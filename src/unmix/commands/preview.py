@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from unmix.commands.finished import Say, say_skipped
+from unmix.commands.preview_parts import boxes_of, own_weight, parts_of
 from unmix.config import MixtureSettings
 from unmix.credit import rule
 from unmix.data import ImageSet, load, read_uint8
@@ -20,10 +21,8 @@ from unmix.figures import mixtures
 from unmix.figures.saving import render
 from unmix.files import write_whole
 from unmix.mixtures import (
-    EraseDraw,
-    ImageSpaceDraw,
+    Cutout,
     ManifoldMixture,
-    MixtureDraw,
     MixtureOperator,
     Operator,
 )
@@ -33,6 +32,7 @@ from unmix.randomness import generator_for
 from unmix.training.console import quiet_libraries
 from unmix.training.console import say as print_line
 from unmix.training.parts import native_size
+from unmix.training.sizes import cutout_line
 from unmix.views.crops import crop_uint8
 from unmix.views.geometry import draw_boxes
 
@@ -49,10 +49,11 @@ class _Sample:
     """One column of the figure."""
 
     own: Tensor
-    partner: Tensor | None
+    partners: list[Tensor]
+    captions: list[str]
     mixed: Tensor
     weight: float
-    box: list[int]
+    boxes: list[tuple[int, int, int, int]]
 
 
 def preview(
@@ -72,10 +73,12 @@ def preview(
     Images are normalised, mixed and shown without the normalisation, so that a pixel decay and the
     colours of Cutout and RandomErasing look as the encoder gets them. Image-space mixtures leave
     most images alone; only those that change are shown, and the title says how many do. An image
-    may be mixed several times: the partner and box shown are those of the last time, the weight is
-    the own image's share of the result. Of label-space mixtures the weight is the own share of the
-    credit; where crops of one image are mixed, the first of them is shown as the partner. Partners
-    that are neighbours in feature space are here the neighbours by their pixels.
+    may be mixed several times: all partners are shown, in the order in which they come in, with
+    their shares and boxes, and the weight is the own image's share of the result. A region's
+    partner that was itself mixed is shown with what came into it and as it was pasted. Of
+    label-space mixtures the weight is the own share of the credit; where crops of one image are
+    mixed, they are shown as the partners. Partners that are neighbours in feature space are here
+    the neighbours by their pixels.
 
     Args:
         data: Data set by name, or a folder of images.
@@ -102,16 +105,21 @@ def preview(
     operator, share = _checked_operator(mixture), touched_share(mixture)
     quiet_libraries()
     images = load(data, "pretrain", data_dir=data_dir, train_folder=train_folder)
-    samples = _samples(operator, _read(images, size, n, seed), images, n, seed)
+    pixels = _read(images, size, n, seed)
+    samples = _samples(operator, pixels, images, n, seed)
     if not samples:
         raise UserError(
             f"--data: none of {_BATCH * _BATCHES:,} images of {images.name} changed; either they "
             f"are all alike, or a share of {share:.2g} is too small to show."
         )
-    title = _title(mixture, share)
+    title = _title(mixture, share, pixels.shape[-1])
     write_whole(path, _rendered(_draw(samples, title), path.suffix[1:].lower()))
     say_skipped(say, images)
     say(title.replace("\n", "; "))
+    if isinstance(operator, Cutout):
+        say(cutout_line(operator, pixels.shape[-1]))
+    if mixture.unmix and mixture.IM:
+        say("note: --IM is not shown beside --unmix; leave --unmix out to see it")
     say(f"preview: {shown(path)}")
     return path
 
@@ -171,21 +179,29 @@ def _samples(
     def normalised(views: Tensor) -> Tensor:
         return (views / 255 - mean) / std
 
+    def as_bytes(views: Tensor) -> Tensor:
+        return ((views * std + mean).clamp(0, 1) * 255).round().to(torch.uint8)
+
+    own = normalised(pixels)
     found: dict[int, _Sample] = {}
     for number in range(_BATCHES):
         generator = generator_for(seed, "preview", number)
-        draw, crops, rows = _drawn(operator, pixels, normalised(pixels), number, generator)
+        draw, bytes_of_crops, rows = _drawn(operator, pixels, own, number, generator)
         if not rows:
             continue
-        changed = _applied(draw, normalised(pixels), [normalised(crop) for crop in crops])
-        shown = ((changed * std + mean).clamp(0, 1) * 255).round().to(torch.uint8)
+        crops = [normalised(crop) for crop in bytes_of_crops]
+        mixed = as_bytes(draw.apply(own, crops) if crops else draw.apply(own))
         for row in rows:
-            if row not in found and bool((shown[row] != pixels[row]).any()):
-                partner, box = _last(draw, row)
-                others = crops[0] if crops else pixels
-                other = None if partner is None else others[partner]
-                weight = _weight(draw, row, pixels)
-                found[row] = _Sample(pixels[row], other, shown[row], weight, box)
+            if row not in found and bool((mixed[row] != pixels[row]).any()):
+                parts = parts_of(draw, row, own, crops)
+                found[row] = _Sample(
+                    pixels[row],
+                    [as_bytes(part.image) for part in parts],
+                    [part.caption for part in parts],
+                    mixed[row],
+                    own_weight(draw, row, pixels),
+                    boxes_of(draw, row, parts),
+                )
             if len(found) == n:
                 return list(found.values())
     return list(found.values())
@@ -211,10 +227,6 @@ def _drawn(
     return draw, crops, [row] if draw.touched[row] else []
 
 
-def _applied(draw: Any, images: Tensor, crops: list[Tensor]) -> Tensor:
-    return draw.apply(images, crops) if crops else draw.apply(images)
-
-
 def _cropped(
     pixels: Tensor, scale: tuple[float, float] | None, generator: torch.Generator
 ) -> Tensor:
@@ -227,39 +239,6 @@ def _cropped(
         for image, (top, left, rows, columns) in zip(pixels, boxes.tolist(), strict=True)
     ]
     return torch.stack(crops)
-
-
-def _last(draw: Any, row: int) -> tuple[int | None, list[int]]:
-    """Partner and box of the last thing that happened to an image; an empty box is the whole."""
-    if isinstance(draw, EraseDraw):
-        return None, draw.box[row].tolist()
-    if not isinstance(draw, ImageSpaceDraw):
-        inner = getattr(draw, "pairs", draw)
-        return int(draw.partner[row]), _shown_box(inner, row)
-    for last in reversed((*draw.own, *draw.regions)):
-        partner = int(last.partner[row])
-        if bool(last.touched[row]) and partner != row:
-            return partner, _shown_box(last, row)
-    # Nothing but the pixel decay.
-    return row, [0] * 4
-
-
-def _shown_box(draw: Any, row: int) -> list[int]:
-    box = draw.box[row].tolist() if hasattr(draw, "box") else [0] * 4
-    return [0] * 4 if hasattr(draw, "size") and box == [0, 0, *draw.size] else box
-
-
-def _weight(draw: Any, row: int, pixels: Tensor) -> float:
-    """The own image's share: of the credit, or what is left of it if all others are black."""
-    if isinstance(draw, MixtureDraw):
-        return float(draw.weight[row])
-    ones = torch.zeros(len(pixels), 1, *pixels.shape[2:])
-    ones[row] = 1
-    if isinstance(draw, EraseDraw):
-        draw = EraseDraw(draw.box, torch.zeros_like(draw.fill), draw.size)
-    elif isinstance(draw, ImageSpaceDraw):
-        draw = ImageSpaceDraw(draw.own, draw.regions, draw.partners, torch.ones_like(draw.decay))
-    return float(draw.apply(ones)[row].mean())
 
 
 def touched_share(mixture: MixtureSettings) -> float:
@@ -280,10 +259,12 @@ def touched_share(mixture: MixtureSettings) -> float:
     return 1 - untouched.get(mixture.IM_type, untouched["global"] * untouched["region"])
 
 
-def _title(mixture: MixtureSettings, share: float) -> str:
+def _title(mixture: MixtureSettings, share: float, size: int) -> str:
     """One line on the mixture, one on how often it happens."""
     if not mixture.unmix:
-        return f"{_described(mixture)}\n{share:.0%} of images are touched; only such are shown"
+        return (
+            f"{_described(mixture, size)}\n{share:.0%} of images are touched; only such are shown"
+        )
     operator = _of_the_rule(mixture)
     assert operator is not None
     text, once = described(operator)
@@ -292,11 +273,13 @@ def _title(mixture: MixtureSettings, share: float) -> str:
     return f"{mixture.name}: {text}\n{once} a batch; every column is from a batch of its own"
 
 
-def _described(mixture: MixtureSettings) -> str:
+def _described(mixture: MixtureSettings, size: int) -> str:
+    side = Cutout(mixture.mask_size).side(size, size)
+    decay = f", pixel decay {mixture.r_pixel_decay:g}" if mixture.r_pixel_decay != 1 else ""
     rounds = {
         "global": f"global {mixture.g_num} times with probability {mixture.g_prob:g}",
-        "region": f"region {mixture.r_num} times with probability {mixture.r_prob:g}",
-        "Cutout": f"Cutout of {mixture.mask_size} px with probability {mixture.cutout_p:g}",
+        "region": f"region {mixture.r_num} times with probability {mixture.r_prob:g}{decay}",
+        "Cutout": f"Cutout of {side} px with probability {mixture.cutout_p:g}",
         "RandomErasing": f"RandomErasing with probability {mixture.random_erasing_prob:g}",
     }
     if mixture.IM_type == "IM":
@@ -316,35 +299,17 @@ def _flags(im_type: str) -> str:
 
 
 def _draw(samples: list[_Sample], title: str) -> Figure:
-    own = torch.stack([sample.own for sample in samples])
-    mixed = torch.stack([sample.mixed for sample in samples])
-    others = [sample.partner for sample in samples if sample.partner is not None]
-    figure = mixtures(
-        own,
-        torch.stack(others) if others else own,
-        mixed,
+    erased = not any(sample.partners for sample in samples)
+    return mixtures(
+        torch.stack([sample.own for sample in samples]),
+        [sample.partners for sample in samples],
+        torch.stack([sample.mixed for sample in samples]),
         [sample.weight for sample in samples],
-        [sample.box for sample in samples],
+        [sample.boxes for sample in samples],
+        captions=[sample.captions for sample in samples],
         title=title,
+        result="erased" if erased else "mixture",
     )
-    if not others:
-        _without_partners(figure)
-    return figure
-
-
-def _without_partners(figure: Figure) -> None:
-    """Take the row of partners out: what is erased has none."""
-    axes = figure.axes
-    grid = axes[0].get_gridspec()
-    assert grid is not None
-    width, height = figure.get_size_inches()
-    for cell in axes[1::3]:
-        cell.remove()
-    grid.set_height_ratios([1, 0.01, 1] * (grid.nrows // 3))
-    figure.set_size_inches(width, height * 0.72)
-    for cell in axes[2::3]:
-        if cell.get_ylabel():
-            cell.set_ylabel("erased")
 
 
 def _rendered(figure: Figure, kind: str) -> bytes:

@@ -1,88 +1,134 @@
-"""What mixtures look like: own image, partner and mixture of a few samples."""
+"""What mixtures look like: own image, partners and mixture of a few samples."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from matplotlib import rc_context
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
 from unmix.errors import UserError
 from unmix.figures.style import GREY, STYLE
 
 __all__ = ["mixtures"]
 
-_ROWS = ("own image", "partner", "mixture")
 _ACROSS = 8
+_CELL = 1.15
+_COLOURS = ("#CC3311", "#0077BB", "#EE7733", "#009988", "#EE3377", "#AA8800")
 
 
 @rc_context(STYLE)
 def mixtures(
     own: ArrayLike,
-    partner: ArrayLike,
+    partner: ArrayLike | Sequence[Sequence[ArrayLike]],
     mixed: ArrayLike,
     weights: Sequence[float] | ArrayLike,
-    boxes: ArrayLike | None = None,
+    boxes: ArrayLike | Sequence[Sequence[Sequence[int]]] | None = None,
     *,
+    captions: Sequence[Sequence[str]] | None = None,
     title: str = "",
+    result: str = "mixture",
 ) -> Figure:
-    """Draw samples as columns: own image, partner, mixture with its weight and box.
+    """Draw samples as columns: own image, partners, mixture with its weight and boxes.
 
     Args:
         own: uint8 `(N, 3, H, W)`, the images before mixing.
-        partner: The same for their partners.
+        partner: The same for their partners; or, of each sample, as many partners as it has, in the
+            order in which they came in.
         mixed: The same after mixing.
         weights: `(N,)`, the own image's share of each mixture, in [0, 1].
-        boxes: `(N, 4)`, pixels `top, left, bottom, right`, the last two exclusive; an empty box
-            is not drawn. None where no region was pasted.
+        boxes: `(N, 4)`, pixels `top, left, bottom, right`, the last two exclusive; or, of each
+            sample, several. An empty box is not drawn. None where no region was pasted.
+        captions: Of each sample, a few words on each partner, in the colour of its box.
         title: One line above all, such as the mixture's settings.
+        result: What the last row is called.
 
     Raises:
         UserError: if the arguments differ in their number of samples, or there is none.
     """
-    stacks = [np.asarray(images) for images in (own, partner, mixed)]
+    firsts, lasts = np.asarray(own), np.asarray(mixed)
     shares = np.asarray(weights, dtype=float)
     count = len(shares)
-    frames = np.zeros((count, 4), dtype=int) if boxes is None else np.asarray(boxes)
-    lengths = [*(len(stack) for stack in stacks), count, len(frames)]
+    partners = [_several(each, 3) for each in partner]  # type: ignore[union-attr]
+    frames = [[]] * count if boxes is None else [_several(each, 1) for each in boxes]  # type: ignore[union-attr]
+    words = [[""] * len(each) for each in partners] if captions is None else captions
+    lengths = [len(firsts), len(partners), len(lasts), count, len(frames)]
     if len(set(lengths)) > 1 or not count:
         raise UserError(
             f"mixtures: own, partner, mixed, weights and boxes hold {lengths} samples; "
             "they must hold the same number, at least 1."
         )
-    blocks, across = -(-count // _ACROSS), min(count, _ACROSS)
-    size = (0.5 + 1.05 * max(across, 3), 3.45 * blocks + (0.3 if title else 0.0))
+    most = max(map(len, partners))
+    names = ["own image", *(["partner"] if most == 1 else ["partners"] * (most > 0)), result]
+    places = [0, 1, most + 1] if most else [0, 1]
+    blocks, across, rows = -(-count // _ACROSS), min(count, _ACROSS), most + 2
+    named = any(word for each in words for word in each)
+    height = (_CELL * rows + 0.16 * most * named) * blocks
+    size = (0.5 + 1.05 * max(across, 3), height + (0.3 if title else 0.0))
     figure = Figure(figsize=size, layout="constrained")
-    grid = figure.add_gridspec(3 * blocks, across)
+    grid = figure.add_gridspec(rows * blocks, across)
     for sample in range(count):
         block, column = divmod(sample, _ACROSS)
-        for row, (name, stack) in enumerate(zip(_ROWS, stacks, strict=True)):
-            axes = figure.add_subplot(grid[3 * block + row, column])
-            axes.imshow(stack[sample].transpose(1, 2, 0), interpolation="nearest")
-            axes.set(xticks=[], yticks=[])
-            axes.spines[:].set_visible(False)
-            if column == 0:
-                axes.set_ylabel(name, color=GREY)
+
+        def cell(row: int, picture: Any, top: int = rows * block, column: int = column) -> Axes:
+            axes = figure.add_subplot(grid[top + row, column])
+            _show(axes, np.asarray(picture))
+            if column == 0 and row in places:
+                axes.set_ylabel(names[places.index(row)], color=GREY)
+            return axes
+
+        cell(0, firsts[sample])
+        for number, picture in enumerate(partners[sample]):
+            colour = _colour(number) if _is_box(frames[sample], number) else GREY
+            axes = cell(1 + number, picture)
+            axes.set_title(words[sample][number], fontsize=7, pad=2, color=colour)
+        axes = cell(most + 1, lasts[sample])
         axes.set_title(f"weight {shares[sample]:.2f}", fontsize=8, pad=3)
-        top, left, bottom, right = (float(edge) for edge in frames[sample])
-        if bottom > top and right > left:
-            # imshow puts the centre of pixel 0 at 0, so its edge is at -0.5.
-            corner = (left - 0.5, top - 0.5)
-            for color, width in (("white", 2.4), ("#CC3311", 1.2)):
-                axes.add_patch(
-                    Rectangle(
-                        corner,
-                        right - left,
-                        bottom - top,
-                        fill=False,
-                        edgecolor=color,
-                        linewidth=width,
-                        clip_on=False,
-                    )
-                )
+        for number, frame in enumerate(frames[sample]):
+            _outline(axes, frame, _colour(number))
     if title:
         figure.suptitle(title, fontsize=9.5)
     return figure
+
+
+def _several(value: Any, dimensions: int) -> list[NDArray[Any]]:
+    """A sample's pictures or boxes as a list, of which a single one need not be made."""
+    if len(value) and np.ndim(value[0]) == dimensions - 1:
+        return [np.asarray(value)]
+    return [np.asarray(each) for each in value]
+
+
+def _colour(number: int) -> str:
+    return _COLOURS[number % len(_COLOURS)]
+
+
+def _is_box(frames: Sequence[Any], number: int) -> bool:
+    if number >= len(frames):
+        return False
+    top, left, bottom, right = frames[number]
+    return bool(bottom > top and right > left)
+
+
+def _show(axes: Axes, picture: NDArray[Any]) -> None:
+    axes.imshow(picture.transpose(1, 2, 0), interpolation="nearest")
+    axes.set(xticks=[], yticks=[])
+    axes.spines[:].set_visible(False)
+
+
+def _outline(axes: Axes, frame: Sequence[float], colour: str) -> None:
+    top, left, bottom, right = (float(edge) for edge in frame)
+    if bottom <= top or right <= left:
+        return
+    # imshow puts the centre of pixel 0 at 0, so its edge is at -0.5.
+    corner, width, height = (left - 0.5, top - 0.5), right - left, bottom - top
+    for color, line in (("white", 2.4), (colour, 1.2)):
+        axes.add_patch(
+            Rectangle(
+                corner, width, height, fill=False, edgecolor=color, linewidth=line, clip_on=False
+            )
+        )

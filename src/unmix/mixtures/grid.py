@@ -64,7 +64,8 @@ class GridMix(PairOperator):
         if min(height, width) < self.cells:
             raise UserError(
                 f"--size: a grid of {self.cells} x {self.cells} cells needs images of at least as "
-                f"many pixels, not {height} x {width}; use another --unmix_mixture."
+                f"many pixels, not {height} x {width}; use a smaller "
+                "--unmix_patch, or another --unmix_mixture."
             )
         m, count = self._times(n), self.cells**2
         lam = self.weight.draw(m, generator)

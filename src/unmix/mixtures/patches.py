@@ -154,7 +154,8 @@ def _grid(height: int, width: int, patch_size: int) -> tuple[int, int]:
         UserError: if they do not cover the image.
     """
     if height % patch_size or width % patch_size or not height or not width:
-        right = [p for p in range(2, patch_size) if height % p == 0 and width % p == 0]
+        smaller = range(2, min(patch_size, height, width))
+        right = [p for p in smaller if height % p == 0 and width % p == 0]
         advice = f"use that of the transformer, such as {right[-1]}" if right else "use another"
         raise UserError(
             f"--unmix_patch: patches of {patch_size} pixels do not divide images of {height} x "

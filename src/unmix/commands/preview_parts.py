@@ -1,0 +1,135 @@
+"""What came into a mixture: the other images, in the order in which they were mixed in."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from unmix.mixtures import EraseDraw, ImageSpaceDraw, MixtureDraw, PairDraw
+from unmix.mixtures.crops import CropDraw
+
+__all__ = ["Part", "boxes_of", "own_weight", "parts_of"]
+
+_NOWHERE = (0, 0, 0, 0)
+
+
+@dataclass(frozen=True)
+class Part:
+    """Something that came into a mixture.
+
+    Attributes:
+        image: float `(3, H, W)`, in the units of the images that are mixed.
+        caption: What it is; empty where it is the only partner.
+        share: What it counts where it comes in, in [0, 1]; None if a box or mask decides.
+        box: Where it comes in: top, left, bottom, right; all 0 for everywhere, or no box.
+        inner: Whether it comes into the next part that is not inner, and only there.
+    """
+
+    image: Tensor
+    caption: str = ""
+    share: float | None = None
+    box: tuple[int, int, int, int] = _NOWHERE
+    inner: bool = False
+
+
+def parts_of(draw: Any, row: int, images: Tensor, crops: Sequence[Tensor] = ()) -> list[Part]:
+    """What came into the mixture of image `row`.
+
+    Of the image-space chain every round that fired: a global round's partner with its share, a
+    region round's with its box. Where a region's partner was mixed before it was pasted, that
+    partner and those that came into it stand before what was pasted.
+
+    Args:
+        draw: Any mixture's draw.
+        row: Which of its mixtures.
+        images: float `(N, 3, H, W)`, the images that it was drawn for.
+        crops: The further views of them that it needs.
+    """
+    if isinstance(draw, EraseDraw):
+        return []
+    if isinstance(draw, ImageSpaceDraw):
+        return _of_the_chain(draw, row, images)
+    if isinstance(draw, CropDraw):
+        return _of_crops(draw, row, crops)
+    source = crops[0] if crops else images
+    owners, shares = draw.owners[row].tolist(), draw.shares[row].tolist()
+    if len(owners) > 2:
+        others = zip(owners[1:], shares[1:], strict=True)
+        return [Part(source[owner], f"share {share:.2f}", share) for owner, share in others]
+    return [Part(source[owners[1]], box=_box(getattr(draw, "pairs", draw), row))]
+
+
+def boxes_of(draw: Any, row: int, parts: Sequence[Part]) -> list[tuple[int, int, int, int]]:
+    """The box of each part, or of what was erased."""
+    if isinstance(draw, EraseDraw):
+        return [_box(draw, row)]
+    return [part.box for part in parts]
+
+
+def own_weight(draw: Any, row: int, images: Tensor) -> float:
+    """The own image's share: of the credit, or what is left of it if all others are black."""
+    if isinstance(draw, MixtureDraw):
+        return float(draw.weight[row])
+    ones = torch.zeros(len(images), 1, *images.shape[2:])
+    ones[row] = 1
+    if isinstance(draw, EraseDraw):
+        draw = EraseDraw(draw.box, torch.zeros_like(draw.fill), draw.size)
+    elif isinstance(draw, ImageSpaceDraw):
+        draw = ImageSpaceDraw(draw.own, draw.regions, draw.partners, torch.ones_like(draw.decay))
+    return float(draw.apply(ones)[row].mean())
+
+
+def _of_the_chain(draw: ImageSpaceDraw, row: int, images: Tensor) -> list[Part]:
+    fired = [round_ for round_ in draw.own if bool(round_.touched[row])]
+    parts = [_mixed_in(round_, row, images, "global") for round_ in fired]
+    for region, rounds in zip(draw.regions, draw.partners, strict=True):
+        if not bool(region.touched[row]):
+            continue
+        partner, box = images[int(region.partner[row])], _box(region, row)
+        inner = [round_ for round_ in rounds if bool(round_.touched[row])]
+        if not inner:
+            parts.append(Part(partner, "pasted", box=box))
+            continue
+        pasted = partner
+        parts.append(Part(partner, "to be pasted", inner=True))
+        for round_ in inner:
+            part = replace(_mixed_in(round_, row, images, "into that"), inner=True)
+            pasted = (1 - part.share) * pasted + part.share * part.image  # type: ignore[operator]
+            parts.append(part)
+        parts.append(Part(pasted, "pasted", box=box))
+    return parts
+
+
+def _mixed_in(round_: PairDraw, row: int, images: Tensor, word: str) -> Part:
+    share = 1 - float(round_.ratio[row])
+    return Part(images[int(round_.partner[row])], f"{word} {share:.2f}", share)
+
+
+def _of_crops(draw: CropDraw, row: int, crops: Sequence[Tensor]) -> list[Part]:
+    """Every crop of an image, the first one with nothing before it."""
+    order = draw.order[row if len(draw.order) > 1 else 0].tolist()
+    parts = [Part(crops[order[0]][row], "crop")]
+    for number, round_ in enumerate(draw.rounds):
+        crop = crops[order[number + 1]][row]
+        if draw.channels:
+            channels = draw.channels[number]
+            crop = crop[channels[row if len(channels) > 1 else 0]]
+        box, share = _box(round_, row), 1 - float(round_.ratio[row])
+        whole = box == _NOWHERE
+        caption = f"crop {share:.2f}" if whole else "crop"
+        parts.append(Part(crop, caption, share if whole else None, box))
+    return parts
+
+
+def _box(draw: Any, row: int) -> tuple[int, int, int, int]:
+    """The box of a draw that has one; that of the whole image is as good as none."""
+    if not hasattr(draw, "box"):
+        return _NOWHERE
+    top, left, bottom, right = draw.box[row].tolist()
+    if (top, left, bottom, right) == (0, 0, *draw.size):
+        return _NOWHERE
+    return top, left, bottom, right
