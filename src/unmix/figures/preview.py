@@ -120,7 +120,7 @@ def _show(axes: Axes, picture: NDArray[Any]) -> None:
     axes.spines[:].set_visible(False)
 
 
-def _outline(axes: Axes, frame: Sequence[float], colour: str) -> None:
+def _outline(axes: Axes, frame: NDArray[Any], colour: str) -> None:
     top, left, bottom, right = (float(edge) for edge in frame)
     if bottom <= top or right <= left:
         return
