@@ -290,6 +290,11 @@ def test_a_run_is_the_same_from_files_as_from_their_data_set(tmp_path: Path) -> 
     assert torch.equal(features[0], features[2])
 
 
+def test_the_command_line_says_that_it_cannot_see_them(refuse: Any) -> None:
+    line = refuse("pretrain", "--data", "python:Pictures")
+    assert "given in Python (python:Pictures); to go on, give them again" in line
+
+
 def test_an_interrupted_run_goes_on_with_the_same_data_and_no_other(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

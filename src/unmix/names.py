@@ -11,13 +11,21 @@ import os
 import re
 import unicodedata
 
-__all__ = ["json_bytes", "restored", "shown", "shown_lines", "stored"]
+__all__ = ["PYTHON", "is_python", "json_bytes", "restored", "shown", "shown_lines", "stored"]
 
 # Cc: control characters; Cf: format characters, of which bidi overrides are some; Cs: surrogates;
 # Zl, Zp: line and paragraph separators. Zero-width joiners are part of many scripts and of emoji.
 _UNSAFE = frozenset({"Cc", "Cf", "Cs", "Zl", "Zp"})
 _KEPT = frozenset("\u200c\u200d")
 _SHORT = {"\n": "\\n", "\r": "\\r", "\t": "\\t"}
+
+
+PYTHON = "python:"
+
+
+def is_python(data: str) -> bool:
+    """Whether a run's data was given in Python: its name then says of what kind it was, no more."""
+    return data.startswith(PYTHON)
 
 
 def shown(name: str | os.PathLike[str] | object) -> str:

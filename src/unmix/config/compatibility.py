@@ -8,6 +8,7 @@ from pathlib import Path
 from unmix.config.catalog import catalog
 from unmix.config.settings import Settings
 from unmix.errors import UserError, check_choice
+from unmix.names import is_python
 
 __all__ = ["check_data", "check_rule"]
 
@@ -20,7 +21,7 @@ def check_data(name: str) -> None:
     """
     known = catalog().words["data"]
     is_path = name.startswith(("~", ".")) or os.sep in name or Path(name).exists()
-    if name in known or is_path:
+    if name in known or is_path or is_python(name):
         return
     try:
         check_choice("--data", name, known)

@@ -7,7 +7,7 @@ from unmix.data.imagenet100 import IMAGENET100
 from unmix.data.imageset import FileImages, ImageSet, StreamedImages, TensorImages
 from unmix.data.packed import PackedImages
 from unmix.data.reading import read_uint8
-from unmix.data.registry import DATA_SETS, is_python, load
+from unmix.data.registry import DATA_SETS, load
 from unmix.data.skipped import Skipped
 from unmix.data.spec import DataSet
 from unmix.data.statistics import (
@@ -33,7 +33,6 @@ __all__ = [
     "check_normalisation",
     "decode",
     "estimate_mean_std",
-    "is_python",
     "load",
     "read_uint8",
 ]

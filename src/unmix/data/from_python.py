@@ -24,6 +24,7 @@ from unmix.data.paths import Paths
 from unmix.data.skipped import Skipped
 from unmix.data.statistics import IMAGENET_MEAN, IMAGENET_STD, estimate_mean_std, spread
 from unmix.errors import UserError
+from unmix.names import PYTHON
 
 __all__ = ["DatasetImages", "check_sendable", "evaluation_images", "from_python"]
 
@@ -233,7 +234,7 @@ def _of_pixels(pixels: Any, labels: Any, split: str, what: str) -> ImageSet:
         found = Labels(values.tolist(), None)
     kind = "tensor" if isinstance(pixels, Tensor) else "array"
     whole = TensorImages(
-        name=f"python:{kind}", split=split, labels=None, classes=None, images=images, **_PLAIN
+        name=f"{PYTHON}{kind}", split=split, labels=None, classes=None, images=images, **_PLAIN
     )
     return _completed(whole, found)
 
@@ -247,7 +248,7 @@ def _of_paths(data: Sequence[Any], split: str, what: str, strict: bool) -> Image
     if all(isinstance(item, (tuple, list)) and len(item) > 1 for item in data):
         found = Labels([item[1] for item in data], None)
     files = FileImages(
-        name="python:paths", split=split, labels=None, classes=None,
+        name=f"{PYTHON}paths", split=split, labels=None, classes=None,
         paths=Paths([os.path.abspath(path) for path in paths]), skipped=Skipped(strict), **_PLAIN,
     )  # fmt: skip
     return _completed(files, found)
@@ -257,7 +258,7 @@ def _of_dataset(data: Any, first: Any, split: str, what: str, strict: bool) -> I
     column, label = columns_of(data, first, what)
     labels, note = labels_of(data, first, label, what)
     images = DatasetImages(
-        name=f"python:{_kind_of(data)}", split=split, labels=None, classes=None, dataset=data,
+        name=f"{PYTHON}{_kind_of(data)}", split=split, labels=None, classes=None, dataset=data,
         numbers=torch.arange(len(data)), column=column, skipped=Skipped(strict),
         notes=() if note is None else (note,), **_PLAIN,
     )  # fmt: skip

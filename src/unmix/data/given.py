@@ -46,7 +46,7 @@ def as_uint8(images: Any, what: str, ndim: int) -> Tensor:
     shape = tuple(pixels.shape)
     if pixels.dtype != torch.uint8:
         scaled = pixels.is_floating_point()
-        hint = "; of pixels in [0, 1] make (255 * x).round() of that type" if scaled else ""
+        hint = "; of pixels in [0, 1] make (255 * x).round(), as uint8" if scaled else ""
         reason = "the views and the normalization are made of pixels from 0 to 255"
         raise UserError(f"{what}: {pixels.dtype} {shape} must be uint8, for {reason}{hint}.")
     first = pixels.ndim == ndim and shape[-3] in (1, 3)

@@ -15,8 +15,9 @@ from unmix.data.skipped import Skipped
 from unmix.data.spec import DataSet, Request
 from unmix.data.torchvision_sets import CIFAR10, CIFAR100, STL10
 from unmix.errors import UserError, check_choice
+from unmix.names import is_python
 
-__all__ = ["DATA_SETS", "PYTHON", "is_python", "load"]
+__all__ = ["DATA_SETS", "load"]
 
 DATA_SETS: dict[str, DataSet] = {
     data_set.name: data_set
@@ -24,8 +25,6 @@ DATA_SETS: dict[str, DataSet] = {
         PHOTOS, DIGITS, CIFAR10, CIFAR100, STL10, TINY_IMAGENET, IMAGENET_100, IMAGENET
     )
 }  # fmt: skip
-
-PYTHON = "python:"
 
 _SPLITS = ("train", "test", "pretrain")
 _WITH_CLASS_LIST = (IMAGENET.name, IMAGENET_100.name)
@@ -89,11 +88,6 @@ def load(
         )
     request = Request(split, _path(data_dir), skipped, download, _path(class_list))
     return data_set.read(data_set, request)
-
-
-def is_python(data: str) -> bool:
-    """Whether data was given in Python, so that its name says of what kind it was and no more."""
-    return data.startswith(PYTHON)
 
 
 def _path(given: str | os.PathLike[str] | None) -> Path | None:

@@ -11,10 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from unmix.config import Settings
-from unmix.data import DATA_SETS, is_python
+from unmix.data import DATA_SETS
 from unmix.data.fingerprint import Fingerprint
 from unmix.errors import UserError
 from unmix.files import write_whole
+from unmix.names import is_python
 
 __all__ = [
     "DATA_RECORD",

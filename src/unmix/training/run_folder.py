@@ -16,10 +16,9 @@ from torch import nn
 from unmix.checksums import CHECKSUM, PLACE, stamped
 from unmix.config import GROUPS, Settings, field_names
 from unmix.config.saved import saved_words
-from unmix.data import is_python
 from unmix.errors import UserError, check_given
 from unmix.files import replacing, write_whole
-from unmix.names import shown
+from unmix.names import is_python, shown
 from unmix.training.checkpoint_files import LAST, PREVIOUS
 from unmix.training.data_record import DATA_RECORD, is_folder, same_place
 
