@@ -44,7 +44,10 @@ ALLOWED = {
         "step", "together", "methods", "backbones", "credit", "mixtures", "data", "views",
         "evaluation", "config", "recipes", "results", "files", "checksums",
     },
+    "statistics": set(),
+    "studies": {"statistics", "training", "config", "results", "files"},
     "commands": {
+        "studies",
         "training", "evaluation", "figures", "results", "files", "data", "views", "mixtures",
         "methods", "recipes", "credit", "config", "html",
     },

@@ -16,7 +16,7 @@ from unmix.cli import COMMANDS, main, overview
 __all__ = ["write_reference"]
 
 NO_PARSER = {"data"}  # a group of commands, and not one itself
-SUBCOMMANDS = {"data": ["data pack"]}
+SUBCOMMANDS = {"data": ["data pack"], "study": ["study", "study show"]}
 
 
 def write_reference(folder: Path) -> None:

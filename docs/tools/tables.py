@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -88,10 +89,31 @@ def output(name: str) -> str:
     return f"```text\n{path.read_text(encoding='utf-8').strip()}\n```"
 
 
+def coverage() -> str:
+    """How often intervals and verdicts are right, as `benchmarks/coverage.py` measured it."""
+    path = Path(__file__).parents[2] / "benchmarks" / "results" / "coverage.json"
+    rows = json.loads(path.read_text(encoding="utf-8"))["rows"]
+    lines = [
+        (
+            row["shape"],
+            str(row["pairs"]),
+            f"{row['effect']:g}",
+            f"{row['coverage']:.1%}",
+            f"{row['coverage_bca']:.1%}",
+            f"{row['claims']:.1%}",
+            f"{row['wrong']:.1%}",
+        )
+        for row in rows
+    ]
+    head = ("differences", "pairs", "true effect / sd", "t interval covers", "BCa covers")
+    return table((*head, "verdicts", "wrong verdicts"), lines)
+
+
 TABLES: dict[str, Callable[..., str]] = {
     "flags": flags,
     "recipes": recipes,
     "matrix": matrix,
     "output": output,
     "extensions": extensions,
+    "coverage": coverage,
 }

@@ -15,7 +15,7 @@ from unmix.config.parameters import Parameter, about, parameters_of
 __all__ = ["catalog_text", "main"]
 
 # What a command's function takes that no flag gives.
-_NOT_FLAGS = {"say", "baselines", "mixture", "config", "words"}
+_NOT_FLAGS = {"say", "baselines", "mixture", "config", "words", "settings"}
 
 
 def catalog_text() -> str:
@@ -62,11 +62,11 @@ def catalog_text() -> str:
 
 
 def _functions() -> dict[str, Callable[..., Any]]:
-    from unmix.commands import bench, compare, demo, knn, pack, preview, probe
+    from unmix.commands import bench, compare, demo, knn, pack, preview, probe, show_study, study
 
     return {
         "bench": bench, "compare": compare, "data pack": pack, "demo": demo, "knn": knn,
-        "preview": preview, "probe": probe,
+        "preview": preview, "probe": probe, "study": study, "study show": show_study,
     }  # fmt: skip
 
 

@@ -16,6 +16,8 @@ from unmix.config.catalog import catalog
 from unmix.config.compatibility import check_data, check_rule
 from unmix.config.completion import candidates, script
 from unmix.config.flags import HelpShown, Parser
+from unmix.config.help import ABOUT, ABOUTS, EXAMPLES, STUDY_EXAMPLES
+from unmix.config.parameters import Parameter
 from unmix.config.saved import check_method, is_run, saved_words
 from unmix.errors import UserError, check_choice, check_given
 from unmix.recipes import recipe_names, recipe_text, resolve, summary
@@ -25,31 +27,10 @@ from unmix.recipes import recipe_names, recipe_text, resolve, summary
 
 __all__ = ["main", "pretrain_words"]
 
-ABOUT = "Self-supervised pretraining of vision models with image mixtures."
-
-ABOUTS = {
-    "pretrain": "Pretrain an encoder and measure it.",
-    "bench": "Measure how fast training is here, stage by stage; takes every flag of pretrain.",
-    "knn": "Weighted kNN accuracy of a run's encoder.",
-    "probe": "Linear probe of a run's encoder.",
-    "compare": "Table, figures and a report of several runs.",
-    "preview": "Draw images, their partners and their mixtures.",
-    "methods": "The methods, and which rules for credit go with them.",
-    "recipes": "List the recipes that ship, or print one.",
-    "demo": "MoCo and CMC with and without image mixtures, measured and drawn.",
+_RUNLESS = {
+    "bench": "unmix bench writes no run folder",
+    "study": "unmix study has run folders of its own",
 }
-
-EXAMPLES = """\
-examples:
-  unmix pretrain --method moco --data photos
-  unmix pretrain --method moco --data cifar10 --data_dir DIR --IM --IM_type IM --g_prob 0.1
-  unmix pretrain --method cmc --view YCbCr --unmix --unmix_prob 0.5 --beta 1.0
-  unmix pretrain --config moco-v2-imagenet100 --data_dir DIR
-  unmix pretrain --method moco --data FOLDER --size 64 --run runs/mine
-
-A run's settings are, each over the one before: the program's defaults, the recipe METHOD, the
-recipe METHOD-DATA if there is one (or --config), and the flags. Give a run's folder again to resume
-it."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -149,7 +130,7 @@ def parser_of(command: str, words: list[str]) -> Parser:
     Raises:
         UserError: if the method, the recipe or the run that they name cannot be.
     """
-    if command in ("pretrain", "bench"):
+    if command in ("pretrain", *_RUNLESS):
         return _settings_parser(command, words)[0]
     parser = Parser(command, ABOUTS.get(command) or catalog().commands[command].about)
     if command == "recipes":
@@ -206,21 +187,31 @@ def _parse_settings(
     parser, defaults = _settings_parser(command, words)
     given = parser.parse(words)
     config = given.pop("config", None)
-    own = catalog().commands["bench"].parameters if command == "bench" else {}
+    own = _own_parameters(command)
     own_given = {name: given.pop(name) for name in own if name in given}
-    if command == "bench" and "run" in given:
-        raise UserError("--run: unmix bench writes no run folder; leave it out.")
+    if command in _RUNLESS and "run" in given:
+        raise UserError(f"--run: {_RUNLESS[command]}; leave it out.")
     check_data(str({**defaults, **given}["data"]))
     check_rule(Settings.of({**defaults, **given}))
     return config, given, own_given
 
 
+def _own_parameters(command: str) -> dict[str, Parameter]:
+    """What a command takes beside the settings of a run."""
+    return catalog().commands[command].parameters if command in _RUNLESS else {}
+
+
 def _settings_parser(command: str, words: list[str]) -> tuple[Parser, dict[str, Any]]:
     """The parser of a command that takes all settings of a run, and what they start from."""
     defaults = _defaults(words)
-    epilog = EXAMPLES if command == "pretrain" else None
-    parser = Parser(command, ABOUTS[command], epilog, takes_methods=True)
-    parser.usage = f"unmix {command} [--config RECIPE] [--method METHOD] [--data DATA] [flags]"
+    own = _own_parameters(command)
+    epilog = {"pretrain": EXAMPLES, "study": STUDY_EXAMPLES}.get(command)
+    about = ABOUTS.get(command) or catalog().commands[command].about
+    parser = Parser(command, about, epilog, takes_methods=True)
+    name = " NAME" if any(parameter.positional for parameter in own.values()) else ""
+    parser.usage = (
+        f"unmix {command}{name} [--config RECIPE] [--method METHOD] [--data DATA] [flags]"
+    )
     parser.add_argument(
         "--config",
         metavar="RECIPE",
@@ -231,8 +222,7 @@ def _settings_parser(command: str, words: list[str]) -> tuple[Parser, dict[str, 
         parser.add_group(group, name.capitalize(), defaults)
         if name == "run":
             parser.add_method(defaults["method"], defaults)
-    if command == "bench":
-        parser.add_parameters(catalog().commands["bench"].parameters.values())
+    parser.add_parameters(own.values())
     return parser, defaults
 
 
@@ -258,6 +248,20 @@ def _defaults(words: list[str]) -> dict[str, Any]:
         found = resolve(early, config)[0]
     check_choice("--method", found["method"], catalog().methods)
     return found
+
+
+def study_command(words: list[str]) -> None:
+    """`unmix study` and `unmix study show`."""
+    if words[:1] == ["show"]:
+        given = parser_of("study show", words[1:]).parse(words[1:])
+        from unmix.commands.study import show_study
+
+        show_study(**given)
+        return
+    config, given, own = _parse_settings("study", words)
+    from unmix.commands.study import study
+
+    study(**own, config=config, **given)
 
 
 def recipes_command(words: list[str]) -> None:
@@ -352,12 +356,13 @@ def data_command(words: list[str]) -> None:
 
 
 # What goes on where it was interrupted, if it is started again.
-RESUMED = ("pretrain", "demo", "data")
+RESUMED = ("pretrain", "study", "demo", "data")
 
 COMMANDS: dict[str, tuple[str, Callable[[list[str]], None]]] = {
     "pretrain": ("train an encoder on images without labels, and measure it", pretrain_command),
     "knn": ("measure a run by weighted kNN", knn_command),
     "probe": ("measure a run by a linear probe", probe_command),
+    "study": ("compare conditions over paired seeds, with a verdict", study_command),
     "compare": ("table, figures and a report of several runs", compare_command),
     "preview": ("draw what a mixture does to your images", preview_command),
     "bench": ("measure how fast training is here, stage by stage", bench_command),

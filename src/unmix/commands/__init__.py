@@ -8,5 +8,17 @@ from unmix.commands.knn import knn
 from unmix.commands.pack import pack
 from unmix.commands.preview import preview
 from unmix.commands.probe import probe
+from unmix.commands.study import show_study, study
 
-__all__ = ["bench", "compare", "demo", "knn", "load_method", "pack", "preview", "probe"]
+__all__ = [
+    "bench",
+    "compare",
+    "demo",
+    "knn",
+    "load_method",
+    "pack",
+    "preview",
+    "probe",
+    "show_study",
+    "study",
+]

@@ -231,6 +231,8 @@ def _options(kind: Kind) -> dict[str, Any]:
     options: dict[str, Any] = {"type": _converter(kind)}
     if kind.count != 1:
         options["nargs"] = kind.count or "+"
+    if kind.count is None and kind.base is str:
+        options["action"] = "extend"  # --vary A --vary B is both
     if kind.base in _METAVARS:
         options["metavar"] = _METAVARS[kind.base]
     return options

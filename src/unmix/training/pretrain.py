@@ -39,7 +39,7 @@ from unmix.training.resuming import go_on_with
 from unmix.training.run_folder import RunFolder
 from unmix.training.run_lock import results_lock, run_lock
 
-__all__ = ["pretrain", "settings_for"]
+__all__ = ["command_line", "pretrain", "settings_for"]
 
 
 def pretrain(
@@ -76,7 +76,7 @@ def pretrain(
             "where the images to evaluate on are."
         )
     settings, used = settings_for(words, config)
-    return run(settings, used, command=_call(config, words), given=given)
+    return run(settings, used, command=command_line(config, words), given=given)
 
 
 @dataclass(frozen=True)
@@ -322,7 +322,7 @@ def refuse_failure(folder: RunFolder, evaluator: Evaluator, reporter: Reporter) 
         )
 
 
-def _call(config: str | Sequence[str] | None, words: dict[str, Any]) -> str:
+def command_line(config: str | Sequence[str] | None, words: dict[str, Any]) -> str:
     """The command line that says the same as a call."""
     parts = ["unmix", "pretrain"]
     for name in [config] if isinstance(config, (str, os.PathLike)) else config or ():

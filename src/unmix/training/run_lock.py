@@ -23,7 +23,7 @@ _PATIENCE = 60
 
 
 @contextmanager
-def run_lock(folder: Path, say: Callable[[str], None]) -> Iterator[None]:
+def run_lock(folder: Path, say: Callable[[str], None], flag: str = "--run") -> Iterator[None]:
     """Keep a run folder to this process; it is made if it is not there.
 
     The operating system's lock on `.lock` ends with its process, however that ends. It may not
@@ -34,21 +34,22 @@ def run_lock(folder: Path, say: Callable[[str], None]) -> Iterator[None]:
     Args:
         folder: The run folder. It is removed at the end if nothing was written into it.
         say: Prints a line.
+        flag: What the messages name.
 
     Raises:
         UserError: if another process has it, or may have it, or it cannot be written.
     """
-    made = _make(folder)
+    made = _make(folder, flag)
     lock = FileLock(folder / LOCK)
     try:
         try:
             lock.acquire(timeout=0)
         except Timeout:
-            raise UserError(_in_use(folder)) from None
+            raise UserError(_in_use(folder, flag)) from None
         except OSError as error:
             raise UserError(f"{folder / LOCK}: cannot be written ({error.strerror}).") from error
         try:
-            _own(folder, say)
+            _own(folder, say, flag)
             try:
                 yield
             finally:
@@ -85,13 +86,13 @@ def results_lock(folder: Path) -> Iterator[None]:
         ) from error
 
 
-def _make(folder: Path) -> list[Path]:
+def _make(folder: Path, flag: str) -> list[Path]:
     """Make a folder; gives those that were not there, the innermost first."""
     missing = [path for path in (folder, *folder.parents) if not path.exists()]
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise UserError(f"--run: {folder} cannot be made ({error.strerror}).") from error
+        raise UserError(f"{flag}: {folder} cannot be made ({error.strerror}).") from error
     return missing
 
 
@@ -102,7 +103,7 @@ def _tidy(folder: Path) -> None:
             (folder / LOCK).unlink()
 
 
-def _own(folder: Path, say: Callable[[str], None]) -> None:
+def _own(folder: Path, say: Callable[[str], None], flag: str) -> None:
     """Write who has the run now.
 
     Raises:
@@ -119,13 +120,13 @@ def _own(folder: Path, say: Callable[[str], None]) -> None:
         except FileExistsError:
             owner = _owner(folder)
             if not _is_gone(owner, _ourselves(folder)):
-                raise UserError(_may_be_in_use(folder, owner)) from None
+                raise UserError(_may_be_in_use(folder, owner, flag)) from None
             say(f"note: {_described(owner)}, is gone; taking the run over")
             with suppress(FileNotFoundError):
                 note.unlink()
         except OSError as error:
             raise UserError(f"{note}: cannot be written ({error.strerror}).") from error
-    raise UserError(_in_use(folder))
+    raise UserError(_in_use(folder, flag))
 
 
 def _ourselves(folder: Path) -> dict[str, Any]:
@@ -164,17 +165,19 @@ def _described(owner: dict[str, Any]) -> str:
     )
 
 
-def _in_use(folder: Path) -> str:
+def _in_use(folder: Path, flag: str) -> str:
     for _ in range(10):  # the owner writes its note right after it has the lock
         if owner := _owner(folder):
             break
         time.sleep(0.1)
-    return f"--run: {folder} is in use by {_described(owner)}; wait for it, or give another --run."
-
-
-def _may_be_in_use(folder: Path, owner: dict[str, Any]) -> str:
     return (
-        f"--run: {folder} may be in use by {_described(owner)}: from {socket.gethostname()} it "
+        f"{flag}: {folder} is in use by {_described(owner)}; wait for it, or give another {flag}."
+    )
+
+
+def _may_be_in_use(folder: Path, owner: dict[str, Any], flag: str) -> str:
+    return (
+        f"{flag}: {folder} may be in use by {_described(owner)}: from {socket.gethostname()} it "
         f"cannot be seen whether it still runs. If not, remove {folder / OWNER} and give the "
         "command again."
     )

@@ -1,0 +1,40 @@
+"""Texts of the help that no docstring has."""
+
+from __future__ import annotations
+
+__all__ = ["ABOUT", "ABOUTS", "EXAMPLES", "STUDY_EXAMPLES"]
+
+ABOUT = "Self-supervised pretraining of vision models with image mixtures."
+
+ABOUTS = {
+    "pretrain": "Pretrain an encoder and measure it.",
+    "bench": "Measure how fast training is here, stage by stage; takes every flag of pretrain.",
+    "knn": "Weighted kNN accuracy of a run's encoder.",
+    "probe": "Linear probe of a run's encoder.",
+    "compare": "Table, figures and a report of several runs.",
+    "preview": "Draw images, their partners and their mixtures.",
+    "methods": "The methods, and which rules for credit go with them.",
+    "recipes": "List the recipes that ship, or print one.",
+    "demo": "MoCo and CMC with and without image mixtures, measured and drawn.",
+}
+
+STUDY_EXAMPLES = """\
+examples:
+  unmix study first --vary mixture=none,unmix --method moco --data photos --seeds 0-5
+  unmix study rates --vary lr=0.03,0.06 --vary mixture=none,unmix,imix --seeds 0-6 --jobs 2
+  unmix study docs/evidence/augmentation-none.yaml --data_dir DIR
+  unmix study show first
+
+Give the same command to go on; what is measured is not measured again."""
+
+EXAMPLES = """\
+examples:
+  unmix pretrain --method moco --data photos
+  unmix pretrain --method moco --data cifar10 --data_dir DIR --IM --IM_type IM --g_prob 0.1
+  unmix pretrain --method cmc --view YCbCr --unmix --unmix_prob 0.5 --beta 1.0
+  unmix pretrain --config moco-v2-imagenet100 --data_dir DIR
+  unmix pretrain --method moco --data FOLDER --size 64 --run runs/mine
+
+A run's settings are, each over the one before: the program's defaults, the recipe METHOD, the
+recipe METHOD-DATA if there is one (or --config), and the flags. Give a run's folder again to resume
+it."""

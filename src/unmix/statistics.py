@@ -1,0 +1,310 @@
+"""Whether one condition is better than another: paired seeds, single runs, several data sets.
+
+The tests and intervals are SciPy's. What is ours is which of them may be asked, and the words of
+the answer: `verdict` is the only place that says "better".
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from scipy import stats
+
+__all__ = [
+    "ALPHA",
+    "PairedComparison",
+    "Rank",
+    "SingleRunComparison",
+    "compare_paired",
+    "compare_single_runs",
+    "fewest_pairs",
+    "holm",
+    "mean_ranks",
+    "verdict",
+]
+
+ALPHA = 0.05
+"""Significance level of every test; the intervals have confidence 1 - ALPHA."""
+
+_RESAMPLES = 9999
+_EXACT = 16  # up to 2^16 sign flips are enumerated; beyond, the null distribution is sampled
+_SEED = 20200311
+
+
+@dataclass(frozen=True)
+class PairedComparison:
+    """Differences of one condition to another, a pair per seed.
+
+    Attributes:
+        differences: Candidate minus reference for each seed, in the unit of what was measured.
+        mean: Their mean.
+        std: Their standard deviation (n - 1); None with fewer than two.
+        interval: Student's t interval of the mean with confidence 1 - ALPHA; None with fewer than
+            two. It is the one that is told, since it covers the truth as often as it says also
+            with six pairs (benchmarks/coverage.py).
+        bca: BCa bootstrap interval (Efron 1987), which six pairs make too narrow.
+        p: Two-sided p-value of the exact sign-flip test of a mean of zero.
+        p_adjusted: The same after Holm's correction over `comparisons`.
+        comparisons: How many comparisons the correction is over.
+    """
+
+    differences: tuple[float, ...]
+    mean: float
+    std: float | None
+    interval: tuple[float, float] | None
+    bca: tuple[float, float] | None
+    p: float
+    p_adjusted: float
+    comparisons: int = 1
+
+    @property
+    def pairs(self) -> int:
+        """How many seeds both conditions have."""
+        return len(self.differences)
+
+
+def compare_paired(
+    candidate: Mapping[int, float], reference: Mapping[int, float]
+) -> PairedComparison | None:
+    """Compare two conditions on the seeds that both have.
+
+    Args:
+        candidate: A measurement, such as an accuracy in percent, for each seed.
+        reference: The same of the condition to compare with.
+
+    Returns:
+        The comparison, not corrected for others; None if no seed has both.
+    """
+    seeds = sorted(set(candidate) & set(reference))
+    if not seeds:
+        return None
+    # Accuracies are read from files in decimal; 71.3 - 71.2 must tie with 60.1 - 60.0.
+    found = np.round([candidate[seed] - reference[seed] for seed in seeds], 9)
+    p = sign_flip(found)
+    return PairedComparison(
+        differences=tuple(map(float, found)),
+        mean=float(found.mean()),
+        std=float(found.std(ddof=1)) if len(found) > 1 else None,
+        interval=t_interval(found),
+        bca=bca_interval(found),
+        p=p,
+        p_adjusted=p,
+    )
+
+
+def sign_flip(differences: np.ndarray) -> float:
+    """Two-sided p-value of the sign-flip test, for which both signs of a difference are as likely.
+
+    Exact up to 16 pairs, from 99,999 random flips beyond.
+    """
+    if len(differences) < 2 or not np.any(differences):
+        return 1.0
+    exact = len(differences) <= _EXACT
+    found = stats.permutation_test(
+        (differences,),
+        lambda sample, axis: np.mean(sample, axis=axis),
+        permutation_type="samples",
+        vectorized=True,
+        n_resamples=np.inf if exact else 99_999,
+        rng=None if exact else np.random.default_rng(_SEED),
+    )
+    return float(found.pvalue)
+
+
+def t_interval(values: np.ndarray) -> tuple[float, float] | None:
+    """Student's t interval of the mean; None with fewer than two values."""
+    if len(values) < 2:
+        return None
+    half = float(stats.sem(values)) * float(stats.t.ppf(1 - ALPHA / 2, len(values) - 1))
+    return float(values.mean()) - half, float(values.mean()) + half
+
+
+def bca_interval(differences: np.ndarray) -> tuple[float, float] | None:
+    """BCa bootstrap interval of the mean; the mean itself where all differences are equal."""
+    if len(differences) < 2:
+        return None
+    if np.ptp(differences) == 0:
+        return float(differences[0]), float(differences[0])
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", stats.DegenerateDataWarning)
+        found = stats.bootstrap(
+            (differences,),
+            np.mean,
+            n_resamples=_RESAMPLES,
+            confidence_level=1 - ALPHA,
+            method="BCa",
+            rng=np.random.default_rng(_SEED),
+        ).confidence_interval
+    return float(found.low), float(found.high)
+
+
+def holm(
+    comparisons: Sequence[PairedComparison], count: int | None = None
+) -> list[PairedComparison]:
+    """The comparisons with p-values corrected for their number (Holm 1979), in their order.
+
+    Args:
+        comparisons: Of one family.
+        count: How many comparisons were planned, if some of them are missing here.
+    """
+    count = len(comparisons) if count is None else count
+    order = sorted(range(len(comparisons)), key=lambda i: comparisons[i].p)
+    adjusted, largest = [0.0] * len(comparisons), 0.0
+    for rank, i in enumerate(order):
+        largest = max(largest, min(1.0, (count - rank) * comparisons[i].p))
+        adjusted[i] = largest
+    return [
+        replace(c, p_adjusted=p, comparisons=count)
+        for c, p in zip(comparisons, adjusted, strict=True)
+    ]
+
+
+def fewest_pairs(comparisons: int = 1) -> int:
+    """The fewest pairs with which the exact test can reach ALPHA after a correction for so many.
+
+    The smallest two-sided p-value of n pairs is 2 / 2^n: six pairs for one, eight for five.
+    """
+    return math.ceil(math.log2(2 * comparisons / ALPHA))
+
+
+def verdict(comparison: PairedComparison | None, unit: str = "points") -> str:
+    """Say what a paired comparison shows, and no more.
+
+    Args:
+        comparison: From `compare_paired`, corrected by `holm` where there are several; None if the
+            two conditions have no seed in common.
+        unit: Of the differences.
+    """
+    if comparison is None:
+        return "no seed in common: no comparison"
+    n, least = comparison.pairs, fewest_pairs(comparison.comparisons)
+    seeds = f"{n} paired seed{'' if n == 1 else 's'}"
+    if n < least:
+        many = comparison.comparisons
+        over = "" if many == 1 else f" for {many} comparisons"
+        return (
+            f"{n} seed{'' if n == 1 else 's'}: {comparison.mean:+.1f}, cannot be told from noise; "
+            f"{least} are the fewest{over}"
+        )
+    assert comparison.interval is not None
+    low, high = comparison.interval
+    if comparison.p_adjusted <= ALPHA:
+        better = comparison.mean > 0
+        ends = (low, high) if better else (-high, -low)
+        return (
+            f"{'better' if better else 'worse'} by {abs(comparison.mean):.1f} {unit} "
+            f"(95% interval {ends[0]:.1f} to {ends[1]:.1f}, {seeds})"
+        )
+    return (
+        f"no difference that these runs can show ({comparison.mean:+.1f} {unit}, "
+        f"95% interval {low:+.1f} to {high:+.1f}, {seeds})"
+    )
+
+
+@dataclass(frozen=True)
+class SingleRunComparison:
+    """Two encoders on the same test images; it says nothing about the methods that trained them.
+
+    Attributes:
+        images: Test images.
+        gained: Images that only the candidate predicts rightly.
+        lost: Images that only the reference predicts rightly.
+        difference: Of the accuracies, in points.
+        interval: Of the difference over test images, with confidence 1 - ALPHA.
+        p: Two-sided p-value of McNemar's exact test.
+    """
+
+    images: int
+    gained: int
+    lost: int
+    difference: float
+    interval: tuple[float, float]
+    p: float
+
+    def __str__(self) -> str:
+        low, high = self.interval
+        return (
+            f"{self.difference:+.1f} points on {self.images:,} test images (95% interval over "
+            f"images {low:+.1f} to {high:+.1f}, McNemar p = {self.p:.2g}): of these two encoders, "
+            "not of their methods"
+        )
+
+
+def compare_single_runs(
+    candidate: Sequence[bool] | np.ndarray, reference: Sequence[bool] | np.ndarray
+) -> SingleRunComparison:
+    """Compare two encoders image by image.
+
+    Args:
+        candidate: For each test image, whether it was predicted rightly.
+        reference: The same of the other encoder, in the same order.
+
+    Raises:
+        ValueError: if they are not of the same images, or of fewer than two.
+    """
+    a, b = np.asarray(candidate, bool), np.asarray(reference, bool)
+    if a.shape != b.shape or a.ndim != 1 or len(a) < 2:
+        raise ValueError(
+            f"candidate and reference must be of the same 2 images or more, got shapes {a.shape} "
+            f"and {b.shape}"
+        )
+    gained, lost = int((a & ~b).sum()), int((~a & b).sum())
+    changes = 100 * (a.astype(float) - b.astype(float))
+    interval = t_interval(changes)
+    assert interval is not None
+    p = stats.binomtest(gained, gained + lost).pvalue if gained + lost else 1.0
+    return SingleRunComparison(len(a), gained, lost, float(changes.mean()), interval, float(p))
+
+
+@dataclass(frozen=True)
+class Rank:
+    """A condition over several data sets or methods.
+
+    Attributes:
+        mean_rank: 1 is best; ties share their mean.
+        interval: Of the mean rank, by a bootstrap over the rows; None with fewer than two rows.
+        mean_difference: To the reference, in the unit of what was measured.
+        difference_interval: Of it, likewise.
+        rows: Data sets or methods that every condition was measured on.
+    """
+
+    mean_rank: float
+    interval: tuple[float, float] | None
+    mean_difference: float
+    difference_interval: tuple[float, float] | None
+    rows: int
+
+
+def mean_ranks(table: Mapping[str, Mapping[str, float]], reference: str) -> dict[str, Rank]:
+    """Rank conditions within each row, and average over the rows that have all of them.
+
+    Args:
+        table: For each row (a data set, a method) each condition's measurement; higher is better.
+        reference: The condition that differences are to.
+
+    Raises:
+        ValueError: if no row has all conditions, or none has the reference.
+    """
+    conditions = list(dict.fromkeys(name for row in table.values() for name in row))
+    if reference not in conditions:
+        raise ValueError(f"reference {reference!r} is none of {', '.join(conditions)}")
+    rows = [[row[c] for c in conditions] for row in table.values() if set(row) >= set(conditions)]
+    if not rows:
+        raise ValueError(f"no row has all of {', '.join(conditions)}")
+    values = np.array(rows, float)
+    ranks = stats.rankdata(-values, axis=1)
+    differences = values - values[:, [conditions.index(reference)]]
+    return {
+        name: Rank(
+            float(ranks[:, i].mean()),
+            bca_interval(ranks[:, i]),
+            float(differences[:, i].mean()),
+            bca_interval(differences[:, i]),
+            len(rows),
+        )
+        for i, name in enumerate(conditions)
+    }

@@ -1,0 +1,186 @@
+"""What the cells of a study show: per condition, per comparison, and in words."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from unmix.errors import UserError
+from unmix.statistics import PairedComparison, compare_paired, holm, verdict
+from unmix.studies.cells import read_cells
+from unmix.studies.plan import Study
+
+__all__ = ["Comparison", "StudyResults", "read_study"]
+
+_TITLES = {"knn": "kNN", "linear": "linear"}
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Two conditions by one protocol.
+
+    Attributes:
+        family: Comparisons that Holm's correction is over.
+        result: None if the two have no seed in common.
+    """
+
+    family: str
+    candidate: str
+    reference: str
+    protocol: str
+    result: PairedComparison | None
+
+    def words(self, exploratory: bool = False) -> str:
+        """The comparison as a sentence."""
+        if exploratory and self.result is not None:
+            shown = (
+                f"{self.result.mean:+.1f} points over {self.result.pairs} paired seeds; this study "
+                "is exploratory and gives no verdict"
+            )
+        else:
+            shown = verdict(self.result)
+        title = _TITLES.get(self.protocol, self.protocol)
+        return f"{self.candidate} against {self.reference}, {title}: {shown}"
+
+
+@dataclass(frozen=True)
+class StudyResults:
+    """A study and the cells that were measured.
+
+    Attributes:
+        study: What was asked.
+        cells: What each cell's JSON holds; of the study's conditions alone.
+    """
+
+    study: Study
+    cells: Sequence[Mapping[str, Any]]
+
+    def of(self, condition: str) -> list[Mapping[str, Any]]:
+        """The cells of a condition, by seed."""
+        found = [c for c in self.cells if c["condition"] == condition]
+        return sorted(found, key=lambda cell: cell["seed"])
+
+    def accuracies(self, condition: str, protocol: str) -> dict[int, float]:
+        """Accuracy in percent by seed."""
+        return {
+            cell["seed"]: float(cell["accuracies"][protocol])
+            for cell in self.of(condition)
+            if protocol in cell["accuracies"]
+        }
+
+    def comparisons(self) -> list[Comparison]:
+        """All comparisons, each family corrected per protocol."""
+        found = []
+        for protocol in self.study.protocols:
+            for family, pairs in self.study.comparisons.items():
+                results = [
+                    compare_paired(self.accuracies(a, protocol), self.accuracies(b, protocol))
+                    for a, b in pairs
+                ]
+                # The plan's comparisons count, also those whose cells are still missing.
+                corrected = iter(holm([r for r in results if r is not None], len(pairs)))
+                for (a, b), result in zip(pairs, results, strict=True):
+                    shown = None if result is None else next(corrected)
+                    found.append(Comparison(family, a, b, protocol, shown))
+        return found
+
+    def missing(self) -> list[str]:
+        """Cells that were not measured."""
+        have = {(cell["condition"], cell["seed"]) for cell in self.cells}
+        return [
+            f"{name}, seed {seed}"
+            for name in self.study.conditions
+            for seed in self.study.seeds
+            if (name, seed) not in have
+        ]
+
+    def marks(self) -> list[str]:
+        """What a reader must know of the cells: other settings or code among them."""
+        notes = []
+        code = {cell["code"].get("sources") for cell in self.cells}
+        if len(code) > 1:
+            notes.append(f"cells of {len(code)} versions of the code are in this table")
+        for name in self.study.conditions:
+            settings = [
+                {k: v for k, v in cell["settings"].items() if k != "seed"} for cell in self.of(name)
+            ]
+            if any(other != settings[0] for other in settings[1:]):
+                notes.append(f"the seeds of {name} were not trained with the same settings")
+        return notes
+
+    def markdown(self) -> str:
+        """The verdicts, then a table of the conditions."""
+        titles = [_TITLES.get(p, p) for p in self.study.protocols]
+        head = ["condition", "epochs", "forward-equivalents", "cost", "minutes", "seeds", *titles]
+        head += ["published"] if self.study.published else []
+        lines = [f"- {c.words(self.study.exploratory)}" for c in self.comparisons()]
+        lines += [f"- note: {note}" for note in self.marks()]
+        if gone := self.missing():
+            more = f" and {len(gone) - 3} more" if len(gone) > 3 else ""
+            lines.append(f"- note: {len(gone)} cells are missing: {'; '.join(gone[:3])}{more}")
+        lines += ["", _row(head), _row(["---"] * len(head))]
+        cheapest = self._cheapest()
+        for name in self.study.conditions:
+            lines.append(_row(self._condition_row(name, cheapest)))
+        return "\n".join(lines) + "\n"
+
+    def _cheapest(self) -> float:
+        spent = [_spent(cell) for cell in self.cells]
+        return min([s for s in spent if s], default=0.0)
+
+    def _condition_row(self, name: str, cheapest: float) -> list[str]:
+        cells = self.of(name)
+        if not cells:
+            return [name, *["–"] * (5 + len(self.study.protocols)), *self._published(name)]
+        minutes = [c["seconds"] / 60 for c in cells if c.get("seconds")]
+        spent = _spent(cells[0])
+        return [
+            name,
+            ", ".join(str(e) for e in sorted({c["epochs"] for c in cells})),
+            f"{cells[0]['cost'].get('forward_equivalents', 0):.1f}",
+            f"{spent / cheapest:.2f}x" if cheapest else "–",
+            f"{statistics.median(minutes):.1f}" if minutes else "–",
+            str(len(cells)),
+            *(_spread(self.accuracies(name, p).values()) for p in self.study.protocols),
+            *self._published(name),
+        ]
+
+    def _published(self, name: str) -> list[str]:
+        return [self.study.published.get(name, "")] if self.study.published else []
+
+
+def read_study(folder: Path) -> StudyResults:
+    """Read a study's folder: `study.yaml` and `cells/`.
+
+    Raises:
+        UserError: if it is none, or a cell is damaged.
+    """
+    if not (folder / "study.yaml").is_file():
+        raise UserError(f"{folder}: is not a study's folder; it has no study.yaml.")
+    study = Study.load(folder / "study.yaml")
+    cells = [c for c in read_cells(folder) if c["condition"] in study.conditions]
+    return StudyResults(study, cells)
+
+
+def _spent(cell: Mapping[str, Any]) -> float:
+    """What a cell's training cost: forward-equivalents of all its images."""
+    cost = cell["cost"]
+    images = float(cost.get("images_per_epoch", 0)) * cell["epochs"]
+    return float(cost.get("forward_equivalents", 0)) * images
+
+
+def _spread(values: Any) -> str:
+    """Mean and standard deviation over the seeds."""
+    known = list(values)
+    if not known:
+        return "–"
+    if len(known) == 1:
+        return f"{known[0]:.1f}"
+    return f"{statistics.mean(known):.1f} ± {statistics.stdev(known):.1f}"
+
+
+def _row(words: Sequence[str]) -> str:
+    return "| " + " | ".join(word.replace("|", "\\|") for word in words) + " |"

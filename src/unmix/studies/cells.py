@@ -1,0 +1,206 @@
+"""One cell of a study: a condition with a seed, trained by `unmix pretrain` in its own process."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shlex
+import subprocess
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import unmix
+from unmix.config import Settings
+from unmix.errors import UserError
+from unmix.files import write_whole
+from unmix.results import load_results
+from unmix.studies.plan import slug
+from unmix.training.pretrain import command_line
+
+__all__ = [
+    "NO_RESULT",
+    "SCHEMA",
+    "Cell",
+    "changed_settings",
+    "code_version",
+    "read_cell",
+    "read_cells",
+    "result_settings",
+]
+
+SCHEMA = 1
+_PLACES = ("data_dir", "run")
+# What changes no result: where a run lies, what is kept of it, and how many processes feed it.
+NO_RESULT = {
+    "run", "data_dir", "workers", "resident", "resident_share", "checkpoint_every",
+    "checkpoint_steps", "logger", "download", "threads",
+}  # fmt: skip
+
+
+def result_settings(settings: Settings) -> dict[str, Any]:
+    """The settings that a result depends on, as JSON has them."""
+    kept = {k: v for k, v in settings.flat().items() if k not in NO_RESULT}
+    return json.loads(json.dumps(kept, default=str))
+
+
+def changed_settings(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """What differs, as "lr 0.03 -> 0.06"."""
+    names = dict.fromkeys((*before, *now))
+    return [
+        f"{name} {before.get(name)} -> {now.get(name)}"
+        for name in names
+        if before.get(name) != now.get(name)
+    ]
+
+
+@cache
+def code_version() -> dict[str, str]:
+    """The package's version, a digest of its sources, and the commit where it is a checkout."""
+    root = Path(unmix.__file__).parent
+    digest = hashlib.sha256()
+    for path in sorted(root.rglob("*")):
+        if path.suffix in (".py", ".yaml"):
+            digest.update(str(path.relative_to(root)).encode() + b"\0" + path.read_bytes())
+    found = {"version": unmix.__version__, "sources": digest.hexdigest()[:12]}
+    commit = _git("rev-parse", "--short=12", "HEAD")
+    # A checkout of something else that has the package inside is not the package's.
+    if commit and _git("ls-files", "--error-unmatch", "__init__.py"):
+        dirty = _git("status", "--porcelain", ".")
+        found["commit"] = commit + ("+changes" if dirty else "")
+    return found
+
+
+def _git(*words: str) -> str:
+    try:
+        ended = subprocess.run(
+            ["git", "-C", str(Path(unmix.__file__).parent), *words],
+            capture_output=True, text=True, check=False, timeout=20,
+        )  # fmt: skip
+    except (OSError, subprocess.SubprocessError):
+        return ""
+    return ended.stdout.strip() if ended.returncode == 0 else ""
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A condition with a seed.
+
+    Attributes:
+        condition: Its name.
+        seed: Of the run.
+        words: What `pretrain` is given.
+        settings: All settings that its result depends on.
+        config: The recipe or file under the words.
+        folder: Of the study.
+    """
+
+    condition: str
+    seed: int
+    words: Mapping[str, Any]
+    settings: Mapping[str, Any]
+    config: str | Sequence[str] | None
+    folder: Path
+
+    @property
+    def name(self) -> str:
+        """In messages."""
+        return f"{self.condition}, seed {self.seed}"
+
+    @property
+    def file(self) -> Path:
+        """Where its result is kept."""
+        return self.folder / "cells" / f"{slug(self.condition)}-{self.seed}.json"
+
+    @property
+    def run(self) -> Path:
+        """Its run folder; other settings are another folder."""
+        digest = hashlib.sha256(json.dumps(dict(self.settings), sort_keys=True).encode())
+        name = f"{slug(self.condition)}-{self.seed}-{digest.hexdigest()[:8]}"
+        return self.folder / "runs" / name
+
+    @property
+    def log(self) -> Path:
+        """What its process prints."""
+        return self.run.with_suffix(".log")
+
+    def command(self, *, shown: bool = False) -> list[str]:
+        """The words behind `unmix`; `shown` without this machine's folders."""
+        words = dict(self.words)
+        if shown:
+            words |= {key: "DIR" for key in _PLACES if words.get(key) is not None}
+        else:
+            words["run"] = str(self.run)
+        return shlex.split(command_line(self.config, words))[1:]
+
+    def record(self, cost: Mapping[str, Any]) -> dict[str, Any]:
+        """What its JSON holds, from its finished run.
+
+        Raises:
+            UserError: if the run has no results.
+        """
+        found = load_results(self.run)
+        finals = {row.protocol: found.final(row.protocol) for row in found.evaluations}
+        return {
+            "schema": SCHEMA,
+            "condition": self.condition,
+            "seed": self.seed,
+            "settings": dict(self.settings),
+            "command": shlex.join(["unmix", *self.command(shown=True)]),
+            "epochs": found.epochs,
+            "accuracies": {name: row.top1 for name, row in finals.items() if row is not None},
+            "loss": found.training.get("loss"),
+            "seconds": found.training.get("seconds"),
+            "images_per_second": found.training.get("images_per_second"),
+            "cost": dict(cost),
+            "code": code_version(),
+            "hardware": dict(found.hardware),
+            "versions": dict(found.versions),
+        }
+
+    def write(self, cost: Mapping[str, Any]) -> dict[str, Any]:
+        """Write its JSON, and give what it holds."""
+        content = self.record(cost)
+        text = json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False)
+        write_whole(self.file, (text + "\n").encode())
+        return content
+
+
+_FIELDS: dict[str, type | tuple[type, ...]] = {
+    "condition": str, "seed": int, "settings": dict, "accuracies": dict, "epochs": int,
+    "cost": dict, "code": dict,
+}  # fmt: skip
+
+
+def read_cell(path: Path) -> dict[str, Any]:
+    """What a cell's JSON holds.
+
+    Raises:
+        UserError: if it is damaged, or of another version.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror}).") from None
+    except ValueError:
+        raise UserError(
+            f"{path}: is damaged (no valid JSON); remove it, and the study measures it again."
+        ) from None
+    if not isinstance(content, dict) or content.get("schema") != SCHEMA:
+        raise UserError(f"{path}: is not a cell of a study that this version reads.")
+    for key, kind in _FIELDS.items():
+        if not isinstance(content.get(key), kind) or isinstance(content.get(key), bool):
+            raise UserError(
+                f"{path}: {key} is {content.get(key)!r}; remove the file to measure anew."
+            )
+    for name, value in content["accuracies"].items():
+        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 100:
+            raise UserError(f"{path}: accuracies.{name} is {value!r}; it must be a percentage.")
+    return content
+
+
+def read_cells(folder: Path) -> list[dict[str, Any]]:
+    """All cells of a study's folder, by their file names."""
+    return [read_cell(path) for path in sorted((folder / "cells").glob("*.json"))]

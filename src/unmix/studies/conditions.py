@@ -1,0 +1,205 @@
+"""The conditions of a study file, by name or crossed from factors, and their comparisons."""
+
+from __future__ import annotations
+
+import difflib
+import itertools
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from unmix.config.catalog import catalog
+from unmix.errors import UserError, check_choice
+
+__all__ = ["Condition", "comparisons_of", "conditions_of", "mixture_settings", "possible"]
+
+_LIKE = {"same_compute_as": "compute", "same_time_as": "time"}
+
+
+@dataclass(frozen=True)
+class Condition:
+    """One way to train.
+
+    Attributes:
+        name: In tables.
+        settings: What differs from the study's base, by the names of `pretrain`'s settings.
+        like: A condition whose cost this one is trained for, with more or fewer epochs; None keeps
+            the epochs of the settings.
+        by: Of what cost: "compute" (forward-equivalents) or "time" (measured seconds).
+        group: The comparisons' family by default: the levels of all factors but the last.
+    """
+
+    name: str
+    settings: Mapping[str, Any]
+    like: str | None = None
+    by: str = "compute"
+    group: str = ""
+
+
+def conditions_of(content: Mapping[str, Any], where: str) -> dict[str, Condition]:
+    """The conditions that a study file names, or the combinations of its factors.
+
+    Raises:
+        UserError: with the key that is wrong.
+    """
+    if ("conditions" in content) == ("vary" in content):
+        raise UserError(f"{where}: needs conditions: (by name) or vary: (by factor), one of them.")
+    if "vary" in content:
+        return _crossed(content["vary"], where)
+    found = {}
+    for name, settings in content["conditions"].items():
+        found[str(name)] = _condition(str(name), settings or {}, "", content, where)
+    if not found:
+        raise UserError(f"{where}: conditions is empty; give two or more.")
+    for condition in found.values():
+        if condition.like is not None:
+            check_choice(f"condition {condition.name!r}: same cost as", condition.like, found)
+            if condition.like == condition.name or found[condition.like].like is not None:
+                raise UserError(
+                    f"condition {condition.name!r}: {condition.like!r} has no epochs of its own to "
+                    "take the cost of."
+                )
+    return found
+
+
+def _condition(
+    name: str, settings: Any, group: str, content: Mapping[str, Any], where: str
+) -> Condition:
+    if not isinstance(settings, Mapping):
+        raise UserError(f"{where}: condition {name!r} is {settings!r}; it must be a mapping.")
+    like = [key for key in _LIKE if key in settings]
+    if len(like) > 1:
+        raise UserError(f"condition {name!r}: takes one of {' and '.join(_LIKE)}.")
+    own = {str(k): v for k, v in settings.items() if k not in _LIKE}
+    if not like:
+        return Condition(name, own, group=group)
+    return Condition(name, own, str(settings[like[0]]), _LIKE[like[0]], group)
+
+
+def _crossed(factors: Mapping[str, Any], where: str) -> dict[str, Condition]:
+    """Every combination of the factors' levels; the levels of all but the last are a family."""
+    levels: list[list[tuple[str, Mapping[str, Any]]]] = []
+    for factor, values in factors.items():
+        if isinstance(values, Mapping):
+            levels.append([(str(name), settings or {}) for name, settings in values.items()])
+        elif isinstance(values, Sequence) and not isinstance(values, str):
+            levels.append([_level(str(factor), value) for value in values])
+        else:
+            raise UserError(f"{where}: vary {factor} is {values!r}; give a list or a mapping.")
+        if len({name for name, _ in levels[-1]}) < max(1, len(levels[-1])) or not levels[-1]:
+            raise UserError(f"{where}: vary {factor} must have levels of different names.")
+    found = {}
+    for combination in itertools.product(*levels):
+        names = [name for name, _ in combination]
+        settings: dict[str, Any] = {}
+        for _, own in combination:
+            settings |= own
+        name = ", ".join(names)
+        found[name] = _condition(name, settings, ", ".join(names[:-1]), {}, where)
+    return found
+
+
+def _level(factor: str, value: Any) -> tuple[str, Mapping[str, Any]]:
+    """A level's name and settings; methods and mixtures go by their own names."""
+    if factor == "mixture":
+        return str(value), mixture_settings(str(value))
+    name = _word(value) if factor == "method" else f"{factor}={_word(value)}"
+    return name, {factor: value}
+
+
+def mixture_settings(word: str) -> dict[str, Any]:
+    """The settings of none, IM, a rule such as imix, or RULE:MIXTURE such as unmix:fmix.
+
+    Raises:
+        UserError: for another word.
+    """
+    if word == "none":
+        return {}
+    if word == "IM":
+        return {"IM": True}
+    rule, _, mixture = word.partition(":")
+    check_choice("mixture", rule, ["none", "IM", *catalog().rules])
+    found = {"unmix": True, "unmix_rule": rule}
+    return {**found, "unmix_mixture": mixture} if mixture else found
+
+
+def possible(
+    conditions: Mapping[str, Condition], content: Mapping[str, Any]
+) -> tuple[dict[str, Condition], tuple[str, ...]]:
+    """The conditions whose rule goes with their method; why the others of a crossing are left out.
+
+    Raises:
+        UserError: if one that was named does not, or none does.
+    """
+    found, left_out = {}, []
+    for name, condition in conditions.items():
+        words = {**content.get("base", {}), **condition.settings}
+        rule, method = str(words.get("unmix_rule", "unmix")), str(words.get("method", "moco"))
+        known = words.get("unmix") and rule in catalog().rules and method in catalog().methods
+        why = catalog().methods[method].facts["why_not"][rule] if known else None
+        if why is None:
+            found[name] = condition
+        elif "vary" in content:
+            left_out.append(f"{name}: {why}")
+        else:
+            raise UserError(f"condition {name!r}: {rule} cannot be used with {method}: {why}.")
+    if not found:
+        raise UserError(f"no condition is left: {left_out[0]}.")
+    return found, tuple(left_out)
+
+
+def _word(value: Any) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return " ".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)
+
+
+def comparisons_of(
+    content: Mapping[str, Any], conditions: Mapping[str, Condition], where: str
+) -> dict[str, list[tuple[str, str]]]:
+    """Those that the file asks for, or each condition of a family with the family's first."""
+    asked = content.get("comparisons")
+    if asked is None:
+        return _with_the_first(conditions, content.get("baseline"), where)
+    if "baseline" in content:
+        raise UserError(f"{where}: baseline does not go with comparisons; leave it out.")
+    families = asked if isinstance(asked, Mapping) else {"": asked}
+    found: dict[str, list[tuple[str, str]]] = {}
+    for family, pairs in families.items():
+        found[str(family)] = [_pair(pair, conditions, where) for pair in pairs or ()]
+    return found
+
+
+def _pair(pair: Any, conditions: Iterable[str], where: str) -> tuple[str, str]:
+    if not isinstance(pair, Sequence) or isinstance(pair, str) or len(pair) != 2:
+        raise UserError(f"{where}: comparisons: {pair!r} is no pair [candidate, reference].")
+    for name in pair:
+        _known(str(name), conditions, f"{where}: comparisons")
+    if pair[0] == pair[1]:
+        raise UserError(f"{where}: comparisons: {pair[0]!r} is compared with itself.")
+    return str(pair[0]), str(pair[1])
+
+
+def _with_the_first(
+    conditions: Mapping[str, Condition], baseline: Any, where: str
+) -> dict[str, list[tuple[str, str]]]:
+    groups: dict[str, list[str]] = {}
+    for condition in conditions.values():
+        groups.setdefault(condition.group, []).append(condition.name)
+    found = {}
+    for group, names in groups.items():
+        reference = names[0]
+        if baseline is not None:
+            joined = f"{group}, {baseline}" if group else str(baseline)
+            reference = _known(joined, names, f"{where}: baseline")
+        found[group] = [(name, reference) for name in names if name != reference]
+    return found
+
+
+def _known(name: str, conditions: Iterable[str], where: str) -> str:
+    names = list(conditions)
+    if name not in names:
+        near = difflib.get_close_matches(name, names, n=1, cutoff=0.4)
+        hint = f" Did you mean {near[0]!r}?" if near else f" Conditions: {'; '.join(names)}."
+        raise UserError(f"{where}: there is no condition {name!r}.{hint}")
+    return name

@@ -1,0 +1,232 @@
+"""What a study is: its conditions, seeds, and which conditions are compared with which."""
+
+from __future__ import annotations
+
+import itertools
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from unmix.config import Settings
+from unmix.errors import UserError, check_choice
+from unmix.statistics import ALPHA, fewest_pairs
+from unmix.studies.conditions import Condition, comparisons_of, conditions_of, possible
+from unmix.training.pretrain import settings_for
+
+__all__ = ["PROTOCOLS", "Study", "parse_seeds", "slug"]
+
+PROTOCOLS = ("knn", "linear")
+"""What `pretrain` measures at the end of a run."""
+
+_KEYS = (
+    "name", "about", "config", "base", "conditions", "vary", "baseline", "comparisons", "seeds",
+    "evaluations", "exploratory", "published",
+)  # fmt: skip
+# What two conditions must share to be compared: the images, and how they are measured.
+_SHARED = (
+    "data", "data_dir", "limit", "size", "features", "knn_k", "knn_temperature", "evaluate",
+)  # fmt: skip
+_RUN_ONLY = ("seed", "run")
+
+
+@dataclass(frozen=True)
+class Study:
+    """Conditions x seeds, and what is compared.
+
+    Attributes:
+        name: Of the study and its folder.
+        conditions: By name, in the order of the tables.
+        seeds: Every condition is trained with each of them.
+        base: Settings of all conditions.
+        config: Recipes or YAML files under the base.
+        comparisons: For each family (candidate, reference) pairs; Holm's correction is over each.
+        protocols: Evaluations that are compared.
+        about: What the study asks, in a sentence.
+        exploratory: Run with fewer seeds than a test needs, and without a verdict.
+        published: What others report of a condition, for the tables.
+        left_out: Combinations of crossed factors that cannot be, each with the reason.
+    """
+
+    name: str
+    conditions: Mapping[str, Condition]
+    seeds: tuple[int, ...]
+    base: Mapping[str, Any] = field(default_factory=dict)
+    config: str | Sequence[str] | None = None
+    comparisons: Mapping[str, Sequence[tuple[str, str]]] = field(default_factory=dict)
+    protocols: tuple[str, ...] = PROTOCOLS
+    about: str = ""
+    exploratory: bool = False
+    published: Mapping[str, str] = field(default_factory=dict)
+    left_out: tuple[str, ...] = ()
+
+    @classmethod
+    def load(cls, path: Path) -> Study:
+        """Read a study file.
+
+        Raises:
+            UserError: if it cannot be read or is not a study.
+        """
+        try:
+            content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            raise UserError(f"{path}: there is no such study file.") from None
+        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+            reason = getattr(error, "strerror", None) or "it is not valid YAML"
+            raise UserError(f"{path}: cannot be read ({reason}).") from None
+        return cls.of(content, path.stem, str(path))
+
+    @classmethod
+    def of(cls, content: Any, name: str, where: str = "study") -> Study:
+        """Make a study of the content of a study file.
+
+        Args:
+            content: A mapping with the keys of a study file; see docs/studies.md.
+            name: The study's name where the content has none.
+            where: What messages call the file.
+
+        Raises:
+            UserError: with the key that is wrong.
+        """
+        if not isinstance(content, Mapping):
+            raise UserError(f"{where}: must hold lines of the form `key: value`.")
+        for key in content:
+            check_choice(f"{where}: key", str(key), _KEYS)
+        for key in ("base", "conditions", "vary", "published"):
+            if not isinstance(content.get(key, {}), Mapping):
+                raise UserError(f"{where}: {key} is {content[key]!r}; it must be a mapping.")
+        conditions, left_out = possible(conditions_of(content, where), content)
+        published = {str(name): str(text) for name, text in content.get("published", {}).items()}
+        for condition in published:
+            check_choice(f"{where}: published", condition, conditions)
+        protocols = tuple(content.get("evaluations", PROTOCOLS))
+        for protocol in protocols:
+            check_choice(f"{where}: evaluations", str(protocol), PROTOCOLS)
+        study = cls(
+            name=slug(str(content.get("name", name))),
+            conditions=conditions,
+            seeds=parse_seeds(content.get("seeds", [0]), f"{where}: seeds"),
+            base=dict(content.get("base", {})),
+            config=content.get("config"),
+            comparisons=comparisons_of(content, conditions, where),
+            protocols=protocols,
+            about=str(content.get("about", "")),
+            exploratory=bool(content.get("exploratory", False)),
+            published=published,
+            left_out=left_out,
+        )
+        study.check()
+        return study
+
+    def settings(self, condition: str, seed: int, epochs: int | None = None) -> dict[str, Any]:
+        """What `pretrain` is given for a cell; `epochs` stand in for the condition's own."""
+        given = {**self.base, **self.conditions[condition].settings, "seed": seed}
+        return given if epochs is None else {**given, "epochs": epochs}
+
+    def resolved(self, condition: str, seed: int, epochs: int | None = None) -> Settings:
+        """All settings of a cell.
+
+        Raises:
+            UserError: if `pretrain` would refuse them; it names the condition.
+        """
+        try:
+            return settings_for(self.settings(condition, seed, epochs), self.config)[0]
+        except UserError as error:
+            raise UserError(f"condition {condition!r}: {error}") from None
+
+    def check(self) -> None:
+        """Check that the conditions can be trained and compared.
+
+        Raises:
+            UserError: for the first that cannot.
+        """
+        for key in _RUN_ONLY:
+            owners = [c.name for c in self.conditions.values() if key in c.settings]
+            if key in self.base or owners:
+                of = f"condition {owners[0]!r}" if owners else "base"
+                wanted = "seeds:" if key == "seed" else "the study's own folder"
+                raise UserError(f"{of}: {key} is the study's; use {wanted}.")
+        flat = {name: self.resolved(name, self.seeds[0]).flat() for name in self.conditions}
+        for a, b in itertools.combinations(self.conditions.values(), 2):
+            if flat[a.name] == flat[b.name] and (a.like, a.by) == (b.like, b.by):
+                raise UserError(f"conditions {a.name!r} and {b.name!r} differ in nothing.")
+            if slug(a.name) == slug(b.name):
+                raise UserError(
+                    f"conditions {a.name!r} and {b.name!r} would have the same file name, "
+                    f"{slug(a.name)}; rename one."
+                )
+        for candidate, reference in itertools.chain(*self.comparisons.values()):
+            for key in _SHARED:
+                ours, theirs = flat[candidate].get(key), flat[reference].get(key)
+                if ours != theirs:
+                    raise UserError(
+                        f"comparison of {candidate!r} with {reference!r}: {key} is {ours!r} and "
+                        f"{theirs!r}; it must be the same. Say under comparisons: which conditions "
+                        "to compare."
+                    )
+        self._check_seeds()
+
+    def _check_seeds(self) -> None:
+        for family, pairs in self.comparisons.items():
+            least = fewest_pairs(len(pairs)) if pairs else 0
+            if len(self.seeds) < least and not self.exploratory:
+                many = f"{len(pairs)} comparison{'' if len(pairs) == 1 else 's'}"
+                of = f" of {family!r}" if family else ""
+                raise UserError(
+                    f"seeds: {len(self.seeds)} cannot show a difference at {ALPHA} over the {many}"
+                    f"{of}; give {least} or more (0-{least - 1}), or exploratory to run without a "
+                    "verdict."
+                )
+
+    def content(self) -> dict[str, Any]:
+        """The content of a study file that says the same."""
+        conditions = {
+            c.name: {
+                **c.settings,
+                **({f"same_{c.by}_as": c.like} if c.like is not None else {}),
+            }
+            for c in self.conditions.values()
+        }
+        return {
+            "name": self.name,
+            **({"about": self.about} if self.about else {}),
+            **({"config": self.config} if self.config is not None else {}),
+            "base": dict(self.base),
+            "conditions": conditions,
+            "comparisons": {
+                family: [list(pair) for pair in pairs] for family, pairs in self.comparisons.items()
+            },
+            "seeds": list(self.seeds),
+            "evaluations": list(self.protocols),
+            **({"exploratory": True} if self.exploratory else {}),
+            **({"published": dict(self.published)} if self.published else {}),
+        }
+
+
+def slug(name: str) -> str:
+    """A name as a part of a path."""
+    return re.sub(r"[^a-z0-9.+=]+", "-", name.lower()).strip("-.") or "study"
+
+
+def parse_seeds(value: Any, where: str = "--seeds") -> tuple[int, ...]:
+    """Seeds from a list, or from words such as "0-5" and "0,2,7".
+
+    Raises:
+        UserError: if it is neither, or names a seed twice.
+    """
+    if isinstance(value, int):
+        raise UserError(f"{where}: {value} could be one seed or several; write [{value}] or 0-5.")
+    words = value if isinstance(value, Sequence) and not isinstance(value, str) else [value]
+    seeds: list[int] = []
+    for word in re.split(r"[\s,]+", " ".join(map(str, words)).strip()):
+        match = re.fullmatch(r"(\d+)(?:-(\d+))?", word)
+        if match is None or (match[2] and int(match[2]) < int(match[1])):
+            raise UserError(f"{where}: {word!r} is no seed; write 0-5, or 0 1 2.")
+        seeds += range(int(match[1]), int(match[2] or match[1]) + 1)
+    if len(set(seeds)) < len(seeds):
+        twice = next(seed for seed in seeds if seeds.count(seed) > 1)
+        raise UserError(f"{where}: {twice} is given twice.")
+    return tuple(seeds)

@@ -1,0 +1,294 @@
+"""Train the cells of a study that are missing, several at a time, in processes of their own."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from unmix.errors import UserError
+from unmix.files import write_whole
+from unmix.studies.cells import (
+    Cell,
+    changed_settings,
+    code_version,
+    read_cell,
+    result_settings,
+)
+from unmix.studies.cost import Cost, epochs_for, measure_cost
+from unmix.studies.plan import Study
+from unmix.training.callbacks import duration
+from unmix.training.run_lock import run_lock
+
+__all__ = ["STALE", "run_study"]
+
+Say = Callable[[str], None]
+STALE = ("refuse", "keep", "rerun")
+"""What is done with cells that other settings or other code measured."""
+
+PROGRAM = (sys.executable, "-m", "unmix")
+_POLL = 0.2
+
+
+@dataclass
+class _Running:
+    """A cell's process."""
+
+    cell: Cell
+    process: subprocess.Popen[bytes]
+    epochs: int
+    started: float = field(default_factory=time.monotonic)
+
+    def done(self) -> int:
+        """Epochs that its metrics have so far."""
+        try:
+            with (self.cell.run / "metrics.csv").open("rb") as file:
+                return min(self.epochs, max(0, sum(1 for _ in file) - 1))
+        except OSError:
+            return 0
+
+
+def run_study(
+    study: Study,
+    folder: Path,
+    *,
+    jobs: int = 1,
+    stale: str = "refuse",
+    here: Mapping[str, Any] | None = None,
+    say: Say = print,
+) -> list[str]:
+    """Train and measure every cell that is missing.
+
+    A cell is a condition with a seed. The same seed gives all conditions the same initial weights,
+    order of images and, where their view settings agree, the same views.
+
+    Args:
+        study: What to run.
+        folder: For `study.yaml`, `cells/` (a JSON each) and `runs/` (run folders and logs).
+        jobs: Cells at a time.
+        stale: For cells that other settings or other code measured: "refuse", "keep" them (tables
+            mark them), or "rerun".
+        here: Settings of this machine, such as `data_dir`; they are not part of the study.
+        say: Prints a line.
+
+    Returns:
+        The names of the cells that failed, each said with its reason.
+
+    Raises:
+        UserError: if a cell's file is damaged or stale, another process works on the study, or the
+            folder cannot be written.
+        KeyboardInterrupt: when it is interrupted; the same call goes on.
+    """
+    with run_lock(folder, say, "--out"):
+        return _run_locked(study, folder, jobs, stale, here or {}, say)
+
+
+def _run_locked(
+    study: Study, folder: Path, jobs: int, stale: str, here: Mapping[str, Any], say: Say
+) -> list[str]:
+    local = replace(study, base={**study.base, **here})
+    costs = _costs(local, folder, say)
+    cells = _cells(local, folder, epochs_for(study, costs))
+    missing = _missing(cells, stale, say)
+    _write_study(study, folder)
+    for line in study.left_out:
+        say(f"left out: {line}")
+    say(_estimate(study, cells, missing, costs, jobs))
+    if not missing:
+        return []
+    return _run_cells(missing, costs, jobs, say)
+
+
+def _write_study(study: Study, folder: Path) -> None:
+    import yaml
+
+    text = yaml.safe_dump(study.content(), sort_keys=False, allow_unicode=True)
+    write_whole(folder / "study.yaml", text.encode())
+
+
+def _costs(study: Study, folder: Path, say: Say) -> dict[str, Cost]:
+    """Measured costs of the conditions; kept, since conditions of equal cost depend on them."""
+    file = folder / "costs.json"
+    known: dict[str, Any] = {}
+    with suppress(OSError, ValueError):
+        known = json.loads(file.read_text(encoding="utf-8"))
+    found: dict[str, Cost] = {}
+    for name in study.conditions:
+        settings = study.resolved(name, study.seeds[0])
+        key = json.dumps({**result_settings(settings), "seed": 0}, sort_keys=True)
+        entry = known.get(name)
+        if isinstance(entry, dict) and entry.get("settings") == key:
+            found[name] = Cost(**entry["cost"])
+            continue
+        say(f"measuring a few steps of {name!r}")
+        found[name] = measure_cost(settings)
+        known[name] = {"settings": key, "cost": found[name].as_dict()}
+        write_whole(file, (json.dumps(known, indent=1) + "\n").encode())
+    return found
+
+
+def _cells(study: Study, folder: Path, epochs: Mapping[str, int]) -> list[Cell]:
+    """All cells, a seed of every condition before the next seed."""
+    found = []
+    for seed in study.seeds:
+        for condition in study.conditions.values():
+            own = epochs[condition.name] if condition.like is not None else None
+            words = study.settings(condition.name, seed, own)
+            settings = result_settings(study.resolved(condition.name, seed, own))
+            found.append(Cell(condition.name, seed, words, settings, study.config, folder))
+    return found
+
+
+def _missing(cells: Iterable[Cell], stale: str, say: Say) -> list[Cell]:
+    """The cells without a result, after what is stale was refused, kept or set aside."""
+    missing = []
+    for cell in cells:
+        if not cell.file.exists():
+            missing.append(cell)
+            continue
+        reason = _why_stale(cell)
+        if reason is None:
+            continue
+        if stale == "refuse":
+            raise UserError(
+                f"{cell.file}: was measured with other {reason}. Give --stale keep (tables mark "
+                "it), --stale rerun, or another study folder."
+            )
+        say(f"{cell.name}: measured with other {reason}; {'kept' if stale == 'keep' else 'again'}")
+        if stale == "rerun":
+            cell.file.replace(cell.file.with_suffix(".json.old"))
+            missing.append(cell)
+    return missing
+
+
+def _why_stale(cell: Cell) -> str | None:
+    content = read_cell(cell.file)
+    if changes := changed_settings(content["settings"], cell.settings):
+        return f"settings: {', '.join(changes)}"
+    before, now = content["code"], code_version()
+    if before.get("sources") != now["sources"]:
+        return f"code: {_code(before)}, not {_code(now)}"
+    return None
+
+
+def _code(version: Mapping[str, Any]) -> str:
+    return " ".join(f"{key} {value}" for key, value in version.items() if value)
+
+
+def _estimate(
+    study: Study,
+    cells: Sequence[Cell],
+    missing: Sequence[Cell],
+    costs: Mapping[str, Cost],
+    jobs: int,
+) -> str:
+    """What is to be done, and how long it will take at the least."""
+    seconds = sum(costs[c.condition].seconds(c.settings["epochs"]) for c in missing)
+    head = (
+        f"study {study.name}: {len(study.conditions)} conditions x {len(study.seeds)} seeds, "
+        f"{len(cells)} cells, {len(missing)} to train"
+    )
+    if not missing:
+        return head
+    return (
+        f"{head}: {duration(seconds / min(jobs, len(missing)))} of training with --jobs {jobs}, "
+        "as measured now, and evaluations"
+    )
+
+
+def _run_cells(
+    missing: Sequence[Cell], costs: Mapping[str, Cost], jobs: int, say: Say
+) -> list[str]:
+    waiting, failed = list(missing), []
+    running: list[_Running] = []
+    total = sum(cell.settings["epochs"] for cell in missing)
+    done = 0
+    with _interruptible(), tqdm(total=total, unit="epoch", disable=None) as bar:
+        write = bar.write if not bar.disable else say
+        try:
+            while waiting or running:
+                while waiting and len(running) < jobs:
+                    running.append(_start(waiting.pop(0), jobs))
+                time.sleep(_POLL)
+                for one in [one for one in running if one.process.poll() is not None]:
+                    running.remove(one)
+                    done += one.epochs
+                    line = _finish(one, costs)
+                    write(line)
+                    if one.process.returncode != 0 or ": FAILED: " in line:
+                        failed.append(one.cell.name)
+                bar.n = done + sum(one.done() for one in running)
+                bar.set_description("; ".join(one.cell.name for one in running)[:80], refresh=True)
+        finally:
+            _stop(running)
+    return failed
+
+
+def _start(cell: Cell, jobs: int) -> _Running:
+    cell.log.parent.mkdir(parents=True, exist_ok=True)
+    environment = dict(os.environ)
+    # Cells at a time share the cores; what the user set is kept.
+    environment.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // jobs)))
+    with cell.log.open("ab") as log:
+        process = subprocess.Popen(
+            [*PROGRAM, *cell.command()],
+            stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, env=environment,
+        )  # fmt: skip
+    return _Running(cell, process, cell.settings["epochs"])
+
+
+def _finish(one: _Running, costs: Mapping[str, Cost]) -> str:
+    """Keep a cell's result, and say it."""
+    cell = one.cell
+    if one.process.returncode != 0:
+        text = cell.log.read_text(encoding="utf-8", errors="replace").strip()
+        last = text.splitlines()[-1] if text else f"exit status {one.process.returncode}"
+        return f"{cell.name}: FAILED: {last} (log: {cell.log})"
+    cost = costs[cell.condition]
+    try:
+        content = cell.write(cost.per_epoch())
+    except UserError as error:
+        return f"{cell.name}: FAILED: {error}"
+    shown = ", ".join(f"{k} {v:.1f}%" for k, v in content["accuracies"].items())
+    return f"{cell.name}: {shown or 'no accuracy'} ({duration(time.monotonic() - one.started)})"
+
+
+def _stop(running: Sequence[_Running]) -> None:
+    """End what still runs, and wait for it."""
+    for one in running:
+        # Not SIGINT, which programs that were started in the background ignore.
+        one.process.terminate()
+    for one in running:
+        try:
+            one.process.wait(60)
+        except subprocess.TimeoutExpired:
+            one.process.kill()
+            one.process.wait()
+
+
+@contextmanager
+def _interruptible() -> Iterator[None]:
+    """Treat SIGTERM as an interrupt, so that no cell is left running without its study."""
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    try:
+        before = signal.signal(signal.SIGTERM, interrupt)
+    except ValueError:  # not in the main thread
+        yield
+        return
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

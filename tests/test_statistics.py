@@ -1,0 +1,199 @@
+"""Statistics of conditions: known answers, bounds, and words that claim only what runs show."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import stats
+
+from unmix.statistics import (
+    ALPHA,
+    bca_interval,
+    compare_paired,
+    compare_single_runs,
+    fewest_pairs,
+    holm,
+    mean_ranks,
+    sign_flip,
+    verdict,
+)
+
+DIFFERENCES = st.lists(st.integers(-40, 40), min_size=1, max_size=8)
+
+
+def paired(differences: list[float], start: float = 60.0):
+    reference = {seed: start + seed for seed in range(len(differences))}
+    candidate = {seed: reference[seed] + d for seed, d in enumerate(differences)}
+    found = compare_paired(candidate, reference)
+    assert found is not None
+    return found
+
+
+@given(DIFFERENCES)
+@settings(max_examples=50, deadline=None)
+def test_the_sign_flip_test_is_the_count_of_all_flips(differences: list[int]) -> None:
+    d = np.array(differences, float)
+    flips = np.array(list(itertools.product((-1, 1), repeat=len(d))))
+    sums = np.abs(flips @ d)
+    expected = np.mean(sums >= abs(d.sum()) - 1e-9)
+    assert sign_flip(d) == pytest.approx(expected)
+
+
+def test_six_pairs_are_the_fewest_for_one_comparison_and_eight_for_five() -> None:
+    assert [fewest_pairs(m) for m in (1, 2, 4, 5, 6, 12)] == [6, 7, 8, 8, 8, 9]
+    for m in (1, 2, 5, 12):
+        n = fewest_pairs(m)
+        assert m * sign_flip(np.arange(1.0, n + 1)) <= ALPHA < m * sign_flip(np.arange(1.0, n))
+
+
+def test_rounding_of_decimals_makes_no_difference_to_the_test() -> None:
+    # 71.3 - 71.2 is not 60.1 - 60.0 in floating point, and ties decide which flips count.
+    found = compare_paired({0: 71.3, 1: 60.1, 2: 0.1}, {0: 71.2, 1: 60.0, 2: 0.2})
+    assert found is not None
+    assert found.p == 1.0
+
+
+def test_only_seeds_of_both_are_paired() -> None:
+    found = compare_paired({0: 50.0, 1: 52.0, 7: 90.0}, {0: 49.0, 1: 50.0, 3: 1.0})
+    assert found is not None
+    assert (found.differences, found.mean) == ((1.0, 2.0), 1.5)
+    assert found.std == pytest.approx(np.std([1, 2], ddof=1))
+    assert compare_paired({0: 1.0}, {1: 1.0}) is None
+
+
+def test_the_bca_interval_is_the_textbook_formula() -> None:
+    """Efron and Tibshirani, An Introduction to the Bootstrap, section 14.3, written out."""
+    d = np.array([7.2, 6.5, 8.1, 7.0, 6.9, 9.7])
+    rng = np.random.default_rng(1)
+    means = d[rng.integers(0, 6, (200_000, 6))].mean(1)
+    z0 = stats.norm.ppf(np.mean(means < d.mean()) + np.mean(means == d.mean()) / 2)
+    jack = np.array([np.delete(d, i).mean() for i in range(6)])
+    u = jack.mean() - jack
+    a = (u**3).sum() / (6 * (u**2).sum() ** 1.5)
+    z = stats.norm.ppf([ALPHA / 2, 1 - ALPHA / 2])
+    expected = np.quantile(means, stats.norm.cdf(z0 + (z0 + z) / (1 - a * (z0 + z))))
+    assert bca_interval(d) == pytest.approx(tuple(expected), abs=0.08)
+
+
+def test_the_interval_that_is_told_is_that_of_the_t_test() -> None:
+    d = [7.2, 6.5, 8.1, 7.0, 6.9, 9.7]
+    expected = stats.ttest_1samp(d, 0).confidence_interval(0.95)
+    assert paired(d).interval == pytest.approx((expected.low, expected.high))
+    assert paired(d).bca == bca_interval(np.array(d))
+
+
+def test_equal_differences_have_an_interval_and_one_pair_has_none() -> None:
+    assert bca_interval(np.full(6, 2.0)) == (2.0, 2.0)
+    assert bca_interval(np.array([2.0])) is None
+
+
+@given(st.lists(DIFFERENCES, min_size=1, max_size=6))
+@settings(max_examples=30, deadline=None)
+def test_holm_never_lowers_a_p_value_and_keeps_the_order(several: list[list[int]]) -> None:
+    before = [paired([float(d) for d in differences]) for differences in several]
+    after = holm(before)
+    assert all(a.p_adjusted >= b.p for a, b in zip(after, before, strict=True))
+    ranked = sorted(after, key=lambda c: c.p)
+    assert all(a.p_adjusted <= b.p_adjusted for a, b in itertools.pairwise(ranked))
+    assert all(a.p_adjusted <= min(1.0, len(several) * a.p) + 1e-12 for a in after)
+
+
+def test_holm_by_hand() -> None:
+    found = [paired([1.0] * 8), paired([1.0] * 7), paired([1.0, -1.0])]
+    assert [c.p for c in found] == [2 / 256, 2 / 128, 1.0]
+    assert [c.p_adjusted for c in holm(found)] == pytest.approx([6 / 256, 4 / 128, 1.0])
+
+
+@pytest.mark.parametrize(
+    ("differences", "words"),
+    [
+        (
+            [7.0, 7.4, 6.9, 7.3, 7.2, 7.4],
+            "better by 7.2 points (95% interval 7.0 to 7.4, 6 paired seeds)",
+        ),
+        (
+            [-7.0, -7.4, -6.9, -7.3, -7.2, -7.4],
+            "worse by 7.2 points (95% interval 7.0 to 7.4, 6 paired seeds)",
+        ),
+        ([1.0, 1.2, 1.4], "3 seeds: +1.2, cannot be told from noise; 6 are the fewest"),
+        ([1.0], "1 seed: +1.0, cannot be told from noise; 6 are the fewest"),
+        (
+            [0.0] * 6,
+            "no difference that these runs can show (+0.0 points, 95% interval +0.0 to +0.0, "
+            "6 paired seeds)",
+        ),
+    ],
+)
+def test_the_words_say_what_the_runs_show(differences: list[float], words: str) -> None:
+    assert verdict(paired(differences)) == words
+
+
+def test_no_pair_is_no_comparison() -> None:
+    assert "no comparison" in verdict(None)
+
+
+def test_a_correction_can_take_the_verdict_away() -> None:
+    clear = paired([1.0] * 6)
+    assert verdict(clear).startswith("better by")
+    corrected = holm([clear, paired([1.0, -1.0] * 3)])[0]
+    assert verdict(corrected) == (
+        "6 seeds: +1.0, cannot be told from noise; 7 are the fewest for 2 comparisons"
+    )
+
+
+@given(DIFFERENCES, st.integers(1, 12))
+@settings(max_examples=50, deadline=None)
+def test_nothing_is_called_better_that_the_test_does_not_show(
+    differences: list[int], many: int
+) -> None:
+    found = paired([float(d) for d in differences])
+    corrected = holm([found] + [paired([1.0, -1.0])] * (many - 1))[0]
+    claims = verdict(corrected).startswith(("better", "worse"))
+    assert claims == (corrected.p_adjusted <= ALPHA)
+
+
+def test_false_positives_are_as_rare_as_promised() -> None:
+    """Six pairs of normal noise: the exact test rejects 2/64 of the time, in expectation."""
+    rng = np.random.default_rng(0)
+    claims = [
+        verdict(paired(list(rng.normal(0, 1, 6)))).startswith(("better", "worse"))
+        for _ in range(400)
+    ]
+    assert stats.binomtest(sum(claims), 400, 2 / 64).pvalue > 0.001
+    assert np.mean(claims) <= ALPHA + 0.03
+
+
+def test_mcnemar_is_the_binomial_test_on_what_changed() -> None:
+    a = np.array([True] * 80 + [False] * 20)
+    b = a.copy()
+    b[:6] = False  # the reference loses six...
+    b[80] = True  # ...and gains one
+    found = compare_single_runs(a, b)
+    assert (found.images, found.gained, found.lost, found.difference) == (100, 6, 1, 5.0)
+    assert found.p == pytest.approx(2 * (1 + 7) / 2**7)
+    assert found.interval[0] < 5.0 < found.interval[1]
+    assert "not of their methods" in str(found)
+    assert compare_single_runs(a, a).p == 1.0
+    with pytest.raises(ValueError, match="same 2 images or more"):
+        compare_single_runs(a, b[:-1])
+
+
+def test_mean_ranks_over_rows_that_have_all() -> None:
+    table = {
+        "moco": {"plain": 60.0, "unmix": 62.0},
+        "byol": {"plain": 61.0, "unmix": 61.0},
+        "simclr": {"plain": 50.0, "unmix": 53.0},
+        "swav": {"plain": 99.0},
+    }
+    found = mean_ranks(table, "plain")
+    assert found["unmix"].mean_rank == pytest.approx((1 + 1.5 + 1) / 3)
+    assert found["plain"].mean_rank == pytest.approx((2 + 1.5 + 2) / 3)
+    assert found["unmix"].mean_difference == pytest.approx(5 / 3)
+    assert found["plain"].difference_interval == (0.0, 0.0)
+    assert found["unmix"].rows == 3
+    with pytest.raises(ValueError, match="none of"):
+        mean_ranks(table, "im")

@@ -1,0 +1,292 @@
+"""Studies: what a study file may say, what its cells show, and what is refused."""
+
+from __future__ import annotations
+
+import json
+import textwrap
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+
+from unmix.config import Settings
+from unmix.errors import UserError
+from unmix.studies import Study, StudyResults, read_study
+from unmix.studies.cells import changed_settings, result_settings
+from unmix.studies.cost import Cost, epochs_for
+from unmix.studies.plan import parse_seeds
+from unmix.training.batch import Batch
+from unmix.training.parts import build
+from unmix.training.pretrain import settings_for
+
+SMALL = {
+    "method": "moco", "data": "photos", "limit": 64, "epochs": 2, "batch_size": 32,
+    "queue_size": 64, "logger": "none", "device": "cpu",
+}  # fmt: skip
+
+
+def study(text: str, name: str = "tried") -> Study:
+    return Study.of(yaml.safe_load(textwrap.dedent(text)), name)
+
+
+TWO = """
+    base: {method: moco, data: photos}
+    conditions: {plain: {}, Un-Mix: {unmix: true}}
+    seeds: 0-5
+"""
+
+
+def test_conditions_are_compared_with_the_first_unless_the_file_says_otherwise() -> None:
+    assert study(TWO).comparisons == {"": [("Un-Mix", "plain")]}
+    assert study(TWO + "    baseline: Un-Mix\n").comparisons == {"": [("plain", "Un-Mix")]}
+    asked = study(TWO + "    comparisons: {main: [[plain, Un-Mix]]}\n")
+    assert asked.comparisons == {"main": [("plain", "Un-Mix")]}
+
+
+def test_crossed_factors_are_compared_within_the_levels_of_the_others() -> None:
+    found = study("""
+        vary:
+          augmentation: {none: {flip_p: 0}, full: {}}
+          mixture: {plain: {}, Un-Mix: {unmix: true}, i-Mix: {unmix: true, unmix_rule: imix}}
+        seeds: 0-6
+    """)
+    assert list(found.conditions) == [
+        "none, plain", "none, Un-Mix", "none, i-Mix", "full, plain", "full, Un-Mix", "full, i-Mix",
+    ]  # fmt: skip
+    assert found.comparisons["none"] == [
+        ("none, Un-Mix", "none, plain"),
+        ("none, i-Mix", "none, plain"),
+    ]
+    assert found.settings("none, i-Mix", 3) == {
+        "flip_p": 0, "unmix": True, "unmix_rule": "imix", "seed": 3,
+    }  # fmt: skip
+
+
+def test_a_list_of_values_is_a_factor_too() -> None:
+    found = study("vary: {lr: [0.03, 0.06]}\nseeds: 0-5\n")
+    assert list(found.conditions) == ["lr=0.03", "lr=0.06"]
+
+
+def test_methods_and_mixtures_are_crossed_where_they_go_together() -> None:
+    found = study("""
+        vary: {method: [moco, barlow], mixture: [none, IM, unmix, "unmix:fmix", mixbt]}
+        seeds: [0]
+        exploratory: true
+    """)
+    assert list(found.conditions) == [
+        "moco, none", "moco, IM", "moco, unmix", "moco, unmix:fmix",
+        "barlow, none", "barlow, IM", "barlow, unmix", "barlow, unmix:fmix", "barlow, mixbt",
+    ]  # fmt: skip
+    assert found.left_out[0].startswith("moco, mixbt: it has no cross-correlation")
+    assert found.conditions["moco, unmix:fmix"].settings == {
+        "method": "moco", "unmix": True, "unmix_rule": "unmix", "unmix_mixture": "fmix",
+    }  # fmt: skip
+    with pytest.raises(UserError, match="mixbt cannot be used with moco"):
+        study("conditions: {a: {unmix: true, unmix_rule: mixbt}, b: {}}")
+    with pytest.raises(UserError, match="Did you mean 'unmix'"):
+        study("vary: {mixture: [none, umix]}")
+
+
+def test_a_study_is_what_its_own_file_says() -> None:
+    before = study("""
+        about: Does it help?
+        base: {method: moco, data: photos}
+        conditions:
+          plain: {}
+          longer: {same_compute_as: Un-Mix}
+          Un-Mix: {unmix: true}
+        seeds: [0, 1, 2, 3, 4, 5, 6]
+        evaluations: [knn]
+    """)
+    assert Study.of(yaml.safe_load(yaml.safe_dump(before.content())), "tried") == before
+
+
+@pytest.mark.parametrize(
+    ("value", "seeds"),
+    [("0-5", (0, 1, 2, 3, 4, 5)), ([3, 1], (3, 1)), ("0,2 4", (0, 2, 4)), ("7", (7,))],
+)
+def test_seeds(value: Any, seeds: tuple[int, ...]) -> None:
+    assert parse_seeds(value) == seeds
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ("    seeed: 1", "'seeed' is unknown. Did you mean 'seeds'?"),
+        ("    seeds: 0-4", "5 cannot show a difference at 0.05 over the 1 comparison; give 6"),
+        ("    seeds: 6", "6 could be one seed or several"),
+        ("    seeds: 3-1", "'3-1' is no seed"),
+        ("    seeds: 0 0 1 2 3 4", "0 is given twice"),
+        ("    baseline: Un-Mxi", "Did you mean 'Un-Mix'?"),
+        ("    evaluations: [cmc]", "'cmc' is unknown"),
+        ("    conditions: {a: {unmixx: true}, b: {}}", "condition 'a': --unmixx: there is no such"),
+        ("    conditions: {a: {lr: -1}, b: {}}", "condition 'a': --lr: -1 is out of range"),
+        ("    conditions: {a: {}, b: {lr: 0.06}}", "conditions 'a' and 'b' differ in nothing"),
+        ("    conditions: {a: {}, b: {limit: 100}}", "limit is 100 and None; it must be the same"),
+        ("    conditions: {a: {}, b: {size: 16}}", "size is 16"),
+        ("    conditions: {a: {}, b: {knn_k: 5}}", "knn_k is 5"),
+        ("    conditions: {a: {}, b: {seed: 3}}", "condition 'b': seed is the study's"),
+        ("    conditions: {a: {}, A: {lr: 0.1}}", "would have the same file name, a"),
+        ("    conditions: {a: {}, b: {same_compute_as: c}}", "same cost as: 'c' is unknown"),
+        ("    conditions: {}", "conditions is empty"),
+        ("    vary: {lr: [1, 2]}", "one of them"),
+        ("    comparisons: [[plain]]", "['plain'] is no pair"),
+        ("    comparisons: [[plain, plain]]", "is compared with itself"),
+    ],
+)
+def test_mistakes_are_one_line_that_says_what_would_be_right(change: str, message: str) -> None:
+    content = {**yaml.safe_load(textwrap.dedent(TWO)), **yaml.safe_load(textwrap.dedent(change))}
+    if "b" in content.get("conditions", {}):
+        content["base"]["lr"] = 0.06
+    with pytest.raises(UserError) as caught:
+        Study.of(content, "tried")
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_fewer_seeds_are_for_exploring_alone() -> None:
+    found = study(TWO.replace("0-5", "0-1") + "    exploratory: true\n")
+    cells = [cell("plain", 0, 50.0), cell("plain", 1, 51.0), cell("Un-Mix", 0, 60.0)]
+    shown = StudyResults(found, [*cells, cell("Un-Mix", 1, 62.0)]).markdown()
+    assert "+10.5 points over 2 paired seeds; this study is exploratory" in shown
+    assert "better" not in shown
+
+
+def cell(condition: str, seed: int, knn: float, **changed: Any) -> dict[str, Any]:
+    return {
+        "schema": 1, "condition": condition, "seed": seed, "settings": {"seed": seed, "lr": 0.1},
+        "accuracies": {"knn": knn, "linear": knn + 5}, "epochs": 40, "seconds": 60.0 + seed,
+        "cost": {"forward_equivalents": 7.0 if condition == "Un-Mix" else 4.0,
+                 "images_per_epoch": 5000}, "code": {"sources": "a"}, **changed,
+    }  # fmt: skip
+
+
+def test_a_table_opens_with_the_verdict_and_has_what_it_cost() -> None:
+    cells = [cell("plain", s, 28.0 + s / 10) for s in range(6)]
+    cells += [cell("Un-Mix", s, 35.0 + s / 5) for s in range(6)]
+    lines = StudyResults(study(TWO), cells).markdown().splitlines()
+    assert lines[0].startswith("- Un-Mix against plain, kNN: better by 7.2 points (95% interval 7.")
+    assert lines[1].startswith("- Un-Mix against plain, linear: better by")
+    assert "| plain | 40 | 4.0 | 1.00x | 1.0 | 6 | 28.2 ± 0.2 | 33.2 ± 0.2 |" in lines
+    assert "| Un-Mix | 40 | 7.0 | 1.75x | 1.0 | 6 | 35.5 ± 0.4 | 40.5 ± 0.4 |" in lines
+
+
+def test_published_numbers_stand_beside_ours() -> None:
+    found = study(TWO + "    published: {plain: 90.49 after 1000 epochs}\n")
+    lines = StudyResults(found, [cell("plain", 0, 50.0)]).markdown().splitlines()
+    assert lines[-2].endswith("| 50.0 | 55.0 | 90.49 after 1000 epochs |")
+    with pytest.raises(UserError, match="published: 'plan' is unknown"):
+        study(TWO + "    published: {plan: 90}\n")
+
+
+def test_planned_comparisons_count_also_where_cells_are_missing() -> None:
+    found = study("""
+        conditions: {plain: {}, a: {lr: 0.1}, b: {lr: 0.2}, c: {lr: 0.3}, d: {lr: 0.4}}
+        seeds: 0-7
+    """)
+    cells = [cell(name, s, v) for name, v in (("plain", 10.0), ("a", 20.0)) for s in range(6)]
+    results = StudyResults(found, cells)
+    first = results.comparisons()[0]
+    assert first.result is not None
+    assert first.result.comparisons == 4
+    assert "8 are the fewest for 4 comparisons" in first.words()
+    assert "28 cells are missing: plain, seed 6" in results.markdown()
+
+
+def test_cells_of_other_code_or_settings_are_marked() -> None:
+    cells = [cell("plain", 0, 50.0), cell("plain", 1, 50.0, code={"sources": "b"})]
+    assert "2 versions of the code" in StudyResults(study(TWO), cells).markdown()
+    cells[1] = cell("plain", 1, 50.0, settings={"seed": 1, "lr": 0.2})
+    assert "seeds of plain were not trained with the same settings" in "\n".join(
+        StudyResults(study(TWO), cells).marks()
+    )
+
+
+def test_damaged_cells_are_named(tmp_path: Path) -> None:
+    (tmp_path / "cells").mkdir()
+    (tmp_path / "study.yaml").write_text(yaml.safe_dump(study(TWO).content()))
+    file = tmp_path / "cells" / "plain-0.json"
+    for content, message in (
+        ("{", "is damaged (no valid JSON); remove it"),
+        ("[]", "is not a cell"),
+        (json.dumps({**cell("plain", 0, 50.0), "seed": "0"}), "seed is '0'"),
+        (json.dumps(cell("plain", 0, 500.0)), "accuracies.knn is 500.0"),
+        (json.dumps({**cell("plain", 0, 5.0), "schema": 9}), "is not a cell"),
+    ):
+        file.write_text(content)
+        with pytest.raises(UserError, match=r"plain-0\.json") as caught:
+            read_study(tmp_path)
+        assert message in str(caught.value)
+    with pytest.raises(UserError, match=r"no study\.yaml"):
+        read_study(tmp_path / "cells")
+
+
+def test_equal_cost_is_counted_in_epochs() -> None:
+    found = study("""
+        conditions:
+          plain: {}
+          longer: {same_compute_as: Un-Mix}
+          as long: {same_time_as: Un-Mix}
+          Un-Mix: {unmix: true}
+        seeds: 0-6
+    """)
+    plain, unmix = Cost(4.0, 0.1, 39, 40, 128), Cost(7.0, 0.15, 39, 40, 128)
+    costs = {"plain": plain, "longer": plain, "as long": plain, "Un-Mix": unmix}
+    assert epochs_for(found, costs) == {"plain": 40, "longer": 70, "as long": 60, "Un-Mix": 40}
+
+
+def test_where_a_run_lies_is_no_other_setting() -> None:
+    def resolved(**words: Any) -> dict[str, Any]:
+        return result_settings(settings_for({"method": "moco", **words})[0])
+
+    assert resolved() == resolved(run="elsewhere", workers=3, logger="none")
+    assert changed_settings(resolved(), resolved(lr=0.5)) == ["lr 0.06 -> 0.5"]
+
+
+def first_step(**words: Any) -> tuple[dict[str, torch.Tensor], list[torch.Tensor], Batch]:
+    """Initial weights, the first step's views and its batch."""
+    parts = build(Settings.of(settings_for({**SMALL, **words})[0].flat()))
+    module = parts.module
+    module.order.position = lambda: (0, 0)
+    from unmix.training.batches import build_loader
+
+    batch = next(iter(build_loader(parts.train, module.views, module.order, resident=True)))
+    from unmix.randomness import generator_for
+
+    views = module.make_views(batch, generator_for(module.seed, "step", 0))
+    return module.method.state_dict(), views, batch
+
+
+def test_a_seed_gives_all_conditions_the_same_weights_order_and_views() -> None:
+    weights, views, batch = first_step(seed=3)
+    for words in (
+        {"unmix": True},
+        {"unmix": True, "unmix_rule": "imix"},
+        {"unmix": True, "unmix_mixture": "fmix"},
+    ):
+        others, mixed_views, other_batch = first_step(seed=3, **words)
+        assert all(torch.equal(value, others[name]) for name, value in weights.items())
+        assert torch.equal(batch.index, other_batch.index)
+        assert all(torch.equal(a, b) for a, b in zip(views, mixed_views, strict=True))
+    # Image space perturbs the very same views; without a mixture drawn nothing is left of it.
+    *_, im_batch = first_step(seed=3, IM=True)
+    _, same, _ = first_step(seed=3, IM=True, g_prob=0.0, r_prob=0.0)
+    assert torch.equal(batch.index, im_batch.index)
+    assert all(torch.equal(a, b) for a, b in zip(views, same, strict=True))
+    other_weights, other_views, _ = first_step(seed=4)
+    assert not torch.equal(views[0], other_views[0])
+    assert any(not torch.equal(v, other_weights[n]) for n, v in weights.items())
+
+
+@pytest.mark.parametrize(
+    "path",
+    sorted((Path(__file__).parents[1] / "docs" / "evidence").glob("*.yaml"))
+    + sorted((Path(__file__).parents[1] / "benchmarks").glob("*.yaml")),
+    ids=lambda path: path.name,
+)
+def test_the_studies_of_the_evidence_can_be_run_as_they_stand(path: Path) -> None:
+    found = Study.load(path)
+    assert found.name == path.stem
+    assert len(found.conditions) >= 2

@@ -1,0 +1,164 @@
+"""Studies that run: what is measured once, what a stop and a failure leave, what is stale.
+
+A small program stands in for `unmix pretrain`, but in the last test.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+import textwrap
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from unmix.errors import UserError
+from unmix.studies import Study, read_study, run_study, running
+from unmix.studies.cost import Cost
+
+FAKE = """
+import sys, time
+from pathlib import Path
+from unmix.results import write_results
+words = dict(zip(sys.argv[2::2], sys.argv[3::2]))
+run, seed, lr = Path(words["--run"]), int(words["--seed"]), float(words["--lr"])
+run.mkdir(parents=True, exist_ok=True)
+with open(run.parent / "starts.txt", "a") as file:
+    file.write(run.name + "\\n")
+if lr > 1:
+    sys.exit("unmix: error: the loss is nan")
+time.sleep(float({sleep!r}))
+(run / "metrics.csv").write_text("epoch,loss\\n0,1\\n1,1\\n")
+rows = [dict(protocol=p, epoch=2, top1=50 + 100 * lr + seed) for p in ("knn", "linear")]
+write_results(run / "results.json", dict(
+    schema=1, name=run.name, method="moco", mixture="none", data="photos", backbone="resnet18",
+    width=1, size=32, epochs=2, seed=seed, command="", evaluations=rows,
+    training=dict(seconds=1.0, loss=2.0)))
+"""
+
+
+@pytest.fixture(autouse=True)
+def program(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    stand_in(monkeypatch, tmp_path, 0.0)
+    monkeypatch.setattr(running, "measure_cost", lambda _: Cost(4.0, 0.1, 3, 2, 32))
+
+
+def stand_in(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, sleep: float) -> None:
+    path = tmp_path / "program.py"
+    path.write_text(textwrap.dedent(FAKE.replace("{sleep!r}", str(sleep))))
+    monkeypatch.setattr(running, "PROGRAM", (sys.executable, str(path)))
+    monkeypatch.setattr(running, "_POLL", 0.02)
+
+
+def study(lr: float = 0.2, seeds: str = "0-1") -> Study:
+    content = {
+        "base": {"method": "moco", "epochs": 2},
+        "conditions": {"low": {"lr": 0.1}, "high": {"lr": lr}},
+        "seeds": seeds,
+        "exploratory": True,
+    }
+    return Study.of(content, "tried")
+
+
+def starts(folder: Path) -> list[str]:
+    return (folder / "runs" / "starts.txt").read_text().splitlines()
+
+
+def test_cells_are_trained_once_and_more_seeds_are_added(tmp_path: Path) -> None:
+    folder, said = tmp_path / "s", []
+    assert run_study(study(), folder, jobs=2, say=said.append) == []
+    assert len(starts(folder)) == 4
+    assert "study tried: 2 conditions x 2 seeds, 4 cells, 4 to train" in "\n".join(said)
+    assert run_study(study(), folder, say=said.append) == []
+    assert len(starts(folder)) == 4
+    assert "0 to train" in said[-1]
+    assert run_study(study(seeds="0-2"), folder) == []
+    assert len(starts(folder)) == 6
+    results = read_study(folder)
+    assert results.accuracies("high", "knn") == {0: 70.0, 1: 71.0, 2: 72.0}
+    found = json.loads((folder / "cells" / "high-1.json").read_text())
+    assert found["command"].startswith("unmix pretrain --method moco --epochs 2 --lr 0.2 --seed 1")
+    assert str(tmp_path) not in json.dumps(found)
+    assert found["code"]["sources"]
+
+
+def test_a_failing_condition_is_told_and_the_others_go_on(tmp_path: Path) -> None:
+    folder, said = tmp_path / "s", []
+    failed = run_study(study(lr=5.0), folder, say=said.append)
+    assert failed == ["high, seed 0", "high, seed 1"]
+    line = next(line for line in said if "FAILED" in line)
+    assert "the loss is nan" in line
+    assert "log:" in line
+    assert sorted(p.name for p in (folder / "cells").iterdir()) == ["low-0.json", "low-1.json"]
+    assert run_study(study(lr=0.3), folder) == []
+
+
+def test_cells_of_other_settings_are_refused_kept_or_measured_again(tmp_path: Path) -> None:
+    folder = tmp_path / "s"
+    run_study(study(), folder)
+    with pytest.raises(UserError, match=r"high-0\.json: was measured with other settings: lr 0\.2"):
+        run_study(study(lr=0.4), folder)
+    said: list[str] = []
+    assert run_study(study(lr=0.4), folder, stale="keep", say=said.append) == []
+    assert any("kept" in line for line in said)
+    assert read_study(folder).accuracies("high", "knn")[0] == 70.0
+    run_study(study(lr=0.4), folder, stale="rerun", say=said.append)
+    assert read_study(folder).accuracies("high", "knn")[0] == 90.0
+    assert (folder / "cells" / "high-0.json.old").exists()
+
+
+def test_cells_of_other_code_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "s"
+    run_study(study(), folder)
+    now = {"version": "9", "sources": "0" * 12}
+    monkeypatch.setattr(running, "code_version", lambda: now)
+    with pytest.raises(UserError, match=r"other code: version .* not version 9"):
+        run_study(study(), folder)
+
+
+def test_a_second_process_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "s"
+    stand_in(monkeypatch, tmp_path, 1.0)
+    refused: list[str] = []
+
+    def second() -> None:
+        while not (folder / "runs" / "starts.txt").exists():
+            time.sleep(0.02)
+        try:
+            run_study(study(), folder)
+        except UserError as error:
+            refused.append(str(error))
+
+    thread = threading.Thread(target=second)
+    thread.start()
+    assert run_study(study(), folder, jobs=4) == []
+    thread.join()
+    assert len(refused) == 1
+    assert f"--out: {folder} is in use by process {os.getpid()}" in refused[0]
+    assert len(starts(folder)) == 4
+
+
+def test_a_stopped_study_ends_its_processes_and_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "s"
+    stand_in(monkeypatch, tmp_path, 60.0)
+
+    def stop() -> None:
+        while not (folder / "runs" / "starts.txt").exists():
+            time.sleep(0.02)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=stop).start()
+    start = time.monotonic()
+    with pytest.raises(KeyboardInterrupt):
+        run_study(study(), folder, jobs=2)
+    assert time.monotonic() - start < 30
+    assert not list((folder / "cells").glob("*"))
+    stand_in(monkeypatch, tmp_path, 0.0)
+    assert run_study(study(), folder, jobs=2) == []
+    assert len(read_study(folder).cells) == 4
