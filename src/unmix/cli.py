@@ -64,7 +64,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _way_on(words: Sequence[str], interrupt: KeyboardInterrupt) -> str:
     """What to do after an interrupt, where there is something to do."""
-    if interrupt.args:
+    if interrupt.args and words[0] == "pretrain":  # a demo is four runs
         return f"; {interrupt.args[0]}"
     if words[0] in RESUMED:
         return "; give the same command again to go on"
