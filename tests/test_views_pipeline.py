@@ -224,6 +224,26 @@ def test_images_that_are_coloured_a_few_at_a_time_are_the_same(
         torch.testing.assert_close(one, other, atol=1e-5, rtol=0)
 
 
+def test_a_batch_without_images_has_views_without_images():
+    for view in Views(EVERYTHING, 8, MEAN, STD)(random_images(0, 10, 10), seeded()):
+        assert view.shape == (0, 3, 8, 8)
+
+
+@pytest.mark.parametrize("color_space", ["RGB", "Lab"])
+@pytest.mark.parametrize("channels_last", [False, True])
+def test_views_can_be_traced_whole_and_functionalised(color_space, channels_last):
+    """As for Inductor: no break in the graph, nothing left in place, the same numbers."""
+    views = Views(EVERYTHING, 8, MEAN, STD, color_space=color_space, channels_last=channels_last)
+    images = random_images(4, 10, 10)
+    draw = views.draw(4, 10, 10, seeded())
+    expected = views.apply(images, draw)
+    torch._dynamo.reset()
+    views.make = torch.compile(views.make, backend="aot_eager", dynamic=False, fullgraph=True)
+    ours = views.apply(images, draw)
+    torch.testing.assert_close(ours, expected, atol=1e-5, rtol=0)
+    assert ours.stride() == expected.stride()
+
+
 def test_no_jitter_at_all_changes_nothing():
     settings = dataclasses.replace(preset("none"), jitter=(0.0, 0.0, 0.0, 0.0), jitter_p=1.0)
     views = Views(settings, 8, MEAN, STD)

@@ -235,7 +235,7 @@ def resample(images: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
     """
     n, channels, height, width = images.shape
     flat = images.float().reshape(n, channels * height, width)
-    narrow = torch.bmm(flat, columns.transpose(1, 2)).view(n, channels, height, -1)
+    narrow = torch.bmm(flat, columns.transpose(1, 2)).view(n, channels, height, columns.shape[1])
     return torch.matmul(rows[:, None], narrow)
 
 

@@ -261,9 +261,9 @@ class Views:
         maps = None if draw.colour is None else self._maps(draw.colour, device)
         which = moved(draw.solarize, device)
         out = torch.empty(pixels.shape, device=device, memory_format=self._format)
-        step = len(pixels)
+        step = max(1, len(pixels))
         if device.type == "cpu" and not torch.compiler.is_compiling():
-            step = max(1, _IN_CACHE // pixels[0, 0].numel())
+            step = max(1, _IN_CACHE // (pixels.shape[2] * pixels.shape[3]))
         for start in range(0, len(pixels), step):
             rows = slice(start, start + step)
             self._colour(
