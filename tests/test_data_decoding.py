@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import os
 import pickle
 import warnings
@@ -9,10 +10,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 from PIL import Image, ImageOps
 
-from unmix.data import BrokenImage, FileImages, Skipped, decode
+import unmix
+from unmix.data import BrokenImage, Decoding, FileImages, Skipped, decode
+from unmix.data.formats import EXTENSIONS
+from unmix.data.opened import OpenedImage
 from unmix.errors import UserError
+from unmix.figures.saving import render
 
 
 @pytest.fixture
@@ -174,11 +180,15 @@ def test_a_large_image_is_read_without_a_warning_and_a_gigantic_one_is_refused(
     Image.new("RGB", (10, 15)).save(tmp_path / "large.png")
     Image.new("RGB", (10, 25)).save(tmp_path / "gigantic.png")
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
+    limit = Decoding(max_pixels=200)
     with warnings.catch_warnings(record=True) as leaked:
         warnings.simplefilter("always")
-        assert decode(tmp_path / "large.png").size == (10, 15)
-        with pytest.raises(BrokenImage, match="exceeds limit"):
-            decode(tmp_path / "gigantic.png")
+        assert decode(tmp_path / "large.png", decoding=limit).size == (10, 15)
+        message = r"10 x 25 pixels are 250, more than --max_pixels 200; give a larger --max_pixels"
+        with pytest.raises(BrokenImage, match=message):
+            decode(tmp_path / "gigantic.png", decoding=limit)
+        assert decode(tmp_path / "gigantic.png").size == (10, 25)
+    assert Image.MAX_IMAGE_PIXELS == 100
     assert not leaked
 
 
@@ -237,7 +247,7 @@ def test_every_broken_file_raises_one_line_with_its_name_and_prints_nothing(tmp_
 
 
 def test_a_file_that_may_not_be_read_is_a_broken_image(tmp_path, monkeypatch):
-    def refuse(path):
+    def refuse(path, **_):
         raise PermissionError(13, "Permission denied", os.fspath(path))
 
     monkeypatch.setattr(Image, "open", refuse)
@@ -269,3 +279,78 @@ def test_strict_raises_at_the_first_broken_file():
     with pytest.raises(BrokenImage) as caught:
         Skipped(strict=True).add(error)
     assert caught.value is error
+
+
+@pytest.mark.parametrize("name", ["a.jpg", "a.png", "a.eps", "a.tga"])
+def test_a_picture_cannot_start_ghostscript(tmp_path, monkeypatch, name):
+    from PIL import EpsImagePlugin
+
+    def started(*_, **__):
+        raise AssertionError("Ghostscript was started")
+
+    monkeypatch.setattr(EpsImagePlugin, "Ghostscript", started)
+    path = tmp_path / name
+    path.write_bytes(
+        b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\nshowpage\n%%EOF\n"
+    )
+    with pytest.raises(BrokenImage, match="PostScript, which is no picture"):
+        decode(path)
+    with pytest.raises(BrokenImage, match="PostScript, which is no picture"):
+        OpenedImage.of(path.read_bytes(), path)
+
+
+def test_every_image_is_opened_with_the_formats_that_are_meant():
+    sources = Path(unmix.__file__).parent.rglob("*.py")
+    calls = [
+        node
+        for path in sources
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Call) and ast.unparse(node.func) in ("Image.open", "PIL.Image.open")
+    ]
+    assert calls
+    assert all("formats" in {word.arg for word in call.keywords} for call in calls)
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["a.jfif", "a.webp", "a.avif", "a.jp2", "a.pgm", "a.tga", "a.gif", "a.bmp", "a.dib", "a.pcx",
+     "a.qoi", "a.sgi", "a.mpo", "a.apng"],
+)  # fmt: skip
+def test_what_pillow_reads_is_read(tmp_path, pixels, name):
+    kind = {"jfif": "JPEG", "apng": "PNG", "pgm": "PPM", "dib": "DIB", "jp2": "JPEG2000"}
+    image = Image.fromarray(pixels)
+    image = image.convert("L") if name.endswith("pgm") else image
+    image.save(tmp_path / name, kind.get(name.partition(".")[2]))
+    assert decode(tmp_path / name).size == (20, 12)
+    assert name.partition(".")[2] in EXTENSIONS
+
+
+def test_a_damaged_file_is_not_taken_for_a_targa(tmp_path):
+    Image.new("RGB", (8, 8)).save(tmp_path / "a.tga")
+    (tmp_path / "a.tga").rename(tmp_path / "a.jpg")
+    with pytest.raises(BrokenImage, match="not an image"):
+        decode(tmp_path / "a.jpg")
+
+
+def test_heic_under_any_name_says_what_to_do(tmp_path):
+    (tmp_path / "IMG.jpg").write_bytes(b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(100))
+    with pytest.raises(BrokenImage, match="HEIC; convert it, or install pillow-heif"):
+        decode(tmp_path / "IMG.jpg")
+
+
+def test_the_limit_of_pixels_holds_for_every_way_of_decoding(tmp_path):
+    Image.new("RGB", (40, 30)).save(tmp_path / "a.jpg")
+    limit = Decoding(max_pixels=1199)
+    for call in (
+        lambda: decode(tmp_path / "a.jpg", 8, decoding=limit),
+        lambda: OpenedImage.of((tmp_path / "a.jpg").read_bytes(), tmp_path / "a.jpg", limit),
+    ):
+        with pytest.raises(BrokenImage, match="more than --max_pixels 1199"):
+            call()
+
+
+def test_a_figure_of_unmix_is_no_picture(tmp_path):
+    path = tmp_path / "mixture.png"
+    path.write_bytes(render(Figure(), "png"))
+    with pytest.raises(BrokenImage, match="a figure that unmix drew"):
+        decode(path)

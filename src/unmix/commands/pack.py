@@ -217,6 +217,7 @@ class _Work:
             "classes": train.classes,
             "mean": train.mean,
             "std": train.std,
+            "range": train.decoding.range,
             "splits": splits,
             "skipped": [list(each) for each in broken],
         }

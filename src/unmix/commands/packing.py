@@ -57,7 +57,7 @@ class _Prepared(Dataset[Item]):
             content, place = self.images.read(i), self.images.place(i)
             side = self.options.short_side
             # Twice the side, so that the resize and not the decoder decides how it looks.
-            image = decode(place, 1 if side is None else 2 * side, content)
+            image = decode(place, 1 if side is None else 2 * side, content, self.images.decoding)
             if side is not None and min(image.size) > side:
                 return _shrunk(image, side, self.options.quality), "jpg"
         except BrokenImage as error:

@@ -58,6 +58,10 @@ class RunSettings:
         limit: Use only this many of the training images, evenly spaced.
         mean: Normalise by this RGB mean in [0, 1] instead of the data set's own.
         std: Normalise by this RGB standard deviation instead of the data set's own.
+        max_pixels: Images of more pixels than this are not decoded, for what they would cost.
+        bit_depth: Bits that images of more than 8 bits really use, such as 12; by default their
+            range is that of the data set.
+        range: Values that become black and white in images of more than 8 bits, instead.
         seed: Same seed, same run.
         strict: Stop at the first broken image instead of skipping it.
         download: Download the data set where torchvision can.
@@ -76,6 +80,9 @@ class RunSettings:
     limit: int | None = None
     mean: tuple[float, float, float] | None = None
     std: tuple[float, float, float] | None = None
+    max_pixels: int = 178_956_970
+    bit_depth: int | None = None
+    range: tuple[float, float] | None = None
     seed: int = 0
     strict: bool = False
     download: bool = False
@@ -100,6 +107,26 @@ class RunSettings:
                 raise UserError("--std: 0 cannot be divided by; each must be greater than 0.")
         if self.limit is not None:
             check_number("--limit", self.limit, at_least=2)
+        check_number("--max_pixels", self.max_pixels, at_least=1)
+        self._check_range()
+
+    def _check_range(self) -> None:
+        if self.bit_depth is not None:
+            check_number("--bit_depth", self.bit_depth, at_least=1, at_most=32)
+            if self.range is not None:
+                raise UserError("--bit_depth: goes without --range, which says the same.")
+        if self.range is not None:
+            for value in self.range:
+                check_number("--range", value)
+            if self.range[0] >= self.range[1]:
+                raise UserError(
+                    f"--range: {self.range[0]:g} {self.range[1]:g} must rise, such as 0 4095."
+                )
+
+    @property
+    def limits(self) -> tuple[float, float] | None:
+        """What becomes black and white in images of more than 8 bits, if that is settled."""
+        return self.range if self.bit_depth is None else (0.0, 2.0**self.bit_depth - 1)
 
 
 @dataclass(frozen=True)

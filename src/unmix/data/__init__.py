@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from unmix.data.decoding import BrokenImage, decode
+from unmix.data.decoding import BrokenImage, Decoding, decode
 from unmix.data.imagenet100 import IMAGENET100
 from unmix.data.imageset import FileImages, ImageSet, StreamedImages, TensorImages
 from unmix.data.packed import PackedImages
@@ -24,6 +24,7 @@ __all__ = [
     "IMAGENET_STD",
     "BrokenImage",
     "DataSet",
+    "Decoding",
     "FileImages",
     "ImageSet",
     "PackedImages",

@@ -5,14 +5,35 @@ from __future__ import annotations
 import io
 import os
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-from PIL import ExifTags, Image, UnidentifiedImageError
+from PIL import ExifTags, Image, TiffImagePlugin, UnidentifiedImageError
 
+from unmix.data.deep import FULL, Range, deep_values, is_deep, to_8_bits
+from unmix.data.formats import HEIC_REASON, formats_for, is_heic
+from unmix.data.own_output import drawn_by_us
 from unmix.errors import UserError
 
-__all__ = ["BrokenImage", "decode", "orientation", "rgb8"]
+__all__ = [
+    "MAX_PIXELS",
+    "BrokenImage",
+    "Decoding",
+    "decode",
+    "grey_range",
+    "opened",
+    "orientation",
+    "rgb8",
+]
+
+MAX_PIXELS = 178_956_970
+"""Twice what Pillow warns of, where it refuses by itself: 512 MiB as RGB."""
+
+_STARTS = 200
 
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -43,15 +64,32 @@ class BrokenImage(UserError):  # noqa: N818 - it says what the image is
         return type(self), (self.path, self.reason)
 
 
+@dataclass(frozen=True)
+class Decoding:
+    """What an image's pixels follow from, beside its file.
+
+    Attributes:
+        max_pixels: An image of more is not decoded.
+        range: Of images of more than 8 bits, the values that become 0 and 255; None for the whole
+            range of 16 bits.
+    """
+
+    max_pixels: int = MAX_PIXELS
+    range: Range | None = None
+
+
 def decode(
-    path: Path, at_least: int | tuple[int, int] | None = None, content: bytes | None = None
+    path: Path,
+    at_least: int | tuple[int, int] | None = None,
+    content: bytes | None = None,
+    decoding: Decoding = Decoding(),
 ) -> Image.Image:
     """Read an image file as 8-bit RGB, the right way up.
 
-    EXIF orientation is applied; transparent pixels are composited on white; 16-bit grey values are
-    scaled from [0, 65535] to [0, 255]; of an animation the first frame is read. Pillow's warnings
-    are silenced by changing the process's warning filters for a moment, so read in parallel from
-    processes, not from threads.
+    EXIF orientation is applied; transparent pixels are composited on white; values of more than 8
+    bits are scaled by one rule (see `Decoding`); of an animation the first frame is read. Pillow's
+    warnings are silenced by changing the process's warning filters for a moment, so read in
+    parallel from processes, not from threads.
 
     Args:
         path: The file.
@@ -59,33 +97,145 @@ def decode(
             sides are both at least this many pixels (or width and height as stored, before the
             orientation is applied, at least these).
         content: What the file holds, where that is read already; `path` is then a name only.
+        decoding: How.
 
     Raises:
-        BrokenImage: if the file is empty, truncated, damaged, not an image, or cannot be opened, or
-            if its pixels have no agreed range (floating point, or integers beyond 16 bits).
+        BrokenImage: if the file is empty, truncated, damaged, not an image, or cannot be opened, if
+            it has too many pixels or channels that are no colors, if its pixels have no agreed
+            range (floating point, or integers beyond 16 bits, without `decoding.range`), or if it
+            is a figure that unmix drew.
     """
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            with Image.open(path if content is None else io.BytesIO(content)) as image:
-                if at_least is not None:
-                    both = (at_least, at_least) if isinstance(at_least, int) else at_least
-                    image.draft(None, both)
-                image.load()
-                return _rgb(_upright(image))
+        with opened(path, content, decoding) as image:
+            if at_least is not None:
+                both = (at_least, at_least) if isinstance(at_least, int) else at_least
+                image.draft(None, both)
+            start = _start(path, content)
+            if drawn_by_us(start):
+                raise ValueError("a figure that unmix drew, no picture")
+            if is_deep(image, start):
+                return _of_deep(image, path, content, decoding.range)
+            image.load()
+            return _rgb(_upright(image))
     # On damaged bytes Pillow's readers raise nearly anything: SyntaxError, struct.error, KeyError.
     except Exception as error:
         raise BrokenImage(path, _reason(path, error, content)) from error
 
 
-def rgb8(image: Image.Image) -> Image.Image:
+def rgb8(image: Image.Image, limits: Range | None = None) -> Image.Image:
     """Make an image that is open already 8-bit RGB and upright, as `decode` does.
+
+    Args:
+        image: Of any mode.
+        limits: See `Decoding.range`.
 
     Raises:
         ValueError: if its pixels have no agreed range.
         OSError: if they cannot be read.
     """
+    if image.mode == "F" or image.mode.startswith("I"):
+        turn = _TURNS.get(orientation(image))
+        small = Image.fromarray(to_8_bits(np.asarray(image), limits))
+        return _rgb(small if turn is None else small.transpose(turn))
     return _rgb(_upright(image))
+
+
+@contextmanager
+def opened(
+    path: Path, content: bytes | None = None, decoding: Decoding = Decoding()
+) -> Iterator[Image.Image]:
+    """Open an image of a format that is meant, and check what it may cost before it is decoded.
+
+    Raises:
+        ValueError: if it has too many pixels, or channels that are no colors.
+        Exception: whatever Pillow raises.
+    """
+    limit = Image.MAX_IMAGE_PIXELS
+    # Pillow's own limit is one number for the whole process, and cannot be raised by a flag.
+    Image.MAX_IMAGE_PIXELS = None
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            source = path if content is None else io.BytesIO(content)
+            formats = formats_for(path.suffix[1:])
+            with Image.open(source, formats=formats) as image:
+                _check(image, decoding)
+                yield image
+    finally:
+        Image.MAX_IMAGE_PIXELS = limit
+
+
+def grey_range(path: Path, content: bytes, decoding: Decoding) -> Range | None:
+    """The least and the greatest value of an image of more than 8 bits; None of another.
+
+    Raises:
+        BrokenImage: if it cannot be read.
+    """
+    try:
+        with opened(path, content, decoding) as image:
+            if not is_deep(image, _start(path, content)):
+                return None
+            values = _colours(deep_values(image, path, content))
+    except Exception as error:
+        raise BrokenImage(path, _reason(path, error, content)) from error
+    if values.dtype.kind == "f":
+        values = values[np.isfinite(values)]
+    return (float(values.min()), float(values.max())) if values.size else None
+
+
+def _check(image: Image.Image, decoding: Decoding) -> None:
+    count = image.width * image.height
+    if count > decoding.max_pixels:
+        raise ValueError(
+            f"{image.width:,} x {image.height:,} pixels are {count:,}, more than --max_pixels "
+            f"{decoding.max_pixels}; give a larger --max_pixels if the file can be trusted"
+        )
+    if image.format == "TIFF":
+        tags: Any = getattr(image, "tag_v2", {})
+        bands = tags.get(TiffImagePlugin.SAMPLESPERPIXEL, 1)
+        # Pillow would drop a fourth band that is no alpha channel.
+        if bands > len(image.getbands()):
+            raise ValueError(_BANDS.format(bands=bands))
+
+
+_BANDS = (
+    "a TIFF with {bands} bands; gray, RGB and an alpha channel are read: save three of its bands "
+    "as RGB, or one as gray"
+)
+
+
+def _start(path: Path, content: bytes | None) -> bytes:
+    """The first bytes of a file; none if it cannot be read."""
+    if content is not None:
+        return content[:_STARTS]
+    try:
+        with open(path, "rb", buffering=0) as file:
+            return file.read(_STARTS)
+    except OSError:
+        return b""
+
+
+def _colours(values: np.ndarray) -> np.ndarray:
+    """Values without their alpha channel, if there is one."""
+    return values[..., :-1] if values.ndim == 3 and values.shape[2] in (2, 4) else values
+
+
+def _of_deep(
+    image: Image.Image, path: Path, content: bytes | None, limits: Range | None
+) -> Image.Image:
+    turned = orientation(image)
+    values = deep_values(image, path, content)
+    scaled = to_8_bits(_colours(values), limits)
+    if values.ndim == 3 and values.shape[2] in (2, 4):
+        alpha = to_8_bits(values[..., -1:], FULL)
+        scaled = np.concatenate([scaled, alpha], axis=2)
+    elif values.ndim == 3 and values.shape[2] != 3:
+        raise ValueError(_BANDS.format(bands=values.shape[2]))
+    # TIFF settles its orientation while the pixels are loaded.
+    turned = orientation(image) if image.mode == "F" or image.mode.startswith("I") else turned
+    small = Image.fromarray(scaled)
+    turn = _TURNS.get(turned)
+    return _rgb(small if turn is None else small.transpose(turn))
 
 
 def orientation(image: Image.Image) -> int:
@@ -106,22 +256,10 @@ def _upright(image: Image.Image) -> Image.Image:
 
 
 def _rgb(image: Image.Image) -> Image.Image:
-    if image.mode == "F":
-        raise ValueError("its pixels are floating-point numbers; save it with 8 or 16 bits")
-    if image.mode.startswith("I"):
-        image = _eight_bits(image)
     if image.has_transparency_data:
         white = Image.new("RGBA", image.size, "white")
         image = Image.alpha_composite(white, image.convert("RGBA"))
     return image if image.mode == "RGB" else image.convert("RGB")
-
-
-def _eight_bits(image: Image.Image) -> Image.Image:
-    # Pillow's own conversion clips at 255, so that nearly every 16-bit image turns white.
-    values = np.asarray(image).astype(np.int64)
-    if values.min() < 0 or values.max() > 65535:
-        raise ValueError("its pixels are integers beyond 16 bits; save it with 8 or 16 bits")
-    return Image.fromarray(((values * 255 + 32767) // 65535).astype(np.uint8))
 
 
 def _reason(path: Path, error: Exception, content: bytes | None) -> str:
@@ -131,7 +269,33 @@ def _reason(path: Path, error: Exception, content: bytes | None) -> str:
     except OSError:
         pass  # the error itself says that the file cannot be reached
     if isinstance(error, UnidentifiedImageError):
-        return "not an image, or damaged in its first bytes"
+        return _unidentified(path, content)
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
     return " ".join(str(error).split()) or type(error).__name__
+
+
+def _unidentified(path: Path, content: bytes | None) -> str:
+    start = _start(path, content)
+    if is_heic(start):
+        return HEIC_REASON
+    if start.startswith((b"%!PS", b"\xc5\xd0\xd3\xc6")):
+        return "PostScript, which is no picture; convert it to PNG or JPEG"
+    if start[:4] in (b"II*\0", b"MM\0*"):
+        bands = _tiff_bands(path, content)
+        if bands > 1:
+            return _BANDS.format(bands=bands)
+    return "not an image, or damaged in its first bytes"
+
+
+def _tiff_bands(path: Path, content: bytes | None) -> int:
+    """How many bands a TIFF has that Pillow cannot open; 0 if that cannot be told."""
+    try:
+        encoded = path.read_bytes() if content is None else content
+        tags = TiffImagePlugin.ImageFileDirectory_v2(encoded[:8])
+        file = io.BytesIO(encoded)
+        file.seek(tags.next)
+        tags.load(file)
+        return int(tags.get(TiffImagePlugin.SAMPLESPERPIXEL, 0))
+    except Exception:
+        return 0

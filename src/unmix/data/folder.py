@@ -5,16 +5,25 @@ from __future__ import annotations
 import hashlib
 import os
 import re
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 
+from unmix.data.decoding import Decoding
+from unmix.data.deep import Range, may_be_deep
 from unmix.data.imageset import RGB, FileImages
 from unmix.data.listing import Folder, Listing, list_classes, list_tree
 from unmix.data.own_output import is_run_folder
 from unmix.data.skipped import Skipped
 from unmix.data.spec import file_images
 from unmix.data.splits import Splits, find_splits
-from unmix.data.statistics import IMAGENET_MEAN, IMAGENET_STD, estimate_mean_std, spread
+from unmix.data.statistics import (
+    IMAGENET_MEAN,
+    IMAGENET_STD,
+    estimate_mean_std,
+    estimate_range,
+    spread,
+)
 from unmix.errors import UserError
 from unmix.names import shown
 
@@ -29,6 +38,7 @@ def load_folder(
     folder: Path,
     split: str,
     skipped: Skipped,
+    decoding: Decoding,
     *,
     train_folder: str | None = None,
     test_folder: str | None = None,
@@ -41,7 +51,9 @@ def load_folder(
        images at any depth are taken, without classes. Folders without images are not classes.
     3. *Hold-out.* A class tree without a test split of its own gives a tenth of every class to the
        test split (see `hold_out`). Images without classes all go to the training split.
-    4. *Colours.* Mean and standard deviation are ImageNet's if all classes are ImageNet's wnids,
+    4. *Range.* Of images of more than 8 bits, the least and the greatest value of up to 1,000
+       training images become 0 and 255, where `decoding` has no range.
+    5. *Colours.* Mean and standard deviation are ImageNet's if all classes are ImageNet's wnids,
        and are otherwise estimated from up to 1,000 training images.
 
     Hidden files, files with other extensions than those of images, and run folders and figures of
@@ -52,6 +64,7 @@ def load_folder(
         folder: The folder.
         split: `train`, `test`, or `pretrain`, which is `train` here.
         skipped: For files that turn out broken.
+        decoding: How they are decoded.
         train_folder: The training images' folder within it, whatever its name; "." for the whole.
         test_folder: The folder to evaluate on, likewise.
 
@@ -68,16 +81,20 @@ def load_folder(
     held = None
     if splits.test is None and train.classes is not None:
         train, held = hold_out(train)
-    mean, std = _colours(str(folder), train)
+    looked = _looked_at(str(folder), train, decoding)
+    mean, std = looked.mean, looked.std
+    decoding = looked.decoding
     if split == "test":
         test = held if held is not None else _test(splits, train)
         return file_images(
-            test, name=str(folder), split="test", mean=mean, std=std, skipped=skipped
-        )
-    notes = (_understood(splits, train, held), *whole.passed.lines())
+            test, name=str(folder), split="test", mean=mean, std=std, skipped=skipped,
+            decoding=decoding,
+        )  # fmt: skip
+    notes = (_understood(splits, train, held), *whole.passed.lines(), *looked.notes)
     return file_images(
-        train, name=str(folder), split="train", mean=mean, std=std, skipped=skipped, notes=notes
-    )
+        train, name=str(folder), split="train", mean=mean, std=std, skipped=skipped, notes=notes,
+        decoding=decoding,
+    )  # fmt: skip
 
 
 def hold_out(listing: Listing) -> tuple[Listing, Listing]:
@@ -115,11 +132,44 @@ def _pick(listing: Listing, indices: list[int]) -> Listing:
     return Listing([listing.paths[i] for i in indices], labels, listing.classes)
 
 
-def _colours(name: str, train: Listing) -> tuple[RGB, RGB]:
-    if train.classes is not None and all(map(_WNID.fullmatch, train.classes)):
-        return IMAGENET_MEAN, IMAGENET_STD
+@dataclass(frozen=True)
+class _LookedAt:
+    """What a look at up to 1,000 training images says."""
+
+    mean: RGB
+    std: RGB
+    decoding: Decoding
+    notes: tuple[str, ...] = ()
+
+
+def _looked_at(name: str, train: Listing, decoding: Decoding) -> _LookedAt:
     sample = tuple(train.paths[i] for i in spread(len(train.paths), _SAMPLE))
-    return _estimate(name, sample, tuple(map(_stamp, sample)))
+    stamps = tuple(map(_stamp, sample))
+    found, note = decoding.range, None
+    if any(map(may_be_deep, sample)):
+        measured = _measure(name, sample, stamps, decoding)
+        of = f"{len(sample):,} of {len(train.paths):,}" if len(sample) < len(train.paths) else "the"
+        if measured is not None:
+            found = decoding.range or measured
+            low, high = (f"{value:,.6g}" for value in found)
+            why = f"the range of {of} training images"
+            if decoding.range is not None:
+                why = (
+                    f"as was given; {of} training images have {measured[0]:,g} to {measured[1]:,g}"
+                )
+            note = f"more than 8 bits: values from {low} to {high} become black to white ({why})"
+            if found[0] == found[1]:
+                raise UserError(
+                    f"--data: all pixels of {of} training images of {name} have one value, {low}; "
+                    "there is nothing to learn from them."
+                )
+            decoding = replace(decoding, range=found)
+    if found is not None and note is None:
+        note = "--range, --bit_depth: no image that was looked at has more than 8 bits to scale"
+    notes = () if note is None else (note,)
+    if train.classes is not None and all(map(_WNID.fullmatch, train.classes)):
+        return _LookedAt(IMAGENET_MEAN, IMAGENET_STD, decoding, notes)
+    return _LookedAt(*_estimate(name, sample, stamps, decoding), decoding, notes)
 
 
 def _understood(splits: Splits, train: Listing, held: Listing | None) -> str:
@@ -201,18 +251,24 @@ def _stamp(path: str) -> tuple[int, int]:
     return status.st_mtime_ns, status.st_size
 
 
+# Cached, for the test split asks for the same training images; `stamps` tell if they changed.
+# Broken files are noted, or end a strict run, when they are read to be used.
 @lru_cache(maxsize=16)
 def _estimate(
-    name: str, paths: tuple[str, ...], stamps: tuple[tuple[int, int], ...]
+    name: str, paths: tuple[str, ...], stamps: tuple[tuple[int, int], ...], decoding: Decoding
 ) -> tuple[RGB, RGB]:
-    # Cached, for the test split asks for the same training images; `stamps` tell if they changed.
-    # Broken files are noted, or end a strict run, when they are read to be used.
-    images = file_images(
-        Listing(list(paths)),
-        name=name,
-        split="train",
-        mean=IMAGENET_MEAN,
-        std=IMAGENET_STD,
-        skipped=Skipped(),
-    )
-    return estimate_mean_std(images, limit=_SAMPLE)
+    return estimate_mean_std(_sample(name, paths, decoding), limit=_SAMPLE)
+
+
+@lru_cache(maxsize=16)
+def _measure(
+    name: str, paths: tuple[str, ...], stamps: tuple[tuple[int, int], ...], decoding: Decoding
+) -> Range | None:
+    return estimate_range(_sample(name, paths, decoding), limit=_SAMPLE)[0]
+
+
+def _sample(name: str, paths: tuple[str, ...], decoding: Decoding) -> FileImages:
+    return file_images(
+        Listing(list(paths)), name=name, split="train", mean=IMAGENET_MEAN, std=IMAGENET_STD,
+        skipped=Skipped(), decoding=decoding,
+    )  # fmt: skip

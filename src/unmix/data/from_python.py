@@ -16,13 +16,19 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, TensorDataset
 
-from unmix.data.decoding import BrokenImage
+from unmix.data.decoding import BrokenImage, Decoding
 from unmix.data.given import as_picture, as_uint8, is_path
 from unmix.data.given_labels import Labels, columns_of, labels_of
 from unmix.data.imageset import FileImages, ImageSet, StreamedImages, TensorImages
 from unmix.data.paths import Paths
 from unmix.data.skipped import Skipped
-from unmix.data.statistics import IMAGENET_MEAN, IMAGENET_STD, estimate_mean_std, spread
+from unmix.data.statistics import (
+    IMAGENET_MEAN,
+    IMAGENET_STD,
+    estimate_mean_std,
+    estimate_range,
+    spread,
+)
 from unmix.errors import UserError
 from unmix.names import PYTHON
 
@@ -163,6 +169,8 @@ def evaluation_images(data: Any, train: ImageSet) -> ImageSet:
     if other is not None:
         raise UserError(f"test_data: has a class {other!r}, which data does not have.")
     places = torch.tensor([number[name] for name in test.classes])
+    if isinstance(test, FileImages) and isinstance(train, FileImages):
+        test = replace(test, decoding=train.decoding)
     return replace(test, labels=places[test.labels], classes=train.classes)
 
 
@@ -286,6 +294,9 @@ def _completed(images: ImageSet, labels: Labels | None) -> ImageSet:
         images = replace(images, labels=index, classes=labels.classes)
     if images.split == "test":
         return images
+    if isinstance(images, FileImages):
+        limits, _ = estimate_range(images)
+        images = replace(images, decoding=Decoding(range=limits))
     mean, std = estimate_mean_std(images)
     floor = 1 / 255  # of pixels that are all alike there is no deviation to divide by
     red, green, blue = (max(value, floor) for value in std)

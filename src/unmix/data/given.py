@@ -12,7 +12,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from unmix.data.decoding import rgb8
+from unmix.data.decoding import Decoding, rgb8
+from unmix.data.deep import Range
 from unmix.data.imageset import FileImages
 from unmix.data.reading import read_uint8, resize_batch, resize_image
 from unmix.data.skipped import Skipped
@@ -60,19 +61,20 @@ def as_uint8(images: Any, what: str, ndim: int) -> Tensor:
     return pixels.expand(*pixels.shape[:-3], 3, *pixels.shape[-2:]).contiguous()
 
 
-def as_picture(item: Any, what: str) -> Picture:
+def as_picture(item: Any, what: str, limits: Range | None = None) -> Picture:
     """One picture: an upright RGB image of Pillow, or pixels uint8 (3, H, W).
 
     Args:
         item: A PIL image, an array (H, W) or (H, W, C), or a tensor (C, H, W).
         what: Names it in messages.
+        limits: Of images of Pillow of more than 8 bits, what becomes black and white.
 
     Raises:
         UserError: if it is none of these, or not of 8 bits.
     """
     if isinstance(item, Image.Image):
         try:
-            return rgb8(item)
+            return rgb8(item, limits)
         except (ValueError, OSError) as error:
             raise UserError(f"{what}: {error}.") from None
     if isinstance(item, np.ndarray) and item.ndim == 2:
@@ -109,7 +111,7 @@ def as_batch(images: Any) -> Sequence[Any] | Tensor:
     return batch
 
 
-def given_uint8(images: Any, size: int, start: int = 0) -> Tensor:
+def given_uint8(images: Any, size: int, start: int = 0, limits: Range | None = None) -> Tensor:
     """Read pictures as the evaluation does (see `read_uint8`), whatever they are handed over as.
 
     Args:
@@ -117,6 +119,7 @@ def given_uint8(images: Any, size: int, start: int = 0) -> Tensor:
             (C, H, W); or a batch of pixels (N, C, H, W) or (N, H, W, C).
         size: Side of the crops, in pixels.
         start: The number of the first, for messages.
+        limits: Of pictures of more than 8 bits, the values that become black and white.
 
     Returns:
         uint8 (N, 3, size, size), on the device of a tensor that was given.
@@ -127,10 +130,11 @@ def given_uint8(images: Any, size: int, start: int = 0) -> Tensor:
     batch = as_batch(images)
     if isinstance(batch, Tensor):
         return resize_batch(batch, size)
-    return torch.cat([_one(item, f"image {i}", size) for i, item in enumerate(batch, start)])
+    pictures = enumerate(batch, start)
+    return torch.cat([_one(item, f"image {i}", size, limits) for i, item in pictures])
 
 
-def _one(item: Any, what: str, size: int) -> Tensor:
+def _one(item: Any, what: str, size: int, limits: Range | None) -> Tensor:
     if is_path(item):
         path = Path(item)
         if path.is_dir():
@@ -138,9 +142,10 @@ def _one(item: Any, what: str, size: int) -> Tensor:
         files = FileImages(
             name=os.fspath(path), split="test", labels=None, classes=None, mean=IMAGENET_MEAN,
             std=IMAGENET_STD, paths=[path], skipped=Skipped(strict=True),
+            decoding=Decoding(range=limits),
         )  # fmt: skip
         return read_uint8(files, [0], size)[0]
-    picture = as_picture(item, what)
+    picture = as_picture(item, what, limits)
     if isinstance(picture, Tensor):
         return resize_batch(picture[None], size)
     return torch.from_numpy(np.array(resize_image(picture, size))).permute(2, 0, 1)[None]

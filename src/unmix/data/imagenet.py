@@ -97,6 +97,7 @@ def _images(data_set: DataSet, request: Request, listing: Listing) -> ImageSet:
         mean=data_set.mean,
         std=data_set.std,
         skipped=request.skipped,
+        decoding=request.decoding,
     )
 
 

@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from unmix.data.decoding import BrokenImage, decode
+from unmix.data.decoding import BrokenImage, Decoding, decode
 from unmix.data.skipped import Skipped
 
 __all__ = ["RGB", "FileImages", "ImageSet", "StreamedImages", "TensorImages"]
@@ -100,9 +100,11 @@ class StreamedImages(ImageSet):
 
     Args:
         skipped: Where those who decode note the broken ones; says whether to be strict.
+        decoding: How they are decoded.
     """
 
     skipped: Skipped = field(default_factory=Skipped)
+    decoding: Decoding = field(default_factory=Decoding)
 
     @abstractmethod
     def place(self, i: int) -> Path:
@@ -127,7 +129,7 @@ class StreamedImages(ImageSet):
         Raises:
             BrokenImage: if the file cannot be read.
         """
-        return decode(self.place(i), at_least, self.read(i))
+        return decode(self.place(i), at_least, self.read(i), self.decoding)
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

@@ -5,8 +5,6 @@ Crops are drawn from the sides alone, so that the decoder can be told how few pi
 
 from __future__ import annotations
 
-import io
-import warnings
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -17,7 +15,7 @@ from PIL import Image
 from torch import Tensor
 from torchvision.io import ImageReadMode, decode_jpeg
 
-from unmix.data.decoding import decode, orientation
+from unmix.data.decoding import Decoding, decode, opened, orientation
 
 __all__ = ["FACTORS", "Box", "OpenedImage"]
 
@@ -42,6 +40,7 @@ class OpenedImage:
         stored: Height and width as stored, at full size.
         turned: Its EXIF orientation, 1 to 8, of which the stored pixels know nothing.
         image: The decoded pixels, upright, if it is no plain JPEG.
+        decoding: How it is decoded.
     """
 
     path: Path
@@ -49,24 +48,28 @@ class OpenedImage:
     stored: tuple[int, int]
     turned: int = 1
     image: Image.Image | None = None
+    decoding: Decoding = Decoding()  # noqa: RUF009 - frozen
 
     @classmethod
-    def of(cls, content: bytes, path: Path) -> OpenedImage:
+    def of(
+        cls,
+        content: bytes,
+        path: Path,
+        decoding: Decoding = Decoding(),  # noqa: B008
+    ) -> OpenedImage:
         """Open an image.
 
         Raises:
             BrokenImage: if it is no plain JPEG, and cannot be decoded.
         """
         try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")
-                with Image.open(io.BytesIO(content)) as header:
-                    if header.format == "JPEG" and header.mode in ("RGB", "L"):
-                        size = header.height, header.width
-                        return cls(path, content, size, orientation(header))
+            with opened(path, content, decoding) as header:
+                if header.format == "JPEG" and header.mode in ("RGB", "L"):
+                    size = header.height, header.width
+                    return cls(path, content, size, orientation(header), decoding=decoding)
         except Exception:
             pass  # the decoder below says what is wrong
-        image = decode(path, content=content)
+        image = decode(path, content=content, decoding=decoding)
         return cls(path, content, (image.height, image.width), image=image)
 
     @property
@@ -100,7 +103,7 @@ class OpenedImage:
             encoded = torch.frombuffer(bytearray(self.content), dtype=torch.uint8)
             return decode_jpeg(encoded, mode=ImageReadMode.RGB)
         except RuntimeError:
-            upright = _tensor(decode(self.path, content=self.content))
+            upright = _tensor(decode(self.path, content=self.content, decoding=self.decoding))
             return self.lie_down(upright)
 
     def reduced(self, factor: int) -> Image.Image:
@@ -111,7 +114,7 @@ class OpenedImage:
         """
         height, width = self.stored
         at_least = (max(1, width // factor), max(1, height // factor))
-        upright = decode(self.path, at_least, self.content)
+        upright = decode(self.path, at_least, self.content, self.decoding)
         if self.turned == 1:
             return upright
         return Image.fromarray(self.lie_down(_tensor(upright)).permute(1, 2, 0).numpy())

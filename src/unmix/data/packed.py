@@ -25,7 +25,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from unmix.data.decoding import BrokenImage
+from unmix.data.decoding import BrokenImage, Decoding
 from unmix.data.imageset import StreamedImages
 from unmix.data.paths import Paths
 from unmix.data.skipped import Skipped
@@ -167,13 +167,17 @@ def holds_pack(folder: Path) -> bool:
     return False
 
 
-def load_pack(folder: Path, split: str, skipped: Skipped) -> PackedImages:
+def load_pack(
+    folder: Path, split: str, skipped: Skipped, decoding: Decoding | None = None
+) -> PackedImages:
     """Load a split of a pack.
 
     Args:
         folder: The pack.
         split: `train`, `test`, or `pretrain`, which is `train` here.
         skipped: For images that turn out broken.
+        decoding: How they are decoded; without a range, by that which was found when they were
+            packed.
 
     Raises:
         UserError: if the pack is of another version or damaged, or has no such split.
@@ -191,6 +195,10 @@ def load_pack(folder: Path, split: str, skipped: Skipped) -> PackedImages:
         _check_whole(path, shard["bytes"])
     index, names = _index(folder / f"{split}.npz", parts["images"])
     classes = None if manifest["classes"] is None else tuple(manifest["classes"])
+    how = decoding or Decoding()
+    own = manifest.get("range")  # not in packs from before there was one
+    if how.range is None and own is not None:
+        how = replace(how, range=(float(own[0]), float(own[1])))
     return PackedImages(
         name=str(folder),
         split=split,
@@ -199,6 +207,7 @@ def load_pack(folder: Path, split: str, skipped: Skipped) -> PackedImages:
         mean=tuple(manifest["mean"]),
         std=tuple(manifest["std"]),
         skipped=skipped,
+        decoding=how,
         shards=Shards(paths),
         index=index,
         names=names,

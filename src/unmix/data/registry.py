@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from unmix.data.decoding import Decoding
 from unmix.data.digits import DIGITS
 from unmix.data.folder import load_folder
 from unmix.data.imagenet import IMAGENET, IMAGENET_100, TINY_IMAGENET
@@ -40,6 +41,7 @@ def load(
     class_list: str | os.PathLike[str] | None = None,
     train_folder: str | None = None,
     test_folder: str | None = None,
+    decoding: Decoding | None = None,
 ) -> ImageSet:
     """Load a split of a data set.
 
@@ -57,6 +59,8 @@ def load(
         train_folder: Of a folder of images, where within it the training images are; by default
             found by the usual names.
         test_folder: Likewise the images to evaluate on.
+        decoding: How files are decoded. Without a range, that of images of more than 8 bits is
+            measured on a folder's training images.
 
     Raises:
         UserError: if the name is unknown, or the files are not there, damaged, or laid out
@@ -67,17 +71,18 @@ def load(
     if class_list is not None and name not in _WITH_CLASS_LIST:
         raise UserError(f"--class_list: only for --data {' or '.join(_WITH_CLASS_LIST)}.")
     skipped = Skipped(strict)
+    how = decoding or Decoding()
     given = {"--train_folder": train_folder, "--test_folder": test_folder}
     folders = [flag for flag, value in given.items() if value is not None]
     if name not in DATA_SETS:
         folder = _folder(name)
         if not holds_pack(folder):
             return load_folder(
-                folder, split, skipped, train_folder=train_folder, test_folder=test_folder
+                folder, split, skipped, how, train_folder=train_folder, test_folder=test_folder
             )
         if folders:
             raise UserError(f"{folders[0]}: {name} is a pack, whose splits were settled before.")
-        return load_pack(folder, split, skipped)
+        return load_pack(folder, split, skipped, how)
     if folders:
         raise UserError(f"{folders[0]}: only where --data is a folder of images, not {name}.")
     data_set = DATA_SETS[name]
@@ -86,7 +91,7 @@ def load(
             f"--download: {name} cannot be fetched; get it yourself and give --data_dir DIR with "
             f"{data_set.layout}."
         )
-    request = Request(split, _path(data_dir), skipped, download, _path(class_list))
+    request = Request(split, _path(data_dir), skipped, download, _path(class_list), how)
     return data_set.read(data_set, request)
 
 

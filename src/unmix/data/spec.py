@@ -8,6 +8,7 @@ from pathlib import Path
 
 import torch
 
+from unmix.data.decoding import Decoding
 from unmix.data.imageset import RGB, FileImages, ImageSet
 from unmix.data.listing import Listing
 from unmix.data.paths import Paths
@@ -27,6 +28,7 @@ class Request:
         skipped: For files that turn out broken.
         download: Whether the files may be fetched.
         class_list: A text file of class folders to keep; None for all.
+        decoding: How files are decoded.
     """
 
     split: str
@@ -34,6 +36,7 @@ class Request:
     skipped: Skipped
     download: bool = False
     class_list: Path | None = None
+    decoding: Decoding = Decoding()  # noqa: RUF009 - frozen
 
 
 @dataclass(frozen=True)
@@ -96,6 +99,7 @@ def file_images(
     std: RGB,
     skipped: Skipped,
     notes: tuple[str, ...] = (),
+    decoding: Decoding | None = None,
 ) -> FileImages:
     """Make an image set of a listing."""
     labels = None
@@ -111,4 +115,5 @@ def file_images(
         paths=Paths(listing.paths),
         skipped=skipped,
         notes=notes,
+        decoding=decoding or Decoding(),
     )

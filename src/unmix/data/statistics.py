@@ -4,12 +4,20 @@ from __future__ import annotations
 
 import numpy as np
 
-from unmix.data.decoding import BrokenImage
+from unmix.data.decoding import BrokenImage, grey_range
+from unmix.data.deep import Range, may_be_deep
 from unmix.data.imageset import RGB, ImageSet, StreamedImages, TensorImages
 from unmix.errors import UserError
 from unmix.names import shown
 
-__all__ = ["IMAGENET_MEAN", "IMAGENET_STD", "check_normalisation", "estimate_mean_std", "spread"]
+__all__ = [
+    "IMAGENET_MEAN",
+    "IMAGENET_STD",
+    "check_normalisation",
+    "estimate_mean_std",
+    "estimate_range",
+    "spread",
+]
 
 # As torchvision's pretrained models and every published ImageNet protocol of this field use them.
 IMAGENET_MEAN: RGB = (0.485, 0.456, 0.406)
@@ -47,6 +55,7 @@ def estimate_mean_std(image_set: ImageSet, limit: int = 1000) -> tuple[RGB, RGB]
         BrokenImage: if a file cannot be read and the set is strict.
     """
     chosen = spread(len(image_set), limit)
+    first: BrokenImage | None = None
     shares = np.zeros((3, 256))
     if isinstance(image_set, TensorImages):
         for channel in range(3):
@@ -59,15 +68,45 @@ def estimate_mean_std(image_set: ImageSet, limit: int = 1000) -> tuple[RGB, RGB]
                 image = image_set.decode(i, at_least=_SIDE)
             except BrokenImage as error:
                 image_set.skipped.add(error)
+                first = first or error
                 continue
             shares += np.array(image.histogram()).reshape(3, 256) / (image.width * image.height)
     if not shares.any():
-        raise UserError(f"{image_set.name}: no image could be read, so its colours are unknown.")
+        why = "" if first is None else f" First {first}"
+        raise UserError(
+            f"{image_set.name}: no image could be read, so its colours are unknown.{why}"
+        )
     shares /= shares.sum(axis=1, keepdims=True)
     values = np.arange(256) / 255
     mean = shares @ values
     std = np.sqrt(np.maximum(shares @ values**2 - mean**2, 0))
     return _rounded(mean), _rounded(std)
+
+
+def estimate_range(image_set: StreamedImages, limit: int = 1000) -> tuple[Range | None, int]:
+    """Find the least and the greatest value of a set's images of more than 8 bits.
+
+    Args:
+        image_set: The images.
+        limit: How many of them to look at at most, evenly spread.
+
+    Returns:
+        The values, None if no image has more than 8 bits; and how many were looked at.
+    """
+    limits: Range | None = None
+    chosen = spread(len(image_set), limit)
+    for i in chosen:
+        place = image_set.place(i)
+        if not may_be_deep(place.name):
+            continue
+        try:
+            found = grey_range(place, image_set.read(i), image_set.decoding)
+        except BrokenImage:
+            continue  # noted when it is read to be used
+        if found is not None:
+            both = found if limits is None else (*found, *limits)
+            limits = min(both), max(both)
+    return limits, len(chosen)
 
 
 def check_normalisation(image_set: ImageSet, mean: RGB, std: RGB) -> str | None:

@@ -45,7 +45,8 @@ class LoadedEncoder(nn.Module):
         views: `views.plain` prepares uint8 images as the encoder expects them.
         facts: What the file says: "method", "backbone", "width", "stem", "size" (pixels),
             "patch" (of a vision transformer), "color_space", "mean" and "std" (of the pretraining
-            images, RGB in [0, 1]).
+            images, RGB in [0, 1]), "range" (of images of more than 8 bits, the values that become
+            0 and 255; None for the whole range of 16 bits).
         feature_dim: D, the length of its features.
         transform: Prepares one picture for a `DataLoader`; see `EncoderTransform`.
     """
@@ -54,8 +55,14 @@ class LoadedEncoder(nn.Module):
         super().__init__()
         self.backbone, self.views, self.facts = backbone, views, facts
         self.feature_dim = feature_dim(backbone)
-        self.transform = EncoderTransform(views)
+        self.transform = EncoderTransform(views, self.range)
         self.eval()
+
+    @property
+    def range(self) -> tuple[float, float] | None:
+        """What becomes black and white of pictures of more than 8 bits, as in the pretraining."""
+        limits = self.facts.get("range")  # not in files from before there was one
+        return None if limits is None else (float(limits[0]), float(limits[1]))
 
     def forward(self, images: Tensor) -> Tensor:
         """Map prepared images (N, 3, size, size) to pooled features (N, D)."""
@@ -93,7 +100,7 @@ class LoadedEncoder(nn.Module):
         with torch.set_grad_enabled(grad):
             for start in range(0, len(batch), batch_size):
                 some = batch[start : start + batch_size]
-                pixels = given_uint8(some, self.views.size, start).to(device)
+                pixels = given_uint8(some, self.views.size, start, self.range).to(device)
                 features.append(self.features(self.views.plain(pixels)).float())
             return torch.cat(features)
 
@@ -103,10 +110,11 @@ class EncoderTransform:
 
     Args:
         views: Of the encoder.
+        limits: Of pictures of more than 8 bits, what becomes black and white.
     """
 
-    def __init__(self, views: Views) -> None:
-        self.views = views
+    def __init__(self, views: Views, limits: tuple[float, float] | None = None) -> None:
+        self.views, self.limits = views, limits
 
     def __call__(self, image: Any) -> Tensor:
         """Map a PIL image, a path, a uint8 array (H, W, C) or tensor (C, H, W) to (3, size, size).
@@ -114,7 +122,7 @@ class EncoderTransform:
         Raises:
             UserError: if it cannot be read, or is of another type or range.
         """
-        return self.views.plain(given_uint8([image], self.views.size))[0]
+        return self.views.plain(given_uint8([image], self.views.size, limits=self.limits))[0]
 
     def __repr__(self) -> str:
         return f"EncoderTransform(size={self.views.size})"

@@ -76,7 +76,7 @@ class FileCrops(Dataset[Batch]):
         return Batch(index, tuple(crops) if kept else None, broken=tuple(broken))
 
     def _open(self, i: int) -> OpenedImage:
-        return OpenedImage.of(self.images.read(i), self.images.place(i))
+        return OpenedImage.of(self.images.read(i), self.images.place(i), self.images.decoding)
 
     def _boxes(
         self, items: Sequence[tuple[int, int]], opened: Mapping[int, OpenedImage]

@@ -11,7 +11,15 @@ from torch import nn
 
 from unmix.config import RunSettings, Settings
 from unmix.config.groups import TIMM
-from unmix.data import ImageSet, StreamedImages, check_normalisation, load
+from unmix.data import (
+    Decoding,
+    FileImages,
+    ImageSet,
+    StreamedImages,
+    check_normalisation,
+    estimate_mean_std,
+    load,
+)
 from unmix.data.fingerprint import Fingerprint, fingerprint
 from unmix.data.from_python import check_sendable
 from unmix.errors import UserError
@@ -88,6 +96,11 @@ def build(
         if test is not None:
             as_wanted(test, run_, seen)
         check_sendable(found, settings.machine.workers)
+    if max(found.std) == 0:
+        raise UserError(
+            f"--data: all pixels of {found.name} that were looked at have one value "
+            f"({255 * found.mean[0]:.0f}); there is nothing to learn from them."
+        )
     if len(found) < 2:
         raise UserError(
             f"--data: {run_.data} has {len(found)} training image; pretraining needs 2."
@@ -103,6 +116,7 @@ def build(
         size=size,
         precision=machine.precision.split("-")[0].removesuffix("-true"),
         resident="yes" if held.resident else "no",
+        **_found_range(found, run_),
     )
     processes = settings.machine.processes
     if run_.batch_size % processes:
@@ -151,6 +165,13 @@ def build(
     return Parts(settings, machine, train, labelled, test, module, held.about, notes)
 
 
+def _found_range(images: ImageSet, run_: RunSettings) -> dict[str, Any]:
+    """The range that was measured, for `config.yaml`: later all is scaled alike."""
+    if not isinstance(images, StreamedImages) or images.decoding.range in (None, run_.limits):
+        return {}
+    return {"range": list(images.decoding.range)}  # type: ignore[arg-type]
+
+
 def load_split(run_: RunSettings, split: str, seen: Seen | None = None) -> ImageSet:
     """A split of the run's data set; of the training splits as many images as the run may use.
 
@@ -162,6 +183,7 @@ def load_split(run_: RunSettings, split: str, seen: Seen | None = None) -> Image
     images = load(
         run_.data, split, data_dir=run_.data_dir, strict=run_.strict, download=run_.download,
         train_folder=run_.train_folder, test_folder=run_.test_folder,
+        decoding=Decoding(run_.max_pixels, run_.limits),
     )  # fmt: skip
     return as_wanted(images, run_, seen)
 
@@ -170,9 +192,19 @@ def as_wanted(images: ImageSet, run_: RunSettings, seen: Seen | None = None) -> 
     """As many of a split's images as the run may use, normalized as it says; see `load_split`."""
     if seen is not None:
         seen[images.split] = fingerprint(images)
+    if isinstance(images, FileImages):
+        how = Decoding(run_.max_pixels, run_.limits or images.decoding.range)
+        if how != images.decoding:  # files that were handed over in Python
+            images = replace(images, decoding=how)
+            mean, std = estimate_mean_std(images)
+            images = replace(images, mean=mean, std=std)
     if images.split != "test" and run_.limit is not None:
         images = images.evenly(run_.limit)
-    return replace(images, mean=run_.mean or images.mean, std=run_.std or images.std)
+    std = images.std
+    if max(std) > 0:
+        # A channel of one value, as in pictures of one color, has no deviation to divide by.
+        std = tuple(value or 1.0 for value in std)  # type: ignore[assignment]
+    return replace(images, mean=run_.mean or images.mean, std=run_.std or std)
 
 
 def notes_on(run_: RunSettings, images: ImageSet | None = None) -> tuple[str, ...]:
@@ -239,6 +271,7 @@ def encoder_facts(parts: Parts) -> dict[str, Any]:
         "color_space": parts.module.method.color_space,
         "mean": list(parts.train.mean),
         "std": list(parts.train.std),
+        "range": parts.settings.run.limits,
     }
 
 

@@ -125,7 +125,7 @@ def _sample_shapes(images: StreamedImages) -> set[tuple[int, int]]:
     shapes: set[tuple[int, int]] = set()
     for i in range(0, len(images), max(1, len(images) // _SAMPLE)):
         try:
-            shapes.add(OpenedImage.of(images.read(i), images.place(i)).size)
+            shapes.add(OpenedImage.of(images.read(i), images.place(i), images.decoding).size)
         except BrokenImage:
             continue  # noted when all are decoded, or when it is drawn
         if len(shapes) > 1:
@@ -144,7 +144,8 @@ class _Whole(Dataset[tuple[int, "Tensor | BrokenImage"]]):
 
     def __getitem__(self, i: int) -> tuple[int, Tensor | BrokenImage]:
         try:
-            image = OpenedImage.of(self.images.read(i), self.images.place(i))
+            images = self.images
+            image = OpenedImage.of(images.read(i), images.place(i), images.decoding)
             return i, image.upright(image.pixels)
         except BrokenImage as error:
             return i, error

@@ -128,8 +128,8 @@ class RunFolder:
         """Check that the folder's run is one of these settings.
 
         Args:
-            words: Flat words. A size of None and a precision of "auto" are not known yet, and
-                agree with any. So do other paths to the data, if a fingerprint of the run's can
+            words: Flat words. A size or range of None and a precision of "auto" are not known yet,
+                and agree with any. So do other paths to the data, if a fingerprint of the run's can
                 tell whether it is the same.
 
         Raises:
@@ -138,7 +138,9 @@ class RunFolder:
         theirs = self.settings().flat()
         for name, ours in words.items():
             pair = (ours, theirs.get(name))
-            unknown = (name == "size" and None in pair) or (name == "precision" and "auto" in pair)
+            unknown = (name in ("size", "range") and None in pair) or (
+                name == "precision" and "auto" in pair
+            )
             if name == "epochs" and ours != pair[1] and self.encoder.exists():
                 raise UserError(self._more_epochs(ours, pair[1]))
             if name in ("data", "data_dir") and self._may_be_moved(name, *pair):

@@ -1,0 +1,204 @@
+"""Images of more than 8 bits are scaled by one stated rule, everywhere alike."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tifffile
+import torch
+import yaml
+from PIL import Image
+
+from unmix.cli import main
+from unmix.commands.pack import pack
+from unmix.data import BrokenImage, Decoding, decode, load, read_uint8
+from unmix.data.opened import OpenedImage
+from unmix.errors import UserError
+from unmix.evaluation.loading import load_encoder
+
+
+def grey(path: Path, values: np.ndarray, dtype: str = "<u2") -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    values = values.astype(dtype)
+    if path.suffix == ".pgm":
+        header = f"P5 {values.shape[1]} {values.shape[0]} 4095\n".encode()
+        path.write_bytes(header + values.astype(">u2").tobytes())
+    elif path.suffix == ".tif":
+        tifffile.imwrite(path, values, byteorder=dtype[0].replace("=", "<"))
+    else:
+        Image.fromarray(values).save(path)
+    return path
+
+
+RAMP = np.arange(4096, dtype=np.int64).reshape(64, 64)
+EXPECTED = np.rint(RAMP * 255 / 4095).astype(np.uint8)
+TWELVE = Decoding(range=(0.0, 4095.0))
+
+
+@pytest.mark.parametrize(
+    ("name", "dtype"),
+    [("a.png", "<u2"), ("a.tif", "<u2"), ("a.tif", ">u2"), ("a.tif", "<i4"), ("a.tif", ">i4"),
+     ("a.tif", "<f4"), ("a.tif", ">f4"), ("a.pgm", "<u2")],
+)  # fmt: skip
+def test_twelve_bits_in_a_wider_file_keep_all_their_levels(tmp_path, name, dtype):
+    path = grey(tmp_path / name, RAMP, dtype)
+    found = np.asarray(decode(path, decoding=TWELVE))
+    assert np.array_equal(found[..., 0], EXPECTED)
+    assert np.array_equal(found[..., 0], found[..., 2])
+    opened = OpenedImage.of(path.read_bytes(), path, TWELVE)
+    assert np.array_equal(opened.pixels[1].numpy(), EXPECTED)
+
+
+def test_values_beyond_the_range_are_clipped_and_what_is_no_number_is_black(tmp_path):
+    values = np.array([[-5.0, 0.0, 1.0, 2.0, np.nan, np.inf]], dtype=np.float32)
+    tifffile.imwrite(tmp_path / "a.tif", values)
+    found = np.asarray(decode(tmp_path / "a.tif", decoding=Decoding(range=(0.0, 2.0))))
+    assert found[0, :, 0].tolist() == [0, 0, 128, 255, 0, 255]
+
+
+@pytest.mark.parametrize("channels", [3, 4])
+@pytest.mark.parametrize("kind", ["png", "tif"])
+def test_color_of_16_bits_keeps_its_levels_too(tmp_path, kind, channels):
+    colors = np.stack([RAMP, RAMP[::-1], RAMP // 2], axis=2).astype(np.uint16)
+    expected = np.rint(colors * (255 / 4095)).astype(np.uint8)
+    if channels == 4:
+        colors = np.concatenate([colors, np.full((64, 64, 1), 65535, np.uint16)], axis=2)
+    path = tmp_path / f"a.{kind}"
+    if kind == "tif":
+        extra = {"extrasamples": ["unassalpha"]} if channels == 4 else {}
+        tifffile.imwrite(path, colors, photometric="rgb", **extra)
+    else:
+        path.write_bytes(png16(colors))
+    assert np.array_equal(np.asarray(decode(path, decoding=TWELVE)), expected)
+
+
+def png16(colors: np.ndarray) -> bytes:
+    """A PNG of 16 bits, which Pillow does not write in color."""
+    import struct
+    import zlib
+
+    height, width, channels = colors.shape
+    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in colors)
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(
+            ">I", zlib.crc32(kind + data)
+        )  # fmt: skip
+
+    head = struct.pack(">IIBBBBB", width, height, 16, 2 if channels == 3 else 6, 0, 0, 0)
+    parts = [chunk(b"IHDR", head), chunk(b"IDAT", zlib.compress(rows)), chunk(b"IEND", b"")]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(parts)
+
+
+@pytest.mark.parametrize(("bands", "dtype"), [(4, "u1"), (13, "u2"), (13, "u1"), (5, "f4")])
+def test_a_tiff_of_other_bands_is_refused_with_the_reason(tmp_path, bands, dtype):
+    path = tmp_path / "sentinel.tif"
+    values = np.zeros((8, 8, bands), dtype=dtype)
+    near_infrared = {"photometric": "rgb", "extrasamples": ["unspecified"]}
+    words = near_infrared if bands == 4 else {"photometric": "minisblack"}
+    tifffile.imwrite(path, values, planarconfig="contig", **words)
+    with pytest.raises(BrokenImage, match=rf"sentinel\.tif: a TIFF with {bands} bands; .*save"):
+        decode(path)
+
+
+def ramps(root: Path, top: int, count: int = 6, kind: str = "png") -> Path:
+    """Two classes of noise with values from 0 to `top`."""
+    generator = np.random.default_rng(0)
+    for name in "ab":
+        for i in range(count):
+            values = generator.integers(0, top + 1, (16, 16))
+            values[0, 0], values[0, 1] = 0, top
+            grey(root / name / f"{i}.{kind}", values)
+    return root
+
+
+def test_a_folder_is_scaled_by_its_own_range_which_is_said(tmp_path):
+    ramps(tmp_path, 997)
+    train, test = load(tmp_path, "train"), load(tmp_path, "test")
+    assert train.decoding.range == test.decoding.range == (0.0, 997.0)
+    assert train.notes[-1] == (
+        "more than 8 bits: values from 0 to 997 become black to white (the range of the training "
+        "images)"
+    )
+    pixels, _ = read_uint8(train, [0], 16)
+    assert (int(pixels.min()), int(pixels.max())) == (0, 255)
+    assert len(pixels.unique()) > 100
+    assert 0.4 < train.mean[0] < 0.6
+
+
+def test_a_range_that_is_given_is_taken_and_one_that_does_nothing_is_told(tmp_path):
+    ramps(tmp_path / "deep", 997)
+    found = load(tmp_path / "deep", "train", decoding=TWELVE)
+    assert found.decoding.range == (0.0, 4095.0)
+    assert "as was given; the training images have 0 to 997" in found.notes[-1]
+    for name in "ab":
+        for i in range(3):
+            path = tmp_path / "eight" / name / f"{i}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(np.full((8, 8), 40 * i, np.uint8)).save(path)
+    shallow = load(tmp_path / "eight", "train", decoding=TWELVE)
+    assert "no image that was looked at has more than 8 bits" in shallow.notes[-1]
+
+
+def test_images_of_one_value_are_named_as_such(tmp_path, refuse):
+    for i in range(4):
+        grey(tmp_path / "deep" / f"{i}.png", np.full((8, 8), 7))
+        grey(tmp_path / "eight" / f"{i}.png", np.full((8, 8), 7), "u1")
+    with pytest.raises(UserError, match=r"all pixels of the training images .* have one value, 7"):
+        load(tmp_path / "deep", "train")
+    told = refuse("pretrain", "--method", "simclr", "--data", tmp_path / "eight", "--run", "r")
+    assert "have one value (7); there is nothing to learn" in told
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("--range", "5", "5"), "--range: 5 5 must rise"),
+        (("--bit_depth", "0"), "--bit_depth: 0 is out of range"),
+        (("--bit_depth", "12", "--range", "0", "9"), "--bit_depth: goes without --range"),
+        (("--max_pixels", "0"), "--max_pixels: 0 is out of range"),
+    ],
+)
+def test_ranges_that_cannot_be_are_refused(refuse, words, message):
+    assert refuse("pretrain", "--data", "digits", *words).startswith(message)
+
+
+def test_a_run_its_evaluations_and_its_encoder_scale_alike(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    ramps(tmp_path / "data", 997)
+    words = ["--method", "simclr", "--data", "data", "--epochs", "1", "--size", "8", "--backbone",
+             "resnet10", "--width", "0.0625", "--batch_size", "4", "--workers", "0", "--device",
+             "cpu", "--logger", "none", "--precision", "32", "--run", "r"]  # fmt: skip
+    assert main(["pretrain", *words]) == 0
+    assert "values from 0 to 997 become black to white" in capsys.readouterr().out
+    assert yaml.safe_load(Path("r/config.yaml").read_text())["range"] == [0.0, 997.0]
+    assert main(["pretrain", *words]) == 0  # the same command is the same run
+    encoder = load_encoder("r")
+    assert encoder.range == (0.0, 997.0)
+    new = grey(tmp_path / "new.tif", np.linspace(0, 700, 256).reshape(16, 16))
+    eight = tmp_path / "eight.png"
+    Image.fromarray(np.rint(np.asarray(tifffile.imread(new)) * (255 / 997)).astype(np.uint8)).save(
+        eight
+    )
+    assert torch.equal(encoder.encode([new]), encoder.encode([eight]))
+    assert torch.equal(encoder.encode([Image.open(new)]), encoder.encode([eight]))
+    assert main(["knn", "r"]) == 0
+    # Other images of the same set do not move the range of a run that is there.
+    assert main(["pretrain", *words, "--bit_depth", "12"]) == 2
+
+
+@pytest.mark.parametrize("short_side", [None, 8])
+def test_a_pack_keeps_the_range_of_what_was_packed(tmp_path, short_side):
+    ramps(tmp_path / "data", 997)
+    train = load(tmp_path / "data", "train")
+    pack(str(tmp_path / "data"), str(tmp_path / "out"), short_side=short_side, workers=0)
+    packed = load(tmp_path / "out", "train")
+    assert packed.decoding.range == (0.0, 997.0)
+    ours, _ = read_uint8(train, range(4), 8)
+    theirs, _ = read_uint8(packed, range(4), 8)
+    if short_side is None:
+        assert torch.equal(ours, theirs)
+    else:
+        assert abs(float(ours.float().mean()) - float(theirs.float().mean())) < 8
