@@ -193,7 +193,7 @@ def test_a_run_its_evaluations_and_its_encoder_scale_alike(tmp_path, monkeypatch
 def test_a_pack_keeps_the_range_of_what_was_packed(tmp_path, short_side):
     ramps(tmp_path / "data", 997)
     train = load(tmp_path / "data", "train")
-    pack(str(tmp_path / "data"), str(tmp_path / "out"), short_side=short_side, workers=0)
+    pack(str(tmp_path / "data"), out=str(tmp_path / "out"), short_side=short_side, workers=0)
     packed = load(tmp_path / "out", "train")
     assert packed.decoding.range == (0.0, 997.0)
     ours, _ = read_uint8(train, range(4), 8)
