@@ -426,3 +426,50 @@ def test_an_interrupted_pack_never_reads_as_complete_and_goes_on(tmp_path: Path)
     plain, packed = streamed(tmp_path / "in", "train"), streamed(out, "train")
     assert len(packed) == len(plain) == 1200
     assert all(packed.read(i) == plain.read(i) for i in range(0, 1200, 7))
+
+
+def test_a_foreign_note_is_refused_and_nothing_is_removed(tree: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "train-notes.tar").write_text("mine")
+    leaves = '{"unmix_pack": 1, "fingerprint": "x", "again": "y", "files": ["../z"]}'
+    for note in ("{}", "no json", '{"fingerprint": "x", "again": "y"}', leaves):
+        (out / UNFINISHED).write_text(note)
+        with pytest.raises(UserError, match="is there already and is no pack"):
+            pack(str(tree), out=str(out), say=quiet)
+        assert (out / "train-notes.tar").read_text() == "mine"
+        assert (out / UNFINISHED).read_text() == note
+
+
+def test_only_files_that_the_note_names_are_removed_or_written_over(
+    tree: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    names = ["train-00007.tar"]
+    note = {"unmix_pack": 1, "fingerprint": "of others", "again": "y", "files": names}
+    (out / UNFINISHED).write_text(json.dumps(note))
+    for name in ("train-notes.tar", "train-00007.tar", ".train-mine"):
+        (out / name).write_text("mine")
+    pack(str(tree), out=str(out), say=quiet)
+    assert (out / "train-notes.tar").read_text() == "mine"
+    assert (out / ".train-mine").read_text() == "mine"
+    assert not (out / "train-00007.tar").exists()
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / UNFINISHED).write_text(json.dumps({**note, "files": []}))
+    (other / "train-00000.tar").write_text("mine")
+    with pytest.raises(UserError, match=r"train-00000\.tar is there already"):
+        pack(str(tree), out=str(other), say=quiet)
+    assert (other / "train-00000.tar").read_text() == "mine"
+
+
+@pytest.mark.parametrize("name", ["../train-00000.tar", "/etc/passwd", "..", "a\\b"])
+def test_a_shard_that_leaves_the_folder_is_refused(tree: Path, tmp_path: Path, name: str) -> None:
+    out = tmp_path / "out"
+    pack(str(tree), out=str(out), say=quiet)
+    manifest = json.loads((out / "pack.json").read_text())
+    manifest["splits"]["train"]["shards"][0]["file"] = name
+    (out / "pack.json").write_text(json.dumps(manifest))
+    with pytest.raises(UserError, match="which is not in this folder"):
+        load(out, "train")

@@ -6,10 +6,9 @@ import hashlib
 import json
 import os
 import shlex
-import shutil
 import sys
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,15 @@ from tqdm import tqdm
 
 from unmix.commands.packing import Options, SplitPacker
 from unmix.data import FileImages, StreamedImages, load
-from unmix.data.packed import MANIFEST, UNFINISHED, VERSION, Index, PackedImages
+from unmix.data.packed import (
+    MANIFEST,
+    UNFINISHED,
+    VERSION,
+    Index,
+    PackedImages,
+    plain_name,
+    read_unfinished,
+)
 from unmix.data.paths import Paths
 from unmix.data.shards import Shard
 from unmix.errors import UserError, check_number
@@ -112,7 +119,7 @@ def _check_place(out: Path, folder: str) -> None:
         raise UserError(f"OUT: {out} is a finished pack; remove it first, or give another OUT.")
     try:
         taken = os.path.lexists(out) and (
-            not out.is_dir() or (any(out.iterdir()) and not (out / UNFINISHED).is_file())
+            not out.is_dir() or (any(out.iterdir()) and read_unfinished(out) is None)
         )
     except OSError as error:
         raise UserError(f"OUT: {out} cannot be read ({error.strerror}).") from error
@@ -150,6 +157,7 @@ class _Work:
     sources: dict[str, StreamedImages]
     options: Options
     again: str
+    files_made: list[str] = field(default_factory=list)
 
     def begin(self, say: Callable[[str], None]) -> None:
         """Make the folder, or find in it what an earlier call has finished."""
@@ -157,18 +165,41 @@ class _Work:
         same = self._fingerprint()
         note = self.out / UNFINISHED
         if note.is_file():
-            try:
-                kept = json.loads(note.read_text(encoding="utf-8"))["fingerprint"] == same
-            except (ValueError, KeyError, TypeError):
-                kept = False
-            if kept:
+            content = read_unfinished(self.out) or {"fingerprint": "", "files": []}
+            self.files_made = list(content["files"])
+            if content["fingerprint"] == same:
                 say(f"going on with {shown(self.out)}")
             else:
                 say(f"{shown(self.out)} was begun with other images or options: starting over")
                 self._clear(keep=note)
         self.out.mkdir(parents=True, exist_ok=True)
-        content = {"fingerprint": same, "again": self.again}
-        write_whole(note, (json.dumps(content) + "\n").encode())
+        self.same = same
+        self._write_note()
+
+    def _write_note(self) -> None:
+        """Name what this pack has made: nothing else is ever written over or removed."""
+        content = {
+            "unmix_pack": VERSION, "fingerprint": self.same, "again": self.again,
+            "files": self.files_made,
+        }  # fmt: skip
+        write_whole(self.out / UNFINISHED, (json.dumps(content) + "\n").encode())
+
+    def _claim(self, names: Sequence[str]) -> None:
+        """Note that files are going to be made.
+
+        Raises:
+            UserError: if one is there that this pack did not make.
+        """
+        new = [name for name in names if name not in self.files_made]
+        for name in new:
+            if os.path.lexists(self.out / name):
+                raise UserError(
+                    f"OUT: {self.out / name} is there already and is not of this pack; move it "
+                    "away, or give another OUT."
+                )
+        if new:
+            self.files_made += new
+            self._write_note()
 
     def write(self) -> list[tuple[str, str]]:
         """Write all that is missing; gives the broken images, path and reason."""
@@ -177,7 +208,10 @@ class _Work:
         broken: list[tuple[str, str]] = []
         with tqdm(total=total, unit="image", file=sys.stderr, disable=None, leave=False) as bar:
             for split, images in self.sources.items():
-                packer = SplitPacker(self.out, split, images, self.names[split], self.options)
+                packer = SplitPacker(
+                    self.out, split, images, self.names[split], self.options, self._claim,
+                    frozenset(self.files_made),
+                )  # fmt: skip
                 shards[split] = packer.write(bar.update)
                 broken += packer.broken
         for split, parts in shards.items():
@@ -203,6 +237,7 @@ class _Work:
         for split, parts in shards.items():
             index = Index.joined([part.index for part in parts])
             names = Paths(self.names[split]).arrays()
+            self._claim([f"{split}.npz"])
             with replacing(self.out / f"{split}.npz") as beside, open(beside, "wb") as file:
                 np.savez(file, names=names[0], name_ends=names[1], **index.arrays())  # type: ignore[arg-type]
             files = [
@@ -250,12 +285,11 @@ class _Work:
         return digest.hexdigest()
 
     def _clear(self, keep: Path | None = None) -> None:
-        """Remove what an unfinished pack has written, and nothing else."""
-        for split in ("train", "test"):
-            for pattern in (f"{split}-*.tar", f".{split}-*", f"{split}.npz", f".{split}.npz*"):
-                for path in self.out.glob(pattern):
-                    if path != keep:
-                        shutil.rmtree(path) if path.is_dir() else path.unlink()
+        """Remove what the note of an unfinished pack names, and nothing else."""
+        for name in filter(plain_name, self.files_made):
+            if name != UNFINISHED:
+                (self.out / name).unlink(missing_ok=True)
+        self.files_made = []
         if keep is None:
             (self.out / UNFINISHED).unlink(missing_ok=True)
 

@@ -85,6 +85,8 @@ class SplitPacker:
         images: What to pack.
         names: Their paths within what is packed.
         options: How.
+        claim: Called with the names of files before they are made.
+        claimed: Those that an earlier call has made.
     """
 
     out: Path
@@ -92,6 +94,8 @@ class SplitPacker:
     images: StreamedImages
     names: list[str]
     options: Options
+    claim: Callable[[list[str]], None]
+    claimed: frozenset[str] = frozenset()
 
     def __post_init__(self) -> None:
         self.broken: list[tuple[str, str]] = []
@@ -122,6 +126,7 @@ class SplitPacker:
                     fresh.append(item)
                     continue
                 if writer is None:
+                    self.claim(ShardWriter.makes(self._path(len(shards))))
                     writer = ShardWriter(self._path(len(shards)), len(shards))
                 content, extension = item
                 label = -1 if labels is None else int(labels[i])
@@ -142,7 +147,10 @@ class SplitPacker:
 
     def _finished(self) -> list[Shard]:
         shards: list[Shard] = []
-        while (shard := Shard.finished(self._path(len(shards)))) is not None:
+        while self._path(len(shards)).name in self.claimed:
+            shard = Shard.finished(self._path(len(shards)))
+            if shard is None:
+                break
             shards.append(shard)
         return shards
 

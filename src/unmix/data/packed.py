@@ -31,7 +31,17 @@ from unmix.data.paths import Paths
 from unmix.data.skipped import Skipped
 from unmix.errors import UserError
 
-__all__ = ["MANIFEST", "UNFINISHED", "VERSION", "Index", "PackedImages", "holds_pack", "load_pack"]
+__all__ = [
+    "MANIFEST",
+    "UNFINISHED",
+    "VERSION",
+    "Index",
+    "PackedImages",
+    "holds_pack",
+    "load_pack",
+    "plain_name",
+    "read_unfinished",
+]
 
 MANIFEST, UNFINISHED = "pack.json", ".unfinished.json"
 VERSION = 1
@@ -150,6 +160,27 @@ class PackedImages(StreamedImages):
         return found
 
 
+def plain_name(name: object) -> bool:
+    """Whether a text is a file's name that does not leave its folder."""
+    return (
+        isinstance(name, str)
+        and name not in ("", ".", "..")
+        and not any(letter in name for letter in "/\\\0")
+        and Path(name).name == name
+    )
+
+
+def read_unfinished(folder: Path) -> dict[str, Any] | None:
+    """What the note of an unfinished pack says; None if there is none, or it is not ours."""
+    try:
+        note = json.loads((folder / UNFINISHED).read_text(encoding="utf-8"))
+        ours = note["unmix_pack"] == VERSION and all(map(plain_name, note["files"]))
+        texts = isinstance(note["again"], str) and isinstance(note["fingerprint"], str)
+        return note if ours and texts else None
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
 def holds_pack(folder: Path) -> bool:
     """Whether a folder is a pack.
 
@@ -158,12 +189,11 @@ def holds_pack(folder: Path) -> bool:
     """
     if (folder / MANIFEST).is_file():
         return True
-    if (folder / UNFINISHED).is_file():
-        try:
-            again = json.loads((folder / UNFINISHED).read_text(encoding="utf-8"))["again"]
-        except (OSError, ValueError, KeyError, TypeError):
-            again = "unmix data pack FOLDER OUT"
-        raise UserError(f"{folder}: this pack is not finished; to go on with it, give: {again}")
+    note = read_unfinished(folder)
+    if note is not None:
+        raise UserError(
+            f"{folder}: this pack is not finished; to go on with it, give: {note['again']}"
+        )
     return False
 
 
@@ -190,6 +220,12 @@ def load_pack(
             f"with classes, or with a val/ beside its train/."
         )
     parts = manifest["splits"][split]
+    for shard in parts["shards"]:
+        if not plain_name(shard["file"]):
+            raise UserError(
+                f"{folder / MANIFEST}: names a shard {shard['file']!r}, which is not in this "
+                "folder; pack the images again."
+            )
     paths = [folder / shard["file"] for shard in parts["shards"]]
     for path, shard in zip(paths, parts["shards"], strict=True):
         _check_whole(path, shard["bytes"])

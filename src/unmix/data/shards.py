@@ -72,6 +72,11 @@ class ShardWriter:
         self._file = open(self.beside, "wb")  # noqa: SIM115
         self._tar = tarfile.TarFile(fileobj=self._file, mode="w", format=tarfile.USTAR_FORMAT)
 
+    @staticmethod
+    def makes(path: Path) -> list[str]:
+        """The names of the files that writing a shard makes beside each other."""
+        return [path.name, f".{path.name}.partial", Shard.note(path).name]
+
     @property
     def size(self) -> int:
         """Bytes so far."""
