@@ -50,7 +50,7 @@ def shape(printed: str) -> str:
     """Printed lines without their numbers; of a run, how it went and not what it says meanwhile."""
     lines = printed.splitlines()
     if any(" epochs (" in line for line in lines):
-        wanted = ("epoch ", "knn ", "linear ", "encoder: ")
+        wanted = ("epoch ", "kNN", "linear ", "encoder: ")
         lines = [line.strip() for line in lines if line.strip().startswith(wanted)]
         lines = [re.sub(r"(epoch \S+  loss).*", r"\1", line) for line in lines]
     return "\n".join(re.sub(r"-?[\d.,]+ ?%?| +", " ", line).strip() for line in lines)

@@ -55,14 +55,16 @@ def command_page(command: str) -> str:
     parser = parser_of(command.split())
     about = parser.description or ""
     parts = [f"# unmix {command}", about.strip(), f"```text\n{usage(parser)}\n```"]
+    if "--method" in parser._option_string_actions:
+        parts.append(
+            "Defaults are those of `--method moco --data photos`; other methods and data sets have "
+            "those of their recipes. A method's own flags are on "
+            "[its page](../../methods/index.md#methods), and "
+            f"`unmix {command} --method METHOD --help` prints them with the rest."
+        )
     for title, text, rows in groups(parser):
         shown = [] if title is None else [f"## {title}"]
         parts += [*shown, *([text] if text else []), table(("flag", "meaning"), rows)]
-    if "--method" in parser._option_string_actions:
-        parts.append(
-            "The flags of a method are on [its page](../../methods/index.md#methods), with its "
-            f"defaults. `unmix {command} --method METHOD --help` prints them with the rest."
-        )
     if parser.epilog:
         parts.append(f"```text\n{parser.epilog.strip()}\n```")
     return "\n\n".join(parts) + "\n"
@@ -103,5 +105,6 @@ def row(action: argparse.Action) -> tuple[str, str]:
 
 
 def escaped(text: str) -> str:
-    """Plain text for a cell: what Markdown or HTML would take for markup stays as it is."""
-    return re.sub(r"([<>*_\[\]`])", r"\\\1", text)
+    """Text for a cell: code stays code, and nothing else is taken for markup."""
+    parts = re.split(r"(`[^`]*`)", text)
+    return "".join(p if i % 2 else re.sub(r"([<>*_\[\]])", r"\\\1", p) for i, p in enumerate(parts))
