@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import csv
 import os
 import pickle
 import warnings
@@ -19,6 +20,7 @@ from unmix.data.formats import EXTENSIONS
 from unmix.data.opened import OpenedImage
 from unmix.errors import UserError
 from unmix.figures.saving import render
+from unmix.names import restored
 
 
 @pytest.fixture
@@ -354,3 +356,25 @@ def test_a_figure_of_unmix_is_no_picture(tmp_path):
     path.write_bytes(render(Figure(), "png"))
     with pytest.raises(BrokenImage, match="a figure that unmix drew"):
         decode(path)
+
+
+def test_every_broken_file_is_listed_once_with_its_reason(tmp_path):
+    file = tmp_path / "skipped.csv"
+    first, second = Skipped(), Skipped()
+    odd = Path(os.fsdecode(b"caf\xe9,\n.jpg"))
+    first.add(BrokenImage(odd, "truncated"))
+    for each in (first, second):
+        each.record(file)
+    second.add(BrokenImage(Path("b.jpg"), "the file is empty"))
+    second.add(BrokenImage(odd, "truncated"))
+    again = Skipped()
+    again.record(file)
+    again.add(BrokenImage(Path("b.jpg"), "the file is empty"))
+    with open(file, newline="", encoding="utf-8") as rows:
+        found = list(csv.reader(rows))
+    assert [[restored(row[0]), row[1]] for row in found] == [
+        ["path", "reason"],
+        [str(odd), "truncated"],
+        ["b.jpg", "the file is empty"],
+    ]
+    assert again.line().endswith(f"; listed in {file}")

@@ -106,6 +106,10 @@ def test_a_run_over_names_that_no_terminal_likes_ends_well(tmp_path, monkeypatch
     assert main(["pretrain", *words]) == 0
     assert main(["knn", run]) == 0
     assert main(["compare", run]) == 0
+    with open(tmp_path / run / "skipped.csv", newline="", encoding="utf-8") as file:
+        rows = list(csv.reader(file))
+    assert len(rows) == 3
+    assert all(os.path.exists(restored(row[0])) for row in rows[1:])
     found = load_results(tmp_path / run)
     assert (found.name, found.data) == (run, data)
     assert found.final("knn") is not None

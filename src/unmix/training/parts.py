@@ -15,6 +15,7 @@ from unmix.data import (
     Decoding,
     FileImages,
     ImageSet,
+    Skipped,
     StreamedImages,
     check_normalisation,
     estimate_mean_std,
@@ -63,6 +64,7 @@ class Parts:
     module: Pretraining
     where: str
     notes: tuple[str, ...] = ()
+    skipped: tuple[Skipped, ...] = ()
 
 
 Seen = MutableMapping[str, Fingerprint]
@@ -162,7 +164,9 @@ def build(
         *notes_on_weights(settings.model.backbone),
         *notes_on_sizes(settings.mixture, settings.views, size),
     )
-    return Parts(settings, machine, train, labelled, test, module, held.about, notes)
+    sets = (found, labelled, test)  # not train, whose files may have become a tensor
+    skipped = tuple(each.skipped for each in sets if isinstance(each, StreamedImages))
+    return Parts(settings, machine, train, labelled, test, module, held.about, notes, skipped)
 
 
 def _found_range(images: ImageSet, run_: RunSettings) -> dict[str, Any]:

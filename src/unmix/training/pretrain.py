@@ -12,7 +12,7 @@ from typing import Any
 
 from unmix.config import Settings
 from unmix.config.saved import check_method
-from unmix.data import ImageSet, StreamedImages
+from unmix.data import ImageSet
 from unmix.data.fingerprint import Fingerprint
 from unmix.data.from_python import evaluation_images, from_python
 from unmix.errors import UserError
@@ -203,6 +203,8 @@ def _train(
             folder.write_settings(settings, recipes)
             record.write(folder.path)
         say(headline(parts, recipes))
+        for each in parts.skipped:
+            each.record(folder.skipped)
         fit(parts, folder, reporter, resume)
     except UserError:
         # What cannot even reach its first checkpoint shall not stand in the way of the next try.
@@ -213,8 +215,9 @@ def _train(
         # The first process measures and writes; nothing is left for this one to do.
         raise SystemExit(0)
     rows = finish(parts, folder, evaluator, reporter)
-    if isinstance(parts.train, StreamedImages) and (line := parts.train.skipped.line()):
-        say(line)
+    for line in dict.fromkeys(each.line() for each in parts.skipped):
+        if line is not None:
+            say(line)
     seconds = time.perf_counter() - start
     content = results_of(parts, record, folder, reporter, rows, command, seconds)
     with results_lock(folder.path):

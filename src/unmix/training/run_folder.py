@@ -43,6 +43,7 @@ class RunFolder:
         self.config = self.path / "config.yaml"
         self.data = self.path / DATA_RECORD
         self.metrics = self.path / "metrics.csv"
+        self.skipped = self.path / "skipped.csv"
         self.results = self.path / "results.json"
         self.checkpoints = self.path / "checkpoints"
         self.last = self.checkpoints / LAST
@@ -119,6 +120,7 @@ class RunFolder:
         self.config.unlink(missing_ok=True)
         self.data.unlink(missing_ok=True)
         self.metrics.unlink(missing_ok=True)
+        self.skipped.unlink(missing_ok=True)
         shutil.rmtree(self.path / "tensorboard", ignore_errors=True)
         for folder in (self.checkpoints, self.path):
             with suppress(OSError):
