@@ -12,12 +12,17 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import hypothesis
 import numpy as np
 import pytest
 import torch
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser
+
+# Tests run side by side on few cores, so how long an example takes says nothing.
+hypothesis.settings.register_profile("no deadline", deadline=None)
+hypothesis.settings.load_profile("no deadline")
 
 # Tests run side by side on few cores; more threads each would only wait for each other.
 torch.set_num_threads(1)

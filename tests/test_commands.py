@@ -302,7 +302,7 @@ def test_published_protocols_stream_files_and_name_broken_ones(runs: Path, tmp_p
     digits = load("digits", "train")
     assert digits.labels is not None
     for label in (0, 1):
-        for part, which in (("train", slice(8)), ("test", slice(8, 12))):
+        for part, which in (("train", slice(40)), ("test", slice(40, 60))):
             folder = tmp_path / "tree" / part / str(label)
             folder.mkdir(parents=True)
             for i in (digits.labels == label).nonzero().flatten()[which].tolist():
@@ -315,7 +315,7 @@ def test_published_protocols_stream_files_and_name_broken_ones(runs: Path, tmp_p
         data=str(tmp_path / "tree"), say=lines.append,
     )  # fmt: skip
     assert row["data"] == str(tmp_path / "tree")
-    assert row["test_images"] == 8
+    assert row["test_images"] == 40
     assert row["top1"] > 75  # zeros against ones, where guessing is 50
     assert "Skipped 1 image file" in lines[-1]
 

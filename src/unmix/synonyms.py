@@ -243,18 +243,24 @@ def hint(word: str, known: Collection[str]) -> str:
     return f" Did you mean {near}?" if near else ""
 
 
-@cache
 def timm_models() -> frozenset[str]:
     """The names of timm's models, read from its source; empty where it is not installed.
 
     To import it takes seconds. What is not found here may still be a model of timm's.
     """
-    spec = find_spec("timm")
+    try:
+        spec = find_spec("timm")
+    except ValueError:  # a module that was put in its place
+        spec = None
     if spec is None or not spec.submodule_search_locations:
         return frozenset()
-    files = Path(spec.submodule_search_locations[0], "models").glob("*.py")
+    return _models_in(Path(spec.submodule_search_locations[0], "models"))
+
+
+@cache
+def _models_in(folder: Path) -> frozenset[str]:
     found: set[str] = set()
-    for file in files:
+    for file in folder.glob("*.py"):
         text = file.read_text(encoding="utf-8", errors="replace")
         found.update(re.findall(r"@register_model\s+def (\w+)\(", text))
     return frozenset(found)

@@ -57,10 +57,13 @@ class HalfEncoders(Backbone):
     def of(cls, halves: Any) -> HalfEncoders:
         """Half-encoders of two modules (l, ab), or those that are given.
 
+        A module of another class that has `l`, `ab` and `feature_dim` is taken as it is.
+
         Raises:
             UserError: if it is anything else, or a module gives no features (N, D).
         """
-        if isinstance(halves, HalfEncoders):
+        parts = (getattr(halves, name, None) for name in ("l", "ab"))
+        if all(isinstance(part, nn.Module) for part in parts) and hasattr(halves, "feature_dim"):
             return halves
         if not isinstance(halves, (tuple, list)) or len(halves) != 2:
             raise UserError(
