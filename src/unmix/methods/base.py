@@ -60,11 +60,6 @@ class Progress:
         """The epochs that are done, with their fraction."""
         return self.step / self.steps_per_epoch
 
-    @property
-    def starts_epoch(self) -> bool:
-        """Whether this is an epoch's first step."""
-        return self.step % self.steps_per_epoch == 0
-
 
 class Encoder(nn.Module):
     """A backbone and a head: images to unit vectors.

@@ -93,9 +93,10 @@ class DeepClusterV2(MultiCrop):
         self.register_buffer("assignments", torch.full((len(prototypes), n_data), -1))
         self.K, self.T, self.kmeans_iterations = prototypes, temperature, kmeans_iterations
         self.freeze_steps, self.frozen, self.filling = freeze_prototypes_steps, False, False
+        self.clustered = -1
 
     def begin_step(self, progress: Progress) -> None:
-        """From the second epoch on, an epoch's first step clusters the memory."""
+        """From the second epoch on, the first step that an epoch makes clusters the memory."""
         if progress.total_steps <= progress.steps_per_epoch:
             raise UserError(
                 "--epochs: 1 trains nothing with deepclusterv2, whose first epoch fills the memory "
@@ -103,8 +104,20 @@ class DeepClusterV2(MultiCrop):
             )
         self.filling = progress.epoch < 1
         self.frozen = progress.step < self.freeze_steps
-        if progress.starts_epoch and not self.filling:
-            self.cluster(generator_for(progress.seed, "kmeans", progress.step))
+        epoch = int(progress.epoch)
+        # Not tied to the epoch's first batch, of which no image may be readable.
+        if epoch > self.clustered and not self.filling:
+            self.clustered = epoch
+            first = epoch * progress.steps_per_epoch
+            self.cluster(generator_for(progress.seed, "kmeans", first))
+
+    def get_extra_state(self) -> Tensor:
+        """The epoch of the last clustering, for a run that is resumed within it."""
+        return torch.tensor(self.clustered)
+
+    def set_extra_state(self, state: Tensor) -> None:
+        """Take over the epoch of the last clustering."""
+        self.clustered = int(state)
 
     @torch.no_grad()
     def cluster(self, generator: torch.Generator) -> None:

@@ -127,7 +127,7 @@ def build(
             f"multiple of {processes}."
         )
     method = build_method(settings, len(train), size)
-    method.check_batch(min(run_.batch_size, len(train)) // processes)
+    check_batch(method, run_.batch_size, len(train), processes)
     operator, rule = label_space(settings, method)
     smallest = smallest_batch(operator, method)
     if run_.drop_last and len(train) < run_.batch_size:
@@ -138,6 +138,11 @@ def build(
     order = EpochOrder(
         len(train), run_.batch_size, run_.seed, smallest, processes, drop_last=run_.drop_last
     )
+    if len(order) == 0:
+        raise UserError(
+            f"--data: {len(train)} training images make no batch, and nothing would be trained: "
+            f"with these settings a batch needs at least {smallest * processes}."
+        )
     if machine.device.type == "cpu" and has_narrow_downsampling(method):
         machine = replace(machine, channels_last=False)
     check_views(settings, method)
@@ -174,6 +179,26 @@ def _found_range(images: ImageSet, run_: RunSettings) -> dict[str, Any]:
     if not isinstance(images, StreamedImages) or images.decoding.range in (None, run_.limits):
         return {}
     return {"range": list(images.decoding.range)}  # type: ignore[arg-type]
+
+
+def check_batch(method: Method, batch_size: int, n: int, processes: int) -> None:
+    """Check that a method can work with the batches of a run.
+
+    Raises:
+        UserError: if it cannot; where the data is too small for any batch, that is said.
+    """
+    try:
+        method.check_batch(min(batch_size, n) // processes)
+    except UserError as error:
+        needed = method.smallest_batch * processes
+        if n >= needed or "--batch_size" not in str(error):
+            raise
+        # A batch size that the data cannot fill is no advice.
+        advice = str(error).partition("; ")[2].replace(f", or --batch_size {needed} or more", "")
+        raise UserError(
+            f"--data: {n} training images fill no batch of the {needed} that this method needs; "
+            f"{advice or 'use more images.'}"
+        ) from None
 
 
 def load_split(run_: RunSettings, split: str, seen: Seen | None = None) -> ImageSet:

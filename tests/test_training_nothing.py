@@ -1,0 +1,66 @@
+"""A run that would train nothing is refused; what begins an epoch does not need its first batch."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from unmix.config import Settings
+from unmix.errors import UserError
+from unmix.methods import DeepClusterV2, Progress
+from unmix.training.parts import build
+
+TINY: dict[str, Any] = {
+    "data": "digits", "backbone": "resnet10", "width": 0.125, "size": 8, "batch_size": 16,
+    "device": "cpu", "precision": "32",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (
+            {"method": "moco", "limit": 3, "unmix": True, "unmix_pairing": "halves",
+             "bn_splits": 1, "queue_size": 16},
+            "--data: 3 training images make no batch.*at least 4",
+        ),
+        ({"method": "wmse", "limit": 10}, "--data: 10 training images fill no batch of the 65"),
+        ({"method": "wmse", "limit": 10, "epsilon": 0.01}, None),
+    ],
+)  # fmt: skip
+def test_a_run_of_no_steps_is_refused_before_it_begins(words: Any, message: str | None) -> None:
+    settings = Settings.of({**TINY, **words})
+    if message is None:
+        assert build(settings).module.total_steps > 0
+        return
+    with pytest.raises(UserError, match=message):
+        build(settings)
+
+
+class Backbone(nn.Flatten):
+    feature_dim = 4
+
+
+def test_an_epoch_whose_first_batch_is_broken_is_clustered_with_the_next() -> None:
+    """And once: also where the run is stopped and resumed within the epoch."""
+
+    def method() -> DeepClusterV2:
+        return DeepClusterV2(Backbone(), 8, dim=3, hidden=4, prototypes=(2,))  # type: ignore[arg-type]
+
+    first = method()
+    first.memory.copy_(torch.randn(2, 8, 3))
+    clusterings: list[int] = []
+    first.cluster = lambda generator: clusterings.append(1)  # type: ignore[method-assign, assignment]
+    for step in (0, 1, 2, 3, 5, 6, 7):  # epochs of 4 steps; the first batch of the second is broken
+        first.begin_step(Progress(step, 12, 4))
+    assert len(clusterings) == 1
+    resumed = method()
+    resumed.load_state_dict(first.state_dict())
+    resumed.cluster = first.cluster  # type: ignore[method-assign]
+    resumed.begin_step(Progress(7, 12, 4))
+    assert len(clusterings) == 1
+    resumed.begin_step(Progress(8, 12, 4))
+    assert len(clusterings) == 2
