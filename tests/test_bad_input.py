@@ -224,6 +224,7 @@ def test_odd_images_are_converted_and_broken_ones_named_and_counted(tmp_path, ca
         assert err == ""
         (line,) = [line for line in out.splitlines() if "Skipped" in line]
         assert line.startswith(f"Skipped 3 image files that cannot be read, first {images}/")
+        assert line.endswith("; listed in r/skipped.csv")
         assert out.count("has no classes, so kNN and linear probes are off.") == 1
 
 
