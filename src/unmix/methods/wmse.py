@@ -114,8 +114,8 @@ class WMSE(HeadOfAllViews):
             if size < self.smallest_batch:
                 raise UserError(
                     f"--{flag}: the covariance of {self.dim} features over {size} samples is "
-                    f"singular; use --dim {size - 1} or less, --epsilon above 0, such as 0.01, or "
-                    f"--{flag} {self.smallest_batch} or more."
+                    f"singular; use --{flag} {self.smallest_batch} or more, --dim {size - 1} or "
+                    f"less, or --epsilon above 0, such as 0.01."
                 )
 
 

@@ -194,7 +194,7 @@ def check_batch(method: Method, batch_size: int, n: int, processes: int) -> None
         if n >= needed or "--batch_size" not in str(error):
             raise
         # A batch size that the data cannot fill is no advice.
-        advice = str(error).partition("; ")[2].replace(f", or --batch_size {needed} or more", "")
+        advice = str(error).partition("; ")[2].replace(f"--batch_size {needed} or more, ", "")
         raise UserError(
             f"--data: {n} training images fill no batch of the {needed} that this method needs; "
             f"{advice or 'use more images.'}"
