@@ -164,7 +164,6 @@ def build(
         operator.draw((4, 3, size, size), generator_for(0), torch.eye(4))
     notes = (
         *found.notes,
-        *held.notes,
         *notes_on(run_, images),
         *notes_on_weights(settings.model.backbone),
         *notes_on_sizes(settings.mixture, settings.views, size),
