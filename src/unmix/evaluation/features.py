@@ -11,12 +11,16 @@ from torch import Tensor, nn
 
 from unmix.errors import UserError
 
-__all__ = ["encode_batch", "evaluating", "extract"]
+__all__ = ["NotFiniteError", "encode_batch", "evaluating", "extract"]
 
 Encode = Callable[[Tensor], Tensor]
 
 # Bytes of features that stay on a GPU before they are fetched: each fetch waits for it.
 _MOST_HELD = 2**28
+
+
+class NotFiniteError(UserError):
+    """Features that are infinite or no numbers."""
 
 
 def extract(
@@ -39,7 +43,8 @@ def extract(
         Features `(N, D)`, float32, on the CPU, in the order of the images.
 
     Raises:
-        UserError: if there are no images, or a feature is not finite.
+        UserError: if there are no images.
+        NotFiniteError: if a feature is not finite.
     """
     with evaluating(encode):
         parts = _fetched(encode_batch(encode, images, device, dtype) for images in batches)
@@ -48,9 +53,9 @@ def extract(
     features = torch.cat(parts)
     bad = int((~features.isfinite()).any(dim=1).sum())
     if bad:
-        raise UserError(
-            f"--checkpoint: the features of {bad} of {len(features)} images are not finite because "
-            "training diverged; take an earlier checkpoint or train with a lower --lr"
+        raise NotFiniteError(
+            f"the features of {bad} of {len(features)} images are not finite because training "
+            "diverged; pretrain again, with a smaller --lr"
         )
     return features
 

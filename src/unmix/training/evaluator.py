@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -11,6 +12,7 @@ from unmix.config import EvaluationSettings
 from unmix.data import ImageSet
 from unmix.errors import UserError
 from unmix.evaluation import Measured, effective_rank, measure, split_features, spread
+from unmix.evaluation.features import NotFiniteError
 from unmix.randomness import generator_for
 from unmix.training.machine import Machine
 from unmix.training.module import Pretraining
@@ -57,6 +59,13 @@ class Evaluator:
         method = self.module.method
         kind = kind or self.settings.features
         encode = method.features if kind == "backbone" else method.projections
+        try:
+            return self._encoded(encode, images)
+        except NotFiniteError as error:
+            fault = str(error).partition(";")[0]
+            raise UserError(f"{fault}; {self.module.advice.if_diverged}.") from None
+
+    def _encoded(self, encode: Callable[[Tensor], Tensor], images: ImageSet) -> Measured:
         views = self.module.views
         # Compiling the encoders again for evaluation would take longer than it saves.
         with torch.compiler.set_stance("force_eager"):
@@ -72,11 +81,6 @@ class Evaluator:
             UserError: if the features are not finite.
         """
         train = self.features(self.train)
-        if not bool(train.features.isfinite().all()):
-            raise UserError(
-                f"the features of the training images are not finite after epoch {epoch}; "
-                f"{self.module.advice.if_diverged}."
-            )
         if not self.labelled or not protocols:
             return [], train
         assert self.test is not None
