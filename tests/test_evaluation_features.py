@@ -137,7 +137,7 @@ def test_no_images_are_told():
 def test_diverged_encoder_is_told():
     images = torch.zeros(3, 1, 1, 2)
     images[1, 0, 0, 0] = float("nan")
-    with pytest.raises(UserError, match="^the features of 1 of 3 images"):
+    with pytest.raises(UserError, match=r"^the features of 1 of 3 images"):
         extract(nn.Flatten(), [images], device="cpu")
 
 

@@ -24,7 +24,7 @@ TINY: dict[str, Any] = {
     "batch_size": 16, "epochs": 4, "knn_every": 0, "logger": "none", "device": "cpu",
     "precision": "32",
 }  # fmt: skip
-NOT_FINITE = "^the features of 48 of 48 images are not finite.*; try a smaller --lr"
+NOT_FINITE = r"^the features of 48 of 48 images are not finite.*; try a smaller --lr"
 MOCO = {"method": "moco", "queue_size": 32, "bn_splits": 1}
 
 
@@ -81,7 +81,7 @@ def test_a_learning_rate_beyond_all_reason_is_no_success(
 ) -> None:
     own = MOCO if method == "moco" else {"method": method}
     small = {"hidden": 32, "dim": 16} if method == "barlow" else {}
-    with pytest.raises(UserError, match="try a smaller --lr"):
+    with pytest.raises(UserError, match=r"try a smaller --lr"):
         pretrain(run=str(tmp_path / "r"), lr=lr, optimizer="sgd", evaluate=False,
                  **TINY, **own, **small)  # fmt: skip
     assert not (tmp_path / "r" / "encoder.safetensors").exists()
