@@ -65,6 +65,7 @@ def test_numbers_as_they_are_typed(words: str, expected: dict):
         ("--jitter 0.4,0.4", "--jitter: needs 4 values."),
         ("--jitter 1,1,1,1,1", "--jitter: takes 4 values, but 5 were given: 1 1 1 1 1."),
         ("--epochs 1,2", "--epochs: '1,2' is not a whole number."),
+        ("--epochs 1 --lr 2 --seed 0 1 2", "--seed: takes one value, but 3 were given: 0 1 2."),
         ("--seed 0 1 2", "--seed: takes one value, but 3 were given: 0 1 2. For several seeds"),
         ("--epochs 3 -4", "--epochs: takes one value, but 2 were given: 3 -4."),
         ("--IM yes", "--IM: takes no value, but 'yes' was given; say --IM or --no-IM."),

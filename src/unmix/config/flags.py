@@ -193,8 +193,7 @@ class Parser(argparse.ArgumentParser):
         if equals and (name in known or called(name, known)):
             name = name if name in known else called(name, known)[0]  # type: ignore[index]
             return f"{word!r}: is not expected here; write --{name} {value}."
-        end = words.index(word)
-        start = next((i for i in range(end, -1, -1) if words[i].startswith("--")), None)
+        start = self._flag_with_too_many(word, words)
         kind = None if start is None else self._kinds.get(words[start])
         fits = kind is not None and (
             word.lower() in _YES_NO if kind.base is bool else kind.convert(word) is not None
@@ -213,6 +212,22 @@ class Parser(argparse.ArgumentParser):
         count = "one value" if kind.count == 1 else f"{kind.count} values"
         again = " For several seeds give the command once for each." if flag == "--seed" else ""
         return f"{flag}: takes {count}, but {len(given)} were given: {' '.join(given)}.{again}"
+
+    def _flag_with_too_many(self, word: str, words: list[str]) -> int | None:
+        """Where the flag stands behind which a word is more than it takes.
+
+        The same word may be the right value of a flag before it.
+        """
+        before = None
+        for place, other in enumerate(words):
+            if other.startswith("--"):
+                before = place
+            elif other == word:
+                kind = None if before is None else self._kinds.get(words[before])
+                takes = 0 if kind is None or kind.base is bool else kind.count
+                if before is None or takes is None or place - before > takes:
+                    return before
+        return before
 
 
 def _all_options() -> set[str]:
