@@ -11,10 +11,12 @@ from unmix.evaluation import measure
 from unmix.randomness import generator_for
 from unmix.training.console import quiet_libraries
 from unmix.training.console import say as print_line
+from unmix.training.threads import with_threads
 
 __all__ = ["knn"]
 
 
+@with_threads
 def knn(
     run: Path | str,
     *,
@@ -22,6 +24,7 @@ def knn(
     temperature: float = 0.1,
     features: str = "backbone",
     device: str = "auto",
+    threads: int | None = None,
     data: str | None = None,
     data_dir: str | None = None,
     train_folder: str | None = None,
@@ -39,6 +42,7 @@ def knn(
         temperature: T of their weights exp(similarity / T).
         features: The backbone's pooled features, or the projector's.
         device: auto, cpu, cuda or mps.
+        threads: Threads that compute on a CPU; by default as many as there are free cores.
         data: Another data set than the pretraining's, by name or folder: transfer.
         data_dir: Where the data set lies (for the names that need files).
         train_folder: Folder of the training images, relative to --data, if its name is not

@@ -20,11 +20,13 @@ from unmix.randomness import generator_for
 from unmix.training.batches import EpochOrder, build_loader
 from unmix.training.console import quiet_libraries
 from unmix.training.console import say as print_line
+from unmix.training.threads import with_threads
 from unmix.views import Views, preset
 
 __all__ = ["probe"]
 
 
+@with_threads
 def probe(
     run: Path | str,
     *,
@@ -33,6 +35,7 @@ def probe(
     epochs: int | None = None,
     lr: float | None = None,
     device: str = "auto",
+    threads: int | None = None,
     data: str | None = None,
     data_dir: str | None = None,
     train_folder: str | None = None,
@@ -53,6 +56,7 @@ def probe(
         epochs: Of the classifier, for cmc and moco; the milestones move in proportion.
         lr: Learning rate of the classifier, for cmc and moco.
         device: auto, cpu, cuda or mps.
+        threads: Threads that compute on a CPU; by default as many as there are free cores.
         data: Another data set than the pretraining's, by name or folder: transfer.
         data_dir: Where the data set lies (for the names that need files).
         train_folder: Folder of the training images, relative to --data, if its name is not

@@ -280,6 +280,8 @@ class MachineSettings:
         precision: auto (what the device is fast at), 32, bf16 or 16.
         devices: Devices of a machine that train together; each takes an equal part of a batch.
         nodes: Machines of so many devices, for a cluster's launcher.
+        threads: Threads that compute on a CPU; by default as many as there are free cores when the
+            run begins, and the same when it is resumed, for the last bits depend on it.
         workers: Processes that decode files; by default from the number of cores.
         resident: Hold the training images as uint8 on the device: yes, no, or auto: if they take
             at most resident_share of its free memory. Files can be held if all are of one size.
@@ -295,6 +297,7 @@ class MachineSettings:
     precision: str = "auto"
     devices: int = 1
     nodes: int = 1
+    threads: int | None = None
     workers: int | None = None
     resident: str = "auto"
     resident_share: float = 0.25
@@ -308,6 +311,8 @@ class MachineSettings:
         check_choice("--precision", str(self.precision), CHOICES["precision"])
         check_number("--devices", self.devices, at_least=1)
         check_number("--nodes", self.nodes, at_least=1)
+        if self.threads is not None:
+            check_number("--threads", self.threads, at_least=1)
         if self.workers is not None:
             check_number("--workers", self.workers, at_least=0)
         check_choice("--resident", self.resident, CHOICES["resident"])

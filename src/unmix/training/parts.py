@@ -65,6 +65,7 @@ class Parts:
     where: str
     notes: tuple[str, ...] = ()
     skipped: tuple[Skipped, ...] = ()
+    threads: str = ""
 
 
 Seen = MutableMapping[str, Fingerprint]
@@ -316,7 +317,8 @@ def headline(parts: Parts, recipes: list[str]) -> str:
         f"({module.total_steps:,} steps)",
         f"mixture: {settings.mixture.name}   encoder: {model.backbone}, width {model.width:g}, "
         f"{millions:.1f} M parameters   device: {device}, {machine.precision}"
-        f"{', channels last' if machine.channels_last else ''}",
+        f"{', channels last' if machine.channels_last else ''}"
+        f"{', ' + parts.threads if parts.threads else ''}",
     ]
     if recipes:
         lines.append(f"recipe: {' < '.join(recipes)}   run folder: {shown(settings.folder)}")

@@ -10,6 +10,8 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
+import torch
+
 from unmix.config import Settings
 from unmix.config.saved import check_method
 from unmix.data import ImageSet
@@ -38,6 +40,7 @@ from unmix.training.parts import Parts, build, encoder_facts, headline
 from unmix.training.resuming import go_on_with
 from unmix.training.run_folder import RunFolder
 from unmix.training.run_lock import results_lock, run_lock
+from unmix.training.threads import CoreMeter, choose_threads, threads_in_words, using_threads
 
 __all__ = ["command_line", "pretrain", "settings_for"]
 
@@ -179,6 +182,7 @@ def _train(
         typed: `--data` as it was given, for the eye.
         given: Images of Python.
     """
+    cores = CoreMeter()
     resume = folder.begun()
     if resume:
         check_there(settings.run.data)
@@ -186,12 +190,39 @@ def _train(
     # The first process compares for all.
     train, test = (given.train, given.test) if given is not None else (None, None)
     parts = build(settings, train, seen if is_leader() else None, test)
+    fix_threads(parts, cores)
     settings = parts.settings
     record = DataRecord.of(typed, seen)
     if resume:
         folder.check_same(settings.flat())
         if is_leader():
             record = go_on_with(folder, settings, record, say)
+    with using_threads(settings.machine.threads or torch.get_num_threads()):
+        return _to_the_end(parts, folder, recipes, record, command, resume)
+
+
+def fix_threads(parts: Parts, cores: CoreMeter) -> None:
+    """Choose the number of threads of a run, which is one of its settings from then on."""
+    machine = parts.settings.machine
+    if parts.machine.device.type != "cpu":
+        return
+    free = cores.free() if machine.threads is None and machine.processes == 1 else None
+    count = choose_threads(machine.threads, free, machine.processes)
+    parts.threads = threads_in_words(count, free)
+    if machine.processes == 1:
+        parts.settings = parts.settings.with_words(threads=count)
+
+
+def _to_the_end(
+    parts: Parts,
+    folder: RunFolder,
+    recipes: list[str],
+    record: DataRecord,
+    command: str,
+    resume: bool,
+) -> RunResults:
+    """Train what is built, measure and write."""
+    settings = parts.settings
     evaluator = Evaluator(
         parts.module, parts.labelled, parts.test, settings.evaluation, parts.machine
     )
