@@ -110,16 +110,13 @@ def test_a_run_keeps_its_number_and_gives_the_callers_back(
     assert RunFolder(tmp_path / "own").words()["threads"] == torch.get_num_threads()
 
 
-def test_the_weights_depend_on_the_number_of_threads_in_the_last_bits_at_most(
-    tmp_path: Path,
-) -> None:
-    """What docs/performance.md says; so a resumed run keeps the number."""
+def test_the_same_number_of_threads_gives_the_same_bits(tmp_path: Path) -> None:
+    """Another number need not: docs/performance.md. So a resumed run keeps its own."""
     weights = []
-    for count in (1, 2):
-        pretrain(run=str(tmp_path / str(count)), threads=count, **{**TINY, "epochs": 1})
-        weights.append(load_file(tmp_path / str(count) / "encoder.safetensors"))
-    for name, value in weights[0].items():
-        torch.testing.assert_close(value, weights[1][name], rtol=1e-2, atol=1e-3)
+    for name in ("first", "again"):
+        pretrain(run=str(tmp_path / name), threads=2, **{**TINY, "epochs": 1})
+        weights.append(load_file(tmp_path / name / "encoder.safetensors"))
+    assert all(torch.equal(value, weights[1][name]) for name, value in weights[0].items())
 
 
 def test_threads_of_no_number_are_refused(refuse: Any) -> None:

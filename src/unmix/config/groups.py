@@ -281,7 +281,7 @@ class MachineSettings:
         devices: Devices of a machine that train together; each takes an equal part of a batch.
         nodes: Machines of so many devices, for a cluster's launcher.
         threads: Threads that compute on a CPU; by default as many as there are free cores when the
-            run begins, and the same when it is resumed, for the last bits depend on it.
+            run begins, and the same when it is resumed, for the last digits depend on it.
         workers: Processes that decode files; by default from the number of cores.
         resident: Hold the training images as uint8 on the device: yes, no, or auto: if they take
             at most resident_share of its free memory. Files can be held if all are of one size.

@@ -23,7 +23,7 @@ from unmix.training.console import is_leader, say
 from unmix.training.loggers import extra_loggers
 from unmix.training.module import Pretraining
 from unmix.training.parts import Parts
-from unmix.training.progress import Bar, is_terminal
+from unmix.training.progress import Bar, Lines, shows_bar
 from unmix.training.records import Records
 from unmix.training.run_folder import RunFolder
 
@@ -54,8 +54,10 @@ def fit(parts: Parts, folder: RunFolder, reporter: Reporter, resume: bool) -> No
         reporter,
         reporter.checkpoints,
     ]
-    if is_terminal():
+    bar = shows_bar()
+    if bar:
         callbacks.append(Bar(reporter))
+    callbacks.append(Lines(reporter, every=None) if bar else Lines(reporter))
     trainer = build_trainer(
         parts,
         callbacks,
@@ -63,7 +65,7 @@ def fit(parts: Parts, folder: RunFolder, reporter: Reporter, resume: bool) -> No
         logger=extra_loggers(settings, folder),
         plugins=[AtomicCheckpoints()],
         enable_checkpointing=False,  # ours is none of Lightning's
-        enable_progress_bar=is_terminal(),
+        enable_progress_bar=bar,
     )
     loader = build_loader(
         parts.train, parts.module.views, parts.module.order,

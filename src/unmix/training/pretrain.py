@@ -14,7 +14,7 @@ import torch
 
 from unmix.config import Settings
 from unmix.config.saved import check_method
-from unmix.data import ImageSet
+from unmix.data import ImageSet, StreamedImages
 from unmix.data.fingerprint import Fingerprint
 from unmix.data.from_python import evaluation_images, from_python
 from unmix.errors import UserError
@@ -35,6 +35,7 @@ from unmix.training.data_record import DataRecord, check_there, located
 from unmix.training.evaluator import Evaluator, spread_and_rank
 from unmix.training.fitting import fit
 from unmix.training.health import EXPLODED_LOSS, Health, useless
+from unmix.training.launching import check_launch, check_workers
 from unmix.training.machine import hardware, peak_memory, versions
 from unmix.training.parts import Parts, build, encoder_facts, headline
 from unmix.training.resuming import go_on_with
@@ -182,6 +183,7 @@ def _train(
         typed: `--data` as it was given, for the eye.
         given: Images of Python.
     """
+    check_launch(settings.machine.devices)
     cores = CoreMeter()
     resume = folder.begun()
     if resume:
@@ -190,6 +192,8 @@ def _train(
     # The first process compares for all.
     train, test = (given.train, given.test) if given is not None else (None, None)
     parts = build(settings, train, seen if is_leader() else None, test)
+    if any(isinstance(images, StreamedImages) for images in (parts.train, parts.test)):
+        check_workers(settings.machine.workers)
     fix_threads(parts, cores)
     settings = parts.settings
     record = DataRecord.of(typed, seen)

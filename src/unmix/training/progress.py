@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import importlib.util
 import sys
 import time
+from collections.abc import Callable
 from typing import Any
 
 import lightning as L
-from lightning.pytorch.callbacks import TQDMProgressBar
+from lightning.pytorch.callbacks import Callback, TQDMProgressBar
 
 from unmix.names import shown_lines
 from unmix.training.callbacks import Reporter
+from unmix.training.console import duration
 from unmix.training.module import Pretraining
 
-__all__ = ["Bar", "is_terminal"]
+__all__ = ["Bar", "Lines", "shows_bar"]
+
+_EVERY, _WARM = 30.0, 5.0
 
 
 class Bar(TQDMProgressBar):
@@ -50,6 +55,64 @@ class Bar(TQDMProgressBar):
         return shown
 
 
-def is_terminal() -> bool:
-    """Whether somebody looks at a terminal."""
-    return sys.stderr.isatty()
+class Lines(Callback):
+    """What stands in for a bar in a log: a line at most every 30 seconds.
+
+    With a bar too it says once, after the first steps, how long the whole run will take.
+
+    Args:
+        reporter: Its clock is that of the epoch.
+        every: Seconds between lines; None for none but the estimate.
+        clock: Tells the seconds.
+    """
+
+    def __init__(
+        self,
+        reporter: Reporter,
+        every: float | None = _EVERY,
+        clock: Callable[[], float] = time.perf_counter,
+    ) -> None:
+        self.reporter, self.every, self.clock = reporter, every, clock
+        self.begun: tuple[float, int] | None = None
+        self.told, self.estimated = 0.0, False
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Start the clock."""
+        self.told = self.clock()
+
+    def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *_: Any) -> None:
+        """Say how it goes, if it is time to."""
+        assert isinstance(pl_module, Pretraining)
+        now, step = self.clock(), trainer.global_step
+        if self.begun is None:
+            self.begun = (now, step)  # the first step compiles, and waits for the first files
+            return
+        seconds, steps = now - self.begun[0], step - self.begun[1]
+        left = pl_module.total_steps - step
+        if not self.estimated and seconds >= _WARM and steps >= 3:
+            self.estimated = True
+            self.reporter.say(
+                f"about {duration(left * seconds / steps)} for the {left:,} steps that are left, "
+                "without evaluations"
+            )
+        if self.every is not None and now - self.told >= self.every:
+            self.told = now
+            self.reporter.say(self._line(trainer, pl_module, step, left))
+
+    def _line(self, trainer: L.Trainer, module: Pretraining, step: int, left: int) -> str:
+        parts = [f"step {step:,}/{module.total_steps:,} (epoch {trainer.current_epoch + 1})"]
+        if module.samples:
+            parts.append(f"loss {module.own_means()['loss']:.3f}")
+        seconds = max(1e-9, time.perf_counter() - self.reporter.epoch_start)
+        samples = (module.samples - self.reporter.before) * trainer.world_size
+        if samples > 0:
+            parts.append(f"{samples / seconds:,.0f} images/s")
+            ahead = left * module.order.batch_size / (samples / seconds)
+            parts.append(f"{duration(ahead)} left")
+        return "  ".join(parts)
+
+
+def shows_bar() -> bool:
+    """Whether a bar can move: on a terminal, or in a notebook that has tqdm's widgets."""
+    in_notebook = "ipykernel" in sys.modules and importlib.util.find_spec("ipywidgets") is not None
+    return sys.stderr.isatty() or in_notebook

@@ -1,0 +1,76 @@
+"""Whether the processes that a run needs can be started from where it is called."""
+
+from __future__ import annotations
+
+import ast
+import multiprocessing
+import os
+import sys
+from pathlib import Path
+
+from unmix.errors import UserError
+
+__all__ = ["check_launch", "check_workers"]
+
+
+def check_launch(devices: int) -> None:
+    """Check that processes for several devices can be started here.
+
+    Raises:
+        UserError: in a notebook or at a prompt, which cannot be run once more for each device; or
+            in a process that only reads a script to work for it.
+    """
+    if getattr(multiprocessing.current_process(), "_inheriting", False):
+        raise UserError(_UNGUARDED.format(script="the script"))
+    if devices > 1 and hasattr(sys, "ps1") and "LOCAL_RANK" not in os.environ:
+        raise UserError(
+            f"--devices: {devices} processes cannot be started from a notebook or a prompt; use "
+            f"devices=1, or run `unmix pretrain --devices {devices} ...` in a terminal."
+        )
+
+
+def check_workers(workers: int | None) -> None:
+    """Check that processes that read files can be started here.
+
+    Where a process is not a copy of its parent (macOS, Windows, Python 3.14 and later), it reads
+    the script first, and would train too if nothing keeps it from that.
+
+    Args:
+        workers: How many; 0 needs none.
+
+    Raises:
+        UserError: if a script has no `if __name__ == "__main__":`.
+    """
+    if workers == 0 or start_method() == "fork":
+        return
+    script = getattr(sys.modules.get("__main__"), "__file__", None)
+    by_name = getattr(sys.modules.get("__main__"), "__spec__", None) is not None  # python -m
+    if script is None or by_name or not Path(script).is_file() or is_guarded(Path(script)):
+        return
+    raise UserError(_UNGUARDED.format(script=script))
+
+
+def start_method() -> str:
+    """How processes are started here; asking does not settle it."""
+    chosen = multiprocessing.get_start_method(allow_none=True)
+    return chosen or multiprocessing.get_all_start_methods()[0]
+
+
+def is_guarded(script: Path) -> bool:
+    """Whether a script asks for its `__name__` at its top level; True if it cannot be told."""
+    try:
+        tree = ast.parse(script.read_bytes())
+    except (OSError, SyntaxError, ValueError):
+        return True
+    tests = [node.test for node in tree.body if isinstance(node, ast.If)]
+    return any(
+        isinstance(node, ast.Name) and node.id == "__name__"
+        for test in tests
+        for node in ast.walk(test)
+    )
+
+
+_UNGUARDED = (
+    '{script}: put the call under `if __name__ == "__main__":`, for here every process that reads '
+    "files runs the script once more; or use workers=0."
+)

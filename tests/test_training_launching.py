@@ -1,0 +1,58 @@
+"""What cannot start the processes that it needs is told in one line, before anything is written."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from unmix.errors import UserError
+from unmix.training import launching, pretrain
+from unmix.training.launching import check_launch, check_workers, is_guarded
+
+
+def test_several_devices_in_a_notebook_are_refused_with_what_works(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(sys, "ps1", ">>> ", raising=False)
+    monkeypatch.delenv("LOCAL_RANK", raising=False)
+    with pytest.raises(UserError, match=r"^--devices: 2 .*notebook.*unmix pretrain --devices 2"):
+        pretrain(method="simclr", data="digits", devices=2, device="cpu", run=str(tmp_path / "r"))
+    assert not (tmp_path / "r").exists()
+    check_launch(1)
+
+
+@pytest.mark.parametrize(
+    ("text", "guarded"),
+    [
+        ("import unmix\nunmix.pretrain()\n", False),
+        ("def f():\n    if __name__ == '__main__': pass\nf()\n", False),
+        ("if __name__ == '__main__':\n    pass\n", True),
+        ("if '__main__' == __name__:\n    pass\n", True),
+        ("this is no Python", True),
+    ],
+)
+@pytest.mark.parametrize("method", ["spawn", "fork"])
+def test_a_script_that_spawned_processes_would_run_again_is_told(
+    text: str, guarded: bool, method: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    script = tmp_path / "train.py"
+    script.write_text(text)
+    assert is_guarded(script) == guarded
+    monkeypatch.setattr(launching, "start_method", lambda: method)
+    main = SimpleNamespace(__file__=str(script), __spec__=None)
+    monkeypatch.setitem(sys.modules, "__main__", main)  # type: ignore[arg-type]
+    check_workers(0)
+    if guarded or method == "fork":
+        check_workers(None)
+        return
+    with pytest.raises(UserError, match=r"train\.py: put the call under `if __name__"):
+        check_workers(None)
+
+
+def test_a_notebook_has_no_script_that_would_run_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(launching, "start_method", lambda: "spawn")
+    monkeypatch.setitem(sys.modules, "__main__", SimpleNamespace())  # type: ignore[arg-type]
+    check_workers(4)
