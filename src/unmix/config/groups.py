@@ -29,7 +29,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "device": ("auto", "cpu", "cuda", "mps"),
     "features": ("backbone", "projector"),
     "interpolation": INTERPOLATIONS,
-    "logger": ("tensorboard", "wandb", "mlflow", "none"),
+    "logger": ("tensorboard", "wandb", "mlflow", "trackio", "none"),
     "optimizer": ("sgd", "adam", "adamw", "lars", "larc"),
     "precision": ("auto", "32", "bf16", "16"),
     "resident": _YES_NO_AUTO,
@@ -290,7 +290,7 @@ class MachineSettings:
             views, if that is measured to be quicker at the start.
         checkpoint_every: Epochs between checkpoints that are kept; 0 keeps the last one only.
         checkpoint_steps: Steps between saves of the last checkpoint within an epoch; 0 for none.
-        logger: Where metrics go beside CSV: tensorboard, wandb, mlflow or none.
+        logger: Where metrics go beside CSV: tensorboard, wandb, mlflow, trackio or none.
     """
 
     device: str = "auto"

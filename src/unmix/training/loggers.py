@@ -45,7 +45,7 @@ def extra_loggers(settings: Settings, folder: RunFolder) -> list[Logger]:
     if name == "tensorboard":
         return [TensorBoardLogger(folder.path, name="", version="tensorboard")]
     try:
-        return [_WITH_ACCOUNT[name](folder)]
+        return [_OPTIONAL[name](folder)]
     # Each fails in its own words, about a server or an account.
     except Exception as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
@@ -76,7 +76,15 @@ def _mlflow(folder: RunFolder) -> Logger:
     return logger
 
 
-_WITH_ACCOUNT = {"wandb": _wandb, "mlflow": _mlflow}
+def _trackio(folder: RunFolder) -> Logger:
+    from unmix.training.trackio import TrackioLogger
+
+    logger = TrackioLogger("unmix", folder.path.name)
+    logger.begin()
+    return logger
+
+
+_OPTIONAL = {"wandb": _wandb, "mlflow": _mlflow, "trackio": _trackio}
 
 
 def _wandb_can_log() -> bool:
