@@ -107,6 +107,40 @@ LATER = {
 }  # fmt: skip
 
 
+def test_a_run_that_version_0_1_0_began_goes_on(tmp_path, monkeypatch, capsys):
+    """Its checkpoints have no first loss, and its records are in `metrics.csv` alone."""
+    settings = {**TINY, "method": "moco", "queue_size": 64, "bn_splits": 1, "evaluate": False}
+    step = Pretraining.training_step
+
+    def stop_at_10(self, batch, batch_idx):
+        if self.global_step == 10:
+            raise KeyboardInterrupt
+        return step(self, batch, batch_idx)
+
+    folder = RunFolder(tmp_path / "run")
+    monkeypatch.setattr(Pretraining, "training_step", stop_at_10)
+    with pytest.raises((KeyboardInterrupt, SystemExit)):
+        pretrain(run=str(folder.path), **settings)
+    monkeypatch.setattr(Pretraining, "training_step", step)
+    checkpoint = torch.load(folder.last, weights_only=True)
+    del checkpoint["first_loss"]
+    (reporter,) = [state for state in checkpoint["callbacks"].values() if "records" in state]
+    for name in ("records", "pending", "warned", "health"):
+        del reporter[name]
+    torch.save(checkpoint, folder.last)
+    with folder.metrics.open() as file:
+        before = list(csv.DictReader(file))
+    with folder.metrics.open("a") as file:  # a row of a step that no checkpoint has
+        csv.DictWriter(file, before[0]).writerow({**before[0], "step": "999"})
+    capsys.readouterr()
+    pretrain(run=str(folder.path))
+    assert "begun by unmix 0.1.0, whose hue jitter was a rotation" in capsys.readouterr().out
+    with folder.metrics.open() as file:
+        rows = list(csv.DictReader(file))
+    assert [int(row["epoch"]) for row in rows] == [0, 1, 2]
+    assert rows[0]["loss"] == before[0]["loss"]
+
+
 @pytest.mark.parametrize("method", ["mocov3", "simclr", "barlow"])
 def test_a_run_of_before_a_setting_came_goes_on_as_it_was(method, tmp_path, monkeypatch):
     """Its config.yaml lacks the setting; the numbers are those of a run that has what was done."""

@@ -109,6 +109,8 @@ class Reporter(Callback):
         self.health.chance_loss = pl_module.method.chance_loss
         self.first_epoch = trainer.current_epoch
         self.fit_start = time.perf_counter()
+        if self.records is not None:
+            self.records.drop_after(trainer.global_step)
         self.complete(trainer, pl_module)
         self.fit_start = self.epoch_start = time.perf_counter()
         self.before = pl_module.samples
@@ -179,13 +181,16 @@ class Reporter(Callback):
         """Go on with what an earlier part of the run measured."""
         self.rows = list(state_dict["rows"])
         if self.records is not None:
-            self.records.rows = list(state_dict["records"])
-        self.pending = state_dict["pending"]
+            # 0.1.0 kept no records in its checkpoints: its file has them.
+            found = state_dict.get("records")
+            self.records.rows = self.records.read() if found is None else list(found)
+        self.pending = state_dict.get("pending")
         self.train_seconds = state_dict["train_seconds"]
         self.samples = state_dict["samples"]
         self.loss = state_dict["loss"]
-        self.warned = set(state_dict["warned"])
-        self.health.load_state_dict(state_dict["health"])
+        self.warned = set(state_dict.get("warned", ()))
+        if "health" in state_dict:
+            self.health.load_state_dict(state_dict["health"])
 
     def _measure(self, epoch: int, module: Pretraining) -> dict[str, float]:
         """kNN, linear probe and the spread of features, where this epoch is due."""

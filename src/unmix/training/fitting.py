@@ -32,7 +32,7 @@ __all__ = ["build_trainer", "fit"]
 _NO_WRITING = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES}
 _PARTS = (
     "state_dict", "optimizer_states", "lr_schedulers", "loops", "callbacks", "global_step",
-    "epoch_sums", "epoch_samples", "first_loss",
+    "epoch_sums", "epoch_samples",
 )  # fmt: skip
 
 
@@ -99,6 +99,11 @@ def resumed_from(module: Pretraining, folder: RunFolder) -> Path | None:
         set_aside(folder.checkpoints, path)
         say(f"What is damaged is kept as {shown(folder.checkpoints)}/NAME.damaged.")
     say(f"going on from {shown(path)}, after {checkpoint['global_step']} steps")
+    if "first_loss" not in checkpoint and module.views.settings.jitter[3]:
+        say(
+            "note: this run was begun by unmix 0.1.0, whose hue jitter was a rotation of colors; "
+            "from here on it is a shift of the hue."
+        )
     return path
 
 

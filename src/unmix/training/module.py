@@ -130,7 +130,7 @@ class Pretraining(L.LightningModule):
         sums = checkpoint["epoch_sums"]
         self.sums = {name: value.to(self.device) for name, value in sums.items()}
         self.samples = checkpoint["epoch_samples"]
-        self.first_loss = checkpoint["first_loss"]
+        self.first_loss = checkpoint.get("first_loss")  # 0.1.0 kept none
 
     def transfer_batch_to_device(
         self, batch: Batch, device: torch.device, dataloader_idx: int

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from unmix.errors import UserError
 from unmix.files import write_whole
 
 __all__ = ["Records"]
@@ -30,6 +31,27 @@ class Records:
     def add(self, row: Mapping[str, Any]) -> None:
         """Add an epoch's row."""
         self.rows.append(dict(row))
+
+    def read(self) -> list[dict[str, Any]]:
+        """The rows that the file has.
+
+        Raises:
+            UserError: if it is damaged.
+        """
+        if not self.path.exists():
+            return []
+        try:
+            with self.path.open(newline="", encoding="utf-8") as file:
+                rows = list(csv.DictReader(file))
+        except (UnicodeDecodeError, csv.Error):
+            raise UserError(
+                f"{self.path}: is damaged; remove it to go on without the earlier epochs' rows."
+            ) from None
+        return [{name: value for name, value in row.items() if name and value} for row in rows]
+
+    def drop_after(self, step: int) -> None:
+        """Forget rows of steps that are not done, which a file can have but no checkpoint."""
+        self.rows = [row for row in self.rows if int(row.get("step") or 0) <= step]
 
     def write(self) -> None:
         """Write the file, whole or not at all.
