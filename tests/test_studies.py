@@ -11,6 +11,7 @@ import pytest
 import torch
 import yaml
 
+from unmix.cli import main
 from unmix.config import Settings
 from unmix.errors import UserError
 from unmix.studies import Study, StudyResults, read_study
@@ -171,6 +172,22 @@ def test_a_table_opens_with_the_verdict_and_has_what_it_cost() -> None:
     assert lines[1].startswith("- Un-Mix against plain, linear: better by")
     assert "| plain | 40 | 4.0 | 1.00x | 1.0 | 6 | 28.2 ± 0.2 | 33.2 ± 0.2 |" in lines
     assert "| Un-Mix | 40 | 7.0 | 1.75x | 1.0 | 6 | 35.5 ± 0.4 | 40.5 ± 0.4 |" in lines
+
+
+def test_json_has_every_number(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "cells").mkdir()
+    (tmp_path / "study.yaml").write_text(yaml.safe_dump(study(TWO).content()))
+    for name, start in (("plain", 50.0), ("Un-Mix", 52.0)):
+        for seed in range(6):
+            content = json.dumps(cell(name, seed, start + seed / 7))
+            (tmp_path / "cells" / f"{name}-{seed}.json").write_text(content)
+    assert main(["study", "show", str(tmp_path), "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    first = found["comparisons"][0]
+    assert first["differences"] == pytest.approx([2.0] * 6)
+    assert {"interval", "bca", "p", "p_adjusted", "std", "words"} <= set(first)
+    assert found["accuracies"]["Un-Mix"]["knn"]["0"] == 52.0
+    assert found["missing"] == []
 
 
 def test_published_numbers_stand_beside_ours() -> None:

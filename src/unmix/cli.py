@@ -140,7 +140,7 @@ def parser_of(command: str, words: list[str]) -> Parser:
         parser.add_argument("--json", dest="as_json", action="store_true", help="Print JSON.")
     else:
         parser.add_parameters(catalog().commands[command].parameters.values())
-    if command in ("knn", "probe", "compare"):
+    if command in ("knn", "probe", "compare", "study show"):
         text = "Print JSON; lines go to the standard error."
         parser.add_argument("--json", dest="as_json", action="store_true", help=text)
     if command == "preview":
@@ -254,6 +254,11 @@ def study_command(words: list[str]) -> None:
     """`unmix study` and `unmix study show`."""
     if words[:1] == ["show"]:
         given = parser_of("study show", words[1:]).parse(words[1:])
+        if given.pop("as_json", False):
+            from unmix.commands.as_json import study_as_json
+
+            study_as_json(given)
+            return
         from unmix.commands.study import show_study
 
         show_study(**given)

@@ -9,10 +9,11 @@ from typing import Any
 
 from unmix.commands.compare import COMPARISON, compare
 from unmix.commands.rows import NotSavedError
+from unmix.commands.study import show_study
 from unmix.names import shown_lines
 from unmix.results import finite
 
-__all__ = ["comparison_as_json", "measured_as_json"]
+__all__ = ["comparison_as_json", "measured_as_json", "study_as_json"]
 
 
 def measured_as_json(measure: Callable[..., Any], given: dict[str, Any]) -> None:
@@ -34,6 +35,11 @@ def comparison_as_json(given: dict[str, Any]) -> None:
     runs = given.pop("runs")
     folder = compare(*runs, **given, say=_aside)
     print((folder / COMPARISON).read_text(encoding="utf-8"), end="")
+
+
+def study_as_json(given: dict[str, Any]) -> None:
+    """Call `study show`, and print the study, its accuracies and all numbers of its comparisons."""
+    _print(show_study(**given, say=_aside).as_dict())
 
 
 def _print(found: Any) -> None:

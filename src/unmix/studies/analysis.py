@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -110,6 +110,29 @@ class StudyResults:
             if any(other != settings[0] for other in settings[1:]):
                 notes.append(f"the seeds of {name} were not trained with the same settings")
         return notes
+
+    def as_dict(self) -> dict[str, Any]:
+        """The study, each condition's accuracies by seed, and every number of the comparisons."""
+        return {
+            "study": self.study.content(),
+            "accuracies": {
+                name: {p: self.accuracies(name, p) for p in self.study.protocols}
+                for name in self.study.conditions
+            },
+            "comparisons": [
+                {
+                    "family": c.family,
+                    "candidate": c.candidate,
+                    "reference": c.reference,
+                    "protocol": c.protocol,
+                    **({} if c.result is None else asdict(c.result)),
+                    "words": c.words(self.study.exploratory),
+                }
+                for c in self.comparisons()
+            ],
+            "notes": self.marks(),
+            "missing": self.missing(),
+        }
 
     def markdown(self) -> str:
         """The verdicts, then a table of the conditions."""
