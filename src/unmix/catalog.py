@@ -76,13 +76,6 @@ def _options(kind: type) -> dict[str, Parameter]:
     return {name: p for name, p in found.items() if not p.required}
 
 
-def _why_not(kind: type) -> dict[str, str | None]:
-    """For every rule None, or why it has no meaning with a method."""
-    from unmix.credit import RULES
-
-    return {name: rule.why_not(kind) for name, rule in RULES.items()}
-
-
 # By keyword alone in Python, and without a flag on the command line, as the target of `cp`.
 _POSITIONAL = {"data pack": "out"}
 

@@ -92,22 +92,7 @@ def build(
     run_ = settings.run
     machine = choose_machine(settings.machine)
     check_logger(settings.machine.logger)
-    if images is None:
-        found = load_split(run_, "pretrain", seen)
-    else:
-        found = as_wanted(images, run_, seen)
-        if test is not None:
-            as_wanted(test, run_, seen)
-        check_sendable(found, settings.machine.workers)
-    if max(found.std) == 0:
-        raise UserError(
-            f"--data: all pixels of {found.name} that were looked at have one value "
-            f"({255 * found.mean[0]:.0f}); there is nothing to learn from them."
-        )
-    if len(found) < 2:
-        raise UserError(
-            f"--data: {run_.data} has {len(found)} training image; pretraining needs 2."
-        )
+    found = _training_images(settings, images, seen, test)
     size = run_.size or native_size(found)
     held = hold(found, machine, settings.machine)
     train = held.images
@@ -131,19 +116,7 @@ def build(
     check_batch(method, run_.batch_size, len(train), processes)
     operator, rule = label_space(settings, method)
     smallest = smallest_batch(operator, method)
-    if run_.drop_last and len(train) < run_.batch_size:
-        raise UserError(
-            f"--drop_last: {len(train)} images make no batch of {run_.batch_size}; use "
-            f"--batch_size {len(train)} or less, or --no-drop_last."
-        )
-    order = EpochOrder(
-        len(train), run_.batch_size, run_.seed, smallest, processes, drop_last=run_.drop_last
-    )
-    if len(order) == 0:
-        raise UserError(
-            f"--data: {len(train)} training images make no batch, and nothing would be trained: "
-            f"with these settings a batch needs at least {smallest * processes}."
-        )
+    order = _order(run_, len(train), smallest, processes)
     if machine.device.type == "cpu" and has_narrow_downsampling(method):
         machine = replace(machine, channels_last=False)
     check_views(settings, method)
@@ -172,6 +145,48 @@ def build(
     sets = (found, labelled, test)  # not train, whose files may have become a tensor
     skipped = tuple(each.skipped for each in sets if isinstance(each, StreamedImages))
     return Parts(settings, machine, train, labelled, test, module, held.about, notes, skipped)
+
+
+def _training_images(
+    settings: Settings, images: ImageSet | None, seen: Seen | None, test: ImageSet | None
+) -> ImageSet:
+    """The images of the run, or those that are given, if something can be learnt from them."""
+    run_ = settings.run
+    if images is None:
+        found = load_split(run_, "pretrain", seen)
+    else:
+        found = as_wanted(images, run_, seen)
+        if test is not None:
+            as_wanted(test, run_, seen)
+        check_sendable(found, settings.machine.workers)
+    if max(found.std) == 0:
+        raise UserError(
+            f"--data: all pixels of {found.name} that were looked at have one value "
+            f"({255 * found.mean[0]:.0f}); there is nothing to learn from them."
+        )
+    if len(found) < 2:
+        raise UserError(
+            f"--data: {run_.data} has {len(found)} training image; pretraining needs 2."
+        )
+    return found
+
+
+def _order(run_: RunSettings, count: int, smallest: int, processes: int) -> EpochOrder:
+    """The order of the samples, if an epoch has a batch at all."""
+    if run_.drop_last and count < run_.batch_size:
+        raise UserError(
+            f"--drop_last: {count} images make no batch of {run_.batch_size}; use "
+            f"--batch_size {count} or less, or --no-drop_last."
+        )
+    order = EpochOrder(
+        count, run_.batch_size, run_.seed, smallest, processes, drop_last=run_.drop_last
+    )
+    if len(order) == 0:
+        raise UserError(
+            f"--data: {count} training images make no batch, and nothing would be trained: "
+            f"with these settings a batch needs at least {smallest * processes}."
+        )
+    return order
 
 
 def _found_range(images: ImageSet, run_: RunSettings) -> dict[str, Any]:
