@@ -307,3 +307,21 @@ def test_the_studies_of_the_evidence_can_be_run_as_they_stand(path: Path) -> Non
     found = Study.load(path)
     assert found.name == path.stem
     assert len(found.conditions) >= 2
+
+
+@pytest.mark.parametrize(
+    "folder",
+    sorted(
+        p.parent for p in (Path(__file__).parents[1] / "docs" / "evidence").glob("*/study.yaml")
+    ),
+    ids=lambda path: path.name,
+)
+def test_the_cells_that_ship_are_of_their_study_and_name_no_machine(folder: Path) -> None:
+    found = read_study(folder)
+    assert found.study == Study.load(folder.with_suffix(".yaml"))
+    assert found.cells
+    assert not found.marks()
+    for content in found.cells:
+        expected = found.study.resolved(content["condition"], content["seed"], content["epochs"])
+        assert changed_settings(content["settings"], result_settings(expected)) == []
+        assert "/" not in content["command"]

@@ -34,7 +34,7 @@ def assemble(target: Path = ROOT / "build" / "docs") -> Path:
     shutil.copytree(
         ROOT / "docs",
         target,
-        ignore=shutil.ignore_patterns("tools", "outputs", "*.ipynb", "__pycache__"),
+        ignore=shutil.ignore_patterns("tools", "outputs", "cells", "*.ipynb", "__pycache__"),
     )
     write_api(target / "api")
     write_reference(target / "reference" / "cli")

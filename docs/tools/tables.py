@@ -109,6 +109,13 @@ def coverage() -> str:
     return table((*head, "verdicts", "wrong verdicts"), lines)
 
 
+def study(name: str) -> str:
+    """What the shipped cells of a study of the evidence show so far."""
+    from unmix.studies import read_study
+
+    return read_study(Path(__file__).parents[1] / "evidence" / name).markdown()
+
+
 TABLES: dict[str, Callable[..., str]] = {
     "flags": flags,
     "recipes": recipes,
@@ -116,4 +123,5 @@ TABLES: dict[str, Callable[..., str]] = {
     "output": output,
     "extensions": extensions,
     "coverage": coverage,
+    "study": study,
 }
