@@ -2,40 +2,75 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 
+from unmix.training.callbacks import Reporter
 from unmix.training.module import Pretraining
 from unmix.training.progress import Lines
 
 
+class Told:
+    """A run of fake steps, and what it says."""
+
+    def __init__(self, total: int, every: float | None, leader: bool) -> None:
+        self.said: list[str] = []
+        self.now = 0.0
+        self.reporter: Any = SimpleNamespace(say=self.said.append, epoch_start=0.0, before=0)
+        module: Any = Pretraining.__new__(Pretraining)
+        torch.nn.Module.__init__(module)
+        module.samples, module.epochs = 0, total
+        module.order = SizedOrder()
+        module.own_means = lambda: {"loss": 4.25}
+        self.module = module
+        self.lines = Lines(self.reporter, every, clock=lambda: self.now)
+        self.trainer: Any = SimpleNamespace(
+            global_step=0, world_size=1, current_epoch=2, is_global_zero=leader
+        )
+        self.lines.on_train_start(self.trainer, module)
+
+    def steps(self, count: int, seconds: float = 0.5) -> None:
+        for _ in range(count):
+            self.now += seconds
+            self.trainer.global_step += 1
+            self.module.samples += 32
+            self.lines.on_train_batch_end(self.trainer, self.module)
+
+    def epoch_ends(self, seconds: float) -> None:
+        """After an evaluation of some seconds."""
+        self.now += seconds
+        self.lines.on_train_epoch_end(self.trainer, self.module)
+        self.lines.on_train_epoch_start(self.trainer, self.module)
+        self.reporter.epoch_start, self.module.samples = self.now, 0
+
+
+class SizedOrder:
+    batch_size = 32
+
+    def __len__(self) -> int:
+        return 1
+
+
 @pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch) -> Any:
+def told() -> Callable[..., Told]:
+    def make(total: int = 1000, every: float | None = 30.0, leader: bool = True) -> Told:
+        return Told(total, every, leader)
+
+    return make
+
+
+@pytest.fixture
+def run(told: Callable[..., Told]) -> Any:
     """Steps of 0.5 s each, of a run of 1,000."""
 
     def steps(count: int, every: float | None = 30.0) -> list[str]:
-        said: list[str] = []
-        now = SimpleNamespace(time=0.0)
-        reporter: Any = SimpleNamespace(say=said.append, epoch_start=0.0, before=0)
-        monkeypatch.setattr("unmix.training.progress.time.perf_counter", lambda: now.time)
-        module: Any = Pretraining.__new__(Pretraining)
-        torch.nn.Module.__init__(module)
-        module.epochs, module.samples = 10, 0
-        module.order = SimpleNamespace(batch_size=32, __len__=lambda: 100)
-        monkeypatch.setattr(Pretraining, "total_steps", 1000)
-        monkeypatch.setattr(Pretraining, "own_means", lambda self: {"loss": 4.25})
-        lines = Lines(reporter, every, clock=lambda: now.time)
-        trainer: Any = SimpleNamespace(global_step=0, world_size=1, current_epoch=2)
-        lines.on_train_start(trainer, module)
-        for _ in range(count):
-            now.time += 0.5
-            trainer.global_step += 1
-            module.samples += 32
-            lines.on_train_batch_end(trainer, module)
-        return said
+        one = told(every=every)
+        one.steps(count)
+        return one.said
 
     return steps
 
@@ -57,3 +92,51 @@ def test_a_line_at_most_every_thirty_seconds(run: Any) -> None:
 def test_a_run_that_ends_at_once_is_not_estimated_and_a_bar_has_no_lines(run: Any) -> None:
     assert run(8) == []
     assert len(run(130, every=None)) == 1
+
+
+def test_a_slow_first_step_is_followed_by_a_line(told: Callable[..., Told]) -> None:
+    one = told()
+    one.steps(1, seconds=40)
+    assert len(one.said) == 1
+    assert one.said[0].startswith("step 1/1,000")
+
+
+def test_the_line_of_an_epoch_counts(told: Callable[..., Told]) -> None:
+    one = told()
+    for _ in range(5):
+        one.steps(40)  # 20 s
+        one.epoch_ends(0.0)
+    assert [line for line in one.said if line.startswith("step")] == []
+
+
+def test_evaluations_are_no_part_of_the_estimate(told: Callable[..., Told]) -> None:
+    one = told()
+    for _ in range(4):
+        one.steps(4)
+        one.epoch_ends(100.0)
+    assert one.said[0] == "about 8:14 min for the 989 steps that are left, without evaluations"
+
+
+def test_what_is_short_is_not_estimated(told: Callable[..., Told]) -> None:
+    one = told(total=40)
+    one.steps(40)
+    assert one.said == []
+
+
+def test_only_the_first_process_speaks(told: Callable[..., Told]) -> None:
+    one = told(leader=False)
+    one.module.own_means = lambda: pytest.fail("a loss was read, which waits for the device")
+    one.steps(130)
+    assert one.said == []
+
+
+def test_time_left_of_a_run_that_is_resumed_within_an_epoch(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    reporter: Any = Reporter.__new__(Reporter)
+    reporter.fit_start, reporter.first_epoch, reporter.first_step = 0.0, 1, 190
+    reporter.health = SimpleNamespace(chance_loss=None)
+    monkeypatch.setattr("unmix.training.callbacks.time.perf_counter", lambda: 10.0)
+    module: Any = SimpleNamespace(epochs=4, total_steps=400)
+    line = reporter._line(2, module, {"step": 200, "images_per_second": 32.0})
+    assert line == "epoch 2/4  32 images/s  3:20 min left"  # 10 steps took 10 s, 200 are left

@@ -99,7 +99,7 @@ class Reporter(Callback):
         self.knn: float | None = None
         self.loss: float | None = None
         self.epoch_start = self.fit_start = 0.0
-        self.first_epoch = self.before = 0
+        self.first_epoch = self.first_step = self.before = 0
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Start the clock, after what an earlier part of the run has left to be measured."""
@@ -107,7 +107,7 @@ class Reporter(Callback):
         assert isinstance(pl_module, Pretraining)
         # Only now the processes are joined, and guessing is among the samples of all.
         self.health.chance_loss = pl_module.method.chance_loss
-        self.first_epoch = trainer.current_epoch
+        self.first_epoch, self.first_step = trainer.current_epoch, trainer.global_step
         self.fit_start = time.perf_counter()
         if self.records is not None:
             self.records.drop_after(trainer.global_step)
@@ -154,7 +154,7 @@ class Reporter(Callback):
             metrics.update(self._measure(epoch, module))
         self.pending = None
         self._record(metrics, trainer)
-        self.say(self._line(epoch, module.epochs, metrics))
+        self.say(self._line(epoch, module, metrics))
         for warning in self.health.warnings(metrics, epoch / module.epochs):
             kind = warning.split(":", 1)[0]
             if kind not in self.warned:
@@ -217,15 +217,17 @@ class Reporter(Callback):
             if trainer.is_global_zero:
                 self.records.write()
 
-    def _line(self, epoch: int, epochs: int, metrics: dict[str, float]) -> str:
+    def _line(self, epoch: int, module: Pretraining, metrics: dict[str, Any]) -> str:
+        epochs = module.epochs
         parts = [f"epoch {epoch:>{len(str(epochs))}}/{epochs}"]
         if "loss" in metrics:
             parts.append(f"loss {metrics['loss']:.3f}")
         parts += [f"{k} {metrics[k]:.1f}%" for k in ("knn", "linear") if k in metrics]
         parts.append(f"{metrics['images_per_second']:,.0f} images/s")
         gone = time.perf_counter() - self.fit_start
-        done = epoch - self.first_epoch
-        left = gone / done * (epochs - epoch) if done > 0 else 0.0
+        # In steps, as the first epoch of a resumed run may be a part of one.
+        done = metrics["step"] - self.first_step
+        left = gone / done * (module.total_steps - metrics["step"]) if done > 0 else 0.0
         if left:
             parts.append(f"{duration(left)} left")
         health = []

@@ -18,7 +18,7 @@ from unmix.training.module import Pretraining
 
 __all__ = ["Bar", "Lines", "shows_bar"]
 
-_EVERY, _WARM = 30.0, 5.0
+_EVERY, _WARM, _SHORT = 30.0, 5.0, 20.0
 
 
 class Bar(TQDMProgressBar):
@@ -58,7 +58,9 @@ class Bar(TQDMProgressBar):
 class Lines(Callback):
     """What stands in for a bar in a log: a line at most every 30 seconds.
 
-    With a bar too it says once, after the first steps, how long the whole run will take.
+    With a bar too it says once, after the first steps, how long the rest of the run will take,
+    unless that is less than 20 seconds. The line of an epoch counts as a line. Of several processes
+    only the first one looks at its loss and speaks.
 
     Args:
         reporter: Its clock is that of the epoch.
@@ -74,27 +76,39 @@ class Lines(Callback):
     ) -> None:
         self.reporter, self.every, self.clock = reporter, every, clock
         self.begun: tuple[float, int] | None = None
-        self.told, self.estimated = 0.0, False
+        self.told, self.last, self.estimated = 0.0, 0.0, False
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Start the clock."""
         self.told = self.clock()
 
+    def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Leave what happened between the epochs out of the estimate."""
+        if self.begun is not None:
+            self.begun = (self.begun[0] + self.clock() - self.last, self.begun[1])
+
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """The reporter, which comes before, has just said how it goes."""
+        self.told = self.clock()
+
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *_: Any) -> None:
         """Say how it goes, if it is time to."""
         assert isinstance(pl_module, Pretraining)
+        if not trainer.is_global_zero:
+            return
         now, step = self.clock(), trainer.global_step
+        left = pl_module.total_steps - step
+        self.last = now
         if self.begun is None:
             self.begun = (now, step)  # the first step compiles, and waits for the first files
-            return
         seconds, steps = now - self.begun[0], step - self.begun[1]
-        left = pl_module.total_steps - step
         if not self.estimated and seconds >= _WARM and steps >= 3:
             self.estimated = True
-            self.reporter.say(
-                f"about {duration(left * seconds / steps)} for the {left:,} steps that are left, "
-                "without evaluations"
-            )
+            if left * seconds / steps >= _SHORT:
+                self.reporter.say(
+                    f"about {duration(left * seconds / steps)} for the {left:,} steps that are "
+                    "left, without evaluations"
+                )
         if self.every is not None and now - self.told >= self.every:
             self.told = now
             self.reporter.say(self._line(trainer, pl_module, step, left))
@@ -103,7 +117,7 @@ class Lines(Callback):
         parts = [f"step {step:,}/{module.total_steps:,} (epoch {trainer.current_epoch + 1})"]
         if module.samples:
             parts.append(f"loss {module.own_means()['loss']:.3f}")
-        seconds = max(1e-9, time.perf_counter() - self.reporter.epoch_start)
+        seconds = max(1e-9, self.clock() - self.reporter.epoch_start)
         samples = (module.samples - self.reporter.before) * trainer.world_size
         if samples > 0:
             parts.append(f"{samples / seconds:,.0f} images/s")
