@@ -24,6 +24,21 @@ def test_several_devices_in_a_notebook_are_refused_with_what_works(
     check_launch(1)
 
 
+@pytest.mark.parametrize("first", ["-c", "-", ""])
+def test_several_devices_in_code_of_no_file_are_refused(
+    first: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.delattr(sys, "ps1", raising=False)
+    monkeypatch.delenv("LOCAL_RANK", raising=False)
+    monkeypatch.setattr(sys, "argv", [first])
+    with pytest.raises(UserError, match=r"^--devices: 2 .*`python -c`.*unmix pretrain --devices 2"):
+        pretrain(method="simclr", data="digits", devices=2, device="cpu", run=str(tmp_path / "r"))
+    assert not (tmp_path / "r").exists()
+    check_launch(1)
+    monkeypatch.setenv("LOCAL_RANK", "0")  # a launcher has started the processes
+    check_launch(2)
+
+
 @pytest.mark.parametrize(
     ("text", "guarded"),
     [

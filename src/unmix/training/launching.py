@@ -8,6 +8,8 @@ import os
 import sys
 from pathlib import Path
 
+from lightning.fabric.plugins.environments import SLURMEnvironment
+
 from unmix.errors import UserError
 
 __all__ = ["check_launch", "check_workers"]
@@ -17,16 +19,23 @@ def check_launch(devices: int) -> None:
     """Check that processes for several devices can be started here.
 
     Raises:
-        UserError: in a notebook or at a prompt, which cannot be run once more for each device; or
-            in a process that only reads a script to work for it.
+        UserError: in a notebook, at a prompt, or in code that is in no file, none of which can be
+            run once more for each device; or in a process that only reads a script to work for it.
     """
     if getattr(multiprocessing.current_process(), "_inheriting", False):
         raise UserError(_UNGUARDED.format(script="the script"))
-    if devices > 1 and hasattr(sys, "ps1") and "LOCAL_RANK" not in os.environ:
-        raise UserError(
-            f"--devices: {devices} processes cannot be started from a notebook or a prompt; use "
-            f"devices=1, or run `unmix pretrain --devices {devices} ...` in a terminal."
-        )
+    if devices == 1 or "LOCAL_RANK" in os.environ:
+        return
+    if hasattr(sys, "ps1"):
+        where = "a notebook or a prompt"
+    elif sys.argv[0] in ("-c", "-", "") and not SLURMEnvironment.detect():
+        where = "`python -c` or standard input, where no file can be run again"
+    else:
+        return
+    raise UserError(
+        f"--devices: {devices} processes cannot be started from {where}; use devices=1, or run "
+        f"`unmix pretrain --devices {devices} ...` in a terminal."
+    )
 
 
 def check_workers(workers: int | None) -> None:
