@@ -124,7 +124,7 @@ def test_a_device_that_is_not_there(refuse, monkeypatch):
     assert refuse("pretrain", "--device", "cuda").startswith("--device: cuda is not available here")
 
 
-@pytest.mark.parametrize("logger", ["wandb", "mlflow"])
+@pytest.mark.parametrize("logger", ["wandb", "mlflow", "trackio"])
 def test_a_logger_that_is_not_installed(refuse, monkeypatch, logger: str):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     line = refuse("pretrain", *DIGITS, *MOCO, "--logger", logger)

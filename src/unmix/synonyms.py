@@ -129,8 +129,8 @@ _FLAGS: tuple[tuple[str, str, str], ...] = (
     ("knn_k k", "", "num_neighbors n_neighbors knn_neighbors nb_knn neighbors neighbours nn"),
     ("knn_temperature temperature", "", "knn_t knn_temp"),
     ("evaluate", "", "eval val validate do_eval"),
-    ("logger", "tensorboard, wandb, mlflow or none",
-     "wandb use_wandb tensorboard log_with report_to mlflow"),
+    ("logger", "tensorboard, wandb, mlflow, trackio or none",
+     "wandb use_wandb tensorboard log_with report_to mlflow trackio"),
     ("beta", "with --unmix", "alpha mixup_alpha cutmix_alpha"),
     ("unmix", "with --unmix_mixture global for mixup, region for CutMix", "mixup cutmix un_mix "
      "mixing"),

@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import netrc
 import os
 import sys
+import uuid
+from pathlib import Path
 from urllib.parse import urlsplit
 
 from lightning.pytorch.loggers import Logger, TensorBoardLogger
 
 from unmix.config import Settings
 from unmix.errors import UserError
+from unmix.files import write_whole
+from unmix.training.console import is_leader
 from unmix.training.run_folder import RunFolder
 
-__all__ = ["check_logger", "extra_loggers"]
+__all__ = ["check_logger", "end_failed", "extra_loggers"]
 
 
 def check_logger(name: str) -> None:
@@ -29,7 +34,8 @@ def check_logger(name: str) -> None:
     if name == "wandb" and not _wandb_can_log():
         raise UserError(
             "--logger: wandb is not logged in, and without a terminal it cannot ask; run `wandb "
-            "login`, or set WANDB_API_KEY, or WANDB_MODE=offline to keep the logs here."
+            "login`, or set WANDB_API_KEY, or WANDB_MODE=offline to keep the logs here, or use "
+            "--logger tensorboard."
         )
 
 
@@ -52,15 +58,46 @@ def extra_loggers(settings: Settings, folder: RunFolder) -> list[Logger]:
         raise UserError(f"--logger: {name} cannot begin: {reason}") from error
 
 
+def end_failed(name: str) -> None:
+    """End what a logger has open of a run that failed, so that its files can be removed."""
+    if name == "wandb" and "wandb" in sys.modules:
+        import wandb
+
+        if wandb.run is not None:
+            wandb.finish(exit_code=1)  # its process would write the folder once more at exit
+
+
 def _wandb(folder: RunFolder) -> Logger:
     from lightning.pytorch.loggers import WandbLogger
 
-    logger = WandbLogger(project="unmix", name=folder.path.name, save_dir=folder.path)
+    # Offline too: parts that have one id are one run when they are synchronized.
+    logger = WandbLogger(
+        project="unmix",
+        name=folder.path.name,
+        save_dir=folder.path,
+        id=os.environ.get("WANDB_RUN_ID") or _known(folder, "wandb") or uuid.uuid4().hex[:8],
+        resume="allow",
+    )
     _ = logger.experiment  # now, not in the middle of the first epoch
+    _remember(folder, "wandb", logger.version)
     return logger
 
 
 def _mlflow(folder: RunFolder) -> Logger:
+    from mlflow.exceptions import MlflowException
+
+    try:
+        logger = _mlflow_run(folder, _known(folder, "mlflow"))
+    except MlflowException as error:
+        # Another server than before, or a run that was deleted there.
+        if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+            raise
+        logger = _mlflow_run(folder, None)
+    _remember(folder, "mlflow", logger.version)
+    return logger
+
+
+def _mlflow_run(folder: RunFolder, known: str | None) -> Logger:
     from lightning.pytorch.loggers import MLFlowLogger
 
     # MLflow 3.13 and later refuse a folder of files; a server that the user has set is used.
@@ -69,34 +106,73 @@ def _mlflow(folder: RunFolder) -> Logger:
     logger = MLFlowLogger(
         "unmix",
         run_name=folder.path.name,
+        run_id=known,
         tracking_uri=server or f"sqlite:///{store / 'mlflow.db'}",
         artifact_location=None if server else (store / "mlartifacts").as_uri(),
     )
-    _ = logger.run_id
+    run = logger.run_id
+    if known is not None and run is not None:
+        logger.experiment.update_run(run, status="RUNNING")
     return logger
 
 
 def _trackio(folder: RunFolder) -> Logger:
     from unmix.training.trackio import TrackioLogger
 
-    logger = TrackioLogger("unmix", folder.path.name)
+    # trackio goes on by name, in one place for all folders: the name must be this run's alone.
+    name = _known(folder, "trackio") or f"{folder.path.name}-{uuid.uuid4().hex[:8]}"
+    logger = TrackioLogger("unmix", name)
     logger.begin()
+    _remember(folder, "trackio", name)
     return logger
 
 
 _OPTIONAL = {"wandb": _wandb, "mlflow": _mlflow, "trackio": _trackio}
 
 
-def _wandb_can_log() -> bool:
-    """Whether wandb knows an account, needs none, or can ask for one."""
-    mode = os.environ.get("WANDB_MODE", "").lower()
-    if mode in ("offline", "disabled", "dryrun") or os.environ.get("WANDB_DISABLED"):
-        return True
-    if os.environ.get("WANDB_API_KEY") or sys.stdin.isatty():
-        return True
-    url = os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai")
+def _known(folder: RunFolder, name: str) -> str | None:
+    """The logger's own id of this run, from when it began; None if there is none."""
     try:
-        places = netrc.netrc(os.environ.get("NETRC"))
-    except (OSError, netrc.NetrcParseError):
-        return False
-    return places.authenticators(urlsplit(url).hostname or "") is not None
+        found = json.loads(folder.logged.read_text(encoding="utf-8"))[name]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return found if isinstance(found, str) else None
+
+
+def _remember(folder: RunFolder, name: str, run: int | str | None) -> None:
+    """Keep the logger's id of this run, with which a resumed run goes on."""
+    if is_leader() and run is not None:
+        folder.path.mkdir(parents=True, exist_ok=True)
+        write_whole(folder.logged, json.dumps({name: str(run)}).encode())
+
+
+def _wandb_can_log() -> bool:
+    """Whether wandb knows an account, needs none, or can ask for one.
+
+    In doubt it can: wandb itself says what it lacks when the run begins.
+    """
+    if sys.stdin is not None and sys.stdin.isatty():
+        return True
+    import wandb
+
+    try:
+        settings = wandb.setup().settings  # from the environment and the files of `wandb offline`
+        mode, server = settings.mode, settings.base_url
+        known = settings.api_key or getattr(settings, "identity_token_file", None)
+    except Exception:
+        return True
+    if known or mode in ("offline", "disabled", "dryrun") or os.environ.get("WANDB_DISABLED"):
+        return True
+    return any(_has_password(urlsplit(url).netloc) for url in (server, "https://api.wandb.ai"))
+
+
+def _has_password(host: str) -> bool:
+    """Whether the user's netrc file, where `wandb login` writes, knows a host."""
+    given = os.environ.get("NETRC")
+    for path in [given] if given else ["~/.netrc", "~/_netrc"]:
+        try:
+            if netrc.netrc(Path(path).expanduser()).authenticators(host) is not None:
+                return True
+        except (OSError, netrc.NetrcParseError):
+            continue
+    return False

@@ -36,6 +36,7 @@ from unmix.training.evaluator import Evaluator, spread_and_rank
 from unmix.training.fitting import fit
 from unmix.training.health import EXPLODED_LOSS, Health, useless
 from unmix.training.launching import check_launch, check_workers
+from unmix.training.loggers import end_failed
 from unmix.training.machine import hardware, peak_memory, versions
 from unmix.training.parts import Parts, build, encoder_facts, headline
 from unmix.training.resuming import go_on_with
@@ -244,6 +245,7 @@ def _to_the_end(
     except UserError:
         # What cannot even reach its first checkpoint shall not stand in the way of the next try.
         if not resume and is_leader() and not folder.has_checkpoint:
+            end_failed(settings.machine.logger)
             folder.discard()
         raise
     if not is_leader():

@@ -44,6 +44,7 @@ class RunFolder:
         self.data = self.path / DATA_RECORD
         self.metrics = self.path / "metrics.csv"
         self.skipped = self.path / "skipped.csv"
+        self.logged = self.path / "logger.json"
         self.results = self.path / "results.json"
         self.checkpoints = self.path / "checkpoints"
         self.last = self.checkpoints / LAST
@@ -121,7 +122,10 @@ class RunFolder:
         self.data.unlink(missing_ok=True)
         self.metrics.unlink(missing_ok=True)
         self.skipped.unlink(missing_ok=True)
-        shutil.rmtree(self.path / "tensorboard", ignore_errors=True)
+        self.logged.unlink(missing_ok=True)
+        (self.path / "mlflow.db").unlink(missing_ok=True)
+        for name in ("tensorboard", "wandb", "mlartifacts"):
+            shutil.rmtree(self.path / name, ignore_errors=True)
         for folder in (self.checkpoints, self.path):
             with suppress(OSError):
                 folder.rmdir()

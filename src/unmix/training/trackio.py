@@ -16,7 +16,7 @@ class TrackioLogger(Logger):
 
     Args:
         project: Its name.
-        name: Of the run.
+        name: Of the run, unlike any other run's: trackio tells runs apart by it.
     """
 
     def __init__(self, project: str, name: str) -> None:
@@ -56,4 +56,7 @@ class TrackioLogger(Logger):
     def finalize(self, status: str) -> None:
         """End the run."""
         if self._run is not None:
-            self._run.finish()
+            import trackio
+
+            trackio.finish()  # the run's own would be ended once more at exit
+            self._run = None
