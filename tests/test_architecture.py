@@ -1,4 +1,4 @@
-"""The code keeps to the plan of the house (docs/architecture.md): which room may import which."""
+"""The architecture (docs/architecture.md): which package may import which."""
 
 from __future__ import annotations
 
@@ -9,8 +9,7 @@ import pytest
 
 PACKAGE = Path(__file__).parents[1] / "src" / "unmix"
 
-# Each room with the rooms it may import; errors, names, randomness, transfer
-# and distributed are open to all.
+# Each top-level package or module with those it may import; any may import those in OPEN.
 ALLOWED = {
     "errors": set(),
     "names": set(),
@@ -59,12 +58,12 @@ ALLOWED = {
 OPEN = {"errors", "names", "synonyms", "randomness", "transfer", "distributed"}
 
 
-def room_of(path: Path) -> str:
+def package_of(path: Path) -> str:
     return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
 
 
 def imports(path: Path) -> set[str]:
-    """The rooms that a file imports, at its top or within functions."""
+    """The packages that a file imports, at its top or within functions."""
     found = set()
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("unmix."):
@@ -77,27 +76,30 @@ def imports(path: Path) -> set[str]:
 
 
 FILES = [
-    path for path in sorted(PACKAGE.rglob("*.py")) if room_of(path) not in ("__init__", "__main__")
+    path
+    for path in sorted(PACKAGE.rglob("*.py"))
+    if package_of(path) not in ("__init__", "__main__")
 ]
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
-def test_a_file_imports_only_the_rooms_that_its_own_may(path):
-    room = room_of(path)
-    assert imports(path) - OPEN - ALLOWED[room] - {room} == set()
+def test_a_module_imports_only_allowed_packages(path):
+    package = package_of(path)
+    assert imports(path) - OPEN - ALLOWED[package] - {package} == set()
 
 
-def test_the_allowed_directions_have_no_circle():
+def test_allowed_imports_have_no_cycle():
     order: list[str] = []
-    rooms = dict(ALLOWED)
-    while rooms:
-        free = [room for room, needs in rooms.items() if needs <= set(order)]
-        assert free, f"these need each other: {sorted(rooms)}"
-        order += free
-        for room in free:
-            del rooms[room]
+    remaining = dict(ALLOWED)
+    while remaining:
+        ready = [package for package, needs in remaining.items() if needs <= set(order)]
+        assert ready, f"a cycle within {sorted(remaining)}"
+        order += ready
+        for package in ready:
+            del remaining[package]
     assert order[-1] == "cli"
 
 
-def test_no_module_is_longer_than_a_reader_can_hold():
-    assert {str(p): n for p in FILES if (n := len(p.read_text().splitlines())) > 400} == {}
+def test_no_module_exceeds_400_lines():
+    lines = {str(path): len(path.read_text().splitlines()) for path in FILES}
+    assert {path: n for path, n in lines.items() if n > 400} == {}

@@ -1,4 +1,4 @@
-"""The site: it builds without a warning, and its tables and API pages say what the code says."""
+"""The site: it builds without a warning, and its tables and API pages match the code."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ def shown(page: Path) -> str:
     return html.unescape(re.sub(r"<[^>]+>", "", page.read_text(encoding="utf-8")))
 
 
-def test_every_page_has_a_place_in_the_navigation(site: Path) -> None:
+def test_every_page_is_in_the_navigation(site: Path) -> None:
     nav = set(re.findall(r"(?<= )[\w/-]+\.md$", (site.parent / "mkdocs.yml").read_text(), re.M))
     sources = site.parent / "build" / "docs"
     assert {str(page.relative_to(sources)) for page in sources.rglob("*.md")} == nav
 
 
-def test_nothing_of_the_site_points_to_another_host(site: Path) -> None:
+def test_the_site_loads_nothing_from_other_hosts(site: Path) -> None:
     for page in site.rglob("*.html"):
         text = page.read_text(encoding="utf-8")
         assert not re.findall(r"<(?:script|img|link)[^>]+(?:src|href)=[\"']?(?:https?:)?//", text)
@@ -54,7 +54,7 @@ def test_a_page_lists_every_flag_of_its_command(site: Path, command: str) -> Non
 
 
 @pytest.mark.parametrize("package", PAGES)
-def test_the_api_pages_hold_every_public_name(site: Path, package: str) -> None:
+def test_the_api_pages_document_every_public_name(site: Path, package: str) -> None:
     folder = package.removeprefix("unmix.")
     page = (site / "api" / folder / "index.html").read_text(encoding="utf-8")
     for name in names(package):

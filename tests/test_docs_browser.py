@@ -54,7 +54,7 @@ def opened(browser: Browser, address: str, width: int, scheme: str) -> tuple[Pag
 
 
 @pytest.mark.parametrize(("width", "scheme"), [(390, "dark"), (1440, "light")])
-def test_every_page_shows_whole(
+def test_no_page_overflows(
     browser: Browser, site: Path, address: str, width: int, scheme: str
 ) -> None:
     page, faults = opened(browser, address, width, scheme)
@@ -86,7 +86,7 @@ def test_a_wide_formula_scrolls(browser: Browser, address: str) -> None:
     assert not faults
 
 
-def test_light_and_dark_follow_the_system_and_the_switch(browser: Browser, address: str) -> None:
+def test_light_and_dark_follow_the_system_and_the_toggle(browser: Browser, address: str) -> None:
     brightness = "getComputedStyle(document.body).backgroundColor.match(/[0-9]+/g).map(Number)"
     page, faults = opened(browser, address, 1440, "dark")
     page.goto(address)
@@ -106,7 +106,7 @@ def test_light_and_dark_follow_the_system_and_the_switch(browser: Browser, addre
         ("--crop_scale_min", "Command line"),
     ],
 )
-def test_the_search_finds(browser: Browser, address: str, words: str, title: str) -> None:
+def test_search_finds_pages(browser: Browser, address: str, words: str, title: str) -> None:
     """Among the first five, by the title of the page or of what is above it."""
     page, faults = opened(browser, address, 1440, "light")
     page.goto(address)

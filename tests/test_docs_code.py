@@ -54,7 +54,7 @@ def test_the_commands_of_a_page_exist(page: Path) -> None:
             assert not flag.startswith("--") or flag.replace("--no_", "--no-") in known, words
 
 
-def test_commands_are_found() -> None:
+def test_the_extraction_finds_commands() -> None:
     assert ["pretrain", "--method", "moco", "--data", "photos", "--unmix"] in [
         words[:6] for words in commands(DOCS / "index.md")
     ]
@@ -77,7 +77,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def test_the_encoder_can_be_used_as_its_page_says(place: Path) -> None:
+def test_the_code_on_the_encoder_page_runs(place: Path) -> None:
     page = DOCS / "how-to" / "use-the-encoder.md"
     pictures = ["a.jpg", "b.jpg"] * 8
     names = {"images": pictures, "labels": torch.tensor([0, 1] * 8), "classes": 2}

@@ -50,7 +50,7 @@ class Balanced(HTMLParser):
         self.text += data
 
 
-def test_results_are_tables_and_the_course_of_the_accuracy() -> None:
+def test_results_show_tables_and_accuracy_over_epochs() -> None:
     page = RUN._repr_html_()
     found = Balanced(page)
     assert found.seen.count("table") == 2
@@ -80,7 +80,7 @@ def comparison(run: RunResults, folder: Path) -> Comparison:
     return Comparison(folder, (run,), table, figures, (f"note of {run.name}",))
 
 
-def test_a_comparison_is_its_table_its_notes_and_its_figures(tmp_path: Path) -> None:
+def test_a_comparison_shows_its_table_notes_and_figures(tmp_path: Path) -> None:
     found = comparison(RUN, tmp_path)
     page = Balanced(found._repr_html_())
     assert page.seen.count("img") == 1
@@ -92,7 +92,7 @@ def test_a_comparison_is_its_table_its_notes_and_its_figures(tmp_path: Path) -> 
     assert found / "report.html" == tmp_path / "report.html"
 
 
-def test_names_are_shown_and_not_obeyed(tmp_path: Path) -> None:
+def test_markup_in_names_is_escaped(tmp_path: Path) -> None:
     run = replace(
         RUN, name=EVIL, data=EVIL, mixture=EVIL, backbone=EVIL,
         evaluations=(Evaluation(EVIL, 1, 1.0, None, {EVIL: EVIL}),

@@ -1,4 +1,4 @@
-"""The wheel: what is in it, and that it works from outside the source tree."""
+"""The wheel: its contents, and that it works from outside the source tree."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return found
 
 
-def test_the_wheel_holds_recipes_template_types_and_licence(wheel):
+def test_the_wheel_contains_recipes_template_types_and_license(wheel):
     names = zipfile.ZipFile(wheel).namelist()
     recipes = PACKAGE / "recipes"
     shipped = {f"unmix/recipes/{path.relative_to(recipes)}" for path in recipes.rglob("*.yaml")}
@@ -60,7 +60,7 @@ def test_the_wheel_works_from_another_folder(wheel, tmp_path):
     assert "moco-v2-imagenet100" in ran.stdout
 
 
-def test_the_version_is_the_same_everywhere():
+def test_the_version_is_the_same_in_all_files():
     project = re.search(r'^version = "(.*)"', (ROOT / "pyproject.toml").read_text(), re.M).group(1)
     citation = re.search(r"^version: (.*)", (ROOT / "CITATION.cff").read_text(), re.M).group(1)
     assert project == citation
@@ -70,7 +70,7 @@ def test_the_version_is_the_same_everywhere():
 @pytest.mark.parametrize(
     "path", sorted(PACKAGE.rglob("*.py")), ids=lambda path: str(path.relative_to(PACKAGE))
 )
-def test_a_module_says_what_it_is_and_what_is_public(path):
+def test_every_module_has_a_docstring_and_all(path):
     tree = ast.parse(path.read_text())
     assert ast.get_docstring(tree)
     if path.name == "__main__.py":

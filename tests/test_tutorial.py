@@ -37,7 +37,7 @@ def kinds(cell: Any) -> set[str]:
     return {kind for output in cell.outputs for kind in output.get("data", {"text": ""})}
 
 
-def test_the_stored_outputs_are_those_of_a_run(ran: list[Any], stored: list[Any]) -> None:
+def test_the_stored_outputs_match_a_run(ran: list[Any], stored: list[Any]) -> None:
     """The same kinds of output, and the same lines but for their numbers."""
     assert [cell.source for cell in ran] == [cell.source for cell in stored]
     assert [cell.execution_count for cell in stored] == list(range(1, len(stored) + 1))
@@ -56,7 +56,7 @@ def shape(printed: str) -> str:
     return "\n".join(re.sub(r"-?[\d.,]+ ?%?| +", " ", line).strip() for line in lines)
 
 
-def test_what_the_text_says_of_the_outputs_holds(ran: list[Any]) -> None:
+def test_the_text_agrees_with_the_outputs(ran: list[Any]) -> None:
     said = "\n".join(map(text, ran))
     encoder, pixels = (
         float(x) for x in re.findall(r"^(?:encoder|raw pixels): +([\d.]+)%", said, re.M)
