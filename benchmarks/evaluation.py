@@ -20,8 +20,8 @@ from timing import facts, save, seconds_of, summary
 from torch import Tensor
 
 from unmix.evaluation import extract, knn_accuracy, linear_probe, split_features
-from unmix.training.parts import Parts, build
-from unmix.training.pretrain import settings_for
+from unmix.training.run.parts import Parts, build
+from unmix.training.run.pretrain import settings_for
 
 Split = tuple[Tensor, Tensor]
 

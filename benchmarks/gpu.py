@@ -27,14 +27,14 @@ from torch import Tensor
 
 from unmix.credit import RULES
 from unmix.data import ImageSet, TensorImages, load
+from unmix.hardware.devices import hardware, versions
 from unmix.methods import METHODS, Progress, method_class
 from unmix.randomness import generator_for
-from unmix.training.batches import Batch
 from unmix.training.console import quiet_libraries
-from unmix.training.machine import hardware, versions
-from unmix.training.parts import Parts, build
-from unmix.training.pretrain import settings_for
-from unmix.training.stages import facts, measure_stages
+from unmix.training.loading.loaders import Batch
+from unmix.training.profiling import facts, measure_stages
+from unmix.training.run.parts import Parts, build
+from unmix.training.run.pretrain import settings_for
 
 COMMON: dict[str, Any] = {
     "data": "cifar10", "backbone": "resnet18", "stem": "small", "size": 32, "batch_size": 512,

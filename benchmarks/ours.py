@@ -20,9 +20,9 @@ import yaml
 from timing import peak_bytes
 
 from unmix.training.console import quiet_libraries
-from unmix.training.parts import build
-from unmix.training.pretrain import settings_for
-from unmix.training.stages import whole_steps
+from unmix.training.profiling import whole_steps
+from unmix.training.run.parts import build
+from unmix.training.run.pretrain import settings_for
 
 
 def words_of(flags: list[str]) -> dict[str, Any]:

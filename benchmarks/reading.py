@@ -31,7 +31,7 @@ from torchvision.transforms import Compose, RandomResizedCrop, ToTensor, v2
 
 from unmix.commands.pack import pack
 from unmix.data import load
-from unmix.training.batches import EpochOrder, build_loader
+from unmix.training.loading.loaders import EpochOrder, build_loader
 from unmix.views import Views, ViewSettings
 
 SIZE = 224

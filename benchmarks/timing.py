@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from unmix.training.machine import hardware, peak_memory, versions
+from unmix.hardware.devices import hardware, peak_memory, versions
 
 __all__ = ["facts", "peak_bytes", "save", "seconds_of", "summary"]
 

@@ -38,17 +38,18 @@ ALLOWED = {
     "views": {"config"},
     "results": {"files", "html"},
     "figures": {"results", "files", "html"},
-    "evaluation": {"checksums", "data", "views", "methods", "backbones"},
+    "hardware": {"config"},
+    "evaluation": {"checksums", "data", "hardware", "views", "methods", "backbones"},
     "training": {
         "step", "together", "methods", "backbones", "credit", "mixtures", "data", "views",
-        "evaluation", "config", "recipes", "results", "files", "checksums",
+        "evaluation", "hardware", "config", "recipes", "results", "files", "checksums",
     },
     "statistics": set(),
     "studies": {"statistics", "training", "config", "results", "files"},
     "commands": {
         "studies",
         "training", "evaluation", "figures", "results", "files", "data", "views", "mixtures",
-        "methods", "recipes", "credit", "config", "html",
+        "methods", "recipes", "credit", "config", "html", "hardware",
     },
     "catalog": {
         "backbones", "commands", "config", "credit", "data", "evaluation", "methods", "mixtures",

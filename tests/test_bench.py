@@ -16,10 +16,10 @@ from PIL import Image
 from unmix.cli import main
 from unmix.commands.bench import table
 from unmix.figures.bench import step_chart
-from unmix.training import stages
-from unmix.training.parts import build
-from unmix.training.pretrain import settings_for
-from unmix.training.stages import Times, measure_stages, whole_steps
+from unmix.training import profiling
+from unmix.training.profiling import Times, measure_stages, whole_steps
+from unmix.training.run.parts import build
+from unmix.training.run.pretrain import settings_for
 
 TINY = {
     "method": "moco", "data": "digits", "backbone": "resnet10", "width": 0.25, "size": 8,
@@ -88,7 +88,7 @@ def test_operations_are_counted_as_the_published_costs_say():
 def test_counting_operations_takes_no_step(monkeypatch):
     """The weights after counting are those before it."""
     seen: list[bool] = []
-    flops = stages._Stepping.flops
+    flops = profiling._Stepping.flops
 
     def watched(self: Any) -> int:
         before = {k: v.clone() for k, v in self.module.method.f_q.head.state_dict().items()}
@@ -97,7 +97,7 @@ def test_counting_operations_takes_no_step(monkeypatch):
         seen.append(all(torch.equal(before[k], after[k]) for k in before))
         return count
 
-    monkeypatch.setattr(stages._Stepping, "flops", watched)
+    monkeypatch.setattr(profiling._Stepping, "flops", watched)
     measured()
     assert seen == [True]
 

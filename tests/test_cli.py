@@ -24,8 +24,8 @@ from unmix.config import GROUPS, field_names
 from unmix.mixtures import Cutout
 from unmix.recipes import recipe_names
 from unmix.results import load_results
-from unmix.training.module import Pretraining
-from unmix.training.pretrain import settings_for
+from unmix.training.loop.module import Pretraining
+from unmix.training.run.pretrain import settings_for
 
 TINY = shlex.split(
     "--data digits --size 8 --backbone resnet10 --width 0.125 --epochs 1 --batch_size 256 "

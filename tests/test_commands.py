@@ -19,7 +19,7 @@ from unmix.data import load, read_uint8
 from unmix.data.reading import resize_batch
 from unmix.errors import UserError
 from unmix.evaluation import softness_summary
-from unmix.evaluation.loading import load_encoder
+from unmix.evaluation.encoder import load_encoder
 from unmix.results import load_results
 from unmix.training import pretrain
 
@@ -459,7 +459,7 @@ def test_features_below_zero_leave_out_the_prediction_curves(
 ):
     """An encoder that does not end in a ReLU, as some of timm's, has no such curves."""
     forward = nn.Module.__call__
-    encode = "unmix.evaluation.loading.LoadedEncoder.features"
+    encode = "unmix.evaluation.encoder.LoadedEncoder.features"
     monkeypatch.setattr(encode, lambda self, images: forward(self.backbone, images) - 1)
     lines: list[str] = []
     compare([runs / "moco"], device="cpu", say=lines.append)

@@ -16,7 +16,7 @@ from unmix.commands.pack import pack
 from unmix.data import BrokenImage, Decoding, decode, load, read_uint8
 from unmix.data.opened import OpenedImage
 from unmix.errors import UserError
-from unmix.evaluation.loading import load_encoder
+from unmix.evaluation.encoder import load_encoder
 
 
 def grey(path: Path, values: np.ndarray, dtype: str = "<u2") -> Path:

@@ -15,8 +15,7 @@ from PIL import Image
 
 from unmix.data import IMAGENET_MEAN, IMAGENET_STD, FileImages, load, read_uint8
 from unmix.data.folder import hold_out
-from unmix.data.listing import EXTENSIONS, Listing, list_tree
-from unmix.data.paths import Paths
+from unmix.data.listing import EXTENSIONS, Listing, Paths, list_tree
 from unmix.data.statistics import spread
 from unmix.errors import UserError
 

@@ -23,7 +23,7 @@ from unmix.commands import knn
 from unmix.data import TensorImages, estimate_mean_std, load, read_uint8
 from unmix.data.fingerprint import fingerprint
 from unmix.data.from_python import check_sendable, evaluation_images, from_python
-from unmix.training.run_folder import RunFolder
+from unmix.training.run.folder import RunFolder
 
 N, SIDE = 24, 12
 PIXELS = torch.randint(
@@ -301,7 +301,7 @@ def test_an_interrupted_run_goes_on_with_the_same_data_and_no_other(
     words = {**TINY, "method": "insdis", "negatives": 8, "epochs": 2, "evaluate": False}
     words = {k: v for k, v in words.items() if k != "hidden"}
     whole = unmix.pretrain(data=Pictures(), run=tmp_path / "whole", **words)
-    from unmix.training.callbacks import Reporter
+    from unmix.training.loop.callbacks import Reporter
 
     def stop(self: Any, trainer: Any, *_: Any) -> None:
         if trainer.current_epoch == 1:

@@ -27,7 +27,7 @@ from unmix.data import BrokenImage, PackedImages, StreamedImages, load, read_uin
 from unmix.data.packed import MANIFEST, UNFINISHED
 from unmix.data.shards import ShardWriter
 from unmix.errors import UserError
-from unmix.training.crops import FileCrops
+from unmix.training.loading.crops import FileCrops
 from unmix.views import Views, ViewSettings
 
 KINDS = ["a.jpg", "b.JPEG", "c.png", "d.gif", "e.webp"]

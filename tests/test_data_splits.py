@@ -13,7 +13,7 @@ from unmix.data import FileImages, load
 from unmix.data.own_output import is_run_folder
 from unmix.errors import UserError
 from unmix.figures.saving import render
-from unmix.training.run_folder import RunFolder
+from unmix.training.run.folder import RunFolder
 
 
 def make(*paths: Path) -> None:

@@ -16,7 +16,7 @@ import unmix
 from unmix.data import load
 from unmix.evaluation import LoadedEncoder, load_encoder, split_features
 from unmix.methods import MoCo
-from unmix.training.run_folder import RunFolder
+from unmix.training.run.folder import RunFolder
 
 
 @pytest.fixture(scope="module")

@@ -15,7 +15,7 @@ from unmix.backbones import HalfEncoders
 from unmix.data import BrokenImage, FileImages, Skipped, read_uint8
 from unmix.errors import UserError
 from unmix.evaluation import accuracy, extract, features, split_features
-from unmix.evaluation.accuracy import check_labelled
+from unmix.evaluation.metrics import check_labelled
 
 
 def _encoder() -> nn.Sequential:

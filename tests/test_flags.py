@@ -17,8 +17,8 @@ from unmix.config.compatibility import check_data, check_rule
 from unmix.config.mixtures import _BOUNDS, MixtureSettings
 from unmix.errors import UserError, check_choice
 from unmix.recipes import resolve
-from unmix.training.parts import notes_on_weights
-from unmix.training.pretrain import settings_for
+from unmix.training.run.parts import notes_on_weights
+from unmix.training.run.pretrain import settings_for
 
 Refuse = Callable[..., str]
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from unmix.evaluation.health import effective_rank, spread
+from unmix.evaluation.metrics import effective_rank, spread
 from unmix.methods import BYOL, WMSE, BarlowTwins, Method, Progress, SimSiam, VICReg
 from unmix.step import objective
 

@@ -10,7 +10,7 @@ import pytest
 
 from unmix.methods import METHODS
 from unmix.recipes import recipe, recipe_names, recipe_text, resolve, summary
-from unmix.training.pretrain import settings_for
+from unmix.training.run.pretrain import settings_for
 
 FIFTEEN = (
     "moco", "insdis", "cmc", "simclr", "byol", "simsiam", "swav", "barlow", "vicreg", "wmse",

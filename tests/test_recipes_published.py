@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from unmix.recipes import recipe, recipe_names
-from unmix.training.pretrain import settings_for
+from unmix.training.run.pretrain import settings_for
 
 TABLES = [
     json.loads(path.read_text(encoding="utf-8"))

@@ -22,8 +22,8 @@ from unmix.data.fingerprint import fingerprint
 from unmix.errors import UserError
 from unmix.results import load_results
 from unmix.training import pretrain
-from unmix.training.checkpoint_files import AtomicCheckpoints
-from unmix.training.data_record import DataRecord
+from unmix.training.run.checkpoints import AtomicCheckpoints
+from unmix.training.run.data_record import DataRecord
 
 TINY: dict[str, Any] = {
     "batch_size": 4, "epochs": 1, "backbone": "resnet10", "width": 0.125, "size": 8,

@@ -21,7 +21,7 @@ import yaml
 from unmix.cli import main
 from unmix.errors import UserError
 from unmix.results import load_results
-from unmix.training.run_lock import LOCK, OWNER, results_lock, run_lock
+from unmix.training.run.lock import LOCK, OWNER, results_lock, run_lock
 
 TINY = shlex.split(
     "pretrain --data digits --limit 40 --batch_size 20 --epochs 1 --backbone resnet10 --width 0.125"

@@ -18,9 +18,9 @@ from unmix.studies import Study, StudyResults, read_study
 from unmix.studies.cells import changed_settings, result_settings
 from unmix.studies.cost import Cost, epochs_for
 from unmix.studies.plan import parse_seeds
-from unmix.training.batch import Batch
-from unmix.training.parts import build
-from unmix.training.pretrain import settings_for
+from unmix.training.loading.batch import Batch
+from unmix.training.run.parts import build
+from unmix.training.run.pretrain import settings_for
 
 SMALL = {
     "method": "moco", "data": "photos", "limit": 64, "epochs": 2, "batch_size": 32,
@@ -267,7 +267,7 @@ def first_step(**words: Any) -> tuple[dict[str, torch.Tensor], list[torch.Tensor
     parts = build(Settings.of(settings_for({**SMALL, **words})[0].flat()))
     module = parts.module
     module.order.position = lambda: (0, 0)
-    from unmix.training.batches import build_loader
+    from unmix.training.loading.loaders import build_loader
 
     batch = next(iter(build_loader(parts.train, module.views, module.order, resident=True)))
     from unmix.randomness import generator_for

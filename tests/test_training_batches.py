@@ -16,7 +16,7 @@ from torch import Tensor
 from unmix.data import FileImages, StreamedImages, load
 from unmix.data.opened import OpenedImage
 from unmix.randomness import generator_for
-from unmix.training.batches import Batch, EpochOrder, FileCrops, build_loader, worker_count
+from unmix.training.loading.loaders import Batch, EpochOrder, FileCrops, build_loader, worker_count
 from unmix.views import Views, ViewSettings, crop_pil
 from unmix.views.geometry import draw_boxes
 

@@ -15,10 +15,11 @@ from unmix.config import Settings
 from unmix.data import load
 from unmix.methods import CMC, MoCo
 from unmix.randomness import generator_for
-from unmix.training import compiling, pretrain
-from unmix.training.batches import build_loader
-from unmix.training.compiling import compile_encoders, obstacle, quicker
-from unmix.training.parts import build
+from unmix.training import pretrain
+from unmix.training.loading.loaders import build_loader
+from unmix.training.loop import compiling
+from unmix.training.loop.compiling import compile_encoders, obstacle, quicker
+from unmix.training.run.parts import build
 
 TINY: dict[str, Any] = {
     "method": "moco", "data": "digits", "limit": 80, "backbone": "resnet10", "width": 0.25,

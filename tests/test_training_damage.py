@@ -15,8 +15,8 @@ from safetensors import safe_open
 from unmix.errors import UserError
 from unmix.evaluation import load_encoder
 from unmix.training import RunFolder, pretrain
-from unmix.training.callbacks import Reporter
-from unmix.training.checkpoint_files import AtomicCheckpoints
+from unmix.training.loop.callbacks import Reporter
+from unmix.training.run.checkpoints import AtomicCheckpoints
 
 TINY: dict[str, Any] = {
     "method": "moco", "data": "digits", "limit": 48, "backbone": "resnet10", "width": 0.125,

@@ -13,8 +13,8 @@ from unmix.commands import demo
 from unmix.config import Settings
 from unmix.errors import UserError
 from unmix.results import RunResults, load_results
-from unmix.training.module import Pretraining
-from unmix.training.pretrain import pretrain, settings_for
+from unmix.training.loop.module import Pretraining
+from unmix.training.run.pretrain import pretrain, settings_for
 
 SMALL: dict[str, Any] = {
     "limit": 100,

@@ -15,9 +15,9 @@ import torch
 from unmix.cli import main
 from unmix.config import Settings
 from unmix.results import load_results
-from unmix.training import batches
-from unmix.training.batches import Batch, EpochOrder
-from unmix.training.parts import build
+from unmix.training.loading import loaders
+from unmix.training.loading.loaders import Batch, EpochOrder
+from unmix.training.run.parts import build
 
 FLAGS = ["--data", "photos", "--limit", "72", "--batch_size", "16", "--size", "16",
          "--queue_size", "32", "--device", "cpu", "--precision", "32", "--logger", "none",
@@ -28,7 +28,7 @@ def test_a_batch_is_shared_without_overlap(monkeypatch: pytest.MonkeyPatch) -> N
     """Of 35 images in batches of 8 for two: the last batch of 3 gives one to each, so it is out."""
     shares = []
     for process in (0, 1):
-        monkeypatch.setattr(batches, "rank", lambda process=process: process)
+        monkeypatch.setattr(loaders, "rank", lambda process=process: process)
         shares.append([index for _, index in EpochOrder(35, 8, seed=0, processes=2)])
     whole = [index for _, index in EpochOrder(35, 8, seed=0)]
     assert [len(index) for index in shares[0]] == [4] * 4

@@ -15,9 +15,8 @@ from unmix.config import GROUPS, Settings, field_names, method_options
 from unmix.errors import UserError
 from unmix.methods import METHODS, MoCo
 from unmix.training import pretrain
-from unmix.training.advice import advice_for
-from unmix.training.health import Health
-from unmix.training.module import Pretraining
+from unmix.training.loop.health import Health, advice_for
+from unmix.training.loop.module import Pretraining
 
 TINY: dict[str, Any] = {
     "data": "digits", "limit": 48, "backbone": "resnet10", "width": 0.125, "size": 8,

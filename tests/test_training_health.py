@@ -14,11 +14,11 @@ from torch import Tensor
 from unmix.config import Settings
 from unmix.methods import MoCo, projected
 from unmix.training import pretrain
-from unmix.training.callbacks import Reporter
 from unmix.training.console import duration
-from unmix.training.evaluator import Evaluator
-from unmix.training.health import Health
-from unmix.training.parts import build
+from unmix.training.loop.callbacks import Reporter
+from unmix.training.loop.evaluator import Evaluator
+from unmix.training.loop.health import Health
+from unmix.training.run.parts import build
 
 TINY: dict[str, Any] = {
     "method": "moco",

@@ -15,8 +15,10 @@ import pytest
 import torch
 
 from unmix import results
-from unmix.training import callbacks, checkpoint_files, pretrain, records
-from unmix.training.module import Pretraining
+from unmix.training import pretrain
+from unmix.training.loop import callbacks, records
+from unmix.training.loop.module import Pretraining
+from unmix.training.run import checkpoints
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="Windows has no fork")
 
@@ -50,9 +52,9 @@ def moments(patch: pytest.MonkeyPatch, die_at: int) -> list[str]:
         patch.setattr(owner, name, wrapped)
 
     around(Pretraining, "training_step")
-    around(checkpoint_files, "_write")
-    around(checkpoint_files, "_keep_as_previous")
-    around(checkpoint_files.AtomicCheckpoints, "save_checkpoint")
+    around(checkpoints, "_write")
+    around(checkpoints, "_keep_as_previous")
+    around(checkpoints.AtomicCheckpoints, "save_checkpoint")
     around(callbacks.Reporter, "_measure")
     around(callbacks.Reporter, "complete")
     around(records, "write_whole")

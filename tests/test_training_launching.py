@@ -9,8 +9,9 @@ from types import SimpleNamespace
 import pytest
 
 from unmix.errors import UserError
-from unmix.training import launching, pretrain
-from unmix.training.launching import check_launch, check_workers, is_guarded
+from unmix.training import pretrain
+from unmix.training.run import launching
+from unmix.training.run.launching import check_launch, check_workers, is_guarded
 
 
 def test_several_devices_in_a_notebook_are_refused_with_what_works(

@@ -11,8 +11,8 @@ from unmix.config import Settings
 from unmix.data import ImageSet
 from unmix.evaluation import measure, split_features
 from unmix.randomness import generator_for
-from unmix.training.batches import build_loader
-from unmix.training.parts import Parts, build
+from unmix.training.loading.loaders import build_loader
+from unmix.training.run.parts import Parts, build
 
 SMALL: dict[str, Any] = {
     "data": "photos",

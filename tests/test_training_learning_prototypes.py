@@ -8,7 +8,7 @@ import pytest
 
 from test_training_learning import SMALL, knn, trained
 from unmix.config import Settings
-from unmix.training.parts import build
+from unmix.training.run.parts import build
 
 ADAM: dict[str, Any] = {"optimizer": "adam", "weight_decay": 1e-6, "limit": 200}
 METHODS: dict[str, dict[str, Any]] = {

@@ -13,8 +13,9 @@ import pytest
 
 from unmix.config import Settings
 from unmix.errors import UserError
-from unmix.training import RunFolder, loggers
-from unmix.training.loggers import check_logger, end_failed, extra_loggers
+from unmix.training import RunFolder
+from unmix.training.run import loggers
+from unmix.training.run.loggers import check_logger, end_failed, extra_loggers
 
 
 @pytest.fixture

@@ -12,8 +12,8 @@ import torch
 
 from unmix.config import MachineSettings
 from unmix.errors import UserError
-from unmix.training import machine
-from unmix.training.machine import choose_machine, hardware, peak_memory, versions
+from unmix.hardware import devices
+from unmix.hardware.devices import choose_machine, hardware, peak_memory, versions
 
 Computer = Callable[..., None]
 PLAIN = "flags\t\t: fpu sse2 avx2 avx512f"
@@ -33,7 +33,7 @@ def computer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Computer:
         file.unlink(missing_ok=True)
         if cpuinfo is not None:
             file.write_text(f"processor\t: 0\nmodel name\t: A CPU\n{cpuinfo}\n")
-        monkeypatch.setattr(machine, "Path", lambda name: file)
+        monkeypatch.setattr(devices, "Path", lambda name: file)
 
     return make
 

@@ -13,8 +13,8 @@ from torch.utils.data import DataLoader
 from unmix.config import MIXTURES, Settings
 from unmix.credit import RULES
 from unmix.randomness import generator_for
-from unmix.training.batches import Batch
-from unmix.training.parts import Parts, build
+from unmix.training.loading.loaders import Batch
+from unmix.training.run.parts import Parts, build
 
 SMALL: dict[str, Any] = {
     "data": "photos", "limit": 64, "size": 16, "batch_size": 16, "backbone": "resnet10",

@@ -18,10 +18,10 @@ from unmix.methods import MoCo, Progress
 from unmix.mixtures import PairDraw
 from unmix.randomness import generator_for
 from unmix.step import Objective, objective
-from unmix.training import module as module_file
-from unmix.training.batches import Batch, build_loader
-from unmix.training.module import Pretraining
-from unmix.training.parts import build
+from unmix.training.loading.loaders import Batch, build_loader
+from unmix.training.loop import module as module_file
+from unmix.training.loop.module import Pretraining
+from unmix.training.run.parts import build
 
 TINY: dict[str, Any] = {
     "data": "digits",

@@ -11,7 +11,7 @@ from torch import nn
 from unmix.config import Settings
 from unmix.errors import UserError
 from unmix.methods import DeepClusterV2, Progress
-from unmix.training.parts import build
+from unmix.training.run.parts import build
 
 TINY: dict[str, Any] = {
     "data": "digits", "backbone": "resnet10", "width": 0.125, "size": 8, "batch_size": 16,

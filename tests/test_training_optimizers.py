@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from unmix.config import OptimizerSettings
 from unmix.errors import UserError
-from unmix.training.optimizers import (
+from unmix.training.loop.optimizers import (
     Larc,
     Lars,
     build_optimizer,

@@ -7,7 +7,7 @@ import pytest
 from unmix.backbones import build as backbone
 from unmix.config import Settings
 from unmix.errors import UserError
-from unmix.training.parts import build, has_narrow_downsampling
+from unmix.training.run.parts import build, has_narrow_downsampling
 
 SMALL = {"data": "digits", "size": 8, "backbone": "resnet10", "bn_splits": 1, "device": "cpu"}
 

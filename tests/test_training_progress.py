@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 import torch
 
-from unmix.training.callbacks import Reporter
-from unmix.training.module import Pretraining
-from unmix.training.progress import Lines
+from unmix.training.loop.callbacks import Reporter
+from unmix.training.loop.module import Pretraining
+from unmix.training.loop.progress import Lines
 
 
 class Told:
@@ -136,7 +136,7 @@ def test_time_left_of_a_run_that_is_resumed_within_an_epoch(
     reporter: Any = Reporter.__new__(Reporter)
     reporter.fit_start, reporter.first_epoch, reporter.first_step = 0.0, 1, 190
     reporter.health = SimpleNamespace(chance_loss=None)
-    monkeypatch.setattr("unmix.training.callbacks.time.perf_counter", lambda: 10.0)
+    monkeypatch.setattr("unmix.training.loop.callbacks.time.perf_counter", lambda: 10.0)
     module: Any = SimpleNamespace(epochs=4, total_steps=400)
     line = reporter._line(2, module, {"step": 200, "images_per_second": 32.0})
     assert line == "epoch 2/4  32 images/s  3:20 min left"  # 10 steps took 10 s, 200 are left

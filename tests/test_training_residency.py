@@ -15,10 +15,10 @@ from PIL import Image
 from unmix.config import MachineSettings, Settings
 from unmix.data import FileImages, TensorImages, load
 from unmix.errors import UserError
-from unmix.training import residency
-from unmix.training.batches import Batch, EpochOrder, HostLoader, IndexLoader, build_loader
-from unmix.training.machine import Machine, free_memory, peak_memory
-from unmix.training.residency import hold
+from unmix.hardware.devices import Machine, free_memory, peak_memory
+from unmix.training.loading import residency
+from unmix.training.loading.loaders import Batch, EpochOrder, HostLoader, IndexLoader, build_loader
+from unmix.training.loading.residency import hold
 from unmix.views import Views, preset
 
 CPU = Machine(torch.device("cpu"), "32-true", channels_last=False)
@@ -185,7 +185,7 @@ def test_peak_memory_is_this_process_alone():
     """A process that a large one has started does not count what that one held."""
     ballast = torch.ones(2**27)  # 512 MB
     code = (
-        "from unmix.training.machine import peak_memory; import torch; "
+        "from unmix.hardware.devices import peak_memory; import torch; "
         "print(peak_memory(torch.device('cpu')))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

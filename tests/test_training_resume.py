@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from unmix.training import RunFolder, pretrain
-from unmix.training.module import Pretraining
+from unmix.training.loop.module import Pretraining
 
 TINY = {
     "data": "digits",

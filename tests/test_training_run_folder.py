@@ -20,7 +20,7 @@ from unmix.evaluation import load_encoder
 from unmix.files import replacing, write_whole
 from unmix.results import load_results
 from unmix.training import RunFolder, Settings, pretrain
-from unmix.training.checkpoint_files import AtomicCheckpoints
+from unmix.training.run.checkpoints import AtomicCheckpoints
 
 TINY: dict[str, Any] = {
     "data": "digits",

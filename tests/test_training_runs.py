@@ -15,7 +15,8 @@ from torch import Tensor
 
 from unmix.data import FileImages, ImageSet, TensorImages, load
 from unmix.results import RunResults
-from unmix.training import RunFolder, parts, pretrain
+from unmix.training import RunFolder, pretrain
+from unmix.training.run import parts
 
 TINY: dict[str, Any] = {
     "data": "digits",

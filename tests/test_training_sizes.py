@@ -6,8 +6,8 @@ import pytest
 
 from unmix.config import MixtureSettings, Settings, ViewSettings
 from unmix.errors import UserError
-from unmix.training.parts import build, headline
-from unmix.training.sizes import notes_on_sizes
+from unmix.training.run.notes import notes_on_sizes
+from unmix.training.run.parts import build, headline
 
 TINY = {
     "method": "moco", "data": "digits", "limit": 32, "backbone": "resnet10", "width": 0.125,

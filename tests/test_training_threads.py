@@ -10,8 +10,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from unmix.training import RunFolder, pretrain, threads
-from unmix.training.threads import CoreMeter, choose_threads, idle_seconds, quota, using_threads
+from unmix.hardware import threads
+from unmix.hardware.threads import CoreMeter, choose_threads, idle_seconds, quota, using_threads
+from unmix.training import RunFolder, pretrain
 
 TINY: dict[str, Any] = {
     "method": "moco", "data": "digits", "limit": 48, "backbone": "resnet10", "width": 0.125,

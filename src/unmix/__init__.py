@@ -54,7 +54,7 @@ if TYPE_CHECKING:
     )
     from unmix.step import Mixture, objective
     from unmix.stepper import Stepper
-    from unmix.training.pretrain import pretrain
+    from unmix.training.run.pretrain import pretrain
 
 __all__ = [
     "BYOL",

@@ -151,7 +151,7 @@ def parser_of(command: str, words: list[str]) -> Parser:
 def pretrain_command(words: list[str]) -> None:
     """`unmix pretrain`."""
     config, given = pretrain_words(words)
-    from unmix.training.pretrain import pretrain
+    from unmix.training.run.pretrain import pretrain
 
     pretrain(config, **given)
 

@@ -13,9 +13,9 @@ from unmix.files import write_whole
 from unmix.names import shown
 from unmix.training.console import quiet_libraries
 from unmix.training.console import say as print_line
-from unmix.training.parts import build, headline
-from unmix.training.pretrain import settings_for
-from unmix.training.stages import STAGES, facts, measure_stages
+from unmix.training.profiling import STAGES, facts, measure_stages
+from unmix.training.run.parts import build, headline
+from unmix.training.run.pretrain import settings_for
 
 __all__ = ["bench", "table"]
 

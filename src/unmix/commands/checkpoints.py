@@ -8,11 +8,11 @@ from pathlib import Path
 from torch import Tensor
 
 from unmix.errors import UserError
-from unmix.evaluation.loading import check_weights
+from unmix.evaluation.encoder import check_weights
 from unmix.methods import Method
-from unmix.training.checkpoint_files import AtomicCheckpoints
-from unmix.training.parts import build_method
-from unmix.training.run_folder import RunFolder
+from unmix.training.run.checkpoints import AtomicCheckpoints
+from unmix.training.run.folder import RunFolder
+from unmix.training.run.parts import build_method
 
 __all__ = ["epoch_checkpoints", "load_method"]
 

@@ -40,8 +40,8 @@ from unmix.results import (
 )
 from unmix.training.console import quiet_libraries
 from unmix.training.console import say as print_line
-from unmix.training.data_record import DataRecord
-from unmix.training.run_folder import RunFolder
+from unmix.training.run.data_record import DataRecord
+from unmix.training.run.folder import RunFolder
 
 __all__ = ["COMPARISON", "compare"]
 

@@ -13,8 +13,8 @@ from unmix.evaluation.baselines import accuracies, raw_pixels
 from unmix.randomness import generator_for
 from unmix.training.console import duration
 from unmix.training.console import say as print_line
-from unmix.training.parts import build
-from unmix.training.pretrain import pretrain, settings_for
+from unmix.training.run.parts import build
+from unmix.training.run.pretrain import pretrain, settings_for
 
 __all__ = ["RUNS", "demo"]
 

@@ -18,18 +18,18 @@ from unmix.data import ImageSet, StreamedImages
 from unmix.data.fingerprint import Fingerprint
 from unmix.errors import UserError
 from unmix.evaluation import Measured, split_features
-from unmix.evaluation.loading import ENCODER_FILE, LoadedEncoder, load_encoder
+from unmix.evaluation.encoder import ENCODER_FILE, LoadedEncoder, load_encoder
+from unmix.hardware.devices import Machine, choose_machine
 from unmix.results import DamagedResultsError, described, load_results
-from unmix.training.data_record import (
+from unmix.training.run.data_record import (
     DataRecord,
     absolute,
     check_there,
     is_folder,
     same_place,
 )
-from unmix.training.machine import Machine, choose_machine
-from unmix.training.parts import load_split
-from unmix.training.run_folder import RunFolder
+from unmix.training.run.folder import RunFolder
+from unmix.training.run.parts import load_split
 
 __all__ = ["FinishedRun", "Splits", "Subject", "line_of", "say_skipped"]
 

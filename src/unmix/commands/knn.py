@@ -8,10 +8,10 @@ from typing import Any
 from unmix.commands.finished import FinishedRun, Say, line_of, say_skipped
 from unmix.errors import check_choice, check_number
 from unmix.evaluation import measure
+from unmix.hardware.threads import with_threads
 from unmix.randomness import generator_for
 from unmix.training.console import quiet_libraries
 from unmix.training.console import say as print_line
-from unmix.training.threads import with_threads
 
 __all__ = ["knn"]
 

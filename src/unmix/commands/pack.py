@@ -17,6 +17,7 @@ from tqdm import tqdm
 
 from unmix.commands.packing import Options, SplitPacker
 from unmix.data import FileImages, StreamedImages, load
+from unmix.data.listing import Paths
 from unmix.data.packed import (
     MANIFEST,
     UNFINISHED,
@@ -26,7 +27,6 @@ from unmix.data.packed import (
     plain_name,
     read_unfinished,
 )
-from unmix.data.paths import Paths
 from unmix.data.shards import Shard
 from unmix.errors import UserError, check_number
 from unmix.files import replacing, write_whole

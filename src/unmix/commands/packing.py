@@ -13,9 +13,9 @@ from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 
 from unmix.data import BrokenImage, StreamedImages, decode
-from unmix.data.cores import usable_cores
 from unmix.data.shards import Shard, ShardWriter
 from unmix.errors import UserError
+from unmix.hardware.threads import usable_cores
 
 __all__ = ["Options", "SplitPacker"]
 

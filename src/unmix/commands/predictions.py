@@ -23,8 +23,8 @@ from unmix.files import write_whole
 from unmix.names import json_bytes, shown
 from unmix.results import RunResults
 from unmix.training.console import say as print_line
-from unmix.training.data_record import check_there
-from unmix.training.parts import load_split
+from unmix.training.run.data_record import check_there
+from unmix.training.run.parts import load_split
 
 __all__ = ["Predictions", "predictions", "spread_over_classes"]
 

@@ -31,8 +31,8 @@ from unmix.names import shown
 from unmix.randomness import generator_for
 from unmix.training.console import quiet_libraries
 from unmix.training.console import say as print_line
-from unmix.training.parts import native_size
-from unmix.training.sizes import cutout_line
+from unmix.training.run.notes import cutout_line
+from unmix.training.run.parts import native_size
 from unmix.views.crops import crop_uint8
 from unmix.views.geometry import draw_boxes
 

@@ -16,11 +16,11 @@ from unmix.data import StreamedImages, TensorImages
 from unmix.errors import UserError, check_choice, check_number
 from unmix.evaluation import PROTOCOLS, Protocol, find_protocol, measure, run_protocol
 from unmix.evaluation.protocols import Batches
+from unmix.hardware.threads import with_threads
 from unmix.randomness import generator_for
-from unmix.training.batches import EpochOrder, build_loader
 from unmix.training.console import quiet_libraries
 from unmix.training.console import say as print_line
-from unmix.training.threads import with_threads
+from unmix.training.loading.loaders import EpochOrder, build_loader
 from unmix.views import Views, preset
 
 __all__ = ["probe"]

@@ -16,8 +16,8 @@ from unmix.results import (
     settings_of,
     write_results,
 )
-from unmix.training.run_folder import RunFolder
-from unmix.training.run_lock import results_lock
+from unmix.training.run.folder import RunFolder
+from unmix.training.run.lock import results_lock
 
 __all__ = ["NotSavedError", "add_row"]
 

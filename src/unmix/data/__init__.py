@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from unmix.data.decoding import BrokenImage, Decoding, decode
-from unmix.data.imagenet100 import IMAGENET100
-from unmix.data.imageset import FileImages, ImageSet, StreamedImages, TensorImages
+from unmix.data.imagenet import IMAGENET100
+from unmix.data.imageset import FileImages, ImageSet, Skipped, StreamedImages, TensorImages
 from unmix.data.packed import PackedImages
 from unmix.data.reading import read_uint8
 from unmix.data.registry import DATA_SETS, load
-from unmix.data.skipped import Skipped
 from unmix.data.spec import DataSet
 from unmix.data.statistics import (
     IMAGENET_MEAN,

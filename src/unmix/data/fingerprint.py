@@ -15,8 +15,8 @@ import numpy as np
 
 from unmix.data.from_python import DatasetImages
 from unmix.data.imageset import FileImages, ImageSet, TensorImages
+from unmix.data.listing import Paths
 from unmix.data.packed import PackedImages
-from unmix.data.paths import Paths
 from unmix.data.statistics import spread
 
 __all__ = ["Fingerprint", "fingerprint"]

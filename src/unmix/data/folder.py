@@ -11,10 +11,9 @@ from pathlib import Path
 
 from unmix.data.decoding import Decoding
 from unmix.data.deep import Range, may_be_deep
-from unmix.data.imageset import RGB, FileImages
+from unmix.data.imageset import RGB, FileImages, Skipped
 from unmix.data.listing import Folder, Listing, list_classes, list_tree
 from unmix.data.own_output import is_run_folder
-from unmix.data.skipped import Skipped
 from unmix.data.spec import file_images
 from unmix.data.splits import Splits, find_splits
 from unmix.data.statistics import (

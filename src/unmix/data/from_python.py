@@ -19,9 +19,8 @@ from torch.utils.data import DataLoader, TensorDataset
 from unmix.data.decoding import BrokenImage, Decoding
 from unmix.data.given import as_picture, as_uint8, is_path
 from unmix.data.given_labels import Labels, columns_of, labels_of
-from unmix.data.imageset import FileImages, ImageSet, StreamedImages, TensorImages
-from unmix.data.paths import Paths
-from unmix.data.skipped import Skipped
+from unmix.data.imageset import FileImages, ImageSet, Skipped, StreamedImages, TensorImages
+from unmix.data.listing import Paths
 from unmix.data.statistics import (
     IMAGENET_MEAN,
     IMAGENET_STD,

@@ -14,9 +14,8 @@ from torch import Tensor
 
 from unmix.data.decoding import Decoding, rgb8
 from unmix.data.deep import Range
-from unmix.data.imageset import FileImages
+from unmix.data.imageset import FileImages, Skipped
 from unmix.data.reading import read_uint8, resize_batch, resize_image
-from unmix.data.skipped import Skipped
 from unmix.data.statistics import IMAGENET_MEAN, IMAGENET_STD
 from unmix.errors import UserError
 

@@ -26,9 +26,8 @@ import torch
 from torch import Tensor
 
 from unmix.data.decoding import BrokenImage, Decoding
-from unmix.data.imageset import StreamedImages
-from unmix.data.paths import Paths
-from unmix.data.skipped import Skipped
+from unmix.data.imageset import Skipped, StreamedImages
+from unmix.data.listing import Paths
 from unmix.errors import UserError
 
 __all__ = [

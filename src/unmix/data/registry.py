@@ -6,15 +6,13 @@ import os
 from pathlib import Path
 
 from unmix.data.decoding import Decoding
-from unmix.data.digits import DIGITS
 from unmix.data.folder import load_folder
 from unmix.data.imagenet import IMAGENET, IMAGENET_100, TINY_IMAGENET
-from unmix.data.imageset import ImageSet
+from unmix.data.imageset import ImageSet, Skipped
 from unmix.data.packed import holds_pack, load_pack
 from unmix.data.photos import PHOTOS
-from unmix.data.skipped import Skipped
 from unmix.data.spec import DataSet, Request
-from unmix.data.torchvision_sets import CIFAR10, CIFAR100, STL10
+from unmix.data.tensor_sets import CIFAR10, CIFAR100, DIGITS, STL10
 from unmix.errors import UserError, check_choice
 from unmix.names import is_python
 

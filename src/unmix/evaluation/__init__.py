@@ -1,14 +1,20 @@
 """Features once; kNN and linear probes on them; the published protocols; measures of features."""
 
-from unmix.evaluation.accuracy import accuracy
-from unmix.evaluation.encoder import Measured, measure, split_features
+from unmix.evaluation.encoder import LoadedEncoder, load_encoder
 from unmix.evaluation.features import extract
-from unmix.evaluation.health import effective_rank, health, spread, uniformity
 from unmix.evaluation.knn import knn_accuracy, knn_predict
 from unmix.evaluation.linear import STRENGTHS, linear_probe
-from unmix.evaluation.loading import LoadedEncoder, load_encoder
+from unmix.evaluation.metrics import (
+    accuracy,
+    effective_rank,
+    health,
+    softness,
+    softness_summary,
+    spread,
+    uniformity,
+)
 from unmix.evaluation.protocols import PROTOCOLS, Protocol, find_protocol, run_protocol
-from unmix.evaluation.softness import softness, softness_summary
+from unmix.evaluation.splits import Measured, measure, split_features
 
 __all__ = [
     "PROTOCOLS",

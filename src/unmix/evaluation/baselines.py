@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from unmix.data import ImageSet
-from unmix.evaluation.encoder import measure, split_features
+from unmix.evaluation.splits import measure, split_features
 
 __all__ = ["accuracies", "raw_pixels"]
 

@@ -1,131 +1,260 @@
-"""An encoder measured on two image sets: features once, then every protocol on them."""
+"""An exported encoder, read back from its file alone."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+import json
+import os
+import shlex
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from unmix.data import ImageSet
-from unmix.errors import UserError, check_choice
-from unmix.evaluation.features import extract
-from unmix.evaluation.knn import knn_accuracy
-from unmix.evaluation.linear import linear_probe
-from unmix.evaluation.pixels import pixel_batches
+from unmix.backbones import HalfEncoders, feature_dim
+from unmix.checksums import CHECKSUM, wrong_checksum
+from unmix.data.given import as_batch, given_uint8
+from unmix.errors import UserError, check_number
+from unmix.methods import method_class
+from unmix.views import Views, preset
 
-__all__ = ["Measured", "measure", "split_features"]
+__all__ = [
+    "ENCODER_FILE",
+    "EncoderTransform",
+    "LoadedEncoder",
+    "check_weights",
+    "load_encoder",
+    "read_encoder",
+]
+
+ENCODER_FILE = "encoder.safetensors"
+
+_FACTS = ("method", "backbone", "width", "stem", "size", "color_space", "mean", "std")
 
 
-@dataclass(frozen=True)
-class Measured:
-    """The features of one split.
+class LoadedEncoder(nn.Module):
+    """An encoder that is ready to use: frozen, in evaluation mode.
+
+    As a module it maps prepared images to features: `encoder(images)`.
 
     Attributes:
-        features: float32 (M, D), on the CPU.
-        labels: int64 (M,), or None without classes.
-        index: Which images they are of, int64 (M,); broken files are not among them.
+        backbone: The network; for CMC two half-encoders.
+        views: `views.plain` prepares uint8 images as the encoder expects them.
+        facts: What the file says: "method", "backbone", "width", "stem", "size" (pixels),
+            "patch" (of a vision transformer), "color_space", "mean" and "std" (of the pretraining
+            images, RGB in [0, 1]), "range" (of images of more than 8 bits, the values that become
+            0 and 255; None for the whole range of 16 bits).
+        feature_dim: D, the length of its features.
+        transform: Prepares one picture for a `DataLoader`; see `EncoderTransform`.
     """
 
-    features: Tensor
-    labels: Tensor | None
-    index: Tensor
+    def __init__(self, backbone: nn.Module, views: Views, facts: Mapping[str, Any]) -> None:
+        super().__init__()
+        self.backbone, self.views, self.facts = backbone, views, facts
+        self.feature_dim = feature_dim(backbone)
+        self.transform = EncoderTransform(views, self.range)
+        self.eval()
+
+    @property
+    def range(self) -> tuple[float, float] | None:
+        """What becomes black and white of pictures of more than 8 bits, as in the pretraining."""
+        limits = self.facts.get("range")  # not in files from before there was one
+        return None if limits is None else (float(limits[0]), float(limits[1]))
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Map prepared images (N, 3, size, size) to pooled features (N, D)."""
+        return self.features(images)
+
+    def features(self, images: Tensor) -> Tensor:
+        """Map prepared images (N, 3, size, size) to pooled features (N, D); CMC's side by side."""
+        if isinstance(self.backbone, HalfEncoders):
+            return self.backbone.features(images)
+        return self.backbone(images)
+
+    def encode(self, images: Any, *, grad: bool = False, batch_size: int = 256) -> Tensor:
+        """Map pictures to float32 features (N, D), on the encoder's device.
+
+        They are prepared as the evaluation does: the shorter side to 256/224 of the encoder's
+        size, if it is not that size already, then the center. Without `grad` features are plain
+        tensors without a gradient, on which a head can be trained.
+
+        Args:
+            images: One picture or a sequence: PIL images, paths, uint8 arrays (H, W, C), uint8
+                tensors (C, H, W); or a batch of pixels, uint8 (N, C, H, W) or (N, H, W, C).
+            grad: Give gradients, to fine-tune the encoder: if it is frozen, it is unfrozen. Its
+                mode stays: call `encoder.train()` if batch norm is to learn too.
+            batch_size: Pictures that are encoded at a time.
+
+        Raises:
+            UserError: by name, if a picture cannot be read, or is of another type or range.
+        """
+        check_number("batch_size", batch_size, at_least=1)
+        if grad and not any(p.requires_grad for p in self.backbone.parameters()):
+            self.backbone.requires_grad_(True)
+        device = next(self.backbone.parameters()).device
+        batch = as_batch(images)
+        features = []
+        with torch.set_grad_enabled(grad):
+            for start in range(0, len(batch), batch_size):
+                some = batch[start : start + batch_size]
+                pixels = given_uint8(some, self.views.size, start, self.range).to(device)
+                features.append(self.features(self.views.plain(pixels)).float())
+            return torch.cat(features)
 
 
-def split_features(
-    encode: Callable[[Tensor], Tensor],
-    images: ImageSet,
-    prepare: Callable[[Tensor], Tensor],
-    size: int,
-    *,
-    device: torch.device | str = "cpu",
-    dtype: torch.dtype | None = None,
-    batch_size: int = 256,
-    workers: int | None = None,
-) -> Measured:
-    """Encode a split, without augmentation.
+class EncoderTransform:
+    """Prepares one picture as an encoder expects it, for a `DataLoader`.
 
     Args:
-        encode: Normalised images (N, C, H, W) to features (N, D); a module or a method of one.
-        images: The split.
-        prepare: uint8 images to normalised ones, as `Views.plain`.
-        size: Side of the images in pixels.
-        device: Where to encode.
-        dtype: Of autocast; None computes as the weights are.
-        batch_size: Images at a time.
-        workers: Processes that read files ahead; by default from the number of cores.
+        views: Of the encoder.
+        limits: Of pictures of more than 8 bits, what becomes black and white.
+    """
+
+    def __init__(self, views: Views, limits: tuple[float, float] | None = None) -> None:
+        self.views, self.limits = views, limits
+
+    def __call__(self, image: Any) -> Tensor:
+        """Map a PIL image, a path, a uint8 array (H, W, C) or tensor (C, H, W) to (3, size, size).
+
+        Raises:
+            UserError: if it cannot be read, or is of another type or range.
+        """
+        return self.views.plain(given_uint8([image], self.views.size, limits=self.limits))[0]
+
+    def __repr__(self) -> str:
+        return f"EncoderTransform(size={self.views.size})"
+
+
+def load_encoder(
+    folder: Path | str, *, device: torch.device | str = "cpu", channels_last: bool = False
+) -> LoadedEncoder:
+    """Build the encoder that a run exported and fill in its weights; no code of the file is run.
+
+        encoder = unmix.load_encoder("runs/a")
+        features = encoder.encode(["a.jpg", "b.jpg"])
+
+    Args:
+        folder: A run folder, or an `encoder.safetensors` itself.
+        device: Where the encoder goes.
+        channels_last: Keep weights and images in that memory format.
 
     Raises:
-        UserError: if no image can be read.
+        UserError: if the file is missing or damaged, does not say how to build the encoder, or
+            holds other weights than it says.
     """
-    n = len(images)
-    kept: list[Tensor] = []
+    path = Path(folder)
+    if path.is_dir():
+        path = path / ENCODER_FILE
+    weights, facts = read_encoder(path)
+    backbone, views = _build(path, facts, channels_last)
+    check_weights(path, backbone.state_dict(), weights, _name(facts))
+    backbone.load_state_dict(weights)
+    backbone.requires_grad_(False).eval()
+    if channels_last:
+        backbone.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return LoadedEncoder(backbone.to(device), views, facts)
 
-    def batches() -> Iterator[Tensor]:
-        for pixels, index in pixel_batches(
-            images, size, batch_size, workers=workers, device=device
-        ):
-            kept.append(index)
-            yield prepare(pixels.to(device, non_blocking=True))
 
-    features = extract(encode, batches(), device=device, dtype=dtype) if n else torch.empty(0, 0)
-    if not kept:
+def read_encoder(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Read an encoder file: its weights by name, and how to build and feed the encoder.
+
+    Raises:
+        UserError: if the file is missing or damaged, or was not written by unmix.
+    """
+    if not path.exists():
+        if path.parent.is_dir() and path.name == ENCODER_FILE:
+            raise UserError(
+                f"{path.parent}: has no {ENCODER_FILE}; it is written when a run ends. To "
+                f"finish it: unmix pretrain --run {shlex.quote(str(path.parent))}"
+            )
+        raise UserError(f"{path}: there is no such run folder or encoder file.")
+    from safetensors import SafetensorError, safe_open  # only here: training does without it
+
+    try:
+        if wrong_checksum(path):
+            raise ValueError("its checksum is wrong")
+        with _utf8(path) as openable, safe_open(openable, framework="pt") as file:
+            facts = {k: json.loads(v) for k, v in (file.metadata() or {}).items()}
+            weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except (SafetensorError, ValueError, OSError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise UserError(f"{path}: is damaged or not a safetensors file ({reason}).") from None
+    facts.pop(CHECKSUM, None)
+    missing = [name for name in _FACTS if name not in facts]
+    if missing:
         raise UserError(
-            f"{images.name}: none of the {n} images of the {images.split} split is readable."
+            f"{path}: does not say its {missing[0]}; give an {ENCODER_FILE} that unmix pretrain "
+            "wrote."
         )
-    index = torch.cat(kept)
-    return Measured(features, None if images.labels is None else images.labels[index], index)
+    return weights, facts
 
 
-def measure(
-    train: Measured,
-    test: Measured,
-    classes: int,
-    protocols: Sequence[str] = ("knn", "linear"),
-    *,
-    k: int = 200,
-    temperature: float = 0.1,
-    generator: torch.Generator,
-    device: torch.device | str | None = None,
-) -> list[dict[str, Any]]:
-    """Measure features by the protocols that need nothing but features.
+@contextmanager
+def _utf8(path: Path) -> Iterator[Path]:
+    """The file under a name that is UTF-8: safetensors opens no other."""
+    try:
+        os.fspath(path).encode()
+    except UnicodeEncodeError:
+        with tempfile.TemporaryDirectory() as folder:
+            link = Path(folder) / ENCODER_FILE
+            link.symlink_to(path.absolute())
+            yield link
+    else:
+        yield path
+
+
+def check_weights(
+    path: Path, ours: Mapping[str, Tensor], theirs: Mapping[str, Tensor], name: str
+) -> None:
+    """Check that weights have the names and shapes that a network wants.
 
     Args:
-        train: Features and labels that may be learnt from.
-        test: Features and labels to predict.
-        classes: Number of classes.
-        protocols: Of "knn" and "linear".
-        k: Neighbours that vote.
-        temperature: T of the kNN's weights.
-        generator: For the linear probe's split of the training features.
-        device: Where to compute; by default the CPU.
+        path: The file that the weights are from, for the message.
+        ours: What the network wants.
+        theirs: What the file holds.
+        name: The network, for the message.
 
-    Returns:
-        A row of `results.json` for each protocol, without its epoch.
+    Raises:
+        UserError: with the first weight that does not fit.
     """
-    assert train.labels is not None
-    assert test.labels is not None
-    if device is not None and torch.device(device).type == "mps":
-        device = None  # it has no float64, which the probes' statistics use
-    counts = {"train_images": len(train.features), "test_images": len(test.features)}
-    rows: list[dict[str, Any]] = []
-    for protocol in protocols:
-        check_choice("protocol", protocol, ("knn", "linear"))
-        if protocol == "knn":
-            used = min(k, len(train.features))
-            scores = knn_accuracy(
-                train.features, train.labels, test.features, test.labels,
-                classes=classes, k=used, temperature=temperature, device=device,
-            )  # fmt: skip
-            rows.append(
-                {"protocol": "knn", **scores, "k": used, "temperature": temperature, **counts}
-            )
+    for key in dict.fromkeys([*ours, *theirs]):
+        if key not in theirs:
+            wrong = f"{key} is missing"
+        elif key not in ours:
+            wrong = f"{key} is too much"
+        elif ours[key].shape != theirs[key].shape:
+            wrong = f"{key} has shape {tuple(theirs[key].shape)}, not {tuple(ours[key].shape)}"
         else:
-            scores = linear_probe(
-                train.features, train.labels, test.features, test.labels,
-                classes=classes, generator=generator, device=device,
+            continue
+        raise UserError(f"{path}: is of another architecture than {name}: {wrong}.")
+
+
+def _build(path: Path, facts: Mapping[str, Any], channels_last: bool) -> tuple[nn.Module, Views]:
+    """Build the untrained encoder and its views."""
+    if not isinstance(facts["size"], int):
+        raise UserError(f"{path}: its size is {facts['size']!r}; it must be a number of pixels.")
+    try:
+        # The first weights are thrown away; the global generator stays where it is.
+        with torch.random.fork_rng(devices=[]):
+            backbone = method_class(facts["method"]).build_backbone(
+                facts["backbone"], width=facts["width"], stem=facts["stem"], size=facts["size"],
+                patch=facts.get("patch"),  # not in files from before there was one
             )  # fmt: skip
-            rows.append({"protocol": "linear", **scores, **counts})
-    return rows
+        views = Views(
+            preset("none"), facts["size"], tuple(facts["mean"]), tuple(facts["std"]), 1,
+            facts["color_space"], channels_last=channels_last,
+        )  # fmt: skip
+    # What a file says can be of any type and size.
+    except (ValueError, TypeError, AttributeError, ArithmeticError, RuntimeError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise UserError(
+            f"{path}: the encoder that it describes cannot be built: {reason}"
+        ) from None
+    return backbone, views
+
+
+def _name(facts: Mapping[str, Any]) -> str:
+    return f"the {facts['backbone']} of width {facts['width']:g} that it describes"

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from unmix.errors import UserError, check_number
-from unmix.evaluation.accuracy import NO_CLASS, accuracy, check_labelled
+from unmix.evaluation.metrics import NO_CLASS, accuracy, check_labelled
 
 __all__ = ["knn_accuracy", "knn_predict"]
 

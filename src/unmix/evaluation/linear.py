@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, linear
 
 from unmix.errors import UserError
-from unmix.evaluation.accuracy import accuracy, check_labelled
+from unmix.evaluation.metrics import accuracy, check_labelled
 
 __all__ = ["STRENGTHS", "linear_probe"]
 

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from unmix.data import BrokenImage, ImageSet, Skipped, StreamedImages, read_uint8
-from unmix.data.cores import usable_cores
+from unmix.hardware.threads import usable_cores
 
 __all__ = ["pixel_batches"]
 

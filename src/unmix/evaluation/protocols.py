@@ -17,8 +17,8 @@ from torch.optim import SGD, Optimizer
 from torch.optim.lr_scheduler import LRScheduler, MultiStepLR
 
 from unmix.errors import check_choice, check_number
-from unmix.evaluation.accuracy import accuracy, check_labelled
 from unmix.evaluation.features import Encode, encode_batch, evaluating
+from unmix.evaluation.metrics import accuracy, check_labelled
 
 __all__ = ["PROTOCOLS", "Batches", "Protocol", "find_protocol", "run_protocol"]
 

@@ -18,7 +18,7 @@ from unmix.errors import UserError
 from unmix.files import write_whole
 from unmix.results import load_results
 from unmix.studies.plan import slug
-from unmix.training.pretrain import command_line
+from unmix.training.run.pretrain import command_line
 
 __all__ = [
     "NO_RESULT",

@@ -12,8 +12,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from unmix.config import Settings
 from unmix.errors import UserError
 from unmix.studies.plan import Study
-from unmix.training.parts import Parts, build
-from unmix.training.stages import measure_stages
+from unmix.training.profiling import measure_stages
+from unmix.training.run.parts import Parts, build
 
 __all__ = ["Cost", "epochs_for", "measure_cost"]
 

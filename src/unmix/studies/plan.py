@@ -15,7 +15,7 @@ from unmix.config import Settings
 from unmix.errors import UserError, check_choice
 from unmix.statistics import ALPHA, fewest_pairs
 from unmix.studies.conditions import Condition, comparisons_of, conditions_of, possible
-from unmix.training.pretrain import settings_for
+from unmix.training.run.pretrain import settings_for
 
 __all__ = ["PROTOCOLS", "Study", "parse_seeds", "slug"]
 

@@ -27,8 +27,8 @@ from unmix.studies.cells import (
 )
 from unmix.studies.cost import Cost, epochs_for, measure_cost
 from unmix.studies.plan import Study
-from unmix.training.callbacks import duration
-from unmix.training.run_lock import run_lock
+from unmix.training.loop.callbacks import duration
+from unmix.training.run.lock import run_lock
 
 __all__ = ["STALE", "run_study"]
 

@@ -2,7 +2,7 @@
 
 from unmix.config import Settings
 from unmix.recipes import recipe_names
-from unmix.training.pretrain import pretrain
-from unmix.training.run_folder import RunFolder
+from unmix.training.run.folder import RunFolder
+from unmix.training.run.pretrain import pretrain
 
 __all__ = ["RunFolder", "Settings", "pretrain", "recipe_names"]

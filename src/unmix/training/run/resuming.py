@@ -7,8 +7,8 @@ from collections.abc import Callable
 from unmix.config import Settings
 from unmix.errors import UserError
 from unmix.methods import method_class
-from unmix.training.data_record import DataRecord
-from unmix.training.run_folder import RunFolder
+from unmix.training.run.data_record import DataRecord
+from unmix.training.run.folder import RunFolder
 
 __all__ = ["go_on_with"]
 

@@ -11,7 +11,7 @@ from torch.utils.data import Dataset, get_worker_info
 from unmix.data import BrokenImage, StreamedImages
 from unmix.data.opened import OpenedImage
 from unmix.randomness import generator_for
-from unmix.training.batch import Batch
+from unmix.training.loading.batch import Batch
 from unmix.views import Views
 from unmix.views.crops import crop_reduced, crop_uint8
 

@@ -12,10 +12,10 @@ from lightning.pytorch.callbacks import Callback
 
 from unmix.config import EvaluationSettings
 from unmix.training.console import duration
-from unmix.training.evaluator import Evaluator, spread_and_rank
-from unmix.training.health import Health
-from unmix.training.module import Pretraining
-from unmix.training.records import Records
+from unmix.training.loop.evaluator import Evaluator, spread_and_rank
+from unmix.training.loop.health import Health
+from unmix.training.loop.module import Pretraining
+from unmix.training.loop.records import Records
 
 __all__ = ["Checkpoints", "Reporter"]
 

@@ -15,17 +15,17 @@ from lightning.pytorch.strategies import DDPStrategy
 
 from unmix.errors import UserError
 from unmix.names import shown
-from unmix.training.batches import build_loader
-from unmix.training.callbacks import Checkpoints, Reporter
-from unmix.training.checkpoint_files import AtomicCheckpoints, latest_whole, set_aside
-from unmix.training.compiling import Compiling
 from unmix.training.console import is_leader, say
-from unmix.training.loggers import extra_loggers
-from unmix.training.module import Pretraining
-from unmix.training.parts import Parts
-from unmix.training.progress import Bar, Lines, shows_bar
-from unmix.training.records import Records
-from unmix.training.run_folder import RunFolder
+from unmix.training.loading.loaders import build_loader
+from unmix.training.loop.callbacks import Checkpoints, Reporter
+from unmix.training.loop.compiling import Compiling
+from unmix.training.loop.module import Pretraining
+from unmix.training.loop.progress import Bar, Lines, shows_bar
+from unmix.training.loop.records import Records
+from unmix.training.run.checkpoints import AtomicCheckpoints, latest_whole, set_aside
+from unmix.training.run.folder import RunFolder
+from unmix.training.run.loggers import extra_loggers
+from unmix.training.run.parts import Parts
 
 __all__ = ["build_trainer", "fit"]
 

@@ -13,9 +13,9 @@ from unmix.data import ImageSet
 from unmix.errors import UserError
 from unmix.evaluation import Measured, effective_rank, measure, split_features, spread
 from unmix.evaluation.features import NotFiniteError
+from unmix.hardware.devices import Machine
 from unmix.randomness import generator_for
-from unmix.training.machine import Machine
-from unmix.training.module import Pretraining
+from unmix.training.loop.module import Pretraining
 
 __all__ = ["Evaluator", "spread_and_rank"]
 

@@ -12,9 +12,9 @@ import lightning as L
 from lightning.pytorch.callbacks import Callback, TQDMProgressBar
 
 from unmix.names import shown_lines
-from unmix.training.callbacks import Reporter
 from unmix.training.console import duration
-from unmix.training.module import Pretraining
+from unmix.training.loop.callbacks import Reporter
+from unmix.training.loop.module import Pretraining
 
 __all__ = ["Bar", "Lines", "shows_bar"]
 

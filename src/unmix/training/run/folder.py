@@ -19,8 +19,8 @@ from unmix.config.saved import saved_words
 from unmix.errors import UserError, check_given
 from unmix.files import replacing, write_whole
 from unmix.names import is_python, shown
-from unmix.training.checkpoint_files import LAST, PREVIOUS
-from unmix.training.data_record import DATA_RECORD, is_folder, same_place
+from unmix.training.run.checkpoints import LAST, PREVIOUS
+from unmix.training.run.data_record import DATA_RECORD, is_folder, same_place
 
 __all__ = ["RunFolder"]
 

@@ -10,11 +10,11 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from unmix.data import ImageSet, StreamedImages, TensorImages
-from unmix.data.cores import usable_cores
 from unmix.distributed import rank
+from unmix.hardware.threads import usable_cores
 from unmix.randomness import generator_for
-from unmix.training.batch import Batch
-from unmix.training.crops import FileCrops
+from unmix.training.loading.batch import Batch
+from unmix.training.loading.crops import FileCrops
 from unmix.views import Views
 
 __all__ = ["Batch", "EpochOrder", "FileCrops", "build_loader", "worker_count"]

@@ -24,18 +24,18 @@ from unmix.data import (
 from unmix.data.fingerprint import Fingerprint, fingerprint
 from unmix.data.from_python import check_sendable
 from unmix.errors import UserError
+from unmix.hardware.devices import Machine, choose_machine
 from unmix.methods import Method, method_class
 from unmix.names import shown
 from unmix.randomness import generator_for
 from unmix.together import smallest_batch
-from unmix.training.advice import advice_for
-from unmix.training.batches import EpochOrder
-from unmix.training.loggers import check_logger
-from unmix.training.machine import Machine, choose_machine
+from unmix.training.loading.loaders import EpochOrder
+from unmix.training.loading.residency import hold
+from unmix.training.loop.health import advice_for
+from unmix.training.loop.module import Pretraining
 from unmix.training.mixing import check_views, label_space
-from unmix.training.module import Pretraining
-from unmix.training.residency import hold
-from unmix.training.sizes import notes_on_sizes
+from unmix.training.run.loggers import check_logger
+from unmix.training.run.notes import notes_on_sizes
 from unmix.views import Views
 
 __all__ = [

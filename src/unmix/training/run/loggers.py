@@ -8,18 +8,21 @@ import netrc
 import os
 import sys
 import uuid
+from argparse import Namespace
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 from lightning.pytorch.loggers import Logger, TensorBoardLogger
+from lightning.pytorch.utilities import rank_zero_only
 
 from unmix.config import Settings
 from unmix.errors import UserError
 from unmix.files import write_whole
 from unmix.training.console import is_leader
-from unmix.training.run_folder import RunFolder
+from unmix.training.run.folder import RunFolder
 
-__all__ = ["check_logger", "end_failed", "extra_loggers"]
+__all__ = ["TrackioLogger", "check_logger", "end_failed", "extra_loggers"]
 
 
 def check_logger(name: str) -> None:
@@ -117,8 +120,6 @@ def _mlflow_run(folder: RunFolder, known: str | None) -> Logger:
 
 
 def _trackio(folder: RunFolder) -> Logger:
-    from unmix.training.trackio import TrackioLogger
-
     # trackio goes on by name, in one place for all folders: the name must be this run's alone.
     name = _known(folder, "trackio") or f"{folder.path.name}-{uuid.uuid4().hex[:8]}"
     logger = TrackioLogger("unmix", name)
@@ -176,3 +177,54 @@ def _has_password(host: str) -> bool:
         except (OSError, netrc.NetrcParseError):
             continue
     return False
+
+
+class TrackioLogger(Logger):
+    """A run of trackio; `trackio show --project unmix` draws it.
+
+    Args:
+        project: Its name.
+        name: Of the run, unlike any other run's: trackio tells runs apart by it.
+    """
+
+    def __init__(self, project: str, name: str) -> None:
+        super().__init__()
+        self._project, self._name = project, name
+        self._run: Any = None
+
+    @property
+    def name(self) -> str:
+        """The project's name."""
+        return self._project
+
+    @property
+    def version(self) -> str:
+        """The run's name."""
+        return self._name
+
+    @rank_zero_only
+    def begin(self) -> None:
+        """Begin the run, or go on with the one of this name."""
+        import trackio
+
+        self._run = trackio.init(
+            project=self._project, name=self._name, resume="allow", embed=False
+        )
+
+    @rank_zero_only
+    def log_metrics(self, metrics: dict[str, Any], step: int | None = None) -> None:
+        """Log numbers."""
+        self._run.log(metrics, step=step)
+
+    @rank_zero_only
+    def log_hyperparams(self, params: dict[str, Any] | Namespace, *_: Any, **__: Any) -> None:
+        """Nothing: the run folder has them."""
+
+    @rank_zero_only
+    def finalize(self, status: str) -> None:
+        """End the run."""
+        if self._run is not None:
+            import trackio
+
+            trackio.finish()  # the run's own would be ended once more at exit
+            self._run = None

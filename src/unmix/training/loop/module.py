@@ -26,10 +26,9 @@ from unmix.step import (
     objective,
     step_generator,
 )
-from unmix.training.advice import Advice
-from unmix.training.batches import Batch, EpochOrder
-from unmix.training.health import EXPLODED_WEIGHTS, all_finite, weight_norm
-from unmix.training.optimizers import build_optimizer, build_schedule
+from unmix.training.loading.loaders import Batch, EpochOrder
+from unmix.training.loop.health import EXPLODED_WEIGHTS, Advice, all_finite, weight_norm
+from unmix.training.loop.optimizers import build_optimizer, build_schedule
 from unmix.views import Views
 
 __all__ = ["Pretraining"]

@@ -13,8 +13,8 @@ from unmix.config import MachineSettings
 from unmix.data import BrokenImage, ImageSet, StreamedImages, TensorImages
 from unmix.data.opened import OpenedImage
 from unmix.errors import UserError
-from unmix.training.batches import worker_count
-from unmix.training.machine import Machine, free_memory
+from unmix.hardware.devices import Machine, free_memory
+from unmix.training.loading.loaders import worker_count
 
 __all__ = ["Held", "hold"]
 

@@ -11,8 +11,8 @@ from lightning.pytorch.callbacks import Callback
 from torch import Tensor, nn
 
 from unmix.data import StreamedImages
-from unmix.training.machine import timed
-from unmix.training.module import Pretraining
+from unmix.hardware.devices import timed
+from unmix.training.loop.module import Pretraining
 
 __all__ = ["Compiling", "compile_encoders", "compile_views", "obstacle", "quicker"]
 

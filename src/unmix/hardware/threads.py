@@ -1,8 +1,7 @@
 """How many threads compute: as many as there are cores that are really free.
 
 Beside a busy neighbour more threads than free cores are slower than fewer: all wait for the one
-that has no core (two threads on two cores of which one is busy made 0.4 of one thread's speed).
-"""
+that has no core (two threads on two cores of which one is busy made 0.4 of one thread's speed)."""
 
 from __future__ import annotations
 
@@ -16,10 +15,16 @@ from typing import Any, TypeVar
 
 import torch
 
-from unmix.data.cores import usable_cores
 from unmix.errors import check_number
 
-__all__ = ["CoreMeter", "choose_threads", "threads_in_words", "using_threads", "with_threads"]
+__all__ = [
+    "CoreMeter",
+    "choose_threads",
+    "threads_in_words",
+    "usable_cores",
+    "using_threads",
+    "with_threads",
+]
 
 _WINDOW = 0.2  # seconds; /proc/stat counts hundredths
 _BUSY = 0.75  # a core that is free for so much of the time is a free one
@@ -134,3 +139,10 @@ def with_threads(measure: F) -> F:
             return measure(*arguments, threads=threads, **options)
 
     return call  # type: ignore[return-value]
+
+
+def usable_cores() -> int:
+    """The processors that this process may use: a batch system's share, not the whole machine."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1

@@ -21,15 +21,15 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from unmix.data import StreamedImages
 from unmix.errors import UserError
+from unmix.hardware.devices import hardware, peak_memory, timed, versions, wait
 from unmix.methods import Progress
 from unmix.randomness import generator_for
 from unmix.step import Objective, mixed_alike, objective
-from unmix.training.batches import Batch, FileCrops, build_loader
-from unmix.training.compiling import Compiling
-from unmix.training.fitting import build_trainer
-from unmix.training.machine import hardware, peak_memory, timed, versions, wait
-from unmix.training.optimizers import build_optimizer
-from unmix.training.parts import Parts
+from unmix.training.loading.loaders import Batch, FileCrops, build_loader
+from unmix.training.loop.compiling import Compiling
+from unmix.training.loop.optimizers import build_optimizer
+from unmix.training.run.parts import Parts
+from unmix.training.run.trainer import build_trainer
 
 __all__ = ["STAGES", "Times", "facts", "matmul_rate", "measure_stages", "whole_steps"]
 

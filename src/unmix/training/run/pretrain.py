@@ -18,6 +18,8 @@ from unmix.data import ImageSet, StreamedImages
 from unmix.data.fingerprint import Fingerprint
 from unmix.data.from_python import evaluation_images, from_python
 from unmix.errors import UserError
+from unmix.hardware.devices import hardware, peak_memory, versions
+from unmix.hardware.threads import CoreMeter, choose_threads, threads_in_words, using_threads
 from unmix.names import shown
 from unmix.recipes import resolve
 from unmix.results import (
@@ -29,20 +31,18 @@ from unmix.results import (
     settings_of,
     write_results,
 )
-from unmix.training.callbacks import Reporter
 from unmix.training.console import is_leader, quiet_libraries, say
-from unmix.training.data_record import DataRecord, check_there, located
-from unmix.training.evaluator import Evaluator, spread_and_rank
-from unmix.training.fitting import fit
-from unmix.training.health import EXPLODED_LOSS, Health, useless
-from unmix.training.launching import check_launch, check_workers
-from unmix.training.loggers import end_failed
-from unmix.training.machine import hardware, peak_memory, versions
-from unmix.training.parts import Parts, build, encoder_facts, headline
-from unmix.training.resuming import go_on_with
-from unmix.training.run_folder import RunFolder
-from unmix.training.run_lock import results_lock, run_lock
-from unmix.training.threads import CoreMeter, choose_threads, threads_in_words, using_threads
+from unmix.training.loop.callbacks import Reporter
+from unmix.training.loop.evaluator import Evaluator, spread_and_rank
+from unmix.training.loop.health import EXPLODED_LOSS, Health, useless
+from unmix.training.run.data_record import DataRecord, check_there, located
+from unmix.training.run.folder import RunFolder
+from unmix.training.run.launching import check_launch, check_workers
+from unmix.training.run.lock import results_lock, run_lock
+from unmix.training.run.loggers import end_failed
+from unmix.training.run.parts import Parts, build, encoder_facts, headline
+from unmix.training.run.resuming import go_on_with
+from unmix.training.run.trainer import fit
 
 __all__ = ["command_line", "pretrain", "settings_for"]
 

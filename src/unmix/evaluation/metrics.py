@@ -1,0 +1,222 @@
+"""Numbers of features and predictions: accuracy, collapse, softness."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+from torch.nn.functional import normalize
+
+from unmix.errors import UserError
+
+__all__ = [
+    "NO_CLASS",
+    "accuracy",
+    "check_labelled",
+    "effective_rank",
+    "health",
+    "softness",
+    "softness_summary",
+    "spread",
+    "uniformity",
+]
+
+NO_CLASS = -1
+"""In a ranking: there is no further prediction."""
+
+
+def accuracy(ranking: Tensor, labels: Tensor) -> dict[str, float]:
+    """Return how often the label is the first, and among the first five, of a ranking of classes.
+
+    Args:
+        ranking: Classes, best first, int64 `(N, K)`, `NO_CLASS` where there is no further one. With
+            fewer than five columns, top-5 counts those: a ranking of all of five classes or fewer
+            has a top-5 of 100.
+        labels: int64 `(N,)`.
+
+    Returns:
+        "top1" and "top5" in percent.
+    """
+    hits = ranking[:, :5] == labels.to(ranking.device)[:, None]
+    return {
+        "top1": 100.0 * hits[:, 0].double().mean().item(),
+        "top5": 100.0 * hits.any(dim=1).double().mean().item(),
+    }
+
+
+def check_labelled(split: str, features: Tensor, labels: Tensor, classes: int) -> None:
+    """Check that a split has features and as many labels, all of them known classes.
+
+    Args:
+        split: "train" or "test", for the message.
+        features: `(N, D)`.
+        labels: int64 `(N,)`, in [0, classes).
+        classes: Number of classes.
+
+    Raises:
+        UserError: otherwise.
+    """
+    if features.ndim != 2 or len(features) == 0 or len(features) != len(labels):
+        raise UserError(
+            f"{split} split: features {tuple(features.shape)} and labels {tuple(labels.shape)} do "
+            "not match; they must be (N, D) and (N,) with N at least 1"
+        )
+    low, high = int(labels.min()), int(labels.max())
+    if low < 0 or high >= classes:
+        raise UserError(
+            f"{split} split: labels go from {low} to {high}; they must go from 0 to {classes - 1}"
+        )
+
+
+_BLOCK = 1024
+
+
+def spread(features: Tensor) -> float:
+    """Return the mean standard deviation of the L2-normalised features, times the square root of D.
+
+    0 means that all images have the same feature (collapse); about 1 that directions are
+    isotropic, as in SimSiam's figure 2 (arXiv 2011.10566). Features after a ReLU share a positive
+    part and lie lower.
+
+    Args:
+        features: `(N, D)`.
+
+    Raises:
+        UserError: if the features are not a matrix of at least two finite rows.
+    """
+    unit = normalize(_check(features), dim=1)
+    return unit.std(dim=0, correction=0).mean().item() * math.sqrt(unit.shape[1])
+
+
+def effective_rank(features: Tensor) -> float:
+    """Return RankMe: the exponential of the entropy of the normalised singular values.
+
+    In [1, min(N, D)]; 1 means that all features lie on one line, and features of zero give 0. Not
+    centred, as published (Garrido et al., arXiv 2210.02885, equation 1).
+
+    Args:
+        features: `(N, D)`.
+
+    Raises:
+        UserError: if the features are not a matrix of at least two finite rows.
+    """
+    x = _check(features)
+    # The Gram matrix of the shorter side has the squared singular values, at a fraction of the
+    # cost.
+    gram = x.T @ x if x.shape[0] > x.shape[1] else x @ x.T
+    singular = torch.linalg.eigvalsh(gram).clamp_min(0).sqrt()
+    total = singular.sum()
+    if total == 0:
+        return 0.0
+    share = singular / total
+    return torch.special.xlogy(share, share).sum().neg().exp().item()
+
+
+def uniformity(features: Tensor, t: float = 2.0) -> float:
+    """Return the log of the mean Gaussian potential over all pairs of different images.
+
+    0 means collapse; the lower, the more evenly the L2-normalised features cover the sphere, down
+    to about -2 t in many dimensions (Wang and Isola, arXiv 2005.10242, section 4.1).
+
+    Args:
+        features: `(N, D)`. The cost grows with N squared; 10,000 rows take a few seconds.
+        t: Sharpness of the potential exp(-t d^2).
+
+    Raises:
+        UserError: if the features are not a matrix of at least two finite rows.
+    """
+    unit = normalize(_check(features), dim=1).float()
+    n = len(unit)
+    total = 0.0
+    for start in range(0, n, _BLOCK):
+        cosine = (unit[start : start + _BLOCK] @ unit.T).clamp(-1, 1)
+        potential = (t * (2 * cosine - 2)).exp()
+        own = torch.arange(len(potential), device=unit.device)
+        potential[own, own + start] = 0
+        total += potential.sum(dtype=torch.float64).item()
+    return math.log(total / (n * (n - 1)))
+
+
+def health(features: Tensor) -> dict[str, float]:
+    """Return "spread", "effective_rank" and "uniformity" of features `(N, D)`.
+
+    Raises:
+        UserError: if the features are not a matrix of at least two finite rows.
+    """
+    return {
+        "spread": spread(features),
+        "effective_rank": effective_rank(features),
+        "uniformity": uniformity(features),
+    }
+
+
+def _check(features: Tensor) -> Tensor:
+    """Return the features in float64."""
+    if features.ndim != 2 or len(features) < 2 or not bool(features.isfinite().all()):
+        raise UserError(
+            f"health: features {tuple(features.shape)} must be (N, D), all finite, N at least 2"
+        )
+    return features.double()
+
+
+def softness(features: Tensor) -> dict[str, Tensor]:
+    """Measure how flat each image's prediction curve is.
+
+    The published comparison of curves (arXiv 2003.05438v1, figure 3) mixes flatness with the norm
+    of the features; the scale-free measures keep them apart.
+
+    Args:
+        features: Pooled features after a ReLU, `(N, D)`, none negative.
+
+    Returns:
+        Measures by name, each float64 `(N,)`. Scale-free, and NaN for an image whose features are
+        all zero: "entropy" of x / sum x in nats, in [0, ln D]; "relative_entropy", that over ln D
+        (1 for D = 1); "participation_ratio" (sum x)^2 / sum x^2, in [1, D]; "max_share" max x /
+        sum x, in [1 / D, 1]. In the features' own units: "max", "sum", "norm" (L2).
+
+    Raises:
+        UserError: if a feature is negative or not finite, or there are none.
+    """
+    if features.ndim != 2 or features.numel() == 0:
+        raise UserError(f"softness: features {tuple(features.shape)} must be (N, D), not empty")
+    x = features.double()
+    if not bool(x.isfinite().all()) or bool((x < 0).any()):
+        raise UserError(
+            f"softness: features go from {x.min().item():g} to {x.max().item():g}; they must be "
+            "finite and not negative: the pooled output after the last ReLU, not a projection"
+        )
+    largest = x.amax(dim=1)
+    # Dividing by the largest first keeps squares of tiny features from vanishing.
+    scaled = x / largest[:, None]
+    total = scaled.sum(dim=1)
+    share = scaled / total[:, None]
+    entropy = -torch.special.xlogy(share, share).sum(dim=1)
+    log_dim = math.log(x.shape[1])
+    return {
+        "entropy": entropy,
+        "relative_entropy": entropy / log_dim if log_dim else entropy + 1,
+        "participation_ratio": total.square() / scaled.square().sum(dim=1),
+        "max_share": share.amax(dim=1),
+        "max": largest,
+        "sum": x.sum(dim=1),
+        "norm": x.norm(dim=1),
+    }
+
+
+def softness_summary(features: Tensor) -> dict[str, tuple[float, float]]:
+    """Return mean and standard deviation (over N, not N - 1) of each measure over a set of images.
+
+    Args:
+        features: As in `softness`. Images whose features are all zero count in the measures with
+            units only; if there are no others, the scale-free ones are NaN.
+
+    Raises:
+        UserError: as `softness` does.
+    """
+    summary = {}
+    for name, values in softness(features).items():
+        known = values[~values.isnan()]
+        std, mean = torch.std_mean(known, correction=0)
+        summary[name] = (mean.item(), std.item())
+    return summary

@@ -1,0 +1,1 @@
+"""The training loop: the Lightning module, optimizers, and callbacks."""
