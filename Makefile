@@ -1,8 +1,10 @@
-# make demo   four small runs, a table and a report, in minutes
-# make test   lint, types and tests
-# make docs   the documentation, in site/; make tutorial executes its notebook anew
-# make catalog   what flags and help say of the code, anew (see src/unmix/config/catalog.py)
-# Both make what they need in .venv; PYTHON chooses the interpreter (3.10 to 3.13).
+# make demo      a few small runs, a table and a report, in minutes
+# make test      lint, types and tests
+# make docs      the documentation, in site/
+# make tutorial  execute the tutorial's notebook and store its outputs
+# make catalog   rewrite what is generated from the code: the catalog of options (see
+#                src/unmix/config/catalog.py) and the table of features in the README
+# All install what they need in .venv; PYTHON chooses the interpreter (3.10 to 3.13).
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -37,6 +39,7 @@ clean:
 
 catalog: $(VENV)/.installed
 	$(BIN)/python -m unmix.catalog
+	$(BIN)/python docs/tools/registry.py
 
 docs: $(VENV)/.installed-dev
 	$(BIN)/python docs/tools/assemble.py

@@ -20,6 +20,7 @@ from tools.assemble import assemble  # noqa: E402
 from tools.formulas import render_math  # noqa: E402
 from tools.notebook import executed  # noqa: E402
 from tools.reference import parser_of  # noqa: E402
+from tools.registry import readme  # noqa: E402
 from tools.tables import fill_tables  # noqa: E402
 
 __all__ = [
@@ -30,6 +31,7 @@ __all__ = [
     "fill_tables",
     "names",
     "parser_of",
+    "readme",
     "render_math",
     "served",
 ]

@@ -10,8 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from docsite import PAGES, ROOT, build, fill_tables, names, parser_of, render_math
+from docsite import PAGES, ROOT, build, fill_tables, names, parser_of, readme, render_math
 from unmix.cli import COMMANDS
+from unmix.config import MIXTURES
+from unmix.credit import RULES
 
 COMMAND_PAGES = {name: name for name in COMMANDS if name != "data"} | {"data pack": "data-pack"}
 
@@ -70,6 +72,23 @@ def test_every_public_name_is_on_some_page() -> None:
     assert public <= documented
     for package in PAGES:
         assert importlib.import_module(package).__all__
+
+
+def test_the_table_of_features_in_the_readme_matches_the_registries() -> None:
+    """If this fails: make catalog."""
+    assert (ROOT / "README.md").read_text(encoding="utf-8") == readme()
+
+
+def test_the_guide_lists_every_mixture() -> None:
+    text = (ROOT / "docs" / "usage.md").read_text(encoding="utf-8")
+    rows = text.split("\n| `--unmix_mixture` |")[1].split("\n\n")[0]
+    assert sorted(re.findall(r"^\| `(\w+)` \|", rows, re.M)) == sorted(MIXTURES)
+
+
+def test_the_rules_page_lists_every_rule() -> None:
+    text = (ROOT / "docs" / "rules.md").read_text(encoding="utf-8")
+    rows = text.split("\n| rule |")[1].split("\n\n")[0]
+    assert sorted(re.findall(r"^\| `(\w+)` \|", rows, re.M)) == sorted(RULES)
 
 
 def test_an_unknown_table_is_an_error() -> None:

@@ -18,7 +18,7 @@ from unmix.cli import COMMANDS
 DOCS = ROOT / "docs"
 # How fast something was and what it was: commands of earlier versions, as they were typed then.
 RECORDS = {DOCS / "performance.md", DOCS / "results.md"}
-PAGES = [*sorted({*DOCS.rglob("*.md")} - RECORDS), ROOT / "README.md"]
+PAGES = [*sorted({*DOCS.rglob("*.md")} - RECORDS), ROOT / "README.md", ROOT / "CONTRIBUTING.md"]
 
 
 def blocks(page: Path, language: str) -> list[str]:

@@ -27,7 +27,6 @@ def said(capsys: pytest.CaptureFixture[str], *words: str) -> str:
 def test_every_method_has_a_cell_for_every_rule() -> None:
     cells = matrix()
     assert list(cells) == list(METHODS)
-    assert len(METHODS) == 15
     assert all(list(row) == list(RULES) for row in cells.values())
     assert all(row["unmix"] is None and row["image_space"] is None for row in cells.values())
 

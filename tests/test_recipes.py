@@ -12,10 +12,10 @@ from unmix.methods import METHODS
 from unmix.recipes import recipe, recipe_names, recipe_text, resolve, summary
 from unmix.training.run.pretrain import settings_for
 
-FIFTEEN = (
+AT_LEAST = {
     "moco", "insdis", "cmc", "simclr", "byol", "simsiam", "swav", "barlow", "vicreg", "wmse",
     "nnclr", "mocov3", "dino", "pirl", "deepclusterv2",
-)  # fmt: skip
+}  # fmt: skip
 SIDES = {
     "cifar10": 32, "cifar100": 32, "stl10": 64, "tiny-imagenet": 64, "imagenet100": 224,
     "imagenet": 224,
@@ -52,11 +52,11 @@ def comment(name: str) -> list[str]:
     return [line for line in recipe_text(name).splitlines() if line.startswith("#")]
 
 
-def test_the_package_has_the_fifteen_methods_that_the_recipes_are_for():
-    assert sorted(METHODS) == sorted(FIFTEEN)
+def test_no_method_was_removed():
+    assert set(METHODS) >= AT_LEAST
 
 
-@pytest.mark.parametrize("method", FIFTEEN)
+@pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("data", [*SIDES, "photos"])
 def test_every_method_has_a_recipe_for_every_data_set(method: str, data: str):
     """It is what `--method METHOD --data DATA` takes, over the recipe of the method."""

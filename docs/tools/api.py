@@ -6,7 +6,7 @@ import importlib
 import inspect
 from pathlib import Path
 
-from tools.tables import table
+from tools.markdown import table
 
 __all__ = ["PAGES", "write_api"]
 

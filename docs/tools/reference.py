@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from unittest.mock import patch
 
-from tools.tables import table
+from tools.markdown import table
 from unmix.cli import COMMANDS, main, overview
 
 __all__ = ["write_reference"]

@@ -4,20 +4,15 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
 
-__all__ = ["MARKER", "fill_tables", "table"]
+from tools.markdown import table
+from tools.registry import features, methods
+
+__all__ = ["MARKER", "fill_tables"]
 
 MARKER = re.compile(r"^<!-- table: ([\w-]+)(?: ([\w-]+))? -->$", re.MULTILINE)
-
-
-def table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
-    """A table of Markdown; a bar in a cell is escaped."""
-    lines = [list(head), ["---"] * len(list(head)), *rows]
-    return "\n".join(
-        "| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines
-    )
 
 
 def fill_tables(text: str) -> str:
@@ -117,7 +112,9 @@ def study(name: str) -> str:
 
 
 TABLES: dict[str, Callable[..., str]] = {
+    "features": features,
     "flags": flags,
+    "methods": methods,
     "recipes": recipes,
     "matrix": matrix,
     "output": output,

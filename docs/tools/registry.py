@@ -1,0 +1,112 @@
+"""Lists that follow the registries: the table of methods, and the features on the first pages.
+
+python docs/tools/registry.py     rewrites the table of features in README.md
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+DOCS = Path(__file__).resolve().parents[1]
+if __name__ == "__main__":
+    sys.path[:0] = [str(DOCS), str(DOCS.parent / "src")]
+
+from tools.markdown import table  # noqa: E402
+
+__all__ = ["features", "methods", "readme"]
+
+README = DOCS.parent / "README.md"
+BLOCK = re.compile(r"(?<=<!-- table: features -->\n\n).*?(?=\n\n<!-- end of table -->)", re.DOTALL)
+
+
+def read_page(path: Path) -> tuple[dict[str, Any], str]:
+    """The front matter and the title of a page."""
+    head, body = path.read_text(encoding="utf-8").removeprefix("---\n").split("\n---\n", 1)
+    return yaml.safe_load(head), body.strip().splitlines()[0].removeprefix("# ")
+
+
+def pages() -> dict[str, tuple[dict[str, Any], str]]:
+    """Front matter and title of the page of every registered method, oldest paper first.
+
+    Raises:
+        FileNotFoundError: if a method has no page.
+    """
+    from unmix.methods import METHODS
+
+    found = {name: read_page(DOCS / "methods" / f"{name}.md") for name in METHODS}
+    return dict(sorted(found.items(), key=lambda item: (item[1][0]["year"], item[1][0]["arxiv"])))
+
+
+def methods() -> str:
+    """The methods with the front matter of their pages."""
+    rows = []
+    for name, (facts, title) in pages().items():
+        paper = f"[{facts['arxiv']}](https://arxiv.org/abs/{facts['arxiv']})"
+        columns = ("year", "compares", "negatives", "memory", "against_collapse", "views")
+        rows.append([f"[{title}]({name}.md)", *(str(facts[column]) for column in columns), paper])
+    head = ("method", "year", "compares", "negatives", "memory", "against collapse", "views")
+    return table((*head, "paper"), rows)
+
+
+def features(base: str = "") -> str:
+    """What the package has, counted from its registries.
+
+    Args:
+        base: Where the links of the table start, such as "docs/" in the README.
+    """
+    from unmix.config import MIXTURES
+    from unmix.config.catalog import catalog
+    from unmix.recipes import recipe_names
+
+    def code(names: Any) -> str:
+        return ", ".join(f"`{name}`" for name in names)
+
+    titles = ", ".join(title for _, title in pages().values())
+    rules = catalog().rules
+    rows = [
+        (f"[{len(pages())} methods]({base}methods/index.md)", titles),
+        (
+            f"[{len(MIXTURES)} mixtures]({base}usage.md#mixtures)",
+            f"{code(MIXTURES)}; image space (`--IM`), Cutout, RandomErasing",
+        ),
+        (f"[{len(rules)} mixing rules]({base}rules.md)", f"{code(rules)}"),
+        (
+            f"[{len(recipe_names())} recipes]({base}reference/recipes.md)",
+            "settings of published experiments, with the source of each number",
+        ),
+        (
+            f"[backbones and data]({base}usage.md)",
+            "ResNets, AlexNet, any timm model or `nn.Module`; built-in sets, folders, packs, "
+            "PyTorch and Hugging Face data sets, 8 to 16 bits",
+        ),
+        (
+            f"[studies]({base}studies.md)",
+            "conditions x paired seeds, equal compute, exact tests, a verdict in words",
+        ),
+        (
+            f"[evaluation]({base}usage.md#after-a-run)",
+            "weighted kNN, linear probe, published protocols, comparison reports",
+        ),
+        (
+            f"[speed]({base}performance.md)",
+            "data and views on the device, bfloat16, one forward per mixture; CPU, CUDA, MPS, DDP",
+        ),
+    ]
+    return table(("feature", "supported"), rows)
+
+
+def readme() -> str:
+    """The text of the README with its table of features as it is to be."""
+    text = README.read_text(encoding="utf-8")
+    if not BLOCK.search(text):
+        raise ValueError("README.md has no block between 'table: features' and 'end of table'")
+    return BLOCK.sub(lambda _: features("docs/"), text)
+
+
+if __name__ == "__main__":
+    README.write_text(readme(), encoding="utf-8")
