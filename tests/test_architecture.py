@@ -33,8 +33,7 @@ ALLOWED = {
     "together": {"methods", "credit", "mixtures", "backbones"},
     "stepper": {"step", "together", "methods", "credit", "mixtures", "config"},
     "data": set(),
-    "recipes": set(),
-    "config": {"mixtures", "recipes"},
+    "config": {"mixtures"},
     "views": {"config"},
     "results": {"files", "html"},
     "figures": {"results", "files", "html"},
@@ -42,19 +41,19 @@ ALLOWED = {
     "evaluation": {"checksums", "data", "hardware", "views", "methods", "backbones"},
     "training": {
         "step", "together", "methods", "backbones", "credit", "mixtures", "data", "views",
-        "evaluation", "hardware", "config", "recipes", "results", "files", "checksums",
+        "evaluation", "hardware", "config", "results", "files", "checksums",
     },
     "statistics": set(),
     "studies": {"statistics", "training", "config", "results", "files"},
     "commands": {
         "studies",
         "training", "evaluation", "figures", "results", "files", "data", "views", "mixtures",
-        "methods", "recipes", "credit", "config", "html", "hardware",
+        "methods", "credit", "config", "html", "hardware",
     },
     "catalog": {
         "backbones", "commands", "config", "credit", "data", "evaluation", "methods", "mixtures",
     },
-    "cli": {"config", "commands", "training", "recipes"},
+    "cli": {"config", "commands", "training"},
 }  # fmt: skip
 OPEN = {"errors", "names", "synonyms", "randomness", "transfer", "distributed"}
 

@@ -21,8 +21,8 @@ import yaml
 import unmix
 from unmix.cli import COMMANDS, main
 from unmix.config import GROUPS, field_names
+from unmix.config.recipes import recipe_names
 from unmix.mixtures import Cutout
-from unmix.recipes import recipe_names
 from unmix.results import load_results
 from unmix.training.loop.module import Pretraining
 from unmix.training.run.pretrain import settings_for

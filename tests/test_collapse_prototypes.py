@@ -63,12 +63,12 @@ def information(p: Tensor) -> float:
     return (entropy(p.mean(dim=0)) - entropy(p).mean()).item()
 
 
-def dino(centre_momentum: float = 0.5, **options: Any) -> float:
+def dino(center_momentum: float = 0.5, **options: Any) -> float:
     with torch.random.fork_rng(devices=[]), torch.no_grad():
         torch.manual_seed(0)
         method = DINO(
             Small(bias=False), N, dim=32, hidden=32, bottleneck=16, encoder_momentum=0.9,
-            centre_momentum=centre_momentum, freeze_last_epochs=0, **options,
+            center_momentum=center_momentum, freeze_last_epochs=0, **options,
         )  # fmt: skip
         with torch.enable_grad():
             trained(method)
@@ -100,7 +100,7 @@ def swav(monkeypatch: pytest.MonkeyPatch, even: bool) -> float:
 def test_dino_needs_both_centring_and_sharpening() -> None:
     """Without either, what the teacher says no longer depends on the picture (its Fig. 7)."""
     assert dino() > 0.4
-    assert dino(centre_momentum=1.0) < 0.05  # the centre stays 0
+    assert dino(center_momentum=1.0) < 0.05  # the centre stays 0
     assert dino(teacher_temperature=0.1, warmup_teacher_temperature=0.1) < 0.05
 
 

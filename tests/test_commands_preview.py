@@ -265,7 +265,7 @@ def test_images_that_are_all_alike_are_told(tmp_path: Path):
         {"unmix_mixture": "gridmix", "unmix_per": "sample"},
         {"unmix_mixture": "patchmix", "unmix_patch": 2},
         {"unmix_mixture": "region", "unmix_pairing": "halves"},
-        {"unmix_mixture": "region", "unmix_pairing": "neighbour", "unmix_per": "sample"},
+        {"unmix_mixture": "region", "unmix_pairing": "neighbor", "unmix_per": "sample"},
     ],
     ids=str,
 )

@@ -15,8 +15,8 @@ from unmix import cli
 from unmix.cli import COMMANDS, main
 from unmix.config import GROUPS, Settings, field_names
 from unmix.config.completion import choices, script
+from unmix.config.recipes import recipe_names
 from unmix.errors import UserError
-from unmix.recipes import recipe_names
 
 
 def offered(capsys: pytest.CaptureFixture[str], line: str) -> list[str]:

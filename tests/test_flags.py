@@ -11,12 +11,12 @@ import yaml
 
 from unmix import synonyms
 from unmix.cli import COMMANDS, main, pretrain_words
-from unmix.config import GROUPS, Settings, field_names
+from unmix.config import GROUPS, Settings, earlier, field_names
 from unmix.config.catalog import catalog
 from unmix.config.compatibility import check_data, check_rule
 from unmix.config.mixtures import _BOUNDS, MixtureSettings
+from unmix.config.recipes import resolve
 from unmix.errors import UserError, check_choice
-from unmix.recipes import resolve
 from unmix.training.run.parts import notes_on_weights
 from unmix.training.run.pretrain import settings_for
 
@@ -316,3 +316,73 @@ def test_a_notebook_shows_one_line():
     """IPython asks an exception for what it shows instead of a traceback."""
     error = UserError("--lr: -1 is out of range; it must be greater than 0.")
     assert error._render_traceback_() == [f"UserError: {error}"]
+
+
+# --- old names --------------------------------------------------------------------------------
+
+RENAMED = {"method": "dino", "centre_momentum": 0.5, "unmix": True, "unmix_pairing": "neighbour"}
+PRESENT = {"method": "dino", "center_momentum": 0.5, "unmix": True, "unmix_pairing": "neighbor"}
+NOTES = [
+    "centre_momentum is now called center_momentum; the old name still works.",
+    "unmix_pairing neighbour is now called unmix_pairing neighbor; the old name still works.",
+]
+
+
+def test_every_old_name_has_a_present_one():
+    known = SETTINGS | OPTIONS
+    assert set(earlier.SETTINGS.values()) | set(earlier.VALUES) <= known
+    assert not set(earlier.SETTINGS) & known
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "--centre_momentum 0.5 --unmix_pairing neighbour",
+        "--centre-momentum=0.5 --unmix-pairing=neighbour",
+    ],
+)
+def test_an_old_name_on_the_command_line_works_with_one_line_of_notice(words: str, capsys):
+    words += " --method dino --unmix --data nowhere"
+    assert main(["pretrain", *shlex.split(words)]) == 2
+    notes = capsys.readouterr().err.splitlines()[:-1]
+    assert notes == [f"unmix: note: {note}" for note in NOTES]
+
+
+def test_an_old_name_on_the_command_line_means_the_present_one():
+    words = "--method dino --centre_momentum 0.5 --unmix --unmix_pairing neighbour"
+    with pytest.warns(earlier.RenamedWarning):
+        assert pretrain_words(shlex.split(words))[1] == PRESENT
+
+
+def test_an_old_name_in_python_or_a_file_works_with_a_warning():
+    Path("c.yaml").write_text(yaml.safe_dump(RENAMED))
+    for given in ((RENAMED, None), ({}, "c.yaml")):
+        with pytest.warns(earlier.RenamedWarning) as found:
+            settings = settings_for(*given)[0].flat()
+        assert {str(one.message) for one in found} == set(NOTES)
+        assert settings.items() >= PRESENT.items()
+
+
+def test_an_old_name_in_a_file_is_one_line_on_the_command_line(capsys):
+    Path("c.yaml").write_text(yaml.safe_dump(RENAMED))
+    assert main(["pretrain", "--config", "c.yaml", "--data", "nowhere"]) == 2
+    assert capsys.readouterr().err.splitlines()[:-1] == [f"unmix: note: {note}" for note in NOTES]
+
+
+def test_an_old_name_in_a_run_folder_works_silently(recwarn):
+    saved = settings_for(PRESENT)[0].flat()
+    saved["centre_momentum"] = saved.pop("center_momentum")
+    saved["unmix_pairing"] = "neighbour"
+    Path("r").mkdir()
+    Path("r/config.yaml").write_text(yaml.safe_dump(saved))
+    for given in (({"run": "r"}, None), ({}, "r/config.yaml")):
+        assert settings_for(*given)[0].flat().items() >= PRESENT.items()
+    assert len(recwarn) == 0
+
+
+def test_a_setting_by_both_its_names_is_refused(refuse: Refuse):
+    Path("c.yaml").write_text("method: dino\ncentre_momentum: 0.5\ncenter_momentum: 0.6\n")
+    line = refuse("pretrain", "--config", "c.yaml")
+    assert (
+        line == "centre_momentum: is the old name of center_momentum, which is given too; keep one."
+    )

@@ -41,15 +41,15 @@ def test_virtual_labels_of_weight_1_give_the_clean_loss_of_a_query() -> None:
 
 def test_a_resnets_predictor_ends_without_bias_but_in_runs_of_before() -> None:
     """As released; what an earlier version saved has one, and its settings say so by silence."""
-    from unmix.recipes.earlier import as_it_was
+    from unmix.config.earlier import upgraded
 
     assert mocov3().h[-1].bias is None
     assert mocov3(predictor_bias=True).h[-1].bias is not None
     whole = {"method": "mocov3", "stem": "auto", "resident": "yes", "knn_k": 200, "logger": "none"}
-    assert as_it_was(whole)["predictor_bias"] is True
-    assert as_it_was({**whole, "predictor_bias": False})["predictor_bias"] is False
-    assert "predictor_bias" not in as_it_was({**whole, "method": "byol"})
-    assert as_it_was({"method": "mocov3", "stem": "small"}) == {"method": "mocov3", "stem": "small"}
+    assert upgraded(whole)["predictor_bias"] is True
+    assert upgraded({**whole, "predictor_bias": False})["predictor_bias"] is False
+    assert "predictor_bias" not in upgraded({**whole, "method": "byol"})
+    assert upgraded({"method": "mocov3", "stem": "small"}) == {"method": "mocov3", "stem": "small"}
 
 
 class Patches(nn.Module):

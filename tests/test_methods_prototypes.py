@@ -299,7 +299,7 @@ def test_dino_is_the_mean_cross_entropy_of_crops_with_the_teachers_other_views(s
 
 
 def test_dino_centre_follows_the_teachers_mean_after_the_step() -> None:
-    method, views = build("dino", centre_momentum=0.8).eval(), views_of(small=2)
+    method, views = build("dino", center_momentum=0.8).eval(), views_of(small=2)
     before = torch.randn(20, generator=seeded(5))
     method.c.copy_(before)
     result = step(method, views)
@@ -598,7 +598,7 @@ def test_projections_and_features_have_their_sizes(kind: str) -> None:
         ("swav", {"queue_size": -1}, "--queue_size: -1 is out of range; it must be at least 0."),
         ("dino", {"dim": 1}, "--dim: 1 is out of range; it must be at least 2."),
         ("dino", {"teacher_temperature": 0}, "--teacher_temperature: 0 is out of range"),
-        ("dino", {"centre_momentum": 1.5}, "--centre_momentum: 1.5 is out of range"),
+        ("dino", {"center_momentum": 1.5}, "--center_momentum: 1.5 is out of range"),
         ("dino", {"encoder_momentum": 2}, "--encoder_momentum: 2 is out of range"),
         ("deepclusterv2", {"prototypes": (5, 1)}, "--prototypes: 1 is out of range; it must be at"),
         ("deepclusterv2", {"prototypes": ()}, "--prototypes: no number was given; give one a head"),

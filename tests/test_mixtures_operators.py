@@ -48,7 +48,7 @@ PAIRS = [
     build(per=per, pairing=pairing)
     for build in PAIR_KINDS.values()
     for per in ("batch", "sample")
-    for pairing in ("reverse", "permutation", "halves", "neighbour")
+    for pairing in ("reverse", "permutation", "halves", "neighbor")
 ]
 SEVERAL = [
     operator
@@ -511,7 +511,7 @@ def test_mixtures_of_pairs_ask_for_a_second_view_only_where_it_is_mixed_in():
     assert UnMix(pairing="second_view").extra == (None,)
     assert ScaleMix().extra == (None,)
     assert not FMix().needs_features
-    assert FMix(pairing="neighbour").needs_features
+    assert FMix(pairing="neighbor").needs_features
 
 
 # --- other draws of another size --------------------------------------------------------------

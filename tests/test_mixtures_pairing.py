@@ -54,7 +54,7 @@ def test_neighbours_are_found_in_full_precision_under_autocast():
 def test_a_draw_by_neighbours_mixes_with_them():
     features = torch.tensor([[1.0, 0.0], [0.0, 1.0], [0.9, 0.1], [0.1, 0.9]])
     x = torch.randn(4, 3, 6, 6, generator=seeded())
-    draw = UnMix(1.0, pairing="neighbour").draw(x.shape, seeded(), features)
+    draw = UnMix(1.0, pairing="neighbor").draw(x.shape, seeded(), features)
     assert draw.partner.tolist() == [2, 3, 0, 1]
     lam = draw.weight[0]
     torch.testing.assert_close(draw.apply(x), lam * x + (1 - lam) * x[[2, 3, 0, 1]])
@@ -63,7 +63,7 @@ def test_a_draw_by_neighbours_mixes_with_them():
 @pytest.mark.parametrize("features", [None, torch.zeros(3, 2)])
 def test_neighbours_without_features_of_the_batch_are_refused(features):
     with pytest.raises(ValueError, match=r"neighbours of 4 images needs features \(N, D\)"):
-        UnMix(pairing="neighbour").draw((4, 3, 6, 6), seeded(), features)
+        UnMix(pairing="neighbor").draw((4, 3, 6, 6), seeded(), features)
 
 
 @given(st.integers(2, 12), st.integers(2, 6), st.integers(0, 2**31))

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
+from unmix.config.recipes import recipe, recipe_names, recipe_text, resolve, summary
 from unmix.methods import METHODS
-from unmix.recipes import recipe, recipe_names, recipe_text, resolve, summary
 from unmix.training.run.pretrain import settings_for
 
 AT_LEAST = {
@@ -87,7 +87,7 @@ def test_a_recipe_says_what_it_is_and_where_its_numbers_are_from(name: str):
 def test_a_recipe_lies_in_its_methods_folder_and_states_only_what_it_changes(name: str):
     own = recipe(name)
     method = own["method"]
-    assert (resources.files("unmix.recipes") / method / f"{name}.yaml").is_file()
+    assert (resources.files("unmix") / "recipes" / method / f"{name}.yaml").is_file()
     assert name == method or name.startswith(f"{method}-")
     assert name == method or name.endswith(f"-{own['data']}")
     if name != method:

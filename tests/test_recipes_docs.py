@@ -9,8 +9,8 @@ import pytest
 
 from docsite import fill_tables
 from unmix.config import method_options
+from unmix.config.recipes import recipe, recipe_names
 from unmix.methods import METHODS
-from unmix.recipes import recipe, recipe_names
 
 DOCS = Path(__file__).parents[1] / "docs" / "methods"
 PAGES = sorted(path.stem for path in DOCS.glob("*.md") if path.stem != "index")

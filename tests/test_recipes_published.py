@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from unmix.recipes import recipe, recipe_names
+from unmix.config.recipes import recipe, recipe_names
 from unmix.training.run.pretrain import settings_for
 
 TABLES = [

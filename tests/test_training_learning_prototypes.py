@@ -17,7 +17,7 @@ METHODS: dict[str, dict[str, Any]] = {
     },
     "dino": {
         "dim": 256, "hidden": 128, "bottleneck": 64, "encoder_momentum": 0.99, "head_bn": True,
-        "centre_momentum": 0.5, "lr": 3e-3, "epochs": 14,
+        "center_momentum": 0.5, "lr": 3e-3, "epochs": 14,
     },
     "deepclusterv2": {"hidden": 128, "prototypes": (32, 32, 32), "lr": 2e-3, "epochs": 12},
     "pirl": {"negatives": 128, "lr": 1e-3, "epochs": 12},

@@ -52,7 +52,7 @@ def test_every_mixture_makes_a_step_from_its_flag(mixture: str) -> None:
     assert not torch.equal(result.mixed, result.clean)
 
 
-@pytest.mark.parametrize("pairing", ["reverse", "permutation", "halves", "neighbour",
+@pytest.mark.parametrize("pairing", ["reverse", "permutation", "halves", "neighbor",
                                      "second_view"])  # fmt: skip
 def test_every_pairing_makes_a_step(pairing: str) -> None:
     result = one_step(parts_of(**MOCO, unmix=True, unmix_pairing=pairing))
@@ -91,7 +91,7 @@ def test_mixco_is_encoded_in_one_forward_unless_told_or_impossible() -> None:
     mixco = {**MOCO, "unmix": True, "unmix_rule": "mixco"}
     assert parts_of(**mixco).module.joint is True
     assert parts_of(**mixco, unmix_joint=False).module.joint is False
-    assert parts_of(**mixco, unmix_pairing="neighbour").module.joint is False
+    assert parts_of(**mixco, unmix_pairing="neighbor").module.joint is False
     assert parts_of(**MOCO, unmix=True).module.joint is False
     assert parts_of(**MOCO, unmix=True, unmix_joint=True).module.joint is True
 
@@ -242,7 +242,7 @@ MISTAKES: list[tuple[list[str], str]] = [
         "--unmix_joint: --unmix_rule imix replaces the clean view",
     ),
     (
-        ["--method", "moco", "--unmix", "--unmix_pairing", "neighbour", "--unmix_joint"],
+        ["--method", "moco", "--unmix", "--unmix_pairing", "neighbor", "--unmix_joint"],
         "--unmix_joint: does not go with pairing by neighbours",
     ),
     (

@@ -27,7 +27,7 @@ def fill_tables(text: str) -> str:
 def flags(method: str) -> str:
     """The flags of one method, as its class describes them, with its defaults."""
     from unmix.config.catalog import method_options
-    from unmix.recipes import resolve
+    from unmix.config.recipes import resolve
 
     given = resolve({"method": method}, method)[0]
     rows = [
@@ -48,7 +48,7 @@ def shown(default: object) -> str:
 
 def recipes(method: str = "") -> str:
     """The recipes that ship: of one method, or all."""
-    from unmix.recipes import recipe, recipe_names, summary
+    from unmix.config.recipes import recipe, recipe_names, summary
 
     names = [name for name in recipe_names() if method in ("", recipe(name)["method"])]
     return table(("recipe", "contents"), [(f"`{name}`", summary(name)) for name in names])

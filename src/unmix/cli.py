@@ -15,12 +15,13 @@ from unmix.config import GROUPS, MixtureSettings, Settings, field_names
 from unmix.config.catalog import catalog
 from unmix.config.compatibility import check_data, check_rule
 from unmix.config.completion import candidates, script
+from unmix.config.earlier import old_names_noted
 from unmix.config.flags import HelpShown, Parser
 from unmix.config.help import ABOUT, ABOUTS, EXAMPLES, STUDY_EXAMPLES
 from unmix.config.parameters import Parameter
+from unmix.config.recipes import recipe_names, recipe_text, resolve, summary
 from unmix.config.saved import check_method, is_run, saved_words
 from unmix.errors import UserError, check_choice, check_given
-from unmix.recipes import recipe_names, recipe_text, resolve, summary
 
 # What a command needs it imports itself, once its flags are understood: PyTorch and Lightning take
 # seconds, and neither help nor the refusal of a flag shall wait for them.
@@ -46,7 +47,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     typed = list(sys.argv[1:] if arguments is None else arguments)
     words = typed if typed[:1] == ["--complete"] else [_underscored(word) for word in typed]
     try:
-        status = _run(words)
+        with old_names_noted(lambda note: print(f"unmix: note: {note}", file=sys.stderr)):
+            status = _run(words)
         # Here, not at exit, where a closed pipe could no longer be caught.
         sys.stdout.flush()
         return status

@@ -8,8 +8,8 @@ from unmix.config.catalog import catalog
 from unmix.config.flags import Parser
 from unmix.config.groups import CHOICES
 from unmix.config.mixtures import IM_TYPES, MIXTURES
+from unmix.config.recipes import recipe_names
 from unmix.errors import UserError, check_choice
-from unmix.recipes import recipe_names
 
 __all__ = ["candidates", "choices", "script"]
 

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any, NoReturn
 
 from unmix.config.catalog import catalog, method_options, methods_with
+from unmix.config.earlier import current, current_name
 from unmix.config.parameters import Parameter, parameters_of
 from unmix.config.values import Kind
 from unmix.errors import UserError, check_given
@@ -113,7 +114,8 @@ class Parser(argparse.ArgumentParser):
             HelpShown: if it was the help that was asked for.
         """
         try:
-            words = self._without_commas("--help" if word == "-help" else word for word in words)
+            words = ["--help" if word == "-help" else self._current(word) for word in words]
+            words = self._without_commas(words)
             found, unknown = self.parse_known_args(words)
         except argparse.ArgumentError as error:
             raise UserError(self._explain(error, words)) from None
@@ -125,11 +127,18 @@ class Parser(argparse.ArgumentParser):
         for name, given in vars(found).items():
             for value in given if isinstance(given, list | tuple) else [given]:
                 check_given(str(positional.get(name) or f"--{name}"), value)
-        return vars(found)
+        return current(vars(found))
 
     def error(self, message: str) -> NoReturn:
         """Raise instead of ending the program."""
         raise argparse.ArgumentError(None, message)
+
+    def _current(self, word: str) -> str:
+        """A flag by its present name; any other word as it is."""
+        flag = re.match(r"--(?:no-)?(\w+)", word)
+        if flag is None or f"--{flag[1]}" in self._option_string_actions:
+            return word
+        return word[: flag.start(1)] + current_name(flag[1]) + word[flag.end(1) :]
 
     def _without_commas(self, words: Iterable[str]) -> list[str]:
         """`--jitter=0.4,0.4,0.2,0.1` and `--jitter 0.4,0.4,0.2,0.1` as four words."""

@@ -94,7 +94,7 @@ class MixtureSettings:
             cropmix have the laws that they were published with.
         unmix_per: One draw a "batch" or a "sample"; by default as the rule was published.
         unmix_pairing: Partner by "reverse" of the batch, "permutation", "halves" (the first half
-            with the second), "neighbour" (the nearest of the batch in feature space) or
+            with the second), "neighbor" (the nearest of the batch in feature space) or
             "second_view" (oneself); by default as the rule was published.
         unmix_joint: Encode clean and mixed images in one forward; batch norm then takes
             its statistics over both. By default as the rule was released: yes for mixco.
@@ -151,7 +151,7 @@ class MixtureSettings:
         untouched = all(getattr(self, field.name) == field.default for field in fields(self))
         check_choice("--IM_type", self.IM_type, IM_TYPES)
         if self.unmix_joint is None:
-            apart = self.unmix_mixture == "manifold" or self.unmix_pairing == "neighbour"
+            apart = self.unmix_mixture == "manifold" or self.unmix_pairing == "neighbor"
             object.__setattr__(self, "unmix_joint", self.unmix_rule == "mixco" and not apart)
         self._check_words()
         if untouched:

@@ -7,8 +7,8 @@ from typing import Any
 
 import yaml
 
+from unmix.config.earlier import upgraded
 from unmix.errors import UserError
-from unmix.recipes.earlier import as_it_was
 
 __all__ = ["check_method", "is_run", "saved_words"]
 
@@ -38,7 +38,7 @@ def saved_words(folder: Path | str) -> dict[str, Any]:
         raise UserError(f"{config}: cannot be read ({reason}).") from None
     if not isinstance(words, dict):
         raise UserError(f"{config}: must hold lines of the form `setting: value`.")
-    return as_it_was(words)
+    return upgraded(words)
 
 
 def check_method(folder: Path | str, method: str) -> None:

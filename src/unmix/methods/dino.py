@@ -66,7 +66,7 @@ class DINO(MultiCrop):
         teacher_temperature: tau_t, the teacher's.
         warmup_teacher_temperature: tau_t at the start, from which it goes linearly.
         warmup_teacher_epochs: Epochs of that way: the last of them has tau_t, each is of one tau.
-        centre_momentum: m of the centre.
+        center_momentum: m of the centre.
         encoder_momentum: lambda of the teacher at the start; rises to 1 by a cosine.
         freeze_last_epochs: Epochs before the head's last layer is trained.
         normalise_last: Keep the rows of the last layer unit vectors, without a gain.
@@ -87,7 +87,7 @@ class DINO(MultiCrop):
         teacher_temperature: float = 0.04,
         warmup_teacher_temperature: float = 0.04,
         warmup_teacher_epochs: int = 0,
-        centre_momentum: float = 0.9,
+        center_momentum: float = 0.9,
         encoder_momentum: float = 0.996,
         freeze_last_epochs: int = 1,
         normalise_last: bool = True,
@@ -100,7 +100,7 @@ class DINO(MultiCrop):
         check_number("--teacher_temperature", teacher_temperature, above=0)
         check_number("--warmup_teacher_temperature", warmup_teacher_temperature, above=0)
         check_number("--warmup_teacher_epochs", warmup_teacher_epochs, at_least=0)
-        check_number("--centre_momentum", centre_momentum, at_least=0, at_most=1)
+        check_number("--center_momentum", center_momentum, at_least=0, at_most=1)
         check_number("--encoder_momentum", encoder_momentum, at_least=0, at_most=1)
         check_number("--freeze_last_epochs", freeze_last_epochs, at_least=0)
         sizes = (feature_dim(backbone), hidden, hidden, bottleneck)
@@ -110,7 +110,7 @@ class DINO(MultiCrop):
         self.dim, self.T = dim, temperature
         self.tau_t, self.tau_end = warmup_teacher_temperature, teacher_temperature
         self.tau_start, self.tau_epochs = warmup_teacher_temperature, warmup_teacher_epochs
-        self.m, self.lambda_start = centre_momentum, encoder_momentum
+        self.m, self.lambda_start = center_momentum, encoder_momentum
         self.freeze_epochs, self.frozen = freeze_last_epochs, False
 
     def begin_step(self, progress: Progress) -> None:

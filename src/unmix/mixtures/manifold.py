@@ -45,7 +45,7 @@ class ManifoldMixture(PairOperator):
         if self.pairing == "second_view":
             raise UserError(
                 "--unmix_pairing: second_view mixes pixels of two views, and --unmix_mixture "
-                "manifold the features of one; use reverse, permutation, halves or neighbour."
+                "manifold the features of one; use reverse, permutation, halves or neighbor."
             )
 
     def draw(

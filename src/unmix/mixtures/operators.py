@@ -104,7 +104,7 @@ class PairOperator:
     @property
     def needs_features(self) -> bool:
         """Whether partners are neighbours."""
-        return self.pairing == "neighbour"
+        return self.pairing == "neighbor"
 
     def _check_pairs(self) -> None:
         check_choice("--unmix_per", self.per, PER)

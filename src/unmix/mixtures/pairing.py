@@ -9,7 +9,7 @@ from unmix.errors import check_choice
 
 __all__ = ["PAIRINGS", "cyclic_owners", "nearest", "partners"]
 
-PAIRINGS = ("reverse", "permutation", "halves", "neighbour", "second_view")
+PAIRINGS = ("reverse", "permutation", "halves", "neighbor", "second_view")
 
 
 def partners(
@@ -24,18 +24,18 @@ def partners(
         pairing: "reverse" (i with N - 1 - i, Un-Mix; the middle image of an odd batch is its own
             partner), "permutation" (a random one, oneself included, mixup), "halves" (the first
             half with the second, so there are n // 2 mixtures and of an odd batch the last image is
-            in none, MixCo), "neighbour" (the nearest other image, see `nearest`) or "second_view"
+            in none, MixCo), "neighbor" (the nearest other image, see `nearest`) or "second_view"
             (oneself).
         n: Images in the batch.
         generator: For "permutation".
-        features: For "neighbour": what the nearness is that of, (n, D).
+        features: For "neighbor": what the nearness is that of, (n, D).
 
     Returns:
-        int64 (M,), on the CPU, but for "neighbour" on the features' device.
+        int64 (M,), on the CPU, but for "neighbor" on the features' device.
 
     Raises:
         UserError: if there is no such pairing.
-        ValueError: if "neighbour" is given no features, or not n of them.
+        ValueError: if "neighbor" is given no features, or not n of them.
     """
     check_choice("--unmix_pairing", pairing, PAIRINGS)
     if pairing == "reverse":

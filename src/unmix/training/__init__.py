@@ -1,7 +1,7 @@
 """Settings, the Lightning module, the run folder, and pretraining itself."""
 
 from unmix.config import Settings
-from unmix.recipes import recipe_names
+from unmix.config.recipes import recipe_names
 from unmix.training.run.folder import RunFolder
 from unmix.training.run.pretrain import pretrain
 

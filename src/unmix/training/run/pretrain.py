@@ -13,6 +13,8 @@ from typing import Any
 import torch
 
 from unmix.config import Settings
+from unmix.config.earlier import current
+from unmix.config.recipes import resolve
 from unmix.config.saved import check_method
 from unmix.data import ImageSet, StreamedImages
 from unmix.data.fingerprint import Fingerprint
@@ -21,7 +23,6 @@ from unmix.errors import UserError
 from unmix.hardware.devices import hardware, peak_memory, versions
 from unmix.hardware.threads import CoreMeter, choose_threads, threads_in_words, using_threads
 from unmix.names import shown
-from unmix.recipes import resolve
 from unmix.results import (
     DamagedResultsError,
     RunResults,
@@ -115,7 +116,7 @@ def settings_for(
         # Another method has other options, and theirs would be taken for the mistake.
         if "method" in words:
             check_method(folder.path, words["method"])
-        return Settings.of({**theirs, **words}), []
+        return Settings.of({**theirs, **current(words)}), []
     merged, used = resolve(words, config)
     return Settings.of(merged), used
 

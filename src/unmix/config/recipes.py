@@ -11,10 +11,12 @@ from typing import Any
 
 import yaml
 
+from unmix.config.earlier import current, upgraded
 from unmix.errors import UserError, check_choice
-from unmix.recipes.earlier import as_it_was
 
 __all__ = ["recipe", "recipe_names", "recipe_text", "resolve", "summary"]
+
+_ROOT = resources.files("unmix") / "recipes"
 
 
 class _TwiceError(ValueError):
@@ -40,7 +42,7 @@ class _Once(yaml.SafeLoader):
 @cache
 def _folders() -> dict[str, str]:
     """The folder of each recipe that ships, by the recipe's name."""
-    folders = [folder for folder in resources.files("unmix.recipes").iterdir() if folder.is_dir()]
+    folders = [folder for folder in _ROOT.iterdir() if folder.is_dir()]
     return {
         file.name.removesuffix(".yaml"): folder.name
         for folder in folders
@@ -73,7 +75,7 @@ def recipe(name: str) -> dict[str, Any]:
         raise UserError(f"--config: {name}{where} is not valid YAML.") from None
     if not isinstance(words, dict):
         raise UserError(f"--config: {name} must hold lines of the form `setting: value`.")
-    return as_it_was(words)
+    return upgraded(words)
 
 
 def recipe_text(name: str, flag: str = "--config") -> str:
@@ -83,7 +85,7 @@ def recipe_text(name: str, flag: str = "--config") -> str:
         UserError: if there is none of that name, with the nearest match; it names `flag`.
     """
     check_choice(flag, name, recipe_names())
-    file = resources.files("unmix.recipes") / _folders()[name] / f"{name}.yaml"
+    file = _ROOT / _folders()[name] / f"{name}.yaml"
     return file.read_text(encoding="utf-8")
 
 
@@ -119,6 +121,7 @@ def resolve(
     Returns:
         The settings that differ from the program's defaults, and the names of the recipes used.
     """
+    words = current(words)
     configs = [config] if isinstance(config, (str, os.PathLike)) else list(config or ())
     chosen: dict[str, Any] = {}
     for name in configs:
