@@ -94,9 +94,9 @@ def old_names_noted(note: Callable[[str], None]) -> Iterator[None]:
     noted = set()
     show = warnings.showwarning
 
-    def show_once(message: Warning | str, category: type[Warning], *where: Any) -> None:
+    def show_once(message: Any, category: type[Warning], *where: Any, **more: Any) -> None:
         if not issubclass(category, RenamedWarning):
-            show(message, category, *where)
+            show(message, category, *where, **more)
         elif str(message) not in noted:
             noted.add(str(message))
             note(str(message))
