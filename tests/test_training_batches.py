@@ -158,7 +158,7 @@ def test_two_workers_give_the_batches_that_none_give(images: FileImages, views: 
 
     The views are of two sizes.
     """
-    settings = replace(views.settings, local_crops=2, local_size=8)
+    settings = replace(views.settings, local_crops=2, local_size=8, second_interpolation="bicubic")
     views = Views(settings, SIZE, images.mean, images.std, count=2)
     order = EpochOrder(len(images), 4, seed=0)
     position = [0]
@@ -245,10 +245,10 @@ def plain_crops(images: StreamedImages, views: Views, epoch: int, i: int) -> lis
         crop_pil(
             image,
             views.draw_boxes(1, image.height, image.width, generator, view)[0],
-            size,
-            views.settings.interpolation,
+            kind.size,
+            kind.settings.interpolation,
         )
-        for view, size in enumerate(views.sizes)
+        for view, kind in enumerate(views.kinds)
     ]
 
 

@@ -36,6 +36,8 @@ METHODS = {
         "local_size": 4,
         "second_blur_p": 0.5,
         "second_solarize_p": 0.2,
+        "second_view": {"jitter_p": 0.0, "crop_scale_min": 0.6, "interpolation": "bicubic"},
+        "local_view": {"flip_p": 0.0},
     },
     "insdis": {"method": "insdis", "negatives": 64, "IM": True, "IM_type": "RandomErasing"},
     "cmc": {"method": "cmc", "negatives": 64, "unmix": True, "optimizer": "adam", "lr": 1e-3},

@@ -131,6 +131,96 @@ def test_a_local_crop_is_a_view_of_that_size_and_scale():
         ours.apply_crops(crops, draw, 1)
 
 
+OTHER = {
+    "crop_scale_min": 0.6, "crop_scale_max": 0.7, "crop_ratio": (1.0, 1.2),
+    "interpolation": "bicubic", "flip_p": 0.9, "jitter": (0.1, 0.2, 0.3, 0.0), "jitter_p": 0.3,
+    "gray_p": 0.7, "blur_p": 0.2, "blur_sigma": (1.0, 1.5), "blur_kernel": 3, "solarize_p": 0.8,
+}  # fmt: skip
+"""A value for every setting of a view that is none of EVERYTHING's."""
+
+
+def test_there_is_a_second_and_a_local_setting_for_each_of_the_first_view():
+    names = [field.name for field in dataclasses.fields(ViewSettings)]
+    first = [name for name in names if not name.startswith(("second_", "local_"))]
+    assert first == list(OTHER)
+    assert [f"second_{name}" for name in first if f"second_{name}" not in names] == []
+    local = [f"local_{name.removeprefix('crop_')}" for name in first]
+    assert [name for name in local if name not in names] == []
+
+
+def alike(ours: Views, view: int, theirs: Views) -> None:
+    """Check that a view of ours is the first of theirs, to the bit, also where crops are given."""
+    draw = ours.draw(6, 40, 36, seeded(4), view)
+    other = theirs.draw(6, 40, 36, seeded(4))
+    assert torch.equal(draw.boxes, other.boxes)
+    pixels = torch.randint(0, 256, (6, 3, 40, 36), dtype=torch.uint8, generator=seeded(9))
+    assert torch.equal(ours.apply(pixels, draw, view), theirs.apply(pixels, other))
+    crops = images(6, theirs.sizes[0])
+    assert torch.equal(ours.apply_crops(crops, draw, view), theirs.apply_crops(crops, other))
+
+
+@pytest.mark.parametrize("chosen", [*([name] for name in OTHER), list(OTHER)], ids=str)
+@pytest.mark.parametrize("which", ["second", "local"])
+def test_every_setting_of_a_view_can_be_its_own(which: str, chosen: list[str]):
+    """The view is what it is where all have these settings, and no other view has changed."""
+    base = dataclasses.replace(EVERYTHING, local_crops=2, local_size=16)
+    if chosen == ["crop_scale_max"]:
+        base = dataclasses.replace(base, crop_scale_min=0.1)
+    if which == "local":
+        own = {f"local_{name.removeprefix('crop_')}": OTHER[name] for name in chosen}
+        if chosen == ["crop_scale_min"]:
+            own["local_scale_max"] = 1.0
+        view, size, rest = 2, 16, (0, 1)
+    else:
+        own = {f"second_{name}": OTHER[name] for name in chosen}
+        view, size, rest = 1, 32, (0, 2, 3)
+    settings = dataclasses.replace(base, **own)
+    plain = dataclasses.replace(EVERYTHING, **{name: OTHER[name] for name in chosen})
+    if which == "local":
+        scale = (settings.local_scale_min, settings.local_scale_max)
+        plain = dataclasses.replace(plain, crop_scale_min=scale[0], crop_scale_max=scale[1])
+    elif chosen == ["crop_scale_max"]:
+        plain = dataclasses.replace(plain, crop_scale_min=0.1)
+    alike(views_of(settings), view, views_of(plain, size=size))
+    for unchanged in rest:
+        kind = views_of(settings).kinds[unchanged]
+        assert kind == views_of(base).kinds[unchanged]
+
+
+def test_a_weak_second_view_is_only_cropped_and_flipped():
+    """As the target of ReSSL (Zheng et al. 2021, section 3.2); frequencies within 3 sigma."""
+    weak = {"second_jitter_p": 0, "second_gray_p": 0, "second_blur_p": 0, "second_solarize_p": 0}
+    strong = ViewSettings(jitter_p=0.8, gray_p=0.2, blur_p=0.5, solarize_p=0.1)
+    settings = dataclasses.replace(strong, **weak, second_crop_scale_min=0.4)
+    views, n = views_of(settings), 10_000
+    first, second = views.draw_all(n, 2000, 2000, seeded())
+    assert second.colour is None
+    assert second.sigma is None
+    assert second.solarize is None
+    assert second.flip.float().mean().item() == pytest.approx(0.5, abs=0.015)
+    area = second.boxes[:, 2:].prod(dim=1) / 2000**2
+    assert area.min() > 0.399
+    assert (first.boxes[:, 2:].prod(dim=1) / 2000**2).min() < 0.25
+    assert (first.sigma > 0).float().mean().item() == pytest.approx(0.5, abs=0.015)
+    assert first.colour.gray.float().mean().item() == pytest.approx(0.2, abs=0.012)
+    assert (first.colour.brightness != 1).float().mean().item() == pytest.approx(0.8, abs=0.012)
+    assert first.solarize.float().mean().item() == pytest.approx(0.1, abs=0.009)
+
+
+def test_every_global_view_can_have_settings_of_its_own_in_python():
+    strong = dataclasses.replace(EVERYTHING, local_crops=1, local_size=16)
+    weak, gray = preset("none"), ViewSettings(gray_p=1)
+    views = views_of([strong, weak, gray], extra=[(0.2, 0.3)])
+    assert len(views) == 5
+    assert views.sizes == (32, 32, 32, 16, 32)
+    alike(views, 1, views_of(weak))
+    alike(views, 2, views_of(gray))
+    assert torch.equal(views.plain(images(2)), views_of(strong).plain(images(2)))
+    assert views_of([weak, strong]).kinds[1] == views_of(strong).kinds[0]
+    with pytest.raises(UserError, match="of 2 views were given; there are 4"):
+        views_of([strong, weak], count=4)
+
+
 @pytest.mark.parametrize(
     ("size", "side"), [(224, 96), (96, 40), (64, 24), (48, 24), (32, 16), (16, 8), (8, 8), (4, 4)]
 )

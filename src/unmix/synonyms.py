@@ -77,6 +77,9 @@ _FLAGS: tuple[tuple[str, str, str], ...] = (
      "global_crops_scale min_scale min_crop_scale rrc_scale crop_min crop_size_min crop_scale "
      "min_scale_crops"),
     ("crop_scale_max", "", "max_scale crop_size_max max_crop_scale max_scale_crops"),
+    ("second_jitter_p", "and the other --second_ flags, one for each setting of a view",
+     "second_view view2 second_transform target_transform weak weak_view"),
+    ("local_crops", "and the other --local_ flags, one for each setting of a view", "local_view"),
     ("jitter", "brightness, contrast, saturation and hue",
      "color_jitter colour_jitter cj_strength brightness contrast_jitter saturation hue "
      "jitter_d color_jitter_strength"),

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from unmix.config.catalog import catalog
 from unmix.config.settings import Settings
 from unmix.errors import UserError, check_choice
 from unmix.names import is_python
 
-__all__ = ["check_data", "check_rule"]
+__all__ = ["check_data", "check_local", "check_rule"]
 
 
 def check_data(name: str) -> None:
@@ -43,3 +45,22 @@ def check_rule(settings: Settings) -> None:
             f"--unmix_rule: {name} does not go with --method {method}: {why}. What does: unmix "
             f"methods {method}."
         )
+
+
+def check_local(given: Mapping[str, Any], settings: Settings) -> None:
+    """Check that nothing is said of local crops where there are none.
+
+    Args:
+        given: What the user gave, flat. A recipe may say what local crops would be.
+        settings: Of the run.
+
+    Raises:
+        UserError: for the first such setting.
+    """
+    said = [name for name, value in given.items() if value is not None and _of_local(name)]
+    if said and not settings.views.local_crops:
+        raise UserError(f"--{said[0]}: there are no local crops; give --local_crops N too.")
+
+
+def _of_local(name: str) -> bool:
+    return name.startswith("local_") and name != "local_crops"

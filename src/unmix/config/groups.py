@@ -28,7 +28,9 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "compile": _YES_NO_AUTO,
     "device": ("auto", "cpu", "cuda", "mps"),
     "features": ("backbone", "projector"),
-    "interpolation": INTERPOLATIONS,
+    **dict.fromkeys(
+        ("interpolation", "local_interpolation", "second_interpolation"), INTERPOLATIONS
+    ),
     "logger": ("tensorboard", "wandb", "mlflow", "trackio", "none"),
     "optimizer": ("sgd", "adam", "adamw", "lars", "larc"),
     "precision": ("auto", "32", "bf16", "16"),

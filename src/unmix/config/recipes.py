@@ -12,6 +12,7 @@ from typing import Any
 import yaml
 
 from unmix.config.earlier import current, upgraded
+from unmix.config.nested import flattened
 from unmix.errors import UserError, check_choice
 
 __all__ = ["recipe", "recipe_names", "recipe_text", "resolve", "summary"]
@@ -75,7 +76,7 @@ def recipe(name: str) -> dict[str, Any]:
         raise UserError(f"--config: {name}{where} is not valid YAML.") from None
     if not isinstance(words, dict):
         raise UserError(f"--config: {name} must hold lines of the form `setting: value`.")
-    return upgraded(words)
+    return upgraded(flattened(words))
 
 
 def recipe_text(name: str, flag: str = "--config") -> str:
@@ -140,6 +141,6 @@ def resolve(
     layers.append(chosen)
     used += [os.fspath(name) for name in configs]
     merged: dict[str, Any] = {}
-    for layer in (*layers, words):
+    for layer in (*layers, flattened(words)):
         merged.update(layer)
     return {"method": method, "data": data, **merged}, used

@@ -8,6 +8,7 @@ from typing import Any
 import yaml
 
 from unmix.config.earlier import upgraded
+from unmix.config.nested import flattened
 from unmix.errors import UserError
 
 __all__ = ["check_method", "is_run", "saved_words"]
@@ -38,7 +39,7 @@ def saved_words(folder: Path | str) -> dict[str, Any]:
         raise UserError(f"{config}: cannot be read ({reason}).") from None
     if not isinstance(words, dict):
         raise UserError(f"{config}: must hold lines of the form `setting: value`.")
-    return upgraded(words)
+    return upgraded(flattened(words))
 
 
 def check_method(folder: Path | str, method: str) -> None:

@@ -1,8 +1,10 @@
-"""What is done to an image to make views of it: the settings."""
+"""What is drawn for the views of an image: the settings."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
+from typing import Any, Literal
 
 from unmix.errors import UserError, check_choice, check_number
 
@@ -17,9 +19,10 @@ _MULTIPLE = 8
 class ViewSettings:
     """How views are made; each step is drawn for each sample on its own.
 
-    The order is crop, flip, blur, colour jitter, grayscale, clamp to [0, 1], solarize, normalise.
-    The views of an image differ only where a `second_` or `local_` setting says so. Local crops are
-    the small ones of multi-crop (SwAV, Caron et al. 2020, section 3.2).
+    The order is crop, flip, blur, color jitter, grayscale, clamp to [0, 1], solarize, normalize.
+    All views of an image have the same settings unless a `second_` or `local_` setting is given;
+    `second_view: {blur_p: 0}` in YAML and Python is `second_blur_p: 0`. Local crops are the small
+    ones of multi-crop (SwAV, Caron et al. 2020, section 3.2).
 
     Attributes:
         crop_scale_min: Smallest area of a crop, as a share of the image's.
@@ -28,20 +31,44 @@ class ViewSettings:
         interpolation: How a crop is resized: "bilinear" or "bicubic", both antialiased.
         flip_p: Probability of a horizontal flip.
         jitter: Strengths of brightness, contrast, saturation and hue.
-        jitter_p: Probability of colour jitter.
+        jitter_p: Probability of color jitter.
         gray_p: Probability of grayscale.
         blur_p: Probability of a Gaussian blur.
         blur_sigma: Smallest and largest standard deviation of the blur, in pixels of the view.
         blur_kernel: Taps of the blur's kernel, odd; cut to what a small view allows.
         solarize_p: Probability that pixels at or above half are inverted.
-        second_blur_p: Probability of a blur of the second view; by default blur_p.
-        second_solarize_p: Probability that the second view is solarized; by default solarize_p.
-        local_crops: How many local crops there are beside the views.
+        second_crop_scale_min: Of the second view: smallest area of a crop; by default
+            crop_scale_min, as for all that follow.
+        second_crop_scale_max: Of the second view: largest area of a crop.
+        second_crop_ratio: Of the second view: smallest and largest width / height of a crop.
+        second_interpolation: Of the second view: "bilinear" or "bicubic".
+        second_flip_p: Of the second view: probability of a horizontal flip.
+        second_jitter: Of the second view: brightness, contrast, saturation and hue.
+        second_jitter_p: Of the second view: probability of color jitter.
+        second_gray_p: Of the second view: probability of grayscale.
+        second_blur_p: Of the second view: probability of a blur.
+        second_blur_sigma: Of the second view: smallest and largest sigma of the blur.
+        second_blur_kernel: Of the second view: taps of the blur's kernel.
+        second_solarize_p: Of the second view: probability that it is solarized.
+        local_crops: How many local crops there are in addition to the views.
         local_size: Side of a local crop in pixels; by default 3/7 of the views', rounded to a
             multiple of 8: 96 of 224, 16 of 32.
         local_scale_min: Smallest area of a local crop, as a share of the image's.
         local_scale_max: Largest area of a local crop, as a share of the image's.
-        local_blur_p: Probability of a blur of a local crop; by default blur_p.
+        local_ratio: Smallest and largest width / height of a local crop; by default crop_ratio,
+            as for all that follow.
+        local_interpolation: Of a local crop: "bilinear" or "bicubic".
+        local_flip_p: Of a local crop: probability of a horizontal flip.
+        local_jitter: Of a local crop: brightness, contrast, saturation and hue.
+        local_jitter_p: Of a local crop: probability of color jitter.
+        local_gray_p: Of a local crop: probability of grayscale.
+        local_blur_p: Of a local crop: probability of a blur.
+        local_blur_sigma: Of a local crop: smallest and largest sigma of the blur.
+        local_blur_kernel: Of a local crop: taps of the blur's kernel.
+        local_solarize_p: Of a local crop: probability that it is solarized.
+
+    Raises:
+        UserError: if a setting is out of range.
     """
 
     crop_scale_min: float = 0.2
@@ -56,34 +83,84 @@ class ViewSettings:
     blur_sigma: tuple[float, float] = (0.1, 2.0)
     blur_kernel: int = 23
     solarize_p: float = 0.0
+    second_crop_scale_min: float | None = None
+    second_crop_scale_max: float | None = None
+    second_crop_ratio: tuple[float, float] | None = None
+    second_interpolation: str | None = None
+    second_flip_p: float | None = None
+    second_jitter: tuple[float, float, float, float] | None = None
+    second_jitter_p: float | None = None
+    second_gray_p: float | None = None
     second_blur_p: float | None = None
+    second_blur_sigma: tuple[float, float] | None = None
+    second_blur_kernel: int | None = None
     second_solarize_p: float | None = None
     local_crops: int = 0
     local_size: int | None = None
     local_scale_min: float = 0.05
     local_scale_max: float = 0.14
+    local_ratio: tuple[float, float] | None = None
+    local_interpolation: str | None = None
+    local_flip_p: float | None = None
+    local_jitter: tuple[float, float, float, float] | None = None
+    local_jitter_p: float | None = None
+    local_gray_p: float | None = None
     local_blur_p: float | None = None
+    local_blur_sigma: tuple[float, float] | None = None
+    local_blur_kernel: int | None = None
+    local_solarize_p: float | None = None
 
     def __post_init__(self) -> None:
-        _check_scale("crop", self.crop_scale_min, self.crop_scale_max)
-        _check_range("--crop_ratio", self.crop_ratio)
-        check_choice("--interpolation", self.interpolation, INTERPOLATIONS)
-        for flag in ("flip_p", "jitter_p", "gray_p", "blur_p", "solarize_p"):
-            check_number(f"--{flag}", getattr(self, flag), at_least=0, at_most=1)
-        _check_count("--jitter", self.jitter, 4)
-        for strength in self.jitter[:3]:
-            check_number("--jitter", strength, at_least=0)
-        check_number("--jitter (hue)", self.jitter[3], at_least=0, at_most=0.5)
-        _check_range("--blur_sigma", self.blur_sigma)
-        if self.blur_kernel < 1 or self.blur_kernel % 2 == 0:
-            raise UserError(f"--blur_kernel: {self.blur_kernel} taps; it must be odd and positive.")
-        for flag in ("second_blur_p", "second_solarize_p", "local_blur_p"):
-            if (value := getattr(self, flag)) is not None:
-                check_number(f"--{flag}", value, at_least=0, at_most=1)
+        for view in _NAMES:
+            self._check(_NAMES[view])
         check_number("--local_crops", self.local_crops, at_least=0)
         if self.local_size is not None:
             check_number("--local_size", self.local_size, at_least=1)
-        _check_scale("local", self.local_scale_min, self.local_scale_max)
+
+    def of_view(self, view: Literal["first", "second", "local"]) -> ViewSettings:
+        """Give what is drawn for one view, as settings under which all views are alike.
+
+        Args:
+            view: "first", "second" (the second global view), or "local" (every local crop).
+        """
+        alike = {f.name: f.default for f in fields(self) if f.name.startswith(_OWN)}
+        given = {name: value for name, (_, value) in self._given(view).items()}
+        return replace(self, **alike, **given)
+
+    def given_for(self, view: Literal["second", "local"]) -> list[str]:
+        """Give the names of the settings by which a view differs from the first."""
+        return [name for name, _ in self._given(view).values()]
+
+    def _given(self, view: str) -> dict[str, tuple[str, Any]]:
+        """For each setting that a view has of its own, its name there and its value."""
+        pairs = ((name, (own, getattr(self, own))) for name, own in _NAMES[view].items())
+        return {name: given for name, given in pairs if given[1] is not None}
+
+    def _check(self, names: Mapping[str, str]) -> None:
+        """Check the settings of one view; those that are its own are called by `names`."""
+        own = {name: own for name, own in names.items() if getattr(self, own) is not None}
+        flags = {name: f"--{own.get(name, name)}" for name in names}
+        value = {name: getattr(self, own.get(name, name)) for name in names}
+        for name in own:
+            flag = flags[name]
+            if name.endswith("_p"):
+                check_number(flag, value[name], at_least=0, at_most=1)
+            elif name.startswith("crop_scale"):
+                check_number(flag, value[name], above=0, at_most=1)
+            elif name == "interpolation":
+                check_choice(flag, value[name], INTERPOLATIONS)
+            elif name == "jitter":
+                _check_jitter(flag, value[name])
+            elif name in ("crop_ratio", "blur_sigma"):
+                _check_range(flag, value[name])
+            elif value[name] < 1 or value[name] % 2 == 0:
+                raise UserError(f"{flag}: {value[name]} taps; it must be odd and positive.")
+        low, high = value["crop_scale_min"], value["crop_scale_max"]
+        if low > high:
+            raise UserError(
+                f"{flags['crop_scale_min']}: {low:g} is larger than {flags['crop_scale_max']}, "
+                f"{high:g}."
+            )
 
     def local_side(self, size: int) -> int:
         """Give the pixels of a local crop's side, beside views of `size` pixels.
@@ -101,18 +178,26 @@ class ViewSettings:
         return self.local_size
 
 
-def _check_scale(what: str, smallest: float, largest: float) -> None:
-    check_number(f"--{what}_scale_min", smallest, above=0, at_most=1)
-    check_number(f"--{what}_scale_max", largest, above=0, at_most=1)
-    if smallest > largest:
-        raise UserError(
-            f"--{what}_scale_min: {smallest:g} is larger than --{what}_scale_max, {largest:g}."
-        )
+_OWN = ("second_", "local_")
+_FIRST = [f.name for f in fields(ViewSettings) if not f.name.startswith(_OWN)]
+# What the settings of a first view are called for each kind of view.
+_NAMES = {
+    "first": {name: name for name in _FIRST},
+    "second": {name: f"second_{name}" for name in _FIRST},
+    "local": {name: f"local_{name.removeprefix('crop_')}" for name in _FIRST},
+}
 
 
 def _check_count(flag: str, values: tuple[float, ...], count: int) -> None:
     if len(values) != count:
         raise UserError(f"{flag}: {len(values)} numbers were given; it must be {count}.")
+
+
+def _check_jitter(flag: str, values: tuple[float, ...]) -> None:
+    _check_count(flag, values, 4)
+    for strength in values[:3]:
+        check_number(flag, strength, at_least=0)
+    check_number(f"{flag} (hue)", values[3], at_least=0, at_most=0.5)
 
 
 def _check_range(flag: str, values: tuple[float, float]) -> None:

@@ -38,11 +38,16 @@ def label_space(settings: Settings, method: Method) -> tuple[MixtureOperator | N
 
 
 def check_views(settings: Settings, method: Method) -> None:
-    """Check that small crops have a meaning for the method.
+    """Check that what is said of the second view and of local crops applies to the method.
 
     Raises:
-        UserError: if they have none.
+        UserError: if it does not.
     """
+    if method.views < 2 and (names := settings.views.given_for("second")):
+        raise UserError(
+            f"--{names[0]}: does not apply to --method {settings.run.method}, which makes one view "
+            "of an image; leave it out."
+        )
     if settings.views.local_crops and not method.multi_crop:
         raise UserError(
             f"--local_crops: {settings.views.local_crops} small crops do not go with --method "

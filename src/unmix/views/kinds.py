@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from unmix.config import ViewSettings
+from unmix.errors import UserError
 
 __all__ = ["ViewKind", "view_kinds"]
 
@@ -15,7 +16,7 @@ class ViewKind:
     """What is drawn for one of the views, and how large it is.
 
     Attributes:
-        settings: As those of the first view are read: without regard to `second_` and `local_`.
+        settings: Without `second_` and `local_` settings.
         size: Pixels of its side.
     """
 
@@ -24,7 +25,7 @@ class ViewKind:
 
 
 def view_kinds(
-    settings: ViewSettings,
+    settings: ViewSettings | Sequence[ViewSettings],
     size: int,
     count: int,
     extra: Sequence[tuple[float, float] | None] = (),
@@ -32,33 +33,31 @@ def view_kinds(
     """Give the kind of every view: global ones, then local crops, then extra ones.
 
     Args:
-        settings: Of the run.
+        settings: Of the run: the second view has the `second_` settings, and from the third on they
+            are as the first. Or for each global view its own.
         size: Pixels of a global view's side, and of an extra one's.
-        count: Global views; the second has the `second_` settings, the others are as the first.
+        count: Global views.
         extra: For each further view the smallest and largest area of its crop, as a share of the
             image's, or None for the run's own; else it is as the first.
 
     Raises:
-        UserError: if a local crop would be larger than a view.
+        UserError: if a local crop would be larger than a view, or there are settings for another
+            number of views.
     """
-    first = ViewKind(settings, size)
-    second = _changed(first, blur_p=settings.second_blur_p, solarize_p=settings.second_solarize_p)
-    kinds = [second if number == 1 else first for number in range(count)]
-    if settings.local_crops:
-        local = _changed(
-            ViewKind(settings, settings.local_side(size)),
-            crop_scale_min=settings.local_scale_min,
-            crop_scale_max=settings.local_scale_max,
-            blur_p=settings.local_blur_p,
-        )
-        kinds += [local] * settings.local_crops
+    if isinstance(settings, ViewSettings):
+        all_views, local_crops = settings, settings.local_crops
+        chosen = [settings.of_view("second" if view == 1 else "first") for view in range(count)]
+    elif len(settings) != count:
+        raise UserError(f"settings: of {len(settings)} views were given; there are {count} views.")
+    else:
+        all_views, local_crops = settings[0], settings[0].local_crops
+        chosen = [each.of_view("first") for each in settings]
+    kinds = [ViewKind(each, size) for each in chosen]
+    if local_crops:
+        local = ViewKind(all_views.of_view("local"), all_views.local_side(size))
+        kinds += [local] * local_crops
     for scale in extra:
-        smallest, largest = scale or (None, None)
-        kinds.append(_changed(first, crop_scale_min=smallest, crop_scale_max=largest))
+        low, high = scale or (chosen[0].crop_scale_min, chosen[0].crop_scale_max)
+        changed = replace(chosen[0], crop_scale_min=low, crop_scale_max=high)
+        kinds.append(ViewKind(changed, size))
     return tuple(kinds)
-
-
-def _changed(kind: ViewKind, **words: float | None) -> ViewKind:
-    """The same kind with some settings replaced; None leaves a setting as it is."""
-    given = {name: value for name, value in words.items() if value is not None}
-    return replace(kind, settings=replace(kind.settings, **given))  # type: ignore[arg-type]

@@ -51,17 +51,19 @@ class Views:
     which says what is drawn and how large it is.
 
     Args:
-        settings: What is drawn.
+        settings: What is drawn; or a sequence with the settings of each global view, such as a
+            strong and a weak one.
         size: Pixels of a global view's side.
         mean: Of the training images, RGB in [0, 1]; unused unless `color_space` is "RGB".
         std: Likewise.
-        count: How many global views of an image.
+        count: How many global views of an image; by default as many as there are settings, or 2.
         color_space: "RGB", "Lab" or "YCbCr"; the last two are normalised as in CMC.
         extra: For each further view, of the global size, the smallest and largest area of its crop
             as a share of the image's, or None for the settings' own.
         channels_last: Whether views come in the memory format `torch.channels_last`.
 
     Attributes:
+        kinds: What is drawn for each view, and how large it is.
         sizes: Pixels of each view's side.
 
     Raises:
@@ -70,17 +72,19 @@ class Views:
 
     def __init__(
         self,
-        settings: ViewSettings,
+        settings: ViewSettings | Sequence[ViewSettings],
         size: int,
         mean: tuple[float, float, float],
         std: tuple[float, float, float],
-        count: int = 2,
+        count: int | None = None,
         color_space: str = "RGB",
         *,
         extra: Sequence[tuple[float, float] | None] = (),
         channels_last: bool = False,
     ) -> None:
         check_number("--size", size, at_least=1)
+        if count is None:
+            count = 2 if isinstance(settings, ViewSettings) else len(settings)
         check_number("--count", count, at_least=1)
         check_choice("--color_space", color_space, COLOR_SPACES)
         if len(mean) != 3 or len(std) != 3 or min(std) <= 0:
@@ -88,8 +92,8 @@ class Views:
         self.settings = settings
         self.size = size
         self.count = count
-        self._kinds = view_kinds(settings, size, count, extra)
-        self.sizes = tuple(kind.size for kind in self._kinds)
+        self.kinds = view_kinds(settings, size, count, extra)
+        self.sizes = tuple(kind.size for kind in self.kinds)
         self.color_space = color_space
         self.channels_last = channels_last
         self._format = torch.channels_last if channels_last else torch.contiguous_format
@@ -99,7 +103,7 @@ class Views:
 
     def __len__(self) -> int:
         """Give the number of views of an image, of all sizes."""
-        return len(self._kinds)
+        return len(self.kinds)
 
     def draw(
         self,
@@ -118,7 +122,7 @@ class Views:
             generator: Where the random numbers come from; the draw is on its device.
             view: Which of the views.
         """
-        return draw_view(self._kinds[view].settings, n, height, width, generator)
+        return draw_view(self.kinds[view].settings, n, height, width, generator)
 
     def draw_boxes(
         self,
@@ -135,7 +139,7 @@ class Views:
         Returns:
             int64 `(n, 4)`: top, left, height, width.
         """
-        return draw_crops(self._kinds[view].settings, n, height, width, generator)
+        return draw_crops(self.kinds[view].settings, n, height, width, generator)
 
     def draw_all(
         self,
@@ -161,7 +165,9 @@ class Views:
         """
         _check_images(images, draw)
         with _no_autocast(images.device):
-            return self.make(images, draw, self.sizes[view])
+            kind = self.kinds[view]
+            how = kind.settings.interpolation, kind.settings.blur_kernel
+            return self.make(images, draw, kind.size, *how)
 
     @torch.no_grad()
     def apply_crops(self, crops: Tensor, draw: ViewDraw, view: int = 0) -> Tensor:
@@ -183,9 +189,11 @@ class Views:
                 f"({size}, {size})."
             )
         with _no_autocast(crops.device):
-            return self.make_of_crops(crops, draw)
+            return self.make_of_crops(crops, draw, self.kinds[view].settings.blur_kernel)
 
-    def make(self, images: Tensor, draw: ViewDraw, size: int) -> Tensor:
+    def make(
+        self, images: Tensor, draw: ViewDraw, size: int, interpolation: str, blur_kernel: int
+    ) -> Tensor:
         """Do the work of `apply`: the part that can be compiled and replaced.
 
         A view's number is no argument: each would be compiled, though all crops of one size and
@@ -194,16 +202,22 @@ class Views:
         device = images.device
         boxes = to_device(draw.boxes, device)
         flip, sigma = moved(draw.flip, device), moved(draw.sigma, device)
-        return self._finish(self._crop(images, boxes, flip, sigma, size), draw)
+        rows, columns = crop_weights(
+            boxes, images.shape[2], images.shape[3], size, flip=flip, interpolation=interpolation
+        )
+        if sigma is not None:
+            blur = blur_weights(sigma, size, blur_kernel)
+            rows, columns = torch.bmm(blur, rows), torch.bmm(blur, columns)
+        return self._finish(_resampled(images, rows, columns, interpolation), draw)
 
-    def make_of_crops(self, crops: Tensor, draw: ViewDraw) -> Tensor:
+    def make_of_crops(self, crops: Tensor, draw: ViewDraw, blur_kernel: int) -> Tensor:
         """Do the work of `apply_crops`: the part that can be compiled and replaced."""
         device = crops.device
         flip, sigma = moved(draw.flip, device), moved(draw.sigma, device)
         if flip is not None:
             crops = torch.where(flip[:, None, None, None], crops.flip(3), crops)
         if sigma is not None:
-            weights = blur_weights(sigma, crops.shape[3], self.settings.blur_kernel)
+            weights = blur_weights(sigma, crops.shape[3], blur_kernel)
             crops = resample(crops, weights, weights)
         return self._finish(crops, draw)
 
@@ -232,28 +246,11 @@ class Views:
                 pixels = images.float()
             else:
                 boxes = centre_boxes(n, height, width, device=images.device)
-                pixels = self._crop(images, boxes, None, None, self.size)
+                interpolation = self.kinds[0].settings.interpolation
+                weights = crop_weights(boxes, height, width, self.size, interpolation=interpolation)
+                pixels = _resampled(images, *weights, interpolation)
             out = self._in_space(self._normalised(pixels))
             return out.contiguous(memory_format=self._format)
-
-    def _crop(
-        self,
-        images: Tensor,
-        boxes: Tensor,
-        flip: Tensor | None,
-        sigma: Tensor | None,
-        size: int,
-    ) -> Tensor:
-        """Crop, resize, flip and blur, in [0, 255]."""
-        interpolation = self.settings.interpolation
-        rows, columns = crop_weights(
-            boxes, images.shape[2], images.shape[3], size, flip=flip, interpolation=interpolation
-        )
-        if sigma is not None:
-            blur = blur_weights(sigma, size, self.settings.blur_kernel)
-            rows, columns = torch.bmm(blur, rows), torch.bmm(blur, columns)
-        pixels = resample(images, rows, columns)
-        return pixels.clamp_(0, 255) if interpolation == "bicubic" else pixels
 
     def _finish(self, pixels: Tensor, draw: ViewDraw) -> Tensor:
         """Do all that follows the crop, to images in [0, 255] of any type and memory format."""
@@ -326,6 +323,12 @@ class Views:
         if self.color_space == "YCbCr":
             return normalise_ycbcr(rgb_to_ycbcr(out))
         return out
+
+
+def _resampled(images: Tensor, rows: Tensor, columns: Tensor, interpolation: str) -> Tensor:
+    """Apply weights, in [0, 255]: the cubic overshoots."""
+    pixels = resample(images, rows, columns)
+    return pixels.clamp_(0, 255) if interpolation == "bicubic" else pixels
 
 
 def _no_autocast(device: torch.device) -> torch.autocast:

@@ -96,17 +96,17 @@ class FileCrops(Dataset[Batch]):
         self, image: OpenedImage, boxes: Sequence[Sequence[int]], out: Sequence[Tensor]
     ) -> None:
         """Decode an image and write its crops to `out`, for each view uint8 (3, size, size)."""
-        sizes, interpolation = self.views.sizes, self.views.settings.interpolation
+        sizes, kinds = self.views.sizes, self.views.kinds
         factor = min(
             image.factor(min(box[2:]), size) for box, size in zip(boxes, sizes, strict=True)
         )
         reduced = image.reduced(factor) if factor > 1 else None
-        for room, size, (top, left, height, width) in zip(out, sizes, boxes, strict=True):
-            box = image.stored_box((top, left, height, width))
+        for room, kind, (top, left, height, width) in zip(out, kinds, boxes, strict=True):
+            box, how = image.stored_box((top, left, height, width)), kind.settings.interpolation
             if reduced is None:
-                crop = crop_uint8(image.pixels, box, size, interpolation)
+                crop = crop_uint8(image.pixels, box, kind.size, how)
             else:
-                crop = crop_reduced(reduced, box, factor, size, interpolation)
+                crop = crop_reduced(reduced, box, factor, kind.size, how)
             room.copy_(image.upright(crop))
 
     def _room(self, count: int) -> list[Tensor]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from unmix.config import MixtureSettings, ViewSettings
 from unmix.mixtures import Cutout
+from unmix.views.kinds import view_kinds
 
 __all__ = ["cutout_line", "notes_on_sizes"]
 
@@ -17,8 +18,10 @@ def notes_on_sizes(mixture: MixtureSettings, views: ViewSettings, size: int) -> 
     operator = mixture.image_space()
     if isinstance(operator, Cutout):
         lines.append(cutout_line(operator, size))
-    if _blurs(views) and size <= _PUBLISHED // 2:
-        low, high = views.blur_sigma
+    kinds = view_kinds(views, size, 2)
+    sigma = next((k.settings.blur_sigma for k in kinds if k.settings.blur_p > 0), None)
+    if sigma is not None and size <= _PUBLISHED // 2:
+        low, high = sigma
         lines.append(
             f"note: --blur_sigma {low:g} {high:g} is in pixels; for their size, views of {size} px "
             f"are blurred {_PUBLISHED / size:.3g} times as much as the published ones of "
@@ -41,8 +44,3 @@ def cutout_line(operator: Cutout, size: int) -> str:
         f"warning: --mask_size {side} erases {share}; without it, Cutout would be as published, "
         f"squares of {right} px"
     )
-
-
-def _blurs(views: ViewSettings) -> bool:
-    chances = (views.blur_p, views.second_blur_p, views.local_blur_p)
-    return any(chance for chance in chances)

@@ -13,7 +13,9 @@ from typing import Any
 import torch
 
 from unmix.config import Settings
+from unmix.config.compatibility import check_local
 from unmix.config.earlier import current
+from unmix.config.nested import flattened
 from unmix.config.recipes import resolve
 from unmix.config.saved import check_method
 from unmix.data import ImageSet, StreamedImages
@@ -70,7 +72,7 @@ def pretrain(
     Raises:
         UserError: for settings that cannot be, before anything is written.
     """
-    given = None
+    given, words = None, flattened(words)
     data = words.get("data")
     if data is not None and not isinstance(data, (str, os.PathLike)):
         train = from_python(data, "train", strict=bool(words.get("strict")))
@@ -110,15 +112,19 @@ def settings_for(
         UserError: if a setting is unknown or cannot be, or the folder holds a run of another
             method.
     """
+    words = flattened(words)
     folder = RunFolder(str(words["run"])) if words.get("run") else None
     if folder is not None and folder.config.exists() and config is None:
         theirs = folder.words()
         # Another method has other options, and theirs would be taken for the mistake.
         if "method" in words:
             check_method(folder.path, words["method"])
-        return Settings.of({**theirs, **current(words)}), []
-    merged, used = resolve(words, config)
-    return Settings.of(merged), used
+        settings, used = Settings.of({**theirs, **current(words)}), []
+    else:
+        merged, used = resolve(words, config)
+        settings = Settings.of(merged)
+    check_local(words, settings)
+    return settings, used
 
 
 def run(
