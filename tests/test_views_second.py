@@ -6,8 +6,6 @@ from pathlib import Path
 
 import pytest
 import yaml
-from unmix.training.parts import build
-from unmix.training.pretrain import settings_for
 
 from unmix.cli import pretrain_words
 from unmix.config import Settings
@@ -15,6 +13,8 @@ from unmix.config.recipes import recipe, resolve
 from unmix.config.saved import saved_words
 from unmix.errors import UserError
 from unmix.training import RunFolder
+from unmix.training.run.parts import build
+from unmix.training.run.pretrain import settings_for
 
 WEAK = {"jitter_p": 0.0, "gray_p": 0.0, "crop_scale_min": 0.5}
 FLAT = {f"second_{name}": value for name, value in WEAK.items()}
