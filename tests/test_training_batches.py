@@ -158,7 +158,9 @@ def test_two_workers_give_the_batches_that_none_give(images: FileImages, views: 
 
     The views are of two sizes.
     """
-    settings = replace(views.settings, local_crops=2, local_size=8, second_interpolation="bicubic")
+    settings = replace(
+        views.kinds[0].settings, local_crops=2, local_size=8, second_interpolation="bicubic"
+    )
     views = Views(settings, SIZE, images.mean, images.std, count=2)
     order = EpochOrder(len(images), 4, seed=0)
     position = [0]

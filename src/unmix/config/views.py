@@ -123,7 +123,7 @@ class ViewSettings:
         Args:
             view: "first", "second" (the second global view), or "local" (every local crop).
         """
-        alike = {f.name: f.default for f in fields(self) if f.name.startswith(_OWN)}
+        alike: dict[str, Any] = {f.name: f.default for f in fields(self) if f.name.startswith(_OWN)}
         given = {name: value for name, (_, value) in self._given(view).items()}
         return replace(self, **alike, **given)
 

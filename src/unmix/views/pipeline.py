@@ -89,7 +89,6 @@ class Views:
         check_choice("--color_space", color_space, COLOR_SPACES)
         if len(mean) != 3 or len(std) != 3 or min(std) <= 0:
             raise UserError(f"mean, std: {mean}, {std}; both need three numbers, std above 0.")
-        self.settings = settings
         self.size = size
         self.count = count
         self.kinds = view_kinds(settings, size, count, extra)

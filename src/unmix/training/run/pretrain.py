@@ -119,7 +119,8 @@ def settings_for(
         # Another method has other options, and theirs would be taken for the mistake.
         if "method" in words:
             check_method(folder.path, words["method"])
-        settings, used = Settings.of({**theirs, **current(words)}), []
+        used: list[str] = []
+        settings = Settings.of({**theirs, **current(words)})
     else:
         merged, used = resolve(words, config)
         settings = Settings.of(merged)

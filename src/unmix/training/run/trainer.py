@@ -99,7 +99,7 @@ def resumed_from(module: Pretraining, folder: RunFolder) -> Path | None:
         set_aside(folder.checkpoints, path)
         say(f"What is damaged is kept as {shown(folder.checkpoints)}/NAME.damaged.")
     say(f"going on from {shown(path)}, after {checkpoint['global_step']} steps")
-    if "first_loss" not in checkpoint and module.views.settings.jitter[3]:
+    if "first_loss" not in checkpoint and module.views.kinds[0].settings.jitter[3]:
         say(
             "note: this run was begun by unmix 0.1.0, whose hue jitter was a rotation of colors; "
             "from here on it is a shift of the hue."
