@@ -324,8 +324,8 @@ def test_published_protocols_stream_files_and_name_broken_ones(runs: Path, tmp_p
     ("words", "message"),
     [
         ({"protocol": "simclr"}, "--protocol: 'simclr' is unknown"),
-        ({"epochs": 5}, "--epochs: 5 does not go with --protocol linear"),
-        ({"lr": 0.1}, "--lr: 0.1 does not go with --protocol linear"),
+        ({"epochs": 5}, "--epochs: 5 does not apply to --protocol linear"),
+        ({"lr": 0.1}, "--lr: 0.1 does not apply to --protocol linear"),
         ({"protocol": "cmc", "epochs": 0}, "--epochs: 0 is out of range"),
         ({"protocol": "cmc", "lr": -1}, "--lr: -1 is out of range"),
         ({"checkpoint": "epoch-0003"}, "--checkpoint: 'epoch-0003' is unknown"),
@@ -436,7 +436,8 @@ def test_runs_of_one_name_are_told_apart_and_unlike_measurements_named(runs: Pat
     assert folder == tmp_path / "compare"
     softness = json.loads((folder / "softness.json").read_text())
     assert list(softness["runs"]) == ["runs/moco", "others/moco"]
-    assert "kNN was not measured alike: k is 200 for runs/moco, 20 for others/moco." in lines
+    ways = "k is 200 for runs/moco, 20 for others/moco."
+    assert f"kNN was measured with different settings: {ways}" in lines
 
 
 @pytest.mark.parametrize(

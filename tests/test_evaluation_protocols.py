@@ -5,18 +5,31 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 
 from unmix.errors import UserError
-from unmix.evaluation import extract, find_protocol, run_protocol
-from unmix.evaluation.protocols import Protocol
+from unmix.evaluation import (
+    PROTOCOLS,
+    LabeledFeatures,
+    Protocol,
+    SGDSettings,
+    Task,
+    accuracy,
+    cmc_settings,
+    evaluate,
+    evaluate_features,
+    extract,
+    moco_settings,
+    train_classifier,
+)
 
 
 def test_moco_has_its_published_numbers():
-    found = find_protocol("moco", "imagenet")
+    found = moco_settings("imagenet")
     assert (found.epochs, found.batch_size, found.lr) == (100, 256, 30.0)
     assert (found.milestones, found.gamma, found.weight_decay) == ((60, 80), 0.1, 0.0)
 
@@ -33,24 +46,23 @@ def test_moco_has_its_published_numbers():
     ],
 )
 def test_cmc_has_its_published_numbers(data, color_space, width, lr, augmentation, crop):
-    found = find_protocol("cmc", data, color_space=color_space, width=width)
+    found = cmc_settings(data, color_space, width)
     assert (found.epochs, found.batch_size, found.weight_decay) == (60, 256, 0.0)
     assert (found.milestones, found.gamma) == ((30, 40, 50), 0.2)
     assert (found.lr, found.augmentation, found.crop_scale_min) == (lr, augmentation, crop)
 
 
 def test_shortening_moves_the_milestones_in_proportion():
-    short = find_protocol("cmc", "photos").shortened(12)
+    short = cmc_settings("photos").shortened(12)
     assert (short.epochs, short.milestones) == (12, (6, 8, 10))
 
 
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: find_protocol("mocco", "photos"), "--protocol: 'mocco' is unknown. Did you mean"),
-        (lambda: find_protocol("moco", "photos").shortened(0), "--linear_epochs: 0 "),
-        (lambda: replace(find_protocol("moco", "photos"), lr=0), "--linear_lr: 0 "),
-        (lambda: replace(find_protocol("moco", "photos"), batch_size=0), "--linear_batch_size: 0 "),
+        (lambda: moco_settings("photos").shortened(0), "epochs: 0 "),
+        (lambda: replace(moco_settings("photos"), lr=0), "lr: 0 "),
+        (lambda: replace(moco_settings("photos"), batch_size=0), "batch_size: 0 "),
     ],
 )
 def test_mistakes_are_told(call, message: str):
@@ -75,23 +87,23 @@ class _Task:
         assert not self.encoder.training
         yield from zip(self.images.split(16), self.labels.split(16), strict=True)
 
-    def run(self, protocol: Protocol, **settings) -> dict[str, float]:
-        return run_protocol(
-            protocol,
+    def run(self, settings: SGDSettings, **options) -> dict[str, float]:
+        return train_classifier(
+            settings,
             self.encoder,
             self.batches,
             extract(self.encoder, [self.images], device="cpu"),
             self.labels,
             classes=2,
             generator=torch.Generator().manual_seed(0),
-            **settings,
+            **options,
         )
 
 
 def test_classifier_learns_on_each_epochs_batches_and_leaves_the_encoder_alone():
     task = _Task()
     before = {name: value.clone() for name, value in task.encoder.state_dict().items()}
-    result = task.run(find_protocol("cmc", "photos"), epochs=6)
+    result = task.run(cmc_settings("photos"), epochs=6)
     assert result["top1"] > 90
     assert (result["epochs"], result["lr"]) == (6, 0.1)
     assert task.epochs == [0, 1, 2, 3, 4, 5]
@@ -104,7 +116,7 @@ def test_classifier_learns_on_each_epochs_batches_and_leaves_the_encoder_alone()
 def test_training_equals_sgd_written_out():
     """Four epochs of momentum SGD with a milestone after the second, against a plain loop."""
     task = _Task()
-    protocol = Protocol(4, 16, 0.05, (2,), 0.1, 0.01, "none", 0.2, "this test")
+    settings = SGDSettings(4, 16, 0.05, (2,), 0.1, 0.01, "none", 0.2, "this test")
     weight = torch.empty(2, 2).normal_(0.0, 0.01, generator=torch.Generator().manual_seed(0))
     weight, bias = weight.requires_grad_(), torch.zeros(2, requires_grad=True)
     optimizer = torch.optim.SGD([weight, bias], lr=0.05, momentum=0.9, weight_decay=0.01)
@@ -120,8 +132,8 @@ def test_training_equals_sgd_written_out():
     offset = (bias[0] - bias[1]).detach()
     along = difference / difference.square().sum()
     probes = torch.stack([along * (-offset + gap) for gap in (0.002, -0.002)])
-    result = run_protocol(
-        protocol,
+    result = train_classifier(
+        settings,
         task.encoder,
         task.batches,
         probes,
@@ -135,7 +147,7 @@ def test_training_equals_sgd_written_out():
 def test_console_stays_quiet_and_loggers_get_their_levels_back(capfd, recwarn):
     logger = logging.getLogger("lightning.pytorch")
     level = logger.level
-    _Task().run(find_protocol("cmc", "photos"), epochs=1)
+    _Task().run(cmc_settings("photos"), epochs=1)
     out, err = capfd.readouterr()
     assert out == ""
     assert err == ""
@@ -146,5 +158,43 @@ def test_console_stays_quiet_and_loggers_get_their_levels_back(capfd, recwarn):
 def test_global_generator_is_not_touched():
     task = _Task()
     before = torch.get_rng_state()
-    task.run(find_protocol("cmc", "photos"), epochs=1)
+    task.run(cmc_settings("photos"), epochs=1)
     assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_a_protocol_of_ones_own_is_one_class_and_one_line(monkeypatch):
+    """Nearest class mean, a dozen lines: it gets a row as every other, and asks for no images."""
+
+    class NearestMean(Protocol):
+        def evaluate(self, task: Task) -> dict[str, Any]:
+            train, labels, test, test_labels = task.splits
+            means = torch.stack([train[labels == c].mean(dim=0) for c in range(task.classes)])
+            return accuracy(torch.cdist(test, means).argsort(dim=1), test_labels)
+
+    monkeypatch.setitem(PROTOCOLS, "mean", NearestMean())
+    labels = torch.arange(6) % 2
+    features = LabeledFeatures(labels[:, None] * 2.0, labels, torch.arange(6))
+    generator = torch.Generator()
+    rows = evaluate_features(features, features, 2, ("mean", "knn"), generator=generator)
+    assert [row["protocol"] for row in rows] == ["mean", "knn"]
+    assert rows[0] == {
+        "protocol": "mean", "top1": 100.0, "top5": 100.0, "train_images": 6, "test_images": 6
+    }  # fmt: skip
+    with pytest.raises(UserError, match=r"protocol: 'moco' is unknown.*Known: knn, linear, mean"):
+        evaluate_features(features, features, 2, ("moco",), generator=generator)
+    with pytest.raises(UserError, match=r"protocol: 'mocco' is unknown\. Did you mean 'moco'"):
+        evaluate("mocco", Task(lambda: features, lambda: features, 2, generator=generator))
+
+
+def test_features_are_encoded_when_a_protocol_first_reads_them():
+    read: list[str] = []
+    labels = torch.arange(4) % 2
+    found = LabeledFeatures(torch.eye(4), labels, torch.arange(4))
+    task = Task(
+        lambda: read.append("train") or found, lambda: read.append("test") or found, 2,
+        generator=torch.Generator(), k=1,
+    )  # fmt: skip
+    assert read == []
+    evaluate("knn", task)
+    evaluate("knn", task)
+    assert sorted(read) == ["test", "train"]

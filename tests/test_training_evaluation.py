@@ -18,7 +18,7 @@ from torch import Tensor
 from unmix.commands import load_method
 from unmix.data import ImageSet, TensorImages, load
 from unmix.errors import UserError
-from unmix.evaluation import knn_accuracy, load_encoder, measure, split_features
+from unmix.evaluation import evaluate_features, knn_accuracy, load_encoder, split_features
 from unmix.evaluation.baselines import accuracies, raw_pixels
 from unmix.randomness import generator_for
 from unmix.results import RunResults
@@ -150,10 +150,10 @@ def test_a_split_is_encoded_in_batches_without_a_difference() -> None:
 def test_more_neighbours_than_images_are_as_many_as_there_are() -> None:
     train = split_features(raw_pixels, digits("train").evenly(40), plain, 8)
     test = split_features(raw_pixels, digits("test").evenly(40), plain, 8)
-    (row,) = measure(train, test, 10, ("knn",), k=200, generator=generator_for(0))
+    (row,) = evaluate_features(train, test, 10, ("knn",), k=200, generator=generator_for(0))
     assert row["k"] == 40
     with pytest.raises(UserError, match="knn"):
-        measure(train, test, 10, ("kn",), generator=generator_for(0))
+        evaluate_features(train, test, 10, ("kn",), generator=generator_for(0))
 
 
 @settings(max_examples=80, deadline=None)

@@ -9,7 +9,7 @@ import pytest
 
 from unmix.config import Settings
 from unmix.data import ImageSet
-from unmix.evaluation import measure, split_features
+from unmix.evaluation import evaluate_features, split_features
 from unmix.randomness import generator_for
 from unmix.training.loading.loaders import build_loader
 from unmix.training.run.parts import Parts, build
@@ -72,7 +72,7 @@ def knn(parts: Parts) -> float:
 
     assert parts.test is not None
     train, test = features(parts.labelled), features(parts.test.evenly(640))
-    (row,) = measure(train, test, 16, ("knn",), k=20, generator=generator_for(0))
+    (row,) = evaluate_features(train, test, 16, ("knn",), k=20, generator=generator_for(0))
     return row["top1"]
 
 

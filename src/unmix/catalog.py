@@ -23,7 +23,7 @@ def catalog_text() -> str:
     from unmix.backbones import BACKBONES, STEMS
     from unmix.credit import RULES
     from unmix.data import DATA_SETS
-    from unmix.evaluation import PROTOCOLS
+    from unmix.evaluation import PROBES
     from unmix.methods import METHODS
     from unmix.mixtures import PAIRINGS
     from unmix.mixtures.operators import PER
@@ -48,7 +48,7 @@ def catalog_text() -> str:
         "laws": LAWS,
         "pairings": PAIRINGS,
         "per": PER,
-        "protocols": ("linear", *PROTOCOLS),
+        "protocols": PROBES,
         "stems": STEMS,
     }
     return _json(

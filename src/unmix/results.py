@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import shlex
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,8 @@ __all__ = [
     "described",
     "finite",
     "load_results",
+    "protocol_title",
+    "protocols_of",
     "set_aside",
     "settings_of",
     "write_results",
@@ -30,6 +32,8 @@ __all__ = [
 
 SCHEMA = 1
 FILE = "results.json"
+
+_TITLES = {"knn": "kNN", "linear": "Linear", "cmc": "Linear (CMC)", "moco": "Linear (MoCo)"}
 
 # What comes out of a measurement; all else in a row says what was measured, and how.
 _MEASURED = {"top1", "top5", "strength", "seconds", "train_images", "test_images"}
@@ -143,6 +147,17 @@ class RunResults:
 def settings_of(row: Mapping[str, Any]) -> dict[str, Any]:
     """What a row measures, and how: `protocol`, `epoch`, `features`, `k`, ..."""
     return {key: value for key, value in row.items() if key not in _MEASURED}
+
+
+def protocol_title(name: str) -> str:
+    """An evaluation protocol as tables and figures name it."""
+    return _TITLES.get(name, name)
+
+
+def protocols_of(results: Sequence[RunResults]) -> list[str]:
+    """The protocols by which runs were evaluated: kNN and linear probes first."""
+    seen = {row.protocol: None for run in results for row in run.evaluations}
+    return [*(name for name in _TITLES if name in seen), *(n for n in seen if n not in _TITLES)]
 
 
 def described(row: Evaluation | Mapping[str, Any]) -> str:

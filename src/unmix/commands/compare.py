@@ -26,7 +26,6 @@ from unmix.figures import (
     save,
     write_report,
 )
-from unmix.figures.accuracy import PROTOCOLS
 from unmix.figures.style import run_label
 from unmix.files import write_whole
 from unmix.names import json_bytes, shown
@@ -36,6 +35,8 @@ from unmix.results import (
     described,
     finite,
     load_results,
+    protocol_title,
+    protocols_of,
     settings_of,
 )
 from unmix.training.console import quiet_libraries
@@ -219,7 +220,7 @@ def _told_by_data(known: Mapping[str, Path], results: Sequence[RunResults]) -> l
 def _unlike(results: Sequence[RunResults]) -> list[str]:
     """Say where the runs' accuracies by a protocol were not measured in the same way."""
     notes = []
-    for protocol, title in PROTOCOLS.items():
+    for protocol in protocols_of(results):
         rows = {run.name: row for run in results if (row := run.final(protocol))}
         ways = {name: settings_of(row.details) for name, row in rows.items()}
         words = {
@@ -228,8 +229,9 @@ def _unlike(results: Sequence[RunResults]) -> list[str]:
         }
         for word, values in words.items():
             if len({str(value) for value in values.values()}) > 1:
+                title = protocol_title(protocol)
                 each = ", ".join(f"{value} for {name}" for name, value in values.items())
-                notes.append(f"{title} was not measured alike: {word} is {each}.")
+                notes.append(f"{title} was measured with different settings: {word} is {each}.")
     return notes
 
 
@@ -237,7 +239,7 @@ def _other_rows(results: Sequence[RunResults]) -> list[str]:
     """Name the accuracies at a run's last epoch that the table does not show."""
     notes = []
     for run in results:
-        shown_rows = [run.final(protocol) for protocol in PROTOCOLS]
+        shown_rows = [run.final(protocol) for protocol in protocols_of([run])]
         others = [
             f"{described(row)}: {row.top1:.1f}%"
             for row in run.evaluations
@@ -267,7 +269,7 @@ def _figures(
                 protocol,
                 {name: row[protocol] for name, row in baselines.items() if protocol in row},
             ),
-            f"Top-1 accuracy, {PROTOCOLS[protocol]}; baselines are dotted.",
+            f"Top-1 accuracy, {protocol_title(protocol)}; baselines are dotted.",
         )
     metrics = _metrics(known, results, notes)
     if metrics:

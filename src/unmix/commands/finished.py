@@ -17,7 +17,7 @@ from unmix.config import MachineSettings, Settings
 from unmix.data import ImageSet, StreamedImages
 from unmix.data.fingerprint import Fingerprint
 from unmix.errors import UserError
-from unmix.evaluation import Measured, split_features
+from unmix.evaluation import LabeledFeatures, split_features
 from unmix.evaluation.encoder import ENCODER_FILE, LoadedEncoder, load_encoder
 from unmix.hardware.devices import Machine, choose_machine
 from unmix.results import DamagedResultsError, described, load_results
@@ -277,7 +277,7 @@ class FinishedRun:
         encode = method.features if features == "backbone" else method.projections
         return Subject(encode, int(checkpoint.rpartition("-")[2]) if checkpoint else epochs)
 
-    def measure(self, encode: Callable[[Tensor], Tensor], images: ImageSet) -> Measured:
+    def features(self, encode: Callable[[Tensor], Tensor], images: ImageSet) -> LabeledFeatures:
         """Encode a split, prepared as for the exported encoder."""
         views = self.encoder.views
         return split_features(

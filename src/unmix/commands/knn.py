@@ -7,7 +7,7 @@ from typing import Any
 
 from unmix.commands.finished import FinishedRun, Say, line_of, say_skipped
 from unmix.errors import check_choice, check_number
-from unmix.evaluation import measure
+from unmix.evaluation import evaluate_features
 from unmix.hardware.threads import with_threads
 from unmix.randomness import generator_for
 from unmix.training.console import quiet_libraries
@@ -66,9 +66,9 @@ def knn(
     if splits.note is not None:
         say(splits.note)
     subject = finished.subject(features)
-    row: dict[str, Any] = measure(
-        finished.measure(subject.encode, splits.train),
-        finished.measure(subject.encode, splits.test),
+    row: dict[str, Any] = evaluate_features(
+        finished.features(subject.encode, splits.train),
+        finished.features(subject.encode, splits.test),
         len(splits.classes), ("knn",), k=k, temperature=temperature,
         generator=generator_for(finished.settings.run.seed, "probe"),
         device=finished.machine.device,

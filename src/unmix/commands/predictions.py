@@ -17,7 +17,7 @@ from unmix.commands.finished import FinishedRun, Say, say_skipped
 from unmix.data import ImageSet, read_uint8
 from unmix.data.fingerprint import Fingerprint
 from unmix.errors import UserError
-from unmix.evaluation import Measured, softness_summary
+from unmix.evaluation import LabeledFeatures, softness_summary
 from unmix.figures import prediction_curves
 from unmix.files import write_whole
 from unmix.names import json_bytes, shown
@@ -101,10 +101,10 @@ def predictions(
         f"encoding {len(images):,} {images.split} images of {shown(images.name)} "
         f"with {len(runs)} encoders"
     )
-    measured: dict[str, Measured] = {}
+    measured: dict[str, LabeledFeatures] = {}
     for label, run in finished.items():
         try:
-            measured[label] = run.measure(run.encoder.features, images)
+            measured[label] = run.features(run.encoder.features, images)
             # A timm model may end without a ReLU, and then has no such curves.
             softness_summary(measured[label].features)
         except UserError as error:

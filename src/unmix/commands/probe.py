@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,14 +13,14 @@ from unmix.commands.finished import FinishedRun, Say, Splits, Subject, line_of, 
 from unmix.commands.rows import NotSavedError
 from unmix.data import StreamedImages, TensorImages
 from unmix.errors import UserError, check_choice, check_number
-from unmix.evaluation import PROTOCOLS, Protocol, find_protocol, measure, run_protocol
-from unmix.evaluation.protocols import Batches
+from unmix.evaluation import PROBES, PROTOCOLS, AugmentedImages, Task, evaluate
+from unmix.evaluation.protocol import Batches
 from unmix.hardware.threads import with_threads
 from unmix.randomness import generator_for
 from unmix.training.console import quiet_libraries
 from unmix.training.console import say as print_line
 from unmix.training.loading.loaders import EpochOrder, build_loader
-from unmix.views import Views, preset
+from unmix.views import Views, ViewSettings
 
 __all__ = ["probe"]
 
@@ -86,10 +85,7 @@ def probe(
     lost: NotSavedError | None = None
     for name in checkpoints:
         subject = finished.subject(features, name)
-        if protocol in PROTOCOLS:
-            row = _published(finished, subject, splits, protocol, epochs, lr)
-        else:
-            row = _linear(finished, subject, splits)
+        row = evaluate(protocol, _task(finished, subject, splits, epochs, lr))
         row |= {**subject.at, "features": features, **splits.named}
         rows.append(row)
         say(line_of(row))
@@ -106,13 +102,14 @@ def probe(
 
 
 def _check(protocol: str, features: str, epochs: int | None, lr: float | None) -> None:
-    check_choice("--protocol", protocol, ("linear", *PROTOCOLS))
+    check_choice("--protocol", protocol, PROBES)
     check_choice("--features", features, ("backbone", "projector"))
+    trained = [name for name in PROBES if PROTOCOLS[name].needs_images]
     for flag, value in (("--epochs", epochs), ("--lr", lr)):
-        if value is not None and protocol == "linear":
+        if value is not None and protocol not in trained:
             raise UserError(
-                f"{flag}: {value:g} does not go with --protocol linear, which is fitted until it "
-                "converges; leave it out, or use --protocol cmc or moco."
+                f"{flag}: {value:g} does not apply to --protocol {protocol}, which is fitted until "
+                f"it converges; leave it out, or use --protocol {' or '.join(trained)}."
             )
     if epochs is not None:
         check_number("--epochs", epochs, at_least=1)
@@ -142,52 +139,36 @@ def _chosen(finished: FinishedRun, checkpoint: str | None) -> list[str | None]:
     return [check_choice("--checkpoint", checkpoint, ("all", "last", *kept.values()))]
 
 
-def _linear(finished: FinishedRun, subject: Subject, splits: Splits) -> dict[str, Any]:
-    return measure(
-        finished.measure(subject.encode, splits.train),
-        finished.measure(subject.encode, splits.test),
-        len(splits.classes), ("linear",),
-        generator=generator_for(finished.settings.run.seed, "probe"),
-        device=finished.machine.device,
-    )[0]  # fmt: skip
-
-
-def _published(
-    finished: FinishedRun,
-    subject: Subject,
-    splits: Splits,
-    name: str,
-    epochs: int | None,
-    lr: float | None,
-) -> dict[str, Any]:
-    facts = finished.encoder.facts
-    data = finished.settings.run.data if splits.transfer is None else splits.transfer
-    protocol = find_protocol(name, data, color_space=facts["color_space"], width=facts["width"])
-    if lr is not None:
-        protocol = replace(protocol, lr=lr)
-    test = finished.measure(subject.encode, splits.test)
-    assert test.labels is not None
-    scores = run_protocol(
-        protocol, subject.encode, _augmented(finished, splits, protocol), test.features,
-        test.labels, classes=len(splits.classes),
-        generator=generator_for(finished.settings.run.seed, "probe"),
-        device=finished.machine.device, dtype=finished.machine.autocast, epochs=epochs,
+def _task(
+    finished: FinishedRun, subject: Subject, splits: Splits, epochs: int | None, lr: float | None
+) -> Task:
+    """What the protocols may use: features, encoded when they are first read, and images."""
+    facts, settings = finished.encoder.facts, finished.settings.run
+    images = AugmentedImages(
+        subject.encode, lambda augmentation, size: _batches(finished, splits, augmentation, size),
+        len(splits.train), settings.data if splits.transfer is None else splits.transfer,
+        facts["color_space"], facts["width"], finished.machine.autocast, epochs, lr,
     )  # fmt: skip
-    counts = {"train_images": len(splits.train), "test_images": len(test.features)}
-    return {"protocol": name, **scores, **counts}
+    return Task(
+        lambda: finished.features(subject.encode, splits.train),
+        lambda: finished.features(subject.encode, splits.test),
+        len(splits.classes), generator=generator_for(settings.seed, "probe"),
+        device=finished.machine.device, images=images,
+    )  # fmt: skip
 
 
-def _augmented(finished: FinishedRun, splits: Splits, protocol: Protocol) -> Batches:
+def _batches(
+    finished: FinishedRun, splits: Splits, augmentation: ViewSettings, batch_size: int
+) -> Batches:
     """The training images, augmented anew each epoch; what is drawn depends on seed and epoch."""
     machine, plain = finished.machine, finished.encoder.views
-    settings = replace(preset(protocol.augmentation), crop_scale_min=protocol.crop_scale_min)
     views = Views(
-        settings, plain.size, plain.mean, plain.std, 1, plain.color_space,
+        augmentation, plain.size, plain.mean, plain.std, 1, plain.color_space,
         channels_last=machine.channels_last,
     )  # fmt: skip
     images, seed = splits.train, finished.settings.run.seed
     resident = images.images.to(machine.device) if isinstance(images, TensorImages) else None
-    order = EpochOrder(len(images), protocol.batch_size, seed, smallest=1)
+    order = EpochOrder(len(images), batch_size, seed, smallest=1)
     loader = build_loader(
         images, views, order,
         workers=finished.settings.machine.workers, pin_memory=machine.device.type == "cuda",

@@ -1,41 +1,44 @@
-"""Features once; kNN and linear probes on them; the published protocols; measures of features."""
+"""Evaluation of encoders: features, kNN, linear probes, the published protocols, and metrics."""
 
 from unmix.evaluation.encoder import LoadedEncoder, load_encoder
-from unmix.evaluation.features import extract
+from unmix.evaluation.features import LabeledFeatures, extract, split_features
 from unmix.evaluation.knn import knn_accuracy, knn_predict
 from unmix.evaluation.linear import STRENGTHS, linear_probe
 from unmix.evaluation.metrics import (
     accuracy,
     effective_rank,
-    health,
     softness,
     softness_summary,
     spread,
-    uniformity,
 )
-from unmix.evaluation.protocols import PROTOCOLS, Protocol, find_protocol, run_protocol
-from unmix.evaluation.splits import Measured, measure, split_features
+from unmix.evaluation.protocol import AugmentedImages, Protocol, Task
+from unmix.evaluation.registry import PROBES, PROTOCOLS, evaluate, evaluate_features
+from unmix.evaluation.sgd import SGDSettings, cmc_settings, moco_settings, train_classifier
 
 __all__ = [
+    "PROBES",
     "PROTOCOLS",
     "STRENGTHS",
+    "AugmentedImages",
+    "LabeledFeatures",
     "LoadedEncoder",
-    "Measured",
     "Protocol",
+    "SGDSettings",
+    "Task",
     "accuracy",
+    "cmc_settings",
     "effective_rank",
+    "evaluate",
+    "evaluate_features",
     "extract",
-    "find_protocol",
-    "health",
     "knn_accuracy",
     "knn_predict",
     "linear_probe",
     "load_encoder",
-    "measure",
-    "run_protocol",
+    "moco_settings",
     "softness",
     "softness_summary",
     "split_features",
     "spread",
-    "uniformity",
+    "train_classifier",
 ]

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from unmix.data import ImageSet
-from unmix.evaluation.splits import measure, split_features
+from unmix.evaluation.features import split_features
+from unmix.evaluation.registry import evaluate_features
 
 __all__ = ["accuracies", "raw_pixels"]
 
@@ -35,5 +36,7 @@ def accuracies(
         split_features(encode, images, prepare, size, device=device, dtype=dtype)
         for images in (train, test)
     ]
-    rows = measure(splits[0], splits[1], len(train.classes), generator=generator, device=device)
+    rows = evaluate_features(
+        splits[0], splits[1], len(train.classes), generator=generator, device=device
+    )
     return {row["protocol"]: row["top1"] for row in rows}

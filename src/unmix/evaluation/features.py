@@ -1,17 +1,27 @@
-"""Features of many images, encoded once."""
+"""Features of many images, encoded once in evaluation mode."""
 
 from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
+from unmix.data import ImageSet
 from unmix.errors import UserError
+from unmix.evaluation.pixels import pixel_batches
 
-__all__ = ["NotFiniteError", "encode_batch", "evaluating", "extract"]
+__all__ = [
+    "LabeledFeatures",
+    "NotFiniteError",
+    "encode_batch",
+    "evaluating",
+    "extract",
+    "split_features",
+]
 
 Encode = Callable[[Tensor], Tensor]
 
@@ -101,3 +111,63 @@ def evaluating(encode: Encode) -> Iterator[None]:
     finally:
         for part, mode in zip(parts, modes, strict=True):
             part.training = mode
+
+
+@dataclass(frozen=True)
+class LabeledFeatures:
+    """The features of one split.
+
+    Attributes:
+        features: float32 (M, D), on the CPU.
+        labels: int64 (M,), or None without classes.
+        index: Which images they are of, int64 (M,); broken files are not among them.
+    """
+
+    features: Tensor
+    labels: Tensor | None
+    index: Tensor
+
+
+def split_features(
+    encode: Callable[[Tensor], Tensor],
+    images: ImageSet,
+    prepare: Callable[[Tensor], Tensor],
+    size: int,
+    *,
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype | None = None,
+    batch_size: int = 256,
+    workers: int | None = None,
+) -> LabeledFeatures:
+    """Encode a split, without augmentation.
+
+    Args:
+        encode: Normalised images (N, C, H, W) to features (N, D); a module or a method of one.
+        images: The split.
+        prepare: uint8 images to normalised ones, as `Views.plain`.
+        size: Side of the images in pixels.
+        device: Where to encode.
+        dtype: Of autocast; None computes as the weights are.
+        batch_size: Images at a time.
+        workers: Processes that read files ahead; by default from the number of cores.
+
+    Raises:
+        UserError: if no image can be read.
+    """
+    n = len(images)
+    kept: list[Tensor] = []
+
+    def batches() -> Iterator[Tensor]:
+        for pixels, index in pixel_batches(
+            images, size, batch_size, workers=workers, device=device
+        ):
+            kept.append(index)
+            yield prepare(pixels.to(device, non_blocking=True))
+
+    features = extract(encode, batches(), device=device, dtype=dtype) if n else torch.empty(0, 0)
+    if not kept:
+        raise UserError(
+            f"{images.name}: none of the {n} images of the {images.split} split is readable."
+        )
+    index = torch.cat(kept)
+    return LabeledFeatures(features, None if images.labels is None else images.labels[index], index)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -11,8 +12,9 @@ from torch.nn.functional import normalize
 
 from unmix.errors import UserError, check_number
 from unmix.evaluation.metrics import NO_CLASS, accuracy, check_labelled
+from unmix.evaluation.protocol import Protocol, Task
 
-__all__ = ["knn_accuracy", "knn_predict"]
+__all__ = ["WeightedKNN", "knn_accuracy", "knn_predict"]
 
 # More queries a block no longer make the matrix product faster.
 _MOST_ROWS = 2048
@@ -213,3 +215,17 @@ def knn_accuracy(
         device=device,
     )
     return accuracy(ranking, query_labels)
+
+
+class WeightedKNN(Protocol):
+    """Accuracy of `knn_predict`, by as many neighbors as the task says or there are images."""
+
+    def evaluate(self, task: Task) -> dict[str, Any]:
+        """Predict the classes of the test images."""
+        train, train_labels, test, test_labels = task.splits
+        k = min(task.k, len(train))
+        scores = knn_accuracy(
+            train, train_labels, test, test_labels,
+            classes=task.classes, k=k, temperature=task.temperature, device=task.float64_device,
+        )  # fmt: skip
+        return {**scores, "k": k, "temperature": task.temperature}

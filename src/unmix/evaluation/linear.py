@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -10,8 +11,9 @@ from torch.nn.functional import cross_entropy, linear
 
 from unmix.errors import UserError
 from unmix.evaluation.metrics import accuracy, check_labelled
+from unmix.evaluation.protocol import Protocol, Task
 
-__all__ = ["STRENGTHS", "linear_probe"]
+__all__ = ["STRENGTHS", "LinearProbe", "linear_probe"]
 
 STRENGTHS = (1.0, 1e-1, 1e-2, 1e-3, 1e-4)
 """L2 strengths tried, from strong to weak, so that each fit starts from a smoother one."""
@@ -199,3 +201,14 @@ def _coordinates(
     identity = torch.eye(len(factor), dtype=factor.dtype, device=factor.device)
     back = torch.linalg.solve_triangular(factor, identity, upper=False)
     return factor.to(classifier.weight.dtype), back.to(classifier.weight.dtype)
+
+
+class LinearProbe(Protocol):
+    """Accuracy of `linear_probe`."""
+
+    def evaluate(self, task: Task) -> dict[str, Any]:
+        """Predict the classes of the test images."""
+        return linear_probe(
+            *task.splits, classes=task.classes, generator=task.generator,
+            device=task.float64_device,
+        )  # fmt: skip

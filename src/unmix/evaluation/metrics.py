@@ -15,11 +15,9 @@ __all__ = [
     "accuracy",
     "check_labelled",
     "effective_rank",
-    "health",
     "softness",
     "softness_summary",
     "spread",
-    "uniformity",
 ]
 
 NO_CLASS = -1
@@ -69,9 +67,6 @@ def check_labelled(split: str, features: Tensor, labels: Tensor, classes: int) -
         )
 
 
-_BLOCK = 1024
-
-
 def spread(features: Tensor) -> float:
     """Return the mean standard deviation of the L2-normalised features, times the square root of D.
 
@@ -113,49 +108,11 @@ def effective_rank(features: Tensor) -> float:
     return torch.special.xlogy(share, share).sum().neg().exp().item()
 
 
-def uniformity(features: Tensor, t: float = 2.0) -> float:
-    """Return the log of the mean Gaussian potential over all pairs of different images.
-
-    0 means collapse; the lower, the more evenly the L2-normalised features cover the sphere, down
-    to about -2 t in many dimensions (Wang and Isola, arXiv 2005.10242, section 4.1).
-
-    Args:
-        features: `(N, D)`. The cost grows with N squared; 10,000 rows take a few seconds.
-        t: Sharpness of the potential exp(-t d^2).
-
-    Raises:
-        UserError: if the features are not a matrix of at least two finite rows.
-    """
-    unit = normalize(_check(features), dim=1).float()
-    n = len(unit)
-    total = 0.0
-    for start in range(0, n, _BLOCK):
-        cosine = (unit[start : start + _BLOCK] @ unit.T).clamp(-1, 1)
-        potential = (t * (2 * cosine - 2)).exp()
-        own = torch.arange(len(potential), device=unit.device)
-        potential[own, own + start] = 0
-        total += potential.sum(dtype=torch.float64).item()
-    return math.log(total / (n * (n - 1)))
-
-
-def health(features: Tensor) -> dict[str, float]:
-    """Return "spread", "effective_rank" and "uniformity" of features `(N, D)`.
-
-    Raises:
-        UserError: if the features are not a matrix of at least two finite rows.
-    """
-    return {
-        "spread": spread(features),
-        "effective_rank": effective_rank(features),
-        "uniformity": uniformity(features),
-    }
-
-
 def _check(features: Tensor) -> Tensor:
     """Return the features in float64."""
     if features.ndim != 2 or len(features) < 2 or not bool(features.isfinite().all()):
         raise UserError(
-            f"health: features {tuple(features.shape)} must be (N, D), all finite, N at least 2"
+            f"features {tuple(features.shape)} must be (N, D), all finite, N at least 2"
         )
     return features.double()
 

@@ -22,11 +22,9 @@ from unmix.figures.style import (
     message,
     run_label,
 )
-from unmix.results import RunResults
+from unmix.results import RunResults, protocol_title
 
-__all__ = ["PROTOCOLS", "accuracy_against_epochs"]
-
-PROTOCOLS = {"knn": "kNN", "linear": "Linear", "cmc": "Linear (CMC)", "moco": "Linear (MoCo)"}
+__all__ = ["accuracy_against_epochs"]
 
 _LEAST = 2.0
 
@@ -53,13 +51,13 @@ def accuracy_against_epochs(
 
     Args:
         results: The runs; those without an evaluation by `protocol` are left out.
-        protocol: `linear`, `knn`, `cmc` or `moco`.
+        protocol: Name of an evaluation protocol, as `linear`.
         references: Horizontal lines, name to percent: `{"raw pixels": 39.5}`.
     """
     curves = _curves([run for run in results if run.of(protocol)], protocol)
     figure = Figure(figsize=(6.4, max(3.8, 1.2 + 0.19 * len(curves))), layout="constrained")
     axes = figure.add_subplot()
-    title = PROTOCOLS.get(protocol, protocol)
+    title = protocol_title(protocol)
     if not curves:
         message(axes, f"No run has an evaluation by the protocol “{protocol}”.")
         return figure

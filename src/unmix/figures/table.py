@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from unmix.figures.accuracy import PROTOCOLS
 from unmix.figures.style import method_name
 from unmix.html import table
 from unmix.names import shown
-from unmix.results import RunResults
+from unmix.results import RunResults, protocol_title, protocols_of
 
 __all__ = ["Baselines", "Cell", "ResultsTable", "results_table"]
 
@@ -79,8 +78,7 @@ def results_table(
         baselines: Accuracies of what needs no training, `{"raw pixels": {"knn": 39.5}}`.
     """
     others = baselines or {}
-    seen = {row.protocol for run in results for row in run.evaluations}
-    protocols = [*_ALWAYS, *(name for name in PROTOCOLS if name in seen and name not in _ALWAYS)]
+    protocols = list(dict.fromkeys((*_ALWAYS, *protocols_of(results))))
     settings = [name for name in _SETTINGS if len({_setting(run, name) for run in results}) > 1]
     runs = sorted(results, key=lambda run: not run.baseline)
     columns = ["run", "method", "mixture", *settings, "epochs"]
@@ -110,7 +108,7 @@ def results_table(
         texts = [_DASH if value is None else _short(value / unit) for value in numbers]
         # Minutes have no best: fewer epochs are not a merit.
         _append(cells, texts, _best(texts) if compare and key != "seconds" else set())
-    columns += [PROTOCOLS.get(name, name) for name in protocols] + ["images/s", "minutes"]
+    columns += [protocol_title(name) for name in protocols] + ["images/s", "minutes"]
     numeric += [True] * (len(columns) - len(numeric))
     return ResultsTable(tuple(columns), tuple(numeric), tuple(map(tuple, cells)))
 

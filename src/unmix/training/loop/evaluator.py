@@ -11,7 +11,13 @@ from torch import Tensor
 from unmix.config import EvaluationSettings
 from unmix.data import ImageSet
 from unmix.errors import UserError
-from unmix.evaluation import Measured, effective_rank, measure, split_features, spread
+from unmix.evaluation import (
+    LabeledFeatures,
+    effective_rank,
+    evaluate_features,
+    split_features,
+    spread,
+)
 from unmix.evaluation.features import NotFiniteError
 from unmix.hardware.devices import Machine
 from unmix.randomness import generator_for
@@ -54,7 +60,7 @@ class Evaluator:
         few = self.train.evenly(min(_SAMPLE, len(self.train)))
         return self.features(few, "backbone").features
 
-    def features(self, images: ImageSet, kind: str | None = None) -> Measured:
+    def features(self, images: ImageSet, kind: str | None = None) -> LabeledFeatures:
         """Features of a split, of the backbone or the projector; by default as the settings say."""
         method = self.module.method
         kind = kind or self.settings.features
@@ -65,7 +71,7 @@ class Evaluator:
             fault = str(error).partition(";")[0]
             raise UserError(f"{fault}; {self.module.advice.if_diverged}.") from None
 
-    def _encoded(self, encode: Callable[[Tensor], Tensor], images: ImageSet) -> Measured:
+    def _encoded(self, encode: Callable[[Tensor], Tensor], images: ImageSet) -> LabeledFeatures:
         views = self.module.views
         # Compiling the encoders again for evaluation would take longer than it saves.
         with torch.compiler.set_stance("force_eager"):
@@ -85,7 +91,7 @@ class Evaluator:
             return [], train
         assert self.test is not None
         assert self.train.classes is not None
-        rows = measure(
+        rows = evaluate_features(
             train, self.features(self.test), len(self.train.classes), protocols,
             k=self.settings.knn_k, temperature=self.settings.knn_temperature,
             generator=generator_for(self.module.seed, "probe"), device=self.module.device,

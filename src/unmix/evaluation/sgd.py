@@ -8,6 +8,7 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from typing import Any, ClassVar
 
 import lightning
 import torch
@@ -16,25 +17,22 @@ from torch.nn.functional import cross_entropy
 from torch.optim import SGD, Optimizer
 from torch.optim.lr_scheduler import LRScheduler, MultiStepLR
 
-from unmix.errors import check_choice, check_number
+from unmix.errors import check_number
 from unmix.evaluation.features import Encode, encode_batch, evaluating
 from unmix.evaluation.metrics import accuracy, check_labelled
+from unmix.evaluation.protocol import Batches, Protocol, Task
+from unmix.views import ViewSettings, preset
 
-__all__ = ["PROTOCOLS", "Batches", "Protocol", "find_protocol", "run_protocol"]
-
-Batches = Callable[[int], Iterable[tuple[Tensor, Tensor]]]
-"""From an epoch, counted from 0, to its augmented images `(n, C, H, W)` and labels `(n,)`."""
-
-PROTOCOLS = ("cmc", "moco")
+__all__ = ["SGDProbe", "SGDSettings", "cmc_settings", "moco_settings", "train_classifier"]
 
 
 @dataclass(frozen=True)
-class Protocol:
-    """How a linear classifier is trained on a frozen encoder: SGD with momentum 0.9.
+class SGDSettings:
+    """How a linear classifier is trained on a frozen encoder by SGD with momentum 0.9.
 
     Args:
         epochs: Passes over the training images.
-        batch_size: Images a step.
+        batch_size: Images per step.
         lr: Learning rate at the start.
         milestones: Numbers of finished epochs after which the rate is multiplied by `gamma`.
         gamma: That factor.
@@ -57,13 +55,18 @@ class Protocol:
     crop_scale_min: float
     source: str
 
-    def __post_init__(self) -> None:
-        check_number("--linear_epochs", self.epochs, at_least=1)
-        check_number("--linear_batch_size", self.batch_size, at_least=1)
-        check_number("--linear_lr", self.lr, above=0)
+    @property
+    def views(self) -> ViewSettings:
+        """The augmentation of the training images."""
+        return replace(preset(self.augmentation), crop_scale_min=self.crop_scale_min)
 
-    def shortened(self, epochs: int) -> Protocol:
-        """Return the protocol with another number of epochs, the milestones moved in proportion.
+    def __post_init__(self) -> None:
+        check_number("epochs", self.epochs, at_least=1)
+        check_number("batch_size", self.batch_size, at_least=1)
+        check_number("lr", self.lr, above=0)
+
+    def shortened(self, epochs: int) -> SGDSettings:
+        """Return the settings with another number of epochs, the milestones moved in proportion.
 
         Raises:
             UserError: if `epochs` is less than 1.
@@ -72,30 +75,17 @@ class Protocol:
         return replace(self, epochs=epochs, milestones=moved)
 
 
-def find_protocol(
-    name: str, data: str, *, color_space: str = "RGB", width: float = 1.0
-) -> Protocol:
-    """Return a published protocol with the learning rate that was published for the data set.
+def cmc_settings(data: str, color_space: str = "RGB", width: float = 1.0) -> SGDSettings:
+    """Settings of CMC (arXiv 1906.05849), and of the code of image mixtures.
 
-    "cmc" is CMC's (arXiv 1906.05849) and that of the mixture's own code: 60 epochs, for
-    half-encoders (Lab, YCbCr) at learning rate 30, or 50 from width 2 on; for RGB encoders at 10
-    on ImageNet-100, 30 on ImageNet, and elsewhere 0.1, the default of the code. "moco" is MoCo's
-    (arXiv 1911.05722): 100 epochs at 30 on any data.
+    60 epochs; for half-encoders (Lab, YCbCr) at learning rate 30, or 50 from width 2 on; for RGB
+    encoders at 10 on ImageNet-100, 30 on ImageNet, and elsewhere 0.1, the default of the code.
 
     Args:
-        name: One of `PROTOCOLS`.
         data: Name of the data set, as "imagenet100" or "imagenet".
         color_space: "RGB", "Lab" or "YCbCr"; what the encoder sees.
-        width: The encoder's width.
-
-    Raises:
-        UserError: if the name is unknown.
+        width: Width of the encoder.
     """
-    check_choice("--protocol", name, PROTOCOLS)
-    if name == "moco":
-        return Protocol(
-            100, 256, 30.0, (60, 80), 0.1, 0.0, "cmc", 0.08, "main_lincls.py, arXiv 1911.05722"
-        )
     if color_space == "RGB":
         lr = {"imagenet100": 10.0, "imagenet": 30.0}.get(data, 0.1)
         augmentation, source = "moco-v1", "eval_moco_ins.py, arXiv 1906.05849"
@@ -103,7 +93,14 @@ def find_protocol(
         lr = 50.0 if width >= 2 else 30.0
         augmentation, source = "cmc", "LinearProbing.py, arXiv 1906.05849"
     crop = 0.08 if data == "imagenet" else 0.2
-    return Protocol(60, 256, lr, (30, 40, 50), 0.2, 0.0, augmentation, crop, source)
+    return SGDSettings(60, 256, lr, (30, 40, 50), 0.2, 0.0, augmentation, crop, source)
+
+
+def moco_settings(data: str, color_space: str = "RGB", width: float = 1.0) -> SGDSettings:
+    """Settings of MoCo (arXiv 1911.05722): 100 epochs at learning rate 30, whatever the encoder."""
+    return SGDSettings(
+        100, 256, 30.0, (60, 80), 0.1, 0.0, "cmc", 0.08, "main_lincls.py, arXiv 1911.05722"
+    )
 
 
 class _LinearClassifier(lightning.LightningModule):
@@ -111,14 +108,14 @@ class _LinearClassifier(lightning.LightningModule):
 
     def __init__(
         self,
-        protocol: Protocol,
+        settings: SGDSettings,
         batches: Batches,
         features: int,
         classes: int,
         generator: torch.Generator,
     ) -> None:
         super().__init__()
-        self.protocol = protocol
+        self.settings = settings
         self.batches = batches
         # The global generator stays as it is: the layer is made empty, then filled.
         self.fc = nn.utils.skip_init(nn.Linear, features, classes)
@@ -136,11 +133,11 @@ class _LinearClassifier(lightning.LightningModule):
     def configure_optimizers(self) -> tuple[list[Optimizer], list[LRScheduler]]:
         optimizer = SGD(
             self.parameters(),
-            lr=self.protocol.lr,
+            lr=self.settings.lr,
             momentum=0.9,
-            weight_decay=self.protocol.weight_decay,
+            weight_decay=self.settings.weight_decay,
         )
-        schedule = MultiStepLR(optimizer, list(self.protocol.milestones), self.protocol.gamma)
+        schedule = MultiStepLR(optimizer, list(self.settings.milestones), self.settings.gamma)
         return [optimizer], [schedule]
 
 
@@ -158,8 +155,8 @@ class _Epochs:
         return iter(self.classifier.batches(self.classifier.current_epoch))
 
 
-def run_protocol(
-    protocol: Protocol,
+def train_classifier(
+    settings: SGDSettings,
     encode: Encode,
     augmented_batches: Batches,
     test_features: Tensor,
@@ -178,10 +175,10 @@ def run_protocol(
     split chooses nothing.
 
     Args:
-        protocol: From `find_protocol`.
+        settings: Published ones, or others.
         encode: As in `extract`; frozen, in evaluation mode.
         augmented_batches: From an epoch (from 0) to its images and labels, in batches of
-            `protocol.batch_size`.
+            `settings.batch_size`.
         test_features: Features of the test images, not augmented, `(M, D)`.
         test_labels: int64 `(M,)`.
         classes: Number of classes.
@@ -200,25 +197,53 @@ def run_protocol(
     check_labelled("test", test_features, test_labels, classes)
     device = torch.device(device)
     if epochs is not None:
-        protocol = protocol.shortened(epochs)
+        settings = settings.shortened(epochs)
 
     def batches(epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
         for images, labels in augmented_batches(epoch):
             # A clone made outside inference mode is an ordinary tensor, which autograd may save.
             yield encode_batch(encode, images, device, dtype).clone(), labels
 
-    model = _LinearClassifier(protocol, batches, test_features.shape[1], classes, generator)
+    model = _LinearClassifier(settings, batches, test_features.shape[1], classes, generator)
     with _quiet(), evaluating(encode):
-        _trainer(protocol.epochs, device).fit(model)
+        _trainer(settings.epochs, device).fit(model)
     with torch.inference_mode():
         logits = model.fc.cpu()(test_features.cpu().float())
     ranking = logits.topk(min(5, classes), dim=1).indices
     return {
         **accuracy(ranking, test_labels.cpu()),
-        "epochs": protocol.epochs,
-        "lr": protocol.lr,
+        "epochs": settings.epochs,
+        "lr": settings.lr,
         "seconds": time.perf_counter() - started,
     }
+
+
+class SGDProbe(Protocol):
+    """A published linear protocol: `train_classifier` on augmented images.
+
+    Args:
+        published: From the data set, the color space and the width of the encoder to the settings.
+    """
+
+    needs_images: ClassVar[bool] = True
+
+    def __init__(self, published: Callable[[str, str, float], SGDSettings]) -> None:
+        self.published = published
+
+    def evaluate(self, task: Task) -> dict[str, Any]:
+        """Predict the classes of the test images."""
+        images = task.images
+        assert images is not None
+        assert task.test.labels is not None
+        settings = self.published(images.data, images.color_space, images.width)
+        if images.lr is not None:
+            settings = replace(settings, lr=images.lr)
+        return train_classifier(
+            settings, images.encode, images.batches(settings.views, settings.batch_size),
+            task.test.features, task.test.labels,
+            classes=task.classes, generator=task.generator, device=task.device or "cpu",
+            dtype=images.dtype, epochs=images.epochs,
+        )  # fmt: skip
 
 
 def _trainer(epochs: int, device: torch.device) -> lightning.Trainer:

@@ -1,0 +1,121 @@
+"""What an evaluation protocol is, and what it may use."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from unmix.evaluation.features import Encode, LabeledFeatures
+from unmix.views import ViewSettings
+
+__all__ = ["AugmentedImages", "Batches", "Protocol", "Task"]
+
+Batches = Callable[[int], Iterable[tuple[Tensor, Tensor]]]
+"""From an epoch, counted from 0, to its augmented images `(n, C, H, W)` and labels `(n,)`."""
+
+
+class Protocol(ABC):
+    """A way to evaluate a frozen encoder. Add a subclass to `unmix.evaluation.registry`.
+
+    Attributes:
+        needs_images: Whether `task.images` is used: a classifier is trained on augmented images,
+            with the number of epochs and the learning rate that a user may choose.
+    """
+
+    needs_images: ClassVar[bool] = False
+
+    @abstractmethod
+    def evaluate(self, task: Task) -> dict[str, Any]:
+        """Predict the classes of the test images.
+
+        Returns:
+            "top1" and "top5" in percent, and the settings that another evaluation must have in
+            common with this one to be compared with it.
+        """
+
+
+@dataclass(frozen=True)
+class AugmentedImages:
+    """The training images of a task, for protocols that train on augmented images.
+
+    Attributes:
+        encode: Prepared images `(n, C, H, W)` to features `(n, D)`; frozen.
+        batches: From the settings of the augmentation and a batch size to the batches of an epoch.
+        count: Number of training images.
+        data: Name of the data set.
+        color_space: "RGB", "Lab" or "YCbCr"; what the encoder sees.
+        width: Width of the encoder.
+        dtype: Type for autocast while encoding.
+        epochs: Of the classifier, instead of the published number.
+        lr: Learning rate of the classifier, instead of the published one.
+    """
+
+    encode: Encode
+    batches: Callable[[ViewSettings, int], Batches]
+    count: int
+    data: str
+    color_space: str = "RGB"
+    width: float = 1.0
+    dtype: torch.dtype | None = None
+    epochs: int | None = None
+    lr: float | None = None
+
+
+class Task:
+    """What a protocol may use: features, which are encoded when they are first read, and images.
+
+    Args:
+        train: Gives the features and labels of the training images.
+        test: Gives those of the test images.
+        classes: Number of classes.
+        generator: CPU generator of all random numbers.
+        device: Where to compute.
+        k: Neighbors that vote in the kNN.
+        temperature: T of their weights.
+        images: The training images themselves, if the caller has them.
+    """
+
+    def __init__(
+        self,
+        train: Callable[[], LabeledFeatures],
+        test: Callable[[], LabeledFeatures],
+        classes: int,
+        *,
+        generator: torch.Generator,
+        device: torch.device | str | None = None,
+        k: int = 200,
+        temperature: float = 0.1,
+        images: AugmentedImages | None = None,
+    ) -> None:
+        self._train, self._test = train, test
+        self.classes, self.generator, self.device = classes, generator, device
+        self.k, self.temperature, self.images = k, temperature, images
+
+    @cached_property
+    def train(self) -> LabeledFeatures:
+        """Features and labels of the training images."""
+        return self._train()
+
+    @cached_property
+    def test(self) -> LabeledFeatures:
+        """Features and labels of the test images."""
+        return self._test()
+
+    @property
+    def splits(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Training features, training labels, test features and test labels."""
+        assert self.train.labels is not None
+        assert self.test.labels is not None
+        return self.train.features, self.train.labels, self.test.features, self.test.labels
+
+    @property
+    def float64_device(self) -> torch.device | str | None:
+        """`device`, unless it has no float64 (mps); then None, which is the features' own."""
+        mps = self.device is not None and torch.device(self.device).type == "mps"
+        return None if mps else self.device

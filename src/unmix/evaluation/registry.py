@@ -1,0 +1,88 @@
+"""Every evaluation protocol by name."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from unmix.errors import check_choice
+from unmix.evaluation.features import LabeledFeatures
+from unmix.evaluation.knn import WeightedKNN
+from unmix.evaluation.linear import LinearProbe
+from unmix.evaluation.protocol import Protocol, Task
+from unmix.evaluation.sgd import SGDProbe, cmc_settings, moco_settings
+
+__all__ = ["PROBES", "PROTOCOLS", "evaluate", "evaluate_features"]
+
+PROTOCOLS: dict[str, Protocol] = {
+    "knn": WeightedKNN(),
+    "linear": LinearProbe(),
+    "cmc": SGDProbe(cmc_settings),
+    "moco": SGDProbe(moco_settings),
+}
+"""Name to protocol. The names stand in `results.json`."""
+
+PROBES = tuple(name for name in PROTOCOLS if name != "knn")
+"""The protocols of `unmix probe`; kNN has a command with options of its own."""
+
+
+def evaluate(name: str, task: Task) -> dict[str, Any]:
+    """Evaluate by a protocol.
+
+    Args:
+        name: One of `PROTOCOLS`.
+        task: What it may use.
+
+    Returns:
+        A row of `results.json`, without its epoch.
+
+    Raises:
+        UserError: if the protocol is unknown, features and labels do not match, or a number is out
+            of range.
+    """
+    protocol = PROTOCOLS[check_choice("protocol", name, PROTOCOLS)]
+    row = {"protocol": name, **protocol.evaluate(task)}
+    if protocol.needs_images and task.images is not None:
+        train_images = task.images.count
+    else:
+        train_images = len(task.train.features)
+    return {**row, "train_images": train_images, "test_images": len(task.test.features)}
+
+
+def evaluate_features(
+    train: LabeledFeatures,
+    test: LabeledFeatures,
+    classes: int,
+    protocols: Sequence[str] = ("knn", "linear"),
+    *,
+    k: int = 200,
+    temperature: float = 0.1,
+    generator: torch.Generator,
+    device: torch.device | str | None = None,
+) -> list[dict[str, Any]]:
+    """Evaluate by protocols that need nothing but features.
+
+    Args:
+        train: Features and labels of the training images.
+        test: Features and labels to predict.
+        classes: Number of classes.
+        protocols: Of `PROTOCOLS`, those that need no images.
+        k: Neighbors that vote.
+        temperature: T of the kNN's weights.
+        generator: For the linear probe's split of the training features.
+        device: Where to compute; by default the CPU.
+
+    Returns:
+        A row of `results.json` for each protocol, without its epoch.
+
+    Raises:
+        UserError: if a protocol is unknown or needs images, or features and labels do not match.
+    """
+    possible = [name for name, protocol in PROTOCOLS.items() if not protocol.needs_images]
+    task = Task(
+        lambda: train, lambda: test, classes,
+        generator=generator, device=device, k=k, temperature=temperature,
+    )  # fmt: skip
+    return [evaluate(check_choice("protocol", name, possible), task) for name in protocols]
