@@ -16,7 +16,7 @@ from PIL import Image
 from unmix.data import IMAGENET_MEAN, IMAGENET_STD, FileImages, load, read_uint8
 from unmix.data.folder import hold_out
 from unmix.data.listing import EXTENSIONS, Listing, Paths, list_tree
-from unmix.data.statistics import spread
+from unmix.data.statistics import even_indices
 from unmix.errors import UserError
 
 
@@ -279,7 +279,7 @@ def test_strict_loading_makes_the_first_broken_file_raise_when_it_is_read(tmp_pa
 
 @given(st.integers(0, 300), st.integers(1, 50))
 def test_spread_indices_are_distinct_sorted_and_reach_over_the_whole(count, limit):
-    chosen = spread(count, limit)
+    chosen = even_indices(count, limit)
     assert chosen == sorted(set(chosen))
     assert len(chosen) == min(count, limit)
     assert all(0 <= i < count for i in chosen)

@@ -406,38 +406,6 @@ def test_validation_images_without_class_folders_are_told(tmp_path):
         load("imagenet100", "test", data_dir=tmp_path)
 
 
-@pytest.mark.parametrize("name", ["imagenet", "imagenet100"])
-def test_a_class_list_replaces_the_classes(tmp_path, name):
-    for wnid in ("n1", "n2", "n3"):
-        images_at(tmp_path / "train" / wnid, 2)
-    (tmp_path / "list.txt").write_text("# two classes\nn3  # the last\n\nn1\n")
-    found = load(name, "train", data_dir=tmp_path, class_list=tmp_path / "list.txt")
-    assert found.classes == ("n1", "n3")
-    assert found.labels.tolist() == [0, 0, 1, 1]
-
-
-@pytest.mark.parametrize(
-    ("content", "reason"),
-    [
-        (b"n1\n", "names 1 classes"),
-        (b"n1 n2 n1", "names n1 more than once"),
-        (b"\xff\xfe\x00", "not a text file"),
-        (None, "No such file"),
-    ],
-)
-def test_a_useless_class_list_is_told(tmp_path, content, reason):
-    images_at(tmp_path / "train" / "n1", 1)
-    if content is not None:
-        (tmp_path / "list.txt").write_bytes(content)
-    with pytest.raises(UserError, match=rf"--class_list: .*list\.txt.*{reason}"):
-        load("imagenet", "train", data_dir=tmp_path, class_list=tmp_path / "list.txt")
-
-
-def test_a_class_list_for_other_data_is_refused(tmp_path):
-    with pytest.raises(UserError, match="--class_list: only for"):
-        load("photos", "train", class_list=tmp_path / "list.txt")
-
-
 @pytest.fixture
 def tiny(tmp_path) -> Path:
     """Tiny ImageNet's published layout, with 2 training images a class and 3 validation images."""

@@ -1,4 +1,4 @@
-"""Figures: what the artists hold, not how they look; `spread` keeps labels apart."""
+"""Figures: what the artists hold, not how they look; `separate_labels` keeps labels apart."""
 
 from __future__ import annotations
 
@@ -26,8 +26,6 @@ from sklearn.isotonic import IsotonicRegression
 
 from unmix.errors import UserError
 from unmix.figures import (
-    Evaluation,
-    RunResults,
     accuracy_against_epochs,
     curves,
     mixtures,
@@ -35,7 +33,8 @@ from unmix.figures import (
     read_metrics,
     save,
 )
-from unmix.figures.style import color_of, method_name, run_label, shorten, spread
+from unmix.figures.style import color_of, method_name, run_label, separate_labels, shorten
+from unmix.results import Evaluation, RunResults
 
 PAPER = {
     ("moco", "none"): [73.4, 76.1, 77.5, 78.2],
@@ -162,7 +161,7 @@ def test_twenty_labels_do_not_overlap_and_stay_inside_the_figure() -> None:
     st.floats(0.01, 0.3),
 )
 def test_spread_keeps_order_gap_and_bounds(positions: list[float], gap: float) -> None:
-    moved = spread(positions, gap, 0.0, 1.0)
+    moved = separate_labels(positions, gap, 0.0, 1.0)
     gap = min(gap, 1 / max(len(positions) - 1, 1))
     order = sorted(range(len(positions)), key=lambda i: positions[i])
     assert all(moved[b] - moved[a] >= gap - 1e-9 for a, b in itertools.pairwise(order))
@@ -175,11 +174,11 @@ def test_spread_moves_as_little_as_isotonic_regression(positions: list[float], g
     ordered = np.sort(positions)
     steps = gap * np.arange(len(ordered))
     least = IsotonicRegression().fit_transform(np.arange(len(ordered)), ordered - steps) + steps
-    np.testing.assert_allclose(spread(list(ordered), gap, -9.0, 9.0), least, atol=1e-9)
+    np.testing.assert_allclose(separate_labels(list(ordered), gap, -9.0, 9.0), least, atol=1e-9)
 
 
 def test_spread_leaves_what_is_apart() -> None:
-    assert spread([0.9, 0.1, 0.5], 0.2, 0.0, 1.0) == pytest.approx([0.9, 0.1, 0.5])
+    assert separate_labels([0.9, 0.1, 0.5], 0.2, 0.0, 1.0) == pytest.approx([0.9, 0.1, 0.5])
 
 
 def test_the_papers_colours_are_red_blue_and_green() -> None:

@@ -12,7 +12,9 @@ import pytest
 from matplotlib.figure import Figure
 
 from unmix.errors import UserError
-from unmix.figures import Evaluation, ResultsTable, RunResults, results_table, write_report
+from unmix.figures import results_table, write_report
+from unmix.figures.table import ResultsTable
+from unmix.results import Evaluation, RunResults
 
 
 def made(name: str, **changes: Any) -> RunResults:

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from unmix.errors import UserError
-from unmix.figures import load_results, write_results
 from unmix.files import write_whole
+from unmix.results import load_results, write_results
 
 
 def content(**changes: Any) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from unmix.data.from_python import DatasetImages
 from unmix.data.imageset import FileImages, ImageSet, TensorImages
 from unmix.data.listing import Paths
 from unmix.data.packed import PackedImages
-from unmix.data.statistics import spread
+from unmix.data.statistics import even_indices
 
 __all__ = ["Fingerprint", "fingerprint"]
 
@@ -117,7 +117,7 @@ def fingerprint(images: ImageSet) -> Fingerprint:
             digest.update(np.ascontiguousarray(column).tobytes())
     elif isinstance(images, TensorImages):
         digest.update(repr(tuple(images.images.shape)).encode())
-        chosen = list(spread(len(images), _PIXELS_OF))
+        chosen = list(even_indices(len(images), _PIXELS_OF))
         digest.update(images.images[chosen].cpu().numpy().tobytes())
     elif isinstance(images, DatasetImages):
         digest.update(images.digest())

@@ -21,7 +21,7 @@ from unmix.data.statistics import (
     IMAGENET_STD,
     estimate_mean_std,
     estimate_range,
-    spread,
+    even_indices,
 )
 from unmix.errors import UserError
 from unmix.names import shown
@@ -142,7 +142,7 @@ class _LookedAt:
 
 
 def _looked_at(name: str, train: Listing, decoding: Decoding) -> _LookedAt:
-    sample = tuple(train.paths[i] for i in spread(len(train.paths), _SAMPLE))
+    sample = tuple(train.paths[i] for i in even_indices(len(train.paths), _SAMPLE))
     stamps = tuple(map(_stamp, sample))
     found, note = decoding.range, None
     if any(map(may_be_deep, sample)):

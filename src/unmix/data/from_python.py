@@ -26,7 +26,7 @@ from unmix.data.statistics import (
     IMAGENET_STD,
     estimate_mean_std,
     estimate_range,
-    spread,
+    even_indices,
 )
 from unmix.errors import UserError
 from unmix.names import PYTHON
@@ -99,7 +99,7 @@ class DatasetImages(StreamedImages):
         digests = []
         for _ in range(2):
             found = hashlib.blake2b(digest_size=16)
-            for i in spread(len(self), _SAMPLE):
+            for i in even_indices(len(self), _SAMPLE):
                 try:
                     found.update(self.read(i))
                 except BrokenImage:

@@ -10,7 +10,6 @@ from unmix.data.imageset import ImageSet
 from unmix.data.listing import Listing, folders_in, images_in, list_classes
 from unmix.data.spec import DataSet, Request, file_images
 from unmix.data.statistics import IMAGENET_MEAN, IMAGENET_STD
-from unmix.errors import UserError
 
 __all__ = ["IMAGENET", "IMAGENET100", "IMAGENET_100", "TINY_IMAGENET"]
 
@@ -43,7 +42,7 @@ def _read_imagenet(data_set: DataSet, request: Request) -> ImageSet:
     train = root / "train"
     if not train.is_dir():
         raise data_set.missing(root, "there is no train/ in it")
-    wanted = _wanted(data_set, request, train)
+    wanted = _wanted(data_set, train)
     if request.split == "test":
         test = next((root / name for name in ("val", "test") if (root / name).is_dir()), None)
         if test is None:
@@ -52,10 +51,8 @@ def _read_imagenet(data_set: DataSet, request: Request) -> ImageSet:
     return _images(data_set, request, _class_folders(data_set, train, wanted))
 
 
-def _wanted(data_set: DataSet, request: Request, train: Path) -> Sequence[str]:
+def _wanted(data_set: DataSet, train: Path) -> Sequence[str]:
     """Decide which class folders belong to the data set."""
-    if request.class_list is not None:
-        return _read_class_list(request.class_list)
     if data_set is IMAGENET_100:
         return IMAGENET100
     found = folders_in(train)
@@ -66,23 +63,6 @@ def _wanted(data_set: DataSet, request: Request, train: Path) -> Sequence[str]:
             f"ImageNet give the folder itself as --data)",
         )
     return found
-
-
-def _read_class_list(path: Path) -> list[str]:
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or "not a text file"
-        raise UserError(f"--class_list: {path} cannot be read ({reason}).") from error
-    names = [name for line in lines for name in line.partition("#")[0].split()]
-    if len(names) < 2:
-        raise UserError(
-            f"--class_list: {path} names {len(names)} classes; it must name at least 2."
-        )
-    repeated = sorted({name for name in names if names.count(name) > 1})
-    if repeated:
-        raise UserError(f"--class_list: {path} names {repeated[0]} more than once.")
-    return names
 
 
 def _class_folders(data_set: DataSet, folder: Path, wanted: Sequence[str]) -> Listing:

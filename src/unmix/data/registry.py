@@ -26,7 +26,6 @@ DATA_SETS: dict[str, DataSet] = {
 }  # fmt: skip
 
 _SPLITS = ("train", "test", "pretrain")
-_WITH_CLASS_LIST = (IMAGENET.name, IMAGENET_100.name)
 
 
 def load(
@@ -36,7 +35,6 @@ def load(
     data_dir: str | os.PathLike[str] | None = None,
     strict: bool = False,
     download: bool = False,
-    class_list: str | os.PathLike[str] | None = None,
     train_folder: str | None = None,
     test_folder: str | None = None,
     decoding: Decoding | None = None,
@@ -52,8 +50,6 @@ def load(
         data_dir: The folder that holds the files of a named set, where it needs files.
         strict: Whether the first file that cannot be read ends the run.
         download: Whether torchvision may fetch the files into `data_dir` if they are not there.
-        class_list: For `imagenet` and `imagenet100`, a text file of the wnids to keep instead,
-            separated by white space or lines; `#` starts a comment.
         train_folder: Of a folder of images, where within it the training images are; by default
             found by the usual names.
         test_folder: Likewise the images to evaluate on.
@@ -66,8 +62,6 @@ def load(
     """
     check_choice("split", split, _SPLITS)
     name = os.fspath(data)
-    if class_list is not None and name not in _WITH_CLASS_LIST:
-        raise UserError(f"--class_list: only for --data {' or '.join(_WITH_CLASS_LIST)}.")
     skipped = Skipped(strict)
     how = decoding or Decoding()
     given = {"--train_folder": train_folder, "--test_folder": test_folder}
@@ -89,12 +83,8 @@ def load(
             f"--download: {name} cannot be fetched; get it yourself and give --data_dir DIR with "
             f"{data_set.layout}."
         )
-    request = Request(split, _path(data_dir), skipped, download, _path(class_list), how)
-    return data_set.read(data_set, request)
-
-
-def _path(given: str | os.PathLike[str] | None) -> Path | None:
-    return None if given is None else Path(given).expanduser()
+    place = None if data_dir is None else Path(data_dir).expanduser()
+    return data_set.read(data_set, Request(split, place, skipped, download, how))
 
 
 def _folder(name: str) -> Path:

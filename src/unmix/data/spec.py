@@ -25,7 +25,6 @@ class Request:
         data_dir: The folder that holds the data set's files; None if the user gave none.
         skipped: For files that turn out broken.
         download: Whether the files may be fetched.
-        class_list: A text file of class folders to keep; None for all.
         decoding: How files are decoded.
     """
 
@@ -33,7 +32,6 @@ class Request:
     data_dir: Path | None
     skipped: Skipped
     download: bool = False
-    class_list: Path | None = None
     decoding: Decoding = Decoding()  # noqa: RUF009 - frozen
 
 

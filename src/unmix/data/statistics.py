@@ -16,7 +16,7 @@ __all__ = [
     "check_normalisation",
     "estimate_mean_std",
     "estimate_range",
-    "spread",
+    "even_indices",
 ]
 
 # As torchvision's pretrained models and every published ImageNet protocol of this field use them.
@@ -32,7 +32,7 @@ _STRONG_SCALE = 1.25
 _SIDE = 256
 
 
-def spread(count: int, limit: int) -> list[int]:
+def even_indices(count: int, limit: int) -> list[int]:
     """Choose at most `limit` of `count` indices, evenly spread, the same at every call."""
     return [i * count // limit for i in range(limit)] if count > limit else list(range(count))
 
@@ -54,7 +54,7 @@ def estimate_mean_std(image_set: ImageSet, limit: int = 1000) -> tuple[RGB, RGB]
         UserError: if there are no images, or none of those tried can be read.
         BrokenImage: if a file cannot be read and the set is strict.
     """
-    chosen = spread(len(image_set), limit)
+    chosen = even_indices(len(image_set), limit)
     first: BrokenImage | None = None
     shares = np.zeros((3, 256))
     if isinstance(image_set, TensorImages):
@@ -94,7 +94,7 @@ def estimate_range(image_set: StreamedImages, limit: int = 1000) -> tuple[Range 
         The values, None if no image has more than 8 bits; and how many were looked at.
     """
     limits: Range | None = None
-    chosen = spread(len(image_set), limit)
+    chosen = even_indices(len(image_set), limit)
     for i in chosen:
         place = image_set.place(i)
         if not may_be_deep(place.name):

@@ -22,8 +22,8 @@ __all__ = [
     "message",
     "method_name",
     "run_label",
+    "separate_labels",
     "shorten",
-    "spread",
 ]
 
 GREY = "#666666"
@@ -148,7 +148,7 @@ class End:
     color: str
 
 
-def spread(positions: Sequence[float], gap: float, low: float, high: float) -> list[float]:
+def separate_labels(positions: Sequence[float], gap: float, low: float, high: float) -> list[float]:
     """Move positions apart as little as needed (least squares), keeping their order.
 
     Args:
@@ -195,7 +195,7 @@ def label_ends(axes: Axes, ends: Sequence[End], size: float = 8) -> None:
     height = axes.get_window_extent().height * 72 / figure.dpi
     low, high = axes.get_ylim()
     wanted = [(end.y - low) / (high - low) for end in ends]
-    for end, y in zip(ends, spread(wanted, 1.3 * size / height, 0.0, 1.0), strict=True):
+    for end, y in zip(ends, separate_labels(wanted, 1.3 * size / height, 0.0, 1.0), strict=True):
         axes.annotate(
             shorten(end.text),
             xy=(end.x, end.y),
