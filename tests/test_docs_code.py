@@ -16,8 +16,8 @@ from docsite import ROOT, parser_of
 from unmix.cli import COMMANDS
 
 DOCS = ROOT / "docs"
-# How fast something was and what it was: commands of earlier versions, as they were typed then.
-RECORDS = {DOCS / "performance.md", DOCS / "results.md"}
+# Measurements with the commands of the versions that they were made with.
+RECORDS = {DOCS / "measurements.md", DOCS / "results.md"}
 PAGES = [*sorted({*DOCS.rglob("*.md")} - RECORDS), ROOT / "README.md", ROOT / "CONTRIBUTING.md"]
 
 

@@ -112,7 +112,7 @@ def test_a_run_keeps_its_number_and_gives_the_callers_back(
 
 
 def test_the_same_number_of_threads_gives_the_same_bits(tmp_path: Path) -> None:
-    """Another number need not: docs/performance.md. So a resumed run keeps its own."""
+    """Another number need not: docs/measurements.md. So a resumed run keeps its own."""
     weights = []
     for name in ("first", "again"):
         pretrain(run=str(tmp_path / name), threads=2, **{**TINY, "epochs": 1})
