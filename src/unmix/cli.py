@@ -53,7 +53,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stdout.flush()
         return status
     except UserError as error:
-        print(f"unmix: error: {error}", file=sys.stderr)
+        print(f"unmix: error: {error.on_command_line()}", file=sys.stderr)
         return 2
     except KeyboardInterrupt as error:
         print(f"unmix: interrupted{_way_on(words, error)}.", file=sys.stderr)
@@ -238,9 +238,9 @@ def _defaults(words: list[str]) -> dict[str, Any]:
     # A value that is missing is told by the parser of all flags.
     config = [name for name in early.pop("config", []) if name is not None] or None
     for name, value in early.items():
-        check_given(f"--{name}", value)
+        check_given(name, value)
     if "method" in early:
-        check_choice("--method", early["method"], catalog().methods)
+        check_choice("method", early["method"], catalog().methods)
     if config is None and "run" in early and is_run(early["run"]):
         # Another method has other options, and the run's would be taken for the mistake.
         if "method" in early:
@@ -248,7 +248,7 @@ def _defaults(words: list[str]) -> dict[str, Any]:
         found = {**saved_words(early["run"]), **early}
     else:
         found = resolve(early, config)[0]
-    check_choice("--method", found["method"], catalog().methods)
+    check_choice("method", found["method"], catalog().methods)
     return found
 
 

@@ -1,43 +1,138 @@
-"""Mistakes of the user, told in one line that names the flag, the value and what would be right."""
+"""User errors: one line that names the parameter, the value and what would be right.
+
+The message is written once, in Python's names, and read in two places:
+
+    str(error)               GridMix: cells must be at least 2, got 1
+    error.on_command_line()  --unmix_patch: 1 is out of range; it must be at least 2.
+
+Whoever builds an object from settings whose names differ from the object's parameters says so with
+`renamed`, so that nobody reads a name that they did not type.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 
 from unmix.names import shown
 from unmix.synonyms import called_value, nearest
 
-__all__ = ["UserError", "check_choice", "check_given", "check_number"]
+__all__ = ["UserError", "check_choice", "check_given", "check_number", "renamed"]
+
+# `head` or `head="mlp"` within a message: a parameter, with its value.
+_PARAMETER = re.compile(r"`([A-Za-z]\w*)(?:=([^`]+))?`")
 
 
 class UserError(ValueError):
-    """A mistake that the user can mend.
+    """A mistake that the user can fix.
 
-    The message is one line: it names the flag, file or value, and what would be right. The command
-    line prints it without a traceback and exits with status 2. Names in it are made harmless (see
-    `unmix.names.shown`).
+    The command line prints it without a traceback and exits with status 2. Names within it are
+    made harmless (see `unmix.names.shown`).
+
+    Args:
+        message: One line: what is wrong, and what would be right. With a `parameter`, other
+            parameters stand in backticks, with or without a value: `head="mlp"` is read as it is
+            in Python, and as --head mlp on the command line.
+        parameter: The Python name of the parameter, if one is at fault; it stands before the
+            message and is left out of it.
+        owner: The class or function whose parameter it is, for Python users.
+        predicate: What Python users read behind the parameter's name instead of ": message", such
+            as "must be at least 2, got 1".
+        flag: What the command line calls the parameter; by default `--parameter`.
     """
 
-    def __init__(self, message: object = "") -> None:
-        super().__init__(shown(message))
+    def __init__(
+        self,
+        message: object = "",
+        *,
+        parameter: str | None = None,
+        owner: str | None = None,
+        predicate: str | None = None,
+        flag: str | None = None,
+    ) -> None:
+        self.message = str(message)
+        self.parameter = parameter
+        self.owner = owner
+        self.predicate = predicate
+        self.flag = flag or (None if parameter is None else f"--{parameter}")
+        text = self.message
+        if parameter is not None:
+            text = f"{parameter}: {text}" if predicate is None else f"{parameter} {predicate}"
+        super().__init__(shown(f"{owner}: {text}" if owner else text))
+
+    def on_command_line(self) -> str:
+        """The message with flags in place of parameters."""
+        if self.parameter is None:
+            return str(self)
+        return shown(f"{self.flag}: {_PARAMETER.sub(_as_flag, self.message)}")
+
+    def with_more(self, text: str) -> UserError:
+        """The same error with a further sentence, in the words of both places."""
+        predicate = None if self.predicate is None else f"{self.predicate}. {text}"
+        return UserError(
+            f"{self.message} {text}",
+            parameter=self.parameter,
+            owner=self.owner,
+            predicate=predicate,
+            flag=self.flag,
+        )
 
     def _render_traceback_(self) -> list[str]:
         """What IPython prints instead of a traceback: the message says all there is to know."""
         return [f"{type(self).__name__}: {self}"]
 
 
-def check_given(flag: str, value: object) -> None:
+def _as_flag(match: re.Match[str]) -> str:
+    name, value = match.groups()
+    if value in (None, "True"):
+        return f"--{name}"
+    return f"--no-{name}" if value == "False" else f"--{name} {value.strip(chr(34) + chr(39))}"
+
+
+@contextmanager
+def renamed(names: Mapping[str, str]) -> Iterator[None]:
+    """Name the parameters in errors as the user knows them, who set them by other names.
+
+    Args:
+        names: Parameters, each with the name of the setting that it is set by, such as
+            {"cells": "unmix_patch"}. Others keep their names.
+
+    Raises:
+        UserError: what was raised within, under the settings' names and without an owner.
+    """
+    try:
+        yield
+    except UserError as error:
+        if error.parameter is None:
+            raise
+
+        def setting(match: re.Match[str]) -> str:
+            name, value = match.groups()
+            return f"`{names.get(name, name)}{'' if value is None else f'={value}'}`"
+
+        raise UserError(
+            _PARAMETER.sub(setting, error.message),
+            parameter=names.get(error.parameter, error.parameter),
+            predicate=error.predicate,
+        ) from None
+
+
+def check_given(parameter: str, value: object, *, flag: str | None = None) -> None:
     """Check that a text is not empty, as that of a shell variable which was not set.
 
     Raises:
         UserError: if it is.
     """
     if isinstance(value, str) and not value.strip():
-        raise UserError(f"{flag}: the value is empty; give one, or leave {flag} out.")
+        name = flag or (parameter if parameter.startswith("--") else f"`{parameter}`")
+        raise _error(parameter, f"the value is empty; give one, or leave {name} out.", flag=flag)
 
 
-def check_choice(flag: str, value: str, choices: Iterable[str]) -> str:
+def check_choice(
+    parameter: str, value: str, choices: Iterable[str], *, owner: str | None = None
+) -> str:
     """Return `value` if it is one of `choices`.
 
     Raises:
@@ -46,21 +141,31 @@ def check_choice(flag: str, value: str, choices: Iterable[str]) -> str:
     options = list(choices)
     if value in options:
         return value
-    meant = called_value(flag.removeprefix("--"), value)
+    meant = called_value(parameter.removeprefix("--"), value)
     near = meant if meant in options else nearest(value, options)
     hint = f" Did you mean {near!r}?" if near else ""
-    raise UserError(f"{flag}: {value!r} is unknown.{hint} Known: {', '.join(options)}.")
+    message = f"{value!r} is unknown.{hint} Known: {', '.join(options)}."
+    raise _error(parameter, message, owner=owner)
 
 
 def check_number(
-    flag: str,
+    parameter: str,
     value: float,
     *,
     at_least: float | None = None,
     above: float | None = None,
     at_most: float | None = None,
+    owner: str | None = None,
 ) -> None:
     """Check a number against its bounds.
+
+    Args:
+        parameter: Its Python name.
+        value: The number.
+        at_least: Smallest value allowed.
+        above: A value below all that are allowed.
+        at_most: Largest value allowed.
+        owner: The class or function whose parameter it is.
 
     Raises:
         UserError: if `value` is not finite or lies outside the bounds.
@@ -80,7 +185,19 @@ def check_number(
     )
     if wrong:
         wanted = " and ".join(bounds) or "a finite number"
-        raise UserError(f"{flag}: {_shown(value)} is out of range; it must be {wanted}.")
+        raise _error(
+            parameter,
+            f"{_shown(value)} is out of range; it must be {wanted}.",
+            owner=owner,
+            predicate=f"must be {wanted}, got {_shown(value)}",
+        )
+
+
+def _error(parameter: str, message: str, **facts: str | None) -> UserError:
+    """The error of a parameter; of one that is still written as a flag, in the flag's words."""
+    if parameter.startswith("--"):
+        return UserError(f"{parameter}: {message}")
+    return UserError(message, parameter=parameter, **facts)
 
 
 def _shown(value: float) -> str:

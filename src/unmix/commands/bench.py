@@ -46,7 +46,7 @@ def bench(
         UserError: for settings that cannot be, images that cannot be read, or an output that is
             there already or cannot be written: before anything is measured.
     """
-    check_number("--steps", steps, at_least=1)
+    check_number("steps", steps, at_least=1)
     for flag, path in (("--json", json), ("--chart", chart)):
         _check_output(flag, path)
     if chart is not None and not chart.endswith(".png"):

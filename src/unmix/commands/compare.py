@@ -100,7 +100,7 @@ def compare(
     known = dict(zip(_names(folders), folders, strict=True))
     found = [_own(name, load_results(path)) for name, path in known.items()]
     results = _told_by_data(known, found)
-    check_given("--out", out)
+    check_given("out", out)
     folder = Path(out) if out is not None else _beside(folders)
     if folder.exists() and not folder.is_dir():
         raise UserError(f"--out: {folder} is a file; give a folder.")
@@ -162,7 +162,7 @@ def _plain(run: RunResults, folder: Path) -> dict[str, Any]:
 
 def _folders(runs: Sequence[Path | str]) -> list[Path]:
     for run in runs:
-        check_given("RUN", run)
+        check_given("runs", run, flag="RUN")
     folders = [Path(run) for run in runs]
     if not folders:
         raise UserError("RUN: no run was given; give one run folder or more.")

@@ -54,7 +54,7 @@ def demo(
     Raises:
         UserError: as `pretrain` and `compare` do.
     """
-    check_number("--epochs", epochs, at_least=1)
+    check_number("epochs", epochs, at_least=1)
     start = time.perf_counter()
     folder = Path(run)
     every = max(1, epochs // 3)

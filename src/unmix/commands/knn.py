@@ -57,9 +57,9 @@ def knn(
         NotSavedError: if `results.json` cannot be written; its `rows` hold what was measured.
         UserError: if the run is not complete, the data has no classes, or a value is out of range.
     """
-    check_number("--k", k, at_least=1)
-    check_number("--temperature", temperature, above=0)
-    check_choice("--features", features, ("backbone", "projector"))
+    check_number("k", k, at_least=1)
+    check_number("temperature", temperature, above=0)
+    check_choice("features", features, ("backbone", "projector"))
     quiet_libraries()
     finished = FinishedRun.open(run, device)
     splits = finished.splits("kNN", data, data_dir, train_folder, test_folder)

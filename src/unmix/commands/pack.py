@@ -79,11 +79,11 @@ def pack(
         UserError: if the images cannot be read, or the pack cannot be written.
     """
     if short_side is not None:
-        check_number("--short_side", short_side, at_least=1)
-    check_number("--quality", quality, at_least=1, at_most=100)
-    check_number("--shard_size", shard_size, at_least=1)
+        check_number("short_side", short_side, at_least=1)
+    check_number("quality", quality, at_least=1, at_most=100)
+    check_number("shard_size", shard_size, at_least=1)
     if workers is not None:
-        check_number("--workers", workers, at_least=0)
+        check_number("workers", workers, at_least=0)
     place = Path(out).expanduser()
     _check_place(place, folder)
     where = {"data_dir": data_dir, "train_folder": train_folder, "test_folder": test_folder}

@@ -98,10 +98,10 @@ def preview(
         UserError: if no mixture is chosen, it changes nothing, or a value is out of range.
     """
     path = _checked_path(Path(out))
-    check_number("--n", n, at_least=1, at_most=_MOST)
-    check_number("--seed", seed, at_least=0)
+    check_number("n", n, at_least=1, at_most=_MOST)
+    check_number("seed", seed, at_least=0)
     if size is not None:
-        check_number("--size", size, at_least=1)
+        check_number("size", size, at_least=1)
     operator, share = _checked_operator(mixture), touched_share(mixture)
     quiet_libraries()
     images = load(data, "pretrain", data_dir=data_dir, train_folder=train_folder)

@@ -102,8 +102,8 @@ def probe(
 
 
 def _check(protocol: str, features: str, epochs: int | None, lr: float | None) -> None:
-    check_choice("--protocol", protocol, PROBES)
-    check_choice("--features", features, ("backbone", "projector"))
+    check_choice("protocol", protocol, PROBES)
+    check_choice("features", features, ("backbone", "projector"))
     trained = [name for name in PROBES if PROTOCOLS[name].needs_images]
     for flag, value in (("--epochs", epochs), ("--lr", lr)):
         if value is not None and protocol not in trained:
@@ -112,9 +112,9 @@ def _check(protocol: str, features: str, epochs: int | None, lr: float | None) -
                 f"it converges; leave it out, or use --protocol {' or '.join(trained)}."
             )
     if epochs is not None:
-        check_number("--epochs", epochs, at_least=1)
+        check_number("epochs", epochs, at_least=1)
     if lr is not None:
-        check_number("--lr", lr, above=0)
+        check_number("lr", lr, above=0)
 
 
 def _chosen(finished: FinishedRun, checkpoint: str | None) -> list[str | None]:
@@ -136,7 +136,7 @@ def _chosen(finished: FinishedRun, checkpoint: str | None) -> list[str | None]:
         end = finished.settings.run.epochs
         return [*(name for epoch, name in kept.items() if epoch < end), None]
     assert checkpoint is not None
-    return [check_choice("--checkpoint", checkpoint, ("all", "last", *kept.values()))]
+    return [check_choice("checkpoint", checkpoint, ("all", "last", *kept.values()))]
 
 
 def _task(

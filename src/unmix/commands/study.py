@@ -65,8 +65,8 @@ def study(
         UserError: for a study that cannot be, before anything is trained; or, at the end, if cells
             failed.
     """
-    check_number("--jobs", jobs, at_least=1)
-    check_choice("--stale", stale, STALE)
+    check_number("jobs", jobs, at_least=1)
+    check_choice("stale", stale, STALE)
     quiet_libraries()
     here = {word: settings.pop(word) for word in sorted(_HERE & set(settings))}
     given = {"vary": vary, "baseline": baseline, "config": config, **settings}

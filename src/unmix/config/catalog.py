@@ -73,7 +73,7 @@ def method_options(method: str) -> dict[str, Parameter]:
         UserError: if there is no such method, with the nearest match.
     """
     methods = catalog().methods
-    return methods[check_choice("--method", method, methods)].parameters
+    return methods[check_choice("method", method, methods)].parameters
 
 
 def methods_with(option: str) -> list[str]:

@@ -26,9 +26,9 @@ def check_data(name: str) -> None:
     if name in known or is_path or is_python(name):
         return
     try:
-        check_choice("--data", name, known)
+        check_choice("data", name, known)
     except UserError as error:
-        raise UserError(f"{error} Or give the path of a folder of images.") from None
+        raise error.with_more("Or give the path of a folder of images.") from None
 
 
 def check_rule(settings: Settings) -> None:
@@ -38,7 +38,7 @@ def check_rule(settings: Settings) -> None:
         UserError: otherwise, with the reason.
     """
     name, method = settings.mixture.unmix_rule, settings.run.method
-    check_choice("--unmix_rule", name, catalog().rules)
+    check_choice("unmix_rule", name, catalog().rules)
     why = catalog().methods[method].facts["why_not"][name]
     if settings.mixture.unmix and why is not None:
         raise UserError(

@@ -56,7 +56,7 @@ def script(shell: str) -> str:
     Raises:
         UserError: if the shell is unknown.
     """
-    return _SCRIPTS[check_choice("--completion", shell, _SCRIPTS)]
+    return _SCRIPTS[check_choice("completion", shell, _SCRIPTS)]
 
 
 def choices(name: str) -> list[str]:

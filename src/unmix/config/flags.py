@@ -123,10 +123,10 @@ class Parser(argparse.ArgumentParser):
             raise HelpShown from None
         if unknown:
             raise UserError(self._unknown(unknown[0], words))
-        positional = {action.dest: action.metavar for action in self._get_positional_actions()}
+        positional = {action.dest: str(action.metavar) for action in self._get_positional_actions()}
         for name, given in vars(found).items():
             for value in given if isinstance(given, list | tuple) else [given]:
-                check_given(str(positional.get(name) or f"--{name}"), value)
+                check_given(name, value, flag=positional.get(name))
         return current(vars(found))
 
     def error(self, message: str) -> NoReturn:

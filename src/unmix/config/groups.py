@@ -91,35 +91,35 @@ class RunSettings:
 
     def __post_init__(self) -> None:
         for name in ("data", "data_dir", "run"):
-            check_given(f"--{name}", getattr(self, name))
-        check_choice("--method", self.method, catalog().methods)
-        check_number("--epochs", self.epochs, at_least=1)
-        check_number("--seed", self.seed, at_least=0, at_most=2**63 - 1)
+            check_given(name, getattr(self, name))
+        check_choice("method", self.method, catalog().methods)
+        check_number("epochs", self.epochs, at_least=1)
+        check_number("seed", self.seed, at_least=0, at_most=2**63 - 1)
         if self.batch_size < 2:
             raise UserError(
                 f"--batch_size: {self.batch_size} is too small; batch norm and mixtures need at "
                 "least 2 images."
             )
         if self.size is not None:
-            check_number("--size", self.size, at_least=1)
+            check_number("size", self.size, at_least=1)
         for name, values in (("mean", self.mean), ("std", self.std)):
             for value in values or ():
-                check_number(f"--{name}", value, at_least=0, at_most=1)
+                check_number(name, value, at_least=0, at_most=1)
             if name == "std" and 0 in (values or ()):
                 raise UserError("--std: 0 cannot be divided by; each must be greater than 0.")
         if self.limit is not None:
-            check_number("--limit", self.limit, at_least=2)
-        check_number("--max_pixels", self.max_pixels, at_least=1)
+            check_number("limit", self.limit, at_least=2)
+        check_number("max_pixels", self.max_pixels, at_least=1)
         self._check_range()
 
     def _check_range(self) -> None:
         if self.bit_depth is not None:
-            check_number("--bit_depth", self.bit_depth, at_least=1, at_most=32)
+            check_number("bit_depth", self.bit_depth, at_least=1, at_most=32)
             if self.range is not None:
                 raise UserError("--bit_depth: goes without --range, which says the same.")
         if self.range is not None:
             for value in self.range:
-                check_number("--range", value)
+                check_number("range", value)
             if self.range[0] >= self.range[1]:
                 raise UserError(
                     f"--range: {self.range[0]:g} {self.range[1]:g} must rise, such as 0 4095."
@@ -155,10 +155,10 @@ class ModelSettings:
         words = catalog().words
         if not self.backbone.startswith(TIMM):
             _check_backbone(self.backbone, words["backbones"])
-        check_number("--width", self.width, above=0)
-        check_choice("--stem", self.stem, words["stems"])
+        check_number("width", self.width, above=0)
+        check_choice("stem", self.stem, words["stems"])
         if self.patch is not None:
-            check_number("--patch", self.patch, at_least=1)
+            check_number("patch", self.patch, at_least=1)
 
 
 def _check_backbone(name: str, ours: list[str]) -> None:
@@ -174,7 +174,7 @@ def _check_backbone(name: str, ours: list[str]) -> None:
             f"--backbone: {name!r} is unknown. Did you mean {near!r}? Known: {', '.join(ours)}, "
             f"and those of timm as {TIMM}NAME."
         )
-    check_choice("--backbone", name, ours)
+    check_choice("backbone", name, ours)
 
 
 @dataclass(frozen=True)
@@ -215,23 +215,23 @@ class OptimizerSettings:
     warmup_start_lr: float = 0.0
 
     def __post_init__(self) -> None:
-        check_choice("--optimizer", self.optimizer, CHOICES["optimizer"])
-        check_choice("--schedule", self.schedule, CHOICES["schedule"])
-        check_number("--lr", self.lr, above=0)
-        check_number("--final_lr", self.final_lr, at_least=0)
+        check_choice("optimizer", self.optimizer, CHOICES["optimizer"])
+        check_choice("schedule", self.schedule, CHOICES["schedule"])
+        check_number("lr", self.lr, above=0)
+        check_number("final_lr", self.final_lr, at_least=0)
         if self.final_lr and self.schedule != "cosine":
             raise UserError(
                 f"--final_lr: {self.final_lr:g} is the end of --schedule cosine, not of "
                 f"{self.schedule}."
             )
-        check_number("--momentum", self.momentum, at_least=0, at_most=1)
-        check_number("--trust", self.trust, above=0)
-        check_number("--weight_decay", self.weight_decay, at_least=0)
+        check_number("momentum", self.momentum, at_least=0, at_most=1)
+        check_number("trust", self.trust, above=0)
+        check_number("weight_decay", self.weight_decay, at_least=0)
         if self.final_weight_decay is not None:
-            check_number("--final_weight_decay", self.final_weight_decay, at_least=0)
-        check_number("--gamma", self.gamma, above=0)
-        check_number("--warmup_epochs", self.warmup_epochs, at_least=0)
-        check_number("--warmup_start_lr", self.warmup_start_lr, at_least=0)
+            check_number("final_weight_decay", self.final_weight_decay, at_least=0)
+        check_number("gamma", self.gamma, above=0)
+        check_number("warmup_epochs", self.warmup_epochs, at_least=0)
+        check_number("warmup_start_lr", self.warmup_start_lr, at_least=0)
         if self.warmup_start_lr and not self.warmup_epochs:
             raise UserError(
                 f"--warmup_start_lr: {self.warmup_start_lr:g} is where a warm-up starts, and there "
@@ -266,11 +266,11 @@ class EvaluationSettings:
     evaluate: bool = True
 
     def __post_init__(self) -> None:
-        check_number("--knn_every", self.knn_every, at_least=0)
-        check_number("--knn_k", self.knn_k, at_least=1)
-        check_number("--knn_temperature", self.knn_temperature, above=0)
-        check_number("--linear_every", self.linear_every, at_least=0)
-        check_choice("--features", self.features, CHOICES["features"])
+        check_number("knn_every", self.knn_every, at_least=0)
+        check_number("knn_k", self.knn_k, at_least=1)
+        check_number("knn_temperature", self.knn_temperature, above=0)
+        check_number("linear_every", self.linear_every, at_least=0)
+        check_choice("features", self.features, CHOICES["features"])
 
 
 @dataclass(frozen=True)
@@ -309,20 +309,20 @@ class MachineSettings:
     logger: str = "tensorboard"
 
     def __post_init__(self) -> None:
-        check_choice("--device", self.device, CHOICES["device"])
-        check_choice("--precision", str(self.precision), CHOICES["precision"])
-        check_number("--devices", self.devices, at_least=1)
-        check_number("--nodes", self.nodes, at_least=1)
+        check_choice("device", self.device, CHOICES["device"])
+        check_choice("precision", str(self.precision), CHOICES["precision"])
+        check_number("devices", self.devices, at_least=1)
+        check_number("nodes", self.nodes, at_least=1)
         if self.threads is not None:
-            check_number("--threads", self.threads, at_least=1)
+            check_number("threads", self.threads, at_least=1)
         if self.workers is not None:
-            check_number("--workers", self.workers, at_least=0)
-        check_choice("--resident", self.resident, CHOICES["resident"])
-        check_choice("--compile", self.compile, CHOICES["compile"])
-        check_number("--resident_share", self.resident_share, above=0, at_most=1)
-        check_number("--checkpoint_every", self.checkpoint_every, at_least=0)
-        check_number("--checkpoint_steps", self.checkpoint_steps, at_least=0)
-        check_choice("--logger", self.logger, CHOICES["logger"])
+            check_number("workers", self.workers, at_least=0)
+        check_choice("resident", self.resident, CHOICES["resident"])
+        check_choice("compile", self.compile, CHOICES["compile"])
+        check_number("resident_share", self.resident_share, above=0, at_most=1)
+        check_number("checkpoint_every", self.checkpoint_every, at_least=0)
+        check_number("checkpoint_steps", self.checkpoint_steps, at_least=0)
+        check_choice("logger", self.logger, CHOICES["logger"])
 
     @property
     def processes(self) -> int:

@@ -76,16 +76,16 @@ class Kind:
             value = [part for part in value.split(",") if part.strip()]
         if not isinstance(value, (list, tuple)):
             wanted = "numbers" if self.count is None else f"{self.count} numbers"
-            raise UserError(f"--{name}: {value!r} is not a list of {wanted}.")
+            raise UserError(f"{value!r} is not a list of {wanted}.", parameter=name)
         if self.count is not None and len(value) != self.count:
-            raise UserError(f"--{name}: {list(value)} must be {self.count} numbers.")
+            raise UserError(f"{list(value)} must be {self.count} numbers.", parameter=name)
         return tuple(self._fit_one(name, item) for item in value)
 
     def _fit_one(self, name: str, value: Any) -> Any:
         converted = self.convert(value)
         if converted is None:
-            raise UserError(f"--{name}: {value!r} is not {self.wanted}.")
-        return check_choice(f"--{name}", converted, self.choices) if self.choices else converted
+            raise UserError(f"{value!r} is not {self.wanted}.", parameter=name)
+        return check_choice(name, converted, self.choices) if self.choices else converted
 
     def convert(self, value: Any) -> Any:
         """One value as `base`, or None if it cannot be that without a loss."""

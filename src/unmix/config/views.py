@@ -113,9 +113,9 @@ class ViewSettings:
     def __post_init__(self) -> None:
         for view in _NAMES:
             self._check(_NAMES[view])
-        check_number("--local_crops", self.local_crops, at_least=0)
+        check_number("local_crops", self.local_crops, at_least=0)
         if self.local_size is not None:
-            check_number("--local_size", self.local_size, at_least=1)
+            check_number("local_size", self.local_size, at_least=1)
 
     def of_view(self, view: Literal["first", "second", "local"]) -> ViewSettings:
         """Give what is drawn for one view, as settings under which all views are alike.
@@ -139,27 +139,29 @@ class ViewSettings:
     def _check(self, names: Mapping[str, str]) -> None:
         """Check the settings of one view; those that are its own are called by `names`."""
         own = {name: own for name, own in names.items() if getattr(self, own) is not None}
-        flags = {name: f"--{own.get(name, name)}" for name in names}
-        value = {name: getattr(self, own.get(name, name)) for name in names}
+        setting = {name: own.get(name, name) for name in names}
+        value = {name: getattr(self, setting[name]) for name in names}
         for name in own:
-            flag = flags[name]
+            parameter = setting[name]
             if name.endswith("_p"):
-                check_number(flag, value[name], at_least=0, at_most=1)
+                check_number(parameter, value[name], at_least=0, at_most=1)
             elif name.startswith("crop_scale"):
-                check_number(flag, value[name], above=0, at_most=1)
+                check_number(parameter, value[name], above=0, at_most=1)
             elif name == "interpolation":
-                check_choice(flag, value[name], INTERPOLATIONS)
+                check_choice(parameter, value[name], INTERPOLATIONS)
             elif name == "jitter":
-                _check_jitter(flag, value[name])
+                _check_jitter(parameter, value[name])
             elif name in ("crop_ratio", "blur_sigma"):
-                _check_range(flag, value[name])
+                _check_range(parameter, value[name])
             elif value[name] < 1 or value[name] % 2 == 0:
-                raise UserError(f"{flag}: {value[name]} taps; it must be odd and positive.")
+                raise UserError(
+                    f"{value[name]} taps; it must be odd and positive.", parameter=parameter
+                )
         low, high = value["crop_scale_min"], value["crop_scale_max"]
         if low > high:
             raise UserError(
-                f"{flags['crop_scale_min']}: {low:g} is larger than {flags['crop_scale_max']}, "
-                f"{high:g}."
+                f"{low:g} is larger than `{setting['crop_scale_max']}`, {high:g}.",
+                parameter=setting["crop_scale_min"],
             )
 
     def local_side(self, size: int) -> int:
@@ -172,8 +174,9 @@ class ViewSettings:
             return min(size, max(_MULTIPLE, _MULTIPLE * round(3 / 7 * size / _MULTIPLE)))
         if self.local_size > size:
             raise UserError(
-                f"--local_size: {self.local_size} is larger than the views, --size {size}; "
-                "a local crop is at most as large."
+                f"{self.local_size} is larger than the views, `size={size}`; a local crop is at "
+                "most as large.",
+                parameter="local_size",
             )
         return self.local_size
 
@@ -188,23 +191,25 @@ _NAMES = {
 }
 
 
-def _check_count(flag: str, values: tuple[float, ...], count: int) -> None:
+def _check_count(parameter: str, values: tuple[float, ...], count: int) -> None:
     if len(values) != count:
-        raise UserError(f"{flag}: {len(values)} numbers were given; it must be {count}.")
+        message = f"{len(values)} numbers were given; it must be {count}."
+        raise UserError(message, parameter=parameter)
 
 
-def _check_jitter(flag: str, values: tuple[float, ...]) -> None:
-    _check_count(flag, values, 4)
+def _check_jitter(parameter: str, values: tuple[float, ...]) -> None:
+    _check_count(parameter, values, 4)
     for strength in values[:3]:
-        check_number(flag, strength, at_least=0)
-    check_number(f"{flag} (hue)", values[3], at_least=0, at_most=0.5)
+        check_number(parameter, strength, at_least=0)
+    check_number(f"{parameter} (hue)", values[3], at_least=0, at_most=0.5)
 
 
-def _check_range(flag: str, values: tuple[float, float]) -> None:
-    _check_count(flag, values, 2)
+def _check_range(parameter: str, values: tuple[float, float]) -> None:
+    _check_count(parameter, values, 2)
     for value in values:
-        check_number(flag, value, above=0)
+        check_number(parameter, value, above=0)
     if values[0] > values[1]:
         raise UserError(
-            f"{flag}: {values[0]:g} is larger than {values[1]:g}; the smaller is first."
+            f"{values[0]:g} is larger than {values[1]:g}; the smaller is first.",
+            parameter=parameter,
         )

@@ -102,7 +102,7 @@ def _folder(name: str) -> Path:
     if name.startswith(("~", ".")) or os.sep in name:
         raise UserError(f"--data: there is no folder {name}.")
     try:
-        check_choice("--data", name, DATA_SETS)
+        check_choice("data", name, DATA_SETS)
     except UserError as error:
-        raise UserError(f"{error} Or give the path of a folder of images.") from None
+        raise error.with_more("Or give the path of a folder of images.") from None
     raise AssertionError("a known name is no folder")

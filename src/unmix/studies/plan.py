@@ -135,7 +135,7 @@ class Study:
         try:
             return settings_for(self.settings(condition, seed, epochs), self.config)[0]
         except UserError as error:
-            raise UserError(f"condition {condition!r}: {error}") from None
+            raise UserError(f"condition {condition!r}: {error.on_command_line()}") from None
 
     def check(self) -> None:
         """Check that the conditions can be trained and compared.

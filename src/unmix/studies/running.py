@@ -258,7 +258,7 @@ def _finish(one: _Running, costs: Mapping[str, Cost]) -> str:
     try:
         content = cell.write(cost.per_epoch())
     except UserError as error:
-        return f"{cell.name}: FAILED: {error}"
+        return f"{cell.name}: FAILED: {error.on_command_line()}"
     shown = ", ".join(f"{k} {v:.1f}%" for k, v in content["accuracies"].items())
     return f"{cell.name}: {shown or 'no accuracy'} ({duration(time.monotonic() - one.started)})"
 
