@@ -239,7 +239,7 @@ def test_knn_says_one_line(runs: Path):
 def test_knn_refuses_values_that_cannot_be(finished: Path, words: dict[str, Any], message: str):
     with pytest.raises(UserError) as caught:
         knn(finished / "moco", say=silent, **words)
-    assert str(caught.value).startswith(message)
+    assert caught.value.on_command_line().startswith(message)
 
 
 def test_measuring_needs_a_finished_run_and_classes(unlabelled: Path, runs: Path, tmp_path: Path):
@@ -334,7 +334,7 @@ def test_published_protocols_stream_files_and_name_broken_ones(runs: Path, tmp_p
 def test_a_probe_refuses_values_that_cannot_be(finished: Path, words: dict, message: str):
     with pytest.raises(UserError) as caught:
         probe(finished / "moco", device="cpu", say=silent, **words)
-    assert str(caught.value).startswith(message)
+    assert caught.value.on_command_line().startswith(message)
 
 
 def test_all_checkpoints_need_checkpoints(unlabelled: Path):

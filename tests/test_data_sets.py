@@ -62,7 +62,7 @@ def test_every_data_set_is_complete_and_says_where_its_colours_come_from():
 
 
 def test_an_unknown_name_is_answered_with_the_nearest_and_with_folders():
-    with pytest.raises(UserError, match=r"--data: 'cifar1O' is unknown\. Did you mean 'cifar10'\?"):
+    with pytest.raises(UserError, match=r"^data: 'cifar1O' is unknown\. Did you mean 'cifar10'\?"):
         load("cifar1O", "train")
     with pytest.raises(UserError, match="Or give the path of a folder of images"):
         load("something", "train")

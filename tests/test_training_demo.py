@@ -122,5 +122,5 @@ def test_other_settings_do_not_go_on_in_the_same_folder(
     folder, _ = shown
     with pytest.raises(UserError, match=r"moco.*epochs"):
         demo(run=str(folder), data="digits", epochs=2, device="cpu", say=lambda _: None)
-    with pytest.raises(UserError, match="--epochs"):
+    with pytest.raises(UserError, match=r"^epochs must be"):
         demo(run=str(tmp_path), data="digits", epochs=0)

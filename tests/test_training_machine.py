@@ -113,7 +113,7 @@ def test_float16_is_refused_on_a_cpu(computer: Computer, device: str) -> None:
 
 @pytest.mark.parametrize(("flag", "value"), [("device", "gpu"), ("precision", "64")])
 def test_words_that_mean_no_machine_are_refused_with_those_that_do(flag: str, value: str) -> None:
-    with pytest.raises(UserError, match=rf"^--{flag}: '{value}'.*auto"):
+    with pytest.raises(UserError, match=rf"^{flag}: '{value}'.*auto"):
         MachineSettings(**{flag: value})  # type: ignore[arg-type]
 
 

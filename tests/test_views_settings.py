@@ -59,10 +59,11 @@ from unmix.views import PRESETS, ViewSettings, preset
     ],
 )
 def test_a_wrong_setting_is_named(field, value):
-    """In one line that names the flag."""
-    with pytest.raises(UserError, match=f"--{field}") as caught:
+    """In one line, by its name; on the command line by its flag."""
+    with pytest.raises(UserError, match=rf"\b{field}") as caught:
         ViewSettings(**{field: value})
     assert "\n" not in str(caught.value)
+    assert caught.value.on_command_line().count(f"--{field}") == 1
 
 
 def test_presets_are_the_published_values():

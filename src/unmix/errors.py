@@ -131,9 +131,21 @@ def check_given(parameter: str, value: object, *, flag: str | None = None) -> No
 
 
 def check_choice(
-    parameter: str, value: str, choices: Iterable[str], *, owner: str | None = None
+    parameter: str,
+    value: str,
+    choices: Iterable[str],
+    *,
+    owner: str | None = None,
+    flag: str | None = None,
 ) -> str:
     """Return `value` if it is one of `choices`.
+
+    Args:
+        parameter: Its Python name.
+        value: What was given.
+        choices: What may be given.
+        owner: The class or function whose parameter it is.
+        flag: What the command line calls it; by default `--parameter`.
 
     Raises:
         UserError: otherwise, with the nearest match if there is one, and all the choices.
@@ -145,7 +157,7 @@ def check_choice(
     near = meant if meant in options else nearest(value, options)
     hint = f" Did you mean {near!r}?" if near else ""
     message = f"{value!r} is unknown.{hint} Known: {', '.join(options)}."
-    raise _error(parameter, message, owner=owner)
+    raise _error(parameter, message, owner=owner, flag=flag)
 
 
 def check_number(

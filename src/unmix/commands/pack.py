@@ -136,7 +136,7 @@ def _sources(folder: str, strict: bool, where: dict[str, str | None]) -> dict[st
         except UserError as error:
             if split == "test" and sources["train"].labels is None:
                 break  # images without classes need no test split
-            raise UserError(str(error).replace("--data:", "FOLDER:", 1)) from None
+            raise UserError(error.on_command_line().replace("--data:", "FOLDER:", 1)) from None
         if not isinstance(images, StreamedImages):
             raise UserError(f"FOLDER: {folder} is held in memory; only files need to be packed.")
         sources[split] = images

@@ -79,13 +79,17 @@ def recipe(name: str) -> dict[str, Any]:
     return upgraded(flattened(words))
 
 
-def recipe_text(name: str, flag: str = "--config") -> str:
+def recipe_text(name: str, flag: str | None = None) -> str:
     """The YAML text of a recipe that ships.
 
+    Args:
+        name: Of the recipe.
+        flag: What the command line calls the name in an error; by default --config.
+
     Raises:
-        UserError: if there is none of that name, with the nearest match; it names `flag`.
+        UserError: if there is none of that name, with the nearest match.
     """
-    check_choice(flag, name, recipe_names())
+    check_choice("config", name, recipe_names(), flag=flag)
     file = _ROOT / _folders()[name] / f"{name}.yaml"
     return file.read_text(encoding="utf-8")
 
