@@ -49,7 +49,7 @@ MIXTURES: dict[str, frozenset[str]] = {
 """The mixtures of label space, each with the flags that have a meaning for it."""
 
 
-_BOUNDS: dict[str, Mapping[str, float]] = {
+_BOUNDS: dict[str, Mapping[str, Any]] = {
     name: bounds
     for names, bounds in (
         ("r_pixel_decay mask_color", {}),
