@@ -193,7 +193,7 @@ def test_a_config_file_with_a_mistake(refuse, text: str, message: str):
 def test_a_config_file_that_is_no_text(refuse):
     Path("c.yaml").write_bytes(b"\xff\xfe\x80")
     line = refuse("pretrain", "--config", "c.yaml")
-    assert line == "--config: c.yaml cannot be read (it is no text)."
+    assert line == "--config: c.yaml cannot be read (it is not a text file)."
 
 
 @pytest.mark.parametrize("words", [{"epochs": "ten"}, {"lr": [1]}, {"IM": "no"}, {"size": 8.5}])

@@ -2,13 +2,25 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import re
 from importlib import resources
+from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
-from unmix.config.recipes import recipe, recipe_names, recipe_text, resolve, summary
+from unmix.config.recipes import (
+    recipe,
+    recipe_in_full,
+    recipe_names,
+    recipe_text,
+    resolve,
+    summary,
+)
+from unmix.errors import UserError
 from unmix.methods import METHODS
 from unmix.training.run.pretrain import settings_for
 
@@ -93,6 +105,85 @@ def test_a_recipe_lies_in_its_methods_folder_and_states_only_what_it_changes(nam
     if name != method:
         base = recipe(method)
         assert not {word for word, value in own.items() if base.get(word) == value} - {"method"}
+    stated = yaml.safe_load(recipe_text(name))
+    if "extends" in stated:
+        base = recipe(stated["extends"])
+        assert not {word for word, value in stated.items() if base.get(word) == value}
+        assert base["method"] == method
+
+
+RESOLVED = json.loads((Path(__file__).parent / "recipes_resolved.json").read_text())
+
+
+def digest(settings: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def test_recipes_resolve_to_what_they_did_before_they_extended_each_other():
+    """If a recipe was changed on purpose, put the digest that is shown into the table."""
+    found = {name: digest(resolve({}, name)[0]) for name in recipe_names()}
+    assert found == RESOLVED
+
+
+def test_a_recipe_in_full_is_yaml_of_all_that_it_sets_under_its_own_comment():
+    for name in recipe_names():
+        text = recipe_in_full(name)
+        assert yaml.safe_load(text) == recipe(name)
+        assert text.startswith("\n".join(comment(name)))
+
+
+def write(**files: str) -> None:
+    for name, text in files.items():
+        path = Path(name.replace("__", "/") + ".yaml")
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(text)
+
+
+@pytest.fixture
+def in_a_folder_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.mark.usefixtures("in_a_folder_of_its_own")
+def test_a_file_extends_a_recipe_or_a_file_beside_it():
+    write(
+        mine="extends: moco-cifar100\nlr: 0.5\n",
+        other__a="extends: b.yaml\nepochs: 3\n",
+        other__b="extends: ../mine.yaml\nepochs: 2\nlr: 0.25\n",
+        b="epochs: 7\n",
+    )
+    base = recipe("moco-cifar10")
+    assert recipe("mine.yaml") == {**base, "data": "cifar100", "lr": 0.5}
+    assert recipe("other/a.yaml") == {**base, "data": "cifar100", "lr": 0.25, "epochs": 3}
+    assert settings_for({}, "other/a.yaml")[0].run.epochs == 3
+    words, used = resolve({"epochs": 4}, ["other/a.yaml", "b.yaml"])
+    assert (words["epochs"], words["lr"], words["symmetric"]) == (4, 0.25, True)
+    assert used == ["moco", "other/a.yaml", "b.yaml"]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("extends: a.yaml\n", "config: a.yaml extends itself: a.yaml -> a.yaml."),
+        ("extends: ./f/b.yaml\n", "extends itself: a.yaml -> f/b.yaml -> a.yaml."),
+        (
+            "extends: none.yaml\n",
+            "a.yaml extends none.yaml, but there is no file none.yaml",
+        ),
+        (
+            "extends: moco-cifr10\n",
+            "extends 'moco-cifr10', which is not a recipe. Did you mean 'moco-cifar10'?",
+        ),
+        ("extends: [moco, byol]\n", "a.yaml extends ['moco', 'byol']; it must be the name of one"),
+        ("extends: f\n", "config: f is a folder"),
+    ],
+)
+@pytest.mark.usefixtures("in_a_folder_of_its_own")
+def test_a_file_that_extends_what_it_cannot_is_refused(text: str, message: str):
+    write(a=text, f__b="extends: ../a.yaml\n")
+    with pytest.raises(UserError) as error:
+        resolve({}, "a.yaml")
+    assert message in str(error.value)
 
 
 @pytest.mark.parametrize("name", recipe_names())

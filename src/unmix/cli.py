@@ -19,7 +19,7 @@ from unmix.config.earlier import old_names_noted
 from unmix.config.flags import HelpShown, Parser
 from unmix.config.help import ABOUT, ABOUTS, EXAMPLES, STUDY_EXAMPLES
 from unmix.config.parameters import Parameter
-from unmix.config.recipes import recipe_names, recipe_text, resolve, summary
+from unmix.config.recipes import recipe_in_full, recipe_names, resolve, summary
 from unmix.config.saved import check_method, is_run, saved_words
 from unmix.errors import UserError, check_choice, check_given
 
@@ -275,7 +275,7 @@ def recipes_command(words: list[str]) -> None:
     """`unmix recipes`."""
     name = parser_of("recipes", words).parse(words).get("name")
     if name is not None:
-        print(recipe_text(name, "RECIPE"), end="")
+        print(recipe_in_full(name, "RECIPE"), end="")
         return
     width = max(map(len, recipe_names()))
     for recipe_name in recipe_names():

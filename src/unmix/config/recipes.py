@@ -1,9 +1,14 @@
-"""Recipes: YAML files of settings that state only what they change, a folder for each method."""
+"""Recipes: YAML files of settings that state only what they change.
+
+Those that ship lie in `recipes/METHOD/`; users give their own as `--config FILE.yaml`. A file may
+say `extends: NAME`: it then changes the settings of that recipe or file.
+"""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import cache
 from importlib import resources
 from pathlib import Path
@@ -14,39 +19,57 @@ import yaml
 from unmix.config.earlier import current, upgraded
 from unmix.config.nested import flattened
 from unmix.errors import UserError, check_choice
+from unmix.synonyms import nearest
 
-__all__ = ["recipe", "recipe_names", "recipe_text", "resolve", "summary"]
+__all__ = ["recipe", "recipe_in_full", "recipe_names", "recipe_text", "resolve", "summary"]
 
 _ROOT = resources.files("unmix") / "recipes"
 
 
-class _TwiceError(ValueError):
+class _DuplicateError(ValueError):
     """A setting that a file has twice."""
 
 
-class _Once(yaml.SafeLoader):
-    """YAML's loader takes the last of equal keys without a word; this one refuses them."""
+class _UniqueKeyLoader(yaml.SafeLoader):
+    """YAML's loader silently takes the last of equal keys; this one refuses them."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        seen: dict[Any, int] = {}
+        lines: dict[Any, int] = {}
         for key, _ in node.value:
             line = key.start_mark.line + 1
-            if isinstance(key, yaml.ScalarNode) and key.value in seen:
-                raise _TwiceError(
-                    f"lines {seen[key.value]} and {line} both set {key.value}; keep one."
+            if isinstance(key, yaml.ScalarNode) and key.value in lines:
+                raise _DuplicateError(
+                    f"lines {lines[key.value]} and {line} both set {key.value}; keep one."
                 )
             if isinstance(key, yaml.ScalarNode):
-                seen[key.value] = line
+                lines[key.value] = line
         return super().construct_mapping(node, deep)
+
+
+@dataclass(frozen=True)
+class _Layer:
+    """One file.
+
+    Attributes:
+        name: The name of a recipe that ships, or the path of a file.
+        text: Its content.
+        settings: What it sets itself.
+        extends: The recipe or file that it changes, or None.
+    """
+
+    name: str
+    text: str
+    settings: Mapping[str, Any]
+    extends: str | None
 
 
 @cache
 def _folders() -> dict[str, str]:
     """The folder of each recipe that ships, by the recipe's name."""
-    folders = [folder for folder in _ROOT.iterdir() if folder.is_dir()]
     return {
         file.name.removesuffix(".yaml"): folder.name
-        for folder in folders
+        for folder in _ROOT.iterdir()
+        if folder.is_dir()
         for file in folder.iterdir()
         if file.name.endswith(".yaml")
     }
@@ -58,25 +81,18 @@ def recipe_names() -> list[str]:
 
 
 def recipe(name: str) -> dict[str, Any]:
-    """The settings of a recipe that ships, or of a YAML file; a recipe comes before a file.
+    """The settings of a recipe that ships, or of a YAML file, with those that it extends.
+
+    A recipe takes precedence over a file of the same name.
 
     Raises:
-        UserError: if there is no such recipe or file, or it does not hold `word: value` lines.
+        UserError: if there is no such recipe or file, or it does not hold `setting: value` lines,
+            or extends what does not exist or itself.
     """
-    path = Path(name)
-    is_file = name not in recipe_names() and (path.suffix in (".yaml", ".yml") or path.exists())
-    text = _file_text(path) if is_file else recipe_text(name)
-    try:
-        words = yaml.load(text, Loader=_Once) or {}
-    except _TwiceError as error:
-        raise UserError(f"--config: {name} {error}") from None
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        where = f" line {mark.line + 1}" if mark else ""
-        raise UserError(f"--config: {name}{where} is not valid YAML.") from None
-    if not isinstance(words, dict):
-        raise UserError(f"--config: {name} must hold lines of the form `setting: value`.")
-    return upgraded(flattened(words))
+    settings: dict[str, Any] = {}
+    for layer in reversed(_layers(name)):
+        settings.update(layer.settings)
+    return settings
 
 
 def recipe_text(name: str, flag: str | None = None) -> str:
@@ -94,18 +110,25 @@ def recipe_text(name: str, flag: str | None = None) -> str:
     return file.read_text(encoding="utf-8")
 
 
-def _file_text(path: Path) -> str:
-    if path.is_dir():
-        raise UserError(f"--config: {path} is a folder; give a YAML file, or the name of a recipe.")
-    try:
-        return path.read_text(encoding="utf-8")
-    except FileNotFoundError:
-        raise UserError(
-            f"--config: there is no file {path}; a recipe is named without .yaml."
-        ) from None
-    except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or "it is no text"
-        raise UserError(f"--config: {path} cannot be read ({reason}).") from None
+def recipe_in_full(name: str, flag: str | None = None) -> str:
+    """The YAML text of a recipe that ships, with the lines that it takes from those it extends.
+
+    Raises:
+        UserError: as `recipe_text`.
+    """
+    recipe_text(name, flag)
+    lines: list[str] = []
+    known: set[str] = set()
+    for layer in _layers(name):
+        if known or lines:
+            lines.append(f"# From {layer.name}:")
+        for line in layer.text.splitlines():
+            key = line.partition(":")[0]
+            is_comment = line.startswith("#")
+            if (is_comment and layer.name == name) or key in layer.settings.keys() - known:
+                lines.append(line)
+        known |= layer.settings.keys()
+    return "\n".join(lines) + "\n"
 
 
 def summary(name: str) -> str:
@@ -113,38 +136,110 @@ def summary(name: str) -> str:
     return recipe_text(name).splitlines()[0].removeprefix("#").strip()
 
 
+def _layers(name: str) -> list[_Layer]:
+    """A recipe or file, what it extends, and so on."""
+    layers = [_read(name)]
+    while (base := layers[-1].extends) is not None:
+        by = layers[-1].name
+        if not _is_recipe(by) and not _is_recipe(base):
+            base = os.path.normpath(Path(by).parent / base)
+        names = [layer.name for layer in layers]
+        if base in names:
+            chain = " -> ".join([*names[names.index(base) :], base])
+            raise UserError(f"{by} extends itself: {chain}.", parameter="config")
+        if not (_is_recipe(base) or Path(base).exists()):
+            raise UserError(_unknown_base(by, str(layers[-1].extends), base), parameter="config")
+        layers.append(_read(base))
+    return layers
+
+
+def _unknown_base(by: str, extends: str, path: str) -> str:
+    """The message for a recipe or file that does not exist."""
+    if Path(extends).suffix in (".yaml", ".yml"):
+        return f"{by} extends {extends}, but there is no file {path}."
+    near = nearest(extends, recipe_names())
+    hint = f"Did you mean {near!r}?" if near else "`unmix recipes` lists them."
+    return f"{by} extends {extends!r}, which is not a recipe. {hint}"
+
+
+def _is_recipe(name: str) -> bool:
+    return name in _folders()
+
+
+def _read(name: str) -> _Layer:
+    path = Path(name)
+    is_file = not _is_recipe(name) and (path.suffix in (".yaml", ".yml") or path.exists())
+    if not is_file:
+        return _shipped(name)
+    return _parsed(os.path.normpath(path), _file_text(path))
+
+
+@cache
+def _shipped(name: str) -> _Layer:
+    return _parsed(name, recipe_text(name))
+
+
+def _parsed(name: str, text: str) -> _Layer:
+    try:
+        settings = yaml.load(text, Loader=_UniqueKeyLoader) or {}
+    except _DuplicateError as error:
+        raise UserError(f"{name} {error}", parameter="config") from None
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f" line {mark.line + 1}" if mark else ""
+        raise UserError(f"{name}{where} is not valid YAML.", parameter="config") from None
+    if not isinstance(settings, dict):
+        raise UserError(f"{name} must hold lines of the form `setting: value`.", parameter="config")
+    extends = settings.pop("extends", None)
+    if extends is not None and not isinstance(extends, str):
+        raise UserError(
+            f"{name} extends {extends!r}; it must be the name of one recipe or file.",
+            parameter="config",
+        )
+    return _Layer(name, text, upgraded(flattened(settings)), extends)
+
+
+def _file_text(path: Path) -> str:
+    if path.is_dir():
+        raise UserError(
+            f"{path} is a folder; give a YAML file, or the name of a recipe.", parameter="config"
+        )
+    try:
+        return path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise UserError(
+            f"there is no file {path}; a recipe is named without .yaml.", parameter="config"
+        ) from None
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or "it is not a text file"
+        raise UserError(f"{path} cannot be read ({reason}).", parameter="config") from None
+
+
 def resolve(
-    words: Mapping[str, Any], config: str | Sequence[str] | None = None
+    given: Mapping[str, Any], config: str | Sequence[str] | None = None
 ) -> tuple[dict[str, Any], list[str]]:
-    """Put the layers of settings together: METHOD, then METHOD-DATA or `config`, then `words`.
+    """Merge the sources of settings: METHOD, then METHOD-DATA or `config`, then what is given.
 
     Args:
-        words: What the user gave.
-        config: A recipe's name or a YAML file, or several, each over the ones before; without it
-            the recipe METHOD-DATA is taken if it exists.
+        given: What the user gave.
+        config: A recipe's name or a YAML file, or several, of which later ones override earlier
+            ones; without it the recipe METHOD-DATA is taken if it exists.
 
     Returns:
         The settings that differ from the program's defaults, and the names of the recipes used.
     """
-    words = current(words)
+    given = current(flattened(given))
     configs = [config] if isinstance(config, (str, os.PathLike)) else list(config or ())
     chosen: dict[str, Any] = {}
     for name in configs:
         chosen.update(recipe(os.fspath(name)))
-    method = words.get("method", chosen.get("method", "moco"))
-    data = words.get("data", chosen.get("data", "photos"))
-    names = recipe_names()
-    layers, used = [], []
+    method = given.get("method", chosen.get("method", "moco"))
+    data = given.get("data", chosen.get("data", "photos"))
     automatic = [method] if configs else [method, f"{method}-{data}"]
     if configs[:1] == [method]:
         automatic = []
-    for name in automatic:
-        if name in names:
-            layers.append(recipe(name))
-            used.append(name)
-    layers.append(chosen)
-    used += [os.fspath(name) for name in configs]
-    merged: dict[str, Any] = {}
-    for layer in (*layers, flattened(words)):
-        merged.update(layer)
-    return {"method": method, "data": data, **merged}, used
+    used = [name for name in automatic if name in recipe_names()]
+    merged: dict[str, Any] = {"method": method, "data": data}
+    for name in used:
+        merged.update(recipe(name))
+    return {**merged, **chosen, **given}, used + [os.fspath(name) for name in configs]
