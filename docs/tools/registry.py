@@ -61,7 +61,7 @@ def features(base: str = "") -> str:
     """
     from unmix.config import MIXTURES
     from unmix.config.catalog import catalog
-    from unmix.recipes import recipe_names
+    from unmix.config.recipes import recipe_names
 
     def code(names: Any) -> str:
         return ", ".join(f"`{name}`" for name in names)
