@@ -13,6 +13,7 @@ from cells import METHODS, YES, N, Tiny, build, global_draw, gradients, settled,
 from unmix.credit import RULES, Mixed, Rule
 from unmix.methods import Method, Progress
 from unmix.mixtures import PairDraw
+from unmix.step import Mixture, objective
 
 
 def cells(which: list[tuple[str, str]]) -> pytest.MarkDecorator:
@@ -91,6 +92,77 @@ def test_exchanging_the_images_and_the_weights_changes_nothing(name: str, rule: 
         assert not torch.equal(one, other)
     else:
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
+
+
+# Forwards of the trained backbone in a clean step; those with small crops encode each size together.
+CLEAN = {"cmc": 1, "insdis": 1}
+# Those of clean views beside a mixture that replaces the clean loss: with and without a graph.
+REPLACED = {
+    "barlow": (1, 0), "byol": (0, 0), "cmc": (0, 1), "deepclusterv2": (0, 1), "dino": (0, 0),
+    "insdis": (0, 1), "moco": (0, 0), "mocov3": (0, 0), "nnclr": (0, 2), "pirl": (1, 1),
+    "simclr": (1, 0), "simsiam": (0, 2), "swav": (1, 0), "vicreg": (1, 0), "wmse": (1, 0),
+}  # fmt: skip
+# The loss of the perturbed first view needs the clean queries of the others.
+IMAGE_SPACE = REPLACED | {
+    "byol": (1, 0), "deepclusterv2": (2, 0), "dino": (2, 0), "moco": (1, 0), "mocov3": (1, 0),
+    "nnclr": (1, 1), "simsiam": (1, 1), "swav": (2, 0),
+}  # fmt: skip
+# SDMP's targets of the second view's mixtures.
+OF_MIXTURES = {"nnclr": (0, 1), "simclr": (1, 0), "simsiam": (0, 1), "swav": (1, 0)}
+
+
+def forwards_of(method: Method) -> list[bool]:
+    """The list of the trained backbone's forwards to come: whether each builds a graph."""
+    backbone: Any = method.backbone
+    graphs: list[bool] = []
+    trained = backbone.l if method.color_space == "Lab" else backbone
+    trained.register_forward_hook(lambda *_: graphs.append(torch.is_grad_enabled()))
+    return graphs
+
+
+@every_cell
+def test_a_step_encodes_what_is_declared_and_updating_the_memory_nothing(
+    name: str, rule: str
+) -> None:
+    method = settled(name).train()
+    graphs = forwards_of(method)
+    with_graph, without = CLEAN.get(name, 2), 0
+    if not RULES[rule].keeps_clean:
+        with_graph, without = (IMAGE_SPACE if rule == "image_space" else REPLACED)[name]
+    if rule.startswith("sdmp"):
+        more = OF_MIXTURES.get(name, (0, 0))
+        with_graph, without = with_graph + more[0], without + more[1]
+    result = step(method, views_of(method), RULES[rule])
+    # MixCo encodes clean and mixed images together.
+    with_graph += rule != "mixco"
+    assert (graphs.count(True), graphs.count(False)) == (with_graph, without)
+    result.loss.backward()
+    count = len(graphs)
+    result.keep()
+    assert len(graphs) == count
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_a_clean_step_encodes_each_view_once(name: str) -> None:
+    method = settled(name).train()
+    graphs = forwards_of(method)
+    step(method, views_of(method)).keep()
+    assert graphs == [True] * CLEAN.get(name, 2)
+
+
+@pytest.mark.parametrize("name", ["simclr", "wmse"])
+def test_a_projector_of_all_views_sees_them_all_under_every_rule(name: str) -> None:
+    """One batch of its batch norm: the clean views; with one forward for all, the mixtures too."""
+    for rule, joint, sizes in (
+        ("unmix", False, [2 * N, N]), ("replace", False, [2 * N, N]), ("unmix", True, [3 * N]),
+    ):  # fmt: skip
+        method = settled(name, joint_head=True).train()
+        seen: list[int] = []
+        method.g.register_forward_hook(lambda m, x, y, seen=seen: seen.append(len(x[0])))  # type: ignore[union-attr]
+        views, generator = views_of(method), torch.Generator().manual_seed(0)
+        mixture = Mixture(global_draw(0.3), RULES[rule], joint=joint)
+        objective(method, views, torch.arange(N), generator, mixture)
+        assert seen == sizes
 
 
 @every_cell

@@ -14,6 +14,7 @@ from torch import Tensor
 from unmix.credit import RULES, MixBT, MixCo, Mixed, rule
 from unmix.credit.sdmp import Between
 from unmix.errors import UserError
+from unmix.methods import InstanceDiscrimination
 
 N, D, K = 6, 5, 7
 
@@ -37,9 +38,9 @@ def drawn(n: int = N, *, per_sample: bool = True, seed: int = 0, count: int | No
 class Contrast:
     """InfoNCE against a queue, as MoCo's."""
 
-    coupled, contrastive, encodes_targets = False, True, True
-    softmax_scale = 1.0
+    coupled, contrastive, per_image, special_rules = False, True, False, ()
     T = 0.3
+    logits, softmax_loss = InstanceDiscrimination.logits, InstanceDiscrimination.softmax_loss
 
     def __init__(self) -> None:
         generator = torch.Generator().manual_seed(5)
@@ -53,10 +54,17 @@ class Contrast:
         return (q @ torch.cat([t, self.queue]).T,)
 
 
+class Scaled(Contrast):
+    """The loss times 2 T, as MoCo v3's."""
+
+    def softmax_loss(self, *args: Any) -> Tensor:  # type: ignore[override]
+        return 2 * self.T * super().softmax_loss(*args)  # type: ignore[misc]
+
+
 class Regress:
     """2 - 2 cos, as BYOL's."""
 
-    coupled, contrastive, encodes_targets = False, False, True
+    coupled, contrastive, per_image, special_rules = False, False, False, ()
 
     def compare(self, q: Tensor, t: Tensor) -> Tensor:
         return 2 - 2 * (q * t).sum(1)
@@ -65,7 +73,7 @@ class Regress:
 class Correlate:
     """Barlow Twins' parts."""
 
-    coupled, contrastive, encodes_targets = True, False, True
+    coupled, contrastive, per_image, special_rules = True, False, False, ("mixbt",)
     penalty = 0.01
 
     def correlation(self, a: Tensor, b: Tensor, *, unbiased: bool = False) -> Tensor:
@@ -187,8 +195,7 @@ def test_sdmp_as_released_is_minus_the_log_of_the_weighted_probability(seed: int
 
     With gradients: they are not those of the weighted sum of -log p.
     """
-    method, draw = Contrast(), drawn(seed=seed)
-    method.softmax_scale = 2 * method.T
+    method, draw = Scaled(), drawn(seed=seed)
     query = features(7 + seed).requires_grad_()
     m = mixed(method, draw, query)
     w, j = draw.shares[:, 0], torch.arange(N).flip(0)
@@ -277,10 +284,8 @@ class Swapped(NamedTuple):
 class Assign:
     """SwAV's swapped prediction, both ways."""
 
-    coupled, contrastive, encodes_targets = False, False, True
-
-    def codes(self) -> None:
-        """There are codes."""
+    coupled, contrastive, per_image = False, False, False
+    special_rules = ("swav_released",)
 
     def compare(self, q: Swapped, t: Swapped) -> Tensor:
         return ell(q.scores, t.codes) + ell(t.scores, q.codes)

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils._pytree import tree_leaves
 
 from unmix.credit import Mixed, Rule, UnMixRule, per_tensor
 from unmix.distributed import rank, world
@@ -49,6 +50,13 @@ class Mixture:
     others: Sequence[Tensor] = ()
     joint: bool | None = None
     within: Callable[[MixtureDraw], AbstractContextManager[Any]] | None = None
+
+    @property
+    def one_forward(self) -> bool:
+        """Whether clean and mixed images are encoded in one forward."""
+        joint = self.rule.joint if self.joint is None else self.joint
+        possible = self.within is None and not callable(self.draw)
+        return joint and possible and self.rule.keeps_clean
 
 
 @dataclass(frozen=True)
@@ -139,21 +147,6 @@ def draw_mixture(
     return Mixture(draw if operator.needs_features else draw(), rule, others, joint, within)
 
 
-class Queries(dict[int, Any]):
-    """Queries by view, of which a missing one is encoded when it is asked for."""
-
-    def __init__(self, method: Method, views: Sequence[Tensor], known: Mapping[int, Any]) -> None:
-        super().__init__(known)
-        self.method, self.views = method, views
-
-    def __missing__(self, view: int) -> Any:
-        if self.method.together:
-            self.update({**self.method.queries(self.views), **self})
-        else:
-            self[view] = self.method.query(self.views[view], view)
-        return self[view]
-
-
 def objective(
     method: Method,
     views: Sequence[Tensor],
@@ -178,35 +171,27 @@ def objective(
         mixture: The label-space mixture, or None.
     """
     pairs = method.pairs_of(len(views))
-    queries = Queries(method, views, {})
     if mixture is None:
-        queries.update(method.queries(views))
+        queries = clean_queries(method, views, pairs)
         targets = method.targets(views, queries, index, generator)
         clean = clean_loss(method, pairs, queries, targets)
         return Objective(clean, clean.detach(), None, lambda: method.keep(queries, targets, index))
-    clean_first = mixture.rule.keeps_clean
-    joint = mixture.rule.joint if mixture.joint is None else mixture.joint
-    if clean_first and joint and mixture.within is None and not callable(mixture.draw):
-        draw = mixture.draw
-        queries, q_mix = jointly(method, views, draw.apply(views[0], mixture.others))
-    else:
-        if clean_first:
-            queries.update(method.queries(views))
-        draw = drawn(mixture, queries)
-        q_mix = query_of_mixtures(method, views, mixture, draw)
+    rule = mixture.rule
+    stay = pairs if rule.keeps_clean else method.unmixed_pairs(len(views))
+    taken = pairs if rule.keeps_clean else [pair for pair in pairs if pair not in stay]
+    queries, q_mix, draw = encode(method, views, mixture, stay, rule.clean_queries(taken))
     targets = method.targets(views, queries, index, generator)
-    # A replacing rule takes the place of the first view; another view's own head stays trained.
-    stay = pairs if clean_first else [p for p in pairs if p.query and method.heads_by_view]
-    taken = pairs if clean_first else [p for p in pairs if p not in stay]
     # Before the mixtures: NCE's constant is what the first comparison says.
     beside = clean_loss(method, stay, queries, targets) if stay else None
 
     def targets_of_mixtures() -> Mapping[int, Any]:
-        mixed_views = [draw.apply(view) for view in views[: method.views]]
-        mixed_queries = Queries(method, mixed_views, {0: q_mix})
-        return method.targets(mixed_views, mixed_queries, index, generator)
+        mixed = [draw.apply(view) for view in views[: method.views]]
+        others = [v for v in method.target_queries if v != 0]
+        with nullcontext() if method.target_gradient else torch.no_grad():
+            q = {0: q_mix, **{v: method.query(mixed[v], v) for v in others}}
+        return method.targets(mixed, q, index, generator)
 
-    mixed = mixture.rule(
+    mixed = rule(
         Mixed(method, draw, q_mix, queries, targets, taken, targets_of_mixtures, len(views[0]))
     )
     kept: Callable[[], None] = lambda: method.keep(queries, targets, index)  # noqa: E731
@@ -223,30 +208,48 @@ def clean_loss(
     return torch.stack(losses).sum()
 
 
-def drawn(mixture: Mixture, queries: Mapping[int, Any]) -> MixtureDraw:
-    """The draw; where it depends on features, those are the clean queries of the first view."""
+def clean_queries(
+    method: Method,
+    views: Sequence[Tensor],
+    pairs: Sequence[Pair],
+    of_rule: Collection[int] = (),
+    constant: Collection[int] = (),
+) -> dict[int, Any]:
+    """The clean queries that a step needs, by view: no others are encoded.
+
+    Args:
+        method: The method.
+        views: Its clean views.
+        pairs: The comparisons of clean queries.
+        of_rule: Views whose queries the mixing rule trains.
+        constant: Views whose queries are needed without a gradient.
+    """
+    trained, untrained = {pair.query for pair in pairs} | set(of_rule), set(constant)
+    (trained if method.target_gradient else untrained).update(method.target_queries)
+    return method.queries(views, trained, untrained | set(method.memory_queries))
+
+
+def encode(
+    method: Method,
+    views: Sequence[Tensor],
+    mixture: Mixture,
+    pairs: Sequence[Pair],
+    of_rule: Collection[int],
+) -> tuple[dict[int, Any], Any, MixtureDraw]:
+    """The clean queries that a step needs, the first view's mixtures' query, and their draw."""
     if not callable(mixture.draw):
-        return mixture.draw
-    found: list[Tensor] = []
-    per_tensor(queries[0], lambda rows: found.append(rows) or rows)  # type: ignore[func-returns-value]
-    return mixture.draw(found[0].detach().float())
-
-
-def query_of_mixtures(
-    method: Method, views: Sequence[Tensor], mixture: Mixture, draw: MixtureDraw
-) -> Any:
-    """What the trained branch says of the first view's mixtures."""
+        draw = mixture.draw
+        if mixture.one_forward:
+            n, mixed = len(views[0]), draw.apply(views[0], mixture.others)
+            both = [torch.cat([views[0], mixed]), *views[1:]]
+            queries = clean_queries(method, both, pairs, of_rule)
+            q_mix = per_tensor(queries[0], lambda rows: rows[n:])
+            return queries | {0: per_tensor(queries[0], lambda rows: rows[:n])}, q_mix, draw
+        queries = clean_queries(method, views, pairs, of_rule)
+    else:
+        queries = clean_queries(method, views, pairs, of_rule, constant={0})
+        draw = mixture.draw(tree_leaves(queries[0])[0].detach().float())
     if mixture.within is None:
-        return method.query(draw.apply(views[0], mixture.others), 0)
+        return queries, method.query(draw.apply(views[0], mixture.others), 0), draw
     with mixture.within(draw):
-        return method.query(views[0], 0)
-
-
-def jointly(method: Method, views: Sequence[Tensor], mixed: Tensor) -> tuple[Queries, Any]:
-    """The queries by view, and that of the mixtures, which one forward encodes with view 0."""
-    both = method.query(torch.cat([views[0], mixed]), 0)
-    n = len(views[0])
-    queries = Queries(method, views, {0: per_tensor(both, lambda rows: rows[:n])})
-    for a in sorted({pair.query for pair in method.pairs_of(len(views))} - {0}):
-        queries[a] = method.query(views[a], a)
-    return queries, per_tensor(both, lambda rows: rows[n:])
+        return queries, method.query(views[0], 0), draw

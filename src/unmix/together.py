@@ -134,10 +134,9 @@ def _check_backbone(operator: Any, method: Method, names: Names) -> None:
 
 
 def _check_joint(operator: Any, rule: Rule, method: Method, names: Names) -> None:
-    if hasattr(method, "codes"):
+    if (why := method.why_not_joint()) is not None:
         raise UserError(
-            "--unmix_joint: does not go with swav, whose codes are of all that is encoded at once; "
-            "leave it out."
+            f"--unmix_joint: does not go with --method {names.method}: {why}; leave it out."
         )
     if not rule.keeps_clean:
         raise UserError(

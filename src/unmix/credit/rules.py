@@ -32,7 +32,7 @@ __all__ = [
     "Rule",
     "SwAVReleased",
     "UnMixRule",
-    "over_samples",
+    "softmax_loss",
 ]
 
 
@@ -110,6 +110,10 @@ class Rule(ABC):
         """Why the rule has no meaning for a method (a class or an object); None if it has."""
         return None
 
+    def clean_queries(self, pairs: Sequence[tuple[int, int, float]]) -> set[int]:
+        """The views whose clean queries the rule needs, given the comparisons that it replaces."""
+        return set()
+
     @abstractmethod
     def __call__(self, mixed: Mixed) -> Tensor:
         """The loss of the mixtures, a scalar."""
@@ -166,7 +170,9 @@ class IMix(Rule):
     def __call__(self, mixed: Mixed) -> Tensor:
         """Cross-entropy with virtual labels, or the loss weighted by sample."""
         if mixed.method.contrastive:
-            return self.share * _soft_labels(mixed, mixed.method.T, soft_cross_entropy)
+            return self.share * mixed.over_targets(
+                lambda b: softmax_loss(mixed, mixed.targets[b], mixed.draw, soft_cross_entropy)
+            )
         return self.share * mixed.over_targets(
             lambda b: shared_loss(mixed.method.compare, mixed.query, mixed.targets[b], mixed.draw)
         )
@@ -206,7 +212,11 @@ class MixCo(Rule):
 
     def __call__(self, mixed: Mixed) -> Tensor:
         """Cross-entropy of the mixtures with soft labels."""
-        return self.share * _soft_labels(mixed, self.temperature, soft_cross_entropy)
+        return self.share * mixed.over_targets(
+            lambda b: softmax_loss(
+                mixed, mixed.targets[b], mixed.draw, soft_cross_entropy, self.temperature
+            )
+        )
 
 
 @dataclass(frozen=True)
@@ -234,9 +244,13 @@ class MixBT(Rule):
 
     def why_not(self, method: Any) -> str | None:
         """Only Barlow Twins compares correlations."""
-        if not hasattr(method, "correlation"):
+        if "mixbt" not in method.special_rules:
             return "it has no cross-correlation of features, which the rule is about"
         return None
+
+    def clean_queries(self, pairs: Sequence[tuple[int, int, float]]) -> set[int]:
+        """Both views'."""
+        return {0, 1}
 
     def __call__(self, mixed: Mixed) -> Tensor:
         """The squared distance of the correlations from what they should be."""
@@ -262,6 +276,10 @@ class ImageSpace(Rule):
     source: ClassVar[str] = "Shen et al. 2020 (arXiv 2003.05438 v1)"
 
     keeps_clean: bool = field(default=False, init=False)
+
+    def clean_queries(self, pairs: Sequence[tuple[int, int, float]]) -> set[int]:
+        """Those of the other views."""
+        return {a for a, _, _ in pairs} - {0}
 
     def __call__(self, mixed: Mixed) -> Tensor:
         """The clean step's loss, with the mixture for the first view."""
@@ -289,7 +307,7 @@ class SwAVReleased(Rule):
 
     def why_not(self, method: Any) -> str | None:
         """Only SwAV assigns codes to mixtures."""
-        if not hasattr(method, "codes"):
+        if "swav_released" not in method.special_rules:
             return "it repeats a slip of the released SwAV code: there are no codes here"
         return None
 
@@ -310,17 +328,14 @@ class SwAVReleased(Rule):
 _OverSamples = Callable[[Tensor, Shares, int], Tensor]
 
 
-def _soft_labels(mixed: Mixed, temperature: float, loss: _OverSamples) -> Tensor:
-    """A loss over the batch and the negatives, for every view that is a target."""
-    return mixed.method.softmax_scale * mixed.over_targets(
-        lambda b: over_samples(mixed, mixed.targets[b], mixed.draw, temperature, loss)
-    )
-
-
-def over_samples(
-    mixed: Mixed, target: Any, shares: Shares, temperature: float, loss: _OverSamples
+def softmax_loss(
+    mixed: Mixed,
+    target: Any,
+    shares: Shares,
+    loss: _OverSamples,
+    temperature: float | None = None,
 ) -> Tensor:
-    """A loss of the softmax over the batch and the negatives, for every part of a query."""
-    matrices = mixed.method.similarities(mixed.query, target)
-    losses = [loss(matrix.float() / temperature, shares, mixed.samples) for matrix in matrices]
-    return torch.stack([part.mean() for part in losses]).sum()
+    """A loss of the softmax over the batch and the negatives, for one view's targets."""
+    return mixed.method.softmax_loss(
+        mixed.query, target, lambda logits: loss(logits, shares, mixed.samples), temperature
+    )

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from unmix.credit.rules import Mixed, Rule, over_samples
+from unmix.credit.rules import Mixed, Rule, softmax_loss
 from unmix.credit.sharing import Shares, shared_loss, shared_probability
 
 __all__ = ["SDMP", "Between", "SDMPReleased"]
@@ -42,7 +42,7 @@ class SDMP(Rule):
 
     def why_not(self, method: Any) -> str | None:
         """A mixture must have a target, and every sample a loss."""
-        if not method.encodes_targets:
+        if method.per_image:
             return "a target is looked up by the sample's number, so a mixture has none"
         if method.coupled:
             return "the loss is one number a batch: mixtures are weighed one by one"
@@ -84,8 +84,7 @@ class SDMPReleased(SDMP):
 
     def loss(self, mixed: Mixed, target: Any, shares: Shares) -> Tensor:
         """-log of the weighted sum of the owners' probabilities."""
-        loss = over_samples(mixed, target, shares, mixed.method.T, shared_probability)
-        return mixed.method.softmax_scale * loss
+        return softmax_loss(mixed, target, shares, shared_probability)
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 from unmix.errors import check_choice
 from unmix.methods.barlow import BarlowTwins
-from unmix.methods.base import Encoder, Method, Pair, Progress
+from unmix.methods.base import Encoder, InstanceDiscrimination, Method, Pair, Progress
 from unmix.methods.byol import BYOL
 from unmix.methods.cmc import CMC
 from unmix.methods.deepclusterv2 import DeepClusterV2
@@ -30,6 +30,7 @@ __all__ = [
     "DeepClusterV2",
     "Encoder",
     "InsDis",
+    "InstanceDiscrimination",
     "Method",
     "MoCo",
     "MoCoV3",

@@ -14,13 +14,13 @@ from unmix.distributed import gather
 from unmix.errors import UserError, check_choice, check_number
 from unmix.losses import nce_contrast, partition_constant, settle, softmax_contrast
 from unmix.memory import MemoryBank, draw_candidates
-from unmix.methods.base import Encoder, Method, Pair, full_precision
+from unmix.methods.base import Encoder, InstanceDiscrimination, Pair, full_precision
 from unmix.randomness import on_device
 
 __all__ = ["BankContrast", "BankMethod", "OneBankMethod", "count_negatives"]
 
 
-class BankMethod(Method):
+class BankMethod(InstanceDiscrimination):
     """A method of one view, whose target is the sample's own row of a memory bank.
 
     A target is the numbers of the rows to compare with: the sample's own, then K negatives. So the
@@ -32,10 +32,9 @@ class BankMethod(Method):
     """
 
     views = 1
-    contrastive = True
     synchronised = False
-    encodes_targets = False
     per_image = True
+    memory_queries = (0,)
     pairs: Sequence[Pair] = (Pair(0, 0),)
 
     def __init__(self, n_data: int, negatives: int | None) -> None:

@@ -38,6 +38,7 @@ class BarlowTwins(TwoSided):
     """
 
     coupled = True
+    special_rules = frozenset({"mixbt"})
 
     def __init__(
         self,

@@ -7,7 +7,7 @@ together to a loss, and shares that loss where images are mixed.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
@@ -17,7 +17,15 @@ from torch import Tensor, nn
 from unmix import backbones
 from unmix.errors import UserError
 
-__all__ = ["Encoder", "Method", "Pair", "Progress", "full_precision", "unit"]
+__all__ = [
+    "Encoder",
+    "InstanceDiscrimination",
+    "Method",
+    "Pair",
+    "Progress",
+    "full_precision",
+    "unit",
+]
 
 
 class Pair(NamedTuple):
@@ -87,35 +95,29 @@ class Method(nn.Module, ABC):
         multi_crop: Whether it can take small crops of the image beside them.
         pairs: Which view's query is compared with which view's target; see `pairs_of`.
         coupled: True if `compare` gives one number a batch instead of one a sample.
-        contrastive: True if a sample is told apart from the others, by `similarities` over `T`.
-        softmax_scale: The factor of a `contrastive` loss on the cross-entropy of `similarities`.
+        contrastive: True for instance discrimination; see `InstanceDiscrimination`.
         synchronised: Whether batch norm takes its statistics over all processes, where it can.
-        encodes_targets: True if a target is what an encoder says of a view, so that any picture
-            can have one; False if it is looked up by the sample's number.
-        per_image: Whether it keeps something of every training image, by the image's number: then
-            training cannot go on with other images.
-        two_sided: True if a view's target is its query, or made of it: then views that are targets
-            only have queries too.
-        together: True if `queries` encodes the views together, so that none can be had by itself.
-        heads_by_view: True if views have heads of their own: a rule that replaces the clean loss
-            then replaces that of the first view alone.
-        color_space: The colour space of the views.
+        per_image: Whether targets are indexed by sample id instead of computed from a view: then
+            training cannot go on with other images, and an image that has no id has no target.
+        target_queries: The views whose queries `targets` needs.
+        target_gradient: Whether these queries are trained through the targets too.
+        memory_queries: The views whose queries `keep` needs.
+        special_rules: Names of the mixing rules made for this method, beside those for any loss.
+        color_space: The color space of the views.
     """
 
     views: int = 2
     multi_crop: bool = False
     coupled: bool = False
     contrastive: bool = False
-    softmax_scale: float = 1.0
     synchronised: bool = True
-    encodes_targets: bool = True
     per_image: bool = False
-    two_sided: bool = False
-    together: bool = False
-    heads_by_view: bool = False
+    target_queries: Collection[int] = ()
+    target_gradient: bool = False
+    memory_queries: Collection[int] = ()
+    special_rules: frozenset[str] = frozenset()
     color_space: Literal["RGB", "Lab", "YCbCr"] = "RGB"
     pairs: Sequence[Pair] = (Pair(0, 1),)
-    T: float
 
     @staticmethod
     def build_backbone(name: str, **options: Any) -> nn.Module:
@@ -129,15 +131,44 @@ class Method(nn.Module, ABC):
         """The comparisons of a step with `count` views, small crops included."""
         return self.pairs
 
+    def unmixed_pairs(self, count: int) -> Sequence[Pair]:
+        """The comparisons that stay in the loss where a mixing rule replaces the clean loss.
+
+        None, unless a view has a head of its own, which the first view's mixture does not train.
+        """
+        return ()
+
+    def why_not_joint(self) -> str | None:
+        """Why clean and mixed images cannot be encoded in one batch; None if they can."""
+        return None
+
     @abstractmethod
     def query(self, view: Tensor, number: int = 0) -> Any:
         """What the trained branch says of one view (N, C, H, W); `number` says which it is."""
 
-    def queries(self, views: Sequence[Tensor]) -> dict[int, Any]:
-        """The queries of all views that `pairs_of` asks for, by view."""
-        pairs = self.pairs_of(len(views))
-        asked = {a for a, _, _ in pairs} | {b for _, b, _ in pairs if self.two_sided}
-        return {a: self.query(views[a], a) for a in sorted(asked)}
+    def queries(
+        self,
+        views: Sequence[Tensor],
+        trained: Collection[int] | None = None,
+        constant: Collection[int] = (),
+    ) -> dict[int, Any]:
+        """The queries of some views, by view.
+
+        Args:
+            views: All views of a step.
+            trained: The numbers of the views whose queries are trained; by default all that a step
+                without a mixture needs.
+            constant: The numbers of further views, whose queries need no gradient.
+        """
+        trained = self.clean_queries(len(views)) if trained is None else trained
+        found = {v: self.query(views[v], v) for v in sorted(trained)}
+        with torch.no_grad():
+            rest = sorted(set(constant) - found.keys())
+            return found | {v: self.query(views[v], v) for v in rest}
+
+    def clean_queries(self, count: int) -> set[int]:
+        """The numbers of the views whose queries a step of `count` clean views needs."""
+        return {pair.query for pair in self.pairs_of(count)} | set(self.target_queries)
 
     @abstractmethod
     def targets(
@@ -152,17 +183,6 @@ class Method(nn.Module, ABC):
     @abstractmethod
     def compare(self, query: Any, target: Any) -> Tensor:
         """The loss l(query, target): (N,), or () if `coupled`."""
-
-    def similarities(self, query: Any, target: Any) -> tuple[Tensor, ...]:
-        """Cosines of each query with every sample's target, then with other negatives.
-
-        Only of `contrastive` methods. With several processes the targets of all of them are
-        compared with, in their order, so sample i of process r is in column r N + i.
-
-        Returns:
-            For each part of a query one matrix (N, world N + K), not divided by T.
-        """
-        raise NotImplementedError
 
     def keep(self, queries: Mapping[int, Any], targets: Mapping[int, Any], index: Tensor) -> None:
         """Remember what later steps need, after the backward pass: queue, bank, centre.
@@ -210,6 +230,46 @@ class Method(nn.Module, ABC):
     def state(self) -> dict[str, float]:
         """Numbers for the health line, such as how full the queue is."""
         return {}
+
+
+class InstanceDiscrimination(Method):
+    """A method that classifies each sample among those of the batch and other negatives.
+
+    Attributes:
+        T: Temperature of the softmax.
+    """
+
+    contrastive = True
+    T: float
+
+    @abstractmethod
+    def similarities(self, query: Any, target: Any) -> tuple[Tensor, ...]:
+        """Cosines of each query with every sample's target, then with other negatives.
+
+        With several processes the targets of all of them are compared with, in their order, so
+        sample i of process r is in column r N + i.
+
+        Returns:
+            For each part of a query one matrix (N, world N + K), not divided by T.
+        """
+
+    def logits(
+        self, query: Any, target: Any, temperature: float | None = None
+    ) -> tuple[Tensor, ...]:
+        """The similarities over a temperature, by default T; float32."""
+        T = self.T if temperature is None else temperature
+        return tuple(matrix.float() / T for matrix in self.similarities(query, target))
+
+    def softmax_loss(
+        self,
+        query: Any,
+        target: Any,
+        loss: Callable[[Tensor], Tensor],
+        temperature: float | None = None,
+    ) -> Tensor:
+        """The mean over samples of a loss (N,) of the logits, summed over the parts of a query."""
+        parts = [loss(logits).mean() for logits in self.logits(query, target, temperature)]
+        return torch.stack(parts).sum()
 
 
 def full_precision(like: Tensor) -> torch.autocast:

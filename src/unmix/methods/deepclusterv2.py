@@ -56,8 +56,8 @@ class DeepClusterV2(MultiCrop):
         freeze_prototypes_steps: Steps before the prototypes are trained between clusterings.
     """
 
-    encodes_targets = False
     per_image = True
+    memory_queries = (0, 1)
     memory: Tensor
     assignments: Tensor
 

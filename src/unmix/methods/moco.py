@@ -20,14 +20,14 @@ from unmix.distributed import gather
 from unmix.errors import UserError, check_choice, check_number
 from unmix.losses import nce_contrast, partition_constant, settle, softmax_contrast
 from unmix.memory import Queue
-from unmix.methods.base import Encoder, Method, Pair, Progress, full_precision
+from unmix.methods.base import Encoder, InstanceDiscrimination, Pair, Progress, full_precision
 from unmix.momentum import follow, momentum_copy
 from unmix.transfer import to_device
 
 __all__ = ["MoCo"]
 
 
-class MoCo(Method):
+class MoCo(InstanceDiscrimination):
     """Momentum contrast: a query's key is its other view's, among the last K keys.
 
     Query: f_q(x1). Target: k = f_k(x2), with f_k the momentum encoder. Kept: a queue of clean keys.
@@ -46,7 +46,6 @@ class MoCo(Method):
         shuffle_bn: Shuffle the keys' batch, so that sub-batches of queries and keys differ.
     """
 
-    contrastive = True
     synchronised = False
     Z: Tensor
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Literal
 
 from torch import Tensor, nn
@@ -63,7 +63,7 @@ class MoCoV3(MomentumTargets, InBatch):
         super().__init__(backbone, mlp(sizes, last="norm"), encoder_momentum)
         last: Literal["linear", "bare", "norm"] = "linear" if predictor_bias else "bare"
         self.h = mlp((dim, hidden, dim), last=last if patches is None else "norm")
-        self.T, self.softmax_scale = temperature, 2 * temperature
+        self.T = temperature
 
     def query(self, view: Tensor, number: int = 0) -> Tensor:
         """q = h(g(f(x))): unit vectors (N, dim)."""
@@ -72,12 +72,22 @@ class MoCoV3(MomentumTargets, InBatch):
     def compare(self, query: Tensor, target: Tensor) -> Tensor:
         """InfoNCE of q with the keys k of the batch, times 2 T: losses (N,)."""
         with full_precision(query):
-            return self.softmax_scale * in_batch_contrast(query, gather(unit(target)), self.T)
+            return 2 * self.T * in_batch_contrast(query, gather(unit(target)), self.T)
 
     def similarities(self, query: Tensor, target: Tensor) -> tuple[Tensor]:
         """Cosines of q with every sample's key."""
         with full_precision(query):
             return (query @ gather(unit(target)).T,)
+
+    def softmax_loss(
+        self,
+        query: Tensor,
+        target: Tensor,
+        loss: Callable[[Tensor], Tensor],
+        temperature: float | None = None,
+    ) -> Tensor:
+        """As of every such method, times 2 T."""
+        return 2 * self.T * super().softmax_loss(query, target, loss, temperature)
 
     @property
     def chance_loss(self) -> float | None:

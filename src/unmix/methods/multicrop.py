@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+from contextlib import nullcontext
 from itertools import groupby
 from typing import Any
 
@@ -23,7 +24,7 @@ class MultiCrop(Method):
         head: Features to what `predict` takes.
     """
 
-    multi_crop = together = True
+    multi_crop = True
 
     def __init__(self, backbone: nn.Module, head: nn.Module) -> None:
         super().__init__()
@@ -37,10 +38,21 @@ class MultiCrop(Method):
         """The query of one view."""
         return self.predict(self.f.head(self.f.backbone(view)), number)
 
-    def queries(self, views: Sequence[Tensor]) -> dict[int, Any]:
-        """The queries of all views, encoded together."""
-        outputs = encode_together(self.f.backbone, self.f.head, views)
-        return {v: self.predict(output, v) for v, output in enumerate(outputs)}
+    def queries(
+        self,
+        views: Sequence[Tensor],
+        trained: Collection[int] | None = None,
+        constant: Collection[int] = (),
+    ) -> dict[int, Any]:
+        """The queries of some views, encoded together."""
+        trained = self.clean_queries(len(views)) if trained is None else trained
+        asked = sorted({*trained, *constant})
+        if not asked:
+            return {}
+        with nullcontext() if trained else torch.no_grad():
+            chosen = [views[v] for v in asked]
+            outputs = encode_together(self.f.backbone, self.f.head, chosen)
+            return {v: self.predict(z, v) for v, z in zip(asked, outputs, strict=True)}
 
     def projections(self, images: Tensor) -> Tensor:
         """The head's output, before normalisation."""

@@ -50,6 +50,8 @@ class NNCLR(InBatch):
     """
 
     pairs: Sequence[Pair] = (Pair(0, 1, 0.5), Pair(1, 0, 0.5))
+    target_queries = (0, 1)
+    memory_queries = (0,)
 
     def __init__(
         self,
@@ -83,7 +85,6 @@ class NNCLR(InBatch):
         """nn(z) of both views: rows of the queue (N, dim)."""
         return {b: self.nearest(queries[b].z) for b in (0, 1)}
 
-    # Not around `targets`: a rule that encodes a view there for the first time wants its gradient.
     @torch.no_grad()
     def nearest(self, z: Tensor) -> Tensor:
         """The queue's nearest neighbours of unit vectors (N, dim)."""

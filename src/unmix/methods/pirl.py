@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal
 
 from torch import Tensor, nn
@@ -40,7 +41,6 @@ class PIRL(OneBankMethod):
     """
 
     views = 2
-    heads_by_view = True
 
     def __init__(
         self,
@@ -71,6 +71,10 @@ class PIRL(OneBankMethod):
     def begin_step(self, progress: Progress) -> None:
         """The order of tiles follows from the run's seed and the step's number."""
         self.seed, self.step = progress.seed, progress.step
+
+    def unmixed_pairs(self, count: int) -> Sequence[Pair]:
+        """The jigsaw's, whose head the picture's mixture does not train."""
+        return self.pairs[1:]
 
     def query(self, view: Tensor, number: int = 0) -> Tensor:
         """f(v_I) of view 0, g(v_It) of view 1: unit vectors (N, dim)."""

@@ -1,11 +1,11 @@
 """What methods without a queue of keys share: a backbone, a projector, and momentum copies of both.
 
-Those whose negatives are the rest of the batch also know what guessing costs.
+Those whose negatives are the rest of the batch also know the loss of chance level.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from unmix.distributed import world
 from unmix.errors import check_number
-from unmix.methods.base import Method, Progress
+from unmix.methods.base import InstanceDiscrimination, Method, Progress
 from unmix.momentum import follow, momentum_copy, rising
 
 __all__ = [
@@ -54,7 +54,8 @@ class TwoSided(Projected):
     Its query is z as it is, where a method does not say otherwise.
     """
 
-    two_sided = True
+    target_queries: Collection[int] = (1,)
+    target_gradient = True
 
     def query(self, view: Tensor, number: int = 0) -> Tensor:
         """z = g(f(x)): (N, dim)."""
@@ -78,8 +79,10 @@ class HeadOfAllViews(TwoSided):
     paper's code; the backbone's stays with one view. A mixture is projected by itself.
 
     Attributes:
-        together: Whether it does.
+        joint_head: Whether it does.
     """
+
+    joint_head: bool
 
     def of_output(self, z: Tensor) -> Any:
         """The query, of the projector's output (N, dim)."""
@@ -89,10 +92,15 @@ class HeadOfAllViews(TwoSided):
         """Of one view alone."""
         return self.of_output(self.projections(view))
 
-    def queries(self, views: Sequence[Tensor]) -> dict[int, Any]:
-        """Of all views."""
-        if not self.together:
-            return super().queries(views)
+    def queries(
+        self,
+        views: Sequence[Tensor],
+        trained: Collection[int] | None = None,
+        constant: Collection[int] = (),
+    ) -> dict[int, Any]:
+        """Of some views, or of all where they are projected together."""
+        if not self.joint_head:
+            return super().queries(views, trained, constant)
         outputs = self.g(torch.cat([self.f(view) for view in views]))
         parts = outputs.split([len(view) for view in views])
         return {v: self.of_output(z) for v, z in enumerate(parts)}
@@ -132,14 +140,13 @@ class MomentumTargets(Projected):
         return {b: self.g_k(self.f_k(views[b])) for b in asked}
 
 
-class InBatch(Projected):
+class InBatch(Projected, InstanceDiscrimination):
     """A method whose negatives are the other samples of the batch, of all processes.
 
     Attributes:
         batch_size: What `check_batch` was last asked about; what guessing costs depends on it.
     """
 
-    contrastive = True
     batch_size: int | None = None
 
     def check_batch(self, batch_size: int) -> None:

@@ -53,7 +53,7 @@ class SimCLR(InBatch, HeadOfAllViews):
         sizes = (d, *[hidden or d] * (layers - 1), dim)
         g = mlp(sizes, last="affine") if head_bn else mlp(sizes, batch_norm=False)
         super().__init__(backbone, g)
-        self.T, self.together = temperature, joint_head
+        self.T, self.joint_head = temperature, joint_head
 
     def of_output(self, z: Tensor) -> Tensor:
         """z as unit vectors (N, dim)."""

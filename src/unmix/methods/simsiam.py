@@ -44,6 +44,7 @@ class SimSiam(Projected):
     """
 
     pairs: Sequence[Pair] = (Pair(0, 1, 0.5), Pair(1, 0, 0.5))
+    target_queries = (0, 1)
 
     def __init__(
         self,

@@ -58,6 +58,10 @@ class SwAV(MultiCrop):
         freeze_prototypes_steps: Steps before the prototypes are trained.
     """
 
+    target_queries = (0, 1)
+    target_gradient = True
+    special_rules = frozenset({"swav_released"})
+
     def __init__(
         self,
         backbone: nn.Module,
@@ -106,6 +110,10 @@ class SwAV(MultiCrop):
         share = 1 / (2 * (count - 1))
         small = [Pair(v, b, share) for v in range(2, count) for b in (0, 1)]
         return [Pair(0, 1, 2 * share), *small]
+
+    def why_not_joint(self) -> str:
+        """Codes spread the batch over the prototypes, and mixtures would be in it."""
+        return "its codes are computed over all images that are encoded at once"
 
     def predict(self, output: Tensor, number: int) -> Prediction:
         """From the head's output (N, dim) of view `number`."""

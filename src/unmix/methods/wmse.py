@@ -74,7 +74,8 @@ class WMSE(HeadOfAllViews):
         if views not in _PAIRS:
             raise UserError(f"--views: {views} is out of range; it must be 2 or 4.")
         super().__init__(backbone, mlp((feature_dim(backbone), hidden, dim)))
-        self.views, self.together = views, joint_head
+        self.views, self.joint_head = views, joint_head
+        self.target_queries = range(1, views)
         self.pairs = [Pair(a, b, 1 / len(_PAIRS[views])) for a, b in _PAIRS[views]]
         self.dim, self.sub_batch = dim, sub_batch
         self.iterations, self.epsilon = iterations, epsilon
