@@ -41,7 +41,7 @@ def main(steps: int = 30, batch_size: int = 64) -> list[float]:
     images = TensorDataset(data.images, torch.arange(len(data)))
     loader = DataLoader(images, batch_size, shuffle=True, drop_last=True)
     method = unmix.BYOL(
-        build("resnet10", width=0.25, size=32), len(data), dim=64, hidden=128, encoder_momentum=0.9
+        build("resnet10", width=0.25, size=32), dim=64, hidden=128, encoder_momentum=0.9
     )
     views = Views(preset("byol"), 32, data.mean, data.std)
     module = Pretraining(method, views, len(loader), epochs=2)

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from unmix import methods
 from unmix.backbones import HalfEncoders
 from unmix.credit import RULES, Rule
 from unmix.methods import METHODS, Method, Progress, method_class
@@ -67,12 +68,9 @@ def backbone_of(name: str) -> nn.Module:
 
 def build(name: str, seed: int = 0, **options: Any) -> Method:
     """A method with a small encoder."""
-    cls: Any = method_class(name)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        backbone = backbone_of(name)
-        method: Method = cls(backbone, N_DATA, **{**OPTIONS[name], **options})
-    return method
+        return methods.build(name, backbone_of(name), N_DATA, **{**OPTIONS[name], **options})
 
 
 def views_of(method: Method, seed: int = 0, n: int = N) -> list[Tensor]:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 import unmix
 from cells import N_DATA, OPTIONS, views_of
+from unmix import methods
 from unmix.backbones import build, feature_dim
 from unmix.methods import METHODS
 
@@ -31,7 +32,7 @@ class Foreign(nn.Module):
 @pytest.mark.parametrize("name", METHODS)
 def test_every_method_takes_any_module(name: str) -> None:
     backbone: Any = (Foreign(1), Foreign(2)) if name == "cmc" else Foreign()
-    method = METHODS[name](backbone, N_DATA, **OPTIONS[name])  # type: ignore[call-arg]
+    method = methods.build(name, backbone, N_DATA, **OPTIONS[name])
     step = unmix.Stepper(method, steps_per_epoch=3, epochs=2, mixture=unmix.UnMix())
     step(views_of(method), torch.arange(8)).backward()
     assert method.features(torch.zeros(2, 3, 16, 16)).shape == (2, 48 if name == "cmc" else 24)
@@ -119,7 +120,7 @@ def test_networks_with_several_outputs_in_training_are_refused() -> None:
     net = Foreign()
     net.aux_logits = True  # as torchvision's GoogLeNet and Inception, whose eval mode gives one
     with pytest.raises(unmix.UserError, match="aux_logits=False"):
-        unmix.SimCLR(net, 8)
+        unmix.SimCLR(net)
 
 
 def test_cmc_needs_two() -> None:

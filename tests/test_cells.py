@@ -94,7 +94,7 @@ def test_exchanging_the_images_and_the_weights_changes_nothing(name: str, rule: 
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
 
 
-# Forwards of the trained backbone in a clean step; those with small crops encode each size together.
+# Forwards of the trained backbone in a clean step; with small crops one for each size.
 CLEAN = {"cmc": 1, "insdis": 1}
 # Those of clean views beside a mixture that replaces the clean loss: with and without a graph.
 REPLACED = {

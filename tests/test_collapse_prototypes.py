@@ -67,7 +67,7 @@ def dino(center_momentum: float = 0.5, **options: Any) -> float:
     with torch.random.fork_rng(devices=[]), torch.no_grad():
         torch.manual_seed(0)
         method = DINO(
-            Small(bias=False), N, dim=32, hidden=32, bottleneck=16, encoder_momentum=0.9,
+            Small(bias=False), dim=32, hidden=32, bottleneck=16, encoder_momentum=0.9,
             center_momentum=center_momentum, freeze_last_epochs=0, **options,
         )  # fmt: skip
         with torch.enable_grad():
@@ -80,9 +80,7 @@ def dino(center_momentum: float = 0.5, **options: Any) -> float:
 def swav(monkeypatch: pytest.MonkeyPatch, even: bool) -> float:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        method = SwAV(
-            Small(bias=True), N, dim=16, hidden=32, prototypes=16, freeze_prototypes_steps=0
-        )
+        method = SwAV(Small(bias=True), dim=16, hidden=32, prototypes=16, freeze_prototypes_steps=0)
         method.f.head = nn.Linear(32, 16)  # without batch norm, too
         if not even:
 

@@ -225,7 +225,7 @@ def test_mix_bt_is_the_released_codes_number_at_batch_16() -> None:
     from unmix.methods import BarlowTwins
 
     n, lam = 16, 0.3
-    method = BarlowTwins(backbones.build("resnet10", width=0.125, size=8), n, dim=D, hidden=8)
+    method = BarlowTwins(backbones.build("resnet10", width=0.125, size=8), dim=D, hidden=8)
     query, a, b = (torch.randn(n, D, generator=torch.Generator().manual_seed(s)) for s in (1, 2, 3))
     index = torch.randperm(n, generator=torch.Generator().manual_seed(4))
     owners = torch.stack([torch.arange(n), index], 1)

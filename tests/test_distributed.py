@@ -12,6 +12,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from unmix import methods
 from unmix.credit import IMix, Rule, UnMixRule
 from unmix.distributed import gather, gather_with_gradient, rank, sum_over, world
 from unmix.losses import partition_constant
@@ -56,8 +57,7 @@ class Flat(nn.Module):
 def build(name: str) -> Any:
     """The method without any batch norm, from the same weights each time."""
     torch.manual_seed(0)
-    cls: Any = method_class(name)
-    method = cls(Flat(), N, **METHODS[name])
+    method: Any = methods.build(name, Flat(), N, **METHODS[name])
     if hasattr(method, "g"):
         method.g = nn.Linear(8, 6)
     if hasattr(method, "g_k"):

@@ -36,10 +36,10 @@ def methods() -> dict[str, Any]:
     torch.manual_seed(0)
     made: dict[str, Any] = {
         "swav": SwAV(
-            Flat(), N_DATA, dim=8, hidden=4, prototypes=5, queue_size=12, queue_from_epoch=1,
+            Flat(), dim=8, hidden=4, prototypes=5, queue_size=12, queue_from_epoch=1,
             freeze_prototypes_steps=0,
         ),
-        "dino": DINO(Flat(), N_DATA, dim=10, hidden=8, bottleneck=6, freeze_last_epochs=0),
+        "dino": DINO(Flat(), dim=10, hidden=8, bottleneck=6, freeze_last_epochs=0),
         "deepclusterv2": DeepClusterV2(Flat(), N_DATA, dim=8, hidden=4, prototypes=(3, 4)),
         "pirl": PIRL(Flat(), N_DATA, dim=8, negatives=6),
     }  # fmt: skip

@@ -124,7 +124,7 @@ def test_byol_with_lightning_moves_its_target_and_is_in_the_checkpoint(tmp_path)
     module = imported(ROOT / "examples" / "byol_with_lightning.py")
     images = torch.randint(256, (24, 3, 32, 32), dtype=torch.uint8)
     loader = DataLoader(TensorDataset(images, torch.arange(24)), 8)
-    method = unmix.BYOL(build("resnet10", width=0.125, size=32), 24, dim=8, hidden=8)
+    method = unmix.BYOL(build("resnet10", width=0.125, size=32), dim=8, hidden=8)
     views = Views(preset("byol"), 32, (0.5,) * 3, (0.25,) * 3)
     pretraining = module.Pretraining(method, views, steps_per_epoch=3, epochs=1)
     before = {k: v.clone() for k, v in method.state_dict().items()}

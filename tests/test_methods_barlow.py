@@ -21,7 +21,7 @@ from unmix.step import Mixture, objective
 
 def barlow(**options: Any) -> BarlowTwins:
     backbone = backbones.build("resnet10", width=0.125, size=8)
-    return BarlowTwins(backbone, 24, **{"dim": 5, "hidden": 16} | options)
+    return BarlowTwins(backbone, **{"dim": 5, "hidden": 16} | options)
 
 
 def random(n: int, dim: int, seed: int) -> Tensor:

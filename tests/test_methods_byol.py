@@ -16,7 +16,7 @@ from unmix.step import objective
 
 def byol(**options: Any) -> BYOL:
     backbone = backbones.build("resnet10", width=0.125, size=8)
-    return BYOL(backbone, 24, **{"dim": 8, "hidden": 16} | options)
+    return BYOL(backbone, **{"dim": 8, "hidden": 16} | options)
 
 
 def test_value_and_gradient_are_the_published_ones(golden):

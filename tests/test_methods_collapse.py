@@ -60,7 +60,7 @@ def adam(method: Method) -> torch.optim.Optimizer:
 
 def byol(guarded: bool) -> Tensor:
     """The guard: the predictor, and a target network that takes no gradient."""
-    method: Any = BYOL(Flat(), IMAGES, dim=8, hidden=32, encoder_momentum=0.9)  # type: ignore[arg-type]
+    method: Any = BYOL(Flat(), dim=8, hidden=32, encoder_momentum=0.9)  # type: ignore[arg-type]
     if not guarded:
         method.q = nn.Identity()
 
@@ -73,7 +73,7 @@ def byol(guarded: bool) -> Tensor:
 
 def simsiam(guarded: bool) -> Tensor:
     """The guard: the stop-gradient (section 4.1 and figure 2 of the paper)."""
-    method: Any = SimSiam(Flat(), IMAGES, dim=8, hidden=32, predictor_hidden=8)  # type: ignore[arg-type]
+    method: Any = SimSiam(Flat(), dim=8, hidden=32, predictor_hidden=8)  # type: ignore[arg-type]
     method.g = nn.Linear(16, 8)  # batch norm at the end would keep so few features apart
     if not guarded:
 
@@ -87,13 +87,13 @@ def simsiam(guarded: bool) -> Tensor:
 def vicreg(guarded: bool) -> Tensor:
     """The guard: the variance term."""
     variance = 25.0 if guarded else 0.0
-    method = VICReg(Flat(), IMAGES, dim=8, hidden=32, variance=variance)  # type: ignore[arg-type]
+    method = VICReg(Flat(), dim=8, hidden=32, variance=variance)  # type: ignore[arg-type]
     return trained(method, adam(method))
 
 
 def wmse(guarded: bool) -> Tensor:
     """The guard: whitening."""
-    method: Any = WMSE(Flat(), IMAGES, dim=4, hidden=32, sub_batch=32)  # type: ignore[arg-type]
+    method: Any = WMSE(Flat(), dim=4, hidden=32, sub_batch=32)  # type: ignore[arg-type]
     if not guarded:
         method.compare = lambda query, target: (query - target.v).square().mean()
     return trained(method, adam(method))
@@ -107,7 +107,7 @@ def test_without_its_guard_all_images_get_the_same_feature(run: Any) -> None:
 
 def barlow(off_diagonal: float) -> Tensor:
     """The guard: the part of the loss that decorrelates features."""
-    method = BarlowTwins(Flat(), IMAGES, dim=8, hidden=32, off_diagonal=off_diagonal)  # type: ignore[arg-type]
+    method = BarlowTwins(Flat(), dim=8, hidden=32, off_diagonal=off_diagonal)  # type: ignore[arg-type]
     return trained(method, adam(method))
 
 

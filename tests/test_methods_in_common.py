@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from unmix import backbones
+from unmix import backbones, methods
 from unmix.credit import SDMP, UnMixRule, of_partner, per_tensor
 from unmix.errors import UserError
 from unmix.methods import NNCLR, Method, Progress, method_class
@@ -48,8 +48,7 @@ def _one_thread_and_the_global_generator_left_as_it_was() -> Iterator[None]:
 def build(kind: str, seed: int = 0) -> Any:
     torch.manual_seed(seed)
     name, options = KINDS[kind]
-    cls: Any = method_class(name)
-    return cls(backbones.build("resnet10", width=0.125, size=SIZE), 24, **options)
+    return methods.build(name, backbones.build("resnet10", width=0.125, size=SIZE), 24, **options)
 
 
 def views_of(method: Method, seed: int = 0) -> list[Tensor]:
@@ -329,6 +328,6 @@ def test_sizes_below_one_are_refused_by_their_flag(kind: str) -> None:
         cls.__init__.__kwdefaults__
     ):
         with pytest.raises(UserError) as caught:
-            cls(backbone, 24, **options | {flag: 0})
+            cls(backbone, **options | {flag: 0})
         message = f"--{flag}: 0 is out of range; it must be at least 1."
         assert str(caught.value) == message

@@ -22,7 +22,7 @@ SIZES = {"dim": 8, "hidden": 16}
 
 
 def mocov3(**options: Any) -> MoCoV3:
-    return MoCoV3(backbones.build("resnet10", width=0.125, size=8), 24, **SIZES | options)
+    return MoCoV3(backbones.build("resnet10", width=0.125, size=8), **SIZES | options)
 
 
 def test_virtual_labels_of_weight_1_give_the_clean_loss_of_a_query() -> None:
@@ -108,7 +108,7 @@ def test_heads_are_those_of_the_released_code() -> None:
     resnet = mocov3()
     assert [type(x) for x in resnet.g] == [*hidden, *last]
     assert [type(x) for x in resnet.h] == [*hidden, nn.Linear]
-    transformer = MoCoV3(Patches(), 24, **SIZES)  # type: ignore[arg-type]
+    transformer = MoCoV3(Patches(), **SIZES)  # type: ignore[arg-type]
     assert [type(x) for x in transformer.g] == [*hidden, *hidden, *last]
     assert [type(x) for x in transformer.h] == [*hidden, *last]
     assert transformer.g[-1].weight is None
@@ -117,7 +117,7 @@ def test_heads_are_those_of_the_released_code() -> None:
 @pytest.mark.parametrize("frozen", [False, True])
 def test_a_transformers_patch_projection_can_be_frozen(frozen: bool) -> None:
     """All else is trained, and the projection is left out of the optimiser."""
-    method = MoCoV3(Patches(), 24, freeze_patch_embedding=frozen, **SIZES)  # type: ignore[arg-type]
+    method = MoCoV3(Patches(), freeze_patch_embedding=frozen, **SIZES)  # type: ignore[arg-type]
     views = [torch.randn(6, 3, 8, 8) for _ in range(2)]
     objective(method, views, torch.arange(6), torch.Generator()).loss.backward()
     for name, p in method.f.named_parameters():
@@ -129,7 +129,7 @@ def test_a_transformers_patch_projection_can_be_frozen(frozen: bool) -> None:
 def test_a_transformer_of_timm_is_taken() -> None:
     pytest.importorskip("timm")
     backbone = backbones.build("timm:vit_tiny_patch16_224", size=32)
-    method = MoCoV3(backbone, 24, freeze_patch_embedding=True, **SIZES)
+    method = MoCoV3(backbone, freeze_patch_embedding=True, **SIZES)
     views = [torch.randn(4, 3, 32, 32) for _ in range(2)]
     result = objective(method, views, torch.arange(4), torch.Generator())
     result.loss.backward()

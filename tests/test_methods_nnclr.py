@@ -22,7 +22,7 @@ from unmix.step import Mixture, objective
 def nnclr(**options: Any) -> NNCLR:
     backbone = backbones.build("resnet10", width=0.125, size=8)
     sizes = {"dim": 8, "hidden": 16, "predictor_hidden": 12, "queue_size": 20}
-    return NNCLR(backbone, 24, **sizes | options)
+    return NNCLR(backbone, **sizes | options)
 
 
 def test_the_loss_is_that_of_the_neighbours_of_both_views() -> None:

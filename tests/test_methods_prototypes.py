@@ -15,12 +15,12 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from test_step import NoReading
-from unmix import backbones
+from unmix import backbones, methods
 from unmix.clustering import spherical_kmeans
 from unmix.credit import RULES
 from unmix.errors import UserError
 from unmix.losses import sinkhorn
-from unmix.methods import DINO, DeepClusterV2, Method, Progress, SwAV
+from unmix.methods import DeepClusterV2, Method, Progress, SwAV
 from unmix.methods.multicrop import encode_together
 from unmix.mixtures import UnMix
 from unmix.step import Mixture, objective
@@ -31,8 +31,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "dino": {"dim": 20, "hidden": 24, "bottleneck": 16},
     "deepclusterv2": {"dim": 16, "hidden": 24, "prototypes": (5, 4, 3)},
 }
-KINDS: dict[str, Any] = {"swav": SwAV, "dino": DINO, "deepclusterv2": DeepClusterV2}
-every_kind = pytest.mark.parametrize("kind", KINDS)
+every_kind = pytest.mark.parametrize("kind", OPTIONS)
 
 
 @pytest.fixture(autouse=True)
@@ -45,7 +44,7 @@ def _the_global_generator_left_as_it_was() -> Iterator[None]:
 
 def build(kind: str, **options: Any) -> Any:
     backbone = backbones.build("resnet10", width=0.125, size=SIZE)
-    return KINDS[kind](backbone, N_DATA, **{**OPTIONS[kind], **options})
+    return methods.build(kind, backbone, N_DATA, **{**OPTIONS[kind], **options})
 
 
 def seeded(seed: int = 0) -> torch.Generator:

@@ -21,7 +21,7 @@ from unmix.step import Mixture, objective
 
 
 def simclr(**options: Any) -> SimCLR:
-    return SimCLR(backbones.build("resnet10", width=0.125, size=8), 24, **{"dim": 8} | options)
+    return SimCLR(backbones.build("resnet10", width=0.125, size=8), **{"dim": 8} | options)
 
 
 def unit_vectors(n: int, dim: int, seed: int) -> Tensor:

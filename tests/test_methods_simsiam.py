@@ -17,7 +17,7 @@ from unmix.step import objective
 def simsiam(**options: Any) -> SimSiam:
     backbone = backbones.build("resnet10", width=0.125, size=8)
     sizes = {"dim": 16, "hidden": 12, "predictor_hidden": 4}
-    return SimSiam(backbone, 24, **sizes | options)
+    return SimSiam(backbone, **sizes | options)
 
 
 def test_the_loss_is_half_the_negative_cosines() -> None:

@@ -18,7 +18,7 @@ from unmix.step import objective
 
 def vicreg(**options: Any) -> VICReg:
     backbone = backbones.build("resnet10", width=0.125, size=8)
-    return VICReg(backbone, 24, **{"dim": 5, "hidden": 16} | options)
+    return VICReg(backbone, **{"dim": 5, "hidden": 16} | options)
 
 
 def random(n: int, dim: int, seed: int) -> Tensor:

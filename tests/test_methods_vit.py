@@ -7,8 +7,9 @@ from typing import Any
 import pytest
 import torch
 
+from unmix import methods
 from unmix.backbones import is_vit
-from unmix.methods import METHODS, Method, Progress
+from unmix.methods import METHODS, Progress
 from unmix.mixtures import UnMix
 from unmix.step import Mixture, objective
 
@@ -27,7 +28,7 @@ def test_a_step_on_a_transformer_with_small_crops_and_a_mixture(name: str) -> No
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         backbone = kind.build_backbone("timm:vit_tiny_patch16_224", size=32, patch=8)
-        method: Method = kind(backbone, 6, **OPTIONS[name])
+        method = methods.build(name, backbone, 6, **OPTIONS[name])
     assert is_vit(method.backbone)
     generator = torch.Generator().manual_seed(0)
     sizes = [32, 32, 16] if method.multi_crop else [32, 32]

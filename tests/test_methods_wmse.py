@@ -20,7 +20,7 @@ from unmix.step import objective
 
 def wmse(**options: Any) -> WMSE:
     backbone = backbones.build("resnet10", width=0.125, size=8)
-    return WMSE(backbone, 24, **{"dim": 4, "hidden": 16, "sub_batch": 6} | options)
+    return WMSE(backbone, **{"dim": 4, "hidden": 16, "sub_batch": 6} | options)
 
 
 def random(n: int, dim: int, seed: int) -> Tensor:

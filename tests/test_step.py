@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from unmix import methods
 from unmix.credit import RULES, MixCo, Mixed, UnMixRule, of_partner
 from unmix.methods import Method, MoCo, Progress, method_class
 from unmix.mixtures import PairDraw, UnMix
@@ -45,10 +46,8 @@ def _one_thread_and_the_global_generator_left_as_it_was() -> Iterator[None]:
 def build(kind: str, seed: int = 0) -> Method:
     torch.manual_seed(seed)
     name, options = KINDS[kind]
-    cls: Any = method_class(name)
-    backbone = cls.build_backbone("resnet10", width=0.125, size=SIZE)
-    method: Method = cls(backbone, N_DATA, **options)
-    return method
+    backbone = method_class(name).build_backbone("resnet10", width=0.125, size=SIZE)
+    return methods.build(name, backbone, N_DATA, **options)
 
 
 def views_of(method: Method, seed: int = 0) -> list[Tensor]:

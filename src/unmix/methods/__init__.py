@@ -1,5 +1,8 @@
 """Self-supervised methods, one file each."""
 
+from inspect import signature
+from typing import Any
+
 from unmix.errors import check_choice
 from unmix.methods.barlow import BarlowTwins
 from unmix.methods.base import Encoder, InstanceDiscrimination, Method, Pair, Progress
@@ -40,6 +43,7 @@ __all__ = [
     "SimSiam",
     "SwAV",
     "VICReg",
+    "build",
     "method_class",
 ]
 
@@ -69,3 +73,22 @@ def method_class(name: str) -> type[Method]:
         UserError: if there is no such method, with the nearest match.
     """
     return METHODS[check_choice("--method", name, METHODS)]
+
+
+def build(name: str, backbone: Any, n_data: int, **options: Any) -> Method:
+    """Build a method by its name.
+
+    Args:
+        name: Such as "moco".
+        backbone: What it trains; for CMC two half-encoders.
+        n_data: Number of training images, for the methods whose class takes it.
+        options: Keyword arguments of the class.
+
+    Raises:
+        UserError: if there is no such method, or as its class does.
+    """
+    kind: Any = method_class(name)
+    if "n_data" in signature(kind).parameters:
+        options["n_data"] = n_data
+    method: Method = kind(backbone, **options)
+    return method

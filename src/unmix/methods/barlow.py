@@ -25,7 +25,6 @@ class BarlowTwins(TwoSided):
 
     Args:
         backbone: Images to pooled features (N, D); any module, see `unmix.backbones.feature_dim`.
-        n_data: Number of training samples; not used.
         dim: D, the length of z.
         hidden: Width of the projector's two hidden layers.
         off_diagonal: lambda, the weight of the correlations between different features.
@@ -43,7 +42,6 @@ class BarlowTwins(TwoSided):
     def __init__(
         self,
         backbone: nn.Module,
-        n_data: int,
         *,
         dim: int = 8192,
         hidden: int = 8192,

@@ -21,7 +21,6 @@ class BYOL(MomentumTargets):
 
     Args:
         backbone: Images to pooled features (N, D); any module, see `unmix.backbones.feature_dim`.
-        n_data: Number of training samples; not used.
         dim: Length of z.
         hidden: Width of the hidden layer of projector and predictor.
         encoder_momentum: tau of the target network at the start; it rises to 1 by a cosine.
@@ -32,7 +31,6 @@ class BYOL(MomentumTargets):
     def __init__(
         self,
         backbone: nn.Module,
-        n_data: int,
         *,
         dim: int = 256,
         hidden: int = 4096,

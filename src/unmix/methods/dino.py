@@ -58,7 +58,6 @@ class DINO(MultiCrop):
 
     Args:
         backbone: Images to pooled features (N, D), a ResNet, a ViT or any module.
-        n_data: Number of training samples (not used).
         dim: K, outputs of the head.
         hidden: Features of the head's two hidden layers.
         bottleneck: Features before the head's last layer.
@@ -78,7 +77,6 @@ class DINO(MultiCrop):
     def __init__(
         self,
         backbone: nn.Module,
-        n_data: int,
         *,
         dim: int = 65536,
         hidden: int = 2048,

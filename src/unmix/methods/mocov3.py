@@ -30,7 +30,6 @@ class MoCoV3(MomentumTargets, InBatch):
 
     Args:
         backbone: Images to pooled features (N, D), any module; has a transformer `patch_embed`.
-        n_data: Number of training samples; not used.
         dim: Length of q and k.
         hidden: Width of the hidden layers of projector and predictor.
         temperature: T.
@@ -44,7 +43,6 @@ class MoCoV3(MomentumTargets, InBatch):
     def __init__(
         self,
         backbone: nn.Module,
-        n_data: int,
         *,
         dim: int = 256,
         hidden: int = 4096,

@@ -41,7 +41,6 @@ class NNCLR(InBatch):
 
     Args:
         backbone: Images to pooled features (N, D); any module, see `unmix.backbones.feature_dim`.
-        n_data: Number of training samples; not used.
         dim: Length of z and p.
         hidden: Width of the projector's two hidden layers.
         predictor_hidden: Width of the predictor's hidden layer.
@@ -56,7 +55,6 @@ class NNCLR(InBatch):
     def __init__(
         self,
         backbone: nn.Module,
-        n_data: int,
         *,
         dim: int = 256,
         hidden: int = 2048,

@@ -24,7 +24,6 @@ class SimCLR(InBatch, HeadOfAllViews):
 
     Args:
         backbone: Images to pooled features (N, D); any module, see `unmix.backbones.feature_dim`.
-        n_data: Number of training samples; not used.
         dim: Length of z.
         hidden: Width of the projector's hidden layers; 0 is the backbone's own.
         layers: Layers of the projector.
@@ -37,7 +36,6 @@ class SimCLR(InBatch, HeadOfAllViews):
     def __init__(
         self,
         backbone: nn.Module,
-        n_data: int,
         *,
         dim: int = 128,
         hidden: int = 0,

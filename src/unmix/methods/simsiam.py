@@ -35,7 +35,6 @@ class SimSiam(Projected):
 
     Args:
         backbone: Images to pooled features (N, D); any module, see `unmix.backbones.feature_dim`.
-        n_data: Number of training samples; not used.
         dim: Length of z and p.
         hidden: Width of the projector's hidden layers.
         layers: Layers of the projector, each with batch norm; 2 for CIFAR-10 in the paper.
@@ -49,7 +48,6 @@ class SimSiam(Projected):
     def __init__(
         self,
         backbone: nn.Module,
-        n_data: int,
         *,
         dim: int = 2048,
         hidden: int = 2048,

@@ -45,7 +45,6 @@ class SwAV(MultiCrop):
 
     Args:
         backbone: Images to pooled features (N, D); any module, see `unmix.backbones.feature_dim`.
-        n_data: Number of training samples (not used).
         dim: Length of embeddings and prototypes.
         hidden: Features of the projection head's hidden layer.
         prototypes: K, at least 2. A loss that stays at ln K, where guessing is, learns nothing.
@@ -65,7 +64,6 @@ class SwAV(MultiCrop):
     def __init__(
         self,
         backbone: nn.Module,
-        n_data: int,
         *,
         dim: int = 128,
         hidden: int = 2048,

@@ -26,7 +26,6 @@ class VICReg(TwoSided):
 
     Args:
         backbone: Images to pooled features (N, D); any module, see `unmix.backbones.feature_dim`.
-        n_data: Number of training samples; not used.
         dim: d, the length of z.
         hidden: Width of the expander's two hidden layers.
         invariance: lambda, the weight of the squared distance between views.
@@ -39,7 +38,6 @@ class VICReg(TwoSided):
     def __init__(
         self,
         backbone: nn.Module,
-        n_data: int,
         *,
         dim: int = 8192,
         hidden: int = 8192,

@@ -42,7 +42,6 @@ class WMSE(HeadOfAllViews):
 
     Args:
         backbone: Images to pooled features (N, D); any module, see `unmix.backbones.feature_dim`.
-        n_data: Number of training samples; not used.
         dim: Length of v and z.
         hidden: Width of the projector's hidden layer.
         views: Views of an image, 2 or 4; all pairs of them are compared.
@@ -58,7 +57,6 @@ class WMSE(HeadOfAllViews):
     def __init__(
         self,
         backbone: nn.Module,
-        n_data: int,
         *,
         dim: int = 64,
         hidden: int = 1024,

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from unmix import methods
 from unmix.config import RunSettings, Settings
 from unmix.config.groups import TIMM
 from unmix.data import (
@@ -281,7 +282,7 @@ def build_method(settings: Settings, n_data: int, size: int) -> Method:
             model.backbone, width=model.width, stem=model.stem, size=size, patch=model.patch,
             zero_init_residual=model.zero_init_residual,
         )  # fmt: skip
-        return kind(backbone, n_data, **settings.method)  # type: ignore[call-arg]
+        return methods.build(settings.run.method, backbone, n_data, **settings.method)
 
 
 def has_narrow_downsampling(module: nn.Module) -> bool:
