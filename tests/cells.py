@@ -124,7 +124,7 @@ def settled(name: str, **options: Any) -> Method:
     for number in range(N_DATA // N + 1):
         method.begin_step(Progress(number, 12, N_DATA // N))
         if number < N_DATA // N:
-            step(method, views_of(method, 9 + number), start=number * N).keep()
+            step(method, views_of(method, 9 + number), start=number * N).update_memory()
     return method.eval()
 
 

@@ -49,7 +49,7 @@ def test_a_step_has_a_finite_loss_and_a_gradient_for_the_backbone(name: str, rul
     method = settled(name).train()
     result = step(method, views_of(method), RULES[rule])
     result.loss.backward()
-    result.keep()
+    result.update_memory()
     assert result.loss.ndim == 0
     assert result.loss.isfinite()
     found = gradients(method)
@@ -138,7 +138,7 @@ def test_a_step_encodes_what_is_declared_and_updating_the_memory_nothing(
     assert (graphs.count(True), graphs.count(False)) == (with_graph, without)
     result.loss.backward()
     count = len(graphs)
-    result.keep()
+    result.update_memory()
     assert len(graphs) == count
 
 
@@ -146,7 +146,7 @@ def test_a_step_encodes_what_is_declared_and_updating_the_memory_nothing(
 def test_a_clean_step_encodes_each_view_once(name: str) -> None:
     method = settled(name).train()
     graphs = forwards_of(method)
-    step(method, views_of(method)).keep()
+    step(method, views_of(method)).update_memory()
     assert graphs == [True] * CLEAN.get(name, 2)
 
 
@@ -170,8 +170,8 @@ def test_what_is_kept_is_what_a_clean_step_keeps(name: str, rule: str) -> None:
     """Queue, bank and centre: mixtures do not get into them."""
     clean, mixed = settled(name), settled(name)
     before = copy.deepcopy(clean.state_dict())
-    step(clean, views_of(clean)).keep()
-    step(mixed, views_of(mixed), RULES[rule]).keep()
+    step(clean, views_of(clean)).update_memory()
+    step(mixed, views_of(mixed), RULES[rule]).update_memory()
     state = mixed.state_dict()
     for key, value in clean.state_dict().items():
         torch.testing.assert_close(state[key], value, msg=key)
@@ -224,7 +224,7 @@ def test_bfloat16_autocast_moves_the_loss_by_little(name: str, rule: str) -> Non
     assert result.loss.dtype == torch.float32
     torch.testing.assert_close(result.loss, exact, rtol=0.08, atol=0.08)
     result.loss.backward()
-    result.keep()
+    result.update_memory()
     assert all(x.dtype == torch.float32 for x in method.state_dict().values()
                if x.is_floating_point())  # fmt: skip
 

@@ -53,7 +53,7 @@ def walk(rank: int, port_file: str, out: str) -> None:
         half = [view[rank * N : (rank + 1) * N] for view in views_of(method, n=2 * N)]
         result = step(method, half, RULES[rule], global_draw(0.3), start=rank * N, seed=rank)
         result.loss.backward()
-        result.keep()
+        result.update_memory()
         found[name, rule] = (
             result.loss.detach(), gradients(method), dict(method.state_dict())
         )  # fmt: skip

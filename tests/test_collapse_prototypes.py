@@ -49,7 +49,7 @@ def trained(method: Any) -> Any:
         result = objective(method, views, torch.arange(N), generator)
         optimizer.zero_grad()
         result.loss.backward()
-        result.keep()
+        result.update_memory()
         optimizer.step()
     return method
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from unmix import methods
 from unmix.credit import IMix, Rule, UnMixRule
-from unmix.distributed import gather, gather_with_gradient, rank, sum_over, world
+from unmix.distributed import all_reduce_sum, gather, gather_with_gradient, rank, world_size
 from unmix.losses import partition_constant
 from unmix.methods import Method, Progress, method_class
 from unmix.mixtures import PairDraw
@@ -79,7 +79,7 @@ def draw_of(samples: int) -> PairDraw:
 def steps_of(name: str, rule: Rule | None) -> dict[str, Any]:
     """Two steps with this process's part of the batch: losses, averaged gradients, memories."""
     method: Method = build(name)
-    part = slice(rank() * N // world(), (rank() + 1) * N // world())
+    part = slice(rank() * N // world_size(), (rank() + 1) * N // world_size())
     found: dict[str, Any] = {}
     for number in range(2):
         generator = torch.Generator().manual_seed(number)
@@ -88,11 +88,11 @@ def steps_of(name: str, rule: Rule | None) -> dict[str, Any]:
         mixture = None if rule is None else Mixture(draw_of(len(views[0])), rule)
         result = objective(method, views, torch.arange(N)[part], generator, mixture)
         result.loss.backward()
-        result.keep()
-        found[f"loss {number}"] = sum_over(result.loss) / world()
+        result.update_memory()
+        found[f"loss {number}"] = all_reduce_sum(result.loss) / world_size()
     for key, p in method.named_parameters():
         if p.grad is not None:
-            found[f"gradient of {key}"] = sum_over(p.grad) / world()
+            found[f"gradient of {key}"] = all_reduce_sum(p.grad) / world_size()
     for key, buffer in method.named_buffers():
         found[f"memory {key}"] = buffer.clone()
     return found
@@ -108,11 +108,11 @@ def run(number: int, folder: Path) -> None:
     (every * torch.arange(4.0)[:, None] * (1 + number)).sum().backward()
     primitives = {
         "rank": rank(),
-        "world": world(),
+        "world": world_size(),
         "gather": gather(own),
         "every": every.detach(),
         "gradient": own.grad,
-        "sum": sum_over(torch.tensor(1.0 + number)),
+        "sum": all_reduce_sum(torch.tensor(1.0 + number)),
         "constant": partition_constant(torch.full((2, 3), float(number)), 0.5, 10),
     }
     torch.save((cases, primitives), folder / f"{number}.pt")
@@ -166,8 +166,8 @@ def test_tensors_are_gathered_in_the_processes_order(processes: list[Any]) -> No
 
 def test_of_one_process_everything_is_what_it_was() -> None:
     x = torch.randn(3, 2, requires_grad=True)
-    assert (rank(), world()) == (0, 1)
+    assert (rank(), world_size()) == (0, 1)
     assert gather_with_gradient(x) is x
-    for result in (gather(x), sum_over(x)):
+    for result in (gather(x), all_reduce_sum(x)):
         assert torch.equal(result, x)
         assert not result.requires_grad

@@ -63,7 +63,7 @@ def run(method: Method, rank: int, world: int) -> dict[str, Any]:
         result = objective(method, [v[own] for v in views], index[own], torch.Generator())
         optimizer.zero_grad()
         result.loss.backward()
-        result.keep()
+        result.update_memory()
         for p in trained:
             if world > 1 and p.grad is not None:
                 dist.all_reduce(p.grad)

@@ -108,14 +108,14 @@ def test_moco_positives_are_not_among_the_negatives_of_their_step(symmetric: boo
         expected = expected + F.cross_entropy(logits, torch.zeros(6, dtype=torch.long))
     torch.testing.assert_close(step.loss, expected)
     assert torch.equal(method.queue.keys, before)
-    step.keep()
+    step.update_memory()
     torch.testing.assert_close(method.queue.keys[6 * symmetric : 6 + 6 * symmetric], k[1])
 
 
 def test_moco_symmetric_pushes_the_keys_of_view_1_then_of_view_2() -> None:
     method = moco(symmetric=True).eval()
     views = [images(6), images(6, 1)]
-    objective(method, views, torch.arange(6), seeded(0)).keep()
+    objective(method, views, torch.arange(6), seeded(0)).update_memory()
     expected = torch.cat([method.f_k(view) for view in views])
     torch.testing.assert_close(method.queue.keys[:12], expected)
     assert method.state() == {"queue_fill": 12 / 20}
@@ -135,7 +135,7 @@ def test_moco_takes_any_batch_size(symmetric: bool) -> None:
         step.loss.backward()
         assert step.loss.isfinite()
         model.extend(_keys_of(method, views, seeded(number)).tolist())
-        step.keep()
+        step.update_memory()
         rows = method.queue.keys.roll(-int(method.queue.position), dims=0)
         torch.testing.assert_close(rows, torch.tensor(list(model)))
 
@@ -330,7 +330,7 @@ def test_the_partners_row_of_the_bank_is_the_partners_target(make: Any) -> None:
 def test_insdis_keeps_its_features_in_its_samples_rows_alone() -> None:
     method, index = insdis(bank_momentum=0.0).eval(), torch.tensor([4, 29, 0, 11])
     view, before = images(4), method.contrast.bank.rows.clone()
-    objective(method, [view], index, seeded(0)).keep()
+    objective(method, [view], index, seeded(0)).update_memory()
     torch.testing.assert_close(method.contrast.bank.rows[index], method.f(view).detach())
     others = [i for i in range(30) if i not in index.tolist()]
     assert torch.equal(method.contrast.bank.rows[others], before[others])
@@ -339,7 +339,7 @@ def test_insdis_keeps_its_features_in_its_samples_rows_alone() -> None:
 def test_cmc_keeps_each_part_in_its_own_bank() -> None:
     method, index = cmc(bank_momentum=0.0).eval(), torch.tensor([4, 29, 0, 11])
     view = images(4)
-    objective(method, [view], index, seeded(0)).keep()
+    objective(method, [view], index, seeded(0)).update_memory()
     l, ab = method.query(view)
     torch.testing.assert_close(method.memory_l.bank.rows[index], l.detach())
     torch.testing.assert_close(method.memory_ab.bank.rows[index], ab.detach())
@@ -385,7 +385,7 @@ def test_nces_constant_is_estimated_once_from_the_first_batch(make: Any) -> None
     method = make(contrast="nce").eval()
     constants = {name: z for name, z in method.named_buffers() if name.endswith("Z")}
     assert all(z == -1 for z in constants.values())
-    objective(method, [images(4)], torch.arange(4), seeded(0)).keep()
+    objective(method, [images(4)], torch.arange(4), seeded(0)).update_memory()
     first = {name: z.item() for name, z in constants.items()}
     assert all(z > 0 for z in first.values())
     objective(method, [images(4, 1)], torch.arange(4, 8), seeded(1))

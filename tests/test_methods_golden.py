@@ -54,7 +54,7 @@ def test_moco_contrast_loss_gradient_and_queue(golden, contrast):
         close(query.grad, g[f"s{step}_grad"])
         if contrast == "nce":
             assert int(method.Z) == int(g[f"s{step}_Z"])
-        method.keep({}, {1: key}, torch.arange(len(key)))
+        method.update_memory({}, {1: key}, torch.arange(len(key)))
         close(method.queue.keys, g[f"s{step}_queue"])
 
 
@@ -77,7 +77,7 @@ def test_insdis_contrast_loss_gradient_and_bank(golden, contrast):
         close(feature.grad, g[f"s{step}_grad"])
         if contrast == "nce":
             close(method.contrast.Z, g[f"s{step}_Z"])
-        method.keep({0: feature}, {}, g[f"s{step}_index"])
+        method.update_memory({0: feature}, {}, g[f"s{step}_index"])
         close(method.contrast.bank.rows, g[f"s{step}_memory"])
 
 
@@ -106,7 +106,7 @@ def test_cmc_contrast_loss_gradients_and_banks(golden, contrast):
             # The published Z_l belongs to the scores of l, which are against the bank of ab.
             close(method.memory_ab.Z, g[f"s{step}_Z_l"])
             close(method.memory_l.Z, g[f"s{step}_Z_ab"])
-        method.keep({0: (l, ab)}, {}, g[f"s{step}_index"])
+        method.update_memory({0: (l, ab)}, {}, g[f"s{step}_index"])
         close(method.memory_l.bank.rows, g[f"s{step}_memory_l"])
         close(method.memory_ab.bank.rows, g[f"s{step}_memory_ab"])
 
@@ -203,7 +203,7 @@ def test_unmix_on_moco_step_by_step(golden, form, fast):
             step_ = objective(method, views, torch.arange(len(views[0])), generator, mixture)
         f_q.weight.grad = None
         step_.loss.backward()
-        step_.keep()
+        step_.update_memory()
         close(step_.loss, g[f"s{step}_loss"])
         close(f_q.weight.grad, g[f"s{step}_grad"])
         close(f_k.weight, g[f"s{step}_key_weight"])

@@ -184,7 +184,7 @@ def test_a_method_from_a_state_dict_goes_on_where_the_saved_one_was(kind: str) -
         method.begin_step(Progress(number, 4, 2))
         result = step(method, views_of(method, number))
         result.loss.backward()
-        result.keep()
+        result.update_memory()
         optimizer.step()
     before = step(copy.deepcopy(fresh), views_of(method, 5)).loss
     fresh.load_state_dict(copy.deepcopy(method.state_dict()))
@@ -193,7 +193,7 @@ def test_a_method_from_a_state_dict_goes_on_where_the_saved_one_was(kind: str) -
         for one in (method, fresh):
             one.begin_step(Progress(number, 4, 2))
             result = step(one, views_of(one, number + 3), Mixture(draw_of(0.4)))
-            result.keep()
+            result.update_memory()
             losses.append(result.loss.detach())
         assert torch.equal(*losses)
     assert not torch.equal(before, losses[0])
@@ -208,7 +208,7 @@ def test_nothing_but_a_queue_is_kept_and_not_before_keep(kind: str) -> None:
     result = step(method, views_of(method), Mixture(draw_of(0.4)))
     result.loss.backward()
     assert all(torch.equal(x, before[name]) for name, x in method.state_dict().items())
-    result.keep()
+    result.update_memory()
     changed = {name for name, x in method.state_dict().items() if not torch.equal(x, before[name])}
     assert all(name.startswith("Q.") for name in changed)
     assert bool(changed) == isinstance(method, NNCLR)
@@ -278,7 +278,7 @@ def test_no_value_is_read_within_a_step(kind: str) -> None:
         losses = [method.compare(queries[a], targets[b]).mean() for a, b, _ in pairs]
         losses += [method.compare(queries[0], exchanged[b]).mean() for _, b, _ in pairs]
         torch.stack(losses).sum().backward()
-        method.keep(queries, targets, torch.arange(N))
+        method.update_memory(queries, targets, torch.arange(N))
 
 
 @every_kind

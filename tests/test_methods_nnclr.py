@@ -66,7 +66,7 @@ def test_the_queue_gets_the_first_views_z_after_the_backward_pass() -> None:
     step = objective(method, views, torch.arange(6), torch.Generator())
     step.loss.backward()
     assert torch.equal(method.Q.keys, before)
-    step.keep()
+    step.update_memory()
     torch.testing.assert_close(method.Q.keys[:6], F.normalize(method.projections(views[0]), dim=1))
     assert torch.equal(method.Q.keys[6:], before[6:])
     assert method.state() == {"queue_fill": 6 / 20}

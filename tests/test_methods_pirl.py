@@ -137,7 +137,7 @@ def test_the_bank_follows_the_picture_and_neither_the_jigsaw_nor_a_mixture() -> 
     result = step(method, views, Mixture(draw))
     result.loss.backward()
     assert torch.equal(method.contrast.bank.rows, before)
-    result.keep()
+    result.update_memory()
     moved = F.normalize(0.5 * before[:N] + 0.5 * method.f(views[0]), dim=1)
     torch.testing.assert_close(method.contrast.bank.rows[:N], moved)
     assert torch.equal(method.contrast.bank.rows[N:], before[N:])
@@ -176,7 +176,7 @@ def test_what_is_saved_and_loaded_goes_on_as_it_would_have(contrast: str) -> Non
             result = step(method, views_of(number))
             optimizer.zero_grad()
             result.loss.backward()
-            result.keep()
+            result.update_memory()
             optimizer.step()
         return result.loss.detach()
 
@@ -197,7 +197,7 @@ def test_no_value_is_read_within_a_step() -> None:
         method.begin_step(Progress(1, 8, 4))
         result = step(method, views_of())
         result.loss.backward()
-        result.keep()
+        result.update_memory()
 
 
 def test_bfloat16_gives_a_float32_loss_near_that_of_float32() -> None:

@@ -219,7 +219,7 @@ def test_swav_prototypes_are_unit_vectors_at_every_step_and_frozen_at_first() ->
         result = step(method, views_of(seed=number))
         optimizer.zero_grad()
         result.loss.backward()
-        result.keep()
+        result.update_memory()
         optimizer.step()
         assert torch.equal(method.C.weight, before) == frozen
         assert method.f.head[0].weight.grad is not None
@@ -233,7 +233,7 @@ def test_swav_queue_is_pushed_once_a_step_with_clean_embeddings() -> None:
     result = step(method, views, mixture=Mixture(draw))
     result.loss.backward()
     assert all(torch.equal(q.keys, b) for q, b in zip(method.queues, before, strict=True))
-    result.keep()
+    result.update_memory()
     clean = method.queries(views)
     for v, queue in enumerate(method.queues):
         torch.testing.assert_close(queue.keys[:N], clean[v].embedding)
@@ -253,14 +253,14 @@ def test_swav_queue_is_used_from_its_epoch_on_once_it_is_full() -> None:
         rows = torch.cat([method.queues[1].keys, z]) if method.uses_queue else z
         expected = sinkhorn(rows @ method.C.weight.T, 0.05, 3)[-N:]
         torch.testing.assert_close(method.query(views[1], 1).codes, expected)
-        step(method, views).keep()
+        step(method, views).update_memory()
     assert used == [False] * 7 + [True]  # filled from epoch 2 on, as released, and used when full
     early = build("swav", queue_size=3 * N, queue_from_epoch=0)
     used = []
     for number in range(5):
         early.begin_step(Progress(number, 8, 2))
         used.append(early.uses_queue)
-        step(early, views_of(seed=number)).keep()
+        step(early, views_of(seed=number)).update_memory()
     assert used == [False, False, False, True, True]
     assert early.state() == {"queue_fill": 1.0}
     assert build("swav").state() == {}
@@ -303,7 +303,7 @@ def test_dino_centre_follows_the_teachers_mean_after_the_step() -> None:
     method.c.copy_(before)
     result = step(method, views)
     assert torch.equal(method.c, before)
-    result.keep()
+    result.update_memory()
     mean = torch.cat([method.f_t.head(method.f_t.backbone(v)) for v in views[:2]]).mean(dim=0)
     torch.testing.assert_close(method.c, 0.8 * before + 0.2 * mean)
 
@@ -333,16 +333,16 @@ def test_dino_schedules_and_their_ends() -> None:
     assert constant.tau_t == 0.04
 
 
-@pytest.mark.parametrize("normalise_last", [True, False])
-def test_dino_last_layer_is_weight_normalised_and_frozen_at_first(normalise_last: bool) -> None:
-    method = build("dino", freeze_last_epochs=1, normalise_last=normalise_last)
+@pytest.mark.parametrize("normalize_last", [True, False])
+def test_dino_last_layer_is_weight_normalised_and_frozen_at_first(normalize_last: bool) -> None:
+    method = build("dino", freeze_last_epochs=1, normalize_last=normalize_last)
     head = method.f.head
     z = torch.randn(4, 64, generator=seeded())
     before = head(z)
     with torch.no_grad():
         head.last.weight.mul_(7.0)
     torch.testing.assert_close(head(z), before)
-    assert head.gain.requires_grad != normalise_last
+    assert head.gain.requires_grad != normalize_last
     assert before.abs().max() <= 1
     optimizer = torch.optim.SGD([p for p in method.parameters() if p.requires_grad], lr=0.1)
     for number, frozen in enumerate([True, True, False]):
@@ -351,10 +351,10 @@ def test_dino_last_layer_is_weight_normalised_and_frozen_at_first(normalise_last
         result = step(method, views_of(seed=number))
         optimizer.zero_grad()
         result.loss.backward()
-        result.keep()
+        result.update_memory()
         optimizer.step()
         assert torch.equal(head.last.weight, old[0]) == frozen
-        assert torch.equal(head.gain, old[1]) == (frozen or normalise_last)
+        assert torch.equal(head.gain, old[1]) == (frozen or normalize_last)
 
 
 def test_dino_teacher_starts_as_a_copy_and_takes_no_gradient() -> None:
@@ -379,7 +379,7 @@ def run_epoch(method: DeepClusterV2, epoch: int, views: Callable[[int], list[Ten
         result = step(method, views(i), start=N * i)
         method.zero_grad()
         result.loss.backward()
-        result.keep()
+        result.update_memory()
         results.append(result)
     return results
 
@@ -422,14 +422,14 @@ def test_deepcluster_does_not_cluster_what_no_batch_has_had() -> None:
     n_data = method.memory.shape[1]
     method.begin_step(Progress(0, 12, 3))
     for i in range(2):
-        step(method, views_of(seed=i), start=N * i).keep()
+        step(method, views_of(seed=i), start=N * i).update_memory()
     method.begin_step(Progress(3, 12, 3))
     assert (method.assignments[:, : 2 * N] >= 0).all()
     assert (method.assignments[:, 2 * N :] == -1).all()
     assert all(layer.weight.norm(dim=1).min() > 0.99 for layer in method.C)
     assert step(method, views_of(seed=2), start=2 * N).loss == 0
     assert step(method, views_of(seed=2), start=N).loss > 0
-    step(method, views_of(seed=2), start=2 * N).keep()
+    step(method, views_of(seed=2), start=2 * N).update_memory()
     method.begin_step(Progress(6, 12, 3))
     assert (method.assignments[:, : min(3 * N, n_data)] >= 0).all()
 
@@ -437,7 +437,7 @@ def test_deepcluster_does_not_cluster_what_no_batch_has_had() -> None:
 def test_deepcluster_needs_as_many_images_as_clusters_in_an_epochs_batches() -> None:
     method = build("deepclusterv2", prototypes=(N + 1, 3))
     method.begin_step(Progress(0, 12, 3))
-    step(method, views_of(), start=0).keep()
+    step(method, views_of(), start=0).update_memory()
     with pytest.raises(UserError, match=f"--prototypes: {N + 1} clusters are more than the {N} im"):
         method.begin_step(Progress(3, 12, 3))
 
@@ -450,7 +450,7 @@ def test_deepcluster_clusters_at_the_first_step_of_an_epoch_only() -> None:
         before = method.C[0].weight.detach().clone()
         method.begin_step(Progress(number, 12, 3))
         seen.append(not torch.equal(method.C[0].weight, before))
-        step(method, views_of(seed=number), start=N * number).keep()
+        step(method, views_of(seed=number), start=N * number).update_memory()
     assert seen == [True, False, False, True, False, False]
 
 
@@ -545,7 +545,7 @@ def run_epochs(method: Method, steps: int, small: int = 1, start: int = 0) -> An
         result = step(method, views_of(small, seed=number), start=N * number)
         optimizer.zero_grad()
         result.loss.backward()
-        result.keep()
+        result.update_memory()
         optimizer.step()
     return result
 
@@ -577,7 +577,7 @@ def test_no_value_is_read_within_a_step(kind: str) -> None:
         method.begin_step(Progress(4, 12, 3))
         result = step(method, views)
         result.loss.backward()
-        result.keep()
+        result.update_memory()
 
 
 @every_kind

@@ -56,8 +56,8 @@ def test_heads_have_the_papers_layers(layers: int) -> None:
 
 def test_the_predictors_rate_stays_if_asked() -> None:
     method = simsiam()
-    assert list(method.steady()) == [method.h]
-    assert list(simsiam(fix_predictor_rate=False).steady()) == []
+    assert list(method.constant_lr_modules()) == [method.h]
+    assert list(simsiam(fix_predictor_rate=False).constant_lr_modules()) == []
 
 
 def test_a_target_is_never_compared_with_its_own_prediction() -> None:

@@ -39,7 +39,7 @@ def test_a_step_on_a_transformer_with_small_crops_and_a_mixture(name: str) -> No
         result = objective(method, views, torch.arange(6), generator, mixture)
         assert result.loss.isfinite()
         result.loss.backward()
-        result.keep()
+        result.update_memory()
     assert result.loss > 0
     gradient = method.backbone.pos_embed.grad  # type: ignore[union-attr]
     assert gradient.isfinite().all()  # type: ignore[union-attr, operator]

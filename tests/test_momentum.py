@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from unmix.errors import UserError
-from unmix.momentum import follow, momentum_copy
+from unmix.momentum import ema_update, momentum_copy
 
 
 @pytest.fixture
@@ -61,7 +61,7 @@ def test_parameters_move_by_the_formula_and_buffers_stay(source: nn.Module, m: f
     """k <- m k + (1 - m) q, computed in double precision beside it (He et al. 2020, Eq. 2)."""
     twin = momentum_copy(moved(source))
     k, q = state(twin), state(source)
-    follow(twin, source, m)
+    ema_update(twin, source, m)
     parameters = dict(twin.named_parameters())
     for name, tensor in twin.state_dict().items():
         if name in parameters:
@@ -77,18 +77,18 @@ def test_following_for_many_steps_keeps_the_original_less_and_less(source: nn.Mo
     twin = momentum_copy(moved(source))
     start, target = twin[0].weight.clone(), source[0].weight.detach()  # type: ignore[index]
     for _ in range(20):
-        follow(twin, source, 0.9)
+        ema_update(twin, source, 0.9)
     expected = target + 0.9**20 * (start - target)
     torch.testing.assert_close(twin[0].weight.detach(), expected, rtol=0, atol=1e-5)  # type: ignore[index]
 
 
 def test_following_leaves_no_graph_and_no_gradient(source: nn.Module) -> None:
     twin = momentum_copy(source)
-    follow(twin, source, 0.5)
+    ema_update(twin, source, 0.5)
     assert all(p.grad_fn is None and not p.requires_grad for p in twin.parameters())
 
 
 @pytest.mark.parametrize("m", [-0.1, 1.5, float("nan")])
 def test_a_momentum_outside_0_to_1_is_told(source: nn.Module, m: float) -> None:
     with pytest.raises(UserError, match=rf"encoder_momentum: {m:g} .* at least 0 and at most 1"):
-        follow(momentum_copy(source), source, m)
+        ema_update(momentum_copy(source), source, m)

@@ -78,7 +78,7 @@ def step(
 def after_a_first_step(kind: str) -> Method:
     """A method in evaluation mode whose constants Z, which the first loss estimates, are set."""
     method = build(kind).eval()
-    step(method, views_of(method, 9), None, start=N).keep()
+    step(method, views_of(method, 9), None, start=N).update_memory()
     return method
 
 
@@ -233,8 +233,8 @@ def test_memories_receive_what_a_step_without_mixture_gives_them(kind: str) -> N
     """Batch norm does not move, so that the mixture can come in only through what is kept."""
     clean, mixed = after_a_first_step(kind), after_a_first_step(kind)
     before = memories(clean)
-    step(clean, views_of(clean), None).keep()
-    step(mixed, views_of(mixed), global_draw(0.4)).keep()
+    step(clean, views_of(clean), None).update_memory()
+    step(mixed, views_of(mixed), global_draw(0.4)).update_memory()
     for name, memory in memories(mixed).items():
         assert torch.equal(memory, memories(clean)[name])
         assert not torch.equal(memory, before[name])
@@ -248,7 +248,7 @@ def test_nothing_is_kept_before_keep(kind: str) -> None:
     result = step(method, views_of(method), global_draw(0.4))
     result.loss.backward()
     assert all(torch.equal(x, before[name]) for name, x in method.state_dict().items())
-    result.keep()
+    result.update_memory()
     changed = {name for name, x in method.state_dict().items() if not torch.equal(x, before[name])}
     assert set(memories(method)) <= changed
     assert all(name.startswith(("queue.", "contrast.bank", "memory_")) for name in changed)
@@ -269,7 +269,7 @@ def test_training_steps_that_keep_after_the_backward_pass(kind: str) -> None:
         result = step(method, views, draw, start=number * N)
         optimizer.zero_grad()
         result.loss.backward()
-        result.keep()
+        result.update_memory()
         assert all(p.grad is not None and p.grad.isfinite().all() for p in trained)
         optimizer.step()
     assert all(not torch.equal(p, old) for p, old in zip(trained, start, strict=True))
@@ -286,7 +286,7 @@ def test_under_bfloat16_autocast_the_loss_is_finite_and_near(kind: str) -> None:
     with torch.autocast("cpu", dtype=torch.bfloat16):
         result = step(method, views, draw)
     result.loss.backward()
-    result.keep()
+    result.update_memory()
     assert result.loss.item() == pytest.approx(exact, rel=0.05, abs=0.05)
     assert all(p.grad.isfinite().all() for p in method.parameters() if p.grad is not None)
     for memory in memories(method).values():
@@ -314,7 +314,7 @@ def test_a_method_from_a_state_dict_goes_on_where_the_saved_one_was(kind: str) -
     """Queue, banks and the constants Z are in it: a released library loses its queue on resume."""
     method, fresh = build(kind), build(kind, seed=1)
     for number in range(2):
-        step(method, views_of(method, number), global_draw(0.4), start=number * N).keep()
+        step(method, views_of(method, number), global_draw(0.4), start=number * N).update_memory()
     views = views_of(method, 5)
     with torch.no_grad():
         before = step(copy.deepcopy(fresh), views, global_draw(0.3)).loss
@@ -323,8 +323,8 @@ def test_a_method_from_a_state_dict_goes_on_where_the_saved_one_was(kind: str) -
         ours = step(fresh, views, global_draw(0.3), seed=number)
         theirs = step(method, views, global_draw(0.3), seed=number)
         assert torch.equal(ours.loss, theirs.loss)
-        ours.keep()
-        theirs.keep()
+        ours.update_memory()
+        theirs.update_memory()
     assert not torch.equal(before, ours.loss.detach())
 
 
@@ -427,7 +427,7 @@ def test_no_value_is_read_within_a_step(kind: str) -> None:
             ]
         ).sum()
         loss.backward()
-        method.keep(queries, targets, torch.arange(N))
+        method.update_memory(queries, targets, torch.arange(N))
 
 
 @pytest.mark.parametrize("kind", ["moco-nce", "insdis-nce", "cmc-nce"])

@@ -67,7 +67,7 @@ def by_hand(method: Method, numbers: range, operator: Any = None) -> None:
         found = objective(method, views, index_of(number), generator, mixture)
         optimizer.zero_grad()
         found.loss.backward()
-        found.keep()
+        found.update_memory()
         optimizer.step()
 
 

@@ -144,7 +144,7 @@ def test_what_guessing_costs_is_known_once_the_processes_are_joined(
     words = {"method": "simclr", "data": "digits", "limit": 32, "batch_size": 8, "size": 8,
              "device": "cpu", "precision": "32"}  # fmt: skip
     parts = build(Settings.of(words))
-    monkeypatch.setattr(projected, "world", lambda: 2)
+    monkeypatch.setattr(projected, "world_size", lambda: 2)
     evaluator = Evaluator(
         parts.module, parts.labelled, parts.test, parts.settings.evaluation, parts.machine
     )

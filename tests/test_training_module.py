@@ -186,7 +186,7 @@ def test_both_mixtures_at_once_perturb_the_views_and_share_the_loss(
 def test_the_queue_is_filled_once_a_step_and_after_the_backward_pass(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    step, keep = Pretraining.training_step, MoCo.keep
+    step, keep = Pretraining.training_step, MoCo.update_memory
     events: list[str] = []
 
     def note_step(self: Pretraining, batch: Batch, batch_idx: int) -> Tensor | None:
@@ -201,7 +201,7 @@ def test_the_queue_is_filled_once_a_step_and_after_the_backward_pass(
         keep(self, *arguments)
 
     monkeypatch.setattr(Pretraining, "training_step", note_step)
-    monkeypatch.setattr(MoCo, "keep", note_keep)
+    monkeypatch.setattr(MoCo, "update_memory", note_keep)
     module = module_of(unmix=True, epochs=1)
     train(module)
     assert events == ["step", "keep"] * STEPS
@@ -294,7 +294,7 @@ def test_of_several_processes_each_makes_up_for_its_broken_images(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Of 50 images in batches of 18 for two each gets 9, 9 and 7."""
-    monkeypatch.setattr(module_file, "world", lambda: 2)
+    monkeypatch.setattr(module_file, "world_size", lambda: 2)
     module = module_of(batch_size=18)
     for number, left, wanted in ((0, 9, 9), (0, 7, 9), (0, 3, 9), (2, 7, 7), (2, 5, 7)):
         filled = module._filled(Batch(torch.arange(left)), number)
@@ -308,7 +308,7 @@ def test_of_several_processes_a_loss_of_the_whole_batch_has_one_weight(
     """Barlow Twins, VICReg: each loss is over all mixtures, so its share must be theirs."""
     module = module_of(method, unmix=True)
     monkeypatch.setattr(type(module), "global_step", 5)
-    monkeypatch.setattr(step_file, "world", lambda: 2)
+    monkeypatch.setattr(step_file, "world_size", lambda: 2)
     views = [torch.randn(8, 3, 8, 8) for _ in range(2)]
     weights = []
     for process in (0, 1):

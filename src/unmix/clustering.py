@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from unmix.distributed import rank, sum_over, world
+from unmix.distributed import all_reduce_sum, rank, world_size
 
 __all__ = ["spherical_kmeans"]
 
@@ -40,17 +40,17 @@ def spherical_kmeans(
             member = F.one_hot(nearest, clusters).to(rows.dtype)
             sums += member.T @ rows[own]
             counts += member.sum(dim=0)
-        sums, counts = sum_over(sums), sum_over(counts)
+        sums, counts = all_reduce_sum(sums), all_reduce_sum(counts)
         centroids = torch.where(counts[:, None] > 0, F.normalize(sums, dim=1), centroids)
     assignments = torch.zeros(len(rows), dtype=torch.long, device=rows.device)
     for own, nearest in _nearest(rows, centroids):
         assignments[own] = nearest
-    return centroids, sum_over(assignments)
+    return centroids, all_reduce_sum(assignments)
 
 
 def _nearest(rows: Tensor, centroids: Tensor) -> list[tuple[slice, Tensor]]:
     """This process's rows, in chunks, with the numbers of their nearest centroids."""
     size = max(1, _NUMBERS_AT_ONCE // len(centroids))
-    starts = range(rank(), len(rows), size * world())
-    chunks = [slice(start, start + size * world(), world()) for start in starts]
+    starts = range(rank(), len(rows), size * world_size())
+    chunks = [slice(start, start + size * world_size(), world_size()) for start in starts]
     return [(own, (rows[own] @ centroids.T).argmax(dim=1)) for own in chunks]

@@ -13,17 +13,17 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-__all__ = ["gather", "gather_with_gradient", "rank", "sum_over", "world"]
+__all__ = ["all_reduce_sum", "gather", "gather_with_gradient", "rank", "world_size"]
 
 
-def world() -> int:
+def world_size() -> int:
     """The number of processes, 1 outside of a distributed run."""
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
 
 
 def rank() -> int:
     """The number of this process, from 0."""
-    return dist.get_rank() if world() > 1 else 0
+    return dist.get_rank() if world_size() > 1 else 0
 
 
 @torch.no_grad()
@@ -32,10 +32,10 @@ def gather(tensor: Tensor) -> Tensor:
 
     Every process must have as many rows.
     """
-    if world() == 1:
+    if world_size() == 1:
         return tensor.detach()
     parts = [
-        torch.empty_like(tensor, memory_format=torch.contiguous_format) for _ in range(world())
+        torch.empty_like(tensor, memory_format=torch.contiguous_format) for _ in range(world_size())
     ]
     dist.all_gather(parts, tensor.detach().contiguous())
     return torch.cat(parts)
@@ -50,21 +50,21 @@ class _Gathered(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> Tensor:
-        own = len(gradient) // world()
-        return sum_over(gradient.contiguous())[rank() * own :][:own]
+        own = len(gradient) // world_size()
+        return all_reduce_sum(gradient.contiguous())[rank() * own :][:own]
 
 
 def gather_with_gradient(tensor: Tensor) -> Tensor:
     """The rows of all processes, in their order: (N, ...) to (world N, ...); as many of each."""
-    if world() == 1:
+    if world_size() == 1:
         return tensor
     return _Gathered.apply(tensor)
 
 
 @torch.no_grad()
-def sum_over(tensor: Tensor) -> Tensor:
+def all_reduce_sum(tensor: Tensor) -> Tensor:
     """The sum over the processes, without a gradient; the given tensor stays as it is."""
-    if world() == 1:
+    if world_size() == 1:
         return tensor.detach()
     total = tensor.detach().clone()
     dist.all_reduce(total)

@@ -8,14 +8,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from unmix.distributed import gather_with_gradient, rank, sum_over, world
+from unmix.distributed import all_reduce_sum, gather_with_gradient, rank, world_size
 
 __all__ = [
     "in_batch_contrast",
+    "init_once",
     "nce_contrast",
     "nt_xent",
     "partition_constant",
-    "settle",
     "sinkhorn",
     "softmax_contrast",
 ]
@@ -69,11 +69,11 @@ def partition_constant(scores: Tensor, temperature: float, n: int) -> Tensor:
         n: Number of samples (memory bank) or of keys (queue).
     """
     mean = torch.exp(scores.detach().float() / temperature).mean()
-    return sum_over(mean) / world() * n
+    return all_reduce_sum(mean) / world_size() * n
 
 
 @torch.no_grad()
-def settle(constant: Tensor, estimate: Tensor) -> None:
+def init_once(constant: Tensor, estimate: Tensor) -> None:
     """Give NCE's constant Z its value once: the first estimate stays.
 
     Whether there is a value already is decided on the device, so the host need not wait for it.

@@ -11,7 +11,7 @@ from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from unmix.errors import check_number
 
-__all__ = ["follow", "momentum_copy", "rising"]
+__all__ = ["cosine_ema_momentum", "ema_update", "momentum_copy"]
 
 Module = TypeVar("Module", bound=nn.Module)
 
@@ -21,7 +21,7 @@ def momentum_copy(module: Module) -> Module:
     return copy.deepcopy(module).requires_grad_(False)
 
 
-def follow(module: nn.Module, source: nn.Module, momentum: float) -> None:
+def ema_update(module: nn.Module, source: nn.Module, momentum: float) -> None:
     """Move every parameter of `module` to momentum * its own + (1 - momentum) * the source's.
 
     Buffers stay: a key encoder's batch norm keeps statistics of what it sees itself (He et al.
@@ -37,7 +37,7 @@ def follow(module: nn.Module, source: nn.Module, momentum: float) -> None:
     average(list(module.parameters()), list(source.parameters()), 0)
 
 
-def rising(momentum: float, share: float) -> float:
+def cosine_ema_momentum(momentum: float, share: float) -> float:
     """A momentum that rises to 1 by half a cosine: 1 - (1 - m) (cos(pi share) + 1) / 2.
 
     Source: Grill et al. 2020 (BYOL), Sec. 3.3.

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
 from unmix.credit import Mixed, Rule, UnMixRule, per_tensor
-from unmix.distributed import rank, world
+from unmix.distributed import rank, world_size
 from unmix.methods.base import Method, Pair
 from unmix.mixtures import ManifoldMixture, MixtureOperator, mixed_at
 from unmix.mixtures.draws import Draw, MixtureDraw
@@ -24,7 +24,7 @@ __all__ = [
     "Objective",
     "apart",
     "draw_mixture",
-    "mixed_alike",
+    "mix_views",
     "objective",
     "step_generator",
 ]
@@ -67,13 +67,13 @@ class Objective:
         loss: What to minimise, a scalar.
         clean: The part of the clean views, a detached scalar; None if mixtures replace all of it.
         mixed: The part of the mixtures, a detached scalar; None without them.
-        keep: Call it after the backward pass: the method keeps its clean queries and targets.
+        update_memory: Call it after the backward pass: clean queries and targets are remembered.
     """
 
     loss: Tensor
     clean: Tensor | None
     mixed: Tensor | None
-    keep: Callable[[], None]
+    update_memory: Callable[[], None]
 
 
 def step_generator(seed: int, step: int, *place: int | str) -> torch.Generator:
@@ -84,11 +84,11 @@ def step_generator(seed: int, step: int, *place: int | str) -> torch.Generator:
         step: Steps that are done.
         place: What tells several draws of a step apart.
     """
-    own = () if world() == 1 else (rank(),)
+    own = () if world_size() == 1 else (rank(),)
     return generator_for(seed, "step", step, *place, *own)
 
 
-def mixed_alike(draw: Draw, views: Sequence[Tensor]) -> list[Tensor]:
+def mix_views(draw: Draw, views: Sequence[Tensor]) -> list[Tensor]:
     """Apply one draw to all views: the same partners, weights and, to scale, the same boxes.
 
     Args:
@@ -135,7 +135,7 @@ def draw_mixture(
         step: Steps that are done.
         joint: See `Mixture`.
     """
-    if method.coupled and world() > 1:
+    if method.coupled and world_size() > 1:
         # The loss is one number for the batches of all processes, and so is the weight.
         generator = generator_for(seed, "mixture", step)
     draw: Any = partial(operator.draw, views[0].shape, generator)
@@ -175,7 +175,8 @@ def objective(
         queries = clean_queries(method, views, pairs)
         targets = method.targets(views, queries, index, generator)
         clean = clean_loss(method, pairs, queries, targets)
-        return Objective(clean, clean.detach(), None, lambda: method.keep(queries, targets, index))
+        update = partial(method.update_memory, queries, targets, index)
+        return Objective(clean, clean.detach(), None, update)
     rule = mixture.rule
     stay = pairs if rule.keeps_clean else method.unmixed_pairs(len(views))
     taken = pairs if rule.keeps_clean else [pair for pair in pairs if pair not in stay]
@@ -194,10 +195,10 @@ def objective(
     mixed = rule(
         Mixed(method, draw, q_mix, queries, targets, taken, targets_of_mixtures, len(views[0]))
     )
-    kept: Callable[[], None] = lambda: method.keep(queries, targets, index)  # noqa: E731
+    update = partial(method.update_memory, queries, targets, index)
     if beside is None:
-        return Objective(mixed, None, mixed.detach(), kept)
-    return Objective(beside + mixed, beside.detach(), mixed.detach(), kept)
+        return Objective(mixed, None, mixed.detach(), update)
+    return Objective(beside + mixed, beside.detach(), mixed.detach(), update)
 
 
 def clean_loss(

@@ -19,7 +19,7 @@ from unmix.step import (
     Objective,
     apart,
     draw_mixture,
-    mixed_alike,
+    mix_views,
     objective,
     step_generator,
 )
@@ -148,9 +148,9 @@ class Stepper(nn.Module):
         found = self._objective(views, index)
         if not found.loss.requires_grad:
             raise UserError("method: none of its parameters takes a gradient; unfreeze it.")
-        keep = found.keep
-        self.clean, self.mixed, self._pending = found.clean, found.mixed, keep
-        after_backward(found.loss, lambda: self._finish(keep))
+        update = found.update_memory
+        self.clean, self.mixed, self._pending = found.clean, found.mixed, update
+        after_backward(found.loss, lambda: self._finish(update))
         return found.loss
 
     def skip(self) -> None:
@@ -202,7 +202,7 @@ class Stepper(nn.Module):
         generator = step_generator(self.seed, self.steps, *((number,) if number else ()))
         if self.image_space is not None:
             with torch.no_grad():
-                views = mixed_alike(self.image_space.draw(views[0].shape, generator), views)
+                views = mix_views(self.image_space.draw(views[0].shape, generator), views)
         own, others = apart(views, self.operator)
         mixture = None
         if self.operator is not None:
@@ -212,11 +212,11 @@ class Stepper(nn.Module):
             )  # fmt: skip
         return objective(self.method, own, index, generator, mixture)
 
-    def _finish(self, keep: Callable[[], None]) -> None:
+    def _finish(self, update: Callable[[], None]) -> None:
         # A loss that was skipped, or has had a backward pass already, has nothing to keep.
-        if self._pending is not keep:
+        if self._pending is not update:
             return
-        keep()
+        update()
         self._pending = None
         self.batches += 1
 

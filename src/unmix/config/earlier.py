@@ -26,6 +26,7 @@ __all__ = [
 
 SETTINGS: dict[str, str] = {
     "centre_momentum": "center_momentum",
+    "normalise_last": "normalize_last",
 }
 """Old names of settings, each with the present one."""
 

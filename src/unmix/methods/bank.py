@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from unmix.backbones import feature_dim, linear_head
 from unmix.distributed import gather
 from unmix.errors import UserError, check_choice, check_number
-from unmix.losses import nce_contrast, partition_constant, settle, softmax_contrast
+from unmix.losses import init_once, nce_contrast, partition_constant, softmax_contrast
 from unmix.memory import MemoryBank, draw_candidates
 from unmix.methods.base import Encoder, InstanceDiscrimination, Pair, full_precision
 from unmix.randomness import on_device
@@ -32,7 +32,7 @@ class BankMethod(InstanceDiscrimination):
     """
 
     views = 1
-    synchronised = False
+    sync_batch_norm = False
     per_image = True
     memory_queries = (0,)
     pairs: Sequence[Pair] = (Pair(0, 0),)
@@ -98,7 +98,7 @@ class OneBankMethod(BankMethod):
         """Cosines with the rows of every sample of the batch, then with its negatives'."""
         return (self.contrast.similarities(query, target),)
 
-    def keep(
+    def update_memory(
         self, queries: Mapping[int, Tensor], targets: Mapping[int, Any], index: Tensor
     ) -> None:
         """Move the samples' rows towards the first view's clean features."""
@@ -149,7 +149,7 @@ class BankContrast(nn.Module):
             scores = self.bank.scores(v, candidates)
         if self.contrast == "softmax":
             return softmax_contrast(scores, self.T)
-        settle(self.Z, partition_constant(scores, self.T, len(self.bank)))
+        init_once(self.Z, partition_constant(scores, self.T, len(self.bank)))
         return nce_contrast(scores, self.T, self.Z, len(self.bank))
 
     def similarities(self, v: Tensor, candidates: Tensor) -> Tensor:

@@ -9,14 +9,14 @@ from unmix.backbones import feature_dim, mlp
 from unmix.distributed import gather_with_gradient
 from unmix.errors import check_number
 from unmix.methods.base import full_precision
-from unmix.methods.projected import TwoSided, check_sizes
+from unmix.methods.projected import TrainedTargets, check_sizes
 
 __all__ = ["BarlowTwins"]
 
 _EPS, _TINY = 1e-5, 1e-20
 
 
-class BarlowTwins(TwoSided):
+class BarlowTwins(TrainedTargets):
     """Redundancy reduction: each feature agrees between the views, and with no other feature.
 
     Query: z = g(f(x1)). Target: the other view's z = g(f(x2)), with its gradient. Compared through

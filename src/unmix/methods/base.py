@@ -96,12 +96,12 @@ class Method(nn.Module, ABC):
         pairs: Which view's query is compared with which view's target; see `pairs_of`.
         coupled: True if `compare` gives one number a batch instead of one a sample.
         contrastive: True for instance discrimination; see `InstanceDiscrimination`.
-        synchronised: Whether batch norm takes its statistics over all processes, where it can.
+        sync_batch_norm: Whether batch norm takes its statistics over all processes, where it can.
         per_image: Whether targets are indexed by sample id instead of computed from a view: then
             training cannot go on with other images, and an image that has no id has no target.
         target_queries: The views whose queries `targets` needs.
         target_gradient: Whether these queries are trained through the targets too.
-        memory_queries: The views whose queries `keep` needs.
+        memory_queries: The views whose queries `update_memory` needs.
         special_rules: Names of the mixing rules made for this method, beside those for any loss.
         color_space: The color space of the views.
     """
@@ -110,7 +110,7 @@ class Method(nn.Module, ABC):
     multi_crop: bool = False
     coupled: bool = False
     contrastive: bool = False
-    synchronised: bool = True
+    sync_batch_norm: bool = True
     per_image: bool = False
     target_queries: Collection[int] = ()
     target_gradient: bool = False
@@ -184,13 +184,15 @@ class Method(nn.Module, ABC):
     def compare(self, query: Any, target: Any) -> Tensor:
         """The loss l(query, target): (N,), or () if `coupled`."""
 
-    def keep(self, queries: Mapping[int, Any], targets: Mapping[int, Any], index: Tensor) -> None:
+    def update_memory(
+        self, queries: Mapping[int, Any], targets: Mapping[int, Any], index: Tensor
+    ) -> None:
         """Remember what later steps need, after the backward pass: queue, bank, centre.
 
         Here too a method drops the gradient of what is not to be trained yet.
         """
 
-    def steady(self) -> Sequence[nn.Module]:
+    def constant_lr_modules(self) -> Sequence[nn.Module]:
         """Parts whose learning rate stays as it is, whatever the schedule."""
         return ()
 

@@ -78,7 +78,7 @@ class CMC(BankMethod):
         l, ab = query
         return self.memory_ab.similarities(l, target), self.memory_l.similarities(ab, target)
 
-    def keep(
+    def update_memory(
         self,
         queries: Mapping[int, tuple[Tensor, Tensor]],
         targets: Mapping[int, Any],

@@ -164,7 +164,7 @@ class DeepClusterV2(MultiCrop):
         return torch.stack(losses).mean(dim=0)
 
     @torch.no_grad()
-    def keep(
+    def update_memory(
         self, queries: Mapping[int, Clustered], targets: Mapping[int, Any], index: Tensor
     ) -> None:
         """Put the clean embeddings of all processes into the memory; drop what is not trained."""

@@ -11,11 +11,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from unmix.backbones import feature_dim, mlp
-from unmix.distributed import sum_over, world
+from unmix.distributed import all_reduce_sum, world_size
 from unmix.errors import check_number
 from unmix.methods.base import Pair, Progress, full_precision, unit
 from unmix.methods.multicrop import MultiCrop, encode_together
-from unmix.momentum import follow, momentum_copy, rising
+from unmix.momentum import cosine_ema_momentum, ema_update, momentum_copy
 
 __all__ = ["DINO", "DINOHead"]
 
@@ -27,11 +27,11 @@ class DINOHead(nn.Module):
         sizes: Features of the input, of the two hidden layers, and of the bottleneck.
         outputs: K.
         batch_norm: Whether hidden layers have batch norm.
-        normalise_last: Whether the last layer's rows stay unit vectors; else each has a gain.
+        normalize_last: Whether the last layer's rows stay unit vectors; else each has a gain.
     """
 
     def __init__(
-        self, sizes: tuple[int, int, int, int], outputs: int, batch_norm: bool, normalise_last: bool
+        self, sizes: tuple[int, int, int, int], outputs: int, batch_norm: bool, normalize_last: bool
     ) -> None:
         super().__init__()
         self.mlp = mlp(sizes, batch_norm=batch_norm, activation=nn.GELU)
@@ -41,7 +41,7 @@ class DINOHead(nn.Module):
                 if layer.bias is not None:
                     nn.init.zeros_(layer.bias)
         self.last = nn.Linear(sizes[-1], outputs, bias=False)
-        self.gain = nn.Parameter(torch.ones(outputs), requires_grad=not normalise_last)
+        self.gain = nn.Parameter(torch.ones(outputs), requires_grad=not normalize_last)
 
     def forward(self, features: Tensor) -> Tensor:
         """Map features (N, D) to logits (N, K), float32."""
@@ -68,7 +68,7 @@ class DINO(MultiCrop):
         center_momentum: m of the centre.
         encoder_momentum: lambda of the teacher at the start; rises to 1 by a cosine.
         freeze_last_epochs: Epochs before the head's last layer is trained.
-        normalise_last: Keep the rows of the last layer unit vectors, without a gain.
+        normalize_last: Keep the rows of the last layer unit vectors, without a gain.
         head_bn: Batch norm in the head's hidden layers.
     """
 
@@ -88,7 +88,7 @@ class DINO(MultiCrop):
         center_momentum: float = 0.9,
         encoder_momentum: float = 0.996,
         freeze_last_epochs: int = 1,
-        normalise_last: bool = True,
+        normalize_last: bool = True,
         head_bn: bool = False,
     ) -> None:
         check_number("--dim", dim, at_least=2)
@@ -102,7 +102,7 @@ class DINO(MultiCrop):
         check_number("--encoder_momentum", encoder_momentum, at_least=0, at_most=1)
         check_number("--freeze_last_epochs", freeze_last_epochs, at_least=0)
         sizes = (feature_dim(backbone), hidden, hidden, bottleneck)
-        super().__init__(backbone, DINOHead(sizes, dim, head_bn, normalise_last))
+        super().__init__(backbone, DINOHead(sizes, dim, head_bn, normalize_last))
         self.f_t = momentum_copy(self.f)
         self.register_buffer("c", torch.zeros(dim))
         self.dim, self.T = dim, temperature
@@ -113,7 +113,7 @@ class DINO(MultiCrop):
 
     def begin_step(self, progress: Progress) -> None:
         """The teacher follows the student; the teacher's temperature moves on."""
-        follow(self.f_t, self.f, rising(self.lambda_start, progress.share))
+        ema_update(self.f_t, self.f, cosine_ema_momentum(self.lambda_start, progress.share))
         # An epoch has one temperature, evenly spaced from the first to the last, as released.
         epoch, last = int(progress.epoch), self.tau_epochs - 1
         done = 1.0 if epoch >= self.tau_epochs else epoch / max(1, last)
@@ -146,14 +146,14 @@ class DINO(MultiCrop):
         return F.cross_entropy(query / self.T, p_t, reduction="none")
 
     @torch.no_grad()
-    def keep(
+    def update_memory(
         self, queries: Mapping[int, Any], targets: Mapping[int, Tensor], index: Tensor
     ) -> None:
         """Move the centre towards the mean of the teacher's logits (Eq. 4)."""
         if self.frozen:
             self.f.head.last.weight.grad = self.f.head.gain.grad = None  # type: ignore[union-attr]
         mean = torch.stack([t.mean(dim=0) for t in targets.values()]).mean(dim=0)
-        self.c.lerp_(sum_over(mean) / world(), 1 - self.m)
+        self.c.lerp_(all_reduce_sum(mean) / world_size(), 1 - self.m)
 
     def projections(self, images: Tensor) -> Tensor:
         """The bottleneck of the student's head (N, bottleneck), before normalisation."""

@@ -18,10 +18,10 @@ from unmix.backbones import (
 )
 from unmix.distributed import gather
 from unmix.errors import UserError, check_choice, check_number
-from unmix.losses import nce_contrast, partition_constant, settle, softmax_contrast
+from unmix.losses import init_once, nce_contrast, partition_constant, softmax_contrast
 from unmix.memory import Queue
 from unmix.methods.base import Encoder, InstanceDiscrimination, Pair, Progress, full_precision
-from unmix.momentum import follow, momentum_copy
+from unmix.momentum import ema_update, momentum_copy
 from unmix.transfer import to_device
 
 __all__ = ["MoCo"]
@@ -46,7 +46,7 @@ class MoCo(InstanceDiscrimination):
         shuffle_bn: Shuffle the keys' batch, so that sub-batches of queries and keys differ.
     """
 
-    synchronised = False
+    sync_batch_norm = False
     Z: Tensor
 
     def __init__(
@@ -85,7 +85,7 @@ class MoCo(InstanceDiscrimination):
 
     def begin_step(self, progress: Progress) -> None:
         """The key encoder follows the query encoder."""
-        follow(self.f_k, self.f_q, self.m)
+        ema_update(self.f_k, self.f_q, self.m)
 
     def query(self, view: Tensor, number: int = 0) -> Tensor:
         """q = f_q(x): unit vectors (N, dim)."""
@@ -120,7 +120,7 @@ class MoCo(InstanceDiscrimination):
         if self.contrast == "softmax":
             return softmax_contrast(scores, self.T)
         # The released code keeps Z in an integer buffer, so its fraction is cut off.
-        settle(self.Z, partition_constant(scores, self.T, self.n_data).trunc())
+        init_once(self.Z, partition_constant(scores, self.T, self.n_data).trunc())
         return nce_contrast(scores, self.T, self.Z, self.n_data)
 
     def similarities(self, query: Tensor, target: Tensor) -> tuple[Tensor]:
@@ -128,7 +128,7 @@ class MoCo(InstanceDiscrimination):
         with full_precision(query):
             return (query @ torch.cat([gather(target), self.queue.keys]).T,)
 
-    def keep(
+    def update_memory(
         self,
         queries: Mapping[int, Any],
         targets: Mapping[int, Tensor],

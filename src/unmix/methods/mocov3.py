@@ -13,12 +13,12 @@ from unmix.distributed import gather
 from unmix.errors import UserError, check_number
 from unmix.losses import in_batch_contrast
 from unmix.methods.base import Pair, full_precision, unit
-from unmix.methods.projected import InBatch, MomentumTargets, check_sizes
+from unmix.methods.projected import InBatchNegatives, MomentumTargets, check_sizes
 
 __all__ = ["MoCoV3"]
 
 
-class MoCoV3(MomentumTargets, InBatch):
+class MoCoV3(MomentumTargets, InBatchNegatives):
     """Momentum contrast without a queue, for ResNets and vision transformers.
 
     Query: q = h(g(f(x))), with h the predictor. Target: k = g_k(f_k(x)) of the other view, from

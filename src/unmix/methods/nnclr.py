@@ -15,7 +15,7 @@ from unmix.errors import check_number
 from unmix.losses import in_batch_contrast
 from unmix.memory import Queue
 from unmix.methods.base import Pair, full_precision, unit
-from unmix.methods.projected import InBatch, check_sizes
+from unmix.methods.projected import InBatchNegatives, check_sizes
 
 __all__ = ["NNCLR", "Embedding"]
 
@@ -32,7 +32,7 @@ class Embedding(NamedTuple):
     z: Tensor
 
 
-class NNCLR(InBatch):
+class NNCLR(InBatchNegatives):
     """Nearest-neighbour contrastive learning: the positive is what the queue has next to a view.
 
     Query: p = h(z), z = g(f(x)), with h the predictor. Target: nn(z), the nearest neighbour in the
@@ -99,7 +99,7 @@ class NNCLR(InBatch):
         with full_precision(query.p):
             return (query.p @ gather(target).T,)
 
-    def keep(
+    def update_memory(
         self, queries: Mapping[int, Embedding], targets: Mapping[int, Any], index: Tensor
     ) -> None:
         """Put the first view's z of all processes into the queue."""

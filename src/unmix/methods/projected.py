@@ -11,17 +11,17 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from unmix.distributed import world
+from unmix.distributed import world_size
 from unmix.errors import check_number
 from unmix.methods.base import InstanceDiscrimination, Method, Progress
-from unmix.momentum import follow, momentum_copy, rising
+from unmix.momentum import cosine_ema_momentum, ema_update, momentum_copy
 
 __all__ = [
-    "HeadOfAllViews",
-    "InBatch",
+    "InBatchNegatives",
+    "JointHead",
     "MomentumTargets",
     "Projected",
-    "TwoSided",
+    "TrainedTargets",
     "check_sizes",
 ]
 
@@ -48,7 +48,7 @@ class Projected(Method):
         return self.f
 
 
-class TwoSided(Projected):
+class TrainedTargets(Projected):
     """A method that trains both branches: the target is the second view's query, with its gradient.
 
     Its query is z as it is, where a method does not say otherwise.
@@ -72,7 +72,7 @@ class TwoSided(Projected):
         return {1: queries[1]}
 
 
-class HeadOfAllViews(TwoSided):
+class JointHead(TrainedTargets):
     """A two-sided method whose projector can see all views of the batch at once.
 
     Its batch norm then takes its statistics over the clean views together, as in the whitening
@@ -123,9 +123,9 @@ class MomentumTargets(Projected):
 
     def begin_step(self, progress: Progress) -> None:
         """The momentum encoder follows the trained one."""
-        m = rising(self.m, progress.share)
-        follow(self.f_k, self.f, m)
-        follow(self.g_k, self.g, m)
+        m = cosine_ema_momentum(self.m, progress.share)
+        ema_update(self.f_k, self.f, m)
+        ema_update(self.g_k, self.g, m)
 
     @torch.no_grad()
     def targets(
@@ -140,7 +140,7 @@ class MomentumTargets(Projected):
         return {b: self.g_k(self.f_k(views[b])) for b in asked}
 
 
-class InBatch(Projected, InstanceDiscrimination):
+class InBatchNegatives(Projected, InstanceDiscrimination):
     """A method whose negatives are the other samples of the batch, of all processes.
 
     Attributes:
@@ -157,7 +157,7 @@ class InBatch(Projected, InstanceDiscrimination):
     @property
     def candidates(self) -> int | None:
         """The samples that one is told apart from, itself included; None before `check_batch`."""
-        return None if self.batch_size is None else self.batch_size * world()
+        return None if self.batch_size is None else self.batch_size * world_size()
 
 
 def check_sizes(**sizes: int) -> None:

@@ -11,12 +11,12 @@ from unmix.distributed import gather_with_gradient
 from unmix.errors import check_number
 from unmix.losses import nt_xent
 from unmix.methods.base import full_precision, unit
-from unmix.methods.projected import HeadOfAllViews, InBatch, check_sizes
+from unmix.methods.projected import InBatchNegatives, JointHead, check_sizes
 
 __all__ = ["SimCLR"]
 
 
-class SimCLR(InBatch, HeadOfAllViews):
+class SimCLR(InBatchNegatives, JointHead):
     """Contrastive learning in the batch: a sample's two views among all views of all samples.
 
     Query: z = g(f(x1)). Target: the other view's z = g(f(x2)), with its gradient. Compared by

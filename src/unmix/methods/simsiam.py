@@ -81,6 +81,6 @@ class SimSiam(Projected):
         with full_precision(query.p):
             return -(unit(query.p) * unit(target)).sum(dim=1)
 
-    def steady(self) -> Sequence[nn.Module]:
+    def constant_lr_modules(self) -> Sequence[nn.Module]:
         """The predictor: its rate does not fall (Sec. 4.2)."""
         return (self.h,) if self.fix_predictor_rate else ()

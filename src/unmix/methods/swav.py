@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from unmix.backbones import feature_dim, mlp
-from unmix.distributed import gather, rank, world
+from unmix.distributed import gather, rank, world_size
 from unmix.errors import check_number
 from unmix.losses import sinkhorn
 from unmix.memory import Queue
@@ -128,7 +128,7 @@ class SwAV(MultiCrop):
             everyone.insert(0, cast(Queue, self.queues[number]).keys)
         with full_precision(z):
             q = sinkhorn(self.C(torch.cat(everyone)), self.epsilon, self.iterations)
-        return q[len(q) - (world() - rank()) * len(z) :][: len(z)]
+        return q[len(q) - (world_size() - rank()) * len(z) :][: len(z)]
 
     def targets(
         self,
@@ -150,7 +150,7 @@ class SwAV(MultiCrop):
         return (there + back) / 2
 
     @torch.no_grad()
-    def keep(
+    def update_memory(
         self,
         queries: Mapping[int, Prediction],
         targets: Mapping[int, Prediction],

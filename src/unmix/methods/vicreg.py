@@ -8,14 +8,14 @@ from unmix.backbones import feature_dim, mlp
 from unmix.distributed import gather_with_gradient
 from unmix.errors import check_number
 from unmix.methods.base import full_precision
-from unmix.methods.projected import TwoSided, check_sizes
+from unmix.methods.projected import TrainedTargets, check_sizes
 
 __all__ = ["VICReg"]
 
 _EPS = 1e-4
 
 
-class VICReg(TwoSided):
+class VICReg(TrainedTargets):
     """Three terms keep features equal between views, spread within the batch, and decorrelated.
 
     Query: z = g(f(x1)). Target: the other view's z' = g(f(x2)), with its gradient. Compared by the

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from unmix.backbones import feature_dim, mlp
 from unmix.errors import UserError, check_number
 from unmix.methods.base import Pair, full_precision, unit
-from unmix.methods.projected import HeadOfAllViews, check_sizes
+from unmix.methods.projected import JointHead, check_sizes
 from unmix.transfer import to_device
 
 __all__ = ["WMSE", "Grouped", "whiten"]
@@ -33,7 +33,7 @@ class Grouped(NamedTuple):
     keys: Tensor
 
 
-class WMSE(HeadOfAllViews):
+class WMSE(JointHead):
     """Whitening: features are scattered by whitening them over a sub-batch, and agree in between.
 
     Query: v = g(f(x)). Target: the v of another view, with its gradient. Both are whitened over the

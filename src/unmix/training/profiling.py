@@ -24,7 +24,7 @@ from unmix.errors import UserError
 from unmix.hardware.devices import hardware, peak_memory, timed, versions, wait
 from unmix.methods import Progress
 from unmix.randomness import generator_for
-from unmix.step import Objective, mixed_alike, objective
+from unmix.step import Objective, mix_views, objective
 from unmix.training.loading.loaders import Batch, FileCrops, build_loader
 from unmix.training.loop.compiling import Compiling
 from unmix.training.loop.optimizers import build_optimizer
@@ -169,7 +169,7 @@ class _Stepping:
         self.device = parts.machine.device
         self.optimizer = build_optimizer(
             parts.settings.optimizer, self.module.method.parameters(), self.device,
-            self.module.method.steady(),
+            self.module.method.constant_lr_modules(),
         )  # fmt: skip
         self.image_space, self.module.image_space = self.module.image_space, None
 
@@ -219,7 +219,7 @@ class _Stepping:
     def _mix(self, views: list[Tensor], generator: torch.Generator) -> tuple[list[Tensor], Any]:
         """The mixtures that the run makes; that of the label space is only drawn here."""
         if self.image_space is not None:
-            views = mixed_alike(self.image_space.draw(views[0].shape, generator), views)
+            views = mix_views(self.image_space.draw(views[0].shape, generator), views)
         views, others = self.module.apart(views)
         mixture = self.module.mixture(views, others, generator)
         if mixture is not None and mixture.within is None and not callable(mixture.draw):
@@ -227,7 +227,7 @@ class _Stepping:
         return views, mixture
 
     def _update(self, step: Objective) -> None:
-        step.keep()
+        step.update_memory()
         self.optimizer.step()
         self.optimizer.zero_grad()
         self.module.method.begin_step(Progress(1, 2, 2))

@@ -13,7 +13,7 @@ from torch import Tensor
 from unmix.config import OptimizerSettings
 from unmix.credit import Rule, UnMixRule
 from unmix.data import BrokenImage, ImageSet, StreamedImages, TensorImages
-from unmix.distributed import sum_over, world
+from unmix.distributed import all_reduce_sum, world_size
 from unmix.errors import UserError
 from unmix.methods import Method, Progress
 from unmix.mixtures import MixtureOperator, Operator
@@ -22,7 +22,7 @@ from unmix.step import (
     Objective,
     apart,
     draw_mixture,
-    mixed_alike,
+    mix_views,
     objective,
     step_generator,
 )
@@ -92,7 +92,7 @@ class Pretraining(L.LightningModule):
         self.first_loss: Tensor | None = None
         self.sums: dict[str, Tensor] = {}
         self.samples = 0
-        self._keep: Callable[[], None] | None = None
+        self._update_memory: Callable[[], None] | None = None
 
     @property
     def total_steps(self) -> int:
@@ -102,7 +102,9 @@ class Pretraining(L.LightningModule):
     def configure_optimizers(self) -> Any:
         """The optimiser, and a schedule that is counted in steps."""
         settings, method = self.optimizer_settings, self.method
-        optimizer = build_optimizer(settings, method.parameters(), self.device, method.steady())
+        optimizer = build_optimizer(
+            settings, method.parameters(), self.device, method.constant_lr_modules()
+        )
         schedule = build_schedule(optimizer, settings, self.epochs, len(self.order))
         return {
             "optimizer": optimizer,
@@ -140,7 +142,7 @@ class Pretraining(L.LightningModule):
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor | None:
         """The loss of one batch."""
         self._note_broken(batch)
-        if world() > 1:
+        if world_size() > 1:
             batch = self._filled(batch, batch_idx)
         if self.rule.even and self.label_space is not None and len(batch.index) % 2:
             batch = batch.rows(torch.arange(len(batch.index) - 1, device=batch.index.device))
@@ -153,7 +155,7 @@ class Pretraining(L.LightningModule):
         short = self.compiled and len(batch.index) != self.order.share
         with torch.compiler.set_stance("force_eager") if short else nullcontext():
             step = self.compute(batch, self.generator())
-        self._keep = step.keep
+        self._update_memory = step.update_memory
         if self.first_loss is None:
             self.first_loss = step.loss.detach()
         self._add("loss", step.loss.detach(), len(batch.index))
@@ -193,9 +195,9 @@ class Pretraining(L.LightningModule):
 
     def on_after_backward(self) -> None:
         """The method keeps its clean queries and targets: no gradient needs the old ones now."""
-        if self._keep is not None:
-            self._keep()
-            self._keep = None
+        if self._update_memory is not None:
+            self._update_memory()
+            self._update_memory = None
 
     @torch.no_grad()
     def make_views(self, batch: Batch, generator: torch.Generator) -> list[Tensor]:
@@ -213,7 +215,7 @@ class Pretraining(L.LightningModule):
                 for view, (crops, draw) in enumerate(zip(batch.crops, draws, strict=True))
             ]
         if self.image_space is not None:
-            views = mixed_alike(self.image_space.draw(views[0].shape, generator), views)
+            views = mix_views(self.image_space.draw(views[0].shape, generator), views)
         return views
 
     def epoch_means(self) -> dict[str, float]:
@@ -228,7 +230,7 @@ class Pretraining(L.LightningModule):
                 f"--data: no batch of {self.images.name} had 2 images that can be read. "
                 f"{self.images.skipped.line()}"
             )
-        return {name: mean / world() for name, mean in self._means(sum_over).items()}
+        return {name: mean / world_size() for name, mean in self._means(all_reduce_sum).items()}
 
     def own_means(self) -> dict[str, float]:
         """The same of this process's samples alone, for which no other has to be waited for."""
@@ -241,7 +243,7 @@ class Pretraining(L.LightningModule):
     def _filled(self, batch: Batch, number: int) -> Batch:
         """The batch with images repeated for those that are broken: all processes need as many."""
         size = self.order.batch_size
-        count = min(size, self.order.n - number * size) // world()
+        count = min(size, self.order.n - number * size) // world_size()
         if len(batch.index) == 0:
             raise UserError(f"--data: no image of a batch of {count} can be read.")
         if len(batch.index) == count:
@@ -279,8 +281,8 @@ class Pretraining(L.LightningModule):
         finite = all_finite([*self.sums.values(), *self.parameters(), *self.buffers()])
         finite = finite.to(self.device)
         growth = weight_norm(self.method.backbone) / self.start_norm
-        bad = torch.stack([1 - finite.float(), growth / world()])
-        broken, growth = sum_over(bad).tolist()
+        bad = torch.stack([1 - finite.float(), growth / world_size()])
+        broken, growth = all_reduce_sum(bad).tolist()
         if broken:
             total = self.sums.get("loss")
             own = total is not None and not bool(total.isfinite())

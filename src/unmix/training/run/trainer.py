@@ -128,7 +128,7 @@ def build_trainer(parts: Parts, callbacks: list[Callback], **options: Any) -> L.
         num_nodes=wanted.nodes,
         strategy=strategy,
         use_distributed_sampler=False,
-        sync_batchnorm=wanted.processes > 1 and on_gpu and parts.module.method.synchronised,
+        sync_batchnorm=wanted.processes > 1 and on_gpu and parts.module.method.sync_batch_norm,
         precision=machine.precision,  # type: ignore[arg-type]
         benchmark=on_gpu,  # all batches but the last have one size
         callbacks=callbacks,
