@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from pathlib import Path
 
 import pytest
@@ -103,3 +104,23 @@ def test_allowed_imports_have_no_cycle():
 def test_no_module_exceeds_400_lines():
     lines = {str(path): len(path.read_text().splitlines()) for path in FILES}
     assert {path: n for path, n in lines.items() if n > 400} == {}
+
+
+def test_the_table_of_imports_lists_every_package():
+    assert set(ALLOWED) == {package_of(path) for path in FILES}
+
+
+def test_the_page_describes_every_package_and_names_no_missing_module():
+    text = (PACKAGE.parents[1] / "docs" / "architecture.md").read_text(encoding="utf-8")
+    rows = text.split("\n## Packages\n")[1].split("\n## ")[0].splitlines()
+    described = {
+        name.rstrip("/").removesuffix(".py"): row
+        for row in rows
+        for name in re.findall(r"`([^`]+)`", row.split(" | ")[0])
+    }
+    assert set(described) - {"recipes"} == {package_of(path) for path in FILES}
+    for package, row in described.items():
+        for name in re.findall(r"`([\w/]+(?:\.py|/))`", row):
+            assert any((PACKAGE / part / name).exists() for part in ("", package)), name
+    for name in re.findall(r"`([\w/]+\.py)`", text.split("\n## A training step\n")[1]):
+        assert (PACKAGE / name).exists(), name
