@@ -106,8 +106,8 @@ class Gives(nn.Module):
         (Gives(lambda x: x.sum()), r"a tensor of shape \(\)"),
         (nn.Flatten(), "3072 at 32 px, 12288 at 64 px.*feature_dim"),
         (nn.Conv2d(1, 8, 3), "takes no images of 3 channels"),
-        ("resnet18", r"'resnet18' is no torch.nn.Module; build it: unmix.backbones.build"),
-        (None, "None is no torch.nn.Module"),
+        ("resnet18", r"'resnet18' is not a torch.nn.Module; build it: unmix.backbones.build"),
+        (None, "None is not a torch.nn.Module"),
     ],
 )
 def test_what_is_no_backbone_is_named(net: Any, message: str) -> None:

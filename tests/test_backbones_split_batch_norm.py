@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from unmix.backbones import SplitBatchNorm2d, apart, build, convert_split_batch_norm
+from unmix.backbones import SplitBatchNorm2d, build, convert_split_batch_norm, encode_in_splits
 from unmix.errors import UserError
 
 FORMATS = [torch.contiguous_format, torch.channels_last]
@@ -28,13 +28,19 @@ def _pair(channels: int, splits: int, **settings) -> tuple[SplitBatchNorm2d, nn.
     return split, plain
 
 
+def _apply(layer: SplitBatchNorm2d, x: Tensor) -> Tensor:
+    """The layer as the encoder: sample n in sub-batch n mod splits."""
+    return encode_in_splits(layer, x, layer.splits)
+
+
 def _naive(plain: nn.BatchNorm2d, x: Tensor, splits: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Output and running statistics from plain batch norms, one a sub-batch."""
+    """Output and running statistics from plain batch norms, one per sub-batch."""
     output = torch.zeros_like(x)
     layers = []
     splits = max(1, min(splits, len(x) // 2))
     for part in range(splits):
-        layer = copy.deepcopy(plain)
+        layer = nn.BatchNorm2d(plain.num_features, plain.eps).to(x)
+        layer.load_state_dict(plain.state_dict())
         layer.weight, layer.bias = plain.weight, plain.bias
         index = torch.arange(part, len(x), splits)
         output = output.index_copy(0, index, layer(x[index]))
@@ -50,7 +56,7 @@ def test_agrees_with_the_published_implementation(golden, memory_format):
     with torch.no_grad():
         layer.weight.copy_(values["weight"])
         layer.bias.copy_(values["bias"])
-    y = layer(values["x"].to(memory_format=memory_format))
+    y = _apply(layer, values["x"].to(memory_format=memory_format))
     torch.testing.assert_close(y, values["y"], rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(layer.running_mean, values["running_mean"], rtol=1e-5, atol=1e-6)
     torch.testing.assert_close(layer.running_var, values["running_var"], rtol=1e-5, atol=1e-6)
@@ -64,7 +70,7 @@ def test_output_statistics_and_gradients_agree_with_a_loop(batch, memory_format,
     x = torch.randn(batch, 6, 5, 3, generator=generator).to(memory_format=memory_format)
     upstream = torch.randn(batch, 6, 5, 3, generator=generator)
     a, b = x.clone().requires_grad_(), x.clone().requires_grad_()
-    y = split(a)
+    y = _apply(split, a)
     expected, mean, var = _naive(plain, b, 4)
     (y * upstream).sum().backward()
     (expected * upstream).sum().backward()
@@ -81,7 +87,7 @@ def test_output_statistics_and_gradients_agree_with_a_loop(batch, memory_format,
 @pytest.mark.parametrize("batch", [8, 7])
 def test_memory_format_is_kept(batch, memory_format, generator):
     x = torch.randn(batch, 6, 4, 4, generator=generator).to(memory_format=memory_format)
-    y = SplitBatchNorm2d(6, 4)(x)
+    y = _apply(SplitBatchNorm2d(6, 4), x)
     assert y.is_contiguous(memory_format=memory_format)
     assert y.stride() == x.stride()
 
@@ -91,8 +97,8 @@ def test_takes_bfloat16_under_autocast_and_keeps_float32_statistics(memory_forma
     split, reference = _pair(6, 4)[0], _pair(6, 4)[0]
     x = torch.randn(16, 6, 8, 8, generator=generator).to(memory_format=memory_format)
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        y = split(x.bfloat16())
-    expected = reference(x)
+        y = _apply(split, x.bfloat16())
+    expected = _apply(reference, x)
     assert y.dtype == torch.bfloat16
     assert split.running_mean.dtype == torch.float32
     torch.testing.assert_close(y.float(), expected, rtol=0.02, atol=0.03)
@@ -101,7 +107,7 @@ def test_takes_bfloat16_under_autocast_and_keeps_float32_statistics(memory_forma
 
 def test_evaluation_is_plain_batch_norm(generator):
     split, plain = _pair(6, 4)
-    split(torch.randn(16, 6, 4, 4, generator=generator))
+    _apply(split, torch.randn(16, 6, 4, 4, generator=generator))
     plain.load_state_dict(split.state_dict())
     x = torch.randn(7, 6, 4, 4, generator=generator)
     assert torch.equal(split.eval()(x), plain.eval()(x))
@@ -116,7 +122,7 @@ def test_the_other_settings_mean_what_they_mean_in_batch_norm(settings, generato
     split, plain = _pair(6, 4, **settings)
     for _ in range(3):
         x = torch.randn(1, 6, 4, 4, generator=generator).repeat(8, 1, 1, 1)
-        torch.testing.assert_close(split(x), plain(x))
+        torch.testing.assert_close(_apply(split, x), plain(x))
     if plain.track_running_stats:
         torch.testing.assert_close(split.running_mean, plain.running_mean)
         assert int(split.num_batches_tracked) == 3
@@ -125,7 +131,7 @@ def test_the_other_settings_mean_what_they_mean_in_batch_norm(settings, generato
 def test_one_split_is_plain_batch_norm(generator):
     split, plain = _pair(6, 1)
     x = torch.randn(5, 6, 4, 4, generator=generator)
-    assert torch.equal(split(x), plain(x))
+    assert torch.equal(_apply(split, x), plain(x))
     assert torch.equal(split.running_var, plain.running_var)
 
 
@@ -154,20 +160,34 @@ def test_conversion_of_a_lone_batch_norm_returns_its_replacement():
 
 
 def test_splits_below_one_are_refused():
-    with pytest.raises(UserError, match="--bn_splits: 0 is out of range"):
+    with pytest.raises(UserError, match="SplitBatchNorm2d: splits must be at least 1, got 0"):
         SplitBatchNorm2d(3, 0)
-    with pytest.raises(UserError, match="--bn_splits: 0 is out of range"):
+    with pytest.raises(UserError, match="splits must be at least 1, got 0"):
         convert_split_batch_norm(nn.Sequential(), 0)
+
+
+class _Gathering(nn.BatchNorm2d):
+    """Plain batch norm of n mod 4 in every layer."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        output, mean, var = _naive(self, x, 4)
+        self.running_mean.copy_(mean)
+        self.running_var.copy_(var)
+        self.num_batches_tracked.add_(1)
+        return output
 
 
 @pytest.mark.parametrize("batch", [16, 13, 5])
 def test_ordering_the_batch_once_is_gathering_it_in_every_layer(batch, generator):
-    """`apart` with blocks gives the features, gradients and statistics of n mod splits."""
+    """It gives the features, gradients and statistics of n mod splits."""
     plain = build("resnet10", width=0.125, size=16)
-    gathering = convert_split_batch_norm(copy.deepcopy(plain), 4).double()
-    ordered = convert_split_batch_norm(plain, 4, blocks=True).double()
+    gathering = copy.deepcopy(plain).double()
+    for norm in gathering.modules():
+        if isinstance(norm, nn.BatchNorm2d):
+            norm.__class__ = _Gathering
+    ordered = convert_split_batch_norm(plain, 4).double()
     x = torch.randn(batch, 3, 16, 16, generator=generator, dtype=torch.float64)
-    expected, y = gathering(x), apart(ordered, x, 4)
+    expected, y = gathering(x), encode_in_splits(ordered, x, 4)
     torch.testing.assert_close(y, expected)
     upstream = torch.randn(y.shape, generator=generator, dtype=torch.float64)
     (expected * upstream).sum().backward()
@@ -179,10 +199,10 @@ def test_ordering_the_batch_once_is_gathering_it_in_every_layer(batch, generator
 
 
 def test_evaluation_is_not_ordered():
-    """In evaluation samples do not meet, so `apart` is the encoder itself."""
-    layer = SplitBatchNorm2d(6, 4, blocks=True).eval()
+    """In evaluation samples do not interact, so the output is the encoder's own."""
+    layer = SplitBatchNorm2d(6, 4).eval()
     x = torch.randn(8, 6, 4, 4)
-    assert torch.equal(apart(layer, x, 4), layer(x))
+    assert torch.equal(_apply(layer, x), layer(x))
 
 
 @pytest.mark.parametrize("memory_format", FORMATS)

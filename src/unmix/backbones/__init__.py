@@ -4,10 +4,14 @@ from unmix.backbones.alexnet import AlexNet
 from unmix.backbones.base import STEMS, Backbone, check_stem
 from unmix.backbones.build import BACKBONES, build, is_vit, patch_side
 from unmix.backbones.half_encoders import HalfEncoders
-from unmix.backbones.heads import Normalize, linear_head, mlp, mlp_head
+from unmix.backbones.heads import linear_head, mlp, mlp_head
 from unmix.backbones.measuring import feature_dim
 from unmix.backbones.resnet import RESNETS, ResNet
-from unmix.backbones.split_batch_norm import SplitBatchNorm2d, apart, convert_split_batch_norm
+from unmix.backbones.split_batch_norm import (
+    SplitBatchNorm2d,
+    convert_split_batch_norm,
+    encode_in_splits,
+)
 
 __all__ = [
     "BACKBONES",
@@ -16,13 +20,12 @@ __all__ = [
     "AlexNet",
     "Backbone",
     "HalfEncoders",
-    "Normalize",
     "ResNet",
     "SplitBatchNorm2d",
-    "apart",
     "build",
     "check_stem",
     "convert_split_batch_norm",
+    "encode_in_splits",
     "feature_dim",
     "is_vit",
     "linear_head",

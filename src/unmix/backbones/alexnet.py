@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from unmix.backbones.base import Backbone, check_stem, scale_channels
-from unmix.errors import check_number
+from unmix.errors import UserError
 
 __all__ = ["AlexNet"]
 
@@ -17,11 +17,11 @@ _SMALLEST = {"small": 7, "medium": 15, "large": 63}
 class AlexNet(Backbone):
     """AlexNet up to its second fully connected layer, with batch norm (CMC, arXiv 1906.05849).
 
-    The features are those that CMC's projection stands on: fc7 after its ReLU, 4096 times the
+    The features are those that CMC's projection takes: fc7 after its ReLU, 4096 times the
     width. CMC's half-networks have width 0.5. The published stem (11x11 convolution of stride 4,
     max-pool) needs images of 63 pixels or more; the "small" and "medium" stems replace its
     convolution by a 3x3 one of stride 1, and "small" leaves out its max-pool too. Before fc6 the
-    map is averaged to 6x6, which at 224 pixels it already is.
+    map is average-pooled to 6x6, its size at 224 pixels.
 
     Args:
         in_channels: Channels of the images.
@@ -39,7 +39,12 @@ class AlexNet(Backbone):
     ) -> None:
         super().__init__()
         stem = check_stem(stem, size)
-        check_number(f"--size (alexnet, {stem} stem)", size, at_least=_SMALLEST[stem])
+        if size < _SMALLEST[stem]:
+            raise UserError(
+                f"{size} is too small for alexnet with the {stem} stem; it must be at least "
+                f"{_SMALLEST[stem]}.",
+                parameter="size",
+            )
         c1, c2, c3, c4, c5, hidden = (
             scale_channels(channels, width) for channels in (96, 256, 384, 384, 256, 4096)
         )

@@ -1,4 +1,4 @@
-"""What every backbone is, and the stem that suits the size of its images."""
+"""The base class of backbones, and the choice of the stem by the size of the images."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class Backbone(nn.Module):
 def check_stem(stem: str, size: int) -> str:
     """Return the stem to build, with "auto" resolved by the size of the images.
 
-    A stem is what stands before the first stage: "small" keeps the resolution (3x3 convolution of
+    The stem comes before the first stage: "small" keeps the resolution (3x3 convolution of
     stride 1 and padding 1), "medium" halves it once (the same convolution, then a max-pool),
     "large" is the one that was published for 224 pixels.
 
@@ -33,8 +33,8 @@ def check_stem(stem: str, size: int) -> str:
     Raises:
         UserError: if the stem is unknown or the size is not positive.
     """
-    check_choice("--stem", stem, STEMS)
-    check_number("--size", size, at_least=1)
+    check_choice("stem", stem, STEMS)
+    check_number("size", size, at_least=1)
     if stem != "auto":
         return stem
     if size <= 32:
@@ -48,5 +48,5 @@ def scale_channels(channels: int, width: float) -> int:
     Raises:
         UserError: if `width` is not a positive number.
     """
-    check_number("--width", width, above=0)
+    check_number("width", width, above=0)
     return max(1, round(channels * width))

@@ -1,4 +1,4 @@
-"""A backbone from its name."""
+"""Backbones by name."""
 
 from __future__ import annotations
 
@@ -49,20 +49,21 @@ def build(
         UserError: if the name is unknown, timm is wanted but not installed, a number is out of
             range, or the patches do not fit.
     """
-    check_number("--in_channels", in_channels, at_least=1)
+    check_number("in_channels", in_channels, at_least=1)
     if patch is not None:
-        check_number("--patch", patch, at_least=1)
+        check_number("patch", patch, at_least=1)
     if zero_init_residual and name not in RESNETS:
         raise UserError(
-            f"--zero_init_residual: is for {', '.join(RESNETS)}, not for {name}; leave it out."
+            f"does not apply to {name}, only to {', '.join(RESNETS)}; leave it out.",
+            parameter="zero_init_residual",
         )
     if name.startswith(_TIMM):
         return _build_timm(
             name, in_channels=in_channels, width=width, stem=stem, size=size, patch=patch
         )
-    check_choice("--backbone", name, BACKBONES)
+    check_choice("backbone", name, BACKBONES)
     if patch is not None:
-        raise UserError(_no_patches(name, patch))
+        raise _no_patches(name, patch)
     if name == "alexnet":
         return AlexNet(in_channels=in_channels, width=width, stem=stem, size=size)
     return ResNet(
@@ -89,19 +90,23 @@ def _build_timm(
         import timm
     except ImportError:
         raise UserError(
-            f"--backbone: {name!r} needs the timm package: pip install 'unmix[timm]'"
+            f"{name!r} needs the timm package: pip install 'unmix[timm]'", parameter="backbone"
         ) from None
     if width != 1:
-        raise UserError(f"--width: {width:g} does not go with {name!r}; timm's models need 1")
+        raise UserError(
+            f"{width:g} does not apply to {name!r}; timm's models need 1", parameter="width"
+        )
     if stem != "auto":
-        raise UserError(f"--stem: {stem!r} does not go with {name!r}; timm's models need 'auto'")
+        raise UserError(
+            f"{stem!r} does not apply to {name!r}; timm's models need 'auto'", parameter="stem"
+        )
     model_name = name.removeprefix(_TIMM)
     if not timm.is_model(model_name):
         near = nearest(model_name, timm_models(), cutoff=0.6)
         hint = f" Did you mean {_TIMM + near!r}?" if near else ""
         raise UserError(
-            f"--backbone: timm has no model {model_name!r}; timm.list_models() names what it has."
-            f"{hint}"
+            f"timm has no model {model_name!r}; timm.list_models() lists those that exist.{hint}",
+            parameter="backbone",
         )
     known, _, tag = model_name.partition(".")
     if tag:
@@ -116,7 +121,7 @@ def _build_timm(
         )
     except TypeError:  # no vision transformer of this kind
         if patch is not None:
-            raise UserError(_no_patches(name, patch)) from None
+            raise _no_patches(name, patch) from None
         model = timm.create_model(model_name, **plain)
         # Other transformers are built for one size; convolutional networks have nothing to set.
         if hasattr(model, "set_input_size"):
@@ -130,31 +135,34 @@ def _build_timm(
 
 
 def _check_tag(model: str, tag: str, known: list[str]) -> None:
-    """Check that a tag of trained weights is one of the model's."""
+    """Check that a tag is that of pretrained weights of the model."""
     tags = [name.partition(".")[2] for name in known]
     if tag not in tags:
         near = nearest(tag, tags)
         hint = f" Did you mean {_TIMM}{model}.{near}?" if near else ""
         raise UserError(
-            f"--backbone: timm's {model} has no trained weights {tag!r}.{hint} Without a tag it is "
-            f"the same network: {_TIMM}{model}."
+            f"timm's {model} has no pretrained weights {tag!r}.{hint} Without a tag it is the same "
+            f"network: {_TIMM}{model}.",
+            parameter="backbone",
         )
 
 
 def _check_patches(vit: Any, size: int) -> None:
-    """Check that whole patches fill an image."""
+    """Check that the side of the images is a multiple of the patches'."""
     sides = getattr(vit.patch_embed, "patch_size", None)
     side = sides[0] if isinstance(sides, (tuple, list)) else sides
     if isinstance(side, int) and size % side:
         fits = max((p for p in range(1, side) if size % p == 0), default=1)
         raise UserError(
-            f"--patch: patches of {side} pixels do not fill images of --size {size}; use a divisor "
-            f"of it, such as {fits}."
+            f"patches of {side} pixels do not fill images of `size={size}`; use a divisor of it, "
+            f"such as {fits}.",
+            parameter="patch",
         )
 
 
-def _no_patches(name: str, patch: int) -> str:
-    return (
-        f"--patch: {patch} is for vision transformers such as timm:vit_small_patch16_224; "
-        f"{name} has no patches to set."
+def _no_patches(name: str, patch: int) -> UserError:
+    return UserError(
+        f"{patch} applies only to vision transformers such as timm:vit_small_patch16_224; "
+        f"{name} has no patches to set.",
+        parameter="patch",
     )

@@ -1,4 +1,4 @@
-"""CMC's two encoders: one sees the lightness of an image, the other its colour."""
+"""CMC's two encoders: one sees the lightness of an image, the other its color."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ __all__ = ["HalfEncoders"]
 class HalfEncoders(Backbone):
     """Two backbones for the two channel groups of a Lab or YCbCr image (CMC, arXiv 1906.05849).
 
-    Channel 0 (L or Y) goes through `l`, channels 1 and 2 (ab or CbCr) through `ab`. Both colour
+    Channel 0 (L or Y) goes through `l`, channels 1 and 2 (ab or CbCr) through `ab`. Both color
     spaces have the same layout, so the encoders need not know which one it is.
 
     Args:
@@ -67,8 +67,9 @@ class HalfEncoders(Backbone):
             return halves
         if not isinstance(halves, (tuple, list)) or len(halves) != 2:
             raise UserError(
-                f"backbone: CMC needs two encoders, and {type(halves).__name__} was given; give "
-                "(l, ab): one of 1 channel (lightness), one of 2 channels (colors)."
+                f"CMC needs two encoders, and {type(halves).__name__} was given; give (l, ab): one "
+                "of 1 channel (lightness), one of 2 channels (colors).",
+                parameter="backbone",
             )
         found = cls.__new__(cls)
         nn.Module.__init__(found)

@@ -1,4 +1,4 @@
-"""What stands between a backbone and a loss."""
+"""Projection and prediction heads: the layers between a backbone and a loss."""
 
 from __future__ import annotations
 
@@ -6,10 +6,9 @@ from collections.abc import Sequence
 from itertools import pairwise
 from typing import Literal
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
-__all__ = ["Normalize", "linear_head", "mlp", "mlp_head"]
+__all__ = ["linear_head", "mlp", "mlp_head"]
 
 
 def linear_head(in_features: int, out_features: int) -> nn.Linear:
@@ -33,15 +32,15 @@ def mlp(
     last: Literal["linear", "bare", "norm", "affine"] = "linear",
     activation: type[nn.Module] = nn.ReLU,
 ) -> nn.Sequential:
-    """Return a perceptron: Linear, batch norm, activation for each hidden layer, then Linear.
+    """Return an MLP: Linear, batch norm, activation for each hidden layer, then Linear.
 
     A linear layer that batch norm follows has no bias of its own.
 
     Args:
         sizes: Features of the input, of each hidden layer, and of the output.
         batch_norm: Whether hidden layers have batch norm.
-        last: What comes of the output: as it is, with a bias ("linear") or without ("bare"); or
-            batch norm without ("norm") or with ("affine") a scale and a shift.
+        last: The last layer: linear with a bias ("linear") or without ("bare"), or linear without a
+            bias and batch norm without ("norm") or with ("affine") scale and shift.
         activation: Of the hidden layers.
     """
     layers: list[nn.Module] = []
@@ -53,16 +52,3 @@ def mlp(
     if last in ("norm", "affine"):
         layers.append(nn.BatchNorm1d(sizes[-1], affine=last == "affine"))
     return nn.Sequential(*layers)
-
-
-class Normalize(nn.Module):
-    """L2 normalisation along dimension 1, in float32 even under autocast.
-
-    A row of zeros stays zero. In bfloat16 the norm would be off by up to 0.4%, which a temperature
-    of 0.07 turns into visible differences of the logits.
-    """
-
-    def forward(self, features: Tensor) -> Tensor:
-        """Map `(N, D)` of any floating type to float32 `(N, D)` of unit rows."""
-        with torch.autocast(features.device.type, enabled=False):
-            return nn.functional.normalize(features.float(), dim=1)

@@ -1,4 +1,4 @@
-"""How long a backbone's features are, asked of the backbone or measured by a forward."""
+"""The dimension of a backbone's features: its attribute, or measured by a forward."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ _HEADS = ("fc", "classifier", "head", "heads")
 
 
 def feature_dim(backbone: nn.Module, channels: int = 3) -> int:
-    """The length D of a backbone's features.
+    """The dimension D of a backbone's features.
 
-    A backbone that has the attribute `feature_dim` is believed. Of any other it is measured by a
+    The attribute `feature_dim` is taken where there is one. Otherwise D is measured by a
     forward in evaluation mode, which changes neither batch norm's statistics nor the random
     numbers to come; the attribute is then set.
 
@@ -30,32 +30,36 @@ def feature_dim(backbone: nn.Module, channels: int = 3) -> int:
         channels: Of the images.
 
     Raises:
-        UserError: if it is no module, takes no image of any usual size, or gives anything else.
+        UserError: if it is not a module, takes no image of any usual size, or returns anything
+            else.
     """
     if not isinstance(backbone, nn.Module):
         hint = "; build it: unmix.backbones.build(NAME, size=32)" * isinstance(backbone, str)
         raise UserError(
-            f"backbone: {backbone!r} is no torch.nn.Module{hint or '; give one that gives (N, D)'}."
+            f"{backbone!r} is not a torch.nn.Module{hint or '; give one that gives (N, D)'}.",
+            parameter="backbone",
         )
     known = getattr(backbone, "feature_dim", None)
     if known is not None:
         if isinstance(known, bool) or not isinstance(known, int) or known < 1:
             raise UserError(
-                f"backbone: its feature_dim is {known!r}; it must be the length D of its features."
+                f"its feature_dim is {known!r}; it must be the length D of its features.",
+                parameter="backbone",
             )
         return known
     name = type(backbone).__name__
     if getattr(backbone, "aux_logits", False):
         raise UserError(
-            f"backbone: {name} gives several outputs while it is trained; build it with "
-            "aux_logits=False."
+            f"{name} gives several outputs while it is trained; build it with aux_logits=False.",
+            parameter="backbone",
         )
     found = _measured(backbone, channels)
     if len(set(found.values())) > 1:
         each = ", ".join(f"{dim} at {side} px" for side, dim in found.items())
         raise UserError(
-            f"backbone: the features of {name} depend on the images' size ({each}); set its "
-            "attribute feature_dim to that of yours, or pool before you flatten."
+            f"the features of {name} depend on the images' size ({each}); set its "
+            "attribute feature_dim to that of yours, or pool before you flatten.",
+            parameter="backbone",
         )
     dim = next(iter(found.values()))
     _warn_of_head(backbone, dim)
@@ -83,9 +87,10 @@ def _measured(backbone: nn.Module, channels: int) -> dict[int, int]:
         text = str(first).splitlines()
         sides = f"{own} px" if own else "any usual size"
         raise UserError(
-            f"backbone: {name} takes no images of {channels} channel{'s' * (channels > 1)} and "
+            f"{name} takes no images of {channels} channel{'s' * (channels > 1)} and "
             f"{sides} ({text[0] if text else type(first).__name__}); give a module that maps "
-            f"(N, {channels}, H, W) to (N, D), or set its attribute feature_dim."
+            f"(N, {channels}, H, W) to (N, D), or set its attribute feature_dim.",
+            parameter="backbone",
         )
     return found
 
@@ -144,7 +149,9 @@ def _dim_of(output: Any, name: str) -> int:
         if isinstance(output, Mapping):
             what += f" with {', '.join(map(str, output))}"
         todo = "wrap it in a module that takes the features (N, D) out of it"
-    raise UserError(f"backbone: {name} gives {what}, and features (N, D) are needed; {todo}.")
+    raise UserError(
+        f"{name} gives {what}, and features (N, D) are needed; {todo}.", parameter="backbone"
+    )
 
 
 def _warn_of_head(backbone: nn.Module, dim: int) -> None:

@@ -24,10 +24,9 @@ RESNETS: dict[str, tuple[type[BasicBlock] | type[Bottleneck], tuple[int, int, in
 class ResNet(Backbone):
     """ResNet without its classifier (He et al., arXiv 1512.03385).
 
-    Blocks, parameter names and initialisation are torchvision's: at width 1 with the large stem
+    Blocks, parameter names and initialization are torchvision's: at width 1 with the large stem
     and 3 channels the state dict is that of torchvision's model of the same name without `fc`. It
-    is not a subclass of torchvision's ResNet because that one's public constructor fixes the
-    number of channels.
+    does not subclass torchvision's ResNet, whose public constructor fixes the number of channels.
 
     Args:
         name: A key of `RESNETS`.
@@ -54,7 +53,7 @@ class ResNet(Backbone):
         zero_init_residual: bool = False,
     ) -> None:
         super().__init__()
-        block, depths = RESNETS[check_choice("--backbone", name, RESNETS)]
+        block, depths = RESNETS[check_choice("backbone", name, RESNETS)]
         stem = check_stem(stem, size)
         base = scale_channels(64, width)
         if stem == "large":
@@ -73,9 +72,9 @@ class ResNet(Backbone):
         self.layer1, self.layer2, self.layer3, self.layer4 = stages
         self.avgpool = nn.AdaptiveAvgPool2d(1)
         self.feature_dim = channels
-        self._initialise(zero_init_residual)
+        self._initialize(zero_init_residual)
 
-    def _initialise(self, zero_init_residual: bool) -> None:
+    def _initialize(self, zero_init_residual: bool) -> None:
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")

@@ -1,4 +1,4 @@
-"""Batch norm over parts of the batch: the statistics of several devices, on one."""
+"""Batch norm over parts of the batch: the statistics of several devices on one device."""
 
 from __future__ import annotations
 
@@ -9,25 +9,25 @@ from torch import Tensor, nn
 
 from unmix.errors import check_number
 
-__all__ = ["SplitBatchNorm2d", "apart", "convert_split_batch_norm"]
+__all__ = ["SplitBatchNorm2d", "convert_split_batch_norm", "encode_in_splits"]
 
 
 class SplitBatchNorm2d(nn.BatchNorm2d):
-    """Batch norm that normalises sub-batches of the batch apart, as that many devices would.
+    """Batch norm that normalizes sub-batches separately, as that many devices would.
 
-    In training, sample n belongs to sub-batch n mod `splits`, and the running statistics take the
-    mean of the sub-batches' (MoCo's CIFAR-10 demo, arXiv 1911.05722). In evaluation it is plain
-    batch norm, and its state dict is always that of `nn.BatchNorm2d`. Sub-batches of a batch that
-    `splits` does not divide differ by one sample; a batch of fewer than 2 `splits` samples has
-    fewer sub-batches, of at least two each. The memory format of the input is kept.
+    In training, the running statistics take the mean of the sub-batches' (MoCo's CIFAR-10 demo,
+    arXiv 1911.05722). In evaluation it is plain batch norm, and its state dict is always that of
+    `nn.BatchNorm2d`. Sub-batches of a batch that `splits` does not divide differ by one sample; a
+    batch of fewer than 2 `splits` samples has fewer sub-batches, of at least two each. The memory
+    format of the input is kept.
+
+    The samples of a sub-batch are contiguous. `encode_in_splits` orders a batch so, once for all
+    layers of an encoder.
 
     Args:
         num_features: Channels C of the input `(N, C, H, W)`.
         splits: Number of sub-batches, at least 1.
         eps, momentum, affine, track_running_stats: As in `nn.BatchNorm2d`.
-        blocks: The samples of a sub-batch lie one after the other, as `apart` puts them. Then
-            nothing has to be gathered here: in an encoder, order the batch once and not in every
-            layer.
 
     Raises:
         UserError: if `splits` is less than 1.
@@ -41,35 +41,30 @@ class SplitBatchNorm2d(nn.BatchNorm2d):
         momentum: float | None = 0.1,
         affine: bool = True,
         track_running_stats: bool = True,
-        *,
-        blocks: bool = False,
     ) -> None:
         super().__init__(num_features, eps, momentum, affine, track_running_stats)
-        check_number("--bn_splits", splits, at_least=1)
-        self.splits, self.blocks = splits, blocks
+        check_number("splits", splits, at_least=1, owner="SplitBatchNorm2d")
+        self.splits = splits
 
     def extra_repr(self) -> str:
         """Add the number of sub-batches to the layer's printed form."""
-        return f"{super().extra_repr()}, splits={self.splits}, blocks={self.blocks}"
+        return f"{super().extra_repr()}, splits={self.splits}"
 
     def forward(self, input: Tensor) -> Tensor:
-        """Normalise `(N, C, H, W)`; shape, type and memory format stay."""
+        """Normalize `(N, C, H, W)`; shape, type and memory format stay."""
         splits = _sub_batches(len(input), self.splits)
         if not self.training or splits <= 1:
             return super().forward(input)
-        if self.blocks:
-            return self._normalise(input, splits)
-        order, back = _order(len(input), splits, input.device)
-        return self._normalise(input[order], splits)[back]
+        return self._normalize(input, splits)
 
-    def _normalise(self, x: Tensor, splits: int) -> Tensor:
-        """Normalise each block, and move the running statistics by the mean of the blocks'."""
+    def _normalize(self, x: Tensor, splits: int) -> Tensor:
+        """Normalize each block, and update the running statistics by the mean of the blocks'."""
         factor = self._step()
         means, variances = self._start(splits)
         # On a GPU many small kernels would cost more than a copy; the compiler fuses the copies.
         fold = len(x) % splits == 0 and (x.device.type == "cuda" or torch.compiler.is_compiling())
-        normalise = self._folded if fold else self._looped
-        output = normalise(x, splits, means, variances, factor)
+        normalize = self._folded if fold else self._looped
+        output = normalize(x, splits, means, variances, factor)
         if self.running_mean is not None and means is not None:
             self.running_mean.copy_(means.mean(dim=0))
         if self.running_var is not None and variances is not None:
@@ -98,7 +93,7 @@ class SplitBatchNorm2d(nn.BatchNorm2d):
         variances: Tensor | None,
         factor: float,
     ) -> Tensor:
-        """One block after the other: each stays in the cache, and none has to be gathered."""
+        """One block after the other, so that each stays in the cache."""
         sizes = _sizes(len(x), splits)
         return _Blocks.apply(x, self.weight, self.bias, means, variances, sizes, factor, self.eps)
 
@@ -137,7 +132,7 @@ class SplitBatchNorm2d(nn.BatchNorm2d):
 class _Blocks(torch.autograd.Function):
     """PyTorch's batch norm of each block, its results written side by side at once.
 
-    As a plain composition (split, normalise, concatenate) the maps would be copied twice more.
+    As a plain composition (split, normalize, concatenate) the maps would be copied twice more.
     """
 
     @staticmethod
@@ -152,7 +147,7 @@ class _Blocks(torch.autograd.Function):
         factor: float,
         eps: float,
     ) -> Tensor:
-        """Normalise; `means` and `variances`, a row a block, move in place."""
+        """Normalize; `means` and `variances`, a row per block, are updated in place."""
         output = torch.empty_like(x)
         like = next((known for known in (weight, means) if known is not None), x)
         kept: list[Tensor] = []
@@ -209,21 +204,22 @@ class _Blocks(torch.autograd.Function):
         return (result if needed[0] else None, *sums, None, None, None, None, None)
 
 
-def apart(encoder: nn.Module, images: Tensor, splits: int) -> Tensor:
+def encode_in_splits(encoder: nn.Module, images: Tensor, splits: int) -> Tensor:
     """Encode a batch so that sample n is in sub-batch n mod `splits` of every batch norm.
 
-    While it encodes, the encoder and its parts say by an attribute `batch_order`, int64 (N,), which
-    image is at each place; otherwise it is None. A layer within that mixes images needs it.
+    During the forward, the attribute `batch_order` of the encoder and its children is the index of
+    the image at each position, int64 (N,); otherwise it is None. A layer that mixes images needs
+    it.
 
     Args:
-        encoder: Maps `(N, C, H, W)` to `(N, ...)`; its batch norms are `SplitBatchNorm2d` with
-            `blocks` (see `convert_split_batch_norm`).
+        encoder: Maps `(N, C, H, W)` to `(N, ...)`; its batch norms are `SplitBatchNorm2d` (see
+            `convert_split_batch_norm`).
         images: `(N, C, H, W)`.
-        splits: That of its batch norms.
+        splits: Of its batch norms.
 
     Returns:
-        What the encoder gives, in the order of the images; if that is fewer rows, because images
-        were mixed within, those of the first images.
+        The encoder's output in the order of the images; if that has fewer rows, because images were
+        mixed within, those of the first images.
     """
     splits = _sub_batches(len(images), splits)
     if not encoder.training or splits <= 1:
@@ -243,28 +239,27 @@ def apart(encoder: nn.Module, images: Tensor, splits: int) -> Tensor:
 
 
 def _sub_batches(n: int, splits: int) -> int:
-    """Sub-batches that a batch of n can have: with one sample a map of 1x1 has no variance."""
+    """Number of sub-batches of a batch of n: one sample of a 1x1 map would have no variance."""
     return min(splits, n // 2)
 
 
 def _sizes(n: int, splits: int) -> list[int]:
-    """How many of n samples each sub-batch has."""
+    """Number of samples in each sub-batch."""
     return [(n - k + splits - 1) // splits for k in range(splits)]
 
 
 def _order(n: int, splits: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Indices that put each sub-batch's samples one after the other, and those that undo it."""
+    """Indices that make each sub-batch contiguous, and those that undo it."""
     order = (torch.arange(n, device=device) % splits).argsort(stable=True)
     return order, order.argsort()
 
 
-def convert_split_batch_norm(module: nn.Module, splits: int, *, blocks: bool = False) -> nn.Module:
+def convert_split_batch_norm(module: nn.Module, splits: int) -> nn.Module:
     """Replace every `nn.BatchNorm2d` by a `SplitBatchNorm2d` with the same parameters and buffers.
 
     Args:
         module: Changed in place, unless it is itself a batch norm.
         splits: Number of sub-batches.
-        blocks: As in `SplitBatchNorm2d`; then encode with `apart`.
 
     Returns:
         `module`, or its replacement if it is itself a batch norm.
@@ -272,7 +267,7 @@ def convert_split_batch_norm(module: nn.Module, splits: int, *, blocks: bool = F
     Raises:
         UserError: if `splits` is less than 1.
     """
-    check_number("--bn_splits", splits, at_least=1)
+    check_number("splits", splits, at_least=1)
     if type(module) is nn.BatchNorm2d:
         split = SplitBatchNorm2d(
             module.num_features,
@@ -281,12 +276,11 @@ def convert_split_batch_norm(module: nn.Module, splits: int, *, blocks: bool = F
             module.momentum,
             module.affine,
             module.track_running_stats,
-            blocks=blocks,
         )
         split.weight, split.bias = module.weight, module.bias
         split.running_mean, split.running_var = module.running_mean, module.running_var
         split.num_batches_tracked = module.num_batches_tracked
         return split.train(module.training)
     for name, child in module.named_children():
-        module.add_module(name, convert_split_batch_norm(child, splits, blocks=blocks))
+        module.add_module(name, convert_split_batch_norm(child, splits))
     return module

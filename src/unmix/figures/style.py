@@ -68,7 +68,6 @@ _METHODS: dict[str, tuple[str, str]] = {
     "byol": ("BYOL", "#AA3377"),
     "swav": ("SwAV", "#33A5CC"),
     "simsiam": ("SimSiam", "#775500"),
-    "barlowtwins": ("Barlow Twins", "#332288"),
     "vicreg": ("VICReg", "#888800"),
     "wmse": ("W-MSE", "#000000"),
     "dino": ("DINO", "#882255"),

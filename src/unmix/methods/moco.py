@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from unmix.backbones import (
-    apart,
     convert_split_batch_norm,
+    encode_in_splits,
     feature_dim,
     linear_head,
     mlp_head,
@@ -75,7 +75,7 @@ class MoCo(InstanceDiscrimination):
         g = linear_head(d, dim) if head == "linear" else mlp_head(d, d, dim)
         self.f_q = Encoder(backbone, g)
         if bn_splits > 1:
-            convert_split_batch_norm(self.f_q, bn_splits, blocks=True)
+            convert_split_batch_norm(self.f_q, bn_splits)
         self.f_k = momentum_copy(self.f_q)
         self.queue = Queue(queue_size, dim)
         self.register_buffer("Z", torch.tensor(-1.0))
@@ -89,7 +89,7 @@ class MoCo(InstanceDiscrimination):
 
     def query(self, view: Tensor, number: int = 0) -> Tensor:
         """q = f_q(x): unit vectors (N, dim)."""
-        return apart(self.f_q, view, self.bn_splits)
+        return encode_in_splits(self.f_q, view, self.bn_splits)
 
     @torch.no_grad()
     def targets(
@@ -107,10 +107,10 @@ class MoCo(InstanceDiscrimination):
     def key(self, view: Tensor, generator: torch.Generator) -> Tensor:
         """Keys of one view, encoded in shuffled order and put back."""
         if not self.shuffle_bn:
-            return apart(self.f_k, view, self.bn_splits)
+            return encode_in_splits(self.f_k, view, self.bn_splits)
         order = torch.randperm(len(view), generator=generator, device=generator.device)
         order = to_device(order, view.device)
-        return apart(self.f_k, view[order], self.bn_splits)[order.argsort()]
+        return encode_in_splits(self.f_k, view[order], self.bn_splits)[order.argsort()]
 
     def compare(self, query: Tensor, target: Tensor) -> Tensor:
         """Contrast q with its key k against the queue: losses (N,)."""
