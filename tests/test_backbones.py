@@ -230,7 +230,7 @@ def test_timm_model_is_built_without_head_and_keeps_its_names(timm: list[dict]):
         ({"name": "timm:what"}, "--backbone: timm has no model 'what'"),
         ({"name": "timm:vit", "width": 0.5}, "--width: 0.5"),
         ({"name": "timm:vit", "stem": "small"}, "--stem: 'small'"),
-        ({"name": "timm:vit", "patch": 8}, "--patch: 8 applies only to vision transformers such as"),
+        ({"name": "timm:vit", "patch": 8}, "--patch: 8 applies only to vision transformers"),
         ({"name": "timm:vit", "patch": 0}, "--patch: 0 is out of range; it must be at least 1."),
     ],
 )
