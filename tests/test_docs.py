@@ -67,11 +67,12 @@ def test_every_public_name_is_on_some_page() -> None:
     import unmix
 
     documented = {name for package in PAGES for name in names(package)}
-    values = {name: getattr(unmix, name) for name in unmix.__all__}
-    public = {n for n, v in values.items() if inspect.isclass(v) or inspect.isroutine(v)}
-    assert public <= documented
-    for package in PAGES:
-        assert importlib.import_module(package).__all__
+    values = {name: getattr(unmix, name) for name in dir(unmix)}
+    packages = {f"unmix.{name}" for name, value in values.items() if inspect.ismodule(value)}
+    assert {name for name in values if f"unmix.{name}" not in packages} <= documented
+    assert packages == set(PAGES) - {"unmix"}
+    for package in packages:
+        assert set(importlib.import_module(package).__all__) <= documented
 
 
 def test_the_table_of_features_in_the_readme_matches_the_registries() -> None:

@@ -73,8 +73,10 @@ def test_the_version_is_the_same_in_all_files():
 def test_every_module_has_a_docstring_and_all(path):
     tree = ast.parse(path.read_text())
     assert ast.get_docstring(tree)
-    if path.name == "__main__.py":
-        return
+    if path.name == "__main__.py" or len(tree.body) == 1:
+        return  # there are no names
+    if path == PACKAGE / "__init__.py":
+        return  # its names are those of dir(): see test_public_api
     names = {
         t.id
         for n in tree.body

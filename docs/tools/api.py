@@ -1,4 +1,4 @@
-"""The API reference: a page a package, with what its `__all__` names."""
+"""The API reference: a page per package with its public names."""
 
 from __future__ import annotations
 
@@ -41,20 +41,18 @@ def write_api(folder: Path) -> None:
 
 
 def names(package: str) -> list[str]:
-    """The public classes and functions of a package that no earlier page documents."""
+    """The public names of a package, which its page documents: constants, classes, functions."""
+    found = set(public(package))
+    if package == "unmix":  # repeats names of its packages; each is documented where it belongs
+        found -= {name for other in PAGES if other != package for name in public(other)}
+    return sorted(found, key=lambda name: (not name.isupper(), not name[0].isupper(), name.lower()))
+
+
+def public(package: str) -> list[str]:
+    """The public names of a package, without those of packages."""
     module = importlib.import_module(package)
-    found = []
-    for name in module.__all__:
-        value = getattr(module, name)
-        if not (inspect.isclass(value) or inspect.isroutine(value)):
-            continue
-        home = value.__module__
-        # `unmix` repeats the names of its packages; each is documented where it belongs.
-        elsewhere = any(home.startswith(p) for p in PAGES if p != "unmix")
-        if package == "unmix" and elsewhere:
-            continue
-        found.append(name)
-    return sorted(found, key=lambda name: (not name[0].isupper(), name.lower()))
+    listed = getattr(module, "__all__", None) or dir(module)
+    return [name for name in listed if not inspect.ismodule(getattr(module, name))]
 
 
 def api_page(package: str, title: str) -> str:

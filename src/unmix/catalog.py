@@ -1,19 +1,24 @@
-"""Write `config/catalog.json` from the code: `python -m unmix.catalog`."""
+"""Write `config/catalog.json` and `config/keywords.py`: `python -m unmix.catalog`."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import unmix.config
-from unmix.config.catalog import Entry, packed
+from unmix.config import GROUPS
+from unmix.config.catalog import Entry, catalog, packed
+from unmix.config.completion import choices
 from unmix.config.parameters import Parameter, about, parameters_of
 
-__all__ = ["catalog_text", "main"]
+__all__ = ["catalog_text", "keywords_text", "main"]
 
+_PATHS = {"data_dir", "run", "test_folder", "train_folder"}
+# Other values than those that are listed are possible.
+_OPEN_ENDED = {"backbone"}
 # What a command's function takes that no flag gives.
 _NOT_FLAGS = {"say", "baselines", "mixture", "config", "words", "settings"}
 
@@ -59,6 +64,73 @@ def catalog_text() -> str:
             "words": {name: list(choices) for name, choices in words.items()},
         }
     )
+
+
+_KEYWORDS = '''"""Types of settings as keyword arguments, written by `python -m unmix.catalog`."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from typing import Any, Literal
+
+from typing_extensions import TypedDict
+
+__all__ = ["PretrainSettings", "ViewOverrides"]
+
+
+class ViewOverrides(TypedDict, total=False):
+    """What is drawn otherwise for one kind of view: `second_view=` and `local_view=`."""
+
+{view}
+
+
+class PretrainSettings(TypedDict, total=False):
+    """Every setting of a run, as keyword arguments of `unmix.pretrain`.
+
+    What each is, and its default: `unmix pretrain --method METHOD --help`. Those of a method go
+    with that method alone.
+    """
+
+    second_view: ViewOverrides
+    local_view: ViewOverrides
+{settings}
+'''
+
+
+def keywords_text() -> str:
+    """The content of `config/keywords.py`: the settings and their types, for type checkers."""
+    groups = {name: parameters_of(kind) for name, kind in GROUPS.items()}
+    views = [p for name, p in groups["views"].items() if f"second_{name}" in groups["views"]]
+    every = [p for found in groups.values() for p in found.values()]
+    every += [p for entry in catalog().methods.values() for p in entry.parameters.values()]
+    return _KEYWORDS.format(view=_typed(views), settings=_typed(every))
+
+
+def _typed(parameters: Iterable[Parameter]) -> str:
+    """A line for each name; options of several methods may differ in type."""
+    types: dict[str, dict[str, None]] = {}
+    for parameter in parameters:
+        types.setdefault(parameter.name, {})[_annotation(parameter)] = None
+    return "\n".join(f"    {name}: {' | '.join(found)}" for name, found in types.items())
+
+
+def _annotation(parameter: Parameter) -> str:
+    """The type of a keyword argument; what is converted is accepted too."""
+    name, kind = parameter.name, parameter.kind
+    words = kind.choices or (() if name in _OPEN_ENDED else tuple(choices(name)))
+    if name == "data":
+        return "Any"
+    if name in _PATHS:
+        text = "str | os.PathLike[str]"
+    elif words:
+        numbers = [int(word) for word in words if word.isdecimal()]
+        text = f"Literal[{', '.join(json.dumps(word) for word in (*words, *numbers))}]"
+        text = f"bool | {text}" if {"yes", "no"} <= {*words} else text
+    else:
+        text = kind.base.__name__
+    text = text if kind.count == 1 else f"Sequence[{text}]"
+    return f"{text} | None" if kind.optional else text
 
 
 def _functions() -> dict[str, Callable[..., Any]]:
@@ -108,9 +180,13 @@ def _json(tree: Mapping[str, Any], depth: int = 0) -> str:
 
 
 def main() -> None:
-    """Write the file."""
+    """Write the files."""
     path = Path(unmix.config.__file__).with_name("catalog.json")
     path.write_text(catalog_text(), encoding="utf-8")
+    print(path)
+    catalog.cache_clear()
+    path = path.with_name("keywords.py")
+    path.write_text(keywords_text(), encoding="utf-8")
     print(path)
 
 

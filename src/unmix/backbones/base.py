@@ -9,6 +9,7 @@ from unmix.errors import check_choice, check_number
 __all__ = ["STEMS", "Backbone", "check_stem", "scale_channels"]
 
 STEMS = ("auto", "small", "medium", "large")
+"""What may stand before the first stage; see `check_stem`."""
 
 
 class Backbone(nn.Module):

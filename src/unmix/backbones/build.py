@@ -15,6 +15,7 @@ from unmix.synonyms import nearest, timm_models
 __all__ = ["BACKBONES", "build", "is_vit", "patch_side"]
 
 BACKBONES = ("alexnet", *RESNETS)
+"""The backbones of this package by name; those of timm are `timm:NAME`."""
 
 _TIMM = "timm:"
 

@@ -19,6 +19,7 @@ RESNETS: dict[str, tuple[type[BasicBlock] | type[Bottleneck], tuple[int, int, in
     "resnet101": (Bottleneck, (3, 4, 23, 3)),
     "resnet152": (Bottleneck, (3, 8, 36, 3)),
 }
+"""The ResNets by name: the block, and the number of blocks in each stage."""
 
 
 class ResNet(Backbone):

@@ -7,6 +7,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from typing_extensions import Unpack
+
+from unmix.config.keywords import PretrainSettings
 from unmix.data import StreamedImages
 from unmix.errors import UserError, check_number
 from unmix.files import write_whole
@@ -27,7 +30,7 @@ def bench(
     json: str | None = None,
     chart: str | None = None,
     say: Callable[[str], None] = print_line,
-    **words: Any,
+    **words: Unpack[PretrainSettings],
 ) -> dict[str, Any]:
     """Measure the stages of a training step, apart and together.
 

@@ -8,8 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from typing_extensions import Unpack
 
 from unmix.commands.finished import Say
+from unmix.config.keywords import PretrainSettings
 from unmix.errors import UserError, check_choice, check_number
 from unmix.files import write_whole
 from unmix.studies import Study, StudyResults, read_study, run_study
@@ -36,7 +38,7 @@ def study(
     out: str = "studies",
     config: str | Sequence[str] | None = None,
     say: Say = print,
-    **settings: Any,
+    **settings: Unpack[PretrainSettings],
 ) -> StudyResults:
     """Train conditions x paired seeds, and say which is better, by how much and how sure.
 
@@ -68,15 +70,16 @@ def study(
     check_number("jobs", jobs, at_least=1)
     check_choice("stale", stale, STALE)
     quiet_libraries()
-    here = {word: settings.pop(word) for word in sorted(_HERE & set(settings))}
-    given = {"vary": vary, "baseline": baseline, "config": config, **settings}
+    base: dict[str, Any] = {k: v for k, v in settings.items() if k not in _HERE}
+    here = {word: value for word, value in sorted(settings.items()) if word in _HERE}
+    given = {"vary": vary, "baseline": baseline, "config": config, **base}
     words = [word for word, value in given.items() if value not in (None, (), [])]
     folder, planned = _plan(name, Path(out), vary, words)
     if planned is None:
         planned = Study.of(
             {
                 "vary": dict(map(_factor, vary)),
-                "base": settings,
+                "base": base,
                 "seeds": list(seeds) or "0-5",
                 **({"baseline": baseline} if baseline is not None else {}),
                 **({"config": config} if config is not None else {}),

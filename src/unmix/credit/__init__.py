@@ -48,6 +48,7 @@ RULES: dict[str, Rule] = {
     "sdmp_released": SDMPReleased(),
     "swav_released": SwAVReleased(),
 }
+"""The mixing rules by the name that `unmix_rule` takes, with their published numbers."""
 
 
 def rule(name: str, **changes: Any) -> Rule:

@@ -31,6 +31,7 @@ IMAGENET100 = tuple(
     n07831146 n07836838 n13037406 n13040303
     """.split()  # noqa: SIM905 - a literal of words takes a hundred lines
 )
+"""The WordNet ids of ImageNet-100's classes (Tian et al. 2020), sorted."""
 
 
 _TINY_FOLDER = "tiny-imagenet-200"

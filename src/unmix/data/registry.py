@@ -24,6 +24,7 @@ DATA_SETS: dict[str, DataSet] = {
         PHOTOS, DIGITS, CIFAR10, CIFAR100, STL10, TINY_IMAGENET, IMAGENET_100, IMAGENET
     )
 }  # fmt: skip
+"""The data sets by the name that `data` takes."""
 
 _SPLITS = ("train", "test", "pretrain")
 

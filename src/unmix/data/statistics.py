@@ -21,7 +21,9 @@ __all__ = [
 
 # As torchvision's pretrained models and every published ImageNet protocol of this field use them.
 IMAGENET_MEAN: RGB = (0.485, 0.456, 0.406)
+"""Mean of ImageNet's training images, RGB in [0, 1], as torchvision has it."""
 IMAGENET_STD: RGB = (0.229, 0.224, 0.225)
+"""Standard deviation of ImageNet's training images, RGB in [0, 1], likewise."""
 
 # Published values are rounded to three or four decimals.
 _SAME = 1e-3

@@ -64,6 +64,7 @@ METHODS: dict[str, type[Method]] = {
     "vicreg": VICReg,
     "wmse": WMSE,
 }
+"""The methods by the name that `method` takes."""
 
 
 def method_class(name: str) -> type[Method]:

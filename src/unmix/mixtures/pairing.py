@@ -10,6 +10,7 @@ from unmix.errors import check_choice
 __all__ = ["PAIRINGS", "cyclic_owners", "nearest", "partners"]
 
 PAIRINGS = ("reverse", "permutation", "halves", "neighbor", "second_view")
+"""How partners are chosen; see `unmix.UnMix`."""
 
 
 def partners(

@@ -16,6 +16,7 @@ __all__ = [
 ]
 
 COLOR_SPACES = ("RGB", "Lab", "YCbCr")
+"""The color spaces that views may have."""
 
 # sRGB to XYZ (D65), rows divided by the white point of the 2 degree observer: white is (1, 1, 1).
 _WHITE = (0.95047, 1.0, 1.08883)

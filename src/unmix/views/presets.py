@@ -46,6 +46,7 @@ PRESETS = {
     ),
     "none": replace(_CROP_AND_FLIP, crop_scale_min=1.0, crop_ratio=(1.0, 1.0), flip_p=0.0),
 }
+"""Published settings of views by name; see `preset`."""
 
 
 def preset(name: str) -> ViewSettings:

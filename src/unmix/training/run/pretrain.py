@@ -11,10 +11,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from typing_extensions import Unpack
 
 from unmix.config import Settings
 from unmix.config.compatibility import check_local
 from unmix.config.earlier import current
+from unmix.config.keywords import PretrainSettings
 from unmix.config.nested import flattened
 from unmix.config.recipes import resolve
 from unmix.config.saved import check_method
@@ -51,7 +53,10 @@ __all__ = ["command_line", "pretrain", "settings_for"]
 
 
 def pretrain(
-    config: str | Sequence[str] | None = None, *, test_data: Any = None, **words: Any
+    config: str | Sequence[str] | None = None,
+    *,
+    test_data: Any = None,
+    **words: Unpack[PretrainSettings],
 ) -> RunResults:
     """Pretrain an encoder and measure it; the Python form of `unmix pretrain`.
 
@@ -64,7 +69,8 @@ def pretrain(
         config: A recipe's name or a YAML file, whose settings are the defaults; of several each
             comes over the ones before.
         test_data: With `data` of Python, what to evaluate on, likewise; without it nothing is.
-        words: Settings, in the words of the command line: `method="moco", data="photos", IM=True`.
+        words: Settings by name, such as `method="moco", data="photos", IM=True`; their types are in
+            `unmix.config.keywords`, and `unmix pretrain --help` says what they are.
 
     Returns:
         The content of the run folder's `results.json`.
@@ -72,19 +78,19 @@ def pretrain(
     Raises:
         UserError: for settings that cannot be, before anything is written.
     """
-    given, words = None, flattened(words)
-    data = words.get("data")
+    given, flat = None, flattened(words)
+    data = flat.get("data")
     if data is not None and not isinstance(data, (str, os.PathLike)):
-        train = from_python(data, "train", strict=bool(words.get("strict")))
+        train = from_python(data, "train", strict=bool(flat.get("strict")))
         test = None if test_data is None else evaluation_images(test_data, train)
-        given, words = Given(train, test), {**words, "data": train.name}
+        given, flat["data"] = Given(train, test), train.name
     elif test_data is not None:
         raise UserError(
             "test_data: goes with data that is given in Python; of a folder, test_folder says "
             "where the images to evaluate on are."
         )
-    settings, used = settings_for(words, config)
-    return run(settings, used, command=command_line(config, words), given=given)
+    settings, used = settings_for(flat, config)
+    return run(settings, used, command=command_line(config, flat), given=given)
 
 
 @dataclass(frozen=True)

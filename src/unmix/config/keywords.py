@@ -1,0 +1,208 @@
+"""Types of settings as keyword arguments, written by `python -m unmix.catalog`."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from typing import Any, Literal
+
+from typing_extensions import TypedDict
+
+__all__ = ["PretrainSettings", "ViewOverrides"]
+
+
+class ViewOverrides(TypedDict, total=False):
+    """What is drawn otherwise for one kind of view: `second_view=` and `local_view=`."""
+
+    crop_scale_min: float
+    crop_scale_max: float
+    crop_ratio: Sequence[float]
+    interpolation: Literal["bilinear", "bicubic"]
+    flip_p: float
+    jitter: Sequence[float]
+    jitter_p: float
+    gray_p: float
+    blur_p: float
+    blur_sigma: Sequence[float]
+    blur_kernel: int
+    solarize_p: float
+
+
+class PretrainSettings(TypedDict, total=False):
+    """Every setting of a run, as keyword arguments of `unmix.pretrain`.
+
+    What each is, and its default: `unmix pretrain --method METHOD --help`. Those of a method go
+    with that method alone.
+    """
+
+    second_view: ViewOverrides
+    local_view: ViewOverrides
+    method: Literal["barlow", "byol", "cmc", "deepclusterv2", "dino", "insdis", "moco", "mocov3", "nnclr", "pirl", "simclr", "simsiam", "swav", "vicreg", "wmse"]
+    data: Any
+    data_dir: str | os.PathLike[str] | None
+    train_folder: str | os.PathLike[str] | None
+    test_folder: str | os.PathLike[str] | None
+    run: str | os.PathLike[str] | None
+    epochs: int
+    batch_size: int
+    drop_last: bool
+    size: int | None
+    limit: int | None
+    mean: Sequence[float] | None
+    std: Sequence[float] | None
+    max_pixels: int
+    bit_depth: int | None
+    range: Sequence[float] | None
+    seed: int
+    strict: bool
+    download: bool
+    backbone: str
+    width: float
+    stem: Literal["auto", "small", "medium", "large"]
+    patch: int | None
+    zero_init_residual: bool
+    IM: bool
+    IM_type: Literal["IM", "global", "region", "Cutout", "RandomErasing"]
+    g_alpha: float
+    g_num: int
+    g_prob: float
+    r_beta: float
+    r_prob: float
+    r_num: int
+    r_pixel_decay: float
+    mask_size: int | None
+    cutout_p: float
+    cutout_inside: bool
+    mask_color: float
+    area_ratio_range: Sequence[float]
+    random_erasing_prob: float
+    min_aspect_ratio: float
+    max_attempt: int
+    unmix: bool
+    unmix_prob: float
+    beta: float
+    unmix_per: Literal["batch", "sample"] | None
+    unmix_pairing: Literal["reverse", "permutation", "halves", "neighbor", "second_view"] | None
+    unmix_joint: bool | None
+    unmix_rule: Literal["unmix", "replace", "imix", "mixco", "sdmp", "mixbt", "image_space", "sdmp_released", "swav_released"]
+    unmix_mixture: Literal["coin", "global", "region", "resizemix", "gridmix", "fmix", "scalemix", "cropmix", "patchmix", "manifold", "dirichlet"] | None
+    unmix_weight: Literal["beta", "uniform"] | None
+    unmix_larger: bool | None
+    unmix_layer: str | None
+    unmix_images: int | None
+    unmix_patch: int | None
+    unmix_share: float | None
+    unmix_temperature: float | None
+    crop_scale_min: float
+    crop_scale_max: float
+    crop_ratio: Sequence[float]
+    interpolation: Literal["bilinear", "bicubic"]
+    flip_p: float
+    jitter: Sequence[float]
+    jitter_p: float
+    gray_p: float
+    blur_p: float
+    blur_sigma: Sequence[float]
+    blur_kernel: int
+    solarize_p: float
+    second_crop_scale_min: float | None
+    second_crop_scale_max: float | None
+    second_crop_ratio: Sequence[float] | None
+    second_interpolation: Literal["bilinear", "bicubic"] | None
+    second_flip_p: float | None
+    second_jitter: Sequence[float] | None
+    second_jitter_p: float | None
+    second_gray_p: float | None
+    second_blur_p: float | None
+    second_blur_sigma: Sequence[float] | None
+    second_blur_kernel: int | None
+    second_solarize_p: float | None
+    local_crops: int
+    local_size: int | None
+    local_scale_min: float
+    local_scale_max: float
+    local_ratio: Sequence[float] | None
+    local_interpolation: Literal["bilinear", "bicubic"] | None
+    local_flip_p: float | None
+    local_jitter: Sequence[float] | None
+    local_jitter_p: float | None
+    local_gray_p: float | None
+    local_blur_p: float | None
+    local_blur_sigma: Sequence[float] | None
+    local_blur_kernel: int | None
+    local_solarize_p: float | None
+    optimizer: Literal["sgd", "adam", "adamw", "lars", "larc"]
+    lr: float
+    final_lr: float
+    momentum: float
+    trust: float
+    weight_decay: float
+    decay_all: bool | None
+    final_weight_decay: float | None
+    schedule: Literal["cosine", "step", "constant"]
+    milestones: Sequence[int]
+    gamma: float
+    warmup_epochs: float
+    warmup_start_lr: float
+    knn_every: int
+    knn_k: int
+    knn_temperature: float
+    linear_every: int
+    features: Literal["backbone", "projector"]
+    evaluate: bool
+    device: Literal["auto", "cpu", "cuda", "mps"]
+    precision: Literal["auto", "32", "bf16", "16", 32, 16]
+    devices: int
+    nodes: int
+    threads: int | None
+    workers: int | None
+    resident: bool | Literal["auto", "yes", "no"]
+    resident_share: float
+    compile: bool | Literal["auto", "yes", "no"]
+    checkpoint_every: int
+    checkpoint_steps: int
+    logger: Literal["tensorboard", "wandb", "mlflow", "trackio", "none"]
+    dim: int
+    hidden: int
+    off_diagonal: float
+    scale: float
+    unbiased: bool
+    encoder_momentum: float
+    view: Literal["Lab", "YCbCr"]
+    temperature: float
+    negatives: int | None
+    bank_momentum: float
+    contrast: Literal["softmax", "nce"]
+    prototypes: Sequence[int] | int
+    kmeans_iterations: int
+    freeze_prototypes_steps: int
+    bottleneck: int
+    teacher_temperature: float
+    warmup_teacher_temperature: float
+    warmup_teacher_epochs: int
+    center_momentum: float
+    freeze_last_epochs: int
+    normalise_last: bool
+    head_bn: bool
+    head: Literal["linear", "mlp"]
+    queue_size: int
+    symmetric: bool
+    bn_splits: int
+    shuffle_bn: bool
+    freeze_patch_embedding: bool
+    predictor_bias: bool
+    predictor_hidden: int
+    jigsaw_weight: float
+    grid: int
+    layers: int
+    joint_head: bool
+    fix_predictor_rate: bool
+    epsilon: float
+    sinkhorn_iterations: int
+    queue_from_epoch: int
+    invariance: float
+    variance: float
+    covariance: float
+    views: int
+    sub_batch: int
+    iterations: int
