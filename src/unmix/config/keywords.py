@@ -182,7 +182,7 @@ class PretrainSettings(TypedDict, total=False):
     warmup_teacher_epochs: int
     center_momentum: float
     freeze_last_epochs: int
-    normalise_last: bool
+    normalize_last: bool
     head_bn: bool
     head: Literal["linear", "mlp"]
     queue_size: int
