@@ -101,7 +101,7 @@ def draw(points: dict[str, dict[int, dict[str, Any]]], path: Path) -> None:
                 panel.plot(list(row), values, "o-", color=color)
                 panel.set_ylim(0, 1.1 * max(values))
                 panel.set_xlim(left=0)
-            axes[0][column].set_title("seconds" if whole else "ms a step", loc="left")
+            axes[0][column].set_title("seconds" if whole else "ms per step", loc="left")
             axes[1][column].set_title("peak memory, MB", loc="left")
             axes[1][column].set_xlabel(labels[what])
     path.write_bytes(render(figure, "png"))
@@ -115,7 +115,7 @@ def main() -> None:
     parser.add_argument("--chart", type=Path, help="draw them here, as PNG")
     given = parser.parse_args()
     points: dict[str, dict[int, dict[str, Any]]] = {}
-    print(f"{'changed':<8}{'value':>8}{'seconds':>10}{'ms a step':>11}{'peak MB':>9}")
+    print(f"{'changed':<8}{'value':>8}{'seconds':>10}{'ms/step':>11}{'peak MB':>9}")
     for what, value, found in sweep(given):
         points.setdefault(what, {})[value] = found
         print(

@@ -75,7 +75,7 @@ def test_files_are_read_decoded_and_loaded(folder):
     assert len(parts.train.skipped) > 0
 
 
-def test_operations_are_counted_as_the_published_costs_say():
+def test_operations_match_published_costs():
     """MoCo encodes a query (forward and backward) and a key; Un-Mix one query more: 7 for 4."""
     plain, mixed, both = (
         measured(**words)["flops_per_image"]
@@ -85,7 +85,7 @@ def test_operations_are_counted_as_the_published_costs_say():
     assert both / plain == pytest.approx(11 / 4, rel=0.05)
 
 
-def test_counting_operations_takes_no_step(monkeypatch):
+def test_counting_operations_does_not_train(monkeypatch):
     """The weights after counting are those before it."""
     seen: list[bool] = []
     flops = profiling._Stepping.flops
@@ -102,13 +102,13 @@ def test_counting_operations_takes_no_step(monkeypatch):
     assert seen == [True]
 
 
-def test_whole_steps_go_on_over_epochs():
+def test_whole_steps_continue_over_epochs():
     """32 images are two batches an epoch; five steps need three epochs."""
     parts = build(settings_for({**TINY, "limit": 32, "epochs": 1})[0])
     assert len(whole_steps(parts, 4, warmup=1)) == 4
 
 
-def test_the_command_writes_numbers_that_fit_together(tmp_path, capsys):
+def test_the_command_writes_consistent_numbers(tmp_path, capsys):
     out, chart = tmp_path / "b.json", tmp_path / "b.png"
     # An odd number of runs: then the median of the rates is that of the seconds.
     words = [*FLAGS, "--IM", "--steps", "3", "--json", str(out), "--chart", str(chart)]
@@ -147,7 +147,7 @@ def test_broken_files_are_named(folder, capsys):
     assert "image files that cannot be read" in capsys.readouterr().out
 
 
-def test_a_folder_without_one_good_image_is_refused(refuse, tmp_path):
+def test_a_folder_without_readable_images_is_refused(refuse, tmp_path):
     (tmp_path / "x").mkdir()
     assert refuse("bench", *FLAGS, "--data", tmp_path / "x").startswith(f"{tmp_path / 'x'}: this f")
     for i in range(4):
@@ -156,22 +156,24 @@ def test_a_folder_without_one_good_image_is_refused(refuse, tmp_path):
     assert line.startswith(f"{tmp_path / 'x'}: no image could be read")
 
 
-def test_too_few_good_images_for_a_step_are_refused(refuse, folder):
+def test_too_few_readable_images_for_a_step_are_refused(refuse, folder):
     for path in sorted(folder.iterdir())[1:]:
         path.write_bytes(b"no image")
     line = refuse("bench", *FLAGS, "--data", folder, "--resident", "no")
     assert "images can be read; a step needs 2. Skipped" in line
 
 
-def test_an_output_that_is_there_is_kept(refuse, tmp_path):
+def test_an_existing_output_is_not_overwritten(refuse, tmp_path):
     old = tmp_path / "old.json"
     old.write_text("mine")
     line = refuse("bench", *FLAGS, "--json", old)
-    assert line == f"--json: {old} is there already; give another name, or remove it."
+    assert line == f"--json: {old} exists; give another name, or remove it."
     assert old.read_text() == "mine"
 
 
-def test_an_output_that_cannot_be_written_is_told_before_measuring(refuse, tmp_path, monkeypatch):
+def test_an_output_that_cannot_be_written_is_an_error_before_measuring(
+    refuse, tmp_path, monkeypatch
+):
     # The package's attribute of that name is the function.
     module = sys.modules["unmix.commands.bench"]
     monkeypatch.setattr(module, "measure_stages", lambda *_, **__: 1 / 0)

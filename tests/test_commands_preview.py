@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from unmix.commands import preview
-from unmix.commands.preview import touched_share
+from unmix.commands.preview import mixed_fraction
 from unmix.commands.preview_parts import parts_of
 from unmix.config import MixtureSettings
 from unmix.data import load
@@ -51,7 +51,7 @@ def drawn(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     return seen
 
 
-def test_unmix_shows_the_mixture_that_its_weight_and_box_say(drawn: dict, tmp_path: Path):
+def test_a_label_space_mixture_agrees_with_its_weight_and_box(drawn: dict, tmp_path: Path):
     """Each mixture is computed again here, from what is shown beside it."""
     mixture = MixtureSettings(unmix=True)
     preview(mixture=mixture, out=tmp_path / "a.png", n=12, data="digits", say=silent)
@@ -73,7 +73,7 @@ def test_unmix_shows_the_mixture_that_its_weight_and_box_say(drawn: dict, tmp_pa
     assert len({round(weight, 6) for weight in drawn["weights"]}) > 6
 
 
-def test_images_are_those_of_the_data_set_and_all_shown_have_changed(drawn: dict, tmp_path: Path):
+def test_images_are_from_the_data_set_and_all_shown_ones_are_mixed(drawn: dict, tmp_path: Path):
     mixture = MixtureSettings(IM=True, g_num=1, r_num=1)
     preview(mixture=mixture, out=tmp_path / "a.png", data="digits", seed=1, say=silent)
     known = {image.numpy().tobytes() for image in load("digits", "train").images}  # type: ignore[attr-defined]
@@ -86,10 +86,10 @@ def test_images_are_those_of_the_data_set_and_all_shown_have_changed(drawn: dict
         assert all(image.numpy().tobytes() in known for image in (own, *plain))
     assert (drawn["own"] != drawn["mixed"]).flatten(1).any(dim=1).all()
     assert all(0 <= weight <= 1 for weight in drawn["weights"])
-    assert "19% of images are touched" in drawn["title"]
+    assert "19% of images are mixed" in drawn["title"]
 
 
-def test_cutout_fills_with_the_mean_colour_and_shows_no_partner(drawn: dict, tmp_path: Path):
+def test_cutout_fills_with_the_mean_color_and_shows_no_partner(drawn: dict, tmp_path: Path):
     mixture = MixtureSettings(IM=True, IM_type="Cutout", mask_size=16)
     preview(mixture=mixture, out=tmp_path / "a.png", n=3, say=silent)
     mean = (torch.tensor(load("photos", "train").mean) * 255).round()
@@ -103,7 +103,7 @@ def test_cutout_fills_with_the_mean_colour_and_shows_no_partner(drawn: dict, tmp
     assert drawn["result"] == "erased"
 
 
-def test_cutout_by_default_takes_the_published_share_and_says_so(drawn: dict, tmp_path: Path):
+def test_cutout_defaults_to_the_published_fraction_and_prints_it(drawn: dict, tmp_path: Path):
     lines: list[str] = []
     mixture = MixtureSettings(IM=True, IM_type="Cutout", cutout_inside=True)
     preview(mixture=mixture, out=tmp_path / "a.png", n=3, say=lines.append)
@@ -113,7 +113,7 @@ def test_cutout_by_default_takes_the_published_share_and_says_so(drawn: dict, tm
 
 
 @pytest.mark.parametrize("rounds", [1, 2, 3])
-def test_every_round_that_fired_is_shown_and_together_they_make_the_mixture(
+def test_all_applied_rounds_are_shown_and_reproduce_the_mixture(
     drawn: dict, tmp_path: Path, rounds: int
 ):
     """Mixed again from what is shown, in order: shares from the draw, boxes as outlined."""
@@ -162,9 +162,7 @@ def test_every_round_that_fired_is_shown_and_together_they_make_the_mixture(
     ids=str,
 )
 @pytest.mark.parametrize("per", ["batch", "sample"])
-def test_of_more_than_two_images_all_are_shown(
-    drawn: dict, tmp_path: Path, flags: dict[str, Any], per: str
-):
+def test_all_partners_are_shown(drawn: dict, tmp_path: Path, flags: dict[str, Any], per: str):
     mixture = MixtureSettings(unmix=True, unmix_per=per, **flags)
     preview(mixture=mixture, out=tmp_path / "a.png", n=3, data="digits", say=silent)
     crops = flags["unmix_mixture"] == "cropmix"
@@ -176,7 +174,7 @@ def test_of_more_than_two_images_all_are_shown(
     p=st.floats(0, 1),
     rounds=st.integers(0, 3),
 )
-def test_the_share_of_touched_images_is_that_of_draws(im_type: str, p: float, rounds: int):
+def test_the_mixed_fraction_is_that_of_draws(im_type: str, p: float, rounds: int):
     mixture = MixtureSettings(
         IM=True, IM_type=im_type, g_prob=p, g_num=rounds, r_prob=p, cutout_p=p,
         random_erasing_prob=p, mask_size=4, cutout_inside=True, max_attempt=50,
@@ -185,13 +183,13 @@ def test_the_share_of_touched_images_is_that_of_draws(im_type: str, p: float, ro
     assert operator is not None
     draw = operator.draw((4000, 3, 16, 16), generator_for(0, "share"))
     found = draw.touched.double().mean().item()  # type: ignore[attr-defined]
-    assert touched_share(mixture) == pytest.approx(found, abs=0.05)
+    assert mixed_fraction(mixture) == pytest.approx(found, abs=0.05)
 
 
 @pytest.mark.parametrize(
     ("name", "start"), [("a.png", b"\x89PNG"), ("a.svg", b"<?xml"), ("a.pdf", b"%PDF"), ("a", b"")]
 )
-def test_the_ending_chooses_the_format(tmp_path: Path, name: str, start: bytes):
+def test_the_extension_sets_the_format(tmp_path: Path, name: str, start: bytes):
     mixture = MixtureSettings(unmix=True)
     words = {"mixture": mixture, "data": "digits", "n": 2, "say": silent}
     path = preview(out=tmp_path / "new" / name, **words)
@@ -209,7 +207,7 @@ def test_another_seed_shows_other_images(drawn: dict, tmp_path: Path):
     assert not torch.equal(*shown)
 
 
-def test_a_folder_of_images_is_shown_at_the_size_asked_for(drawn: dict, tmp_path: Path):
+def test_a_folder_is_shown_at_the_given_size(drawn: dict, tmp_path: Path):
     (tmp_path / "images").mkdir()
     for i in range(3):
         pixels = np.random.default_rng(i).integers(0, 256, (40, 60, 3), dtype=np.uint8)
@@ -227,13 +225,13 @@ def test_a_folder_of_images_is_shown_at_the_size_asked_for(drawn: dict, tmp_path
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ({"mixture": MixtureSettings()}, "--IM: no mixture is chosen; give --IM"),
-        ({"mixture": MixtureSettings(IM_type="region")}, "--IM: no mixture is chosen; give --IM"),
+        ({"mixture": MixtureSettings()}, "--IM: no mixture is selected; give --IM"),
+        ({"mixture": MixtureSettings(IM_type="region")}, "--IM: no mixture is selected; give --IM"),
         (
             {"mixture": MixtureSettings(IM=True, IM_type="region", r_prob=0)},
             "--IM_type: region changes no image; give --r_prob and --r_num above 0.",
         ),
-        ({"out": "a.gif"}, "--out: a.gif cannot be written; end it in .png, .svg or .pdf."),
+        ({"out": "a.gif"}, "--out: a.gif must end in .png, .svg or .pdf."),
         ({"out": "."}, "--out: . is a folder; give a file, such as mixture.png."),
         ({"n": 0}, "--n: 0 is out of range"),
         ({"size": 0}, "--size: 0 is out of range"),
@@ -241,17 +239,17 @@ def test_a_folder_of_images_is_shown_at_the_size_asked_for(drawn: dict, tmp_path
         ({"data": "photo"}, "--data: 'photo' is unknown. Did you mean 'photos'?"),
     ],
 )
-def test_mistakes_are_told(words: dict[str, Any], message: str):
+def test_invalid_arguments_are_errors(words: dict[str, Any], message: str):
     given_words = {"mixture": MixtureSettings(unmix=True), "out": "a.png", **words}
     with pytest.raises(UserError) as caught:
         preview(say=silent, **given_words)
     assert str(caught.value).startswith(message)
 
 
-def test_images_that_are_all_alike_are_told(tmp_path: Path):
+def test_equal_images_are_an_error(tmp_path: Path):
     for i in range(2):
         Image.new("RGB", (16, 16), "red").save(tmp_path / f"{i}.png")
-    with pytest.raises(UserError, match="they are all alike"):
+    with pytest.raises(UserError, match="they are all equal"):
         preview(
             mixture=MixtureSettings(unmix=True), data=str(tmp_path), size=8,
             out=tmp_path / "figure.png", say=silent,
@@ -269,9 +267,7 @@ def test_images_that_are_all_alike_are_told(tmp_path: Path):
     ],
     ids=str,
 )
-def test_mixtures_of_whole_pixels_have_the_weight_that_is_seen(
-    drawn: dict, tmp_path: Path, flags: dict[str, Any]
-):
+def test_the_weight_is_the_fraction_of_pixels(drawn: dict, tmp_path: Path, flags: dict[str, Any]):
     """Each pixel is the image's or its partner's, and the weight is the share of its own."""
     mixture = MixtureSettings(unmix=True, **flags)
     preview(mixture=mixture, out=tmp_path / "a.png", n=5, data="digits", say=silent)
@@ -286,7 +282,7 @@ def test_mixtures_of_whole_pixels_have_the_weight_that_is_seen(
 
 
 @pytest.mark.parametrize("mixture", ["resizemix", "scalemix", "cropmix", "dirichlet"])
-def test_every_other_mixture_is_drawn_too(drawn: dict, tmp_path: Path, mixture: str):
+def test_all_other_mixtures_are_drawn(drawn: dict, tmp_path: Path, mixture: str):
     flags = MixtureSettings(unmix=True, unmix_mixture=mixture)
     lines: list[str] = []
     preview(mixture=flags, out=tmp_path / "a.png", n=3, say=lines.append)
@@ -298,7 +294,7 @@ def test_every_other_mixture_is_drawn_too(drawn: dict, tmp_path: Path, mixture: 
         assert not torch.equal(drawn["own"], first)
 
 
-def test_a_rule_is_shown_with_the_mixture_that_it_was_published_with(drawn: dict, tmp_path: Path):
+def test_a_rule_is_shown_with_its_published_mixture(drawn: dict, tmp_path: Path):
     """SDMP's is ResizeMix, whose pasted partner is smaller than the image."""
     lines: list[str] = []
     flags = MixtureSettings(unmix=True, unmix_rule="sdmp")

@@ -1,4 +1,4 @@
-"""How fast training is on this machine, stage by stage, and how far from its limit."""
+"""The speed of training on this machine, by stage, and relative to its limit."""
 
 from __future__ import annotations
 
@@ -32,22 +32,22 @@ def bench(
     say: Callable[[str], None] = print_line,
     **words: Unpack[PretrainSettings],
 ) -> dict[str, Any]:
-    """Measure the stages of a training step, apart and together.
+    """Measure the stages of a training step, separately and together.
 
     Args:
         config: A recipe's name or a YAML file, or several, as for `pretrain`.
-        steps: How many times each stage is measured; the median counts.
-        json: Write everything that was measured to this file.
+        steps: Number of measurements of each stage; the median is reported.
+        json: Write all measurements to this file.
         chart: Write a bar chart to this file, a PNG.
         say: Prints a line.
-        words: Settings, in the words of `pretrain`.
+        words: Settings of `pretrain`.
 
     Returns:
-        What the JSON file holds.
+        The content of the JSON file.
 
     Raises:
-        UserError: for settings that cannot be, images that cannot be read, or an output that is
-            there already or cannot be written: before anything is measured.
+        UserError: if settings are invalid, images cannot be read, or an output exists or cannot be
+            written; before anything is measured.
     """
     check_number("steps", steps, at_least=1)
     for flag, path in (("--json", json), ("--chart", chart)):
@@ -76,7 +76,7 @@ def bench(
 
 def table(measured: dict[str, Any]) -> str:
     """The table that `unmix bench` prints."""
-    head = f"{'stage':<11}{'images/s':>10}{'from':>10}{'to':>10}{'ms a step':>11}  what"
+    head = f"{'stage':<11}{'images/s':>10}{'from':>10}{'to':>10}{'ms/step':>11}  what"
     lines = [head, "-" * len(head)]
     for stage, row in measured["stages"].items():
         rate = row["images_per_second"]
@@ -86,7 +86,7 @@ def table(measured: dict[str, Any]) -> str:
         )
     at_limit = measured["images_per_second_at_matmul_rate"]
     lines += [
-        f"{'limit':<11}{at_limit:>10,.0f}{'':>31}  forward and backward at the rate of a large "
+        f"{'limit':<11}{at_limit:>10,.0f}{'':>31}  forward and backward at the speed of a large "
         "matrix product",
         "",
         f"outside the model: {measured['outside_model_share']:.1%} of a step   model: "
@@ -99,16 +99,16 @@ def table(measured: dict[str, Any]) -> str:
 
 
 def _check_output(flag: str, name: str | None) -> None:
-    """Check that a file can be made, before minutes are spent on its content.
+    """Check that a file can be written, before minutes are spent on its content.
 
     Raises:
-        UserError: if it is there already, or cannot be written.
+        UserError: if it exists, or cannot be written.
     """
     if name is None:
         return
     path = Path(name)
     if path.exists():
-        raise UserError(f"{flag}: {path} is there already; give another name, or remove it.")
+        raise UserError(f"{flag}: {path} exists; give another name, or remove it.")
     write_whole(path, b"")
     path.unlink()
 

@@ -1,4 +1,4 @@
-"""What a mixture does to real images, drawn before anything is trained."""
+"""Preview of a mixture on real images, before training."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ from unmix.training.run.parts import native_size
 from unmix.views.crops import crop_uint8
 from unmix.views.geometry import draw_boxes
 
-__all__ = ["preview", "touched_share"]
+__all__ = ["mixed_fraction", "preview"]
 
 _KINDS = ("png", "svg", "pdf")
 _BATCH = 64
@@ -68,41 +68,40 @@ def preview(
     train_folder: str | None = None,
     say: Say = print_line,
 ) -> Path:
-    """Draw what a mixture does to real images.
+    """Draw a figure of images, their partners and their mixtures.
 
-    Images are normalised, mixed and shown without the normalisation, so that a pixel decay and the
-    colours of Cutout and RandomErasing look as the encoder gets them. Image-space mixtures leave
-    most images alone; only those that change are shown, and the title says how many do. An image
-    may be mixed several times: all partners are shown, in the order in which they come in, with
-    their shares and boxes, and the weight is the own image's share of the result. A region's
-    partner that was itself mixed is shown with what came into it and as it was pasted. Of
-    label-space mixtures the weight is the own share of the credit; where crops of one image are
-    mixed, they are shown as the partners. Partners that are neighbours in feature space are here
-    the neighbours by their pixels.
+    Images are normalized, mixed and shown without the normalization, so pixel decay and the fill of
+    Cutout and RandomErasing appear as the encoder sees them. Image-space mixtures leave most images
+    unchanged; only mixed ones are shown, and the title states the fraction. An image may be mixed
+    several times: all partners are shown in the order in which they are mixed in, with their
+    weights and boxes, and the weight is that of the image itself in the result. If the partner of a
+    pasted box was itself mixed, its own partners and the pasted result are shown. For label-space
+    mixtures the weight is that of the loss; mixed crops of one image are shown as its partners.
+    Nearest neighbors in feature space are replaced by nearest neighbors in pixel space.
 
     Args:
         data: Data set by name, or a folder of images.
-        mixture: Which mixture: `IM` with `IM_type`, or `unmix`, which is shown if both are set.
-        out: The file: .png, .svg or .pdf; PNG without an ending.
-        n: How many images to show.
-        seed: Same seed, same images and mixtures.
+        mixture: The mixture: `IM` with `IM_type`, or `unmix`, which is shown if both are set.
+        out: The file: .png, .svg or .pdf; PNG without an extension.
+        n: Number of images, 1 to 64.
+        seed: The same seed gives the same images and mixtures.
         size: Side of the images in pixels; by default the data set's own, 224 for files.
-        data_dir: Where the data set lies (for the names that need files).
-        train_folder: Folder of the images, relative to --data, where its name is not usual.
+        data_dir: Folder of the data set (for the names that need files).
+        train_folder: Folder of the images, relative to --data, if its name is not a usual one.
         say: Prints a line.
 
     Returns:
         The file.
 
     Raises:
-        UserError: if no mixture is chosen, it changes nothing, or a value is out of range.
+        UserError: if no mixture is selected, it changes no image, or a value is out of range.
     """
     path = _checked_path(Path(out))
     check_number("n", n, at_least=1, at_most=_MOST)
     check_number("seed", seed, at_least=0)
     if size is not None:
         check_number("size", size, at_least=1)
-    operator, share = _checked_operator(mixture), touched_share(mixture)
+    operator, share = _checked_operator(mixture), mixed_fraction(mixture)
     quiet_libraries()
     images = load(data, "pretrain", data_dir=data_dir, train_folder=train_folder)
     pixels = _read(images, size, n, seed)
@@ -110,7 +109,7 @@ def preview(
     if not samples:
         raise UserError(
             f"--data: none of {_BATCH * _BATCHES:,} images of {images.name} changed; either they "
-            f"are all alike, or a share of {share:.2g} is too small to show."
+            f"are all equal, or the fraction of mixed images, {share:.2g}, is too small to show."
         )
     title = _title(mixture, share, pixels.shape[-1])
     write_whole(path, _rendered(_draw(samples, title), path.suffix[1:].lower()))
@@ -119,7 +118,7 @@ def preview(
     if isinstance(operator, Cutout):
         say(cutout_line(operator, pixels.shape[-1]))
     if mixture.unmix and mixture.IM:
-        say("note: --IM is not shown beside --unmix; leave --unmix out to see it")
+        say("note: --IM is not shown together with --unmix; drop --unmix to see it")
     say(f"preview: {shown(path)}")
     return path
 
@@ -130,17 +129,17 @@ def _checked_path(path: Path) -> Path:
     if not path.suffix:
         return path.with_name(f"{path.name}.png")
     if path.suffix[1:].lower() not in _KINDS:
-        raise UserError(f"--out: {path.name} cannot be written; end it in .png, .svg or .pdf.")
+        raise UserError(f"--out: {path.name} must end in .png, .svg or .pdf.")
     return path
 
 
-def _of_the_rule(mixture: MixtureSettings) -> MixtureOperator | None:
-    """The label-space operator as a run has it: with what its rule was published with."""
+def _label_space(mixture: MixtureSettings) -> MixtureOperator | None:
+    """The label-space operator of a run, with the published defaults of its rule."""
     return mixture.label_space(rule(mixture.unmix_rule).published)
 
 
 def _checked_operator(mixture: MixtureSettings) -> Operator | MixtureOperator:
-    operator = _of_the_rule(mixture) or mixture.image_space()
+    operator = _label_space(mixture) or mixture.image_space()
     if isinstance(operator, ManifoldMixture):
         raise UserError(
             "--unmix_mixture: manifold mixes features, so there are no pixels to show; preview "
@@ -148,9 +147,9 @@ def _checked_operator(mixture: MixtureSettings) -> Operator | MixtureOperator:
         )
     if operator is None:
         raise UserError(
-            "--IM: no mixture is chosen; give --IM (with --IM_type) for image space, or --unmix."
+            "--IM: no mixture is selected; give --IM (with --IM_type) for image space, or --unmix."
         )
-    if touched_share(mixture) == 0:
+    if mixed_fraction(mixture) == 0:
         kind = mixture.IM_type
         raise UserError(f"--IM_type: {kind} changes no image; give {_flags(kind)} above 0.")
     return operator
@@ -171,25 +170,25 @@ def _read(images: ImageSet, size: int | None, n: int, seed: int) -> Tensor:
 def _samples(
     operator: Operator | MixtureOperator, pixels: Tensor, images: ImageSet, n: int, seed: int
 ) -> list[_Sample]:
-    """Draw batches until enough images have changed; of each in label space, one image."""
+    """Draw batches until enough images have changed; in label space one image per batch."""
     mean = torch.tensor(images.mean).view(3, 1, 1)
     std = torch.tensor(images.std).view(3, 1, 1)
     std = torch.where(std > 0, std, 1.0)
 
-    def normalised(views: Tensor) -> Tensor:
+    def normalized(views: Tensor) -> Tensor:
         return (views / 255 - mean) / std
 
     def as_bytes(views: Tensor) -> Tensor:
         return ((views * std + mean).clamp(0, 1) * 255).round().to(torch.uint8)
 
-    own = normalised(pixels)
+    own = normalized(pixels)
     found: dict[int, _Sample] = {}
     for number in range(_BATCHES):
         generator = generator_for(seed, "preview", number)
         draw, bytes_of_crops, rows = _drawn(operator, pixels, own, number, generator)
         if not rows:
             continue
-        crops = [normalised(crop) for crop in bytes_of_crops]
+        crops = [normalized(crop) for crop in bytes_of_crops]
         mixed = as_bytes(draw.apply(own, crops) if crops else draw.apply(own))
         for row in rows:
             if row not in found and bool((mixed[row] != pixels[row]).any()):
@@ -214,7 +213,7 @@ def _drawn(
     number: int,
     generator: torch.Generator,
 ) -> tuple[Any, list[Tensor], list[int]]:
-    """A draw, the further crops that it needs, and which of its images may be shown."""
+    """A draw, the additional crops that it needs, and the rows that may be shown."""
     shape = tuple(pixels.shape)
     draw: Any
     if not isinstance(operator, MixtureOperator):
@@ -222,7 +221,7 @@ def _drawn(
         return draw, [], draw.touched.nonzero().flatten().tolist()
     draw = operator.draw(shape, generator, images.flatten(1) if operator.needs_features else None)
     crops = [_cropped(pixels, scale, generator) for scale in operator.extra]
-    # Mostly one weight is drawn a batch: every column comes from a batch of its own.
+    # Usually one weight is drawn per batch, so every column comes from a batch of its own.
     row = number % len(draw.touched)
     return draw, crops, [row] if draw.touched[row] else []
 
@@ -230,7 +229,7 @@ def _drawn(
 def _cropped(
     pixels: Tensor, scale: tuple[float, float] | None, generator: torch.Generator
 ) -> Tensor:
-    """A random crop of every image, of its size: uint8 (M, 3, H, W)."""
+    """A random crop of every image, resized to its size: uint8 (M, 3, H, W)."""
     n, _, height, width = pixels.shape
     options = {} if scale is None else {"scale": scale}
     boxes = draw_boxes(n, height, width, generator, **options)
@@ -241,10 +240,10 @@ def _cropped(
     return torch.stack(crops)
 
 
-def touched_share(mixture: MixtureSettings) -> float:
-    """The share of images that a mixture touches, in [0, 1].
+def mixed_fraction(mixture: MixtureSettings) -> float:
+    """The expected fraction of images that a mixture changes, in [0, 1].
 
-    For RandomErasing it is an upper bound: now and then no rectangle fits.
+    For RandomErasing it is an upper bound: sometimes no rectangle fits.
     """
     if mixture.unmix:
         return 1.0
@@ -260,17 +259,15 @@ def touched_share(mixture: MixtureSettings) -> float:
 
 
 def _title(mixture: MixtureSettings, share: float, size: int) -> str:
-    """One line on the mixture, one on how often it happens."""
+    """One line about the mixture, one about its frequency."""
     if not mixture.unmix:
-        return (
-            f"{_described(mixture, size)}\n{share:.0%} of images are touched; only such are shown"
-        )
-    operator = _of_the_rule(mixture)
+        return f"{_described(mixture, size)}\n{share:.0%} of images are mixed; only these are shown"
+    operator = _label_space(mixture)
     assert operator is not None
     text, once = described(operator)
     if operator.per == "sample":  # type: ignore[attr-defined]
-        return f"{mixture.name}: {text}\n{once} a sample"
-    return f"{mixture.name}: {text}\n{once} a batch; every column is from a batch of its own"
+        return f"{mixture.name}: {text}\n{once} per sample"
+    return f"{mixture.name}: {text}\n{once} per batch; every column is from a different batch"
 
 
 def _described(mixture: MixtureSettings, size: int) -> str:
@@ -288,7 +285,7 @@ def _described(mixture: MixtureSettings, size: int) -> str:
 
 
 def _flags(im_type: str) -> str:
-    """The flags that decide whether anything happens."""
+    """The flags of the probability that an image changes."""
     return {
         "IM": "--g_prob and --g_num, or --r_prob and --r_num,",
         "global": "--g_prob and --g_num",

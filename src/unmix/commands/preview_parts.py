@@ -1,4 +1,4 @@
-"""What came into a mixture: the other images, in the order in which they were mixed in."""
+"""The images of a mixture, in the order in which they were mixed in."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ _NOWHERE = (0, 0, 0, 0)
 
 @dataclass(frozen=True)
 class Part:
-    """Something that came into a mixture.
+    """An image that was mixed in.
 
     Attributes:
         image: float `(3, H, W)`, in the units of the images that are mixed.
-        caption: What it is; empty where it is the only partner.
-        share: What it counts where it comes in, in [0, 1]; None if a box or mask decides.
-        box: Where it comes in: top, left, bottom, right; all 0 for everywhere, or no box.
-        inner: Whether it comes into the next part that is not inner, and only there.
+        caption: Its label; empty for the only partner.
+        share: Its weight when it is mixed in, in [0, 1]; None if a box or mask determines it.
+        box: The box it fills: top, left, bottom, right; all 0 for the whole image, or no box.
+        inner: Whether it is only mixed into the next part that is not inner.
     """
 
     image: Tensor
@@ -37,17 +37,17 @@ class Part:
 
 
 def parts_of(draw: Any, row: int, images: Tensor, crops: Sequence[Tensor] = ()) -> list[Part]:
-    """What came into the mixture of image `row`.
+    """The images that were mixed into image `row`.
 
-    Of the image-space chain every round that fired: a global round's partner with its share, a
-    region round's with its box. Where a region's partner was mixed before it was pasted, that
-    partner and those that came into it stand before what was pasted.
+    For the image-space chain, one per applied round: the partner of a MixUp round with its weight,
+    that of a CutMix round with its box. If the partner of a box was mixed before it was pasted,
+    that partner and its own partners precede the pasted result.
 
     Args:
-        draw: Any mixture's draw.
-        row: Which of its mixtures.
-        images: float `(N, 3, H, W)`, the images that it was drawn for.
-        crops: The further views of them that it needs.
+        draw: The draw of any mixture.
+        row: The row of the mixture.
+        images: float `(N, 3, H, W)`, the images that the draw is for.
+        crops: The additional views that it needs.
     """
     if isinstance(draw, EraseDraw):
         return []
@@ -71,7 +71,7 @@ def boxes_of(draw: Any, row: int, parts: Sequence[Part]) -> list[tuple[int, int,
 
 
 def own_weight(draw: Any, row: int, images: Tensor) -> float:
-    """The own image's share: of the credit, or what is left of it if all others are black."""
+    """The weight of the image itself: in the loss, or in the pixels."""
     if isinstance(draw, MixtureDraw):
         return float(draw.weight[row])
     ones = torch.zeros(len(images), 1, *images.shape[2:])
@@ -110,7 +110,7 @@ def _mixed_in(round_: PairDraw, row: int, images: Tensor, word: str) -> Part:
 
 
 def _of_crops(draw: CropDraw, row: int, crops: Sequence[Tensor]) -> list[Part]:
-    """Every crop of an image, the first one with nothing before it."""
+    """The crops of an image, the first one without a predecessor."""
     order = draw.order[row if len(draw.order) > 1 else 0].tolist()
     parts = [Part(crops[order[0]][row], "crop")]
     for number, round_ in enumerate(draw.rounds):
@@ -126,7 +126,7 @@ def _of_crops(draw: CropDraw, row: int, crops: Sequence[Tensor]) -> list[Part]:
 
 
 def _box(draw: Any, row: int) -> tuple[int, int, int, int]:
-    """The box of a draw that has one; that of the whole image is as good as none."""
+    """The box of a draw, if it has one and it is not the whole image."""
     if not hasattr(draw, "box"):
         return _NOWHERE
     top, left, bottom, right = draw.box[row].tolist()
