@@ -127,7 +127,7 @@ def test_names_are_for_tables_and_for_paths(flags, name, folder):
             "--unmix_mixture: 'fmi' is unknown. Did you mean 'fmix'? Known: coin, global, region",
         ),
         ({"unmix_per": "image"}, "--unmix_per: 'image' is unknown. Known: batch, sample."),
-        ({"unmix_pairing": "neighbor"}, "--unmix_pairing: 'neighbor' is unknown. Did you mean"),
+        ({"unmix_pairing": "neighbours"}, "--unmix_pairing: 'neighbours' is unknown. Did you mean"),
         ({"unmix_weight": "dirichlet"}, "--unmix_weight: 'dirichlet' is unknown."),
         ({"unmix_rule": "un mix"}, "--unmix_rule: 'un mix' is no word, such as unmix."),
         (

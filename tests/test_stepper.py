@@ -62,7 +62,7 @@ def by_hand(method: Method, numbers: range, operator: Any = None) -> None:
         mixture = None
         if operator is not None:
             mixture = draw_mixture(
-                method, views, [], operator, unmix.rule("unmix"), generator, seed=0, step=number
+                method, views, [], operator, unmix.rule("unmix"), seed=0, step=number
             )
         found = objective(method, views, index_of(number), generator, mixture)
         optimizer.zero_grad()
@@ -261,7 +261,7 @@ def test_views_that_do_not_fit_are_refused_by_name(change: Any, message: str) ->
     [
         ({"epochs": 2, "total_steps": 4}, "give one of them"),
         ({"epochs": None}, "give one of them"),
-        ({"epochs": 0}, "epochs: 0 is out of range"),
+        ({"epochs": 0}, "epochs must be at least 1, got 0"),
         ({"mixture": unmix.UnMix}, "mixture: UnMix is no label-space mixture"),
         ({"mixture": unmix.ImageMixture()}, "ImageMixture is no label-space mixture"),
         ({"rule": "imixx"}, "Did you mean 'imix'"),

@@ -15,7 +15,7 @@ from unmix import step as step_file
 from unmix.config import IM_TYPES, Settings
 from unmix.errors import UserError
 from unmix.methods import MoCo, Progress
-from unmix.mixtures import PairDraw
+from unmix.mixtures import PairDraw, UnMix
 from unmix.randomness import generator_for
 from unmix.step import Objective, objective
 from unmix.training.loading.loaders import Batch, build_loader
@@ -155,20 +155,29 @@ def test_local_crops_are_made_wherever_the_images_are(where: str, tmp_path: Path
 def test_a_label_space_mixture_leaves_the_views_clean_and_is_known_to_the_loss(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """The views are those of a run without it, bit for bit; the mixture comes as a draw."""
+    """The views are those of a run without it, bit for bit; each step draws its mixture."""
     calls = spy_on_objective(monkeypatch)
+    draws: list[Any] = []
+    draw_pairs = UnMix.draw
+
+    def spy(*arguments: Any, **options: Any) -> Any:
+        draws.append(draw_pairs(*arguments, **options))
+        return draws[-1]
+
+    monkeypatch.setattr(UnMix, "draw", spy)
     train(module_of(epochs=1))
     train(module_of(epochs=1, unmix=True))
     assert len(calls) == 2 * STEPS
-    for (plain, _), (mixed, result) in zip(calls[:STEPS], calls[STEPS:], strict=True):
+    for (plain, _), (mixed, result), draw in zip(
+        calls[:STEPS], calls[STEPS:], draws[-STEPS:], strict=True
+    ):
         assert all(torch.equal(a, b) for a, b in zip(plain[1], mixed[1], strict=True))
         assert torch.equal(plain[2], mixed[2])
         assert plain[4] is None
-        draw = mixed[4].draw
         assert isinstance(draw, PairDraw)
         assert torch.equal(draw.partner, torch.arange(len(mixed[2])).flip(0))
         assert result.mixed is not None
-    weights = {float(mixed[4].draw.weight[0]) for mixed, _ in calls[STEPS:]}
+    weights = {float(draw.weight[0]) for draw in draws[-STEPS:]}
     assert len(weights) == STEPS
 
 
@@ -313,9 +322,9 @@ def test_of_several_processes_a_loss_of_the_whole_batch_has_one_weight(
     weights = []
     for process in (0, 1):
         monkeypatch.setattr(step_file, "rank", lambda process=process: process)
-        mixture = module.mixture(views, [], module.generator())
+        mixture = module.mixture(views, [])
         assert mixture is not None
-        weights.append(mixture.draw.weight)  # type: ignore[union-attr]
+        weights.append(mixture.draw(views[0], module.generator()).weight)
     assert torch.equal(*weights) == alike
 
 

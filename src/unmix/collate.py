@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.utils._pytree import tree_leaves, tree_map
 from torch.utils.data import default_collate
 
 from unmix.errors import UserError
@@ -107,27 +108,22 @@ def _first_image(samples: Any) -> Tensor:
 
 def _tensors(value: Any) -> Iterator[Tensor]:
     """The tensors of tuples, lists and dicts, in their order."""
-    if isinstance(value, Tensor):
-        yield value
-    elif isinstance(value, Mapping):
-        for part in value.values():
-            yield from _tensors(part)
-    elif isinstance(value, (tuple, list)):
-        for part in value:
-            yield from _tensors(part)
+    for leaf in tree_leaves(value):
+        if isinstance(leaf, Mapping):  # one that is no dict
+            yield from _tensors(dict(leaf))
+        elif isinstance(leaf, Tensor):
+            yield leaf
 
 
 def _each(value: Any, change: Callable[[Tensor], Tensor]) -> Any:
     """Change every tensor of tuples, lists and dicts; leave anything else, such as names."""
-    if isinstance(value, Tensor):
-        return change(value)
-    if isinstance(value, Mapping):
-        return {key: _each(part, change) for key, part in value.items()}
-    if isinstance(value, tuple) and hasattr(value, "_fields"):
-        return type(value)(*(_each(part, change) for part in value))
-    if isinstance(value, (tuple, list)):
-        return type(value)(_each(part, change) for part in value)
-    return value
+
+    def changed(leaf: Any) -> Any:
+        if isinstance(leaf, Mapping):
+            return _each(dict(leaf), change)
+        return change(leaf) if isinstance(leaf, Tensor) else leaf
+
+    return tree_map(changed, value)
 
 
 def _digest(images: Tensor) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -15,8 +15,8 @@ from torch.utils._pytree import tree_leaves
 from unmix.credit import Mixed, Rule, UnMixRule, per_tensor
 from unmix.distributed import rank, world_size
 from unmix.methods.base import Method, Pair
-from unmix.mixtures import ManifoldMixture, MixtureOperator, mixed_at
-from unmix.mixtures.draws import Draw, MixtureDraw
+from unmix.mixtures import Draw, MixtureDraw, MixtureOperator
+from unmix.mixtures.operators import Drawn
 from unmix.randomness import generator_for
 
 __all__ = [
@@ -35,28 +35,47 @@ class Mixture:
     """What is mixed in a step, and who gets the credit.
 
     Attributes:
-        draw: The label-space draw, or what gives it from features of the clean first view, (N, D).
+        operator: Draws the label-space mixtures; or the mixtures, where they are drawn already.
         rule: Shares the loss.
         others: Further views of the images, from which the other owners' pixels come.
         joint: Encode the first view and its mixtures in one forward, so that batch norm takes its
             statistics over both; None is as the rule was released: apart, but of MixCo. It needs
-            pixels that are mixed, and not by what an encoder says of them.
-        within: Mixes inside the method's backbone instead of its pixels: gives for a draw a context
-            in which the first view's query is that of the mixtures.
+            an operator that mixes pixels, and needs no features for it.
+        generator: For the draw; by default that of the step.
     """
 
-    draw: MixtureDraw | Callable[[Tensor], MixtureDraw]
+    operator: MixtureOperator | MixtureDraw
     rule: Rule = UnMixRule()  # noqa: RUF009 - frozen
     others: Sequence[Tensor] = ()
     joint: bool | None = None
-    within: Callable[[MixtureDraw], AbstractContextManager[Any]] | None = None
+    generator: torch.Generator | None = None
+
+    def draw(
+        self, view: Tensor, generator: torch.Generator, features: Tensor | None = None
+    ) -> MixtureDraw:
+        """Draw for the first view, (N, C, H, W); features are (N, D)."""
+        return self._operator.draw(view.shape, self.generator or generator, features)
+
+    @property
+    def needs_features(self) -> bool:
+        """Whether the draw needs features of the clean first view."""
+        return self._operator.needs_features
+
+    @property
+    def mixes_clean_pixels(self) -> bool:
+        """Whether mixtures can be made before anything is encoded."""
+        return self._operator.mixes_pixels and not self.needs_features
 
     @property
     def one_forward(self) -> bool:
         """Whether clean and mixed images are encoded in one forward."""
         joint = self.rule.joint if self.joint is None else self.joint
-        possible = self.within is None and not callable(self.draw)
-        return joint and possible and self.rule.keeps_clean
+        return joint and self.mixes_clean_pixels and self.rule.keeps_clean
+
+    @property
+    def _operator(self) -> MixtureOperator:
+        given = self.operator
+        return given if isinstance(given, MixtureOperator) else Drawn(given)
 
 
 @dataclass(frozen=True)
@@ -116,13 +135,12 @@ def draw_mixture(
     others: Sequence[Tensor],
     operator: MixtureOperator,
     rule: Rule,
-    generator: torch.Generator,
     *,
     seed: int,
     step: int,
     joint: bool | None = None,
 ) -> Mixture:
-    """The label-space mixture of a step.
+    """The label-space mixture of a step, which is drawn when its loss is computed.
 
     Args:
         method: The method.
@@ -130,21 +148,16 @@ def draw_mixture(
         others: Views that are there for the mixture only.
         operator: Draws the mixture.
         rule: Shares its loss.
-        generator: Of the step.
         seed: Of the run.
         step: Steps that are done.
         joint: See `Mixture`.
     """
-    if method.coupled and world_size() > 1:
-        # The loss is one number for the batches of all processes, and so is the weight.
-        generator = generator_for(seed, "mixture", step)
-    draw: Any = partial(operator.draw, views[0].shape, generator)
-    within = None
-    if isinstance(operator, ManifoldMixture):
-        within = partial(mixed_at, method, operator.layer)
+    # The loss may be one number for the batches of all processes; then so is the weight.
+    alike = method.coupled and world_size() > 1
+    generator = generator_for(seed, "mixture", step) if alike else None
     if rule.partner_view:
         others = [views[rule.partner_view]]
-    return Mixture(draw if operator.needs_features else draw(), rule, others, joint, within)
+    return Mixture(operator, rule, others, joint, generator)
 
 
 def objective(
@@ -180,7 +193,9 @@ def objective(
     rule = mixture.rule
     stay = pairs if rule.keeps_clean else method.unmixed_pairs(len(views))
     taken = pairs if rule.keeps_clean else [pair for pair in pairs if pair not in stay]
-    queries, q_mix, draw = encode(method, views, mixture, stay, rule.clean_queries(taken))
+    queries, q_mix, draw = encode(
+        method, views, mixture, stay, rule.clean_queries(taken), generator
+    )
     targets = method.targets(views, queries, index, generator)
     # Before the mixtures: NCE's constant is what the first comparison says.
     beside = clean_loss(method, stay, queries, targets) if stay else None
@@ -236,21 +251,19 @@ def encode(
     mixture: Mixture,
     pairs: Sequence[Pair],
     of_rule: Collection[int],
+    generator: torch.Generator,
 ) -> tuple[dict[int, Any], Any, MixtureDraw]:
     """The clean queries that a step needs, the first view's mixtures' query, and their draw."""
-    if not callable(mixture.draw):
-        draw = mixture.draw
-        if mixture.one_forward:
-            n, mixed = len(views[0]), draw.apply(views[0], mixture.others)
-            both = [torch.cat([views[0], mixed]), *views[1:]]
-            queries = clean_queries(method, both, pairs, of_rule)
-            q_mix = per_tensor(queries[0], lambda rows: rows[n:])
-            return queries | {0: per_tensor(queries[0], lambda rows: rows[:n])}, q_mix, draw
-        queries = clean_queries(method, views, pairs, of_rule)
-    else:
-        queries = clean_queries(method, views, pairs, of_rule, constant={0})
-        draw = mixture.draw(tree_leaves(queries[0])[0].detach().float())
-    if mixture.within is None:
-        return queries, method.query(draw.apply(views[0], mixture.others), 0), draw
-    with mixture.within(draw):
-        return queries, method.query(views[0], 0), draw
+    if mixture.one_forward:
+        draw = mixture.draw(views[0], generator)
+        n, mixed = len(views[0]), draw.apply(views[0], mixture.others)
+        both = [torch.cat([views[0], mixed]), *views[1:]]
+        queries = clean_queries(method, both, pairs, of_rule)
+        q_mix = per_tensor(queries[0], lambda rows: rows[n:])
+        return queries | {0: per_tensor(queries[0], lambda rows: rows[:n])}, q_mix, draw
+    features, constant = None, {0} if mixture.needs_features else ()
+    queries = clean_queries(method, views, pairs, of_rule, constant)
+    if mixture.needs_features:
+        features = tree_leaves(queries[0])[0].detach().float()
+    draw = mixture.draw(views[0], generator, features)
+    return queries, draw.query(method, views[0], mixture.others), draw

@@ -207,7 +207,7 @@ class Stepper(nn.Module):
         mixture = None
         if self.operator is not None:
             mixture = draw_mixture(
-                self.method, own, others, self.operator, self.rule, generator,
+                self.method, own, others, self.operator, self.rule,
                 seed=self.seed, step=self.batches, joint=self.joint,
             )  # fmt: skip
         return objective(self.method, own, index, generator, mixture)

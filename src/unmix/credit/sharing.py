@@ -14,6 +14,7 @@ from typing import Any, Protocol, TypeVar
 
 import torch
 from torch import Tensor
+from torch.utils._pytree import tree_map
 
 from unmix.distributed import rank
 from unmix.errors import UserError
@@ -128,14 +129,13 @@ def per_tensor(rows: Target, change: Callable[[Tensor], Tensor]) -> Target:
     Raises:
         TypeError: for anything else.
     """
-    if rows is None:
-        return rows
-    if isinstance(rows, Tensor):
-        return change(rows)  # type: ignore[return-value]
-    if isinstance(rows, dict):
-        return {key: per_tensor(value, change) for key, value in rows.items()}  # type: ignore[return-value]
-    if isinstance(rows, tuple) and hasattr(rows, "_fields"):
-        return type(rows)(*(per_tensor(value, change) for value in rows))
-    if isinstance(rows, (tuple, list)):
-        return type(rows)(per_tensor(value, change) for value in rows)  # type: ignore[return-value]
-    raise TypeError(f"queries and targets must hold tensors, not {type(rows).__name__}")
+
+    def changed(leaf: Any) -> Any:
+        if leaf is None:
+            return None
+        if not isinstance(leaf, Tensor):
+            raise TypeError(f"queries and targets must hold tensors, not {type(leaf).__name__}")
+        return change(leaf)
+
+    found: Target = tree_map(changed, rows)
+    return found

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -21,6 +21,7 @@ __all__ = [
     "MixtureDraw",
     "PairDraw",
     "Pairs",
+    "PixelDraw",
     "check_batch",
     "replaced",
     "source_of",
@@ -86,6 +87,10 @@ class MixtureDraw(Protocol):
         """
         ...
 
+    def query(self, method: Any, images: Tensor, others: Sequence[Tensor] = ()) -> Any:
+        """A method's query of the mixtures of its first view, (N, C, H, W)."""
+        ...
+
     def resized(self, height: int, width: int) -> MixtureDraw:
         """The same draw for images, or feature maps, of another size.
 
@@ -100,7 +105,19 @@ def whole_image(n: int, height: int, width: int) -> Tensor:
     return torch.tensor([0, 0, height, width]).expand(n, 4)
 
 
-class Pairs:
+class PixelDraw:
+    """A draw that mixes pixels, so that its mixtures are encoded as any images are."""
+
+    def query(self, method: Any, images: Tensor, others: Sequence[Tensor] = ()) -> Any:
+        """A method's query of the mixtures of its first view, (N, C, H, W)."""
+        return method.query(self.apply(images, others), 0)
+
+    def apply(self, images: Tensor, others: Sequence[Tensor] = ()) -> Tensor:
+        """Mix a batch; see `MixtureDraw.apply`."""
+        raise NotImplementedError
+
+
+class Pairs(PixelDraw):
     """The owners and shares of mixtures of two, from their `partner` and `weight`."""
 
     partner: Tensor

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -12,10 +12,27 @@ from torch import Tensor
 from unmix.errors import UserError
 from unmix.mixtures.basics import checked_shape
 from unmix.mixtures.draws import PairDraw, whole_image
+from unmix.mixtures.layers import mixed_at
 from unmix.mixtures.operators import PairOperator
 from unmix.mixtures.weights import Weight
 
-__all__ = ["ManifoldMixture"]
+__all__ = ["FeatureDraw", "ManifoldMixture"]
+
+
+@dataclass(frozen=True)
+class FeatureDraw(PairDraw):
+    """Mixtures of pairs of the output of a layer.
+
+    Attributes:
+        layer: Its name; see `unmix.mixtures.mixed_at`.
+    """
+
+    layer: str = ""
+
+    def query(self, method: Any, images: Tensor, others: Sequence[Tensor] = ()) -> Any:
+        """A method's query of its first view, whose features are mixed on the way."""
+        with mixed_at(method, self.layer, self):
+            return method.query(images, 0)
 
 
 @dataclass(frozen=True)
@@ -40,6 +57,11 @@ class ManifoldMixture(PairOperator):
     per: Literal["batch", "sample"] = "batch"
     pairing: str = "reverse"
 
+    @property
+    def mixes_pixels(self) -> bool:
+        """False: features are mixed."""
+        return False
+
     def __post_init__(self) -> None:
         self._check_pairs()
         if self.pairing == "second_view":
@@ -53,17 +75,18 @@ class ManifoldMixture(PairOperator):
         shape: Sequence[int],
         generator: torch.Generator | None = None,
         features: Tensor | None = None,
-    ) -> PairDraw:
+    ) -> FeatureDraw:
         """Draw for a batch of shape (N, C, H, W); features (N, D) for pairing by neighbours."""
         n, height, width = checked_shape(shape)
         ratio = self.weight.draw(self._times(n), generator)
         partner = self._partner(n, generator, features)
         m = len(partner)
-        return PairDraw(
+        return FeatureDraw(
             partner,
             whole_image(m, height, width),
             ratio.expand(m),
             (height, width),
             per_sample=self.per == "sample",
             batch=n,
+            layer=self.layer,
         )

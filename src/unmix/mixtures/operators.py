@@ -26,6 +26,7 @@ from unmix.randomness import beta
 
 __all__ = [
     "PER",
+    "Drawn",
     "GlobalMixture",
     "MixtureOperator",
     "Operator",
@@ -59,7 +60,12 @@ class MixtureOperator(Protocol):
 
     @property
     def needs_features(self) -> bool:
-        """Whether partners are neighbours, so that `draw` needs features of the batch."""
+        """Whether partners are neighbors, so that `draw` needs features of the batch."""
+        ...
+
+    @property
+    def mixes_pixels(self) -> bool:
+        """Whether mixtures are images, which can be encoded in one batch with clean ones."""
         ...
 
     def draw(
@@ -76,6 +82,11 @@ class PlainOperator:
     """What operators share that need nothing but the batch, unless they say what."""
 
     @property
+    def mixes_pixels(self) -> bool:
+        """True: mixtures are images."""
+        return True
+
+    @property
     def extra(self) -> tuple[tuple[float, float] | None, ...]:
         """No further view."""
         return ()
@@ -84,6 +95,26 @@ class PlainOperator:
     def needs_features(self) -> bool:
         """False: owners do not depend on features."""
         return False
+
+
+@dataclass(frozen=True)
+class Drawn(PlainOperator):
+    """An operator that gives one draw, whatever it is asked to draw for.
+
+    Args:
+        mixtures: The draw.
+    """
+
+    mixtures: MixtureDraw
+
+    def draw(
+        self,
+        shape: Sequence[int],
+        generator: torch.Generator | None = None,
+        features: Tensor | None = None,
+    ) -> MixtureDraw:
+        """Give the draw."""
+        return self.mixtures
 
 
 class PairOperator:
@@ -95,6 +126,11 @@ class PairOperator:
 
     per: str
     pairing: str
+
+    @property
+    def mixes_pixels(self) -> bool:
+        """True: mixtures are images."""
+        return True
 
     @property
     def extra(self) -> tuple[tuple[float, float] | None, ...]:

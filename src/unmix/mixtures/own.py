@@ -8,12 +8,12 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from unmix.mixtures.draws import MixtureDraw
+from unmix.mixtures.draws import MixtureDraw, PixelDraw
 
 __all__ = ["OneOwner", "OwnDraw"]
 
 
-class OneOwner:
+class OneOwner(PixelDraw):
     """The owners and shares of mixtures that are the sample's alone.
 
     There are two columns of owners, as for any pair, and the share of the second is 0.

@@ -12,7 +12,7 @@ from torch import Tensor
 from unmix.errors import UserError, check_choice, check_number
 from unmix.mixtures.basics import checked_shape
 from unmix.mixtures.boxes import nearest_places, stretched
-from unmix.mixtures.draws import source_of
+from unmix.mixtures.draws import PixelDraw, source_of
 from unmix.mixtures.masks import formatted
 from unmix.mixtures.operators import PER, PlainOperator
 from unmix.mixtures.pairing import cyclic_owners
@@ -23,7 +23,7 @@ __all__ = ["PatchDraw", "PatchMixture"]
 
 
 @dataclass(frozen=True)
-class PatchDraw:
+class PatchDraw(PixelDraw):
     """Mixtures of k images in patches.
 
     Attributes:

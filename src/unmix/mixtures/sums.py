@@ -11,7 +11,7 @@ from torch import Tensor
 
 from unmix.errors import check_choice, check_number
 from unmix.mixtures.basics import checked_shape
-from unmix.mixtures.draws import source_of
+from unmix.mixtures.draws import PixelDraw, source_of
 from unmix.mixtures.operators import PER, PlainOperator
 from unmix.mixtures.pairing import cyclic_owners
 from unmix.mixtures.weights import dirichlet
@@ -21,7 +21,7 @@ __all__ = ["DirichletMixture", "SumDraw", "weighted_sum"]
 
 
 @dataclass(frozen=True)
-class SumDraw:
+class SumDraw(PixelDraw):
     """Sums of k images by their shares; of any size.
 
     Attributes:

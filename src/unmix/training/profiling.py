@@ -8,7 +8,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -221,9 +221,11 @@ class _Stepping:
         if self.image_space is not None:
             views = mix_views(self.image_space.draw(views[0].shape, generator), views)
         views, others = self.module.apart(views)
-        mixture = self.module.mixture(views, others, generator)
-        if mixture is not None and mixture.within is None and not callable(mixture.draw):
-            mixture.draw.apply(views[0], mixture.others)
+        mixture = self.module.mixture(views, others)
+        if mixture is not None and mixture.mixes_clean_pixels:
+            draw = mixture.draw(views[0], generator)
+            draw.apply(views[0], mixture.others)
+            mixture = replace(mixture, operator=draw)
         return views, mixture
 
     def _update(self, step: Objective) -> None:

@@ -175,21 +175,19 @@ class Pretraining(L.LightningModule):
     def compute(self, batch: Batch, generator: torch.Generator) -> Objective:
         """Views and loss of one batch."""
         views, others = self.apart(self.make_views(batch, generator))
-        mixture = self.mixture(views, others, generator)
+        mixture = self.mixture(views, others)
         return objective(self.method, views, batch.index, generator, mixture)
 
     def apart(self, views: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
         """The method's views, and those that are there for the mixture only."""
         return apart(views, self.label_space)
 
-    def mixture(
-        self, views: list[Tensor], others: list[Tensor], generator: torch.Generator
-    ) -> Mixture | None:
+    def mixture(self, views: list[Tensor], others: list[Tensor]) -> Mixture | None:
         """The label-space mixture of a step, if the run has one."""
         if self.label_space is None:
             return None
         return draw_mixture(
-            self.method, views, others, self.label_space, self.rule, generator,
+            self.method, views, others, self.label_space, self.rule,
             seed=self.seed, step=self.global_step, joint=self.joint,
         )  # fmt: skip
 
