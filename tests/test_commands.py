@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -218,12 +219,13 @@ def test_the_runs_own_data_by_name_is_no_transfer(runs: Path):
     assert "data" not in knn(runs / "moco", data="digits", device="cpu", say=silent)
 
 
-def test_knn_says_one_line(runs: Path):
+def test_knn_says_on_what_it_computes_and_one_line(runs: Path):
     lines: list[str] = []
-    row = knn(runs / "moco", k=9999, device="cpu", say=lines.append)
+    row = knn(runs / "moco", k=9999, device="cpu", threads=1, say=lines.append)
     assert row["k"] == row["train_images"] == 1437
-    assert len(lines) == 1
-    assert lines[0].startswith("kNN, k 1437, T 0.1, backbone features, epoch 2: top-1 ")
+    assert len(lines) == 2
+    assert re.fullmatch(r"encoder: resnet10, width [\d.]+   device: cpu, .*, 1 thread", lines[0])
+    assert lines[1].startswith("kNN, k 1437, T 0.1, backbone features, epoch 2: top-1 ")
 
 
 @pytest.mark.parametrize(

@@ -69,8 +69,8 @@ def test_damaged_results_are_set_aside_and_written_anew(
     assert advice in refuse("pretrain", "--run", run)
     said: list[str] = []
     row = knn(run, k=20, device="cpu", say=said.append)
-    assert "k 20, T 0.1, backbone features, epoch 2: top-1 " in said[0]
-    assert said[1].startswith(f"warning: {run / 'results.json'} was damaged; it is results.damaged")
+    assert "k 20, T 0.1, backbone features, epoch 2: top-1 " in said[1]
+    assert said[2].startswith(f"warning: {run / 'results.json'} was damaged; it is results.damaged")
     assert (run / "results.damaged-1.json").read_text(encoding="latin-1") == text
     found = load_results(run)
     assert rows(run) == [row]
@@ -211,8 +211,8 @@ def test_an_encoder_file_alone_is_measured_on_data_that_is_given(
     row = knn(file, k=20, data="digits", device="cpu", say=said.append)
     assert (row["data"], "epoch" in row) == ("digits", False)
     assert row["train_images"] == 1437 != own["train_images"]
-    assert "kNN on digits (transfer), k 20, T 0.1, backbone features: top-1 " in said[0]
-    assert "noted nowhere" in said[1]
+    assert "kNN on digits (transfer), k 20, T 0.1, backbone features: top-1 " in said[1]
+    assert "noted nowhere" in said[2]
     (row,) = probe(file, data="digits", device="cpu", say=silent)
     assert row["top1"] > 20
     assert {path.name for path in tmp_path.iterdir()} == {"r", "net.safetensors"}

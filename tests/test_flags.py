@@ -17,7 +17,7 @@ from unmix.config.compatibility import check_data, check_rule
 from unmix.config.mixtures import _BOUNDS, MixtureSettings
 from unmix.config.recipes import resolve
 from unmix.errors import UserError, check_choice
-from unmix.training.run.parts import notes_on_weights
+from unmix.training.run.notes import notes_on_weights
 from unmix.training.run.pretrain import settings_for
 
 Refuse = Callable[..., str]

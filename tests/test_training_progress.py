@@ -9,9 +9,11 @@ from typing import Any
 import pytest
 import torch
 
+from unmix.results import rate
+from unmix.training.console import Estimate
 from unmix.training.loop.callbacks import Reporter
 from unmix.training.loop.module import Pretraining
-from unmix.training.loop.progress import Lines
+from unmix.training.loop.progress import Bar, Lines
 
 
 class Told:
@@ -140,3 +142,45 @@ def test_time_left_of_a_run_that_is_resumed_within_an_epoch(
     module: Any = SimpleNamespace(epochs=4, total_steps=400)
     line = reporter._line(2, module, {"step": 200, "images_per_second": 32.0})
     assert line == "epoch 2/4  32 images/s  3:20 min left"  # 10 steps took 10 s, 200 are left
+
+
+@pytest.mark.parametrize(
+    ("images_per_second", "text"),
+    [(12345.6, "12,346"), (56.4, "56"), (7.84, "7.8"), (0.34, "0.34"), (0.0341, "0.034")],
+)
+def test_a_slow_step_has_a_speed_other_than_zero(images_per_second, text):
+    assert rate(images_per_second) == text
+
+
+def estimated(said: list[str], what: str, unit: str, total: int, times: dict[int, float]) -> None:
+    """Work of which so much is done at these seconds."""
+    clock = iter([0.0, *(t for done, t in times.items() for _ in range(1 + (done == 0)))])
+    estimate = Estimate(what, unit, said.append, clock=lambda: next(clock))
+    for done in times:
+        estimate(done, total)
+
+
+def test_a_long_evaluation_says_once_how_long_it_takes():
+    said: list[str] = []
+    estimated(said, "test split", "images", 2560, {256: 1.0, 512: 2.5, 768: 4.0, 2560: 12.5})
+    assert said == ["test split: about 10 s for the other 2,048 of 2,560 images"]
+
+
+def test_a_short_evaluation_says_nothing():
+    said: list[str] = []
+    estimated(said, "test split", "images", 768, {256: 1.0, 512: 2.5, 768: 4.0})
+    assert said == []
+
+
+def test_the_clock_of_epochs_starts_with_the_first_one():
+    said: list[str] = []
+    estimated(said, "classifier", "epochs", 60, {0: 50.0, 1: 53.0})
+    assert said == ["classifier: about 2:57 min for the other 59 of 60 epochs"]
+
+
+def test_a_bar_that_is_closed_lets_lines_through(capsys):
+    reporter: Any = SimpleNamespace(say=None, evaluator=SimpleNamespace(say=None))
+    Bar(reporter)
+    reporter.say("epoch 2/2")
+    reporter.evaluator.say("long")
+    assert capsys.readouterr().out == "epoch 2/2\nlong\n"

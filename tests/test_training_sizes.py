@@ -6,7 +6,7 @@ import pytest
 
 from unmix.config import MixtureSettings, Settings, ViewSettings
 from unmix.errors import UserError
-from unmix.training.run.notes import notes_on_sizes
+from unmix.training.run.notes import note_on_width, notes_on_sizes
 from unmix.training.run.parts import build, headline
 
 TINY = {
@@ -66,3 +66,12 @@ def test_patches_of_a_mixture_are_the_transformers():
     assert given.patch_size == 4
     with pytest.raises(UserError, match="--unmix_patch: 1 pixels would cut the patches that timm:"):
         build(Settings.of({**words, "unmix_patch": 1}))
+
+
+@pytest.mark.parametrize("method", ["moco", "cmc"])
+def test_an_encoder_wider_than_any_published_one_is_told_before_it_is_built(method):
+    plain = {"method": method, "data": "digits", "backbone": "resnet18", "size": 32}
+    line = note_on_width(Settings.of({**plain, "width": 8}))
+    assert line is not None
+    assert f"resnet18 has {'1,428' if method == 'cmc' else '714'} M parameters with it" in line
+    assert note_on_width(Settings.of({**plain, "width": 4})) is None

@@ -25,6 +25,7 @@ __all__ = [
     "load_results",
     "protocol_title",
     "protocols_of",
+    "rate",
     "set_aside",
     "settings_of",
     "write_results",
@@ -147,6 +148,13 @@ class RunResults:
 def settings_of(row: Mapping[str, Any]) -> dict[str, Any]:
     """What a row measures, and how: `protocol`, `epoch`, `features`, `k`, ..."""
     return {key: value for key, value in row.items() if key not in _MEASURED}
+
+
+def rate(images_per_second: float) -> str:
+    """Images per second with the digits that tell: 1,234, 56, 7.8, 0.034."""
+    if images_per_second >= 10:
+        return f"{images_per_second:,.0f}"
+    return f"{images_per_second:.1f}" if images_per_second >= 1 else f"{images_per_second:.2g}"
 
 
 def protocol_title(name: str) -> str:

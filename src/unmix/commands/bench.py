@@ -14,9 +14,11 @@ from unmix.data import StreamedImages
 from unmix.errors import UserError, check_number
 from unmix.files import write_whole
 from unmix.names import shown
+from unmix.results import rate
 from unmix.training.console import quiet_libraries
 from unmix.training.console import say as print_line
 from unmix.training.profiling import STAGES, facts, measure_stages
+from unmix.training.run.notes import note_on_width
 from unmix.training.run.parts import build, headline
 from unmix.training.run.pretrain import settings_for
 
@@ -56,6 +58,8 @@ def bench(
         raise UserError(f"--chart: {chart} must end in .png.")
     quiet_libraries()
     settings, recipes = settings_for({**words, "run": None}, config)
+    if (note := note_on_width(settings)) is not None:
+        say(note)
     parts = build(settings)
     say("\n".join(headline(parts, recipes).splitlines()[:2]))
     measured = facts(parts, measure_stages(parts, steps=steps))
@@ -79,14 +83,14 @@ def table(measured: dict[str, Any]) -> str:
     head = f"{'stage':<11}{'images/s':>10}{'from':>10}{'to':>10}{'ms/step':>11}  what"
     lines = [head, "-" * len(head)]
     for stage, row in measured["stages"].items():
-        rate = row["images_per_second"]
+        rates = row["images_per_second"]
         lines.append(
-            f"{stage:<11}{rate['median']:>10,.0f}{rate['min']:>10,.0f}{rate['max']:>10,.0f}"
+            f"{stage:<11}{rate(rates['median']):>10}{rate(rates['min']):>10}{rate(rates['max']):>10}"
             f"{row['milliseconds_per_step']:>11,.1f}  {STAGES[stage]}"
         )
     at_limit = measured["images_per_second_at_matmul_rate"]
     lines += [
-        f"{'limit':<11}{at_limit:>10,.0f}{'':>31}  forward and backward at the speed of a large "
+        f"{'limit':<11}{rate(at_limit):>10}{'':>31}  forward and backward at the speed of a large "
         "matrix product",
         "",
         f"outside the model: {measured['outside_model_share']:.1%} of a step   model: "

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,9 @@ from unmix.errors import UserError
 from unmix.evaluation import LabeledFeatures, split_features
 from unmix.evaluation.encoder import ENCODER_FILE, LoadedEncoder, load_encoder
 from unmix.hardware.devices import Machine, choose_machine
+from unmix.hardware.threads import CoreMeter, choose_threads, threads_in_words, using_threads
 from unmix.results import DamagedResultsError, described, load_results
+from unmix.training.console import Estimate
 from unmix.training.run.data_record import (
     DataRecord,
     absolute,
@@ -277,13 +279,37 @@ class FinishedRun:
         encode = method.features if features == "backbone" else method.projections
         return Subject(encode, int(checkpoint.rpartition("-")[2]) if checkpoint else epochs)
 
-    def features(self, encode: Callable[[Tensor], Tensor], images: ImageSet) -> LabeledFeatures:
-        """Encode a split, prepared as for the exported encoder."""
+    def features(
+        self, encode: Callable[[Tensor], Tensor], images: ImageSet, say: Say | None = None
+    ) -> LabeledFeatures:
+        """Encode a split, prepared as for the exported encoder; `say` is told if it takes long."""
         views = self.encoder.views
         return split_features(
             encode, images, views.plain, views.size,
             device=self.machine.device, dtype=self.machine.autocast, workers=self.machine.workers,
+            progress=None if say is None else Estimate(f"{images.split} split", "images", say),
         )  # fmt: skip
+
+    @contextmanager
+    def computing(self, threads: int | None, cores: CoreMeter, say: Say) -> Iterator[None]:
+        """Compute with so many threads, or as many as there are free cores; tell on what.
+
+        Args:
+            threads: As the user wants it, or None.
+            cores: What is free of them, since the command began.
+            say: Prints a line.
+        """
+        on_cpu = self.machine.device.type == "cpu"
+        free = cores.free() if on_cpu and threads is None else None
+        count = choose_threads(threads, free)
+        facts = self.encoder.facts
+        say(
+            f"encoder: {facts['backbone']}, width {facts['width']:g}   device: "
+            f"{self.machine.device.type}, {self.machine.precision}"
+            f"{', ' + threads_in_words(count, free) if on_cpu else ''}"
+        )
+        with using_threads(count):
+            yield
 
 
 def _within(data: str, folder: str | None) -> str | None:

@@ -8,7 +8,7 @@ from typing import Any
 from unmix.commands.finished import FinishedRun, Say, line_of, say_skipped
 from unmix.errors import check_choice, check_number
 from unmix.evaluation import evaluate_features
-from unmix.hardware.threads import with_threads
+from unmix.hardware.threads import CoreMeter
 from unmix.randomness import generator_for
 from unmix.training.console import quiet_libraries
 from unmix.training.console import say as print_line
@@ -16,7 +16,6 @@ from unmix.training.console import say as print_line
 __all__ = ["knn"]
 
 
-@with_threads
 def knn(
     run: Path | str,
     *,
@@ -61,18 +60,20 @@ def knn(
     check_number("temperature", temperature, above=0)
     check_choice("features", features, ("backbone", "projector"))
     quiet_libraries()
+    cores = CoreMeter()
     finished = FinishedRun.open(run, device)
     splits = finished.splits("kNN", data, data_dir, train_folder, test_folder)
     if splits.note is not None:
         say(splits.note)
     subject = finished.subject(features)
-    row: dict[str, Any] = evaluate_features(
-        finished.features(subject.encode, splits.train),
-        finished.features(subject.encode, splits.test),
-        len(splits.classes), ("knn",), k=k, temperature=temperature,
-        generator=generator_for(finished.settings.run.seed, "probe"),
-        device=finished.machine.device,
-    )[0]  # fmt: skip
+    with finished.computing(threads, cores, say):
+        row: dict[str, Any] = evaluate_features(
+            finished.features(subject.encode, splits.train, say),
+            finished.features(subject.encode, splits.test, say),
+            len(splits.classes), ("knn",), k=k, temperature=temperature,
+            generator=generator_for(finished.settings.run.seed, "probe"),
+            device=finished.machine.device,
+        )[0]  # fmt: skip
     row |= {**subject.at, "features": features, **splits.named}
     wanted = finished.settings.evaluation
     main = splits.transfer is None and (k, temperature, features) == (

@@ -15,9 +15,9 @@ from unmix.data import StreamedImages, TensorImages
 from unmix.errors import UserError, check_choice, check_number
 from unmix.evaluation import PROBES, PROTOCOLS, AugmentedImages, Task, evaluate
 from unmix.evaluation.protocol import Batches
-from unmix.hardware.threads import with_threads
+from unmix.hardware.threads import CoreMeter
 from unmix.randomness import generator_for
-from unmix.training.console import quiet_libraries
+from unmix.training.console import Estimate, quiet_libraries
 from unmix.training.console import say as print_line
 from unmix.training.loading.loaders import EpochOrder, build_loader
 from unmix.views import Views, ViewSettings
@@ -25,7 +25,6 @@ from unmix.views import Views, ViewSettings
 __all__ = ["probe"]
 
 
-@with_threads
 def probe(
     run: Path | str,
     *,
@@ -75,6 +74,7 @@ def probe(
     """
     _check(protocol, features, epochs, lr)
     quiet_libraries()
+    cores = CoreMeter()
     finished = FinishedRun.open(run, device)
     checkpoints = _chosen(finished, checkpoint)
     splits = finished.splits("a probe", data, data_dir, train_folder, test_folder)
@@ -83,17 +83,18 @@ def probe(
     usual = features == finished.settings.evaluation.features and epochs is None and lr is None
     rows: list[dict[str, Any]] = []
     lost: NotSavedError | None = None
-    for name in checkpoints:
-        subject = finished.subject(features, name)
-        row = evaluate(protocol, _task(finished, subject, splits, epochs, lr))
-        row |= {**subject.at, "features": features, **splits.named}
-        rows.append(row)
-        say(line_of(row))
-        # One at a time: what is measured is kept, whatever happens to the next.
-        try:
-            finished.keep(row, main=usual and splits.transfer is None, say=say)
-        except NotSavedError as error:
-            lost = error
+    with finished.computing(threads, cores, say):
+        for name in checkpoints:
+            subject = finished.subject(features, name)
+            row = evaluate(protocol, _task(finished, subject, splits, epochs, lr, say))
+            row |= {**subject.at, "features": features, **splits.named}
+            rows.append(row)
+            say(line_of(row))
+            # One at a time: what is measured is kept, whatever happens to the next.
+            try:
+                finished.keep(row, main=usual and splits.transfer is None, say=say)
+            except NotSavedError as error:
+                lost = error
     say_skipped(say, splits.train, splits.test)
     if lost is not None:
         lost.rows = rows
@@ -140,7 +141,12 @@ def _chosen(finished: FinishedRun, checkpoint: str | None) -> list[str | None]:
 
 
 def _task(
-    finished: FinishedRun, subject: Subject, splits: Splits, epochs: int | None, lr: float | None
+    finished: FinishedRun,
+    subject: Subject,
+    splits: Splits,
+    epochs: int | None,
+    lr: float | None,
+    say: Say,
 ) -> Task:
     """What the protocols may use: features, encoded when they are first read, and images."""
     facts, settings = finished.encoder.facts, finished.settings.run
@@ -148,10 +154,11 @@ def _task(
         subject.encode, lambda augmentation, size: _batches(finished, splits, augmentation, size),
         len(splits.train), settings.data if splits.transfer is None else splits.transfer,
         facts["color_space"], facts["width"], finished.machine.autocast, epochs, lr,
+        Estimate("classifier", "epochs", say),
     )  # fmt: skip
     return Task(
-        lambda: finished.features(subject.encode, splits.train),
-        lambda: finished.features(subject.encode, splits.test),
+        lambda: finished.features(subject.encode, splits.train, say),
+        lambda: finished.features(subject.encode, splits.test, say),
         len(splits.classes), generator=generator_for(settings.seed, "probe"),
         device=finished.machine.device, images=images,
     )  # fmt: skip

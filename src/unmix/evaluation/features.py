@@ -138,6 +138,7 @@ def split_features(
     dtype: torch.dtype | None = None,
     batch_size: int = 256,
     workers: int | None = None,
+    progress: Callable[[int, int], None] | None = None,
 ) -> LabeledFeatures:
     """Encode a split, without augmentation.
 
@@ -150,6 +151,7 @@ def split_features(
         dtype: Of autocast; None computes as the weights are.
         batch_size: Images at a time.
         workers: Processes that read files ahead; by default from the number of cores.
+        progress: Called after each batch with how many images are encoded, and of how many.
 
     Raises:
         UserError: if no image can be read.
@@ -163,6 +165,8 @@ def split_features(
         ):
             kept.append(index)
             yield prepare(pixels.to(device, non_blocking=True))
+            if progress is not None:
+                progress(sum(map(len, kept)), n)
 
     features = extract(encode, batches(), device=device, dtype=dtype) if n else torch.empty(0, 0)
     if not kept:

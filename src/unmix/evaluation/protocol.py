@@ -54,6 +54,7 @@ class AugmentedImages:
         dtype: Type for autocast while encoding.
         epochs: Of the classifier, instead of the published number.
         lr: Learning rate of the classifier, instead of the published one.
+        progress: Called with the epochs of the classifier that are done, and their number.
     """
 
     encode: Encode
@@ -65,6 +66,7 @@ class AugmentedImages:
     dtype: torch.dtype | None = None
     epochs: int | None = None
     lr: float | None = None
+    progress: Callable[[int, int], None] | None = None
 
 
 class Task:

@@ -167,6 +167,7 @@ def train_classifier(
     device: torch.device | str = "cpu",
     dtype: torch.dtype | None = None,
     epochs: int | None = None,
+    progress: Callable[[int, int], None] | None = None,
 ) -> dict[str, float]:
     """Train a linear classifier as published, and measure it after the last epoch.
 
@@ -186,6 +187,7 @@ def train_classifier(
         device: Where to encode and train.
         dtype: Type for autocast while encoding, as in `extract`.
         epochs: Another number of epochs, the milestones moved in proportion.
+        progress: Called with the epochs that are done, and their number.
 
     Returns:
         "top1" and "top5" in percent, "epochs", "lr" and "seconds".
@@ -200,6 +202,8 @@ def train_classifier(
         settings = settings.shortened(epochs)
 
     def batches(epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
+        if progress is not None:
+            progress(epoch, settings.epochs)
         for images, labels in augmented_batches(epoch):
             # A clone made outside inference mode is an ordinary tensor, which autograd may save.
             yield encode_batch(encode, images, device, dtype).clone(), labels
@@ -242,7 +246,7 @@ class SGDProbe(Protocol):
             settings, images.encode, images.batches(settings.views, settings.batch_size),
             task.test.features, task.test.labels,
             classes=task.classes, generator=task.generator, device=task.device or "cpu",
-            dtype=images.dtype, epochs=images.epochs,
+            dtype=images.dtype, epochs=images.epochs, progress=images.progress,
         )  # fmt: skip
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from unmix.figures.style import method_name
 from unmix.html import table
 from unmix.names import shown
-from unmix.results import RunResults, protocol_title, protocols_of
+from unmix.results import RunResults, protocol_title, protocols_of, rate
 
 __all__ = ["Baselines", "Cell", "ResultsTable", "results_table"]
 
@@ -103,9 +103,9 @@ def results_table(
             if row and row.epoch != run.epochs:
                 texts[index] += f" (epoch {row.epoch})"
         _append(cells, texts, _best(texts) if compare else set())
-    for key, unit in (("images_per_second", 1.0), ("seconds", 60.0)):
+    for key, text in (("images_per_second", rate), ("seconds", _minutes)):
         numbers = [None] * len(others) + [_measure(run, key) for run in runs]
-        texts = [_DASH if value is None else _short(value / unit) for value in numbers]
+        texts = [_DASH if value is None else text(value) for value in numbers]
         # Minutes have no best: fewer epochs are not a merit.
         _append(cells, texts, _best(texts) if compare and key != "seconds" else set())
     columns += [protocol_title(name) for name in protocols] + ["images/s", "minutes"]
@@ -141,5 +141,6 @@ def _measure(run: RunResults, key: str) -> float | None:
     return float(value) if isinstance(value, int | float) else None
 
 
-def _short(value: float) -> str:
-    return f"{value:,.0f}" if value >= 100 else f"{value:.1f}"
+def _minutes(seconds: float) -> str:
+    minutes = seconds / 60
+    return f"{minutes:,.0f}" if minutes >= 100 else f"{minutes:.1f}"

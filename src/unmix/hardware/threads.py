@@ -1,17 +1,16 @@
 """How many threads compute: as many as there are cores that are really free.
 
 Beside a busy neighbour more threads than free cores are slower than fewer: all wait for the one
-that has no core (two threads on two cores of which one is busy made 0.4 of one thread's speed)."""
+that has no core (two threads on two cores of which one is busy made 0.4 of one thread's speed).
+"""
 
 from __future__ import annotations
 
-import functools
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TypeVar
 
 import torch
 
@@ -23,14 +22,18 @@ __all__ = [
     "threads_in_words",
     "usable_cores",
     "using_threads",
-    "with_threads",
 ]
 
 _WINDOW = 0.2  # seconds; /proc/stat counts hundredths
 _BUSY = 0.75  # a core that is free for so much of the time is a free one
 _ASKED = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
 
-F = TypeVar("F", bound=Callable[..., Any])
+
+def usable_cores() -> int:
+    """The processors that this process may use: a batch system's share, not the whole machine."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 class CoreMeter:
@@ -126,23 +129,3 @@ def using_threads(count: int) -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
-
-
-def with_threads(measure: F) -> F:
-    """Measure with as many threads as its `threads` says, or as there are free cores."""
-
-    @functools.wraps(measure)
-    def call(*arguments: Any, threads: int | None = None, **options: Any) -> Any:
-        on_gpu = torch.cuda.is_available() and options.get("device", "auto") in ("auto", "cuda")
-        free = None if threads is not None or on_gpu else CoreMeter().free()
-        with using_threads(choose_threads(threads, free)):
-            return measure(*arguments, threads=threads, **options)
-
-    return call  # type: ignore[return-value]
-
-
-def usable_cores() -> int:
-    """The processors that this process may use: a batch system's share, not the whole machine."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1

@@ -11,6 +11,7 @@ import lightning as L
 from lightning.pytorch.callbacks import Callback
 
 from unmix.config import EvaluationSettings
+from unmix.results import rate
 from unmix.training.console import duration
 from unmix.training.loop.evaluator import Evaluator, spread_and_rank
 from unmix.training.loop.health import Health
@@ -223,7 +224,7 @@ class Reporter(Callback):
         if "loss" in metrics:
             parts.append(f"loss {metrics['loss']:.3f}")
         parts += [f"{k} {metrics[k]:.1f}%" for k in ("knn", "linear") if k in metrics]
-        parts.append(f"{metrics['images_per_second']:,.0f} images/s")
+        parts.append(f"{rate(metrics['images_per_second'])} images/s")
         gone = time.perf_counter() - self.fit_start
         # In steps, as the first epoch of a resumed run may be a part of one.
         done = metrics["step"] - self.first_step

@@ -21,6 +21,7 @@ from unmix.evaluation import (
 from unmix.evaluation.features import NotFiniteError
 from unmix.hardware.devices import Machine
 from unmix.randomness import generator_for
+from unmix.training.console import Estimate, say
 from unmix.training.loop.module import Pretraining
 
 __all__ = ["Evaluator", "spread_and_rank"]
@@ -37,6 +38,7 @@ class Evaluator:
         test: Images to predict, or None.
         settings: Protocols' numbers, and which features.
         machine: Where to compute.
+        say: Prints a line, where an evaluation takes long.
     """
 
     def __init__(
@@ -46,9 +48,10 @@ class Evaluator:
         test: ImageSet | None,
         settings: EvaluationSettings,
         machine: Machine,
+        say: Callable[[str], None] = say,
     ) -> None:
         self.module, self.train, self.test = module, train, test
-        self.settings, self.machine = settings, machine
+        self.settings, self.machine, self.say = settings, machine, say
 
     @property
     def labelled(self) -> bool:
@@ -78,6 +81,7 @@ class Evaluator:
             return split_features(
                 encode, images, views.plain, views.size, device=self.module.device,
                 dtype=self.machine.autocast, workers=self.machine.workers,
+                progress=Estimate(f"evaluation, {images.split} split", "images", self.say),
             )  # fmt: skip
 
     def __call__(self, protocols: tuple[str, ...], epoch: int) -> tuple[list[dict[str, Any]], Any]:

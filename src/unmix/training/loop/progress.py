@@ -12,7 +12,9 @@ import lightning as L
 from lightning.pytorch.callbacks import Callback, TQDMProgressBar
 
 from unmix.names import shown_lines
+from unmix.results import rate
 from unmix.training.console import duration
+from unmix.training.console import say as print_line
 from unmix.training.loop.callbacks import Reporter
 from unmix.training.loop.module import Pretraining
 
@@ -22,15 +24,19 @@ _EVERY, _WARM, _SHORT = 30.0, 5.0, 20.0
 
 
 class Bar(TQDMProgressBar):
-    """Lightning's progress bar with the loss so far, the last kNN accuracy and images a second."""
+    """Lightning's progress bar with the loss so far, the last kNN accuracy and the speed."""
 
     def __init__(self, reporter: Reporter) -> None:
         super().__init__(refresh_rate=10, leave=False)
         self.reporter = reporter
-        reporter.say = self.say
+        reporter.say = reporter.evaluator.say = self.say
 
     def say(self, text: str) -> None:
         """Print a line above the bar, instead of behind it."""
+        bar = self._train_progress_bar
+        if bar is None or bar.disable:  # Lightning prints nothing then
+            print_line(text)
+            return
         self.print(shown_lines(text))
         sys.stdout.flush()
 
@@ -49,7 +55,7 @@ class Bar(TQDMProgressBar):
         if pl_module.samples:
             shown["loss"] = f"{pl_module.own_means()['loss']:.3f}"
             samples = (pl_module.samples - self.reporter.before) * trainer.world_size
-            shown["images/s"] = f"{samples / seconds:,.0f}"
+            shown["images/s"] = rate(samples / seconds)
         if self.reporter.knn is not None:
             shown["kNN"] = f"{self.reporter.knn:.1f}%"
         return shown
@@ -120,7 +126,7 @@ class Lines(Callback):
         seconds = max(1e-9, self.clock() - self.reporter.epoch_start)
         samples = (module.samples - self.reporter.before) * trainer.world_size
         if samples > 0:
-            parts.append(f"{samples / seconds:,.0f} images/s")
+            parts.append(f"{rate(samples / seconds)} images/s")
             ahead = left * module.order.batch_size / (samples / seconds)
             parts.append(f"{duration(ahead)} left")
         return "  ".join(parts)

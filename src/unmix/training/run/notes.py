@@ -1,15 +1,21 @@
-"""What is said in pixels, and was published for larger views than those of the run."""
+"""What a user should hear of settings before a run starts."""
 
 from __future__ import annotations
 
-from unmix.config import MixtureSettings, ViewSettings
+import torch
+
+from unmix.config import MixtureSettings, Settings, ViewSettings
+from unmix.config.groups import TIMM
+from unmix.methods import method_class
 from unmix.mixtures import Cutout
 from unmix.views.kinds import view_kinds
 
-__all__ = ["cutout_line", "notes_on_sizes"]
+__all__ = ["cutout_line", "note_on_width", "notes_on_sizes", "notes_on_weights"]
 
 _PUBLISHED = 224
 _MUCH = 0.25
+# The widest published encoders are of width 4 (SimCLR, BYOL).
+_WIDE = 4.0
 
 
 def notes_on_sizes(mixture: MixtureSettings, views: ViewSettings, size: int) -> tuple[str, ...]:
@@ -43,4 +49,36 @@ def cutout_line(operator: Cutout, size: int) -> str:
     return (
         f"warning: --mask_size {side} erases {share}; without it, Cutout would be as published, "
         f"squares of {right} px"
+    )
+
+
+def notes_on_weights(backbone: str) -> tuple[str, ...]:
+    """What the user should hear of a name that is one of trained weights, as timm's with a tag."""
+    name, _, tag = backbone.removeprefix(TIMM).partition(".")
+    if not backbone.startswith(TIMM) or not tag:
+        return ()
+    return (
+        f"note: {backbone} starts from random weights, as every run does; the trained ones that "
+        f"{tag} names are not loaded, and {TIMM}{name} is the same run",
+    )
+
+
+def note_on_width(settings: Settings) -> str | None:
+    """How large an encoder is that is wider than any published one, before it is built."""
+    model = settings.model
+    if model.width <= _WIDE:
+        return None
+    kind, size = method_class(settings.run.method), settings.run.size or _PUBLISHED
+
+    def parameters(width: float) -> int:
+        with torch.device("meta"):  # takes no memory
+            backbone = kind.build_backbone(
+                model.backbone, width=width, stem=model.stem, size=size, patch=model.patch
+            )
+        return sum(p.numel() for p in backbone.parameters())
+
+    usual, wide = parameters(1.0), parameters(model.width)
+    return (
+        f"note: --width {model.width:g} multiplies the channels: {model.backbone} has "
+        f"{wide / 1e6:,.0f} M parameters with it, {wide / usual:.0f} times as many as with width 1"
     )

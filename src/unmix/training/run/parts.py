@@ -11,7 +11,6 @@ from torch import nn
 
 from unmix import methods
 from unmix.config import RunSettings, Settings
-from unmix.config.groups import TIMM
 from unmix.data import (
     Decoding,
     FileImages,
@@ -36,7 +35,7 @@ from unmix.training.loop.health import advice_for
 from unmix.training.loop.module import Pretraining
 from unmix.training.mixing import check_views, label_space
 from unmix.training.run.loggers import check_logger
-from unmix.training.run.notes import notes_on_sizes
+from unmix.training.run.notes import notes_on_sizes, notes_on_weights
 from unmix.views import Views
 
 __all__ = [
@@ -259,17 +258,6 @@ def notes_on(run_: RunSettings, images: ImageSet | None = None) -> tuple[str, ..
     own = images or load_split(replace(run_, mean=None, std=None), "pretrain")
     line = check_normalisation(own, run_.mean or own.mean, run_.std or own.std)
     return () if line is None else (line,)
-
-
-def notes_on_weights(backbone: str) -> tuple[str, ...]:
-    """What the user should hear of a name that is one of trained weights, as timm's with a tag."""
-    name, _, tag = backbone.removeprefix(TIMM).partition(".")
-    if not backbone.startswith(TIMM) or not tag:
-        return ()
-    return (
-        f"note: {backbone} starts from random weights, as every run does; the trained ones that "
-        f"{tag} names are not loaded, and {TIMM}{name} is the same run",
-    )
 
 
 def build_method(settings: Settings, n_data: int, size: int) -> Method:

@@ -45,6 +45,7 @@ from unmix.training.run.folder import RunFolder
 from unmix.training.run.launching import check_launch, check_workers
 from unmix.training.run.lock import results_lock, run_lock
 from unmix.training.run.loggers import end_failed
+from unmix.training.run.notes import note_on_width
 from unmix.training.run.parts import Parts, build, encoder_facts, headline
 from unmix.training.run.resuming import go_on_with
 from unmix.training.run.trainer import fit
@@ -204,6 +205,8 @@ def _train(
     if resume:
         check_there(settings.run.data)
     seen: dict[str, Fingerprint] = {}
+    if (note := note_on_width(settings)) is not None:
+        say(note)
     # The first process compares for all.
     train, test = (given.train, given.test) if given is not None else (None, None)
     parts = build(settings, train, seen if is_leader() else None, test)
