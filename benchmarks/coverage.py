@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import scipy
 
-from unmix.files import write_whole
+from unmix.files import atomic_write
 from unmix.statistics import compare_paired, holm, verdict
 
 PAIRS = (6, 8, 10)
@@ -78,7 +78,7 @@ def main() -> None:
                     flush=True,
                 )
     content = {"schema": 1, "scipy": scipy.__version__, "seed": options.seed, "rows": rows}
-    write_whole(options.json, (json.dumps(content, indent=1) + "\n").encode())
+    atomic_write(options.json, (json.dumps(content, indent=1) + "\n").encode())
 
 
 if __name__ == "__main__":

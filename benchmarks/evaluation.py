@@ -20,7 +20,7 @@ from timing import facts, save, seconds_of, summary
 from torch import Tensor
 
 from unmix.evaluation import extract, knn_accuracy, linear_probe, split_features
-from unmix.training.run.parts import Parts, build
+from unmix.training.run.parts import Parts, build_parts
 from unmix.training.run.pretrain import settings_for
 
 Split = tuple[Tensor, Tensor]
@@ -32,7 +32,7 @@ def parts_of(data_dir: str) -> Parts:
         "method": "moco", "data": "cifar10", "data_dir": data_dir, "backbone": "resnet18",
         "stem": "small", "size": 32, "batch_size": 128,
     }  # fmt: skip
-    return build(settings_for(words)[0])
+    return build_parts(settings_for(words)[0])
 
 
 def random_features(n: int, m: int, d: int, classes: int) -> tuple[Split, Split]:

@@ -33,7 +33,7 @@ from unmix.randomness import generator_for
 from unmix.training.console import quiet_libraries
 from unmix.training.loading.loaders import Batch
 from unmix.training.profiling import facts, measure_stages
-from unmix.training.run.parts import Parts, build
+from unmix.training.run.parts import Parts, build_parts
 from unmix.training.run.pretrain import settings_for
 
 COMMON: dict[str, Any] = {
@@ -64,7 +64,7 @@ GREY = 1 / 255
 def parts_of(words: dict[str, Any], images: ImageSet, **others: Any) -> Parts:
     """A run's parts from settings in the words of the command line."""
     given = {**words, **others}
-    return build(settings_for(given, given.pop("config", None))[0], images)
+    return build_parts(settings_for(given, given.pop("config", None))[0], images)
 
 
 def cifar(data_dir: str | None) -> ImageSet:

@@ -21,7 +21,7 @@ from timing import peak_bytes
 
 from unmix.training.console import quiet_libraries
 from unmix.training.profiling import whole_steps
-from unmix.training.run.parts import build
+from unmix.training.run.parts import build_parts
 from unmix.training.run.pretrain import settings_for
 
 
@@ -62,7 +62,7 @@ def main() -> None:
     warnings.filterwarnings("ignore")
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     settings, recipes = settings_for(words_of(given.flags))
-    parts = build(settings)
+    parts = build_parts(settings)
     seconds = whole_steps(parts, given.steps, given.warmup)
     found = {
         "images_per_second": len(seconds) * settings.run.batch_size / sum(seconds),

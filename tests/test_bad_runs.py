@@ -189,7 +189,7 @@ def test_metrics_that_cannot_be_written_end_in_one_line(refuse, stopped: Path, m
     def read_only(*_: Any, **__: Any) -> None:
         raise OSError(errno.EROFS, "Read-only file system", "metrics.csv")
 
-    monkeypatch.setattr("unmix.training.loop.records.write_whole", read_only)
+    monkeypatch.setattr("unmix.training.loop.records.atomic_write", read_only)
     line = refuse("pretrain", "--run", stopped)
     assert line == "metrics.csv: cannot be written (Read-only file system)."
 

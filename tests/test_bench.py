@@ -18,7 +18,7 @@ from unmix.commands.bench import table
 from unmix.figures.bench import step_chart
 from unmix.training import profiling
 from unmix.training.profiling import Times, measure_stages, whole_steps
-from unmix.training.run.parts import build
+from unmix.training.run.parts import build_parts
 from unmix.training.run.pretrain import settings_for
 
 TINY = {
@@ -43,7 +43,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def measured(**words: Any) -> dict[str, Any]:
-    return measure_stages(build(settings_for({**TINY, **words})[0]), steps=2, warmup=1)
+    return measure_stages(build_parts(settings_for({**TINY, **words})[0]), steps=2, warmup=1)
 
 
 def test_medians_and_bounds_of_rates():
@@ -67,7 +67,7 @@ def test_a_mixture_is_a_stage(words):
 
 
 def test_files_are_read_decoded_and_loaded(folder):
-    parts = build(settings_for({**TINY, "data": str(folder)})[0])
+    parts = build_parts(settings_for({**TINY, "data": str(folder)})[0])
     times = measure_stages(parts, steps=2)["times"]
     assert list(times.seconds)[:3] == ["read", "decode", "load"]
     # Of the 40 files 37 can be read.
@@ -104,7 +104,7 @@ def test_counting_operations_does_not_train(monkeypatch):
 
 def test_whole_steps_continue_over_epochs():
     """32 images are two batches an epoch; five steps need three epochs."""
-    parts = build(settings_for({**TINY, "limit": 32, "epochs": 1})[0])
+    parts = build_parts(settings_for({**TINY, "limit": 32, "epochs": 1})[0])
     assert len(whole_steps(parts, 4, warmup=1)) == 4
 
 

@@ -20,7 +20,7 @@ from unmix.data import (
     ImageSet,
     Skipped,
     TensorImages,
-    check_normalisation,
+    check_normalization,
     estimate_mean_std,
     load,
     read_uint8,
@@ -163,9 +163,9 @@ def test_the_estimate_of_nothing_is_refused():
 
 def test_own_normalisation_gives_no_warning_and_others_a_loud_line():
     digits = load("digits", "train")
-    assert check_normalisation(digits, digits.mean, digits.std) is None
-    slightly = check_normalisation(digits, (0.31, 0.31, 0.31), digits.std)
-    strongly = check_normalisation(digits, IMAGENET_MEAN, IMAGENET_STD)
+    assert check_normalization(digits, digits.mean, digits.std) is None
+    slightly = check_normalization(digits, (0.31, 0.31, 0.31), digits.std)
+    strongly = check_normalization(digits, IMAGENET_MEAN, IMAGENET_STD)
     for line in (slightly, strongly):
         assert line.startswith("warning: mean (0.")
         assert "digits" in line
@@ -186,14 +186,14 @@ def test_own_normalisation_gives_no_warning_and_others_a_loud_line():
     ],
 )
 def test_colours_differ_strongly_from_a_quarter_on(mean, std, strongly):
-    line = check_normalisation(tensors(noise(1, 2, 2)), mean, std)
+    line = check_normalization(tensors(noise(1, 2, 2)), mean, std)
     assert ("strongly" in line) == strongly
 
 
 def test_a_set_of_one_colour_can_be_compared():
     flat = replace(tensors(noise(1, 2, 2)), std=(0.0, 0.0, 0.0))
-    assert check_normalisation(flat, flat.mean, flat.std) is None
-    assert "strongly" in check_normalisation(flat, HALF, HALF)
+    assert check_normalization(flat, flat.mean, flat.std) is None
+    assert "strongly" in check_normalization(flat, HALF, HALF)
 
 
 def test_an_image_set_cannot_have_labels_without_classes_or_beyond_them():

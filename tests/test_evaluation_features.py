@@ -15,7 +15,7 @@ from unmix.backbones import HalfEncoders
 from unmix.data import BrokenImage, FileImages, Skipped, read_uint8
 from unmix.errors import UserError
 from unmix.evaluation import accuracy, extract, features, split_features
-from unmix.evaluation.metrics import check_labelled
+from unmix.evaluation.metrics import check_labeled
 
 
 def _encoder() -> nn.Sequential:
@@ -167,4 +167,4 @@ def test_accuracy_of_fewer_than_five_classes_is_100_for_top5():
 )
 def test_labels_that_do_not_fit_are_told(features: Tensor, labels: Tensor, message: str):
     with pytest.raises(UserError, match=f"train split: .*{message}"):
-        check_labelled("train", features, labels, 5)
+        check_labeled("train", features, labels, 5)

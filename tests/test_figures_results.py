@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from unmix.errors import UserError
-from unmix.files import write_whole
+from unmix.files import atomic_write
 from unmix.results import load_results, write_results
 
 
@@ -134,7 +134,7 @@ def test_a_write_that_fails_leaves_the_older_file_and_nothing_else(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "file"
-    write_whole(path, b"old")
+    atomic_write(path, b"old")
 
     def full(self: Path, content: bytes) -> int:
         with self.open("wb") as file:
@@ -143,7 +143,7 @@ def test_a_write_that_fails_leaves_the_older_file_and_nothing_else(
 
     monkeypatch.setattr(Path, "write_bytes", full)
     with pytest.raises(UserError, match=r"file: cannot be written \(No space left on device\)"):
-        write_whole(path, b"new")
+        atomic_write(path, b"new")
     assert path.read_bytes() == b"old"
     assert list(tmp_path.iterdir()) == [path]
 
@@ -151,4 +151,4 @@ def test_a_write_that_fails_leaves_the_older_file_and_nothing_else(
 def test_a_folder_that_is_a_file_is_named(tmp_path: Path) -> None:
     (tmp_path / "a").write_text("")
     with pytest.raises(UserError, match="cannot be written"):
-        write_whole(tmp_path / "a" / "b", b"")
+        atomic_write(tmp_path / "a" / "b", b"")

@@ -97,7 +97,7 @@ def unwritable(monkeypatch: pytest.MonkeyPatch) -> None:
     def refused(*_: Any, **__: Any) -> None:
         raise UserError("results.json: cannot be written (Read-only file system).")
 
-    monkeypatch.setattr("unmix.results.write_whole", refused)
+    monkeypatch.setattr("unmix.results.atomic_write", refused)
 
 
 @pytest.mark.usefixtures("unwritable")

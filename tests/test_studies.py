@@ -19,7 +19,7 @@ from unmix.studies.cells import changed_settings, result_settings
 from unmix.studies.cost import Cost, epochs_for
 from unmix.studies.plan import parse_seeds
 from unmix.training.loading.batch import Batch
-from unmix.training.run.parts import build
+from unmix.training.run.parts import build_parts
 from unmix.training.run.pretrain import settings_for
 
 SMALL = {
@@ -264,7 +264,7 @@ def test_where_a_run_lies_is_no_other_setting() -> None:
 
 def first_step(**words: Any) -> tuple[dict[str, torch.Tensor], list[torch.Tensor], Batch]:
     """Initial weights, the first step's views and its batch."""
-    parts = build(Settings.of(settings_for({**SMALL, **words})[0].flat()))
+    parts = build_parts(Settings.of(settings_for({**SMALL, **words})[0].flat()))
     module = parts.module
     module.order.position = lambda: (0, 0)
     from unmix.training.loading.loaders import build_loader

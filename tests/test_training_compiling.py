@@ -18,8 +18,8 @@ from unmix.randomness import generator_for
 from unmix.training import pretrain
 from unmix.training.loading.loaders import build_loader
 from unmix.training.loop import compiling
-from unmix.training.loop.compiling import compile_encoders, obstacle, quicker
-from unmix.training.run.parts import build
+from unmix.training.loop.compiling import compile_encoders, compile_error
+from unmix.training.run.parts import build_parts
 
 TINY: dict[str, Any] = {
     "method": "moco", "data": "digits", "limit": 80, "backbone": "resnet10", "width": 0.25,
@@ -53,11 +53,11 @@ def test_a_compiler_that_fails_is_told_in_one_line(monkeypatch):
         raise RuntimeError("no C++ compiler\nwas found. Look here")
 
     monkeypatch.setattr(torch, "compile", fails)
-    assert obstacle(torch.device("cpu")) == "no C++ compiler was found"
+    assert compile_error(torch.device("cpu")) == "no C++ compiler was found"
 
 
 def test_a_run_goes_on_without_a_compiler(monkeypatch, tmp_path, capsys):
-    monkeypatch.setattr(compiling, "obstacle", lambda device: "no compiler here")
+    monkeypatch.setattr(compiling, "compile_error", lambda device: "no compiler here")
     results = pretrain(**TINY, compile="yes", run=str(tmp_path / "r"))
     assert "not compiled: no compiler here\n" in capsys.readouterr().out
     assert results.training["steps"] == 3
@@ -67,7 +67,7 @@ def test_auto_compiles_nothing_on_a_cpu(monkeypatch, tmp_path, capsys):
     def never(device: torch.device) -> str:
         raise AssertionError("asked for a compiler")
 
-    monkeypatch.setattr(compiling, "obstacle", never)
+    monkeypatch.setattr(compiling, "compile_error", never)
     pretrain(**TINY, run=str(tmp_path / "r"))
     assert "compiled" not in capsys.readouterr().out
 
@@ -113,7 +113,7 @@ def test_views_are_compiled_once_for_each_size_not_for_each_view(files, monkeypa
         for i, picture in enumerate(load("photos", "train").images[:4].permute(0, 2, 3, 1)):
             Image.fromarray(picture[i:].numpy()).save(tmp_path / f"{i}.jpg")
         words |= {"data": str(tmp_path), "limit": None}
-    module = build(Settings.of(words)).module
+    module = build_parts(Settings.of(words)).module
     loader = build_loader(
         module.images, module.views, module.order, resident=module.resident is not None, workers=0
     )
@@ -141,7 +141,7 @@ def test_quicker_compares_medians_of_runs_in_turn():
     def form(name: str) -> Callable[[], str]:
         return lambda: (calls.append(name), name)[1]
 
-    assert quicker(form("plain"), form("compiled"), torch.device("cpu"), clock) == 3.0
+    assert speedup(form("plain"), form("compiled"), torch.device("cpu"), clock) == 3.0
     assert calls == ["compiled", "plain"] + ["plain", "compiled"] * 5
 
 

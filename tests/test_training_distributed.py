@@ -17,7 +17,7 @@ from unmix.config import Settings
 from unmix.results import load_results
 from unmix.training.loading import loaders
 from unmix.training.loading.loaders import Batch, EpochOrder
-from unmix.training.run.parts import build
+from unmix.training.run.parts import build_parts
 
 FLAGS = ["--data", "photos", "--limit", "72", "--batch_size", "16", "--size", "16",
          "--queue_size", "32", "--device", "cpu", "--precision", "32", "--logger", "none",
@@ -73,7 +73,7 @@ def test_a_process_runs_what_was_compiled_for_its_share_of_a_batch(
     words = {"method": "simclr", "data": "photos", "limit": 64, "size": 16, "batch_size": 16,
              "backbone": "resnet10", "width": 0.25, "device": "cpu", "precision": "32",
              "devices": 2}  # fmt: skip
-    module = build(Settings.of(words)).module
+    module = build_parts(Settings.of(words)).module
     module.compiled = True
     seen: list[str] = []
 

@@ -159,14 +159,14 @@ def test_more_neighbours_than_images_are_as_many_as_there_are() -> None:
 @settings(max_examples=80, deadline=None)
 @given(st.integers(1, 60), st.integers(1, 80), st.booleans())
 def test_evenly_takes_distinct_images_in_order_from_the_first_to_the_last(
-    n: int, count: int, labelled: bool
+    n: int, count: int, labeled: bool
 ) -> None:
     """Every image carries its own label, and neighbours are equally far apart to a step of 1."""
     numbers = torch.arange(n)
     images: ImageSet = TensorImages(
         name="numbers", split="train", mean=(0.5, 0.5, 0.5), std=(0.2, 0.2, 0.2),
-        labels=numbers if labelled else None,
-        classes=tuple(map(str, range(n))) if labelled else None,
+        labels=numbers if labeled else None,
+        classes=tuple(map(str, range(n))) if labeled else None,
         images=numbers.to(torch.uint8)[:, None, None, None].expand(n, 3, 2, 2),
     )  # fmt: skip
     taken = images.evenly(count)
@@ -178,7 +178,7 @@ def test_evenly_takes_distinct_images_in_order_from_the_first_to_the_last(
     gaps = found.diff()
     assert bool((gaps >= 1).all())
     assert len(gaps) == 0 or gaps.max() - gaps.min() <= 1
-    if labelled:
+    if labeled:
         assert taken.labels is not None
         assert torch.equal(taken.labels, found)
     else:

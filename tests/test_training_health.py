@@ -18,7 +18,7 @@ from unmix.training.console import duration
 from unmix.training.loop.callbacks import Reporter
 from unmix.training.loop.evaluator import Evaluator
 from unmix.training.loop.health import Health
-from unmix.training.run.parts import build
+from unmix.training.run.parts import build_parts
 
 TINY: dict[str, Any] = {
     "method": "moco",
@@ -143,10 +143,10 @@ def test_what_guessing_costs_is_known_once_the_processes_are_joined(
     """SimCLR tells a sample apart from those of all processes: ln(2 x 2 x 8 - 1)."""
     words = {"method": "simclr", "data": "digits", "limit": 32, "batch_size": 8, "size": 8,
              "device": "cpu", "precision": "32"}  # fmt: skip
-    parts = build(Settings.of(words))
+    parts = build_parts(Settings.of(words))
     monkeypatch.setattr(projected, "world_size", lambda: 2)
     evaluator = Evaluator(
-        parts.module, parts.labelled, parts.test, parts.settings.evaluation, parts.machine
+        parts.module, parts.labeled, parts.test, parts.settings.evaluation, parts.machine
     )
     reporter = Reporter(evaluator, Health(None), parts.settings.evaluation, print)
     reporter.on_train_start(L.Trainer(logger=False, enable_checkpointing=False), parts.module)

@@ -57,8 +57,8 @@ def moments(patch: pytest.MonkeyPatch, die_at: int) -> list[str]:
     around(checkpoints.AtomicCheckpoints, "save_checkpoint")
     around(callbacks.Reporter, "_measure")
     around(callbacks.Reporter, "complete")
-    around(records, "write_whole")
-    around(results, "write_whole")
+    around(records, "atomic_write")
+    around(results, "atomic_write")
     return seen
 
 
@@ -108,7 +108,7 @@ def test_an_undisturbed_run_has_a_row_and_a_measurement_an_epoch(whole: Any) -> 
     assert [row["epoch"] for row in found["rows"]] == ["0", "1", "2"]
     assert [row["knn"] != "" for row in found["rows"]] == [True, True, False]
     assert [row["epoch"] for row in found["results"]["evaluations"]] == [1, 2, 3, 3]
-    assert {"before _measure", "after _keep_as_previous", "after write_whole"} <= set(seen)
+    assert {"before _measure", "after _keep_as_previous", "after atomic_write"} <= set(seen)
 
 
 @pytest.mark.parametrize("seed", range(12))
@@ -125,7 +125,7 @@ def test_a_run_killed_at_random_moments_leaves_what_an_undisturbed_one_does(
 
 
 @pytest.mark.parametrize(
-    "name", ["before _measure", "after _measure", "before write_whole", "after write_whole"]
+    "name", ["before _measure", "after _measure", "before atomic_write", "after atomic_write"]
 )
 def test_a_kill_between_an_epochs_end_and_its_row_loses_neither(
     whole: Any, tmp_path: Path, name: str

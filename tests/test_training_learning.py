@@ -12,7 +12,7 @@ from unmix.data import ImageSet
 from unmix.evaluation import evaluate_features, split_features
 from unmix.randomness import generator_for
 from unmix.training.loading.loaders import build_loader
-from unmix.training.run.parts import Parts, build
+from unmix.training.run.parts import Parts, build_parts
 
 SMALL: dict[str, Any] = {
     "data": "photos",
@@ -71,7 +71,7 @@ def knn(parts: Parts) -> float:
         return split_features(parts.module.method.features, images, views.plain, views.size)
 
     assert parts.test is not None
-    train, test = features(parts.labelled), features(parts.test.evenly(640))
+    train, test = features(parts.labeled), features(parts.test.evenly(640))
     (row,) = evaluate_features(train, test, 16, ("knn",), k=20, generator=generator_for(0))
     return row["top1"]
 
@@ -84,10 +84,10 @@ def test_the_loss_falls_and_neighbours_agree_more_than_without_training(method: 
     lower the loss and raise the accuracy.
     """
     words = {"method": method, **SMALL, **METHODS[method]}
-    untouched = knn(build(Settings.of(words)))
-    still = build(Settings.of({**words, "lr": 1e-12, "epochs": words["epochs"] // 2}))
+    untouched = knn(build_parts(Settings.of(words)))
+    still = build_parts(Settings.of({**words, "lr": 1e-12, "epochs": words["epochs"] // 2}))
     still_loss = trained(still)
-    learning = build(Settings.of(words))
+    learning = build_parts(Settings.of(words))
     assert trained(learning) < 0.97 * still_loss
     accuracy = knn(learning)
     assert accuracy > untouched + 6

@@ -8,7 +8,7 @@ import pytest
 
 from test_training_learning import SMALL, knn, trained
 from unmix.config import Settings
-from unmix.training.run.parts import build
+from unmix.training.run.parts import build_parts
 
 ADAM: dict[str, Any] = {"optimizer": "adam", "weight_decay": 1e-6, "limit": 200}
 METHODS: dict[str, dict[str, Any]] = {
@@ -28,10 +28,10 @@ METHODS: dict[str, dict[str, Any]] = {
 def test_the_loss_falls_and_neighbours_agree_more_than_without_training(method: str) -> None:
     """Against the encoder as it starts, and against a run at a rate of next to nothing."""
     words = {"method": method, **SMALL, **ADAM, **METHODS[method]}
-    untouched = knn(build(Settings.of(words)))
-    still = build(Settings.of({**words, "lr": 1e-12, "epochs": words["epochs"] // 2}))
+    untouched = knn(build_parts(Settings.of(words)))
+    still = build_parts(Settings.of({**words, "lr": 1e-12, "epochs": words["epochs"] // 2}))
     still_loss = trained(still)
-    learning = build(Settings.of(words))
+    learning = build_parts(Settings.of(words))
     assert trained(learning) < 0.97 * still_loss
     accuracy = knn(learning)
     assert accuracy > untouched + 6

@@ -14,7 +14,7 @@ from unmix.config import MIXTURES, Settings
 from unmix.credit import RULES
 from unmix.randomness import generator_for
 from unmix.training.loading.loaders import Batch
-from unmix.training.run.parts import Parts, build
+from unmix.training.run.parts import Parts, build_parts
 
 SMALL: dict[str, Any] = {
     "data": "photos", "limit": 64, "size": 16, "batch_size": 16, "backbone": "resnet10",
@@ -30,7 +30,7 @@ NEEDS: dict[str, dict[str, Any]] = {
 
 
 def parts_of(**words: Any) -> Parts:
-    return build(Settings.of({**SMALL, **words}))
+    return build_parts(Settings.of({**SMALL, **words}))
 
 
 def one_step(parts: Parts) -> Any:

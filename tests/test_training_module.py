@@ -21,7 +21,7 @@ from unmix.step import Objective, objective
 from unmix.training.loading.loaders import Batch, build_loader
 from unmix.training.loop import module as module_file
 from unmix.training.loop.module import Pretraining
-from unmix.training.run.parts import build
+from unmix.training.run.parts import build_parts
 
 TINY: dict[str, Any] = {
     "data": "digits",
@@ -55,7 +55,7 @@ UNTOUCHED: dict[str, Any] = {
 
 def module_of(method: str = "moco", **words: Any) -> Pretraining:
     words = {**TINY, **OPTIONS[method], **words}
-    return build(Settings.of({"method": method, **words})).module
+    return build_parts(Settings.of({"method": method, **words})).module
 
 
 def train(module: Pretraining) -> L.Trainer:

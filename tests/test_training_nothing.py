@@ -11,7 +11,7 @@ from torch import nn
 from unmix.config import Settings
 from unmix.errors import UserError
 from unmix.methods import DeepClusterV2, Progress
-from unmix.training.run.parts import build
+from unmix.training.run.parts import build_parts
 
 TINY: dict[str, Any] = {
     "data": "digits", "backbone": "resnet10", "width": 0.125, "size": 8, "batch_size": 16,
@@ -34,10 +34,10 @@ TINY: dict[str, Any] = {
 def test_a_run_of_no_steps_is_refused_before_it_begins(words: Any, message: str | None) -> None:
     settings = Settings.of({**TINY, **words})
     if message is None:
-        assert build(settings).module.total_steps > 0
+        assert build_parts(settings).module.total_steps > 0
         return
     with pytest.raises(UserError, match=message):
-        build(settings)
+        build_parts(settings)
 
 
 class Backbone(nn.Flatten):

@@ -7,7 +7,7 @@ import pytest
 from unmix.backbones import build as backbone
 from unmix.config import Settings
 from unmix.errors import UserError
-from unmix.training.run.parts import build, has_narrow_downsampling
+from unmix.training.run.parts import build_parts, has_narrow_downsampling
 
 SMALL = {"data": "digits", "size": 8, "backbone": "resnet10", "bn_splits": 1, "device": "cpu"}
 
@@ -22,7 +22,7 @@ def test_a_strided_1x1_convolution_of_fewer_than_16_channels_is_found(width, nar
 @pytest.mark.parametrize(("width", "channels_last"), [(0.125, False), (0.25, True)])
 def test_narrow_networks_are_not_kept_channels_last_on_a_cpu(width, channels_last):
     """oneDNN writes past its workspace there, and the process dies."""
-    parts = build(Settings.of({**SMALL, "width": width}))
+    parts = build_parts(Settings.of({**SMALL, "width": width}))
     assert parts.machine.channels_last is channels_last
     assert parts.module.views.channels_last is channels_last
     conv = parts.module.method.backbone.layer2[0].conv1.weight
@@ -31,19 +31,19 @@ def test_narrow_networks_are_not_kept_channels_last_on_a_cpu(width, channels_las
 
 def test_mean_and_std_of_the_user_reach_the_views_with_a_warning():
     words = {**SMALL, "width": 0.125, "mean": [0.5, 0.5, 0.5], "std": [0.2, 0.2, 0.2]}
-    parts = build(Settings.of(words))
+    parts = build_parts(Settings.of(words))
     assert parts.module.views.mean == (0.5, 0.5, 0.5)
     (note,) = parts.notes
     assert note.startswith("warning: mean (0.5, 0.5, 0.5)")
-    assert build(Settings.of({**SMALL, "width": 0.125})).notes == ()
+    assert build_parts(Settings.of({**SMALL, "width": 0.125})).notes == ()
 
 
 def test_dropping_the_last_batch_must_leave_one():
     words = {**SMALL, "width": 0.125, "limit": 100, "batch_size": 64, "drop_last": True}
-    assert build(Settings.of(words)).module.total_steps == 20
-    assert build(Settings.of({**words, "drop_last": False})).module.total_steps == 40
+    assert build_parts(Settings.of(words)).module.total_steps == 20
+    assert build_parts(Settings.of({**words, "drop_last": False})).module.total_steps == 40
     with pytest.raises(UserError) as caught:
-        build(Settings.of({**words, "batch_size": 128}))
+        build_parts(Settings.of({**words, "batch_size": 128}))
     assert str(caught.value) == (
         "--drop_last: 100 images make no batch of 128; use --batch_size 100 or less, or "
         "--no-drop_last."

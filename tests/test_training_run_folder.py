@@ -17,7 +17,7 @@ from torch import nn
 
 from unmix.errors import UserError
 from unmix.evaluation import load_encoder
-from unmix.files import replacing, write_whole
+from unmix.files import atomic_path, atomic_write
 from unmix.results import load_results
 from unmix.training import RunFolder, Settings, pretrain
 from unmix.training.run.checkpoints import AtomicCheckpoints
@@ -174,10 +174,10 @@ def test_a_file_whose_rename_fails_is_the_old_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "results.json"
-    write_whole(path, b"old")
+    atomic_write(path, b"old")
     monkeypatch.setattr(Path, "replace", refuse)
     with pytest.raises(UserError, match=r"results\.json.*No space left.*kept"):
-        write_whole(path, b"new")
+        atomic_write(path, b"new")
     assert path.read_bytes() == b"old"
     assert list(tmp_path.iterdir()) == [path]
 
@@ -210,8 +210,8 @@ def test_an_encoder_whose_rename_fails_is_the_old_one(
 def test_nobody_sees_half_a_file(tmp_path: Path) -> None:
     """While it is written its place holds the old one, and what lies beside it is hidden."""
     path = tmp_path / "deep" / "file"
-    write_whole(path, b"old")
-    with replacing(path) as beside:
+    atomic_write(path, b"old")
+    with atomic_path(path) as beside:
         beside.write_bytes(b"ne")
         assert path.read_bytes() == b"old"
         assert beside.parent == path.parent

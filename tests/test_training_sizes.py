@@ -7,7 +7,7 @@ import pytest
 from unmix.config import MixtureSettings, Settings, ViewSettings
 from unmix.errors import UserError
 from unmix.training.run.notes import note_on_width, notes_on_sizes
-from unmix.training.run.parts import build, headline
+from unmix.training.run.parts import build_parts, headline
 
 TINY = {
     "method": "moco", "data": "digits", "limit": 32, "backbone": "resnet10", "width": 0.125,
@@ -21,9 +21,9 @@ for word in ("queue_size", "bn_splits", "width"):
 
 def test_the_square_of_cutout_is_said_in_the_first_lines():
     words = {**TINY, "IM": True, "IM_type": "Cutout"}
-    said = headline(build(Settings.of(words)), [])
+    said = headline(build_parts(Settings.of(words)), [])
     assert "\nCutout: squares of 2 px, 50/224 of the side as published; " in said
-    said = headline(build(Settings.of({**words, "mask_size": 6})), [])
+    said = headline(build_parts(Settings.of({**words, "mask_size": 6})), [])
     assert "\nwarning: --mask_size 6 erases " in said
 
 
@@ -58,14 +58,14 @@ def test_a_blur_in_pixels_is_noted_for_small_views():
 
 def test_patches_of_a_mixture_are_the_transformers():
     words = {**VIT, "unmix_mixture": "patchmix", "patch": 2}
-    operator = build(Settings.of(words)).module.label_space
+    operator = build_parts(Settings.of(words)).module.label_space
     assert operator is not None
     assert operator.patch_size == 2
-    given = build(Settings.of({**words, "unmix_patch": 4})).module.label_space
+    given = build_parts(Settings.of({**words, "unmix_patch": 4})).module.label_space
     assert given is not None
     assert given.patch_size == 4
     with pytest.raises(UserError, match="--unmix_patch: 1 pixels would cut the patches that timm:"):
-        build(Settings.of({**words, "unmix_patch": 1}))
+        build_parts(Settings.of({**words, "unmix_patch": 1}))
 
 
 @pytest.mark.parametrize("method", ["moco", "cmc"])

@@ -13,7 +13,7 @@ from unmix.config.recipes import recipe, resolve
 from unmix.config.saved import saved_words
 from unmix.errors import UserError
 from unmix.training import RunFolder
-from unmix.training.run.parts import build
+from unmix.training.run.parts import build_parts
 from unmix.training.run.pretrain import settings_for
 
 WEAK = {"jitter_p": 0.0, "gray_p": 0.0, "crop_scale_min": 0.5}
@@ -71,7 +71,7 @@ def test_a_recipe_may_say_what_local_crops_would_be() -> None:
 def test_a_method_with_one_view_has_no_second() -> None:
     words = {"method": "insdis", "data": "digits", "limit": 32, "batch_size": 16, "device": "cpu"}
     with pytest.raises(UserError, match="--second_blur_p: does not apply to --method insdis"):
-        build(Settings.of({**words, "negatives": 8, "second_blur_p": 0.5}))
+        build_parts(Settings.of({**words, "negatives": 8, "second_blur_p": 0.5}))
 
 
 def test_a_run_folder_keeps_it_and_is_not_another_run(tmp_path: Path) -> None:

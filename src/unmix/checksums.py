@@ -1,4 +1,4 @@
-"""A checksum within a safetensors file, which other programs read as any other metadata."""
+"""A checksum in the metadata of a safetensors file; other programs read the file as usual."""
 
 from __future__ import annotations
 
@@ -6,39 +6,39 @@ import hashlib
 import re
 from pathlib import Path
 
-__all__ = ["CHECKSUM", "PLACE", "stamped", "wrong_checksum"]
+__all__ = ["CHECKSUM", "PLACEHOLDER", "checksum_differs", "with_checksum"]
 
 CHECKSUM = "sha256"
-# As JSON's text of a text, for all metadata of ours are JSON; replaced by the digest of the file
-# in which it stands.
-PLACE = f'"{"0" * 64}"'
-_FOUND = re.compile(rb'"sha256":"\\"([0-9a-f]{64})\\""')
+# A JSON string, as all our metadata values are JSON. The digest is that of the file with the
+# placeholder in it.
+PLACEHOLDER = f'"{"0" * 64}"'
+_ENTRY = re.compile(rb'"sha256":"\\"([0-9a-f]{64})\\""')
 _CHUNK = 2**20
-_LONGEST_HEADER = 100_000_000  # safetensors' own bound
+_MAX_HEADER = 100_000_000  # safetensors' own limit
 
 
-def stamped(content: bytes) -> bytes:
-    """The content of a file whose metadata has `CHECKSUM: PLACE`, with the digest in that place."""
-    found = _FOUND.search(content)
-    assert found is not None
+def with_checksum(content: bytes) -> bytes:
+    """Replace the placeholder in a file's content, in `CHECKSUM: PLACEHOLDER`, by its digest."""
+    entry = _ENTRY.search(content)
+    assert entry is not None
     digest = hashlib.sha256(content).hexdigest().encode()
-    return content[: found.start(1)] + digest + content[found.end(1) :]
+    return content[: entry.start(1)] + digest + content[entry.end(1) :]
 
 
-def wrong_checksum(path: Path) -> bool:
-    """Whether a file says another checksum than it has; a file that says none is not wrong.
+def checksum_differs(path: Path) -> bool:
+    """Whether a file has a checksum that does not match its content.
 
     Raises:
-        OSError: if it cannot be read.
+        OSError: if the file cannot be read.
     """
     with path.open("rb") as file:
         length = int.from_bytes(file.read(8), "little")
-        header = file.read(min(length, _LONGEST_HEADER))
-        found = _FOUND.search(header)
-        if found is None:
+        header = file.read(min(length, _MAX_HEADER))
+        entry = _ENTRY.search(header)
+        if entry is None:
             return False
-        plain = header[: found.start(1)] + b"0" * 64 + header[found.end(1) :]
+        plain = header[: entry.start(1)] + b"0" * 64 + header[entry.end(1) :]
         digest = hashlib.sha256(length.to_bytes(8, "little") + plain)
         while chunk := file.read(_CHUNK):
             digest.update(chunk)
-    return digest.hexdigest().encode() != found[1]
+    return digest.hexdigest().encode() != entry[1]

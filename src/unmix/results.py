@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from unmix.errors import UserError
-from unmix.files import write_whole
+from unmix.files import atomic_write
 from unmix.html import chart, escaped, table
 from unmix.names import json_bytes
 
@@ -263,7 +263,7 @@ def write_results(path: Path, data: Mapping[str, Any]) -> None:
     plain = finite(data)
     _parse(Path(path), plain)
     text = json.dumps(plain, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
-    write_whole(Path(path), json_bytes(text))
+    atomic_write(Path(path), json_bytes(text))
 
 
 def finite(value: Any) -> Any:

@@ -1,4 +1,4 @@
-"""Small tensors on their way to the device, without the host waiting for it."""
+"""Asynchronous copies of small tensors to the device."""
 
 from __future__ import annotations
 
@@ -11,10 +11,12 @@ __all__ = ["to_device"]
 def to_device(
     tensor: Tensor, device: torch.device | str, dtype: torch.dtype | None = None
 ) -> Tensor:
-    """Give a tensor on a device, and of a type if one is named; itself if it is there already.
+    """Copy a tensor to a device, through pinned memory, so that the host does not wait.
 
-    From ordinary memory a copy to a GPU may wait for the work that the GPU still has; from pinned
-    memory it does not.
+    Args:
+        tensor: A tensor of any shape; returned as it is if it is already there.
+        device: The target device.
+        dtype: The target type; None keeps that of the tensor.
     """
     device = torch.device(device)
     if dtype is not None:

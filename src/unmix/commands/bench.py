@@ -12,14 +12,14 @@ from typing_extensions import Unpack
 from unmix.config.keywords import PretrainSettings
 from unmix.data import StreamedImages
 from unmix.errors import UserError, check_number
-from unmix.files import write_whole
+from unmix.files import atomic_write
 from unmix.names import shown
 from unmix.results import rate
 from unmix.training.console import quiet_libraries
 from unmix.training.console import say as print_line
 from unmix.training.profiling import STAGES, facts, measure_stages
 from unmix.training.run.notes import note_on_width
-from unmix.training.run.parts import build, headline
+from unmix.training.run.parts import build_parts, headline
 from unmix.training.run.pretrain import settings_for
 
 __all__ = ["bench", "table"]
@@ -60,20 +60,20 @@ def bench(
     settings, recipes = settings_for({**words, "run": None}, config)
     if (note := note_on_width(settings)) is not None:
         say(note)
-    parts = build(settings)
+    parts = build_parts(settings)
     say("\n".join(headline(parts, recipes).splitlines()[:2]))
     measured = facts(parts, measure_stages(parts, steps=steps))
     if isinstance(parts.train, StreamedImages) and (line := parts.train.skipped.line()):
         say(line)
     say(table(measured))
     if json is not None:
-        write_whole(Path(json), _encoded(measured))
+        atomic_write(Path(json), _encoded(measured))
         say(f"json: {shown(json)}")
     if chart is not None:
         from unmix.figures.bench import step_chart
         from unmix.figures.saving import render
 
-        write_whole(Path(chart), render(step_chart(measured), "png"))
+        atomic_write(Path(chart), render(step_chart(measured), "png"))
         say(f"chart: {shown(chart)}")
     return measured
 
@@ -113,7 +113,7 @@ def _check_output(flag: str, name: str | None) -> None:
     path = Path(name)
     if path.exists():
         raise UserError(f"{flag}: {path} exists; give another name, or remove it.")
-    write_whole(path, b"")
+    atomic_write(path, b"")
     path.unlink()
 
 

@@ -27,7 +27,7 @@ from unmix.figures import (
     write_report,
 )
 from unmix.figures.style import run_label
-from unmix.files import write_whole
+from unmix.files import atomic_write
 from unmix.names import json_bytes, shown
 from unmix.results import (
     Evaluation,
@@ -135,7 +135,7 @@ def compare(
         "report": str((folder / "report.html").absolute()),
     }
     text = json.dumps(finite(content), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
-    write_whole(folder / COMPARISON, json_bytes(text))
+    atomic_write(folder / COMPARISON, json_bytes(text))
     say(f"report: {shown(folder / 'report.html')}")
     paths = {title: folder / f"{drawn.stem}.png" for title, drawn in figures.items()}
     return Comparison(folder, tuple(results), table, paths, tuple(notes))

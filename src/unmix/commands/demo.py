@@ -13,7 +13,7 @@ from unmix.evaluation.baselines import accuracies, raw_pixels
 from unmix.randomness import generator_for
 from unmix.training.console import duration
 from unmix.training.console import say as print_line
-from unmix.training.run.parts import build
+from unmix.training.run.parts import build_parts
 from unmix.training.run.pretrain import pretrain, settings_for
 
 __all__ = ["RUNS", "demo"]
@@ -84,7 +84,7 @@ def demo(
 def untrained(data: str, seed: int, device: str) -> dict[str, dict[str, float]]:
     """kNN and linear accuracy of raw pixels and of MoCo's encoder before its first step."""
     words = {"method": "moco", "data": data, "seed": seed, "device": device}
-    parts = build(settings_for(words)[0])
+    parts = build_parts(settings_for(words)[0])
     module = parts.module.to(parts.machine.device)
     if parts.test is None:
         return {}
@@ -94,7 +94,7 @@ def untrained(data: str, seed: int, device: str) -> dict[str, dict[str, float]]:
         ("untrained encoder", module.method.features, parts.machine.autocast),
     ):
         found[name] = accuracies(
-            encode, parts.labelled, parts.test, module.views.plain, module.views.size,
+            encode, parts.labeled, parts.test, module.views.plain, module.views.size,
             generator=generator_for(seed, "probe"), device=parts.machine.device, dtype=dtype,
         )  # fmt: skip
     return found

@@ -29,7 +29,7 @@ from unmix.data.packed import (
 )
 from unmix.data.shards import Shard
 from unmix.errors import UserError, check_number
-from unmix.files import replacing, write_whole
+from unmix.files import atomic_path, atomic_write
 from unmix.names import shown
 from unmix.training.console import say as print_line
 
@@ -182,7 +182,7 @@ class _Work:
             "unmix_pack": VERSION, "fingerprint": self.same, "again": self.again,
             "files": self.files_made,
         }  # fmt: skip
-        write_whole(self.out / UNFINISHED, (json.dumps(content) + "\n").encode())
+        atomic_write(self.out / UNFINISHED, (json.dumps(content) + "\n").encode())
 
     def _claim(self, names: Sequence[str]) -> None:
         """Note that files are going to be made.
@@ -238,7 +238,7 @@ class _Work:
             index = Index.joined([part.index for part in parts])
             names = Paths(self.names[split]).arrays()
             self._claim([f"{split}.npz"])
-            with replacing(self.out / f"{split}.npz") as beside, open(beside, "wb") as file:
+            with atomic_path(self.out / f"{split}.npz") as beside, open(beside, "wb") as file:
                 np.savez(file, names=names[0], name_ends=names[1], **index.arrays())  # type: ignore[arg-type]
             files = [
                 {"file": part.path.name, "bytes": part.size, "images": len(part.index)}
@@ -256,7 +256,7 @@ class _Work:
             "splits": splits,
             "skipped": [list(each) for each in broken],
         }
-        write_whole(self.out / MANIFEST, (json.dumps(manifest, indent=1) + "\n").encode())
+        atomic_write(self.out / MANIFEST, (json.dumps(manifest, indent=1) + "\n").encode())
         for parts in shards.values():
             for part in parts:
                 Shard.note(part.path).unlink(missing_ok=True)

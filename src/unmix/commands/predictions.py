@@ -19,7 +19,7 @@ from unmix.data.fingerprint import Fingerprint
 from unmix.errors import UserError
 from unmix.evaluation import LabeledFeatures, softness_summary
 from unmix.figures import prediction_curves
-from unmix.files import write_whole
+from unmix.files import atomic_write
 from unmix.names import json_bytes, shown
 from unmix.results import RunResults
 from unmix.training.console import say as print_line
@@ -72,7 +72,7 @@ class Predictions:
             UserError: if the file cannot be written.
         """
         text = json.dumps(self.content, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
-        write_whole(path, json_bytes(text))
+        atomic_write(path, json_bytes(text))
 
 
 def predictions(

@@ -19,7 +19,7 @@ from unmix.data import ImageSet, load, read_uint8
 from unmix.errors import UserError, check_number
 from unmix.figures import mixtures
 from unmix.figures.saving import render
-from unmix.files import write_whole
+from unmix.files import atomic_write
 from unmix.mixtures import (
     Cutout,
     ManifoldMixture,
@@ -112,7 +112,7 @@ def preview(
             f"are all equal, or the fraction of mixed images, {share:.2g}, is too small to show."
         )
     title = _title(mixture, share, pixels.shape[-1])
-    write_whole(path, _rendered(_draw(samples, title), path.suffix[1:].lower()))
+    atomic_write(path, _rendered(_draw(samples, title), path.suffix[1:].lower()))
     say_skipped(say, images)
     say(title.replace("\n", "; "))
     if isinstance(operator, Cutout):

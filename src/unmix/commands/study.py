@@ -13,7 +13,7 @@ from typing_extensions import Unpack
 from unmix.commands.finished import Say
 from unmix.config.keywords import PretrainSettings
 from unmix.errors import UserError, check_choice, check_number
-from unmix.files import write_whole
+from unmix.files import atomic_write
 from unmix.studies import Study, StudyResults, read_study, run_study
 from unmix.studies.cells import NO_RESULT
 from unmix.studies.plan import parse_seeds, slug
@@ -170,5 +170,5 @@ def _text(value: Any) -> str:
 
 def _write(found: StudyResults, folder: Path) -> str:
     text = found.markdown()
-    write_whole(folder / "table.md", text.encode())
+    atomic_write(folder / "table.md", text.encode())
     return text.rstrip()

@@ -12,7 +12,7 @@ from unmix.data.spec import DataSet
 from unmix.data.statistics import (
     IMAGENET_MEAN,
     IMAGENET_STD,
-    check_normalisation,
+    check_normalization,
     estimate_mean_std,
 )
 
@@ -30,7 +30,7 @@ __all__ = [
     "Skipped",
     "StreamedImages",
     "TensorImages",
-    "check_normalisation",
+    "check_normalization",
     "decode",
     "estimate_mean_std",
     "load",

@@ -13,7 +13,7 @@ from unmix.names import shown
 __all__ = [
     "IMAGENET_MEAN",
     "IMAGENET_STD",
-    "check_normalisation",
+    "check_normalization",
     "estimate_mean_std",
     "estimate_range",
     "even_indices",
@@ -111,7 +111,7 @@ def estimate_range(image_set: StreamedImages, limit: int = 1000) -> tuple[Range 
     return limits, len(chosen)
 
 
-def check_normalisation(image_set: ImageSet, mean: RGB, std: RGB) -> str | None:
+def check_normalization(image_set: ImageSet, mean: RGB, std: RGB) -> str | None:
     """Compare the mean and standard deviation that the user gives with the set's own.
 
     Returns:

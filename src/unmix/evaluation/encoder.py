@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from unmix.backbones import HalfEncoders, feature_dim
-from unmix.checksums import CHECKSUM, wrong_checksum
+from unmix.checksums import CHECKSUM, checksum_differs
 from unmix.data.given import as_batch, given_uint8
 from unmix.errors import UserError, check_number
 from unmix.methods import method_class
@@ -174,7 +174,7 @@ def read_encoder(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     from safetensors import SafetensorError, safe_open  # only here: training does without it
 
     try:
-        if wrong_checksum(path):
+        if checksum_differs(path):
             raise ValueError("its checksum is wrong")
         with _utf8(path) as openable, safe_open(openable, framework="pt") as file:
             facts = {k: json.loads(v) for k, v in (file.metadata() or {}).items()}

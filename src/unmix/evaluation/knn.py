@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from unmix.errors import UserError, check_number
-from unmix.evaluation.metrics import NO_CLASS, accuracy, check_labelled
+from unmix.evaluation.metrics import NO_CLASS, accuracy, check_labeled
 from unmix.evaluation.protocol import Protocol, Task
 
 __all__ = ["WeightedKNN", "knn_accuracy", "knn_predict"]
@@ -62,7 +62,7 @@ def knn_predict(
     """
     check_number("--knn_k", k, at_least=1)
     check_number("--knn_temperature", temperature, above=0)
-    check_labelled("train", bank, labels, classes)
+    check_labeled("train", bank, labels, classes)
     if queries.ndim != 2 or queries.shape[1] != bank.shape[1]:
         raise UserError(
             f"test split: features {tuple(queries.shape)} do not go with the bank's "
@@ -202,7 +202,7 @@ def knn_accuracy(
     Raises:
         UserError: as `knn_predict` does, and if `query_labels` do not match the queries.
     """
-    check_labelled("test", queries, query_labels, classes)
+    check_labeled("test", queries, query_labels, classes)
     ranking = knn_predict(
         bank,
         labels,

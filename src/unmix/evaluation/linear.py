@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, linear
 
 from unmix.errors import UserError
-from unmix.evaluation.metrics import accuracy, check_labelled
+from unmix.evaluation.metrics import accuracy, check_labeled
 from unmix.evaluation.protocol import Protocol, Task
 
 __all__ = ["STRENGTHS", "LinearProbe", "linear_probe"]
@@ -59,8 +59,8 @@ def linear_probe(
         UserError: if features and labels do not match, or no class has two images.
     """
     started = time.perf_counter()
-    check_labelled("train", train_features, train_labels, classes)
-    check_labelled("test", test_features, test_labels, classes)
+    check_labeled("train", train_features, train_labels, classes)
+    check_labeled("test", test_features, test_labels, classes)
     device = torch.device(device) if device is not None else train_features.device
     held_out = _held_out(train_labels.cpu(), generator).to(device)
     train, test = _standardise(train_features.to(device).float(), test_features.to(device).float())

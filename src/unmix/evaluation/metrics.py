@@ -13,7 +13,7 @@ from unmix.errors import UserError
 __all__ = [
     "NO_CLASS",
     "accuracy",
-    "check_labelled",
+    "check_labeled",
     "effective_rank",
     "softness",
     "softness_summary",
@@ -43,7 +43,7 @@ def accuracy(ranking: Tensor, labels: Tensor) -> dict[str, float]:
     }
 
 
-def check_labelled(split: str, features: Tensor, labels: Tensor, classes: int) -> None:
+def check_labeled(split: str, features: Tensor, labels: Tensor, classes: int) -> None:
     """Check that a split has features and as many labels, all of them known classes.
 
     Args:

@@ -19,7 +19,7 @@ from torch.optim.lr_scheduler import LRScheduler, MultiStepLR
 
 from unmix.errors import check_number
 from unmix.evaluation.features import Encode, encode_batch, evaluating
-from unmix.evaluation.metrics import accuracy, check_labelled
+from unmix.evaluation.metrics import accuracy, check_labeled
 from unmix.evaluation.protocol import Batches, Protocol, Task
 from unmix.views import ViewSettings, preset
 
@@ -196,7 +196,7 @@ def train_classifier(
         UserError: if features and labels do not match, or `epochs` is less than 1.
     """
     started = time.perf_counter()
-    check_labelled("test", test_features, test_labels, classes)
+    check_labeled("test", test_features, test_labels, classes)
     device = torch.device(device)
     if epochs is not None:
         settings = settings.shortened(epochs)

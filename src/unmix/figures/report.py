@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from unmix.figures.saving import render
 from unmix.figures.style import method_name
 from unmix.figures.table import Baselines, results_table
-from unmix.files import write_whole
+from unmix.files import atomic_write
 from unmix.names import shown
 from unmix.results import Evaluation, RunResults, described
 
@@ -79,7 +79,7 @@ def write_report(
         runs=[_details(run) for run in results],
         citations=CITATIONS,
     )
-    write_whole(Path(path), page.encode(errors="backslashreplace"))
+    atomic_write(Path(path), page.encode(errors="backslashreplace"))
 
 
 def _source(figure: Figure) -> str:

@@ -9,7 +9,7 @@ from matplotlib import rc_context
 from matplotlib.figure import Figure
 
 from unmix.figures.style import STYLE
-from unmix.files import write_whole
+from unmix.files import atomic_write
 
 __all__ = ["render", "save"]
 
@@ -46,6 +46,6 @@ def save(figure: Figure, stem: Path) -> list[Path]:
     for kind in ("png", "svg"):
         # Not with_suffix: a name such as "lr0.03" would lose its ".03".
         path = Path(stem).with_name(f"{Path(stem).name}.{kind}")
-        write_whole(path, render(figure, kind))
+        atomic_write(path, render(figure, kind))
         paths.append(path)
     return paths

@@ -15,7 +15,7 @@ from typing import Any
 import unmix
 from unmix.config import Settings
 from unmix.errors import UserError
-from unmix.files import write_whole
+from unmix.files import atomic_write
 from unmix.results import load_results
 from unmix.studies.plan import slug
 from unmix.training.run.pretrain import command_line
@@ -164,7 +164,7 @@ class Cell:
         """Write its JSON, and give what it holds."""
         content = self.record(cost)
         text = json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False)
-        write_whole(self.file, (text + "\n").encode())
+        atomic_write(self.file, (text + "\n").encode())
         return content
 
 

@@ -13,7 +13,7 @@ from unmix.config import Settings
 from unmix.errors import UserError
 from unmix.studies.plan import Study
 from unmix.training.profiling import measure_stages
-from unmix.training.run.parts import Parts, build
+from unmix.training.run.parts import Parts, build_parts
 
 __all__ = ["Cost", "epochs_for", "measure_cost"]
 
@@ -64,7 +64,7 @@ def measure_cost(settings: Settings) -> Cost:
     Raises:
         UserError: if the settings do not go together or the data cannot be read.
     """
-    parts = build(settings)
+    parts = build_parts(settings)
     found = measure_stages(parts, steps=_STEPS, warmup=1)
     batch = parts.settings.run.batch_size
     return Cost(

@@ -17,7 +17,7 @@ from typing import Any
 from tqdm import tqdm
 
 from unmix.errors import UserError
-from unmix.files import write_whole
+from unmix.files import atomic_write
 from unmix.studies.cells import (
     Cell,
     changed_settings,
@@ -113,7 +113,7 @@ def _write_study(study: Study, folder: Path) -> None:
     import yaml
 
     text = yaml.safe_dump(study.content(), sort_keys=False, allow_unicode=True)
-    write_whole(folder / "study.yaml", text.encode())
+    atomic_write(folder / "study.yaml", text.encode())
 
 
 def _costs(study: Study, folder: Path, say: Say) -> dict[str, Cost]:
@@ -133,7 +133,7 @@ def _costs(study: Study, folder: Path, say: Say) -> dict[str, Cost]:
         say(f"measuring a few steps of {name!r}")
         found[name] = measure_cost(settings)
         known[name] = {"settings": key, "cost": found[name].as_dict()}
-        write_whole(file, (json.dumps(known, indent=1) + "\n").encode())
+        atomic_write(file, (json.dumps(known, indent=1) + "\n").encode())
     return found
 
 

@@ -14,7 +14,7 @@ from unmix.data import StreamedImages
 from unmix.hardware.devices import timed
 from unmix.training.loop.module import Pretraining
 
-__all__ = ["Compiling", "compile_encoders", "compile_views", "obstacle", "quicker"]
+__all__ = ["Compiling", "compile_encoders", "compile_error", "compile_views", "speedup"]
 
 _RUNS = 5
 
@@ -38,7 +38,7 @@ class Compiling(Callback):
         unwanted = self.wanted == "no" or (self.wanted == "auto" and device.type != "cuda")
         if unwanted or pl_module.compiled:
             return
-        if (why := obstacle(device)) is not None:
+        if (why := compile_error(device)) is not None:
             self.say(f"not compiled: {why}")
             return
         self.say(compile_views(pl_module))
@@ -48,7 +48,7 @@ class Compiling(Callback):
             self.say("encoders: compiled in the first steps, which takes a minute or two")
 
 
-def obstacle(device: torch.device) -> str | None:
+def compile_error(device: torch.device) -> str | None:
     """Why nothing can be compiled on this device, in one line; None if something can.
 
     A small function is compiled and run, for a missing C++ compiler or Triton shows only then.
@@ -86,13 +86,13 @@ def compile_views(module: Pretraining) -> str:
     """Compile the making of views if that is quicker here, for batches of the full size.
 
     Returns:
-        A line that says which is quicker, and by how much.
+        A line that says which is speedup, and by how much.
     """
     views = module.views
     streamed = isinstance(module.images, StreamedImages)
     name, apply = ("make_of_crops", views.apply_crops) if streamed else ("make", views.apply)
     plain = getattr(views, name)
-    images = examples(module)
+    images = example_images(module)
     n, _, height, width = images[0].shape
     draws = views.draw_all(n, height, width, torch.Generator().manual_seed(0))
 
@@ -106,7 +106,7 @@ def compile_views(module: Pretraining) -> str:
         return run
 
     compiled = torch.compile(plain, dynamic=False)
-    ratio = quicker(all_views(plain), all_views(compiled), module.device, timed)
+    ratio = speedup(all_views(plain), all_views(compiled), module.device, timed)
     setattr(views, name, plain if ratio <= 1 else compiled)
     if ratio <= 1:
         return f"views: not compiled, which would be {ratio:.2f} times as fast"
@@ -114,7 +114,7 @@ def compile_views(module: Pretraining) -> str:
     return f"views: compiled, {ratio:.2f} times as fast"
 
 
-def examples(module: Pretraining) -> list[Tensor]:
+def example_images(module: Pretraining) -> list[Tensor]:
     """A full batch as each view gets it, of no particular pixels: uint8 `(N, 3, H, W)`."""
     sides = [(size, size) for size in module.views.sizes]
     layout = torch.channels_last  # as decoders write
@@ -130,7 +130,7 @@ def examples(module: Pretraining) -> list[Tensor]:
     return [made[side] for side in sides]
 
 
-def quicker(
+def speedup(
     plain: Callable[[], Any],
     compiled: Callable[[], Any],
     device: torch.device,

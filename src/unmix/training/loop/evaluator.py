@@ -54,7 +54,7 @@ class Evaluator:
         self.settings, self.machine, self.say = settings, machine, say
 
     @property
-    def labelled(self) -> bool:
+    def labeled(self) -> bool:
         """Whether there are classes to predict."""
         return self.test is not None and self.train.labels is not None and len(self.test) > 0
 
@@ -91,7 +91,7 @@ class Evaluator:
             UserError: if the features are not finite.
         """
         train = self.features(self.train)
-        if not self.labelled or not protocols:
+        if not self.labeled or not protocols:
             return [], train
         assert self.test is not None
         assert self.train.classes is not None

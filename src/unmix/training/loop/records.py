@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from unmix.errors import UserError
-from unmix.files import write_whole
+from unmix.files import atomic_write
 
 __all__ = ["Records"]
 
@@ -64,4 +64,4 @@ class Records:
         table = csv.DictWriter(text, columns, lineterminator="\n")
         table.writeheader()
         table.writerows(self.rows)
-        write_whole(self.path, text.getvalue().encode())
+        atomic_write(self.path, text.getvalue().encode())

@@ -13,7 +13,7 @@ import torch
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
 from unmix.errors import UserError
-from unmix.files import replacing
+from unmix.files import atomic_path
 
 __all__ = [
     "LAST",
@@ -49,7 +49,7 @@ class AtomicCheckpoints(TorchCheckpointIO):
             UserError: if the disk is full or not writable.
         """
         path = Path(path)
-        with replacing(path) as beside:
+        with atomic_path(path) as beside:
             with beside.open("wb") as file:
                 _write(checkpoint, file)
                 file.flush()

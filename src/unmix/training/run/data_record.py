@@ -14,7 +14,7 @@ from unmix.config import Settings
 from unmix.data import DATA_SETS
 from unmix.data.fingerprint import Fingerprint
 from unmix.errors import UserError
-from unmix.files import write_whole
+from unmix.files import atomic_write
 from unmix.names import is_python
 
 __all__ = [
@@ -81,7 +81,7 @@ class DataRecord:
         if self.earlier:
             content["earlier"] = list(self.earlier)
         text = json.dumps(content, indent=1, ensure_ascii=True) + "\n"
-        write_whole(folder / DATA_RECORD, text.encode())
+        atomic_write(folder / DATA_RECORD, text.encode())
 
     def difference(self, found: Mapping[str, Fingerprint]) -> str | None:
         """How data differs from the run's, in a clause; None if what both know of is the same."""

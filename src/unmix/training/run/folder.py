@@ -13,11 +13,11 @@ from typing import Any
 import yaml
 from torch import nn
 
-from unmix.checksums import CHECKSUM, PLACE, stamped
+from unmix.checksums import CHECKSUM, PLACEHOLDER, with_checksum
 from unmix.config import GROUPS, Settings, field_names
 from unmix.config.saved import saved_words
 from unmix.errors import UserError, check_given
-from unmix.files import replacing, write_whole
+from unmix.files import atomic_path, atomic_write
 from unmix.names import is_python, shown
 from unmix.training.run.checkpoints import LAST, PREVIOUS
 from unmix.training.run.data_record import DATA_RECORD, is_folder, same_place
@@ -96,7 +96,7 @@ class RunFolder:
         )
         text += f"# Groups: {', '.join(names)}.\n"
         text += chain + yaml.safe_dump(dict(words), sort_keys=False)
-        write_whole(self.config, text.encode())
+        atomic_write(self.config, text.encode())
 
     def begun(self) -> bool:
         """Whether the folder holds a run; False if it is empty or not there.
@@ -182,10 +182,13 @@ class RunFolder:
         import safetensors.torch as safetensors  # only here: training does without it
 
         tensors = {k: v.detach().cpu().contiguous() for k, v in backbone.state_dict().items()}
-        metadata = {CHECKSUM: PLACE, **{key: json.dumps(value) for key, value in facts.items()}}
-        with replacing(self.encoder) as beside:
+        metadata = {
+            CHECKSUM: PLACEHOLDER,
+            **{key: json.dumps(value) for key, value in facts.items()},
+        }
+        with atomic_path(self.encoder) as beside:
             # Not save_file: its files are readable by their owner alone.
-            beside.write_bytes(stamped(safetensors.save(tensors, metadata=metadata)))
+            beside.write_bytes(with_checksum(safetensors.save(tensors, metadata=metadata)))
 
 
 def visible(folder: Path) -> list[Path]:

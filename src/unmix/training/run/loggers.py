@@ -18,7 +18,7 @@ from lightning.pytorch.utilities import rank_zero_only
 
 from unmix.config import Settings
 from unmix.errors import UserError
-from unmix.files import write_whole
+from unmix.files import atomic_write
 from unmix.training.console import is_leader
 from unmix.training.run.folder import RunFolder
 
@@ -144,7 +144,7 @@ def _remember(folder: RunFolder, name: str, run: int | str | None) -> None:
     """Keep the logger's id of this run, with which a resumed run goes on."""
     if is_leader() and run is not None:
         folder.path.mkdir(parents=True, exist_ok=True)
-        write_whole(folder.logged, json.dumps({name: str(run)}).encode())
+        atomic_write(folder.logged, json.dumps({name: str(run)}).encode())
 
 
 def _wandb_can_log() -> bool:

@@ -17,7 +17,7 @@ from unmix.data import (
     ImageSet,
     Skipped,
     StreamedImages,
-    check_normalisation,
+    check_normalization,
     estimate_mean_std,
     load,
 )
@@ -40,8 +40,8 @@ from unmix.views import Views
 
 __all__ = [
     "Parts",
-    "build",
     "build_method",
+    "build_parts",
     "encoder_facts",
     "has_narrow_downsampling",
     "headline",
@@ -59,7 +59,7 @@ class Parts:
     settings: Settings
     machine: Machine
     train: ImageSet
-    labelled: ImageSet
+    labeled: ImageSet
     test: ImageSet | None
     module: Pretraining
     where: str
@@ -71,7 +71,7 @@ class Parts:
 Seen = MutableMapping[str, Fingerprint]
 
 
-def build(
+def build_parts(
     settings: Settings,
     images: ImageSet | None = None,
     seen: Seen | None = None,
@@ -96,10 +96,10 @@ def build(
     size = run_.size or native_size(found)
     held = hold(found, machine, settings.machine)
     train = held.images
-    labelled = train
+    labeled = train
     if images is None:
-        labelled = train if train.labels is not None else load_split(run_, "train", seen)
-        test = load_split(run_, "test", seen) if labelled.labels is not None else None
+        labeled = train if train.labels is not None else load_split(run_, "train", seen)
+        test = load_split(run_, "test", seen) if labeled.labels is not None else None
     settings = settings.with_words(
         size=size,
         precision=machine.precision.split("-")[0].removesuffix("-true"),
@@ -142,9 +142,9 @@ def build(
         *notes_on_weights(settings.model.backbone),
         *notes_on_sizes(settings.mixture, settings.views, size),
     )
-    sets = (found, labelled, test)  # not train, whose files may have become a tensor
+    sets = (found, labeled, test)  # not train, whose files may have become a tensor
     skipped = tuple(each.skipped for each in sets if isinstance(each, StreamedImages))
-    return Parts(settings, machine, train, labelled, test, module, held.about, notes, skipped)
+    return Parts(settings, machine, train, labeled, test, module, held.about, notes, skipped)
 
 
 def _training_images(
@@ -256,7 +256,7 @@ def notes_on(run_: RunSettings, images: ImageSet | None = None) -> tuple[str, ..
     if run_.mean is None and run_.std is None:
         return ()
     own = images or load_split(replace(run_, mean=None, std=None), "pretrain")
-    line = check_normalisation(own, run_.mean or own.mean, run_.std or own.std)
+    line = check_normalization(own, run_.mean or own.mean, run_.std or own.std)
     return () if line is None else (line,)
 
 

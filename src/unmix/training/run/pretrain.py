@@ -46,7 +46,7 @@ from unmix.training.run.launching import check_launch, check_workers
 from unmix.training.run.lock import results_lock, run_lock
 from unmix.training.run.loggers import end_failed
 from unmix.training.run.notes import note_on_width
-from unmix.training.run.parts import Parts, build, encoder_facts, headline
+from unmix.training.run.parts import Parts, build_parts, encoder_facts, headline
 from unmix.training.run.resuming import go_on_with
 from unmix.training.run.trainer import fit
 
@@ -209,7 +209,7 @@ def _train(
         say(note)
     # The first process compares for all.
     train, test = (given.train, given.test) if given is not None else (None, None)
-    parts = build(settings, train, seen if is_leader() else None, test)
+    parts = build_parts(settings, train, seen if is_leader() else None, test)
     if any(isinstance(images, StreamedImages) for images in (parts.train, parts.test)):
         check_workers(settings.machine.workers)
     fix_threads(parts, cores)
@@ -246,7 +246,7 @@ def _to_the_end(
     """Train what is built, measure and write."""
     settings = parts.settings
     evaluator = Evaluator(
-        parts.module, parts.labelled, parts.test, settings.evaluation, parts.machine
+        parts.module, parts.labeled, parts.test, settings.evaluation, parts.machine
     )
     health = Health(None, parts.module.advice)
     reporter = Reporter(evaluator, health, settings.evaluation, say)
@@ -279,8 +279,8 @@ def _to_the_end(
     folder.previous.unlink(missing_ok=True)  # there is nothing left to go on with
     found = load_results(folder.path)
     say_accuracies(found)
-    if not evaluator.labelled:
-        why = "has no classes" if parts.labelled.labels is None else "was given without test_data"
+    if not evaluator.labeled:
+        why = "has no classes" if parts.labeled.labels is None else "was given without test_data"
         say(f"{shown(settings.run.data)} {why}, so kNN and linear probes are off.")
     say(f"encoder: {shown(folder.encoder)}   results: {shown(folder.results)}")
     return found
@@ -352,7 +352,7 @@ def finish(
     refuse_failure(folder, evaluator, reporter)
     folder.write_encoder(module.method.backbone, encoder_facts(parts))
     protocols = ("knn", "linear") if settings.evaluation.evaluate else ()
-    if not protocols or not evaluator.labelled:
+    if not protocols or not evaluator.labeled:
         return reporter.rows
     rows, train = evaluator(protocols, settings.run.epochs)
     for line in reporter.health.warnings(spread_and_rank(train.features), 1.0):
