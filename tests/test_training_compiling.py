@@ -18,7 +18,7 @@ from unmix.randomness import generator_for
 from unmix.training import pretrain
 from unmix.training.loading.loaders import build_loader
 from unmix.training.loop import compiling
-from unmix.training.loop.compiling import compile_encoders, compile_error
+from unmix.training.loop.compiling import compile_encoders, compile_error, speedup
 from unmix.training.run.parts import build_parts
 
 TINY: dict[str, Any] = {
@@ -84,7 +84,7 @@ def test_a_compiled_run_learns_what_a_plain_one_does(eager_backend, monkeypatch,
     assert eager_backend == {32}
 
 
-def test_views_are_compiled_if_that_is_quicker(eager_backend, monkeypatch, tmp_path, capsys):
+def test_views_are_compiled_if_that_is_faster(eager_backend, monkeypatch, tmp_path, capsys):
     seconds = iter([2.0, 1.0] * 5)
     monkeypatch.setattr(compiling, "timed", lambda run, device: run() is None or next(seconds))
     quick = pretrain(**TINY, compile="yes", run=str(tmp_path / "quick"))
@@ -128,7 +128,7 @@ def test_views_are_compiled_once_for_each_size_not_for_each_view(files, monkeypa
     assert graphs == ([(4, 3, 8, 8), (4, 3, 4, 4)] if files else [(4, 3, 8, 8)] * 2)
 
 
-def test_quicker_compares_medians_of_runs_in_turn():
+def test_speedup_compares_medians_of_runs_in_turn():
     calls: list[str] = []
     seconds = {
         "plain": iter([3.0, 90.0, 3.0, 3.0, 3.0]),
