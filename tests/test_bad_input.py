@@ -233,7 +233,7 @@ def test_strict_makes_a_broken_image_an_error(refuse, tmp_path, workers: str):
     images = pictures(tmp_path / "images")
     (images / "empty.png").touch()
     line = refuse(*on(images), "--strict", "--workers", workers)
-    assert line.startswith(f"--strict: {images}/empty.png: the file is empty; mend or remove the")
+    assert line.startswith(f"--strict: {images}/empty.png: the file is empty; fix or remove the f")
     assert not Path("r").exists()
 
 

@@ -103,7 +103,7 @@ def test_a_tensor_that_does_not_fit_a_gpu_stays_with_the_host(free):
 def test_what_must_be_held_and_cannot_be_is_told(tmp_path, free):
     images = files(tmp_path, [(8, 8)] * 20)
     free(len(images) * 192 - 1)
-    with pytest.raises(UserError, match=r"--resident: yes needs 3 kB, but 3 kB of the memory of c"):
+    with pytest.raises(UserError, match=r"--resident: yes needs 3 kB, but 3 kB are free on cpu"):
         hold(images, CPU, settings(resident="yes"))
 
 

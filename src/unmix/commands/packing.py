@@ -157,7 +157,7 @@ class SplitPacker:
     def _note(self, error: BrokenImage) -> None:
         if self.options.strict:
             raise UserError(
-                f"--strict: {error}; mend or remove the file, or leave --strict out to skip it."
+                f"--strict: {error}; fix or remove the file, or drop --strict to skip it."
             )
         self.broken.append((os.fspath(error.path), error.reason))
 

@@ -1,1 +1,1 @@
-"""Loading: the order of the images, and their way from memory or files to a training step."""
+"""Data loading: the order of the images, and how they get to the training step."""

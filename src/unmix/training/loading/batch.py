@@ -1,4 +1,4 @@
-"""What a training step gets."""
+"""A batch of a training step."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ __all__ = ["Batch"]
 
 @dataclass(frozen=True)
 class Batch:
-    """What a step gets.
+    """The input of a training step.
 
     Attributes:
-        index: Numbers of the samples in the data set, int64 (N,).
-        crops: For each view uint8 (N, 3, size, size) of its size, cropped where they were decoded;
-            None if the images are cropped on the device.
-        images: uint8 (N, 3, H, W), whole, from the host's memory; None if they are on the device.
-        broken: Files that could not be read; their samples are not in `index`.
+        index: Sample ids, int64 (N,).
+        crops: For each view its crops, uint8 (N, 3, size, size), made by the data workers; None if
+            the images are cropped on the device.
+        images: Whole images from host memory, uint8 (N, 3, H, W); None if they are on the device.
+        broken: Files that could not be read. Their samples are not in `index`.
     """
 
     index: Tensor
@@ -32,7 +32,7 @@ class Batch:
     broken: tuple[BrokenImage, ...] = ()
 
     def pin_memory(self) -> Batch:
-        """Pin the tensors, so that they can be copied to a GPU while it computes."""
+        """Pin the tensors, for asynchronous copies to a GPU."""
         return self._each(Tensor.pin_memory)
 
     def to(self, device: torch.device) -> Batch:
@@ -40,7 +40,7 @@ class Batch:
         return self._each(lambda tensor: to_device(tensor, device))
 
     def rows(self, which: Tensor) -> Batch:
-        """The batch of some of its samples, int64 (M,), which may be repeated."""
+        """Select samples, int64 (M,), which may be repeated."""
         return self._each(lambda tensor: tensor[which])
 
     def _each(self, change: Callable[[Tensor], Tensor]) -> Batch:

@@ -1,4 +1,4 @@
-"""From encoded images to the crops of a batch: the work of a data worker."""
+"""Decoding and cropping in data workers: from encoded images to the crops of a batch."""
 
 from __future__ import annotations
 
@@ -17,22 +17,22 @@ from unmix.views.crops import crop_reduced, crop_uint8
 
 __all__ = ["FileCrops"]
 
-# Enough that drawing costs nothing, few enough that pictures of other formats, whose sides are
-# known only with their pixels, fit in memory.
+# Enough to amortize drawing; few enough that images of formats without a readable header, which
+# are decoded whole to know their size, fit in memory.
 _TOGETHER = 16
 
 
 class FileCrops(Dataset[Batch]):
-    """Reads images, draws their views' crops, and decodes no more pixels than these need.
+    """Reads images, draws the crops of their views, and decodes only the pixels these need.
 
-    An item is asked for by epoch and number, so that what is drawn does not depend on which worker
-    draws it, nor on the other images of its batch. Boxes are drawn from the sides in the file's
-    header, so they do not depend on the decoder either.
+    Items are indexed by (epoch, sample id), so that the crops depend neither on the worker nor on
+    the other images of the batch. Boxes are drawn from the image size in the file's header, so
+    they do not depend on the decoder either.
 
     Args:
-        images: Where the images are.
-        views: Says how many crops of which size, and how they are drawn.
-        seed: Of the run.
+        images: The encoded images.
+        views: Number and sizes of the crops, and how they are drawn.
+        seed: Seed of the run.
     """
 
     def __init__(self, images: StreamedImages, views: Views, seed: int) -> None:
@@ -42,16 +42,16 @@ class FileCrops(Dataset[Batch]):
         return len(self.images)
 
     def __getitem__(self, item: tuple[int, int]) -> Batch:
-        """The batch of one image."""
+        """A batch of one image."""
         return self.__getitems__([item])
 
     def __getitems__(self, items: Sequence[tuple[int, int]]) -> Batch:
-        """The batch of some images: their crops, and the names of those that cannot be read.
+        """A batch of images: their crops, and the errors of those that cannot be read.
 
         Args:
-            items: Epoch and number of each.
+            items: Epoch and sample id of each.
         """
-        crops = self._room(len(items))
+        crops = self._allocate(len(items))
         kept: list[int] = []
         broken: list[BrokenImage] = []
         for start in range(0, len(items), _TOGETHER):
@@ -65,7 +65,7 @@ class FileCrops(Dataset[Batch]):
             boxes = self._boxes(items, opened)
             for n in list(opened):
                 try:
-                    # Popped, for its pixels are not needed any more.
+                    # Popped, so that its pixels are freed.
                     self._cut(opened.pop(n), boxes[n], [room[n] for room in crops])
                     kept.append(n)
                 except BrokenImage as error:
@@ -81,7 +81,7 @@ class FileCrops(Dataset[Batch]):
     def _boxes(
         self, items: Sequence[tuple[int, int]], opened: Mapping[int, OpenedImage]
     ) -> dict[int, list[list[int]]]:
-        """Draw the boxes of all views, for some images at once; gives them by image, then view."""
+        """Draw the boxes of all views for several images, indexed by image, then view."""
         if not opened:
             return {}
         heights, widths = torch.tensor([image.size for image in opened.values()]).T
@@ -95,7 +95,7 @@ class FileCrops(Dataset[Batch]):
     def _cut(
         self, image: OpenedImage, boxes: Sequence[Sequence[int]], out: Sequence[Tensor]
     ) -> None:
-        """Decode an image and write its crops to `out`, for each view uint8 (3, size, size)."""
+        """Decode an image and write its crops to `out`: for each view uint8 (3, size, size)."""
         sizes, kinds = self.views.sizes, self.views.kinds
         factor = min(
             image.factor(min(box[2:]), size) for box, size in zip(boxes, sizes, strict=True)
@@ -109,16 +109,16 @@ class FileCrops(Dataset[Batch]):
                 crop = crop_reduced(reduced, box, factor, kind.size, how)
             room.copy_(image.upright(crop))
 
-    def _room(self, count: int) -> list[Tensor]:
-        """Room for the crops, in one piece: for each view uint8 (N, 3, size, size), channels last.
+    def _allocate(self, count: int) -> list[Tensor]:
+        """Allocate the crops in one block: for each view uint8 (N, 3, size, size), channels last.
 
-        Decoders write channels last.
+        Channels last is the layout that decoders write.
         """
         sizes = self.views.sizes
         needed = [count * size * size * 3 for size in sizes]
         room = torch.empty(sum(needed), dtype=torch.uint8)
         if get_worker_info() is not None:
-            # Where the training process can see it: else it is copied there when the batch is sent.
+            # Shared memory: otherwise the batch would be copied into it when it is sent.
             room.share_memory_()
         parts = zip(room.split(needed), sizes, strict=True)
         return [part.view(count, size, size, 3).permute(0, 3, 1, 2) for part, size in parts]

@@ -1,4 +1,4 @@
-"""The order of the images, and their way from memory or files to the training step."""
+"""The order of the images, and the data loaders."""
 
 from __future__ import annotations
 
@@ -19,28 +19,28 @@ from unmix.views import Views
 
 __all__ = ["Batch", "EpochOrder", "FileCrops", "build_loader", "worker_count"]
 
-_AHEAD = 2
+_PREFETCH = 2
 
 
 class EpochOrder:
-    """Batches of sample numbers; the order depends on the seed and the epoch alone.
+    """Batches of sample ids, shuffled by seed and epoch alone.
 
-    The last batch of an epoch may be short. If it is smaller than `smallest`, or with `drop_last`,
-    it is left out.
+    The last batch of an epoch may be smaller. It is dropped if it is smaller than `smallest`, or
+    with `drop_last`.
 
     Args:
         n: Number of samples.
-        batch_size: Samples in a batch.
-        seed: Of the run.
-        smallest: The least that a batch must have, of each process.
-        processes: Each gets an equal share of every batch.
-        drop_last: Leave a short last batch out.
+        batch_size: Samples per batch, over all processes.
+        seed: Seed of the run.
+        smallest: Minimum number of samples of a batch, per process.
+        processes: Number of processes; each gets an equal part of every batch.
+        drop_last: Drop an incomplete last batch.
 
     Attributes:
         smallest: As given.
-        share: Samples of a full batch that each process gets.
-        position: Says where the run stands when an iteration begins: the epoch, and the batch of it
-            to start with, which is not the first where a run is resumed.
+        share: Samples of a full batch per process.
+        position: Returns the epoch and the batch in it at which an iteration starts; not the first
+            batch where a run is resumed within an epoch.
     """
 
     def __init__(
@@ -65,13 +65,13 @@ class EpochOrder:
         epoch, start = self.position()
         order = torch.randperm(self.n, generator=generator_for(self.seed, "order", epoch))
         for index in order.split(self.batch_size)[start : self.length]:
-            # As many for each process, for what they say of their images is put together.
+            # Equally many per process, since their outputs are gathered.
             whole = len(index) // self.processes * self.processes
             yield epoch, index[rank() : whole : self.processes] if self.processes > 1 else index
 
 
 class IndexLoader:
-    """Batches whose images are on the device: only the numbers travel."""
+    """Batches of images that are on the device already: sample ids alone."""
 
     def __init__(self, order: EpochOrder) -> None:
         self.order = order
@@ -84,12 +84,12 @@ class IndexLoader:
 
 
 class HostLoader:
-    """Batches of images that are in the host's memory, gathered one batch ahead of the device.
+    """Batches of images in host memory, gathered one batch ahead of the device.
 
     Args:
         images: uint8 (M, 3, H, W).
-        order: Of the samples.
-        pin_memory: For a GPU.
+        order: The order of the samples.
+        pin_memory: Whether to pin the batches, for a GPU.
     """
 
     def __init__(self, images: Tensor, order: EpochOrder, pin_memory: bool = False) -> None:
@@ -114,7 +114,7 @@ class HostLoader:
 
 
 class _Requests:
-    """The order as lists of (epoch, number), which is what `FileCrops` is asked for."""
+    """The order as lists of (epoch, sample id), the indices of `FileCrops`."""
 
     def __init__(self, order: EpochOrder) -> None:
         self.order = order
@@ -127,19 +127,18 @@ class _Requests:
             yield [(epoch, i) for i in index.tolist()]
 
 
-def _as_it_is(batch: Batch) -> Batch:
-    """What `FileCrops` gives for a list of requests is a batch already."""
+def _identity(batch: Batch) -> Batch:
+    """Collate nothing: `FileCrops` returns whole batches."""
     return batch
 
 
 def worker_count(cores: int | None = None) -> int:
-    """How many processes decode if nobody says it: one a core, but one core is for the step.
+    """Default number of data workers: one per core, less one for the training step.
 
-    At least 1, at most 16: more wait for the disk, and each holds batches that are ahead.
+    At least 1 and at most 16: more would wait for the disk, and each holds prefetched batches.
 
     Args:
-        cores: Those that this process may use; by default asked for, so that a container's or a
-            batch system's share counts and not the whole machine.
+        cores: Cores to use; by default those that this process may use (`usable_cores`).
     """
     if cores is None:
         cores = usable_cores()
@@ -155,15 +154,15 @@ def build_loader(
     workers: int | None = None,
     pin_memory: bool = False,
 ) -> IndexLoader | HostLoader | DataLoader[Batch]:
-    """The loader of an image set: numbers, images, or crops, by where the images are.
+    """Build the data loader for where the images are: sample ids, whole images, or crops of files.
 
     Args:
         images: The training images.
-        views: Says how many crops of which size.
-        order: Shared with the caller, who sets its epoch.
-        resident: Whether images in memory are on the device; then only their numbers travel.
-        workers: Processes that decode files; by default see `worker_count`.
-        pin_memory: For a GPU.
+        views: Number and sizes of the crops.
+        order: The order of the samples; the caller sets its `position`.
+        resident: Whether images in memory are on the device; then batches have sample ids alone.
+        workers: Processes that decode files; by default `worker_count()`.
+        pin_memory: Whether to pin the batches, for a GPU.
     """
     if isinstance(images, TensorImages):
         return IndexLoader(order) if resident else HostLoader(images.images, order, pin_memory)
@@ -172,10 +171,10 @@ def build_loader(
     return DataLoader(
         FileCrops(images, views, order.seed),  # type: ignore[arg-type]
         batch_sampler=_Requests(order),  # type: ignore[arg-type]
-        collate_fn=_as_it_is,  # type: ignore[arg-type]
+        collate_fn=_identity,  # type: ignore[arg-type]
         num_workers=count,
         persistent_workers=count > 0,
-        # Batches ready beside the one in work, in each worker: memory does not grow beyond them.
-        prefetch_factor=_AHEAD if count else None,
+        # Batches prefetched per worker, which bounds the memory.
+        prefetch_factor=_PREFETCH if count else None,
         pin_memory=pin_memory,
     )

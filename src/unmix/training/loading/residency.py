@@ -1,4 +1,4 @@
-"""Which image sets are held as uint8 on the training device, and which are streamed to it."""
+"""Which images are held as uint8 on the training device, and which are streamed to it."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ class Held:
     """An image set, and where its pixels are during training.
 
     Attributes:
-        images: The set; one of files that is held has become a tensor, without the broken ones.
+        images: The image set. Files that are held were decoded to a tensor, without broken ones.
         resident: Whether it is to be held on the device.
-        about: Where it is, for people: "on the device (154 MB)".
-        notes: What the user should hear.
+        about: Where it is, for the first lines of a run: "on the device (154 MB)".
+        notes: Lines for the user.
     """
 
     images: ImageSet
@@ -39,22 +39,22 @@ class Held:
 
 
 def hold(images: ImageSet, machine: Machine, settings: MachineSettings) -> Held:
-    """Decide where the training images are, and decode them once if they are to be held.
+    """Decide where the training images are kept, and decode them once if they are to be held.
 
     Args:
         images: The training images.
-        machine: The device that trains.
+        machine: The training device.
         settings: `resident`, `resident_share` and `workers`.
 
     Raises:
-        UserError: if the images must be held (`resident` is "yes") but do not fit or differ in
-            size, or one is broken and the set is strict.
+        UserError: if the images must be held (`resident` is "yes") but do not fit in memory or
+            differ in size, or one is broken and the set is strict.
     """
     if settings.resident == "no" or len(images) == 0:
         return _streamed(images)
     if isinstance(images, TensorImages):
         size = images.images.nbytes
-        # On a CPU they are where they belong already.
+        # On a CPU they are on the device already.
         if machine.device.type == "cpu" or _fits(size, machine, settings):
             return Held(images, True, f"on the device ({_amount(size)})")
         return _streamed(images)
@@ -68,15 +68,15 @@ def hold(images: ImageSet, machine: Machine, settings: MachineSettings) -> Held:
     (shape,) = shapes
     if not _fits(len(images) * 3 * shape[0] * shape[1], machine, settings):
         return _streamed(images)
-    found = _decode_all(
+    decoded = _decode_all(
         images, shape, worker_count() if settings.workers is None else settings.workers
     )
-    if isinstance(found, TensorImages):
+    if isinstance(decoded, TensorImages):
         line = images.skipped.line()
-        about = f"decoded once and held on the device ({_amount(found.images.nbytes)})"
-        return Held(found, True, about, () if line is None else (line,))
+        about = f"decoded once and held on the device ({_amount(decoded.images.nbytes)})"
+        return Held(decoded, True, about, () if line is None else (line,))
     if must:
-        raise UserError(_needs_one_size(images, {shape, found}))
+        raise UserError(_needs_one_size(images, {shape, decoded}))
     return _streamed(images)
 
 
@@ -87,17 +87,17 @@ def _streamed(images: ImageSet) -> Held:
 
 
 def _fits(size: int, machine: Machine, settings: MachineSettings) -> bool:
-    """Whether so many bytes may be held.
+    """Whether this many bytes may be held on the device.
 
     Raises:
-        UserError: if they must be held and there is no room.
+        UserError: if they must be held and do not fit.
     """
     free = free_memory(machine.device)
     if settings.resident == "yes":
         if size > free:
             raise UserError(
-                f"--resident: yes needs {_amount(size)}, but {_amount(free)} of the memory of "
-                f"{machine.device.type} are free; use --resident auto, or no."
+                f"--resident: yes needs {_amount(size)}, but {_amount(free)} are free on "
+                f"{machine.device.type}; use --resident auto, or no."
             )
         return True
     return size <= settings.resident_share * free
@@ -121,20 +121,20 @@ def _needs_one_size(images: ImageSet, shapes: set[tuple[int, int]]) -> str:
 
 
 def _sample_shapes(images: StreamedImages) -> set[tuple[int, int]]:
-    """The heights and widths of some images, evenly spread."""
+    """The heights and widths of some images, evenly spaced."""
     shapes: set[tuple[int, int]] = set()
     for i in range(0, len(images), max(1, len(images) // _SAMPLE)):
         try:
             shapes.add(OpenedImage.of(images.read(i), images.place(i), images.decoding).size)
         except BrokenImage:
-            continue  # noted when all are decoded, or when it is drawn
+            continue  # reported when all are decoded, or when it is in a batch
         if len(shapes) > 1:
             break
     return shapes
 
 
 class _Whole(Dataset[tuple[int, "Tensor | BrokenImage"]]):
-    """Whole decoded images, or why they cannot be read."""
+    """Decoded images, or the errors of those that cannot be read."""
 
     def __init__(self, images: StreamedImages) -> None:
         self.images = images
@@ -154,7 +154,7 @@ class _Whole(Dataset[tuple[int, "Tensor | BrokenImage"]]):
 def _decode_all(
     images: StreamedImages, shape: tuple[int, int], workers: int
 ) -> TensorImages | tuple[int, int]:
-    """Decode every image into one tensor; or give the first shape that is another one.
+    """Decode every image into one tensor, or return the first shape that differs.
 
     Raises:
         UserError: if a file is broken and the set is strict, or fewer than 2 can be read.
@@ -171,8 +171,7 @@ def _decode_all(
                     images.skipped.add(image)
                 except BrokenImage:
                     raise UserError(
-                        f"--strict: {image}; mend or remove the file, or leave --strict out to "
-                        "skip it."
+                        f"--strict: {image}; fix or remove the file, or drop --strict to skip it."
                     ) from None
             elif tuple(image.shape[1:]) != shape:
                 return int(image.shape[1]), int(image.shape[2])
@@ -193,6 +192,6 @@ def _decode_all(
         classes=images.classes,
         mean=images.mean,
         std=images.std,
-        # A clone gives the memory of the rows that are not used back.
+        # A clone, to free the memory of the unused rows.
         images=pixels if whole else pixels[: len(kept)].clone(),
     )

@@ -1,4 +1,4 @@
-"""What `--compile` does, and why it may not."""
+"""`--compile`: torch.compile for encoders and views, where it works and is faster."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ _RUNS = 5
 
 
 class Compiling(Callback):
-    """Compiles what `compile` says, before training starts.
+    """Compiles encoders and views before training starts.
 
     Args:
-        wanted: "yes" for encoders and views, or "auto": the views alone, on a CUDA device. Views
-            are compiled only if that is measured to be quicker.
+        wanted: "yes" for encoders and views; "auto" for the views alone, on a CUDA device; "no".
+            Views are compiled only if that is measured to be faster.
         say: Prints a line.
     """
 
@@ -32,14 +32,14 @@ class Compiling(Callback):
         self.wanted, self.say = wanted, say
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Compile, or say in one line why not."""
+        """Compile, or print one line that says why not."""
         assert isinstance(pl_module, Pretraining)
         device = pl_module.device
         unwanted = self.wanted == "no" or (self.wanted == "auto" and device.type != "cuda")
         if unwanted or pl_module.compiled:
             return
-        if (why := compile_error(device)) is not None:
-            self.say(f"not compiled: {why}")
+        if (error := compile_error(device)) is not None:
+            self.say(f"not compiled: {error}")
             return
         self.say(compile_views(pl_module))
         if self.wanted == "yes":
@@ -49,44 +49,44 @@ class Compiling(Callback):
 
 
 def compile_error(device: torch.device) -> str | None:
-    """Why nothing can be compiled on this device, in one line; None if something can.
+    """The error of compiling for this device, in one line; None if it works.
 
-    A small function is compiled and run, for a missing C++ compiler or Triton shows only then.
+    Compiles and runs a small function: a missing C++ compiler or Triton shows only then.
     """
     try:
         torch.compile(lambda x: (x * 2).relu().sum())(torch.ones(64, device=device))
-    except Exception as error:  # compilers fail in words and classes of their own
+    except Exception as error:  # compilers raise exceptions of many kinds
         reason = " ".join(str(error).split()) or type(error).__name__
         return reason.split(". ")[0][:160]
     return None
 
 
 def compile_encoders(method: nn.Module) -> list[nn.Module]:
-    """Compile every encoder of a method, in place; names and state stay.
+    """Compile every encoder of a method in place; parameter names and state stay the same.
 
     Returns:
-        The encoders: the outermost backbones, which are the modules with a `feature_dim`.
+        The encoders: the outermost modules with a `feature_dim`.
     """
-    found: list[nn.Module] = []
+    encoders: list[nn.Module] = []
 
     def visit(module: nn.Module) -> None:
         for child in module.children():
             if hasattr(child, "feature_dim"):
-                found.append(child)
+                encoders.append(child)
             else:
                 visit(child)
 
     visit(method)
-    for encoder in found:
+    for encoder in encoders:
         encoder.compile(dynamic=False)
-    return found
+    return encoders
 
 
 def compile_views(module: Pretraining) -> str:
-    """Compile the making of views if that is quicker here, for batches of the full size.
+    """Compile the views if that is faster here, for full batches.
 
     Returns:
-        A line that says which is speedup, and by how much.
+        A line for the user, with the speedup.
     """
     views = module.views
     streamed = isinstance(module.images, StreamedImages)
@@ -97,7 +97,7 @@ def compile_views(module: Pretraining) -> str:
     draws = views.draw_all(n, height, width, torch.Generator().manual_seed(0))
 
     def all_views(make: Callable[..., Tensor]) -> Callable[[], list[Tensor]]:
-        # Through `apply`, so that what is compiled here is what a step asks for.
+        # Through `apply`, so that what is compiled is what a step calls.
         def run() -> list[Tensor]:
             setattr(views, name, make)
             given = zip(images, draws, strict=True)
@@ -115,7 +115,7 @@ def compile_views(module: Pretraining) -> str:
 
 
 def example_images(module: Pretraining) -> list[Tensor]:
-    """A full batch as each view gets it, of no particular pixels: uint8 `(N, 3, H, W)`."""
+    """For each view a full batch of its input, random pixels: uint8 `(N, 3, H, W)`."""
     sides = [(size, size) for size in module.views.sizes]
     layout = torch.channels_last  # as decoders write
     if not isinstance(module.images, StreamedImages):
@@ -136,8 +136,8 @@ def speedup(
     device: torch.device,
     clock: Callable[[Callable[[], Any], torch.device], float],
 ) -> float:
-    """How many times as fast the compiled form is; runs are taken in turn, the medians count."""
-    for form in (compiled, plain):  # compiling, and the first run's memory
+    """Speedup of the compiled form: ratio of the median times of alternating runs."""
+    for form in (compiled, plain):  # compilation and first allocations
         form()
     pairs = [(clock(plain, device), clock(compiled, device)) for _ in range(_RUNS)]
     one, other = (sorted(times)[_RUNS // 2] for times in zip(*pairs, strict=True))

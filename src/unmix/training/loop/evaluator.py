@@ -1,4 +1,4 @@
-"""A method measured on the images of its run."""
+"""Evaluation during and after training, on the images of the run."""
 
 from __future__ import annotations
 
@@ -30,15 +30,15 @@ _HEALTH_SAMPLE, _SAMPLE = 2048, 256
 
 
 class Evaluator:
-    """Measures a method on the training and test images.
+    """Evaluates a method on the training and test images.
 
     Args:
-        module: The pretraining whose method is measured.
-        train: Images that may be learnt from.
+        module: The module whose method is evaluated.
+        train: Images to fit classifiers on.
         test: Images to predict, or None.
-        settings: Protocols' numbers, and which features.
+        settings: Hyperparameters of the protocols, and which features.
         machine: Where to compute.
-        say: Prints a line, where an evaluation takes long.
+        say: Prints a line if an evaluation takes long.
     """
 
     def __init__(
@@ -55,16 +55,16 @@ class Evaluator:
 
     @property
     def labeled(self) -> bool:
-        """Whether there are classes to predict."""
+        """Whether there are labels to predict."""
         return self.test is not None and self.train.labels is not None and len(self.test) > 0
 
     def sample(self) -> Tensor:
-        """The backbone's features (N, D) of up to 256 training images, evenly spaced."""
+        """Backbone features (N, D) of up to 256 training images, evenly spaced."""
         few = self.train.evenly(min(_SAMPLE, len(self.train)))
         return self.features(few, "backbone").features
 
     def features(self, images: ImageSet, kind: str | None = None) -> LabeledFeatures:
-        """Features of a split, of the backbone or the projector; by default as the settings say."""
+        """Features of a split, of the backbone or the projector; by default as in the settings."""
         method = self.module.method
         kind = kind or self.settings.features
         encode = method.features if kind == "backbone" else method.projections
@@ -76,7 +76,7 @@ class Evaluator:
 
     def _encoded(self, encode: Callable[[Tensor], Tensor], images: ImageSet) -> LabeledFeatures:
         views = self.module.views
-        # Compiling the encoders again for evaluation would take longer than it saves.
+        # Compiling the encoders again for evaluation would cost more than it saves.
         with torch.compiler.set_stance("force_eager"):
             return split_features(
                 encode, images, views.plain, views.size, device=self.module.device,
@@ -85,7 +85,10 @@ class Evaluator:
             )  # fmt: skip
 
     def __call__(self, protocols: tuple[str, ...], epoch: int) -> tuple[list[dict[str, Any]], Any]:
-        """Rows of `results.json` for an epoch, and the training features that they used.
+        """Evaluate an epoch.
+
+        Returns:
+            Rows of `results.json`, and the features of the training images.
 
         Raises:
             UserError: if the features are not finite.
@@ -104,7 +107,7 @@ class Evaluator:
 
 
 def spread_and_rank(features: Tensor) -> dict[str, float]:
-    """The spread and the effective rank of a sample of features, evenly spaced over the images."""
+    """Spread and effective rank of a sample of the features, evenly spaced."""
     step = max(1, len(features) // _HEALTH_SAMPLE)
     sample = features[::step]
     return {"spread": spread(sample), "effective_rank": effective_rank(sample)}

@@ -307,5 +307,5 @@ class Pretraining(L.LightningModule):
                 self.images.skipped.add(error)
             except BrokenImage:
                 raise UserError(
-                    f"--strict: {error}; mend or remove the file, or leave --strict out to skip it."
+                    f"--strict: {error}; fix or remove the file, or drop --strict to skip it."
                 ) from None

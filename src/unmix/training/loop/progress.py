@@ -1,4 +1,4 @@
-"""Signs of life within an epoch."""
+"""Progress within an epoch: a bar on a terminal or in a notebook, lines elsewhere."""
 
 from __future__ import annotations
 
@@ -32,9 +32,9 @@ class Bar(TQDMProgressBar):
         reporter.say = reporter.evaluator.say = self.say
 
     def say(self, text: str) -> None:
-        """Print a line above the bar, instead of behind it."""
+        """Print a line above the bar."""
         bar = self._train_progress_bar
-        if bar is None or bar.disable:  # Lightning prints nothing then
+        if bar is None or bar.disable:  # Lightning would print nothing
             print_line(text)
             return
         self.print(shown_lines(text))
@@ -48,7 +48,7 @@ class Bar(TQDMProgressBar):
     def get_metrics(
         self, trainer: L.Trainer, pl_module: L.LightningModule
     ) -> dict[str, int | str | float | dict[str, float]]:
-        """What stands behind the bar."""
+        """The metrics that are shown after the bar."""
         assert isinstance(pl_module, Pretraining)
         shown: dict[str, int | str | float | dict[str, float]] = {}
         seconds = time.perf_counter() - self.reporter.epoch_start
@@ -62,16 +62,15 @@ class Bar(TQDMProgressBar):
 
 
 class Lines(Callback):
-    """What stands in for a bar in a log: a line at most every 30 seconds.
+    """Progress in a log: at most one line every 30 seconds.
 
-    With a bar too it says once, after the first steps, how long the rest of the run will take,
-    unless that is less than 20 seconds. The line of an epoch counts as a line. Of several processes
-    only the first one looks at its loss and speaks.
+    Once, after the first steps, it also estimates how long the rest of the run takes, unless that
+    is less than 20 seconds. The line of an epoch counts as a line. Only the first process prints.
 
     Args:
-        reporter: Its clock is that of the epoch.
-        every: Seconds between lines; None for none but the estimate.
-        clock: Tells the seconds.
+        reporter: Knows when the epoch started.
+        every: Seconds between lines; None for the estimate alone, beside a bar.
+        clock: Returns seconds.
     """
 
     def __init__(
@@ -89,16 +88,16 @@ class Lines(Callback):
         self.told = self.clock()
 
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Leave what happened between the epochs out of the estimate."""
+        """Exclude the time between epochs from the estimate."""
         if self.begun is not None:
             self.begun = (self.begun[0] + self.clock() - self.last, self.begun[1])
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """The reporter, which comes before, has just said how it goes."""
+        """The reporter, called before, has just printed the epoch's line."""
         self.told = self.clock()
 
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *_: Any) -> None:
-        """Say how it goes, if it is time to."""
+        """Print a line if it is time to."""
         assert isinstance(pl_module, Pretraining)
         if not trainer.is_global_zero:
             return
@@ -106,7 +105,7 @@ class Lines(Callback):
         left = pl_module.total_steps - step
         self.last = now
         if self.begun is None:
-            self.begun = (now, step)  # the first step compiles, and waits for the first files
+            self.begun = (now, step)  # the first step compiles and waits for the data workers
         seconds, steps = now - self.begun[0], step - self.begun[1]
         if not self.estimated and seconds >= _WARM and steps >= 3:
             self.estimated = True
@@ -133,6 +132,6 @@ class Lines(Callback):
 
 
 def shows_bar() -> bool:
-    """Whether a bar can move: on a terminal, or in a notebook that has tqdm's widgets."""
+    """Whether a bar can be shown: on a terminal, or in a notebook with tqdm's widgets."""
     in_notebook = "ipykernel" in sys.modules and importlib.util.find_spec("ipywidgets") is not None
     return sys.stderr.isatty() or in_notebook

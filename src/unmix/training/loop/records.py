@@ -1,4 +1,4 @@
-"""What a run records of its epochs: `metrics.csv`, made of what its checkpoints hold."""
+"""`metrics.csv`: one row per epoch, kept in the checkpoints too."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ __all__ = ["Records"]
 
 
 class Records:
-    """The rows of `metrics.csv`, one an epoch.
+    """The rows of `metrics.csv`, one per epoch.
 
-    They are part of a run's checkpoints, and the file is always written whole, so that it holds
-    what an undisturbed run's would hold, wherever the run was stopped.
+    They are part of the checkpoints, and the file is always written from them as a whole, so that
+    a resumed run has the same file as an uninterrupted one.
 
     Args:
         path: The file.
@@ -29,11 +29,11 @@ class Records:
         self.rows: list[dict[str, Any]] = []
 
     def add(self, row: Mapping[str, Any]) -> None:
-        """Add an epoch's row."""
+        """Add the row of an epoch."""
         self.rows.append(dict(row))
 
     def read(self) -> list[dict[str, Any]]:
-        """The rows that the file has.
+        """Read the rows of the file.
 
         Raises:
             UserError: if it is damaged.
@@ -45,16 +45,16 @@ class Records:
                 rows = list(csv.DictReader(file))
         except (UnicodeDecodeError, csv.Error):
             raise UserError(
-                f"{self.path}: is damaged; remove it to go on without the earlier epochs' rows."
+                f"{self.path}: is damaged; remove it to go on without the rows of earlier epochs."
             ) from None
         return [{name: value for name, value in row.items() if name and value} for row in rows]
 
     def drop_after(self, step: int) -> None:
-        """Forget rows of steps that are not done, which a file can have but no checkpoint."""
+        """Drop rows of later steps, which the file may have when the checkpoint does not."""
         self.rows = [row for row in self.rows if int(row.get("step") or 0) <= step]
 
     def write(self) -> None:
-        """Write the file, whole or not at all.
+        """Write the file atomically.
 
         Raises:
             UserError: if it cannot be written.
