@@ -181,7 +181,9 @@ def test_an_output_that_cannot_be_written_is_an_error_before_measuring(
     line = refuse("bench", *FLAGS, "--json", tmp_path / "file" / "b.json")
     assert line.startswith(f"{tmp_path / 'file' / 'b.json'}: cannot be written")
     assert refuse("bench", *FLAGS, "--chart", "b.jpg") == "--chart: b.jpg must end in .png."
-    assert refuse("bench", *FLAGS, "--run", "r").startswith("--run: unmix bench writes no run fol")
+    assert refuse("bench", *FLAGS, "--run", "r").startswith(
+        "--run: does not apply to unmix bench, which writes no run fol"
+    )
     assert refuse("bench", *FLAGS, "--steps", "0").startswith("--steps: 0 is out of range")
 
 

@@ -85,7 +85,7 @@ def test_an_unknown_shell_and_none(refuse):
     line = refuse("--completion", "tcsh")
     assert line.startswith("--completion: 'tcsh' is unknown.")
     assert "Known: bash, zsh, fish." in line
-    assert refuse("--completion") == "--completion: needs one value: bash, zsh or fish."
+    assert refuse("--completion") == "--completion: expects one value: bash, zsh or fish."
 
 
 def test_the_overview_names_completion(capsys):
@@ -135,5 +135,5 @@ def test_an_interrupt_promises_to_go_on_only_where_it_does(
 
     monkeypatch.setitem(cli.COMMANDS, command, ("", interrupted))
     assert main([command]) == 130
-    again = "; give the same command again to go on" if goes_on else ""
+    again = "; give the same command again to continue" if goes_on else ""
     assert capsys.readouterr().err == f"unmix: interrupted{again}.\n"

@@ -155,9 +155,12 @@ def test_images_of_one_value_are_named_as_such(tmp_path, refuse):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (("--range", "5", "5"), "--range: 5 5 must rise"),
+        (("--range", "5", "5"), "--range: 5 5 must be increasing"),
         (("--bit_depth", "0"), "--bit_depth: 0 is out of range"),
-        (("--bit_depth", "12", "--range", "0", "9"), "--bit_depth: goes without --range"),
+        (
+            ("--bit_depth", "12", "--range", "0", "9"),
+            "--bit_depth: cannot be combined with --range; give one.",
+        ),
         (("--max_pixels", "0"), "--max_pixels: 0 is out of range"),
     ],
 )

@@ -386,7 +386,7 @@ def test_a_warm_up_may_start_from_another_rate_than_nothing() -> None:
     rates = [4.8 * ours(step) for step in range(9)]
     assert rates[:8] == pytest.approx([0.3 + 4.5 * i / 8 for i in range(1, 9)])
     assert rates[8] == pytest.approx(4.8)
-    with pytest.raises(UserError, match=r"--warmup_start_lr: 0\.3 is where a warm-up starts"):
+    with pytest.raises(UserError, match=r"warmup_start_lr: 0\.3 applies only to a warmup"):
         OptimizerSettings(warmup_start_lr=0.3)
 
 

@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 import yaml
 
-from unmix.cli import pretrain_words
+from unmix.cli import parse_pretrain
 from unmix.config import Settings
 from unmix.config.recipes import recipe, resolve
-from unmix.config.saved import saved_words
+from unmix.config.saved import saved_settings
 from unmix.errors import UserError
 from unmix.training import RunFolder
 from unmix.training.run.parts import build_parts
@@ -25,7 +25,7 @@ def test_a_mapping_in_a_file_in_python_and_flags_say_the_same(tmp_path: Path) ->
     file.write_text(yaml.safe_dump({"method": "moco", "second_view": WEAK}))
     assert recipe(str(file)) == {"method": "moco", **FLAT}
     flags = [word for name, value in FLAT.items() for word in (f"--{name}", str(value))]
-    _, given = pretrain_words(["--method", "moco", *flags])
+    _, given = parse_pretrain(["--method", "moco", *flags])
     expected = settings_for({"method": "moco", **FLAT})[0]
     for words, config in (({}, str(file)), ({"method": "moco", "second_view": WEAK}, None)):
         found = settings_for(words, config)[0]
@@ -81,7 +81,7 @@ def test_a_run_folder_keeps_it_and_is_not_another_run(tmp_path: Path) -> None:
     assert folder.settings().views == settings.views
     folder.check_same(settings.flat())
     with pytest.raises(UserError, match=r"its second_jitter_p is 0\.0, not 0\.5"):
-        folder.check_same(settings.with_words(second_jitter_p=0.5).flat())
+        folder.check_same(settings.with_changes(second_jitter_p=0.5).flat())
     again = settings_for({"run": str(tmp_path), "second_view": {"gray_p": 0.1}})[0]
     assert (again.views.second_gray_p, again.views.second_jitter_p) == (0.1, 0.0)
     saved = yaml.safe_load(folder.config.read_text())
@@ -92,5 +92,5 @@ def test_a_file_of_an_earlier_version_says_nothing_of_them(tmp_path: Path) -> No
     """All views but for the blur were alike then, and are."""
     words = {"method": "moco", "second_blur_p": 0.1, "second_solarize_p": None}
     (tmp_path / "config.yaml").write_text(yaml.safe_dump(words))
-    views = Settings.of(saved_words(tmp_path)).views
+    views = Settings.of(saved_settings(tmp_path)).views
     assert views.given_for("second") == ["second_blur_p"]

@@ -19,12 +19,12 @@ __all__ = ["catalog_text", "keywords_text", "main"]
 _PATHS = {"data_dir", "run", "test_folder", "train_folder"}
 # Other values than those that are listed are possible.
 _OPEN_ENDED = {"backbone"}
-# What a command's function takes that no flag gives.
+# Parameters of the commands' functions that are not flags.
 _NOT_FLAGS = {"say", "baselines", "mixture", "config", "words", "settings"}
 
 
 def catalog_text() -> str:
-    """The content of `config/catalog.json`: a line for each parameter."""
+    """The content of `config/catalog.json`, one line per parameter."""
     from unmix.backbones import BACKBONES, STEMS
     from unmix.credit import RULES
     from unmix.data import DATA_SETS
@@ -47,7 +47,7 @@ def catalog_text() -> str:
         for name, rule in RULES.items()
     }
     commands = {name: _command(name, function) for name, function in _functions().items()}
-    words = {
+    choices = {
         "backbones": BACKBONES,
         "data": DATA_SETS,
         "laws": LAWS,
@@ -61,7 +61,7 @@ def catalog_text() -> str:
             "methods": {name: packed(entry) for name, entry in methods.items()},
             "rules": {name: packed(entry) for name, entry in rules.items()},
             "commands": {name: packed(entry) for name, entry in commands.items()},
-            "words": {name: list(choices) for name, choices in words.items()},
+            "choices": {name: list(values) for name, values in choices.items()},
         }
     )
 
@@ -148,7 +148,7 @@ def _options(kind: type) -> dict[str, Parameter]:
     return {name: p for name, p in found.items() if not p.required}
 
 
-# By keyword alone in Python, and without a flag on the command line, as the target of `cp`.
+# Keyword-only in Python, but positional on the command line, as the target of `cp`.
 _POSITIONAL = {"data pack": "out"}
 
 
@@ -162,7 +162,7 @@ def _command(name: str, function: Callable[..., Any]) -> Entry:
 
 
 def _json(tree: Mapping[str, Any], depth: int = 0) -> str:
-    """JSON with a line for each parameter, so that a change is a line in a diff."""
+    """JSON with one line per parameter, so that a change is one line of a diff."""
     nested = [value for value in tree.values() if isinstance(value, dict)]
     if depth and not nested:
         return json.dumps(tree, ensure_ascii=False)

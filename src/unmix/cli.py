@@ -1,4 +1,4 @@
-"""The command line: words to calls."""
+"""The command line: from arguments to calls."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ from unmix.config.flags import HelpShown, Parser
 from unmix.config.help import ABOUT, ABOUTS, EXAMPLES, STUDY_EXAMPLES
 from unmix.config.parameters import Parameter
 from unmix.config.recipes import recipe_in_full, recipe_names, resolve, summary
-from unmix.config.saved import check_method, is_run, saved_words
+from unmix.config.saved import check_method, is_run, saved_settings
 from unmix.errors import UserError, check_choice, check_given
 
-# What a command needs it imports itself, once its flags are understood: PyTorch and Lightning take
-# seconds, and neither help nor the refusal of a flag shall wait for them.
+# Commands import what they need once their flags are parsed: importing PyTorch and Lightning takes
+# seconds, which neither help nor an error about a flag should wait for.
 
-__all__ = ["main", "pretrain_words"]
+__all__ = ["main", "parse_pretrain"]
 
 _RUNLESS = {
-    "bench": "unmix bench writes no run folder",
-    "study": "unmix study has run folders of its own",
+    "bench": "does not apply to unmix bench, which writes no run folder",
+    "study": "does not apply to unmix study, which has its own run folders",
 }
 
 
@@ -38,25 +38,25 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line.
 
     Args:
-        arguments: The words behind `unmix`; by default those of the process.
+        arguments: The arguments of `unmix`; by default those of the process.
 
     Returns:
-        The exit status: 0, 2 for a mistake of the user or a file that cannot be written, 130 when
+        The exit status: 0, 2 for a user error or a file that cannot be written, 130 when
         interrupted.
     """
     typed = list(sys.argv[1:] if arguments is None else arguments)
-    words = typed if typed[:1] == ["--complete"] else [_underscored(word) for word in typed]
+    args = typed if typed[:1] == ["--complete"] else [_underscored(word) for word in typed]
     try:
         with old_names_noted(lambda note: print(f"unmix: note: {note}", file=sys.stderr)):
-            status = _run(words)
-        # Here, not at exit, where a closed pipe could no longer be caught.
+            status = _run(args)
+        # Flushed here, because a closed pipe could not be caught at exit.
         sys.stdout.flush()
         return status
     except UserError as error:
         print(f"unmix: error: {error.on_command_line()}", file=sys.stderr)
         return 2
     except KeyboardInterrupt as error:
-        print(f"unmix: interrupted{_way_on(words, error)}.", file=sys.stderr)
+        print(f"unmix: interrupted{_way_on(args, error)}.", file=sys.stderr)
         return 130
     except BrokenPipeError:
         # Whoever read our output has enough; Python would complain once more at exit.
@@ -64,19 +64,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0
 
 
-def _way_on(words: Sequence[str], interrupt: KeyboardInterrupt) -> str:
-    """What to do after an interrupt, where there is something to do."""
-    if interrupt.args and words[0] == "pretrain":  # a demo is four runs
+def _way_on(args: Sequence[str], interrupt: KeyboardInterrupt) -> str:
+    """How to continue after an interrupt, if that is possible."""
+    if interrupt.args and args[0] == "pretrain":  # a demo is four runs
         return f"; {interrupt.args[0]}"
-    if words[0] in RESUMED:
-        return "; give the same command again to go on"
-    if words[:1] == ["probe"]:
-        return "; the rows that were printed are kept"
+    if args[0] in RESUMED:
+        return "; give the same command again to continue"
+    if args[:1] == ["probe"]:
+        return "; the rows printed so far are saved"
     return ""
 
 
 def _underscored(word: str) -> str:
-    """`--data-dir=X` as `--data_dir=X`: both spellings of a flag are right."""
+    """`--data-dir=X` as `--data_dir=X`: both spellings of a flag are valid."""
     flag = re.match(r"--(no-)?([A-Za-z][\w-]*)(.*)", word, re.DOTALL)
     if flag is None:
         return word
@@ -84,30 +84,33 @@ def _underscored(word: str) -> str:
     return f"--{no or ''}{name.replace('-', '_')}{rest}"
 
 
-def _run(words: list[str]) -> int:
-    if not words or words[0] in ("-h", "--help", "help"):
+def _run(args: list[str]) -> int:
+    if not args or args[0] in ("-h", "--help", "help"):
         print(overview())
         return 0
-    if words[0] in ("-V", "--version"):
+    if args[0] in ("-V", "--version"):
         print(f"unmix {__version__}")
         return 0
-    if words[0].split("=")[0] == "--completion":
-        shell = words[0].partition("=")[2] or " ".join(words[1:])
+    if args[0].split("=")[0] == "--completion":
+        shell = args[0].partition("=")[2] or " ".join(args[1:])
         if not shell:
-            raise UserError("--completion: needs one value: bash, zsh or fish.")
+            raise UserError("--completion: expects one value: bash, zsh or fish.")
         print(script(shell), end="")
         return 0
-    if words[0] == "--complete":
+    if args[0] == "--complete":
         abouts = {name: about for name, (about, _) in COMMANDS.items()}
         abouts["data pack"] = abouts["data"]
-        for word, text in candidates(words[1:], abouts, parser_of):
+        for word, text in candidates(args[1:], abouts, parser_of):
             print(f"{word}\t{text}")
         return 0
-    name, rest = words[0], words[1:]
+    name, rest = args[0], args[1:]
     if name not in COMMANDS:
         near = synonyms.COMMANDS.get(name.lower()) or synonyms.nearest(name, COMMANDS)
         hint = f" Did you mean {near!r}?" if near else ""
-        raise UserError(f"{name!r} is no command.{hint} Commands: {', '.join(COMMANDS)}.")
+        raise UserError(
+            f"unknown command {name!r}.{hint} Commands: {', '.join(COMMANDS)}. Run `unmix COMMAND "
+            "--help` for details."
+        )
     with contextlib.suppress(HelpShown):
         COMMANDS[name][1](rest)
     return 0
@@ -120,92 +123,92 @@ def overview() -> str:
     return "\n".join(
         [
             ABOUT, "", "usage: unmix COMMAND ...", "", *lines, "",
-            "unmix COMMAND --help tells more. unmix --completion bash (or zsh, fish) prints what",
-            "completes these words in your shell.",
+            "Run `unmix COMMAND --help` for details, and `unmix --completion bash` (or zsh, fish)",
+            "for completion in your shell.",
         ]
     )  # fmt: skip
 
 
-def parser_of(command: str, words: list[str]) -> Parser:
-    """The parser of a command; the words behind it may choose the method, whose flags it has.
+def parser_of(command: str, args: list[str]) -> Parser:
+    """The parser of a command; its arguments may choose the method, whose flags it has.
 
     Raises:
-        UserError: if the method, the recipe or the run that they name cannot be.
+        UserError: if the method, the recipe or the run that they name does not exist.
     """
     if command in ("pretrain", *_RUNLESS):
-        return _settings_parser(command, words)[0]
+        return _settings_parser(command, args)[0]
     parser = Parser(command, ABOUTS.get(command) or catalog().commands[command].about)
     if command == "recipes":
         parser.add_argument("name", nargs="?", metavar="RECIPE", help="Print this recipe.")
     elif command == "methods":
-        parser.add_argument("method", nargs="?", metavar="METHOD", help="Only this method's row.")
+        parser.add_argument("method", nargs="?", metavar="METHOD", help="Show only this method.")
         parser.add_argument("--json", dest="as_json", action="store_true", help="Print JSON.")
     else:
         parser.add_parameters(catalog().commands[command].parameters.values())
     if command in ("knn", "probe", "compare", "study show"):
-        text = "Print JSON; lines go to the standard error."
+        text = "Print JSON; other output goes to standard error."
         parser.add_argument("--json", dest="as_json", action="store_true", help=text)
     if command == "preview":
         parser.add_group(MixtureSettings, "Mixtures", {})
     return parser
 
 
-def pretrain_command(words: list[str]) -> None:
+def pretrain_command(args: list[str]) -> None:
     """`unmix pretrain`."""
-    config, given = pretrain_words(words)
+    config, given = parse_pretrain(args)
     from unmix.training.run.pretrain import pretrain
 
     pretrain(config, **given)
 
 
-def pretrain_words(words: list[str]) -> tuple[list[str] | None, dict[str, Any]]:
-    """What the words behind `unmix pretrain` say: recipes, and the settings that were given.
+def parse_pretrain(args: list[str]) -> tuple[list[str] | None, dict[str, Any]]:
+    """Parse the arguments of `unmix pretrain`: the recipes, and the settings that are given.
 
     Raises:
-        UserError: for what cannot be understood, or is out of range.
+        UserError: if an argument is unknown or invalid.
     """
-    return _parse_settings("pretrain", words)[:2]
+    return _parse_settings("pretrain", args)[:2]
 
 
-def bench_command(words: list[str]) -> None:
+def bench_command(args: list[str]) -> None:
     """`unmix bench`."""
-    config, given, own = _parse_settings("bench", words)
+    config, given, own = _parse_settings("bench", args)
     from unmix.commands.bench import bench
 
     bench(config, **own, **given)
 
 
 def _parse_settings(
-    command: str, words: list[str]
+    command: str, args: list[str]
 ) -> tuple[list[str] | None, dict[str, Any], dict[str, Any]]:
     """Parse the flags of a command that takes all settings of a run.
 
     Returns:
-        The recipes, the settings that were given, and what was given of the command's own.
+        The recipes, the settings that are given, and the command's own parameters that are given.
 
     Raises:
-        UserError: for what cannot be understood, or is out of range.
+        UserError: if an argument is unknown or invalid.
     """
-    parser, defaults = _settings_parser(command, words)
-    given = parser.parse(words)
+    parser, defaults = _settings_parser(command, args)
+    given = parser.parse(args)
     config = given.pop("config", None)
     own = _own_parameters(command)
     own_given = {name: given.pop(name) for name in own if name in given}
     if command in _RUNLESS and "run" in given:
-        raise UserError(f"--run: {_RUNLESS[command]}; leave it out.")
+        raise UserError(f"{_RUNLESS[command]}; leave it out.", parameter="run")
     check_data(str({**defaults, **given}["data"]))
     check_rule(Settings.of({**defaults, **given}))
     return config, given, own_given
 
 
 def _own_parameters(command: str) -> dict[str, Parameter]:
-    """What a command takes beside the settings of a run."""
+    """The parameters of a command beside the settings of a run."""
     return catalog().commands[command].parameters if command in _RUNLESS else {}
 
 
-def _settings_parser(command: str, words: list[str]) -> tuple[Parser, dict[str, Any]]:
-    """The parser of a command that takes all settings of a run, and what they start from."""
-    defaults = _defaults(words)
+def _settings_parser(command: str, args: list[str]) -> tuple[Parser, dict[str, Any]]:
+    """The parser of a command that takes all settings of a run, and their defaults."""
+    defaults = _defaults(args)
     own = _own_parameters(command)
     epilog = {"pretrain": EXAMPLES, "study": STUDY_EXAMPLES}.get(command)
     about = ABOUTS.get(command) or catalog().commands[command].about
@@ -218,7 +221,7 @@ def _settings_parser(command: str, words: list[str]) -> tuple[Parser, dict[str, 
         "--config",
         metavar="RECIPE",
         action="append",
-        help="A recipe (unmix recipes) or YAML file; given again, the later one comes over it.",
+        help="A recipe (see unmix recipes) or YAML file; later ones override earlier ones.",
     )
     for name, group in GROUPS.items():
         parser.add_group(group, name.capitalize(), defaults)
@@ -228,34 +231,34 @@ def _settings_parser(command: str, words: list[str]) -> tuple[Parser, dict[str, 
     return parser, defaults
 
 
-def _defaults(words: list[str]) -> dict[str, Any]:
-    """What the flags start from: the run that the folder holds, or the recipes."""
+def _defaults(args: list[str]) -> dict[str, Any]:
+    """The defaults of the flags: those of the run in the folder, or of the recipes."""
     first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     first.add_argument("--config", nargs="?", action="append")
     for name in ("method", "data", "run"):
         first.add_argument(f"--{name}", nargs="?")
-    early = {k: v for k, v in vars(first.parse_known_args(words)[0]).items() if v is not None}
-    # A value that is missing is told by the parser of all flags.
+    early = {k: v for k, v in vars(first.parse_known_args(args)[0]).items() if v is not None}
+    # A missing value is an error of the parser of all flags.
     config = [name for name in early.pop("config", []) if name is not None] or None
     for name, value in early.items():
         check_given(name, value)
     if "method" in early:
         check_choice("method", early["method"], catalog().methods)
     if config is None and "run" in early and is_run(early["run"]):
-        # Another method has other options, and the run's would be taken for the mistake.
+        # Before the options, which differ between methods.
         if "method" in early:
             check_method(early["run"], early["method"])
-        found = {**saved_words(early["run"]), **early}
+        found = {**saved_settings(early["run"]), **early}
     else:
         found = resolve(early, config)[0]
     check_choice("method", found["method"], catalog().methods)
     return found
 
 
-def study_command(words: list[str]) -> None:
+def study_command(args: list[str]) -> None:
     """`unmix study` and `unmix study show`."""
-    if words[:1] == ["show"]:
-        given = parser_of("study show", words[1:]).parse(words[1:])
+    if args[:1] == ["show"]:
+        given = parser_of("study show", args[1:]).parse(args[1:])
         if given.pop("as_json", False):
             from unmix.commands.as_json import study_as_json
 
@@ -265,15 +268,15 @@ def study_command(words: list[str]) -> None:
 
         show_study(**given)
         return
-    config, given, own = _parse_settings("study", words)
+    config, given, own = _parse_settings("study", args)
     from unmix.commands.study import study
 
     study(**own, config=config, **given)
 
 
-def recipes_command(words: list[str]) -> None:
+def recipes_command(args: list[str]) -> None:
     """`unmix recipes`."""
-    name = parser_of("recipes", words).parse(words).get("name")
+    name = parser_of("recipes", args).parse(args).get("name")
     if name is not None:
         print(recipe_in_full(name, "RECIPE"), end="")
         return
@@ -282,17 +285,17 @@ def recipes_command(words: list[str]) -> None:
         print(f"{recipe_name:<{width}}  {summary(recipe_name)}")
 
 
-def knn_command(words: list[str]) -> None:
+def knn_command(args: list[str]) -> None:
     """`unmix knn`."""
-    given = parser_of("knn", words).parse(words)
+    given = parser_of("knn", args).parse(args)
     from unmix.commands.knn import knn
 
     _measured(knn, given)
 
 
-def probe_command(words: list[str]) -> None:
+def probe_command(args: list[str]) -> None:
     """`unmix probe`."""
-    given = parser_of("probe", words).parse(words)
+    given = parser_of("probe", args).parse(args)
     from unmix.commands.probe import probe
 
     _measured(probe, given)
@@ -307,9 +310,9 @@ def _measured(measure: Callable[..., Any], given: dict[str, Any]) -> None:
     measured_as_json(measure, given)
 
 
-def compare_command(words: list[str]) -> None:
+def compare_command(args: list[str]) -> None:
     """`unmix compare`."""
-    given = parser_of("compare", words).parse(words)
+    given = parser_of("compare", args).parse(args)
     if given.pop("as_json", False):
         from unmix.commands.as_json import comparison_as_json
 
@@ -320,9 +323,9 @@ def compare_command(words: list[str]) -> None:
     compare(*given.pop("runs"), **given)
 
 
-def preview_command(words: list[str]) -> None:
+def preview_command(args: list[str]) -> None:
     """`unmix preview`."""
-    given = parser_of("preview", words).parse(words)
+    given = parser_of("preview", args).parse(args)
     flags = {name: given.pop(name) for name in field_names("mixture") if name in given}
     mixture = Settings.of(flags).mixture
     from unmix.commands.preview import preview
@@ -330,53 +333,53 @@ def preview_command(words: list[str]) -> None:
     preview(mixture=mixture, **given)
 
 
-def methods_command(words: list[str]) -> None:
+def methods_command(args: list[str]) -> None:
     """`unmix methods`."""
     from unmix.config.matrix import methods
 
-    methods(**parser_of("methods", words).parse(words))
+    methods(**parser_of("methods", args).parse(args))
 
 
-def demo_command(words: list[str]) -> None:
+def demo_command(args: list[str]) -> None:
     """`unmix demo`."""
-    given = parser_of("demo", words).parse(words)
+    given = parser_of("demo", args).parse(args)
     from unmix.commands.demo import demo
 
     demo(**given)
 
 
-def data_command(words: list[str]) -> None:
-    """`unmix data`: a group of one so far."""
-    if not words or words[0] in ("-h", "--help", "help"):
+def data_command(args: list[str]) -> None:
+    """`unmix data`: a group of commands, so far only `pack`."""
+    if not args or args[0] in ("-h", "--help", "help"):
         print(
             "usage: unmix data COMMAND ...\n\n"
-            "  pack  put a folder of images into a few large files, for --data OUT\n\n"
-            "unmix data COMMAND --help tells more."
+            "  pack  pack a folder of images into a few large files, for --data OUT\n\n"
+            "Run `unmix data COMMAND --help` for details."
         )
         return
-    if words[0] != "pack":
-        raise UserError(f"data: {words[0]!r} is no command of it. Commands: pack.")
-    given = parser_of("data pack", words[1:]).parse(words[1:])
+    if args[0] != "pack":
+        raise UserError(f"unknown command {'data ' + args[0]!r}. Commands: data pack.")
+    given = parser_of("data pack", args[1:]).parse(args[1:])
     from unmix.commands.pack import pack
 
     pack(**given)
 
 
-# What goes on where it was interrupted, if it is started again.
+# Commands that continue where they were interrupted when they are started again.
 RESUMED = ("pretrain", "study", "demo", "data")
 
 COMMANDS: dict[str, tuple[str, Callable[[list[str]], None]]] = {
-    "pretrain": ("train an encoder on images without labels, and measure it", pretrain_command),
-    "knn": ("measure a run by weighted kNN", knn_command),
-    "probe": ("measure a run by a linear probe", probe_command),
-    "study": ("compare conditions over paired seeds, with a verdict", study_command),
-    "compare": ("table, figures and a report of several runs", compare_command),
-    "preview": ("draw what a mixture does to your images", preview_command),
-    "bench": ("measure how fast training is here, stage by stage", bench_command),
-    "data": ("put a folder of images into a few large files", data_command),
-    "methods": ("the methods, and which mixtures' credit goes with them", methods_command),
-    "recipes": ("list the recipes that ship", recipes_command),
-    "demo": ("four small runs, a table and a report, in minutes", demo_command),
+    "pretrain": ("pretrain an encoder on images without labels, and evaluate it", pretrain_command),
+    "knn": ("evaluate a run by weighted kNN", knn_command),
+    "probe": ("evaluate a run by a linear probe", probe_command),
+    "study": ("compare conditions over paired seeds, with statistical tests", study_command),
+    "compare": ("compare runs in a table, figures and a report", compare_command),
+    "preview": ("draw the mixtures of your images", preview_command),
+    "bench": ("measure the training speed on this machine, by stage", bench_command),
+    "data": ("pack a folder of images into a few large files", data_command),
+    "methods": ("list the methods and the mixing rules that they support", methods_command),
+    "recipes": ("list the recipes, or print one", recipes_command),
+    "demo": ("train small runs and compare them, in minutes", demo_command),
 }
 
 

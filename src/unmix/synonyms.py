@@ -1,4 +1,4 @@
-"""Words of other tools: what they are called here.
+"""Flags, commands and values of other tools, each with its equivalent here.
 
 From the command lines of MoCo's main_moco.py, DINO, SwAV, VICReg, the whitening code, lightly,
 solo-learn, timm's train.py, torchvision's references and Lightning.
@@ -17,10 +17,9 @@ __all__ = [
     "COMMANDS", "FLAGS", "VALUES", "called", "called_value", "hint", "nearest", "timm_models",
 ]  # fmt: skip
 
-# Our flag, or several of which the first that a command has is meant, with what must be known of
-# it; then the words.
+# Our flag (of several, the first that the command has), a remark, and the other tools' flags.
 _FLAGS: tuple[tuple[str, str, str], ...] = (
-    ("devices", "for how many train together",
+    ("devices", "the number of devices per machine",
      "gpus num_gpus n_gpus ngpus num_gpu gpus_per_node ngpus_per_node nproc_per_node nproc ngpu "
      "num_devices world_size num_processes distributed multiprocessing_distributed ddp strategy "
      "dist_url dist_backend rank local_rank"),
@@ -28,17 +27,17 @@ _FLAGS: tuple[tuple[str, str, str], ...] = (
     ("device", "cuda, cpu or mps", "gpu gpu_id gpu_ids cuda accelerator use_cuda no_cuda use_gpu"),
     ("backbone", "", "arch a model net network encoder backbone_name encoder_name base_encoder "
      "model_name arch_name architecture base_model cnn resnet"),
-    ("patch", "the side of a ViT's patches", "patch_size vit_patch_size"),
+    ("patch", "side of the patches of a ViT", "patch_size vit_patch_size"),
     ("run", "give a run's folder again to resume it",
      "resume resume_from resume_path resume_from_checkpoint auto_resume ckpt ckpt_path load_from "
      "from_checkpoint checkpoint_path restore"),
     ("run", "the folder of a run", "output output_dir out out_dir outdir log_dir logdir save_dir "
      "save_path save_folder checkpoint_dir exp_dir exp_name experiment experiment_name name "
      "run_name run_dir run_folder work_dir workdir default_root_dir results_dir dump_path project"),
-    ("batch_size", "of all devices together",
+    ("batch_size", "total of all devices",
      "bs b batch batchsize bsz batch_size_per_gpu batch_size_per_device per_device_batch_size "
      "train_batch_size minibatch_size mini_batch_size"),
-    ("lr", "of the batch size given: it is not scaled",
+    ("lr", "not scaled with the batch size",
      "learning_rate base_lr blr base_learning_rate init_lr initial_lr lr0 eta learningrate"),
     ("final_lr", "the end of the cosine",
      "min_lr lr_min end_lr lr_end eta_min final_learning_rate"),
@@ -48,9 +47,9 @@ _FLAGS: tuple[tuple[str, str, str], ...] = (
     ("trust", "the trust coefficient of LARS", "trust_coefficient lars_eta eta_lars trust_coef"),
     ("schedule", "cosine, step or constant",
      "scheduler lr_scheduler lr_schedule sched cos cosine lr_policy"),
-    ("milestones", "the epochs of --schedule step",
+    ("milestones", "the epochs of `schedule=step`",
      "lr_decay_epochs lr_steps decay_epochs lr_decay_steps lr_milestones lr_drop steps_lr"),
-    ("gamma", "the factor of --schedule step",
+    ("gamma", "the factor of `schedule=step`",
      "lr_gamma lr_decay_rate lr_decay decay_rate lr_drop_rate"),
     ("warmup_epochs", "",
      "warmup warm_up warm warmup_epoch lr_warmup_epochs warmup_steps linear_warmup_epochs"),
@@ -61,19 +60,19 @@ _FLAGS: tuple[tuple[str, str, str], ...] = (
     ("data", "a name, or a folder of images",
      "dataset data_set dataset_name data_name train_dataset data_path dataset_path train_dir "
      "train_data train_data_path train_data_dir train_path imagenet_path image_folder input"),
-    ("data_dir", "for a named set; --data takes a folder of images",
+    ("data_dir", "for a named set; `data` takes a folder of images",
      "root data_root dataset_root dataroot datadir dataset_dir data_folder"),
     ("config", "a recipe or a YAML file",
      "cfg conf config_file config_name config_path c recipe yaml preset"),
     ("method", "", "algorithm algo method_name ssl_method ssl framework method_class"),
-    ("size", "the side of the views in pixels",
+    ("size", "side of the views in pixels",
      "image_size img_size input_size crop_size imsize img_dim image_dim resolution img "
      "train_crop_size global_crops_size"),
     ("local_crops", "",
      "local_crops_number n_local_crops num_local_crops num_small_crops nmb_crops num_crops"),
     ("local_size", "", "local_crops_size local_crop_size size_crops"),
-    ("local_scale_min", "and --local_scale_max", "local_crops_scale local_crop_scale"),
-    ("crop_scale_min", "and --crop_scale_max",
+    ("local_scale_min", "and `local_scale_max`", "local_crops_scale local_crop_scale"),
+    ("crop_scale_min", "and `crop_scale_max`",
      "global_crops_scale min_scale min_crop_scale rrc_scale crop_min crop_size_min crop_scale "
      "min_scale_crops"),
     ("crop_scale_max", "", "max_scale crop_size_max max_crop_scale max_scale_crops"),
@@ -100,10 +99,10 @@ _FLAGS: tuple[tuple[str, str, str], ...] = (
      "moco_m m ema ema_momentum ema_decay momentum_teacher base_tau base_tau_momentum tau_base "
      "base_momentum target_momentum momentum_ema model_ema_decay"),
     ("bank_momentum", "", "nce_m memory_momentum"),
-    ("dim", "the length of the projector's output",
+    ("dim", "dimension of the projector's output",
      "moco_dim proj_dim out_dim feat_dim proj_output_dim projection_dim output_dim feature_dim "
      "embed_dim low_dim embedding_dim"),
-    ("hidden", "the width of the projector", "proj_hidden_dim hidden_dim hidden_mlp mlp_dim "
+    ("hidden", "width of the projector", "proj_hidden_dim hidden_dim hidden_mlp mlp_dim "
      "moco_mlp_dim hidden_size"),
     ("predictor_hidden", "", "pred_hidden_dim pred_dim predictor_dim"),
     ("head", "linear or mlp", "mlp projector proj_head"),
@@ -123,7 +122,7 @@ _FLAGS: tuple[tuple[str, str, str], ...] = (
      "amp_dtype fp32"),
     ("compile", "yes, no or auto", "torchcompile compile_model torch_compile"),
     ("seed", "", "random_seed manual_seed rng_seed randomseed"),
-    ("limit", "how many training images", "subset num_samples max_samples limit_train_batches "
+    ("limit", "the number of training images", "subset num_samples max_samples limit_train_batches "
      "train_subset fraction"),
     ("checkpoint_every", "", "save_freq saveckp_freq checkpoint_freq save_every save_interval "
      "save_frequency checkpoint_interval"),
@@ -134,11 +133,11 @@ _FLAGS: tuple[tuple[str, str, str], ...] = (
     ("evaluate", "", "eval val validate do_eval"),
     ("logger", "tensorboard, wandb, mlflow, trackio or none",
      "wandb use_wandb tensorboard log_with report_to mlflow trackio"),
-    ("beta", "with --unmix", "alpha mixup_alpha cutmix_alpha"),
-    ("unmix", "with --unmix_mixture global for mixup, region for CutMix", "mixup cutmix un_mix "
-     "mixing"),
-    ("unmix_prob", "with --unmix", "mixup_prob cutmix_prob mixup_switch_prob"),
-    ("random_erasing_prob", "with --IM --IM_type RandomErasing",
+    ("beta", "with `unmix`", "alpha mixup_alpha cutmix_alpha"),
+    ("unmix", "with `unmix_mixture=global` for mixup, `unmix_mixture=region` for CutMix",
+     "mixup cutmix un_mix mixing"),
+    ("unmix_prob", "with `unmix`", "mixup_prob cutmix_prob mixup_switch_prob"),
+    ("random_erasing_prob", "with `IM` and `IM_type=RandomErasing`",
      "random_erase reprob random_erasing"),
     ("protocol", "", "eval_type probe_type"),
     ("k", "", "knn"),
@@ -150,7 +149,7 @@ FLAGS: dict[str, tuple[tuple[str, ...], str]] = {
     for targets, remark, words in _FLAGS
     for word in words.split()
 }
-"""Words of other tools, each with the flags that are meant, and what must be known of them."""
+"""Flags of other tools, each with the equivalent flags here and a remark."""
 
 COMMANDS = {
     "train": "pretrain", "fit": "pretrain", "main": "pretrain", "pretraining": "pretrain",
@@ -160,7 +159,7 @@ COMMANDS = {
     "visualize": "preview", "configs": "recipes", "config": "recipes", "list": "methods",
     "models": "methods",
 }  # fmt: skip
-"""Words for commands that other tools have."""
+"""Commands of other tools, each with ours."""
 
 VALUES: dict[str, dict[str, str]] = {
     "device": {"gpu": "cuda", "gpus": "cuda", "nvidia": "cuda", "0": "cuda", "metal": "mps"},
@@ -198,25 +197,25 @@ VALUES: dict[str, dict[str, str]] = {
     "unmix_rule": {"un-mix": "unmix", "i-mix": "imix", "mix-bt": "mixbt"},
     "protocol": {"lincls": "moco"},
 }  # fmt: skip
-"""Words for values, by the flag."""
+"""Values of other tools, each with ours, by the flag."""
 
 
 def called(word: str, known: Collection[str]) -> tuple[str, str] | None:
-    """Which of the known flags is meant by a word of another tool.
+    """The known flag that is the equivalent of another tool's.
 
     Args:
-        word: Without dashes in front, in any case, with either kind of dash within.
+        word: The other tool's, without leading dashes, in any case, with dashes or underscores.
         known: Names of flags, without dashes.
 
     Returns:
-        The flag's name, and what must be known of it; None if nothing is known of the word.
+        The flag's name and a remark; None if there is no known equivalent.
     """
     targets, remark = FLAGS.get(word.lower().replace("-", "_"), ((), ""))
     return next(((target, remark) for target in targets if target in known), None)
 
 
 def called_value(name: str, value: object) -> str | None:
-    """What a value of another tool is called here, as "gpu" of `device`; None if not known."""
+    """Our word for a value of another tool, such as "gpu" of `device`; None if there is none."""
     text = str(value).lower()
     if name == "device" and re.fullmatch(r"(cuda|gpu):?\d+", text):
         return "cuda"
@@ -224,36 +223,36 @@ def called_value(name: str, value: object) -> str | None:
 
 
 def nearest(word: object, known: Iterable[str], cutoff: float = 0.5) -> str | None:
-    """The name that looks most like a word, whatever its case; None if none does."""
+    """The name that is most similar to a word, ignoring case; None if none is similar."""
     folded = {name.lower(): name for name in known}
     near = difflib.get_close_matches(str(word).lower(), list(folded), n=1, cutoff=cutoff)
     return folded[near[0]] if near else None
 
 
 def hint(word: str, known: Collection[str]) -> str:
-    """Which flag may be meant by a word that is none: a sentence with a space in front, or nothing.
+    """A suggestion for an unknown setting: a sentence with a leading space, or an empty string.
 
     Args:
-        word: Without dashes in front.
-        known: Names of flags, without dashes.
+        word: The unknown name, without leading dashes.
+        known: Names of settings. In the suggestion they are in backticks; see `unmix.errors`.
     """
     if found := called(word, known):
         remark = f" ({found[1]})" if found[1] else ""
-        return f" Here it is --{found[0]}{remark}."
+        return f" Use `{found[0]}`{remark}."
     if len(word) == 1 and word.lower() not in known:
         return ""
     near = nearest(f"--{word}", [f"--{name}" for name in known], cutoff=0.6)
-    return f" Did you mean {near}?" if near else ""
+    return f" Did you mean `{near.removeprefix('--')}`?" if near else ""
 
 
 def timm_models() -> frozenset[str]:
     """The names of timm's models, read from its source; empty where it is not installed.
 
-    To import it takes seconds. What is not found here may still be a model of timm's.
+    Importing timm takes seconds. A name that is not found here may still be one of its models.
     """
     try:
         spec = find_spec("timm")
-    except ValueError:  # a module that was put in its place
+    except ValueError:  # a stand-in module
         spec = None
     if spec is None or not spec.submodule_search_locations:
         return frozenset()

@@ -1,8 +1,8 @@
-"""What PyTorch's classes and the commands say of themselves, without importing them.
+"""The options of methods, rules and commands, without importing PyTorch.
 
-PyTorch takes seconds to import, and a help text or the refusal of a mistyped flag shall not. So the
-options of the methods, the signatures of the commands, and which rules go with which methods are
-kept in `catalog.json`. `python -m unmix.catalog` writes it anew; a test holds it against the code.
+Importing PyTorch takes seconds, which neither a help text nor an error about a flag should. So the
+options of the methods, the signatures of the commands, and the rules that each method supports are
+kept in `catalog.json`. `python -m unmix.catalog` rewrites it; a test compares it with the code.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ class Entry:
     """A method, a rule or a command.
 
     Attributes:
-        about: What it is; the first line stands alone.
-        parameters: What can be set, by name.
-        facts: What else is known of it.
+        about: Its description; the first line is a summary.
+        parameters: Its parameters, by name.
+        facts: Other facts, by name.
     """
 
     about: str
@@ -39,31 +39,31 @@ class Entry:
 
 @dataclass(frozen=True)
 class Catalog:
-    """Everything in `catalog.json`.
+    """The content of `catalog.json`.
 
     Attributes:
-        methods: By name; the fact `why_not` has None or a reason for every rule.
+        methods: By name; the fact `why_not` has for every rule None, or why it does not apply.
         rules: By name; the facts are `source` and `keeps_clean`.
         commands: By name, as "data pack".
-        words: Choices that classes know, such as the names of data sets.
+        choices: Values defined in classes, such as the names of data sets.
     """
 
     methods: dict[str, Entry]
     rules: dict[str, Entry]
     commands: dict[str, Entry]
-    words: dict[str, list[str]]
+    choices: dict[str, list[str]]
 
 
 @cache
 def catalog() -> Catalog:
-    """The catalog that ships."""
+    """The catalog of this version."""
     file = resources.files("unmix.config") / "catalog.json"
     read = json.loads(file.read_text(encoding="utf-8"))
     groups = {
         group: {name: unpacked(entry) for name, entry in read[group].items()}
         for group in ("methods", "rules", "commands")
     }
-    return Catalog(**groups, words=read["words"])
+    return Catalog(**groups, choices=read["choices"])
 
 
 def method_options(method: str) -> dict[str, Parameter]:
@@ -82,7 +82,7 @@ def methods_with(option: str) -> list[str]:
 
 
 def packed(entry: Entry) -> dict[str, Any]:
-    """An entry as JSON; what is usual is left out."""
+    """An entry as JSON, without usual values."""
     parameters = {
         name: {
             "type": p.kind.base.__name__,
@@ -99,7 +99,7 @@ def packed(entry: Entry) -> dict[str, Any]:
 
 
 def unpacked(found: dict[str, Any]) -> Entry:
-    """The entry that JSON stands for."""
+    """The entry from its JSON."""
     parameters = {}
     for name, p in found["parameters"].items():
         kind = Kind(

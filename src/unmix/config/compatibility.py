@@ -1,4 +1,4 @@
-"""What does not go together, as far as it can be said before PyTorch is imported."""
+"""Checks of combinations of settings that do not need PyTorch."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ __all__ = ["check_data", "check_local", "check_rule"]
 
 
 def check_data(name: str) -> None:
-    """Check that `--data` may be a data set or a path; whether a path holds images is seen later.
+    """Check that `data` is a data set or a path; whether a path holds images is checked later.
 
     Raises:
-        UserError: for a word that is neither, with the nearest match.
+        UserError: if it is neither, with the nearest match.
     """
-    known = catalog().words["data"]
+    known = catalog().choices["data"]
     is_path = name.startswith(("~", ".")) or os.sep in name or Path(name).exists()
     if name in known or is_path or is_python(name):
         return
@@ -32,7 +32,7 @@ def check_data(name: str) -> None:
 
 
 def check_rule(settings: Settings) -> None:
-    """Check that the rule of the label-space mixtures exists and goes with the method.
+    """Check that the rule of the label-space mixtures exists and supports the method.
 
     Raises:
         UserError: otherwise, with the reason.
@@ -42,16 +42,17 @@ def check_rule(settings: Settings) -> None:
     why = catalog().methods[method].facts["why_not"][name]
     if settings.mixture.unmix and why is not None:
         raise UserError(
-            f"--unmix_rule: {name} does not go with --method {method}: {why}. What does: unmix "
-            f"methods {method}."
+            f"{name} does not apply to `method={method}`: {why}. Run `unmix methods {method}` for "
+            "the rules that do.",
+            parameter="unmix_rule",
         )
 
 
 def check_local(given: Mapping[str, Any], settings: Settings) -> None:
-    """Check that nothing is said of local crops where there are none.
+    """Check that there are local crops if a setting of local crops is given.
 
     Args:
-        given: What the user gave, flat. A recipe may say what local crops would be.
+        given: What the user gave, flat. A recipe may have settings for possible local crops.
         settings: Of the run.
 
     Raises:
@@ -59,7 +60,7 @@ def check_local(given: Mapping[str, Any], settings: Settings) -> None:
     """
     said = [name for name, value in given.items() if value is not None and _of_local(name)]
     if said and not settings.views.local_crops:
-        raise UserError(f"--{said[0]}: there are no local crops; give --local_crops N too.")
+        raise UserError("applies to local crops; give `local_crops` too.", parameter=said[0])
 
 
 def _of_local(name: str) -> bool:

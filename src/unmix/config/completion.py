@@ -1,4 +1,4 @@
-"""Completion in the shell: what may follow the words typed so far."""
+"""Shell completion: the candidates for the word being typed."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ complete -c unmix -f -a '(__unmix)'
 
 
 def script(shell: str) -> str:
-    """What a shell has to run to complete the words of `unmix`.
+    """The script that a shell runs to complete the arguments of `unmix`.
 
     Raises:
         UserError: if the shell is unknown.
@@ -60,43 +60,43 @@ def script(shell: str) -> str:
 
 
 def choices(name: str) -> list[str]:
-    """The values that a flag may have, where only these are possible or usual."""
+    """The values to suggest for a flag."""
     found = catalog()
     known: Mapping[str, object] = {
         **CHOICES,
         "IM_type": IM_TYPES,
-        "backbone": found.words["backbones"],
+        "backbone": found.choices["backbones"],
         "config": recipe_names(),
-        "data": found.words["data"],
+        "data": found.choices["data"],
         "method": found.methods,
-        "protocol": found.words["protocols"],
-        "stem": found.words["stems"],
+        "protocol": found.choices["protocols"],
+        "stem": found.choices["stems"],
         "unmix_mixture": MIXTURES,
-        "unmix_pairing": found.words["pairings"],
-        "unmix_per": found.words["per"],
+        "unmix_pairing": found.choices["pairings"],
+        "unmix_per": found.choices["per"],
         "unmix_rule": found.rules,
-        "unmix_weight": found.words["laws"],
+        "unmix_weight": found.choices["laws"],
     }
     return [str(choice) for choice in known.get(name, ())]  # type: ignore[attr-defined]
 
 
 def candidates(
-    words: list[str],
+    args: list[str],
     commands: Mapping[str, str],
     parser_of: Callable[[str, list[str]], Parser],
 ) -> list[tuple[str, str]]:
-    """What the last word may become; nothing where a file is expected.
+    """The candidates for the last word; none where a file is expected.
 
     Args:
-        words: The words behind `unmix`; the last one is being typed and may be empty.
-        commands: All commands, with what they do.
-        parser_of: The parser of a command and the words behind it.
+        args: The arguments of `unmix`; the last one is being typed and may be empty.
+        commands: All commands, each with its description.
+        parser_of: Gives the parser of a command and its arguments.
 
     Returns:
-        Words, each with what it is.
+        Candidates, each with its description.
     """
-    *before, current = words or [""]
-    # bash takes --lr=1 for three words.
+    *before, current = args or [""]
+    # bash splits --lr=1 into three words.
     if current == "=":
         current = ""
     before = [word for word in before if word != "="]
@@ -140,7 +140,7 @@ def _of_command(
         return _starting(current, dict.fromkeys(names, ""))
     if not current and parser.takes_files:
         return []
-    # --batch-size is right as well, for those who type it so.
+    # --batch-size is valid too.
     dashed = "_" not in current and "-" in current.removeprefix("--")
     flags = parser.flags()
     if dashed:

@@ -1,4 +1,4 @@
-"""Flags from parameters, and one line for what cannot be understood."""
+"""Command-line flags from parameters, and a one-line error for each mistake."""
 
 from __future__ import annotations
 
@@ -17,22 +17,22 @@ from unmix.synonyms import called, hint
 
 __all__ = ["HelpShown", "Parser"]
 
-_YES_NO = ("yes", "no", "true", "false", "on", "off", "1", "0")
+_BOOLEANS = ("yes", "no", "true", "false", "on", "off", "1", "0")
 _METAVARS = {int: "N", float: "X"}
 
 
-class HelpShown(Exception):  # noqa: N818 - it is none
+class HelpShown(Exception):  # noqa: N818 - not an error
     """The help was printed, and there is nothing else to do."""
 
 
 class Parser(argparse.ArgumentParser):
-    """The flags of a command; what was not given has no value, and mistakes raise.
+    """The flags of a command; what is not given has no value, and mistakes raise.
 
     Args:
         command: Name of the command, such as "data pack".
         about: What it does, for the help.
-        epilog: What stands at the end of the help.
-        takes_methods: Whether it has the flags of a method, which differ.
+        epilog: The end of the help.
+        takes_methods: Whether it has the flags of a method, which differ by method.
     """
 
     def __init__(
@@ -47,18 +47,20 @@ class Parser(argparse.ArgumentParser):
             formatter_class=argparse.RawDescriptionHelpFormatter,
             argument_default=argparse.SUPPRESS,
         )
-        self._kinds: dict[str, Kind] = {}
+        self._kinds: dict[str, Kind] = {}  # by --NAME, of positional arguments too
+        self._shown: dict[str, str] = {}  # positional arguments as the help shows them, by name
+        self._needed: dict[str, str] = {}  # required arguments as the help shows them, by name
         self._takes_methods = takes_methods
-        # argparse takes -1e-3 and -.1,.5 for flags; no flag of ours begins with a digit.
+        # argparse takes -1e-3 and -.1,.5 for flags; none of our flags begins with a digit.
         self._negative_number_matcher = re.compile(r"^-(\d|\.\d|inf|nan)", re.IGNORECASE)
 
     def add_group(self, kind: type, title: str, defaults: Mapping[str, Any]) -> None:
-        """One group of flags from a dataclass's fields and docstring."""
+        """Add a group of flags from a dataclass's fields and docstring."""
         group = self.add_argument_group(title, (inspect.getdoc(kind) or "").split("\n")[0])
         self.add_parameters(parameters_of(kind).values(), defaults, group)
 
     def add_method(self, method: str, defaults: Mapping[str, Any]) -> None:
-        """One group of flags from a method's options."""
+        """Add a group of flags from a method's options."""
         about = catalog().methods[method].about.split("\n")[0]
         others = ", ".join(name for name in catalog().methods if name != method)
         group = self.add_argument_group(f"Method {method} (others: {others})", about)
@@ -70,32 +72,35 @@ class Parser(argparse.ArgumentParser):
         defaults: Mapping[str, Any] | None = None,
         target: Any = None,
     ) -> None:
-        """A flag for every parameter."""
+        """Add a flag, or a positional argument, for each parameter."""
         for parameter in parameters:
             name, kind = parameter.name, parameter.kind
-            text, options = parameter.text, _options(kind)
-            flag = name if parameter.positional else f"--{name}"
+            text, options, flag = parameter.text, _options(kind), f"--{name}"
             if parameter.positional:
-                options["metavar"] = name.removesuffix("s").upper()
-            elif parameter.required:
-                options["required"] = True
-            else:
+                options["metavar"] = self._shown[name] = name.removesuffix("s").upper()
+            elif not parameter.required:
                 text += _default_text((defaults or {}).get(name, parameter.default))
-            self._kinds[flag] = kind
-            action = (target or self).add_argument(flag, **options)
+            action = (target or self).add_argument(
+                name if parameter.positional else flag, **options
+            )
             # Set here: Python 3.10 adds a default of its own to the text of yes-or-no flags.
             action.help = text.replace("%", "%%")
+            self._kinds[flag] = kind
+            if parameter.required:
+                action.required = False  # checked in `parse`, which knows what is missing
+                self._needed[name] = self._shown.get(name, flag)
 
     @property
     def takes_files(self) -> bool:
-        """Whether words without a flag are taken, as a run's folder."""
-        return any(not action.option_strings for action in self._actions)
+        """Whether there are positional arguments, such as a run folder."""
+        return bool(self._get_positional_actions())
 
     def kind(self, flag: str) -> Kind | None:
-        """The type of a flag's value; None if there is no such flag, or no value."""
+        """The type of a flag's value; None if the flag is unknown or takes no value."""
         action = self._option_string_actions.get(flag)
-        usual = Kind() if action is not None and action.nargs != 0 else None
-        return self._kinds.get(flag, usual)
+        if action is None:
+            return None
+        return self._kinds.get(flag, None if action.nargs == 0 else Kind())
 
     def flags(self) -> dict[str, str]:
         """All flags, each with its text."""
@@ -106,137 +111,144 @@ class Parser(argparse.ArgumentParser):
             if option.startswith("--")
         }
 
-    def parse(self, words: list[str]) -> dict[str, Any]:
-        """What was given on the command line, and nothing else.
+    def parse(self, args: list[str]) -> dict[str, Any]:
+        """Return what is given on the command line, and nothing else.
 
         Raises:
-            UserError: for what cannot be understood, in one line.
-            HelpShown: if it was the help that was asked for.
+            UserError: for the first mistake, in one line.
+            HelpShown: if the help was asked for.
         """
+        args = ["--help" if arg == "-help" else self._current(arg) for arg in args]
+        args = self._without_commas(args)
         try:
-            words = ["--help" if word == "-help" else self._current(word) for word in words]
-            words = self._without_commas(words)
-            found, unknown = self.parse_known_args(words)
+            found, unknown = self.parse_known_args(args)
         except argparse.ArgumentError as error:
-            raise UserError(self._explain(error, words)) from None
+            raise self._wrong_count(error, args) from None
         except SystemExit:
             raise HelpShown from None
         if unknown:
-            raise UserError(self._unknown(unknown[0], words))
-        positional = {action.dest: str(action.metavar) for action in self._get_positional_actions()}
-        for name, given in vars(found).items():
-            for value in given if isinstance(given, list | tuple) else [given]:
-                check_given(name, value, flag=positional.get(name))
-        return current(vars(found))
+            raise self._unknown(unknown[0], args)
+        given = vars(found)
+        missing = [shown for name, shown in self._needed.items() if name not in given]
+        if missing:
+            verb = "is" if len(missing) == 1 else "are"
+            raise UserError(f"{' and '.join(missing)} {verb} required. See {self.prog} --help.")
+        return current({name: self._converted(name, value) for name, value in given.items()})
 
     def error(self, message: str) -> NoReturn:
         """Raise instead of ending the program."""
         raise argparse.ArgumentError(None, message)
 
-    def _current(self, word: str) -> str:
-        """A flag by its present name; any other word as it is."""
-        flag = re.match(r"--(?:no-)?(\w+)", word)
-        if flag is None or f"--{flag[1]}" in self._option_string_actions:
-            return word
-        return word[: flag.start(1)] + current_name(flag[1]) + word[flag.end(1) :]
+    def _converted(self, name: str, value: Any) -> Any:
+        """The value of an argument as its type."""
+        for arg in value if isinstance(value, list) else [value]:
+            check_given(name, arg, flag=self._shown.get(name))
+        kind = self._kinds.get(f"--{name}")
+        if kind is None or kind.base is bool or kind.choices:  # settings check the choices
+            return value
+        fitted = kind.fit(name, value)
+        return list(fitted) if isinstance(fitted, tuple) else fitted
 
-    def _without_commas(self, words: Iterable[str]) -> list[str]:
-        """`--jitter=0.4,0.4,0.2,0.1` and `--jitter 0.4,0.4,0.2,0.1` as four words."""
+    def _current(self, arg: str) -> str:
+        """A flag by its present name; any other argument as it is."""
+        flag = re.match(r"--(?:no-)?(\w+)", arg)
+        if flag is None or f"--{flag[1]}" in self._option_string_actions:
+            return arg
+        return arg[: flag.start(1)] + current_name(flag[1]) + arg[flag.end(1) :]
+
+    def _without_commas(self, args: Iterable[str]) -> list[str]:
+        """`--jitter=0.4,0.4,0.2,0.1` and `--jitter 0.4,0.4,0.2,0.1` as four arguments."""
         kind, found = None, []
-        for word in words:
-            flag, equals, value = word.partition("=")
-            if flag in self._kinds:
-                kind = self._kinds[flag]
-                given = [flag, *_split(value)] if equals and kind.is_numbers else [word]
+        for arg in args:
+            flag, equals, value = arg.partition("=")
+            if flag in self._option_string_actions:
+                kind = self._kinds.get(flag)
+                several = kind is not None and kind.is_numbers
+                found += [flag, *_split(value)] if equals and several else [arg]
             else:
-                given = _split(word) if kind is not None and kind.is_numbers else [word]
-            found += given
+                found += _split(arg) if kind is not None and kind.is_numbers else [arg]
         return found
 
-    def _explain(self, error: argparse.ArgumentError, words: list[str]) -> str:
-        """One line of ours for an error of argparse."""
-        message = " ".join(error.message.split())
-        if error.argument_name is None:
-            return self._explain_missing(message)
-        flag = error.argument_name.split("/")[0]
+    def _wrong_count(self, error: argparse.ArgumentError, args: list[str]) -> UserError:
+        """The error for a flag with too few values, or a value where none is taken."""
+        flag = (error.argument_name or "").split("/")[0]
         kind = self._kinds.get(flag, Kind())
-        if message.startswith("expected"):
-            count = kind.count or "at least one"
-            many = kind.count not in (1, None)
-            return f"{flag}: needs {'one' if count == 1 else count} value{'s' if many else ''}."
-        given = next((word for word in words if word.startswith(f"{flag}=")), None)
-        if kind.base is bool and given is not None:
-            value = given.partition("=")[2]
-            off = f"--no-{flag.removeprefix('--')}"
-            return f"{flag}: takes no value, but {value!r} was given; say {flag} or {off}."
-        return f"{flag}: {message}"
+        if kind.base is bool:
+            given = next(arg for arg in args if arg.startswith(f"{flag}="))
+            return _takes_no_value(flag, given.partition("=")[2])
+        count = "one value" if kind.count == 1 else f"{kind.count or 'one or more'} values"
+        return UserError(f"{flag}: expects {count}.")
 
-    def _explain_missing(self, message: str) -> str:
-        """What is required and was not given: --out, or RUN."""
-        names = re.split(r"[ ,]+", message.partition(": ")[2])
-        return f"{' and '.join(names)}: must be given. See {self.prog} --help."
-
-    def _unknown(self, word: str, words: list[str]) -> str:
-        """What to say of a word that the parser does not know."""
-        if not word.startswith("-") or self._negative_number_matcher.match(word):
-            return self._surplus(word, words)
-        flag = word.split("=")[0]
+    def _unknown(self, arg: str, args: list[str]) -> UserError:
+        """The error for an argument that the parser does not know."""
+        if not arg.startswith("-") or self._negative_number_matcher.match(arg):
+            return self._surplus(arg, args)
+        flag = arg.split("=")[0]
         name = flag.lstrip("-")
         known = [option.removeprefix("--") for option in self._option_string_actions]
+        message = f"unknown flag.{hint(name, known) or f' See {self.prog} --help.'}"
         if self._takes_methods:
-            if owners := methods_with(name):
-                return f"{flag}: is for --method {' or '.join(owners)} only."
             meant = called(name, known) or called(name, _all_options())
-            if meant is not None and meant[0] not in known:
+            if owners := methods_with(name):
+                message = f"applies only to `method` {' or '.join(owners)}."
+            elif meant is not None and meant[0] not in known:
                 owners = methods_with(meant[0])
-                return (
-                    f"{flag}: here it is --{meant[0]}, which is for --method "
-                    f"{' or '.join(owners)} only."
+                message = (
+                    f"unknown flag. The equivalent is `{meant[0]}`, which applies only to "
+                    f"`method` {' or '.join(owners)}."
                 )
-        return f"{flag}: there is no such flag.{hint(name, known) or f' See {self.prog} --help.'}"
+        return UserError(message, parameter=name, flag=flag)
 
-    def _surplus(self, word: str, words: list[str]) -> str:
-        """What to say of a word that is no flag where none is expected."""
-        name, equals, value = word.partition("=")
+    def _surplus(self, arg: str, args: list[str]) -> UserError:
+        """The error for a value where none is expected."""
+        name, equals, value = arg.partition("=")
         known = [option.removeprefix("--") for option in self._option_string_actions]
         if equals and (name in known or called(name, known)):
             name = name if name in known else called(name, known)[0]  # type: ignore[index]
-            return f"{word!r}: is not expected here; write --{name} {value}."
-        start = self._flag_with_too_many(word, words)
-        kind = None if start is None else self._kinds.get(words[start])
+            return UserError(f"{arg!r}: unexpected argument; write --{name} {value}.")
+        start = self._flag_with_too_many(arg, args)
+        kind = None if start is None else self._kinds.get(args[start])
         fits = kind is not None and (
-            word.lower() in _YES_NO if kind.base is bool else kind.convert(word) is not None
+            arg.lower() in _BOOLEANS if kind.base is bool else kind.convert(arg) is not None
         )
         if start is None or kind is None or kind.count is None or not fits:
-            see = f"See {self.prog} --help."
-            return f"{word!r}: is not expected here; a value follows its flag. {see}"
-        flag, given = words[start], []
-        for value in words[start + 1 :]:
+            return UserError(
+                f"{arg!r}: unexpected argument; a value comes right after its flag. See "
+                f"{self.prog} --help."
+            )
+        flag, given = args[start], []
+        for value in args[start + 1 :]:
             if value.startswith("--"):
                 break
             given.append(value)
         if kind.base is bool:
-            off = f"--no-{flag.removeprefix('--')}"
-            return f"{flag}: takes no value, but {given[0]!r} was given; say {flag} or {off}."
+            return _takes_no_value(flag, given[0])
         count = "one value" if kind.count == 1 else f"{kind.count} values"
         again = " For several seeds give the command once for each." if flag == "--seed" else ""
-        return f"{flag}: takes {count}, but {len(given)} were given: {' '.join(given)}.{again}"
+        return UserError(
+            f"{flag}: expects {count}, but {len(given)} were given: {' '.join(given)}.{again}"
+        )
 
-    def _flag_with_too_many(self, word: str, words: list[str]) -> int | None:
-        """Where the flag stands behind which a word is more than it takes.
+    def _flag_with_too_many(self, arg: str, args: list[str]) -> int | None:
+        """The index of the flag that `arg` is one value too many for.
 
-        The same word may be the right value of a flag before it.
+        The same string may be a valid value of an earlier flag.
         """
         before = None
-        for place, other in enumerate(words):
+        for place, other in enumerate(args):
             if other.startswith("--"):
                 before = place
-            elif other == word:
-                kind = None if before is None else self._kinds.get(words[before])
+            elif other == arg:
+                kind = None if before is None else self._kinds.get(args[before])
                 takes = 0 if kind is None or kind.base is bool else kind.count
                 if before is None or takes is None or place - before > takes:
                     return before
         return before
+
+
+def _takes_no_value(flag: str, given: str) -> UserError:
+    off = f"--no-{flag.removeprefix('--')}"
+    return UserError(f"{flag}: takes no value, got {given!r}; use {flag} or {off}.")
 
 
 def _all_options() -> set[str]:
@@ -244,15 +256,15 @@ def _all_options() -> set[str]:
     return {name for entry in catalog().methods.values() for name in entry.parameters}
 
 
-def _split(word: str) -> list[str]:
-    return [part for part in word.split(",") if part] or [word]
+def _split(arg: str) -> list[str]:
+    return [part for part in arg.split(",") if part] or [arg]
 
 
 def _options(kind: Kind) -> dict[str, Any]:
-    """argparse's options for a kind: yes or no for bool, several words for tuples."""
+    """The options of argparse for a type; values stay strings, which `parse` converts."""
     if kind.base is bool:
         return {"action": argparse.BooleanOptionalAction}
-    options: dict[str, Any] = {"type": _converter(kind)}
+    options: dict[str, Any] = {}
     if kind.count != 1:
         options["nargs"] = kind.count or "+"
     if kind.count is None and kind.base is str:
@@ -260,16 +272,6 @@ def _options(kind: Kind) -> dict[str, Any]:
     if kind.base in _METAVARS:
         options["metavar"] = _METAVARS[kind.base]
     return options
-
-
-def _converter(kind: Kind) -> Any:
-    def convert(word: str) -> Any:
-        value = kind.convert(word)
-        if value is None:
-            raise argparse.ArgumentTypeError(f"{word!r} is not {kind.wanted}.")
-        return value
-
-    return convert
 
 
 def _default_text(default: Any) -> str:

@@ -37,34 +37,35 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "resident": _YES_NO_AUTO,
     "schedule": ("cosine", "step", "constant"),
 }
-"""What a setting may be, by its name."""
+"""The allowed values of settings, by name."""
 
 
 @dataclass(frozen=True)
 class RunSettings:
-    """What is trained on what.
+    """Method, data and length of the run.
 
     Args:
         method: Self-supervised method, such as moco, simclr or byol; `unmix methods` lists them.
         data: Data set by name, or a folder of images.
-        data_dir: Where the data set lies (for the names that need files).
-        train_folder: Folder of the training images, relative to --data; by default found by the
-            usual names, such as train/. A dot takes every folder for a class.
+        data_dir: Folder of the data set's files (for the names that need files).
+        train_folder: Folder of the training images, relative to the data; by default found by the
+            usual names, such as train/. With a dot every folder is a class.
         test_folder: Folder of the images to evaluate on, likewise; by default val/, else test/.
         run: Run folder; give it again to resume. By default
             runs/METHOD-DATA-MIXTURE-seedSEED.
         epochs: Passes over the training images.
         batch_size: Images in a batch.
-        drop_last: Leave out the last batch of an epoch where it is short.
+        drop_last: Drop the last batch of an epoch if it is incomplete.
         size: Side of the views in pixels; by default the data set's own.
-        limit: Use only this many of the training images, evenly spaced.
-        mean: Normalise by this RGB mean in [0, 1] instead of the data set's own.
-        std: Normalise by this RGB standard deviation instead of the data set's own.
-        max_pixels: Images of more pixels than this are not decoded, for what they would cost.
+        limit: Number of training images to use, evenly spaced; by default all.
+        mean: RGB mean in [0, 1] to normalize by; by default the data set's own.
+        std: RGB standard deviation to normalize by; by default the data set's own.
+        max_pixels: Images with more pixels are not decoded.
         bit_depth: Bits that images of more than 8 bits really use, such as 12; by default their
-            range is that of the data set.
-        range: Values that become black and white in images of more than 8 bits, instead.
-        seed: Same seed, same run.
+            range is measured on the data set.
+        range: Values that become black and white in images of more than 8 bits, instead of
+            bit_depth.
+        seed: Seed of all random numbers; the same seed gives the same run.
         strict: Stop at the first broken image instead of skipping it.
         download: Download the data set where torchvision can.
     """
@@ -97,8 +98,8 @@ class RunSettings:
         check_number("seed", self.seed, at_least=0, at_most=2**63 - 1)
         if self.batch_size < 2:
             raise UserError(
-                f"--batch_size: {self.batch_size} is too small; batch norm and mixtures need at "
-                "least 2 images."
+                f"{self.batch_size} is too small; batch norm and mixtures need at least 2 images.",
+                parameter="batch_size",
             )
         if self.size is not None:
             check_number("size", self.size, at_least=1)
@@ -106,7 +107,7 @@ class RunSettings:
             for value in values or ():
                 check_number(name, value, at_least=0, at_most=1)
             if name == "std" and 0 in (values or ()):
-                raise UserError("--std: 0 cannot be divided by; each must be greater than 0.")
+                raise UserError("each number must be greater than 0.", parameter="std")
         if self.limit is not None:
             check_number("limit", self.limit, at_least=2)
         check_number("max_pixels", self.max_pixels, at_least=1)
@@ -116,18 +117,19 @@ class RunSettings:
         if self.bit_depth is not None:
             check_number("bit_depth", self.bit_depth, at_least=1, at_most=32)
             if self.range is not None:
-                raise UserError("--bit_depth: goes without --range, which says the same.")
+                raise UserError("cannot be combined with `range`; give one.", parameter="bit_depth")
         if self.range is not None:
             for value in self.range:
                 check_number("range", value)
             if self.range[0] >= self.range[1]:
                 raise UserError(
-                    f"--range: {self.range[0]:g} {self.range[1]:g} must rise, such as 0 4095."
+                    f"{self.range[0]:g} {self.range[1]:g} must be increasing, such as 0 4095.",
+                    parameter="range",
                 )
 
     @property
     def limits(self) -> tuple[float, float] | None:
-        """What becomes black and white in images of more than 8 bits, if that is settled."""
+        """The values of black and white in images of more than 8 bits, if they are given."""
         return self.range if self.bit_depth is None else (0.0, 2.0**self.bit_depth - 1)
 
 
@@ -137,12 +139,12 @@ class ModelSettings:
 
     Args:
         backbone: resnet10, 18, 34, 50, 101 or 152, alexnet, or timm:NAME.
-        width: Factor on the channels; for CMC of each half-encoder.
+        width: Factor on the number of channels; for CMC of each half-encoder.
         stem: First layers: small (3x3, no pooling), medium, large, or auto by the view size.
         patch: Side in pixels of the patches of one of timm's vision transformers; by default the
             model's own.
-        zero_init_residual: ResNets: start the last batch norm of each block at 0, so that a block
-            is the identity at first.
+        zero_init_residual: ResNets: initialize the last batch norm of each block to 0, so that a
+            block starts as the identity.
     """
 
     backbone: str = "resnet18"
@@ -152,11 +154,11 @@ class ModelSettings:
     zero_init_residual: bool = False
 
     def __post_init__(self) -> None:
-        words = catalog().words
+        choices = catalog().choices
         if not self.backbone.startswith(TIMM):
-            _check_backbone(self.backbone, words["backbones"])
+            _check_backbone(self.backbone, choices["backbones"])
         check_number("width", self.width, above=0)
-        check_choice("stem", self.stem, words["stems"])
+        check_choice("stem", self.stem, choices["stems"])
         if self.patch is not None:
             check_number("patch", self.patch, at_least=1)
 
@@ -166,38 +168,38 @@ def _check_backbone(name: str, ours: list[str]) -> None:
         return
     theirs = timm_models()
     if name.split(".")[0] in theirs:
-        raise UserError(f"--backbone: {name!r} is one of timm's; give {TIMM}{name}.")
+        raise UserError(f"{name!r} is a model of timm; give {TIMM}{name}.", parameter="backbone")
     near = called_value("backbone", name) or nearest(name, [*theirs, *ours])
     if near is not None and near not in ours:
         near = TIMM + near.removeprefix(TIMM)
         raise UserError(
-            f"--backbone: {name!r} is unknown. Did you mean {near!r}? Known: {', '.join(ours)}, "
-            f"and those of timm as {TIMM}NAME."
+            f"{name!r} is unknown. Did you mean {near!r}? Known: {', '.join(ours)}, and those of "
+            f"timm as {TIMM}NAME.",
+            parameter="backbone",
         )
     check_choice("backbone", name, ours)
 
 
 @dataclass(frozen=True)
 class OptimizerSettings:
-    """Optimiser and schedule.
+    """Optimizer and learning-rate schedule.
 
     Args:
-        optimizer: sgd, adam, adamw, lars, or larc: SwAV's form of lars, which also scales biases
-            and norms.
-        lr: Learning rate, of the batch size given (it is not scaled).
+        optimizer: sgd, adam, adamw, lars, or larc: SwAV's variant of lars, which also scales
+            biases and norms.
+        lr: Learning rate, not scaled with the batch size.
         final_lr: Learning rate at the end of the cosine.
-        momentum: Of sgd, lars and larc.
+        momentum: Momentum of sgd, lars and larc.
         trust: Trust coefficient of lars and larc.
         weight_decay: L2 penalty; with adamw decoupled from the gradient.
-        decay_all: Whether biases and norms (parameters of one dimension) have weight decay too; by
-            default with sgd, adam and larc, not with adamw and lars.
-        final_weight_decay: Weight decay at the end, towards which it goes by a cosine; by default
-            it stays.
-        schedule: cosine, step or constant; counted in steps.
-        milestones: Epochs after which a step schedule multiplies the rate by gamma.
+        decay_all: Whether weight decay also applies to biases and norms (parameters of one
+            dimension); by default with sgd, adam and larc, not with adamw and lars.
+        final_weight_decay: Weight decay at the end of a cosine schedule; by default it is constant.
+        schedule: cosine, step or constant, per optimizer step.
+        milestones: Epochs after which the step schedule multiplies the learning rate by gamma.
         gamma: Factor of the step schedule.
-        warmup_epochs: Epochs in which the rate rises linearly.
-        warmup_start_lr: Learning rate that the warm-up starts from.
+        warmup_epochs: Epochs of linear warmup of the learning rate.
+        warmup_start_lr: Learning rate at the start of the warmup.
     """
 
     optimizer: str = "sgd"
@@ -221,8 +223,8 @@ class OptimizerSettings:
         check_number("final_lr", self.final_lr, at_least=0)
         if self.final_lr and self.schedule != "cosine":
             raise UserError(
-                f"--final_lr: {self.final_lr:g} is the end of --schedule cosine, not of "
-                f"{self.schedule}."
+                f"{self.final_lr:g} applies only to `schedule=cosine`, not to {self.schedule}.",
+                parameter="final_lr",
             )
         check_number("momentum", self.momentum, at_least=0, at_most=1)
         check_number("trust", self.trust, above=0)
@@ -234,28 +236,29 @@ class OptimizerSettings:
         check_number("warmup_start_lr", self.warmup_start_lr, at_least=0)
         if self.warmup_start_lr and not self.warmup_epochs:
             raise UserError(
-                f"--warmup_start_lr: {self.warmup_start_lr:g} is where a warm-up starts, and there "
-                "is none; give --warmup_epochs too."
+                f"{self.warmup_start_lr:g} applies only to a warmup; give `warmup_epochs` too.",
+                parameter="warmup_start_lr",
             )
         if self.schedule == "step" and not self.milestones:
-            raise UserError(
-                "--milestones: a step schedule needs them, such as --milestones 120 160."
-            )
+            raise UserError("required by a step schedule, such as 120 160.", parameter="milestones")
         if list(self.milestones) != sorted(set(self.milestones)):
-            raise UserError(f"--milestones: {list(self.milestones)} must rise, such as 120 160.")
+            raise UserError(
+                f"{list(self.milestones)} must be increasing, such as 120 160.",
+                parameter="milestones",
+            )
 
 
 @dataclass(frozen=True)
 class EvaluationSettings:
-    """What is measured on the way and at the end.
+    """Evaluation during training and at the end.
 
     Args:
-        knn_every: Epochs between kNN evaluations; 0 for none on the way.
-        knn_k: Neighbours that vote.
-        knn_temperature: T of their weights exp(similarity / T).
-        linear_every: Epochs between linear probes; 0 for none on the way.
+        knn_every: Epochs between kNN evaluations; 0 for none during training.
+        knn_k: Number of neighbors that vote.
+        knn_temperature: T of the votes' weights exp(similarity / T).
+        linear_every: Epochs between linear probes; 0 for none during training.
         features: Evaluate the backbone's pooled features, or the projector's.
-        evaluate: Evaluate kNN and the linear probe at the end.
+        evaluate: Evaluate by kNN and a linear probe at the end.
     """
 
     knn_every: int = 5
@@ -275,24 +278,24 @@ class EvaluationSettings:
 
 @dataclass(frozen=True)
 class MachineSettings:
-    """Where and how it is computed; may differ when a run is resumed.
+    """Hardware and precision; may differ when a run is resumed.
 
     Args:
         device: auto, cpu, cuda or mps.
-        precision: auto (what the device is fast at), 32, bf16 or 16.
-        devices: Devices of a machine that train together; each takes an equal part of a batch.
-        nodes: Machines of so many devices, for a cluster's launcher.
-        threads: Threads that compute on a CPU; by default as many as there are free cores when the
-            run begins, and the same when it is resumed, for the last digits depend on it.
-        workers: Processes that decode files; by default from the number of cores.
-        resident: Hold the training images as uint8 on the device: yes, no, or auto: if they take
-            at most resident_share of its free memory. Files can be held if all are of one size.
-        resident_share: Largest share of the device's free memory for them, in (0, 1].
-        compile: Compile with torch.compile: yes (encoders and views), no, or auto: on CUDA the
-            views, if that is measured to be quicker at the start.
-        checkpoint_every: Epochs between checkpoints that are kept; 0 keeps the last one only.
+        precision: auto (by the device), 32, bf16 or 16.
+        devices: Number of devices per machine; each takes an equal part of a batch.
+        nodes: Number of machines, for a cluster's launcher.
+        threads: Number of CPU threads; by default the number of free cores when the run begins, and
+            the same when it is resumed, because the last digits depend on it.
+        workers: Number of processes that decode files; by default from the number of cores.
+        resident: Keep the training images as uint8 on the device: yes, no, or auto: if they take
+            at most resident_share of its free memory. Files must all have one size.
+        resident_share: Largest fraction of the device's free memory for them, in (0, 1].
+        compile: Use torch.compile: yes (encoders and views), no, or auto: on CUDA for the views, if
+            it is measured to be faster at the start.
+        checkpoint_every: Epochs between checkpoints to keep; 0 keeps only the last.
         checkpoint_steps: Steps between saves of the last checkpoint within an epoch; 0 for none.
-        logger: Where metrics go beside CSV: tensorboard, wandb, mlflow, trackio or none.
+        logger: Logger of metrics beside CSV: tensorboard, wandb, mlflow, trackio or none.
     """
 
     device: str = "auto"
@@ -326,7 +329,7 @@ class MachineSettings:
 
     @property
     def processes(self) -> int:
-        """How many processes train together."""
+        """The number of processes that train together."""
         return self.devices * self.nodes
 
 
@@ -342,5 +345,5 @@ GROUPS: dict[str, type] = {
 
 
 def field_names(group: str) -> list[str]:
-    """The words of a group."""
+    """The names of a group's settings."""
     return [f.name for f in dataclasses.fields(GROUPS[group])]

@@ -1,4 +1,4 @@
-"""Texts of the help that no docstring has."""
+"""Texts of the help that are not in docstrings."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ __all__ = ["ABOUT", "ABOUTS", "EXAMPLES", "STUDY_EXAMPLES"]
 ABOUT = "Self-supervised pretraining of vision models with image mixtures."
 
 ABOUTS = {
-    "pretrain": "Pretrain an encoder and measure it.",
-    "bench": "Measure how fast training is here, stage by stage; takes every flag of pretrain.",
+    "pretrain": "Pretrain an encoder and evaluate it.",
+    "bench": "Measure the training speed on this machine, by stage; takes every flag of pretrain.",
     "knn": "Weighted kNN accuracy of a run's encoder.",
     "probe": "Linear probe of a run's encoder.",
-    "compare": "Table, figures and a report of several runs.",
+    "compare": "Compare runs in a table, figures and a report.",
     "preview": "Draw images, their partners and their mixtures.",
-    "methods": "The methods, and which rules for credit go with them.",
-    "recipes": "List the recipes that ship, or print one.",
-    "demo": "MoCo and CMC with and without image mixtures, measured and drawn.",
+    "methods": "List the methods and the mixing rules that they support.",
+    "recipes": "List the recipes, or print one.",
+    "demo": "Train MoCo and CMC with and without image mixtures, and compare them.",
 }
 
 STUDY_EXAMPLES = """\
@@ -25,7 +25,7 @@ examples:
   unmix study docs/evidence/augmentation-none.yaml --data_dir DIR
   unmix study show first
 
-Give the same command to go on; what is measured is not measured again."""
+Give the same command to continue; finished runs are not repeated."""
 
 EXAMPLES = """\
 examples:
@@ -35,6 +35,6 @@ examples:
   unmix pretrain --config moco-v2-imagenet100 --data_dir DIR
   unmix pretrain --method moco --data FOLDER --size 64 --run runs/mine
 
-A run's settings are, each over the one before: the program's defaults, the recipe METHOD, the
-recipe METHOD-DATA if there is one (or --config), and the flags. Give a run's folder again to resume
-it."""
+The settings come from these sources, of which later ones override earlier ones: the defaults, the
+recipe METHOD, the recipe METHOD-DATA if there is one (or --config), and the flags. Give the folder
+of a run to resume it."""

@@ -1,4 +1,4 @@
-"""The matrix: which rule for credit goes with which method, and why not with others."""
+"""The matrix of methods and the mixing rules that they support."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ Say = Callable[[str], None]
 
 
 def matrix() -> dict[str, dict[str, str | None]]:
-    """For every method and every rule None, or the reason why the rule has no meaning with it."""
+    """For every method and rule None, or the reason why the rule does not apply."""
     return {name: entry.facts["why_not"] for name, entry in catalog().methods.items()}
 
 
 def methods(method: str | None = None, *, as_json: bool = False, say: Say = print) -> None:
-    """Show the methods and which rules for credit go with them.
+    """List the methods and the mixing rules that they support.
 
     Args:
-        method: Only this method, with what it is and each reason in its line.
-        as_json: Print the matrix as JSON: null, or the reason why not.
+        method: Show only this method, with its description and the reasons.
+        as_json: Print the matrix as JSON: null, or the reason why a rule does not apply.
         say: Prints a line.
 
     Raises:
@@ -48,7 +48,7 @@ def _say_one(method: str, row: dict[str, str | None], say: Say) -> None:
 
 
 def _say_all(cells: dict[str, dict[str, str | None]], say: Say) -> None:
-    """A table with numbers for the reasons, then the reasons and the rules."""
+    """Print a table with numbers for the reasons, then the reasons and the rules."""
     rules = catalog().rules
     reasons: dict[str, int] = {}
     for row in cells.values():
@@ -72,11 +72,11 @@ def _say_all(cells: dict[str, dict[str, str | None]], say: Say) -> None:
         instead = "" if found.facts["keeps_clean"] else " Instead of the clean loss."
         say(f"  {rule:<{width}}  {_line(found.about)}{instead} [{found.facts['source']}]")
     say("")
-    say("--IM (image space on all views) goes with every method.")
-    say("unmix methods METHOD tells one row; the pages are in docs/methods.")
+    say("--IM (image space, on all views) applies to every method.")
+    say("Run `unmix methods METHOD` for one method; the documentation has a page for each.")
 
 
 def _line(about: str) -> str:
-    """The first line of a docstring, behind its name."""
+    """The first line of a docstring, without the name in front."""
     line = about.split("\n")[0]
     return line.partition(": ")[2] or line

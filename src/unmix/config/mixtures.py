@@ -164,12 +164,12 @@ class MixtureSettings:
     def _check_words(self) -> None:
         if not re.fullmatch(r"\w+", self.unmix_rule):
             raise UserError(f"--unmix_rule: {self.unmix_rule!r} is no word, such as unmix.")
-        words = catalog().words
+        known = catalog().choices
         for flag, value, choices in (
             ("--unmix_mixture", self.unmix_mixture, MIXTURES),
-            ("--unmix_per", self.unmix_per, words["per"]),
-            ("--unmix_pairing", self.unmix_pairing, words["pairings"]),
-            ("--unmix_weight", self.unmix_weight, words["laws"]),
+            ("--unmix_per", self.unmix_per, known["per"]),
+            ("--unmix_pairing", self.unmix_pairing, known["pairings"]),
+            ("--unmix_weight", self.unmix_weight, known["laws"]),
         ):
             if value is not None:
                 check_choice(flag, value, choices)

@@ -1,4 +1,4 @@
-"""What can be set: the parameters of functions and classes, as their signatures and docs say."""
+"""The parameters of functions and classes, from signatures and docstrings."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ __all__ = ["Parameter", "about", "parameters_of"]
 
 @dataclass(frozen=True)
 class Parameter:
-    """Something that can be set.
+    """A parameter.
 
     Attributes:
         name: As in Python; the flag is `--name`.
         kind: Its type.
-        default: What it is if it is not given.
-        text: What it is, in one line.
-        required: Whether there is no default.
-        positional: Whether it has no flag on the command line.
+        default: Its value if it is not given.
+        text: Its description, in one line.
+        required: Whether it has no default.
+        positional: Whether it is positional on the command line.
     """
 
     name: str
@@ -36,11 +36,11 @@ class Parameter:
 
 @cache
 def parameters_of(function: Any, documented: Any = None) -> dict[str, Parameter]:
-    """The parameters of a function or a class, by name; those that have no text are not shown.
+    """The parameters of a function or a class, by name.
 
     Args:
-        function: A function, or a class, whose constructor's are taken.
-        documented: Where the text is; by default the function itself.
+        function: A function, or a class, whose constructor is used.
+        documented: The object with the docstring; by default the function itself.
     """
     texts = _texts(inspect.getdoc(documented or function) or "")
     annotated: Any = function.__init__ if inspect.isclass(function) else function  # type: ignore[misc]
@@ -63,13 +63,13 @@ def parameters_of(function: Any, documented: Any = None) -> dict[str, Parameter]
 
 
 def about(described: Any) -> str:
-    """What something is: its docstring up to the first section."""
+    """The description of an object: its docstring up to the first section."""
     text = inspect.getdoc(described) or ""
     return re.split(r"\n+(?:Args|Attributes|Returns|Raises):\n", text)[0].strip()
 
 
 def _texts(doc: str) -> dict[str, str]:
-    """The entries of a docstring's `Args:` or `Attributes:`, each on one line."""
+    """The entries of a docstring's `Args:` or `Attributes:`, each as one line."""
     section = re.search(r"^(?:Args|Attributes):\n((?: .*\n?|\n)+)", doc, re.MULTILINE)
     body = section.group(1) if section else ""
     _, *entries = re.split(r"^    (\w+): ", body, flags=re.MULTILINE)

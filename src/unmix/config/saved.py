@@ -1,4 +1,4 @@
-"""The settings that a run folder holds, as `config.yaml`."""
+"""The settings of a run folder, in its `config.yaml`."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from unmix.config.earlier import upgraded
 from unmix.config.nested import flattened
 from unmix.errors import UserError
 
-__all__ = ["check_method", "is_run", "saved_words"]
+__all__ = ["check_method", "is_run", "saved_settings"]
 
 
 def is_run(folder: Path | str) -> bool:
@@ -19,11 +19,11 @@ def is_run(folder: Path | str) -> bool:
     return (Path(folder) / "config.yaml").exists()
 
 
-def saved_words(folder: Path | str) -> dict[str, Any]:
-    """The flat words of a run folder's `config.yaml`.
+def saved_settings(folder: Path | str) -> dict[str, Any]:
+    """The flat settings in a run folder's `config.yaml`.
 
     Raises:
-        UserError: if there is none, or it cannot be read.
+        UserError: if it does not exist or cannot be read.
     """
     path = Path(folder)
     config = path / "config.yaml"
@@ -31,26 +31,27 @@ def saved_words(folder: Path | str) -> dict[str, Any]:
         wrong = "this is a file" if path.exists() else "there is no such run folder"
         raise UserError(f"{path}: {wrong}.")
     try:
-        words = yaml.safe_load(config.read_text(encoding="utf-8"))
+        settings = yaml.safe_load(config.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise UserError(f"{path}: is not a run folder; it has no config.yaml.") from None
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         reason = getattr(error, "strerror", None) or "it is not valid YAML"
         raise UserError(f"{config}: cannot be read ({reason}).") from None
-    if not isinstance(words, dict):
+    if not isinstance(settings, dict):
         raise UserError(f"{config}: must hold lines of the form `setting: value`.")
-    return upgraded(flattened(words))
+    return upgraded(flattened(settings))
 
 
 def check_method(folder: Path | str, method: str) -> None:
-    """Check that a run folder's method is this one; another has other options.
+    """Check that this is the method of a run folder; another one has other options.
 
     Raises:
         UserError: if it is not.
     """
-    theirs = saved_words(folder).get("method", method)
+    theirs = saved_settings(folder).get("method", method)
     if theirs != method:
         raise UserError(
-            f"--run: {folder} holds another run: its method is {theirs}, not {method}. Give "
-            "another --run, or the same settings to resume."
+            f"{folder} holds another run: its method is {theirs}, not {method}. Give another "
+            "`run`, or the same settings to resume.",
+            parameter="run",
         )

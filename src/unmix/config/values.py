@@ -1,4 +1,4 @@
-"""A value as its type wants it, wherever it is from: Python, YAML or the command line."""
+"""The types of settings, and the conversion of values from Python, YAML or the command line."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from unmix.errors import UserError, check_choice
 __all__ = ["Kind"]
 
 _WANTED: dict[type, str] = {
-    bool: "true or false", int: "a whole number", float: "a number", str: "a word"
+    bool: "true or false", int: "an integer", float: "a number", str: "a string"
 }  # fmt: skip
 
 
@@ -23,9 +23,9 @@ class Kind:
 
     Attributes:
         base: bool, int, float or str.
-        count: How many of them make the value: 1, more as a tuple, or None for any number.
-        optional: Whether None is a value too.
-        choices: The texts that it may be, where only these are possible.
+        count: The number of values: 1, more for a tuple, or None for any number.
+        optional: Whether it may be None.
+        choices: The allowed strings; empty if any is allowed.
     """
 
     base: type = str
@@ -35,7 +35,7 @@ class Kind:
 
     @classmethod
     def of(cls, hint: Any) -> Kind:
-        """The kind that a type annotation stands for; what is no number or bool is a text."""
+        """The kind of a type annotation; anything but a number or bool is a string."""
         args = [arg for arg in get_args(hint) if arg is not type(None)]
         origin = get_origin(hint)
         if origin in (Union, UnionType):
@@ -51,22 +51,22 @@ class Kind:
 
     @property
     def is_numbers(self) -> bool:
-        """Whether it is several numbers, which may be joined by commas."""
+        """Whether it is several numbers, which may be separated by commas."""
         return self.count != 1 and self.base in (int, float)
 
     @property
     def wanted(self) -> str:
-        """What one value of it must be, in words."""
+        """The type of one value, for messages."""
         return _WANTED[self.base]
 
     def fit(self, name: str, value: Any) -> Any:
-        """A value as the type wants it.
+        """Convert a value to the type.
 
-        A text that reads as a number is one (YAML takes 1e-3 for a text), a number is a word where
-        a word is wanted (`precision: 32`), and numbers joined by commas are several.
+        A string that reads as a number is one (YAML takes 1e-3 for a string), a number becomes a
+        string where one is expected (`precision: 32`), and numbers may be separated by commas.
 
         Raises:
-            UserError: if the value is of another type, or none of the choices.
+            UserError: if the value has another type, or is not one of the choices.
         """
         if value is None and self.optional:
             return None
@@ -88,7 +88,7 @@ class Kind:
         return check_choice(name, converted, self.choices) if self.choices else converted
 
     def convert(self, value: Any) -> Any:
-        """One value as `base`, or None if it cannot be that without a loss."""
+        """One value as `base`, or None if that is not possible without loss."""
         kind = self.base
         if kind is str and isinstance(value, bool):
             return "yes" if value else "no"  # YAML takes these words for true and false

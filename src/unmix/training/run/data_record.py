@@ -129,7 +129,7 @@ def located(settings: Settings) -> Settings:
     # What is not there is told as it was typed.
     if run.data_dir is not None and (run.download or Path(run.data_dir).expanduser().exists()):
         changes["data_dir"] = absolute(run.data_dir)
-    return settings.with_words(**changes) if changes else settings
+    return settings.with_changes(**changes) if changes else settings
 
 
 def check_there(data: str) -> None:

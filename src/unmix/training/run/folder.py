@@ -15,7 +15,7 @@ from torch import nn
 
 from unmix.checksums import CHECKSUM, PLACEHOLDER, with_checksum
 from unmix.config import GROUPS, Settings, field_names
-from unmix.config.saved import saved_words
+from unmix.config.saved import saved_settings
 from unmix.errors import UserError, check_given
 from unmix.files import atomic_path, atomic_write
 from unmix.names import is_python, shown
@@ -66,7 +66,7 @@ class RunFolder:
 
     def words(self) -> dict[str, Any]:
         """The flat words of `config.yaml`."""
-        return saved_words(self.path)
+        return saved_settings(self.path)
 
     def write_settings(self, settings: Settings, recipes: Sequence[str] = ()) -> None:
         """Write `config.yaml`.

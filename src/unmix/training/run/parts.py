@@ -100,7 +100,7 @@ def build_parts(
     if images is None:
         labeled = train if train.labels is not None else load_split(run_, "train", seen)
         test = load_split(run_, "test", seen) if labeled.labels is not None else None
-    settings = settings.with_words(
+    settings = settings.with_changes(
         size=size,
         precision=machine.precision.split("-")[0].removesuffix("-true"),
         resident="yes" if held.resident else "no",

@@ -232,7 +232,7 @@ def fix_threads(parts: Parts, cores: CoreMeter) -> None:
     count = choose_threads(machine.threads, free, machine.processes)
     parts.threads = threads_in_words(count, free)
     if machine.processes == 1:
-        parts.settings = parts.settings.with_words(threads=count)
+        parts.settings = parts.settings.with_changes(threads=count)
 
 
 def _to_the_end(
