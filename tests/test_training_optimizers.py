@@ -319,8 +319,8 @@ def test_optimizer_and_schedule_go_on_from_their_states_which_hold_numbers_only(
     [
         ({"optimizer": "adamv"}, "--optimizer: 'adamv' is unknown. Did you mean 'adam"),
         ({"final_lr": -1.0}, "--final_lr: -1 is out of range; it must be at least 0."),
-        ({"final_lr": 0.1, "schedule": "constant"}, "--final_lr: 0.1 is the end of --schedule "
-         "cosine, not of constant."),
+        ({"final_lr": 0.1, "schedule": "constant"}, "--final_lr: 0.1 applies only to "
+         "--schedule cosine, not to constant."),
         ({"trust": 0.0}, "--trust: 0 is out of range; it must be greater than 0."),
         ({"final_weight_decay": -0.1}, "--final_weight_decay: -0.1 is out of range"),
     ],
@@ -328,7 +328,7 @@ def test_optimizer_and_schedule_go_on_from_their_states_which_hold_numbers_only(
 def test_bad_settings_are_told(words: dict, message: str) -> None:
     with pytest.raises(UserError) as caught:
         OptimizerSettings(**words)
-    assert str(caught.value).startswith(message)
+    assert caught.value.on_command_line().startswith(message)
 
 
 # --- learning rates ---------------------------------------------------------------------------

@@ -51,10 +51,13 @@ def test_later_sources_override_single_settings_of_the_mapping(tmp_path: Path) -
     [
         ({"second_view": 3}, "second_view: 3 is not a mapping"),
         ({"second_view": {"jiter_p": 0}}, "second_jiter_p.*Did you mean .*second_jitter_p"),
-        ({"second_view": {"gray_p": 2}}, "second_gray_p: 2 is out of range"),
+        ({"second_view": {"gray_p": 2}}, "second_gray_p must be at least 0 and at most 1, got 2"),
         ({"second_view": {"gray_p": 0}, "second_gray_p": 1}, "gray_p and second_gray_p are the"),
-        ({"local_blur_p": 0.5}, "local_blur_p: there are no local crops"),
-        ({"method": "simclr", "local_view": {"scale_min": 0.1}}, "local_scale_min: there are no"),
+        ({"local_blur_p": 0.5}, "local_blur_p: applies to local crops"),
+        (
+            {"method": "simclr", "local_view": {"scale_min": 0.1}},
+            "local_scale_min: applies to local crops",
+        ),
     ],
 )
 def test_what_cannot_be_is_said_in_one_line(words: dict, message: str) -> None:
