@@ -56,7 +56,7 @@ def test_later_sources_override_single_settings_of_the_mapping(tmp_path: Path) -
         ({"local_blur_p": 0.5}, "local_blur_p: applies to local crops"),
         (
             {"method": "simclr", "local_view": {"scale_min": 0.1}},
-            "local_scale_min: applies to local crops",
+            "local_scale_min: applies to",
         ),
     ],
 )
