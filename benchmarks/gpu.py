@@ -177,7 +177,7 @@ def check_no_waiting(images: ImageSet, device: torch.device) -> dict[str, Any]:
             with torch.autocast("cuda", dtype=parts.machine.autocast):
                 step = module.compute(Batch(index), generator_for(0, "waiting"))
             step.loss.backward()
-            step.keep()
+            step.update_memory()
             module.method.begin_step(Progress(1, 2, 2))
             found[name] = {"passed": True}
         except RuntimeError as error:

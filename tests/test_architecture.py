@@ -19,6 +19,7 @@ ALLOWED = {
     "randomness": set(),
     "transfer": set(),
     "distributed": set(),
+    "stages": set(),
     "files": set(),
     "checksums": set(),
     "clustering": set(),
@@ -56,7 +57,7 @@ ALLOWED = {
     },
     "cli": {"config", "commands", "training"},
 }  # fmt: skip
-OPEN = {"errors", "names", "synonyms", "randomness", "transfer", "distributed"}
+OPEN = {"errors", "names", "synonyms", "randomness", "transfer", "distributed", "stages"}
 
 
 def package_of(path: Path) -> str:

@@ -17,7 +17,7 @@ from unmix.cli import main
 from unmix.commands.bench import table
 from unmix.figures.bench import step_chart
 from unmix.training import profiling
-from unmix.training.profiling import Times, measure_stages, whole_steps
+from unmix.training.profiling import Times, count_flops, measure_stages, whole_steps
 from unmix.training.run.parts import build_parts
 from unmix.training.run.pretrain import settings_for
 
@@ -56,7 +56,7 @@ def test_medians_and_bounds_of_rates():
 
 
 def test_images_on_the_device_need_no_reading():
-    assert set(measured()["times"].seconds) == {"views", "forward", "backward", "optimiser", "step"}
+    assert set(measured()["times"].seconds) == {"views", "forward", "backward", "optimizer", "step"}
 
 
 @pytest.mark.parametrize("words", [{"IM": True}, {"unmix": True}])
@@ -88,18 +88,38 @@ def test_operations_match_published_costs():
 def test_counting_operations_does_not_train(monkeypatch):
     """The weights after counting are those before it."""
     seen: list[bool] = []
-    flops = profiling._Stepping.flops
 
-    def watched(self: Any) -> int:
-        before = {k: v.clone() for k, v in self.module.method.f_q.head.state_dict().items()}
-        count = flops(self)
-        after = self.module.method.f_q.head.state_dict()
+    def watched(module: Any, *others: Any) -> int:
+        before = {k: v.clone() for k, v in module.method.f_q.head.state_dict().items()}
+        count = count_flops(module, *others)
+        after = module.method.f_q.head.state_dict()
         seen.append(all(torch.equal(before[k], after[k]) for k in before))
+        assert all(p.grad is None for p in module.parameters())
         return count
 
-    monkeypatch.setattr(profiling._Stepping, "flops", watched)
+    monkeypatch.setattr(profiling, "count_flops", watched)
     measured()
     assert seen == [True]
+
+
+def test_the_stages_are_those_of_the_steps_that_are_trained():
+    """Nothing is drawn beside them, and their mixture is a stage of its own."""
+    parts = build_parts(settings_for({**TINY, "unmix": True})[0])
+    applied: list[int] = []
+    draw = parts.module.label_space.draw
+
+    class Watched(type(parts.module.label_space)):
+        def draw(self, *args: Any) -> Any:
+            applied.append(parts.module.global_step)
+            return draw(*args)
+
+    object.__setattr__(parts.module, "label_space", Watched())
+    found = measure_stages(parts, steps=3, warmup=1)["times"]
+    # Warm-up and whole steps, as many steps for the stages, and one for the operations.
+    assert applied == [*range(1 + 2 * 3), 1 + 2 * 3]
+    assert {name: len(seconds) for name, seconds in found.seconds.items()} == dict.fromkeys(
+        ["views", "mixture", "forward", "backward", "optimizer", "step"], 3
+    )
 
 
 def test_whole_steps_continue_over_epochs():

@@ -18,14 +18,15 @@ from unmix.methods.base import Method, Pair
 from unmix.mixtures import Draw, MixtureDraw, MixtureOperator
 from unmix.mixtures.operators import Drawn
 from unmix.randomness import generator_for
+from unmix.stages import stage
 
 __all__ = [
     "Mixture",
     "Objective",
-    "apart",
     "draw_mixture",
     "mix_views",
     "objective",
+    "split_views",
     "step_generator",
 ]
 
@@ -62,15 +63,11 @@ class Mixture:
         return self._operator.needs_features
 
     @property
-    def mixes_clean_pixels(self) -> bool:
-        """Whether mixtures can be made before anything is encoded."""
-        return self._operator.mixes_pixels and not self.needs_features
-
-    @property
     def one_forward(self) -> bool:
         """Whether clean and mixed images are encoded in one forward."""
         joint = self.rule.joint if self.joint is None else self.joint
-        return joint and self.mixes_clean_pixels and self.rule.keeps_clean
+        possible = self._operator.mixes_pixels and not self.needs_features
+        return joint and possible and self.rule.keeps_clean
 
     @property
     def _operator(self) -> MixtureOperator:
@@ -121,7 +118,7 @@ def mix_views(draw: Draw, views: Sequence[Tensor]) -> list[Tensor]:
     ]
 
 
-def apart(
+def split_views(
     views: Sequence[Tensor], operator: MixtureOperator | None
 ) -> tuple[list[Tensor], list[Tensor]]:
     """The method's views, and those that are there for the mixture only."""
@@ -201,7 +198,8 @@ def objective(
     beside = clean_loss(method, stay, queries, targets) if stay else None
 
     def targets_of_mixtures() -> Mapping[int, Any]:
-        mixed = [draw.apply(view) for view in views[: method.views]]
+        with stage("mixture"):
+            mixed = [draw.apply(view) for view in views[: method.views]]
         others = [v for v in method.target_queries if v != 0]
         with nullcontext() if method.target_gradient else torch.no_grad():
             q = {0: q_mix, **{v: method.query(mixed[v], v) for v in others}}
@@ -255,8 +253,10 @@ def encode(
 ) -> tuple[dict[int, Any], Any, MixtureDraw]:
     """The clean queries that a step needs, the first view's mixtures' query, and their draw."""
     if mixture.one_forward:
-        draw = mixture.draw(views[0], generator)
-        n, mixed = len(views[0]), draw.apply(views[0], mixture.others)
+        n = len(views[0])
+        with stage("mixture"):
+            draw = mixture.draw(views[0], generator)
+            mixed = draw.apply(views[0], mixture.others)
         both = [torch.cat([views[0], mixed]), *views[1:]]
         queries = clean_queries(method, both, pairs, of_rule)
         q_mix = per_tensor(queries[0], lambda rows: rows[n:])
@@ -265,5 +265,6 @@ def encode(
     queries = clean_queries(method, views, pairs, of_rule, constant)
     if mixture.needs_features:
         features = tree_leaves(queries[0])[0].detach().float()
-    draw = mixture.draw(views[0], generator, features)
+    with stage("mixture"):
+        draw = mixture.draw(views[0], generator, features)
     return queries, draw.query(method, views[0], mixture.others), draw

@@ -17,10 +17,10 @@ from unmix.mixtures import MixtureOperator, Operator
 from unmix.randomness import generator_for
 from unmix.step import (
     Objective,
-    apart,
     draw_mixture,
     mix_views,
     objective,
+    split_views,
     step_generator,
 )
 from unmix.together import Names, check_together, smallest_batch
@@ -203,7 +203,7 @@ class Stepper(nn.Module):
         if self.image_space is not None:
             with torch.no_grad():
                 views = mix_views(self.image_space.draw(views[0].shape, generator), views)
-        own, others = apart(views, self.operator)
+        own, others = split_views(views, self.operator)
         mixture = None
         if self.operator is not None:
             mixture = draw_mixture(

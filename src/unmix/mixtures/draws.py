@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from unmix.mixtures.boxes import box_area, box_mask, resized_boxes
+from unmix.stages import stage
 from unmix.transfer import to_device
 
 __all__ = [
@@ -110,7 +111,9 @@ class PixelDraw:
 
     def query(self, method: Any, images: Tensor, others: Sequence[Tensor] = ()) -> Any:
         """A method's query of the mixtures of its first view, (N, C, H, W)."""
-        return method.query(self.apply(images, others), 0)
+        with stage("mixture"):
+            mixed = self.apply(images, others)
+        return method.query(mixed, 0)
 
     def apply(self, images: Tensor, others: Sequence[Tensor] = ()) -> Tensor:
         """Mix a batch; see `MixtureDraw.apply`."""

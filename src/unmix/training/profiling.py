@@ -6,28 +6,26 @@ import shlex
 import statistics
 import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, suppress
-from dataclasses import dataclass, field, replace
-from itertools import islice
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
+from dataclasses import dataclass, field
+from itertools import islice, pairwise
 from pathlib import Path
 from typing import Any
 
 import lightning as L
 import torch
 from lightning.pytorch.callbacks import Callback
-from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from unmix.data import StreamedImages
 from unmix.errors import UserError
 from unmix.hardware.devices import hardware, peak_memory, timed, versions, wait
-from unmix.methods import Progress
 from unmix.randomness import generator_for
-from unmix.step import Objective, mix_views, objective
+from unmix.stages import observe_stages
 from unmix.training.loading.loaders import Batch, FileCrops, build_loader
 from unmix.training.loop.compiling import Compiling
-from unmix.training.loop.optimizers import build_optimizer
+from unmix.training.loop.module import Pretraining
 from unmix.training.run.parts import Parts
 from unmix.training.run.trainer import build_trainer
 
@@ -41,7 +39,7 @@ STAGES = {
     "mixture": "draw and apply",
     "forward": "encoders and loss",
     "backward": "gradients",
-    "optimiser": "step, momentum encoder, memory",
+    "optimizer": "step, momentum encoder, memory",
     "step": "whole training step, through the trainer",
 }
 """What is measured, in the order of a step, and what it is."""
@@ -80,15 +78,15 @@ class Times:
 
 
 def measure_stages(parts: Parts, *, steps: int = 5, warmup: int = 2) -> dict[str, Any]:
-    """Measure whole steps through the trainer, then each stage apart.
+    """Measure whole steps through the trainer, then the stages of further steps.
 
-    Whole steps are first, for in them is compiled what is to be. The stages of a step are taken in
-    turn, `steps` times; each waits for the device.
+    Whole steps are first: they compile what is to be compiled, and do not wait for the device
+    between stages.
 
     Args:
         parts: A run's parts; its method is trained meanwhile.
-        steps: Runs that count.
-        warmup: Runs before them.
+        steps: Steps that count, of either kind.
+        warmup: Steps before them.
 
     Returns:
         "times" (`Times`), "flops_per_image" of the matrix products and convolutions of forward and
@@ -102,21 +100,17 @@ def measure_stages(parts: Parts, *, steps: int = 5, warmup: int = 2) -> dict[str
     batch = _a_batch(parts).to(device)
     if isinstance(parts.train, StreamedImages):
         _file_stages(parts, times, steps)
-    for seconds in whole_steps(parts, steps, warmup):
+    clock = _StageClock(parts, times, steps)
+    for seconds in whole_steps(parts, steps, warmup, clock):
         times.add("step", seconds, parts.settings.run.batch_size)
     peak = peak_memory(device)
     # The trainer has put the module back on the CPU.
     module.to(device)
     module.train()
-    stepping = _Stepping(parts, batch)
-    for number in range(warmup + steps):
-        found = stepping.run(number)
-        if number >= warmup:
-            for stage, seconds in found.items():
-                times.add(stage, seconds, len(batch.index))
+    flops = count_flops(module, batch, parts.machine.autocast)
     return {
         "times": times,
-        "flops_per_image": stepping.flops() / len(batch.index),
+        "flops_per_image": flops / len(batch.index),
         "matmul_flops_per_second": matmul_rate(device, parts.machine.autocast),
         "peak_memory_bytes": peak,
     }
@@ -161,78 +155,96 @@ def facts(parts: Parts, found: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-class _Stepping:
-    """One batch through the stages of a step, with the clock read between them."""
+class _StageClock(Callback):
+    """Times the stages of the trainer's steps; waits for the device where one ends.
 
-    def __init__(self, parts: Parts, batch: Batch) -> None:
-        self.parts, self.batch, self.module = parts, batch, parts.module
-        self.device = parts.machine.device
-        self.optimizer = build_optimizer(
-            parts.settings.optimizer, self.module.method.parameters(), self.device,
-            self.module.method.constant_lr_modules(),
-        )  # fmt: skip
-        self.image_space, self.module.image_space = self.module.image_space, None
+    Args:
+        parts: Of the run.
+        times: Where the stages are noted.
+        steps: How many steps.
 
-    def run(self, number: int) -> dict[str, float]:
-        """Seconds of each stage of one step."""
-        module, method = self.module, self.module.method
-        generator = generator_for(module.seed, "bench", number)
-        found: dict[str, float] = {}
-        with self._autocast():
-            views = self._clocked(found, "views", lambda: module.make_views(self.batch, generator))
-            views, mixture = self._clocked(found, "mixture", lambda: self._mix(views, generator))
-            step: Objective = self._clocked(
-                found,
-                "forward",
-                lambda: objective(method, views, self.batch.index, generator, mixture),
-            )
-        self._clocked(found, "backward", step.loss.backward)
-        self._clocked(found, "optimiser", lambda: self._update(step))
-        if self.image_space is None and module.label_space is None:
-            del found["mixture"]
-        return found
+    Attributes:
+        start: Steps that are done before the first that is timed.
+    """
 
-    def flops(self) -> int:
-        """Floating-point operations of a step's matrix products and convolutions."""
-        module, generator = self.module, generator_for(self.module.seed, "bench", "flops")
-        # What is compiled hides its operations from the counter.
-        with self._autocast(), torch.compiler.set_stance("force_eager"):
-            views = module.make_views(self.batch, generator)
-            views, mixture = self._mix(views, generator)
-            with FlopCounterMode(display=False) as counter:
-                objective(
-                    module.method, views, self.batch.index, generator, mixture
-                ).loss.backward()
-        self.optimizer.zero_grad()
-        self.module.image_space = self.image_space
-        return counter.get_total_flops()
+    def __init__(self, parts: Parts, times: Times, steps: int) -> None:
+        self.device, self.batch_size = parts.machine.device, parts.settings.run.batch_size
+        self.times, self.steps, self.start = times, steps, 0
+        self.stack: list[str] = []
+        self.found: dict[str, float] = {}
+        self.images, self.since = 0, 0.0
+        self.observing = ExitStack()
 
-    def _autocast(self) -> AbstractContextManager[Any]:
-        dtype = self.parts.machine.autocast
-        return torch.autocast(self.device.type, dtype=dtype, enabled=dtype is not None)
+    def on_train_batch_start(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Batch, *_: Any
+    ) -> None:
+        """Begin a step."""
+        if trainer.global_step < self.start:
+            return
+        self.found, self.stack, self.images = {}, [""], len(batch.index)
+        self.observing.enter_context(observe_stages(self._stage))
+        self._lap()
 
-    def _clocked(self, found: dict[str, float], stage: str, run: Callable[[], Any]) -> Any:
-        result: list[Any] = []
-        found[stage] = timed(lambda: result.append(run()), self.device)
-        return result[0]
+    def on_before_backward(self, *_: Any) -> None:
+        """The loss is computed."""
+        self._go_on_with("backward")
 
-    def _mix(self, views: list[Tensor], generator: torch.Generator) -> tuple[list[Tensor], Any]:
-        """The mixtures that the run makes; that of the label space is only drawn here."""
-        if self.image_space is not None:
-            views = mix_views(self.image_space.draw(views[0].shape, generator), views)
-        views, others = self.module.apart(views)
-        mixture = self.module.mixture(views, others)
-        if mixture is not None and mixture.mixes_clean_pixels:
-            draw = mixture.draw(views[0], generator)
-            draw.apply(views[0], mixture.others)
-            mixture = replace(mixture, operator=draw)
-        return views, mixture
+    def on_after_backward(self, *_: Any) -> None:
+        """The gradients are computed; the module's own hook comes after this one."""
+        self._go_on_with("optimizer")
 
-    def _update(self, step: Objective) -> None:
-        step.update_memory()
-        self.optimizer.step()
-        self.optimizer.zero_grad()
-        self.module.method.begin_step(Progress(1, 2, 2))
+    def on_train_batch_end(self, trainer: L.Trainer, *_: Any) -> None:
+        """Note the step, as of a whole batch; not one without enough images that can be read."""
+        if not self.stack:
+            return
+        self._lap()
+        self.observing.close()
+        if "backward" in self.found:
+            for name in STAGES.keys() & self.found.keys():
+                seconds = self.found[name] * self.batch_size / self.images
+                self.times.add(name, seconds, self.batch_size)
+        self.stack = []
+
+    def _go_on_with(self, stage: str) -> None:
+        if self.stack:
+            self._lap()
+            self.stack = [stage]
+
+    @contextmanager
+    def _stage(self, name: str) -> Iterator[None]:
+        self._lap()
+        self.stack.append(name)
+        yield
+        self._lap()
+        self.stack.pop()
+
+    def _lap(self) -> None:
+        """Give the time since the last call to the innermost stage."""
+        wait(self.device)
+        now = time.perf_counter()
+        self.found[self.stack[-1]] = self.found.get(self.stack[-1], 0.0) + now - self.since
+        self.since = time.perf_counter()
+
+
+def count_flops(module: Pretraining, batch: Batch, dtype: torch.dtype | None) -> int:
+    """Floating-point operations of the matrix products and convolutions of forward and backward.
+
+    No weight changes.
+
+    Args:
+        module: What is trained.
+        batch: On the module's device.
+        dtype: Of autocast; None is without.
+    """
+    generator = generator_for(module.seed, "bench", "flops")
+    autocast = torch.autocast(module.device.type, dtype=dtype, enabled=dtype is not None)
+    # What is compiled hides its operations from the counter.
+    with autocast, torch.compiler.set_stance("force_eager"):
+        views = module.make_views(batch, generator)
+        with FlopCounterMode(display=False) as counter:
+            module.objective(views, batch.index, generator).loss.backward()
+    module.zero_grad()
+    return counter.get_total_flops()
 
 
 def _a_batch(parts: Parts) -> Batch:
@@ -335,7 +347,9 @@ class _Marks(Callback):
             self.times.append(time.perf_counter())
 
 
-def whole_steps(parts: Parts, steps: int, warmup: int = 2) -> list[float]:
+def whole_steps(
+    parts: Parts, steps: int, warmup: int = 2, clock: _StageClock | None = None
+) -> list[float]:
     """Seconds of a training step through the trainer, `steps` times.
 
     On a GPU each is the mean of several steps, so that waiting for the device at their end does
@@ -345,15 +359,20 @@ def whole_steps(parts: Parts, steps: int, warmup: int = 2) -> list[float]:
         parts: A run's parts; its method is trained meanwhile.
         steps: Times.
         warmup: Steps before them, in which memory is taken and code is compiled.
+        clock: Times the stages of further steps.
     """
     run = 1 if parts.machine.device.type == "cpu" else 10
     marks = _Marks(warmup, run)
     module = parts.module
     total = warmup + steps * run
+    callbacks: list[Callback] = [Compiling(parts.settings.machine.compile, lambda _: None), marks]
+    if clock is not None:
+        clock.start, total = total, total + clock.steps
+        callbacks.append(clock)
     module.epochs = max(module.epochs, -(-total // len(module.order)))
     trainer = build_trainer(
         parts,
-        [Compiling(parts.settings.machine.compile, lambda _: None), marks],
+        callbacks,
         max_epochs=module.epochs,
         max_steps=total,
         logger=False,
@@ -365,11 +384,8 @@ def whole_steps(parts: Parts, steps: int, warmup: int = 2) -> list[float]:
         resident=module.resident is not None, workers=parts.settings.machine.workers,
         pin_memory=parts.machine.device.type == "cuda",
     )  # fmt: skip
-    with suppress(SystemExit):
+    with suppress(SystemExit), clock.observing if clock is not None else nullcontext():
         trainer.fit(module, loader)
     if trainer.interrupted:
         raise KeyboardInterrupt
-    return [
-        (later - earlier) / run
-        for earlier, later in zip(marks.times, marks.times[1:], strict=False)
-    ]
+    return [(later - earlier) / run for earlier, later in pairwise(marks.times[: steps + 1])]

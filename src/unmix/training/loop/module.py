@@ -17,13 +17,14 @@ from unmix.distributed import all_reduce_sum, world_size
 from unmix.errors import UserError
 from unmix.methods import Method, Progress
 from unmix.mixtures import MixtureOperator, Operator
+from unmix.stages import stage
 from unmix.step import (
     Mixture,
     Objective,
-    apart,
     draw_mixture,
     mix_views,
     objective,
+    split_views,
     step_generator,
 )
 from unmix.training.loading.loaders import Batch, EpochOrder
@@ -148,9 +149,10 @@ class Pretraining(L.LightningModule):
             batch = batch.rows(torch.arange(len(batch.index) - 1, device=batch.index.device))
         if len(batch.index) < self.order.smallest:
             return None
-        self.method.begin_step(
-            Progress(self.global_step, self.total_steps, len(self.order), self.seed)
-        )
+        with stage("optimizer"):
+            self.method.begin_step(
+                Progress(self.global_step, self.total_steps, len(self.order), self.seed)
+            )
         # What is compiled is so for full batches; compiling again for a short one would not pay.
         short = self.compiled and len(batch.index) != self.order.share
         with torch.compiler.set_stance("force_eager") if short else nullcontext():
@@ -174,13 +176,16 @@ class Pretraining(L.LightningModule):
 
     def compute(self, batch: Batch, generator: torch.Generator) -> Objective:
         """Views and loss of one batch."""
-        views, others = self.apart(self.make_views(batch, generator))
-        mixture = self.mixture(views, others)
-        return objective(self.method, views, batch.index, generator, mixture)
+        return self.objective(self.make_views(batch, generator), batch.index, generator)
 
-    def apart(self, views: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
-        """The method's views, and those that are there for the mixture only."""
-        return apart(views, self.label_space)
+    def objective(
+        self, views: list[Tensor], index: Tensor, generator: torch.Generator
+    ) -> Objective:
+        """The loss of one batch's views."""
+        views, others = split_views(views, self.label_space)
+        mixture = self.mixture(views, others)
+        with stage("forward"):
+            return objective(self.method, views, index, generator, mixture)
 
     def mixture(self, views: list[Tensor], others: list[Tensor]) -> Mixture | None:
         """The label-space mixture of a step, if the run has one."""
@@ -194,12 +199,21 @@ class Pretraining(L.LightningModule):
     def on_after_backward(self) -> None:
         """The method keeps its clean queries and targets: no gradient needs the old ones now."""
         if self._update_memory is not None:
-            self._update_memory()
+            with stage("optimizer"):
+                self._update_memory()
             self._update_memory = None
 
     @torch.no_grad()
     def make_views(self, batch: Batch, generator: torch.Generator) -> list[Tensor]:
         """All views of a batch, with the image-space perturbation if there is one."""
+        with stage("views"):
+            views = self._augmented(batch, generator)
+        if self.image_space is None:
+            return views
+        with stage("mixture"):
+            return mix_views(self.image_space.draw(views[0].shape, generator), views)
+
+    def _augmented(self, batch: Batch, generator: torch.Generator) -> list[Tensor]:
         if batch.images is not None:
             views = self.views(batch.images, generator)
         elif batch.crops is None:
@@ -212,8 +226,6 @@ class Pretraining(L.LightningModule):
                 self.views.apply_crops(crops, draw, view)
                 for view, (crops, draw) in enumerate(zip(batch.crops, draws, strict=True))
             ]
-        if self.image_space is not None:
-            views = mix_views(self.image_space.draw(views[0].shape, generator), views)
         return views
 
     def epoch_means(self) -> dict[str, float]:
