@@ -143,7 +143,7 @@ def test_a_logger_that_is_not_installed(refuse, monkeypatch, logger: str):
         ("compare none", "none: there is no such run folder."),
         ("recipes mocco", "RECIPE: 'mocco' is unknown. Did you mean 'moco'?"),
         ("preview --data digits", "--out is required."),
-        ("preview --IM --out x.txt", "--out: x.txt cannot be written; end it in .png, .svg or"),
+        ("preview --IM --out x.txt", "--out: x.txt must end in .png, .svg or .pdf."),
         ("preview --IM --g_prob 2 --out x.png", "--g_prob: 2 is out of range"),
         ("demo --epochs 0", "--epochs: 0 is out of range; it must be at least 1."),
         ("demo --data photoz", "--data: 'photoz' is unknown. Did you mean 'photos'?"),

@@ -122,7 +122,7 @@ def test_seeds(value: Any, seeds: tuple[int, ...]) -> None:
         ("    seeds: 0 0 1 2 3 4", "0 is given twice"),
         ("    baseline: Un-Mxi", "Did you mean 'Un-Mix'?"),
         ("    evaluations: [cmc]", "'cmc' is unknown"),
-        ("    conditions: {a: {unmixx: true}, b: {}}", "condition 'a': --unmixx: there is no such"),
+        ("    conditions: {a: {unmixx: true}, b: {}}", "condition 'a': --unmixx: unknown setting"),
         ("    conditions: {a: {lr: -1}, b: {}}", "condition 'a': --lr: -1 is out of range"),
         ("    conditions: {a: {}, b: {lr: 0.06}}", "conditions 'a' and 'b' differ in nothing"),
         ("    conditions: {a: {}, b: {limit: 100}}", "limit is 100 and None; it must be the same"),
