@@ -52,10 +52,10 @@ def bench(
             written; before anything is measured.
     """
     check_number("steps", steps, at_least=1)
-    for flag, path in (("--json", json), ("--chart", chart)):
-        _check_output(flag, path)
+    for parameter, path in (("json", json), ("chart", chart)):
+        _check_output(parameter, path)
     if chart is not None and not chart.endswith(".png"):
-        raise UserError(f"--chart: {chart} must end in .png.")
+        raise UserError(f"{chart} must end in .png.", parameter="chart")
     quiet_libraries()
     settings, recipes = settings_for({**words, "run": None}, config)
     if (note := note_on_width(settings)) is not None:
@@ -102,7 +102,7 @@ def table(measured: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def _check_output(flag: str, name: str | None) -> None:
+def _check_output(parameter: str, name: str | None) -> None:
     """Check that a file can be written, before minutes are spent on its content.
 
     Raises:
@@ -112,7 +112,7 @@ def _check_output(flag: str, name: str | None) -> None:
         return
     path = Path(name)
     if path.exists():
-        raise UserError(f"{flag}: {path} exists; give another name, or remove it.")
+        raise UserError(f"{path} exists; give another name, or remove it.", parameter=parameter)
     atomic_write(path, b"")
     path.unlink()
 

@@ -108,8 +108,9 @@ def preview(
     samples = _samples(operator, pixels, images, n, seed)
     if not samples:
         raise UserError(
-            f"--data: none of {_BATCH * _BATCHES:,} images of {images.name} changed; either they "
-            f"are all equal, or the fraction of mixed images, {share:.2g}, is too small to show."
+            f"none of {_BATCH * _BATCHES:,} images of {images.name} changed; either they are all "
+            f"equal, or the fraction of mixed images, {share:.2g}, is too small to show.",
+            parameter="data",
         )
     title = _title(mixture, share, pixels.shape[-1])
     atomic_write(path, _rendered(_draw(samples, title), path.suffix[1:].lower()))
@@ -125,11 +126,13 @@ def preview(
 
 def _checked_path(path: Path) -> Path:
     if path.is_dir():
-        raise UserError(f"--out: {path} is a folder; give a file, such as {path / 'mixture.png'}.")
+        raise UserError(
+            f"{path} is a folder; give a file, such as {path / 'mixture.png'}.", parameter="out"
+        )
     if not path.suffix:
         return path.with_name(f"{path.name}.png")
     if path.suffix[1:].lower() not in _KINDS:
-        raise UserError(f"--out: {path.name} must end in .png, .svg or .pdf.")
+        raise UserError(f"{path.name} must end in .png, .svg or .pdf.", parameter="out")
     return path
 
 
@@ -142,16 +145,21 @@ def _checked_operator(mixture: MixtureSettings) -> Operator | MixtureOperator:
     operator = _label_space(mixture) or mixture.image_space()
     if isinstance(operator, ManifoldMixture):
         raise UserError(
-            "--unmix_mixture: manifold mixes features, so there are no pixels to show; preview "
-            "another mixture, such as global."
+            "manifold mixes features, so there are no pixels to show; preview another mixture, such "
+            "as global.",
+            parameter="unmix_mixture",
         )
     if operator is None:
         raise UserError(
-            "--IM: no mixture is selected; give --IM (with --IM_type) for image space, or --unmix."
+            "no mixture is selected; give `IM=True` (with `IM_type`) for image space, or "
+            "`unmix=True`.",
+            parameter="IM",
         )
     if mixed_fraction(mixture) == 0:
         kind = mixture.IM_type
-        raise UserError(f"--IM_type: {kind} changes no image; give {_flags(kind)} above 0.")
+        raise UserError(
+            f"{kind} changes no image; give {_probabilities(kind)} above 0.", parameter="IM_type"
+        )
     return operator
 
 
@@ -162,7 +170,8 @@ def _read(images: ImageSet, size: int | None, n: int, seed: int) -> Tensor:
     pixels, _ = read_uint8(images, order[: max(_BATCH, 2 * n)], size)
     if len(pixels) < 2:
         raise UserError(
-            f"--data: {images.name} has {len(pixels)} readable images; a mixture needs 2."
+            f"{images.name} has {len(pixels)} readable images; a mixture needs 2.",
+            parameter="data",
         )
     return pixels.cpu()
 
@@ -284,14 +293,14 @@ def _described(mixture: MixtureSettings, size: int) -> str:
     return rounds[mixture.IM_type]
 
 
-def _flags(im_type: str) -> str:
-    """The flags of the probability that an image changes."""
+def _probabilities(im_type: str) -> str:
+    """The parameters that determine the probability that an image changes."""
     return {
-        "IM": "--g_prob and --g_num, or --r_prob and --r_num,",
-        "global": "--g_prob and --g_num",
-        "region": "--r_prob and --r_num",
-        "Cutout": "--cutout_p",
-        "RandomErasing": "--random_erasing_prob",
+        "IM": "`g_prob` and `g_num`, or `r_prob` and `r_num`,",
+        "global": "`g_prob` and `g_num`",
+        "region": "`r_prob` and `r_num`",
+        "Cutout": "`cutout_p`",
+        "RandomErasing": "`random_erasing_prob`",
     }[im_type]
 
 
