@@ -145,8 +145,8 @@ def _checked_operator(mixture: MixtureSettings) -> Operator | MixtureOperator:
     operator = _label_space(mixture) or mixture.image_space()
     if isinstance(operator, ManifoldMixture):
         raise UserError(
-            "manifold mixes features, so there are no pixels to show; preview another mixture, such "
-            "as global.",
+            "manifold mixes features, so there are no pixels to show; preview another mixture, "
+            "such as global.",
             parameter="unmix_mixture",
         )
     if operator is None:
