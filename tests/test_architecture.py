@@ -38,19 +38,20 @@ ALLOWED = {
     "config": {"mixtures"},
     "views": {"config"},
     "results": {"files", "html"},
+    "per_image": {"results", "files"},
     "figures": {"results", "files", "html"},
     "hardware": {"config"},
     "evaluation": {"checksums", "data", "hardware", "views", "methods", "backbones"},
     "training": {
         "step", "together", "methods", "backbones", "credit", "mixtures", "data", "views",
-        "evaluation", "hardware", "config", "results", "files", "checksums",
+        "evaluation", "hardware", "config", "results", "per_image", "files", "checksums",
     },
     "statistics": set(),
     "studies": {"statistics", "training", "config", "results", "files"},
     "commands": {
         "studies",
         "training", "evaluation", "figures", "results", "files", "data", "views", "mixtures",
-        "methods", "credit", "config", "html", "hardware",
+        "methods", "credit", "config", "html", "hardware", "per_image",
     },
     "catalog": {
         "backbones", "commands", "config", "credit", "data", "evaluation", "methods", "mixtures",

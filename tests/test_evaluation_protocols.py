@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator
 from dataclasses import replace
-from typing import Any
 
 import pytest
 import torch
@@ -15,10 +14,10 @@ from unmix.errors import UserError
 from unmix.evaluation import (
     PROTOCOLS,
     LabeledFeatures,
+    Prediction,
     Protocol,
     SGDSettings,
     Task,
-    accuracy,
     cmc_settings,
     evaluate,
     evaluate_features,
@@ -166,16 +165,18 @@ def test_a_protocol_of_ones_own_is_one_class_and_one_line(monkeypatch):
     """Nearest class mean, a dozen lines: it gets a row as every other, and asks for no images."""
 
     class NearestMean(Protocol):
-        def evaluate(self, task: Task) -> dict[str, Any]:
-            train, labels, test, test_labels = task.splits
+        def predict(self, task: Task) -> Prediction:
+            train, labels, test, _ = task.splits
             means = torch.stack([train[labels == c].mean(dim=0) for c in range(task.classes)])
-            return accuracy(torch.cdist(test, means).argsort(dim=1), test_labels)
+            return Prediction(torch.cdist(test, means).argsort(dim=1), {})
 
     monkeypatch.setitem(PROTOCOLS, "mean", NearestMean())
     labels = torch.arange(6) % 2
     features = LabeledFeatures(labels[:, None] * 2.0, labels, torch.arange(6))
     generator = torch.Generator()
-    rows = evaluate_features(features, features, 2, ("mean", "knn"), generator=generator)
+    found = evaluate_features(features, features, 2, ("mean", "knn"), generator=generator)
+    rows = [each.row for each in found]
+    assert all(each.correct.all() and len(each.correct) == 6 for each in found)
     assert [row["protocol"] for row in rows] == ["mean", "knn"]
     assert rows[0] == {
         "protocol": "mean", "top1": 100.0, "top5": 100.0, "train_images": 6, "test_images": 6

@@ -150,8 +150,8 @@ def test_a_split_is_encoded_in_batches_without_a_difference() -> None:
 def test_more_neighbours_than_images_are_as_many_as_there_are() -> None:
     train = split_features(raw_pixels, digits("train").evenly(40), plain, 8)
     test = split_features(raw_pixels, digits("test").evenly(40), plain, 8)
-    (row,) = evaluate_features(train, test, 10, ("knn",), k=200, generator=generator_for(0))
-    assert row["k"] == 40
+    (measured,) = evaluate_features(train, test, 10, ("knn",), k=200, generator=generator_for(0))
+    assert measured.row["k"] == 40
     with pytest.raises(UserError, match="knn"):
         evaluate_features(train, test, 10, ("kn",), generator=generator_for(0))
 

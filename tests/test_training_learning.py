@@ -72,8 +72,8 @@ def knn(parts: Parts) -> float:
 
     assert parts.test is not None
     train, test = features(parts.labeled), features(parts.test.evenly(640))
-    (row,) = evaluate_features(train, test, 16, ("knn",), k=20, generator=generator_for(0))
-    return row["top1"]
+    (measured,) = evaluate_features(train, test, 16, ("knn",), k=20, generator=generator_for(0))
+    return measured.row["top1"]
 
 
 @pytest.mark.parametrize("method", METHODS)

@@ -15,12 +15,13 @@ from unmix.commands.checkpoints import load_method
 from unmix.commands.rows import add_row
 from unmix.config import MachineSettings, Settings
 from unmix.data import ImageSet, StreamedImages
-from unmix.data.fingerprint import Fingerprint
+from unmix.data.fingerprint import Fingerprint, digest_of
 from unmix.errors import UserError
-from unmix.evaluation import LabeledFeatures, split_features
+from unmix.evaluation import LabeledFeatures, Measurement, split_features
 from unmix.evaluation.encoder import ENCODER_FILE, LoadedEncoder, load_encoder
 from unmix.hardware.devices import Machine, choose_machine
 from unmix.hardware.threads import CoreMeter, choose_threads, threads_in_words, using_threads
+from unmix.per_image import PerImage
 from unmix.results import DamagedResultsError, described, load_results
 from unmix.training.console import Estimate
 from unmix.training.run.data_record import (
@@ -154,8 +155,23 @@ class FinishedRun:
         settings = Settings.of({name: encoder.facts[name] for name in known})
         return cls(RunFolder(path.parent), settings, machine, encoder, None, alone=True)
 
-    def keep(self, row: Mapping[str, Any], *, main: bool, say: Say) -> None:
+    def keep(
+        self,
+        row: Mapping[str, Any],
+        measured: Measurement,
+        images: ImageSet,
+        *,
+        main: bool,
+        say: Say,
+    ) -> None:
         """Put a row into `results.json`; an encoder file alone has none.
+
+        Args:
+            row: The row of `measured`, and what else is to be said of it.
+            measured: Says which test images were predicted correctly.
+            images: The test images.
+            main: As in `add_row`.
+            say: Prints a line.
 
         Raises:
             NotSavedError: if the file cannot be written.
@@ -163,7 +179,8 @@ class FinishedRun:
         if self.alone:
             say("the encoder file belongs to no run folder, so this is noted nowhere")
         else:
-            add_row(self.folder, row, main=main, say=say)
+            found = PerImage(row, digest_of(images, measured.index), measured.correct.numpy())
+            add_row(self.folder, row, main=main, say=say, images=found)
 
     def splits(
         self,

@@ -67,14 +67,14 @@ def knn(
         say(splits.note)
     subject = finished.subject(features)
     with finished.computing(threads, cores, say):
-        row: dict[str, Any] = evaluate_features(
+        measured = evaluate_features(
             finished.features(subject.encode, splits.train, say),
             finished.features(subject.encode, splits.test, say),
             len(splits.classes), ("knn",), k=k, temperature=temperature,
             generator=generator_for(finished.settings.run.seed, "probe"),
             device=finished.machine.device,
         )[0]  # fmt: skip
-    row |= {**subject.at, "features": features, **splits.named}
+    row = {**measured.row, **subject.at, "features": features, **splits.named}
     wanted = finished.settings.evaluation
     main = splits.transfer is None and (k, temperature, features) == (
         wanted.knn_k, wanted.knn_temperature, wanted.features,
@@ -82,5 +82,5 @@ def knn(
     say_skipped(say, splits.train, splits.test)
     # First of all: whatever may happen to the file, it was measured.
     say(line_of(row))
-    finished.keep(row, main=main, say=say)
+    finished.keep(row, measured, splits.test, main=main, say=say)
     return row

@@ -86,13 +86,14 @@ def probe(
     with finished.computing(threads, cores, say):
         for name in checkpoints:
             subject = finished.subject(features, name)
-            row = evaluate(protocol, _task(finished, subject, splits, epochs, lr, say))
-            row |= {**subject.at, "features": features, **splits.named}
+            measured = evaluate(protocol, _task(finished, subject, splits, epochs, lr, say))
+            row = {**measured.row, **subject.at, "features": features, **splits.named}
             rows.append(row)
             say(line_of(row))
             # One at a time: what is measured is kept, whatever happens to the next.
             try:
-                finished.keep(row, main=usual and splits.transfer is None, say=say)
+                main = usual and splits.transfer is None
+                finished.keep(row, measured, splits.test, main=main, say=say)
             except NotSavedError as error:
                 lost = error
     say_skipped(say, splits.train, splits.test)

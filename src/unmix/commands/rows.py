@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from unmix.errors import UserError
+from unmix.per_image import PerImage, keep_per_image
 from unmix.results import (
     SCHEMA,
     DamagedResultsError,
@@ -35,7 +36,12 @@ class NotSavedError(UserError):
 
 
 def add_row(
-    run: RunFolder, row: Mapping[str, Any], *, main: bool, say: Callable[[str], None]
+    run: RunFolder,
+    row: Mapping[str, Any],
+    *,
+    main: bool,
+    say: Callable[[str], None],
+    images: PerImage | None = None,
 ) -> None:
     """Put a row into `results.json`, in place of one with the same settings if there is one.
 
@@ -47,6 +53,7 @@ def add_row(
         main: Whether it is what tables and figures show for its protocol and epoch. They take the
             last row of those, so another row goes before them.
         say: Prints a line.
+        images: The same measurement image by image, to be kept beside.
 
     Raises:
         NotSavedError: if the file cannot be read or written.
@@ -57,6 +64,7 @@ def add_row(
             content = _content(run, say)
             rows = _with(list(content.get("evaluations") or []), dict(row), main)
             write_results(run.results, {**content, "evaluations": rows})
+            keep_per_image(run.path, [] if images is None else [images])
     except UserError as error:
         raise NotSavedError(error, [row]) from error
 

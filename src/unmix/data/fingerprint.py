@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from torch import Tensor
 
 from unmix.data.from_python import DatasetImages
 from unmix.data.imageset import FileImages, ImageSet, TensorImages
@@ -19,7 +20,7 @@ from unmix.data.listing import Paths
 from unmix.data.packed import PackedImages
 from unmix.data.statistics import even_indices
 
-__all__ = ["Fingerprint", "fingerprint"]
+__all__ = ["Fingerprint", "digest_of", "fingerprint"]
 
 _PIXELS_OF = 2000
 _CHUNK = 2000
@@ -122,6 +123,18 @@ def fingerprint(images: ImageSet) -> Fingerprint:
     elif isinstance(images, DatasetImages):
         digest.update(images.digest())
     return Fingerprint(len(images), images.classes, size, digest.hexdigest())
+
+
+def digest_of(images: ImageSet, index: Tensor) -> str:
+    """Tell some images of a split, in their order, from others.
+
+    Args:
+        images: The split.
+        index: Which of its images, int64 (M,).
+    """
+    digest = hashlib.blake2b(fingerprint(images).digest.encode(), digest_size=16)
+    digest.update(index.cpu().numpy().astype("<i8").tobytes())
+    return digest.hexdigest()
 
 
 def _encoded(paths: Sequence[Path]) -> list[bytes]:

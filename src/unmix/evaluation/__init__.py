@@ -11,7 +11,7 @@ from unmix.evaluation.metrics import (
     softness_summary,
     spread,
 )
-from unmix.evaluation.protocol import AugmentedImages, Protocol, Task
+from unmix.evaluation.protocol import AugmentedImages, Measurement, Prediction, Protocol, Task
 from unmix.evaluation.registry import PROBES, PROTOCOLS, evaluate, evaluate_features
 from unmix.evaluation.sgd import SGDSettings, cmc_settings, moco_settings, train_classifier
 
@@ -22,6 +22,8 @@ __all__ = [
     "AugmentedImages",
     "LabeledFeatures",
     "LoadedEncoder",
+    "Measurement",
+    "Prediction",
     "Protocol",
     "SGDSettings",
     "Task",

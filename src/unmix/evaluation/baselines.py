@@ -36,7 +36,7 @@ def accuracies(
         split_features(encode, images, prepare, size, device=device, dtype=dtype)
         for images in (train, test)
     ]
-    rows = evaluate_features(
+    found = evaluate_features(
         splits[0], splits[1], len(train.classes), generator=generator, device=device
     )
-    return {row["protocol"]: row["top1"] for row in rows}
+    return {each.row["protocol"]: each.row["top1"] for each in found}

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -12,7 +11,7 @@ from torch.nn.functional import normalize
 
 from unmix.errors import UserError, check_number
 from unmix.evaluation.metrics import NO_CLASS, accuracy, check_labeled
-from unmix.evaluation.protocol import Protocol, Task
+from unmix.evaluation.protocol import Prediction, Protocol, Task
 
 __all__ = ["WeightedKNN", "knn_accuracy", "knn_predict"]
 
@@ -218,14 +217,15 @@ def knn_accuracy(
 
 
 class WeightedKNN(Protocol):
-    """Accuracy of `knn_predict`, by as many neighbors as the task says or there are images."""
+    """`knn_predict` by as many neighbors as the task says, or as there are training images."""
 
-    def evaluate(self, task: Task) -> dict[str, Any]:
+    def predict(self, task: Task) -> Prediction:
         """Predict the classes of the test images."""
         train, train_labels, test, test_labels = task.splits
         k = min(task.k, len(train))
-        scores = knn_accuracy(
-            train, train_labels, test, test_labels,
-            classes=task.classes, k=k, temperature=task.temperature, device=task.float64_device,
+        check_labeled("test", test, test_labels, task.classes)
+        ranking = knn_predict(
+            train, train_labels, test, classes=task.classes, k=k, temperature=task.temperature,
+            top=5, device=task.float64_device,
         )  # fmt: skip
-        return {**scores, "k": k, "temperature": task.temperature}
+        return Prediction(ranking, {"k": k, "temperature": task.temperature})

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -11,7 +10,7 @@ from torch.nn.functional import cross_entropy, linear
 
 from unmix.errors import UserError
 from unmix.evaluation.metrics import accuracy, check_labeled
-from unmix.evaluation.protocol import Protocol, Task
+from unmix.evaluation.protocol import Prediction, Protocol, Task
 
 __all__ = ["STRENGTHS", "LinearProbe", "linear_probe"]
 
@@ -58,6 +57,21 @@ def linear_probe(
     Raises:
         UserError: if features and labels do not match, or no class has two images.
     """
+    found = _predict(
+        train_features, train_labels, test_features, test_labels, classes, generator, device
+    )
+    return {**accuracy(found.ranking, test_labels), **found.details}
+
+
+def _predict(
+    train_features: Tensor,
+    train_labels: Tensor,
+    test_features: Tensor,
+    test_labels: Tensor,
+    classes: int,
+    generator: torch.Generator,
+    device: torch.device | str | None,
+) -> Prediction:
     started = time.perf_counter()
     check_labeled("train", train_features, train_labels, classes)
     check_labeled("test", test_features, test_labels, classes)
@@ -70,12 +84,8 @@ def linear_probe(
     classifier = _classifier(train, classes)
     _fit(classifier, train, labels, strength, covariance)
     with torch.inference_mode():
-        ranking = classifier(test).topk(min(5, classes), dim=1).indices
-    return {
-        **accuracy(ranking, test_labels),
-        "strength": strength,
-        "seconds": time.perf_counter() - started,
-    }
+        ranking = classifier(test).topk(min(5, classes), dim=1).indices.cpu()
+    return Prediction(ranking, {"strength": strength, "seconds": time.perf_counter() - started})
 
 
 def _held_out(labels: Tensor, generator: torch.Generator) -> Tensor:
@@ -204,11 +214,8 @@ def _coordinates(
 
 
 class LinearProbe(Protocol):
-    """Accuracy of `linear_probe`."""
+    """The classifier of `linear_probe`."""
 
-    def evaluate(self, task: Task) -> dict[str, Any]:
+    def predict(self, task: Task) -> Prediction:
         """Predict the classes of the test images."""
-        return linear_probe(
-            *task.splits, classes=task.classes, generator=task.generator,
-            device=task.float64_device,
-        )  # fmt: skip
+        return _predict(*task.splits, task.classes, task.generator, task.float64_device)

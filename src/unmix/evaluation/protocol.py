@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, ClassVar
@@ -14,10 +14,40 @@ from torch import Tensor
 from unmix.evaluation.features import Encode, LabeledFeatures
 from unmix.views import ViewSettings
 
-__all__ = ["AugmentedImages", "Batches", "Protocol", "Task"]
+__all__ = ["AugmentedImages", "Batches", "Measurement", "Prediction", "Protocol", "Task"]
 
 Batches = Callable[[int], Iterable[tuple[Tensor, Tensor]]]
 """From an epoch, counted from 0, to its augmented images `(n, C, H, W)` and labels `(n,)`."""
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What a protocol predicts.
+
+    Attributes:
+        ranking: Classes of each test image, best first, int64 `(M, K)`; five are enough. -1 where
+            there is no further prediction.
+        details: The settings that another evaluation must have in common with this one to be
+            compared with it, and what is worth knowing of it; plain numbers and strings.
+    """
+
+    ranking: Tensor
+    details: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """An encoder measured by a protocol.
+
+    Attributes:
+        row: A row of `results.json`, without its epoch: accuracies in percent and details.
+        correct: Whether each test image was predicted correctly, bool `(M,)`, on the CPU.
+        index: Which images of the test split they are, int64 `(M,)`.
+    """
+
+    row: dict[str, Any]
+    correct: Tensor
+    index: Tensor
 
 
 class Protocol(ABC):
@@ -31,13 +61,8 @@ class Protocol(ABC):
     needs_images: ClassVar[bool] = False
 
     @abstractmethod
-    def evaluate(self, task: Task) -> dict[str, Any]:
-        """Predict the classes of the test images.
-
-        Returns:
-            "top1" and "top5" in percent, and the settings that another evaluation must have in
-            common with this one to be compared with it.
-        """
+    def predict(self, task: Task) -> Prediction:
+        """Predict the classes of the test images."""
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 
@@ -11,7 +10,8 @@ from unmix.errors import check_choice
 from unmix.evaluation.features import LabeledFeatures
 from unmix.evaluation.knn import WeightedKNN
 from unmix.evaluation.linear import LinearProbe
-from unmix.evaluation.protocol import Protocol, Task
+from unmix.evaluation.metrics import accuracy
+from unmix.evaluation.protocol import Measurement, Protocol, Task
 from unmix.evaluation.sgd import SGDProbe, cmc_settings, moco_settings
 
 __all__ = ["PROBES", "PROTOCOLS", "evaluate", "evaluate_features"]
@@ -28,27 +28,30 @@ PROBES = tuple(name for name in PROTOCOLS if name != "knn")
 """The protocols of `unmix probe`; kNN has a command with options of its own."""
 
 
-def evaluate(name: str, task: Task) -> dict[str, Any]:
+def evaluate(name: str, task: Task) -> Measurement:
     """Evaluate by a protocol.
 
     Args:
         name: One of `PROTOCOLS`.
         task: What it may use.
 
-    Returns:
-        A row of `results.json`, without its epoch.
-
     Raises:
         UserError: if the protocol is unknown, features and labels do not match, or a number is out
             of range.
     """
     protocol = PROTOCOLS[check_choice("protocol", name, PROTOCOLS)]
-    row = {"protocol": name, **protocol.evaluate(task)}
+    found = protocol.predict(task)
+    assert task.test.labels is not None
+    ranking, labels = found.ranking.cpu(), task.test.labels.cpu()
     if protocol.needs_images and task.images is not None:
         train_images = task.images.count
     else:
         train_images = len(task.train.features)
-    return {**row, "train_images": train_images, "test_images": len(task.test.features)}
+    row = {
+        "protocol": name, **accuracy(ranking, labels), **found.details,
+        "train_images": train_images, "test_images": len(labels),
+    }  # fmt: skip
+    return Measurement(row, ranking[:, 0] == labels, task.test.index)
 
 
 def evaluate_features(
@@ -61,7 +64,7 @@ def evaluate_features(
     temperature: float = 0.1,
     generator: torch.Generator,
     device: torch.device | str | None = None,
-) -> list[dict[str, Any]]:
+) -> list[Measurement]:
     """Evaluate by protocols that need nothing but features.
 
     Args:
@@ -75,7 +78,7 @@ def evaluate_features(
         device: Where to compute; by default the CPU.
 
     Returns:
-        A row of `results.json` for each protocol, without its epoch.
+        A measurement by each protocol.
 
     Raises:
         UserError: if a protocol is unknown or needs images, or features and labels do not match.

@@ -8,7 +8,7 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import lightning
 import torch
@@ -20,7 +20,7 @@ from torch.optim.lr_scheduler import LRScheduler, MultiStepLR
 from unmix.errors import check_number
 from unmix.evaluation.features import Encode, encode_batch, evaluating
 from unmix.evaluation.metrics import accuracy, check_labeled
-from unmix.evaluation.protocol import Batches, Protocol, Task
+from unmix.evaluation.protocol import Batches, Prediction, Protocol, Task
 from unmix.views import ViewSettings, preset
 
 __all__ = ["SGDProbe", "SGDSettings", "cmc_settings", "moco_settings", "train_classifier"]
@@ -195,6 +195,28 @@ def train_classifier(
     Raises:
         UserError: if features and labels do not match, or `epochs` is less than 1.
     """
+    found = _predict(
+        settings, encode, augmented_batches, test_features, test_labels,
+        classes=classes, generator=generator, device=device, dtype=dtype, epochs=epochs,
+        progress=progress,
+    )  # fmt: skip
+    return {**accuracy(found.ranking, test_labels.cpu()), **found.details}
+
+
+def _predict(
+    settings: SGDSettings,
+    encode: Encode,
+    augmented_batches: Batches,
+    test_features: Tensor,
+    test_labels: Tensor,
+    *,
+    classes: int,
+    generator: torch.Generator,
+    device: torch.device | str,
+    dtype: torch.dtype | None,
+    epochs: int | None,
+    progress: Callable[[int, int], None] | None,
+) -> Prediction:
     started = time.perf_counter()
     check_labeled("test", test_features, test_labels, classes)
     device = torch.device(device)
@@ -214,16 +236,12 @@ def train_classifier(
     with torch.inference_mode():
         logits = model.fc.cpu()(test_features.cpu().float())
     ranking = logits.topk(min(5, classes), dim=1).indices
-    return {
-        **accuracy(ranking, test_labels.cpu()),
-        "epochs": settings.epochs,
-        "lr": settings.lr,
-        "seconds": time.perf_counter() - started,
-    }
+    details = {"epochs": settings.epochs, "lr": settings.lr}
+    return Prediction(ranking, {**details, "seconds": time.perf_counter() - started})
 
 
 class SGDProbe(Protocol):
-    """A published linear protocol: `train_classifier` on augmented images.
+    """A published linear protocol: the classifier of `train_classifier`.
 
     Args:
         published: From the data set, the color space and the width of the encoder to the settings.
@@ -234,7 +252,7 @@ class SGDProbe(Protocol):
     def __init__(self, published: Callable[[str, str, float], SGDSettings]) -> None:
         self.published = published
 
-    def evaluate(self, task: Task) -> dict[str, Any]:
+    def predict(self, task: Task) -> Prediction:
         """Predict the classes of the test images."""
         images = task.images
         assert images is not None
@@ -242,7 +260,7 @@ class SGDProbe(Protocol):
         settings = self.published(images.data, images.color_space, images.width)
         if images.lr is not None:
             settings = replace(settings, lr=images.lr)
-        return train_classifier(
+        return _predict(
             settings, images.encode, images.batches(settings.views, settings.batch_size),
             task.test.features, task.test.labels,
             classes=task.classes, generator=task.generator, device=task.device or "cpu",

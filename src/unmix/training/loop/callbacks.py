@@ -206,7 +206,8 @@ class Reporter(Callback):
         # The last epoch is measured with the encoder that is exported.
         if not protocols or epoch == module.epochs:
             return {}
-        rows, train = self.evaluator(protocols, epoch)
+        measured, train = self.evaluator(protocols, epoch)
+        rows = [each.row for each in measured]
         self.rows += rows
         found = {row["protocol"]: row["top1"] for row in rows}
         self.knn = found.get("knn", self.knn)

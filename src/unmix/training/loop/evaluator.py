@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
 from unmix.config import EvaluationSettings
 from unmix.data import ImageSet
+from unmix.data.fingerprint import digest_of
 from unmix.errors import UserError
 from unmix.evaluation import (
     LabeledFeatures,
+    Measurement,
     effective_rank,
     evaluate_features,
     split_features,
@@ -20,6 +22,7 @@ from unmix.evaluation import (
 )
 from unmix.evaluation.features import NotFiniteError
 from unmix.hardware.devices import Machine
+from unmix.per_image import PerImage
 from unmix.randomness import generator_for
 from unmix.training.console import Estimate, say
 from unmix.training.loop.module import Pretraining
@@ -84,11 +87,10 @@ class Evaluator:
                 progress=Estimate(f"evaluation, {images.split} split", "images", self.say),
             )  # fmt: skip
 
-    def __call__(self, protocols: tuple[str, ...], epoch: int) -> tuple[list[dict[str, Any]], Any]:
-        """Evaluate an epoch.
-
-        Returns:
-            Rows of `results.json`, and the features of the training images.
+    def __call__(
+        self, protocols: tuple[str, ...], epoch: int
+    ) -> tuple[list[Measurement], LabeledFeatures]:
+        """The measurements of an epoch, and the training features that they used.
 
         Raises:
             UserError: if the features are not finite.
@@ -98,12 +100,19 @@ class Evaluator:
             return [], train
         assert self.test is not None
         assert self.train.classes is not None
-        rows = evaluate_features(
+        measured = evaluate_features(
             train, self.features(self.test), len(self.train.classes), protocols,
             k=self.settings.knn_k, temperature=self.settings.knn_temperature,
             generator=generator_for(self.module.seed, "probe"), device=self.module.device,
         )  # fmt: skip
-        return [{**row, "epoch": epoch, "features": self.settings.features} for row in rows], train
+        at = {"epoch": epoch, "features": self.settings.features}
+        return [replace(each, row={**each.row, **at}) for each in measured], train
+
+    def per_image(self, measured: Measurement) -> PerImage:
+        """A measurement with the identity of its test images, as it is kept in the run folder."""
+        assert self.test is not None
+        images = digest_of(self.test, measured.index)
+        return PerImage(measured.row, images, measured.correct.numpy())
 
 
 def spread_and_rank(features: Tensor) -> dict[str, float]:

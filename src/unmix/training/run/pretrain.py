@@ -24,9 +24,11 @@ from unmix.data import ImageSet, StreamedImages
 from unmix.data.fingerprint import Fingerprint
 from unmix.data.from_python import evaluation_images, from_python
 from unmix.errors import UserError
+from unmix.evaluation import Measurement
 from unmix.hardware.devices import hardware, peak_memory, versions
 from unmix.hardware.threads import CoreMeter, choose_threads, threads_in_words, using_threads
 from unmix.names import shown
+from unmix.per_image import keep_per_image
 from unmix.results import (
     DamagedResultsError,
     RunResults,
@@ -268,7 +270,8 @@ def _to_the_end(
     if not is_leader():
         # The first process measures and writes; nothing is left for this one to do.
         raise SystemExit(0)
-    rows = finish(parts, folder, evaluator, reporter)
+    measured = finish(parts, folder, evaluator, reporter)
+    rows = [*reporter.rows, *(each.row for each in measured)]
     for line in dict.fromkeys(each.line() for each in parts.skipped):
         if line is not None:
             say(line)
@@ -276,6 +279,7 @@ def _to_the_end(
     content = results_of(parts, record, folder, reporter, rows, command, seconds)
     with results_lock(folder.path):
         write_results(folder.results, {**content, "evaluations": _with_earlier(folder, rows)})
+        keep_per_image(folder.path, [evaluator.per_image(each) for each in measured])
     folder.previous.unlink(missing_ok=True)  # there is nothing left to go on with
     found = load_results(folder.path)
     say_accuracies(found)
@@ -345,7 +349,7 @@ def say_accuracies(results: RunResults) -> None:
 
 def finish(
     parts: Parts, folder: RunFolder, evaluator: Evaluator, reporter: Reporter
-) -> list[dict[str, Any]]:
+) -> list[Measurement]:
     """Export the encoder, and measure it: the last epoch is what counts."""
     settings, module = parts.settings, parts.module
     module.to(parts.machine.device)
@@ -353,11 +357,11 @@ def finish(
     folder.write_encoder(module.method.backbone, encoder_facts(parts))
     protocols = ("knn", "linear") if settings.evaluation.evaluate else ()
     if not protocols or not evaluator.labeled:
-        return reporter.rows
-    rows, train = evaluator(protocols, settings.run.epochs)
+        return []
+    measured, train = evaluator(protocols, settings.run.epochs)
     for line in reporter.health.warnings(spread_and_rank(train.features), 1.0):
         say(f"warning: {line}")
-    return [*reporter.rows, *rows]
+    return measured
 
 
 def refuse_failure(folder: RunFolder, evaluator: Evaluator, reporter: Reporter) -> None:
