@@ -264,8 +264,8 @@ def test_a_vote_too_light_for_float32_is_one_still(generator):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"k": 0}, "--knn_k: 0 "),
-        ({"temperature": 0}, "--knn_temperature: 0 "),
+        ({"k": 0}, "k must be at least 1, got 0"),
+        ({"temperature": 0}, "temperature must be greater than 0, got 0"),
         ({"classes": 2}, "train split: labels go from 0 to 3"),
         ({"queries": torch.zeros(2, 5)}, "test split: features"),
         ({"bank": torch.zeros(2, 8)}, "train split: features"),

@@ -142,4 +142,4 @@ def test_a_loss_is_judged_beside_what_it_began_with_and_what_guessing_costs() ->
     health.first_loss = 2.0
     assert health.warnings({"loss": 39.0}, 0.1) == []
     (line,) = health.warnings({"loss": 41.0}, 0.1)
-    assert "41 (2 at the first step, 4 by guessing)" in line
+    assert "41 (2 at the first step, 4 at chance level)" in line

@@ -59,8 +59,8 @@ def knn_predict(
         UserError: if k, the temperature or the budget is out of range, or features and labels do
             not match.
     """
-    check_number("--knn_k", k, at_least=1)
-    check_number("--knn_temperature", temperature, above=0)
+    check_number("k", k, at_least=1)
+    check_number("temperature", temperature, above=0)
     check_labeled("train", bank, labels, classes)
     if queries.ndim != 2 or queries.shape[1] != bank.shape[1]:
         raise UserError(

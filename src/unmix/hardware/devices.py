@@ -1,4 +1,4 @@
-"""What the machine is, and what it is fast at."""
+"""Hardware detection and precision selection."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ __all__ = [
 
 @dataclass(frozen=True)
 class Machine:
-    """The device of a run and its number format.
+    """Device and precision of a run.
 
     Attributes:
         device: cpu, cuda or mps.
         precision: Lightning's name: 32-true, bf16-mixed or 16-mixed.
-        channels_last: Whether images and weights are kept channels last.
-        workers: Processes that read files for evaluation; None for as many as suit.
+        channels_last: Whether images and weights are channels last.
+        workers: Data workers of evaluations; None for the default.
     """
 
     device: torch.device
@@ -47,23 +47,24 @@ class Machine:
 
     @property
     def accelerator(self) -> str:
-        """Lightning's name of the device."""
+        """Lightning's name for the device."""
         return {"cuda": "gpu"}.get(self.device.type, self.device.type)
 
     @property
     def autocast(self) -> torch.dtype | None:
-        """The number format of matrix products, or None for float32."""
+        """The dtype of autocast, or None for float32."""
         return {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}.get(self.precision)
 
 
 def choose_machine(settings: MachineSettings) -> Machine:
-    """Choose device and precision; "auto" is what the device is fast at.
+    """Choose device and precision.
 
-    bfloat16 on a GPU of compute capability 8 or more, float16 on an older one, bfloat16 on a CPU
-    with AVX512-BF16 or AMX, float32 elsewhere.
+    "auto" is the precision that the device supports natively: bfloat16 on a GPU of compute
+    capability 8 or higher, float16 on an older one, bfloat16 on a CPU with AVX512-BF16 or AMX,
+    float32 elsewhere.
 
     Raises:
-        UserError: if the device that is asked for is not there.
+        UserError: if the requested device is not available.
     """
     available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
     name = settings.device
@@ -74,14 +75,14 @@ def choose_machine(settings: MachineSettings) -> Machine:
     device = torch.device(name)
     chosen = str(settings.precision)
     if chosen == "auto":
-        chosen = _fast_format(device)
+        chosen = _native_precision(device)
     if chosen == "16" and name == "cpu":
-        raise UserError("--precision: 16 is not for a CPU; use bf16 or 32.")
+        raise UserError("--precision: 16 is not supported on a CPU; use bf16 or 32.")
     precision = {"32": "32-true", "bf16": "bf16-mixed", "16": "16-mixed"}[chosen]
     return Machine(device, precision, name != "mps", settings.workers)
 
 
-def _fast_format(device: torch.device) -> str:
+def _native_precision(device: torch.device) -> str:
     if device.type == "cuda":
         return "bf16" if torch.cuda.get_device_capability()[0] >= 8 else "16"
     if device.type == "cpu" and cpu_flags() & {"avx512_bf16", "amx_bf16"}:
@@ -90,7 +91,7 @@ def _fast_format(device: torch.device) -> str:
 
 
 def cpu_flags() -> set[str]:
-    """The instruction sets that Linux says the processor has; empty elsewhere."""
+    """Instruction sets of the processor, from /proc/cpuinfo; empty on other systems than Linux."""
     info = Path("/proc/cpuinfo")
     if not info.exists():
         return set()
@@ -99,7 +100,7 @@ def cpu_flags() -> set[str]:
 
 
 def hardware(device: torch.device) -> dict[str, Any]:
-    """What a result was measured on."""
+    """The hardware of a result, for `results.json`."""
     facts: dict[str, Any] = {
         "device": device.type,
         "cpu": _cpu_name(),
@@ -122,24 +123,24 @@ def _cpu_name() -> str:
 
 
 def versions() -> dict[str, str]:
-    """The versions that a result depends on."""
+    """Versions of the packages that a result depends on."""
     names = ("unmix", "torch", "torchvision", "lightning", "numpy")
-    found = {"python": platform.python_version()}
+    numbers = {"python": platform.python_version()}
     for name in names:
         try:
-            found[name] = metadata.version(name)
+            numbers[name] = metadata.version(name)
         except metadata.PackageNotFoundError:
             continue
-    return found
+    return numbers
 
 
 def peak_memory(device: torch.device) -> int:
-    """The most memory used so far, in bytes: of the GPU, or of this process."""
+    """Peak memory so far, in bytes: of the GPU, or of this process."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated()
     status = Path("/proc/self/status")
     if status.exists():
-        # Not getrusage, which counts what the process that started this one held at that moment.
+        # Not getrusage, which includes memory of the parent process at the fork.
         for line in status.read_text().splitlines():
             if line.startswith("VmHWM:"):
                 return int(line.split()[1]) * 1024
@@ -152,7 +153,7 @@ def peak_memory(device: torch.device) -> int:
 
 
 def wait(device: torch.device) -> None:
-    """Wait until the device has done what it was given."""
+    """Synchronize with the device."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     elif device.type == "mps":
@@ -160,7 +161,7 @@ def wait(device: torch.device) -> None:
 
 
 def timed(run: Callable[[], Any], device: torch.device) -> float:
-    """Seconds that a call takes, the device's work included."""
+    """Seconds that a call takes, including the device's work."""
     wait(device)
     start = time.perf_counter()
     run()
@@ -169,7 +170,7 @@ def timed(run: Callable[[], Any], device: torch.device) -> float:
 
 
 def free_memory(device: torch.device) -> int:
-    """Memory that can still be had on a device, in bytes."""
+    """Free memory of a device, in bytes."""
     if device.type == "cuda":
         return torch.cuda.mem_get_info()[0]
     if device.type == "mps":
@@ -178,7 +179,7 @@ def free_memory(device: torch.device) -> int:
 
 
 def _available() -> int:
-    """What the system has left for new programs; half of its memory where it does not say."""
+    """Memory available to new programs; half of all memory if the system does not say."""
     info = Path("/proc/meminfo")
     if info.exists():
         for line in info.read_text().splitlines():
@@ -191,7 +192,7 @@ def _available() -> int:
 
 
 def _left_in_group() -> int:
-    """What a container or a batch system leaves this program (Linux's control groups)."""
+    """Memory left by the limit of a container or batch system (Linux control groups)."""
     group = Path("/sys/fs/cgroup")
     try:
         limit = (group / "memory.max").read_text().strip()

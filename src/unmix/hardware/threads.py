@@ -1,7 +1,7 @@
-"""How many threads compute: as many as there are cores that are really free.
+"""The number of threads: as many as there are free cores.
 
-Beside a busy neighbour more threads than free cores are slower than fewer: all wait for the one
-that has no core (two threads on two cores of which one is busy made 0.4 of one thread's speed).
+More threads than free cores are slower than fewer, since all wait for the one without a core: two
+threads on two cores, one of them busy, had 0.4 of the speed of one thread.
 """
 
 from __future__ import annotations
@@ -24,29 +24,29 @@ __all__ = [
     "using_threads",
 ]
 
-_WINDOW = 0.2  # seconds; /proc/stat counts hundredths
-_BUSY = 0.75  # a core that is free for so much of the time is a free one
+_WINDOW = 0.2  # seconds; /proc/stat counts hundredths of a second
+_BUSY = 0.75  # a core that is free for this share of the time counts as free
 _ASKED = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
 
 
 def usable_cores() -> int:
-    """The processors that this process may use: a batch system's share, not the whole machine."""
+    """Number of processors that this process may use, such as the share of a batch job."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
 
 
 class CoreMeter:
-    """Measures how many of this process's cores other processes leave free, from now on."""
+    """Measures how many of the usable cores other processes leave free, since it was made."""
 
     def __init__(self) -> None:
         self.start = self._sample()
 
     def free(self) -> float | None:
-        """The cores that are free, at most those that may be used; None where it is not known.
+        """Free cores, at most the usable ones; None if unknown.
 
-        What this process itself has computed meanwhile counts as free. Waits until 0.2 s have
-        passed since the start.
+        Time that this process itself has computed counts as free. Waits until 0.2 s have passed
+        since the start.
         """
         if self.start is None:
             return None
@@ -59,7 +59,7 @@ class CoreMeter:
 
     @staticmethod
     def _sample() -> tuple[float, float, float] | None:
-        """The time, the seconds that our cores were idle, and those that this process computed."""
+        """Current time, idle seconds of the usable cores, and CPU seconds of this process."""
         idle = idle_seconds()
         if idle is None:
             return None
@@ -68,19 +68,19 @@ class CoreMeter:
 
 
 def idle_seconds(stat: Path = Path("/proc/stat")) -> float | None:
-    """How long the cores of this process have been idle, all together; None if it is not said."""
+    """Total idle seconds of the usable cores; None if unknown."""
     try:
         ours = {f"cpu{core}" for core in os.sched_getaffinity(0)}
         tick = os.sysconf("SC_CLK_TCK")
         lines = (line.split() for line in stat.read_text().splitlines())
-        # user, nice, system, idle, iowait: who waits for a disk needs no core.
+        # user, nice, system, idle, iowait: waiting for a disk needs no core.
         return sum((int(f[4]) + int(f[5])) / tick for f in lines if f and f[0] in ours)
     except (AttributeError, OSError, ValueError, IndexError):
         return None
 
 
 def quota(group: Path = Path("/sys/fs/cgroup")) -> float:
-    """The cores that a container or a batch system grants (control groups); infinite if none."""
+    """Cores granted by a container or batch system (control groups); infinite without a limit."""
     try:
         most, period = (group / "cpu.max").read_text().split()
         return float(most) / float(period)
@@ -89,24 +89,24 @@ def quota(group: Path = Path("/sys/fs/cgroup")) -> float:
 
 
 def choose_threads(wanted: int | None, free: float | None, processes: int = 1) -> int:
-    """How many threads compute.
+    """Choose the number of threads.
 
     Args:
-        wanted: By the user; taken as it is.
-        free: Cores that are free, or None if that is not known.
-        processes: That train together on this machine; PyTorch's number is then shared out by
-            whoever starts them, and kept.
+        wanted: The user's choice; taken as it is.
+        free: Number of free cores, or None if unknown.
+        processes: Processes that train together on this machine; with several, PyTorch's number is
+            kept, which the launcher has set.
 
     Returns:
-        At least 1, and never more than PyTorch would take. Where the user has set
-        OMP_NUM_THREADS, or called `torch.set_num_threads`, that is kept.
+        At least 1, and at most PyTorch's own number. If the user has set OMP_NUM_THREADS or called
+        `torch.set_num_threads`, that is kept.
     """
     if wanted is not None:
-        check_number("--threads", wanted, at_least=1)
+        check_number("threads", wanted, at_least=1)
         return wanted
     now = torch.get_num_threads()
     asked = any(os.environ.get(name) for name in _ASKED)
-    # PyTorch's own choice is all cores, or one of two that share a core.
+    # PyTorch's default is all cores, or physical cores.
     own_choice = now >= min(usable_cores(), max(1, (os.cpu_count() or 1) // 2))
     if asked or not own_choice or free is None or processes > 1:
         return now
@@ -114,7 +114,7 @@ def choose_threads(wanted: int | None, free: float | None, processes: int = 1) -
 
 
 def threads_in_words(count: int, free: float | None) -> str:
-    """As it is shown in a run's first lines."""
+    """The number of threads as shown in the first lines of a run."""
     cores = usable_cores()
     beside = "" if free is None else f" ({free:.1f} of {cores} core{'s'[: cores > 1]} free)"
     return f"{count} thread{'s'[: count > 1]}{beside}"
@@ -122,7 +122,7 @@ def threads_in_words(count: int, free: float | None) -> str:
 
 @contextmanager
 def using_threads(count: int) -> Iterator[None]:
-    """Compute with so many threads; then as before."""
+    """Compute with this number of threads within the block."""
     before = torch.get_num_threads()
     torch.set_num_threads(count)
     try:

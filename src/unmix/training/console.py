@@ -1,4 +1,4 @@
-"""What the console shows: our own lines, and nothing else."""
+"""Console output."""
 
 from __future__ import annotations
 
@@ -13,23 +13,23 @@ __all__ = ["Estimate", "duration", "is_leader", "quiet_libraries", "say"]
 
 
 def is_leader() -> bool:
-    """Whether this process speaks, writes and evaluates for all that train together."""
+    """Whether this is the process that prints, writes and evaluates (rank 0)."""
     from lightning.pytorch.utilities import rank_zero_only
 
     return int(getattr(rank_zero_only, "rank", 0)) == 0
 
 
 def say(text: str) -> None:
-    """Print lines of our own, at once; of several processes the first one does.
+    """Print a text and flush; of several processes only the first one prints.
 
-    A name within them is to be `unmix.names.shown`; what a terminal would obey is shown here too.
+    Control characters are escaped; names in the text should be `unmix.names.shown` already.
     """
     if is_leader():
         print(shown_lines(text), flush=True)
 
 
 def quiet_libraries() -> None:
-    """Keep libraries' notes to developers off the console."""
+    """Hide log messages and warnings of libraries that are meant for developers."""
     for name in ("lightning.pytorch", "lightning.fabric", "lightning", "torch"):
         logging.getLogger(name).setLevel(logging.ERROR)
     for package in ("lightning", "torch", "torchvision", "tensorboard"):
@@ -37,7 +37,7 @@ def quiet_libraries() -> None:
 
 
 def duration(seconds: float) -> str:
-    """A time as people say it: 42 s, 3:07 min, 5:12 h."""
+    """Format a duration: 42 s, 3:07 min, 5:12 h."""
     seconds = round(seconds)
     if seconds < 60:
         return f"{seconds} s"
@@ -49,13 +49,13 @@ def duration(seconds: float) -> str:
 
 
 class Estimate:
-    """Says once how long the rest of some work will take, if that is more than a few seconds.
+    """Prints once how long the rest of some work takes, if that is more than a few seconds.
 
     Args:
         what: The work, for the line.
         unit: What is counted, in the plural.
         say: Prints a line.
-        clock: Tells the seconds.
+        clock: Returns seconds.
     """
 
     _AFTER, _SHORT = 2.0, 5.0
@@ -71,7 +71,7 @@ class Estimate:
         self.start, self.told = clock(), False
 
     def __call__(self, done: int, total: int) -> None:
-        """Count: so much of it is done."""
+        """Update with the number of units that are done."""
         if done == 0:
             self.start = self.clock()
         seconds = self.clock() - self.start

@@ -1,4 +1,4 @@
-"""What happens beside the steps: measuring, telling, keeping."""
+"""Callbacks: evaluation, console output, checkpoints."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ __all__ = ["Checkpoints", "Reporter"]
 
 
 class Checkpoints(Callback):
-    """Keeps the last checkpoint, and one every few epochs if asked.
+    """Saves the last checkpoint, and optionally one every few epochs.
 
-    What is not finite is never saved, so that the last good state stays.
+    A state that is not finite is never saved, so that the last good one stays.
 
     Args:
-        folder: Where they go: `last.ckpt` and `epoch-0010.ckpt`.
-        every: Epochs between those that are kept; 0 for none.
+        folder: Folder of the checkpoints: `last.ckpt` and `epoch-0010.ckpt`.
+        every: Epochs between checkpoints that are kept; 0 for none.
         steps: Steps between saves within an epoch; 0 for none.
     """
 
@@ -43,14 +43,14 @@ class Checkpoints(Callback):
         batch: Any,
         batch_idx: int,
     ) -> None:
-        """Save within an epoch, if asked; an epoch's last step is saved with the epoch's record."""
+        """Save within an epoch, if wanted; the last step is saved at the end of the epoch."""
         assert isinstance(pl_module, Pretraining)
         done = trainer.global_step
         if self.steps and done % self.steps == 0 and done % len(pl_module.order):
             self.save(trainer, pl_module, "last")
 
     def end_of_epoch(self, trainer: L.Trainer, module: Pretraining) -> None:
-        """Save what an epoch ends with."""
+        """Save at the end of an epoch."""
         self.save(trainer, module, "last")
         epoch = trainer.current_epoch + 1
         if self.every and epoch % self.every == 0:
@@ -67,18 +67,18 @@ class Checkpoints(Callback):
 
 
 class Reporter(Callback):
-    """Measures every few epochs, prints a line an epoch, and logs what it prints.
+    """Evaluates every few epochs, prints a line per epoch, and logs what it prints.
 
-    An epoch is saved before it is measured, so that a run that is stopped while it measures has
-    lost nothing: what is still to be measured is part of the checkpoint.
+    An epoch is saved before it is evaluated: a run that is stopped during an evaluation repeats
+    only that, since `pending` is part of the checkpoint.
 
     Args:
-        evaluator: Measures.
-        health: Warns.
-        settings: How often.
+        evaluator: Evaluates the method.
+        health: Detects collapse and divergence.
+        settings: How often to evaluate.
         say: Prints a line.
-        records: The rows of `metrics.csv`; None writes none.
-        checkpoints: Saves the epochs; None saves none.
+        records: The rows of `metrics.csv`; None to write none.
+        checkpoints: Saves the epochs; None to save none.
     """
 
     def __init__(
@@ -103,10 +103,10 @@ class Reporter(Callback):
         self.first_epoch = self.first_step = self.before = 0
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Start the clock, after what an earlier part of the run has left to be measured."""
-        # A run that is resumed within an epoch has some of its samples behind it.
+        """Start the clock, after a pending evaluation of a resumed run."""
+        # A run that is resumed within an epoch has done some of its samples.
         assert isinstance(pl_module, Pretraining)
-        # Only now the processes are joined, and guessing is among the samples of all.
+        # Only now the processes are connected, and chance level depends on the samples of all.
         self.health.chance_loss = pl_module.method.chance_loss
         self.first_epoch, self.first_step = trainer.current_epoch, trainer.global_step
         self.fit_start = time.perf_counter()
@@ -122,7 +122,7 @@ class Reporter(Callback):
         self.before = 0
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Save, then measure, log and tell."""
+        """Save, then evaluate, log and print."""
         assert isinstance(pl_module, Pretraining)
         means = pl_module.epoch_means()
         seconds = time.perf_counter() - self.epoch_start
@@ -146,7 +146,7 @@ class Reporter(Callback):
         self.complete(trainer, pl_module)
 
     def complete(self, trainer: L.Trainer, module: Pretraining) -> None:
-        """Measure the epoch that is saved but not yet measured, if there is one; log and tell."""
+        """Evaluate the epoch that is saved but not yet evaluated, if any; log and print."""
         if self.pending is None:
             return
         metrics = dict(self.pending)
@@ -166,7 +166,7 @@ class Reporter(Callback):
             logger.save()
 
     def state_dict(self) -> dict[str, Any]:
-        """What a resumed run goes on with."""
+        """State for the checkpoint."""
         return {
             "rows": self.rows,
             "records": [] if self.records is None else self.records.rows,
@@ -179,12 +179,12 @@ class Reporter(Callback):
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on with what an earlier part of the run measured."""
+        """Restore the state of a checkpoint."""
         self.rows = list(state_dict["rows"])
         if self.records is not None:
-            # 0.1.0 kept no records in its checkpoints: its file has them.
-            found = state_dict.get("records")
-            self.records.rows = self.records.read() if found is None else list(found)
+            # Checkpoints of 0.1.0 have no records; its file has them.
+            rows = state_dict.get("records")
+            self.records.rows = self.records.read() if rows is None else list(rows)
         self.pending = state_dict.get("pending")
         self.train_seconds = state_dict["train_seconds"]
         self.samples = state_dict["samples"]
@@ -194,7 +194,7 @@ class Reporter(Callback):
             self.health.load_state_dict(state_dict["health"])
 
     def _measure(self, epoch: int, module: Pretraining) -> dict[str, float]:
-        """kNN, linear probe and the spread of features, where this epoch is due."""
+        """kNN, linear probe and spread of the features, if they are due in this epoch."""
         protocols = tuple(
             name
             for name, every in (
@@ -203,15 +203,15 @@ class Reporter(Callback):
             )
             if every and epoch % every == 0
         )
-        # The last epoch is measured with the encoder that is exported.
+        # The last epoch is evaluated with the exported encoder.
         if not protocols or epoch == module.epochs:
             return {}
         measured, train = self.evaluator(protocols, epoch)
         rows = [each.row for each in measured]
         self.rows += rows
-        found = {row["protocol"]: row["top1"] for row in rows}
-        self.knn = found.get("knn", self.knn)
-        return {**found, **spread_and_rank(train.features)}
+        accuracies = {row["protocol"]: row["top1"] for row in rows}
+        self.knn = accuracies.get("knn", self.knn)
+        return {**accuracies, **spread_and_rank(train.features)}
 
     def _record(self, metrics: dict[str, Any], trainer: L.Trainer) -> None:
         if self.records is not None:
@@ -226,10 +226,10 @@ class Reporter(Callback):
             parts.append(f"loss {metrics['loss']:.3f}")
         parts += [f"{k} {metrics[k]:.1f}%" for k in ("knn", "linear") if k in metrics]
         parts.append(f"{rate(metrics['images_per_second'])} images/s")
-        gone = time.perf_counter() - self.fit_start
-        # In steps, as the first epoch of a resumed run may be a part of one.
+        elapsed = time.perf_counter() - self.fit_start
+        # In steps, since the first epoch of a resumed run may be incomplete.
         done = metrics["step"] - self.first_step
-        left = gone / done * (module.total_steps - metrics["step"]) if done > 0 else 0.0
+        left = elapsed / done * (module.total_steps - metrics["step"]) if done > 0 else 0.0
         if left:
             parts.append(f"{duration(left)} left")
         health = []
@@ -242,5 +242,5 @@ class Reporter(Callback):
             health.append(f"clean {metrics['loss_clean']:.2f}, mixed {metrics['loss_mixed']:.2f}")
         chance = self.health.chance_loss
         if chance is not None and epoch <= self.first_epoch + 1:
-            health.append(f"guessing would be {chance:.2f}")
+            health.append(f"chance level {chance:.2f}")
         return "  ".join(parts) + (f"  ({', '.join(health)})" if health else "")

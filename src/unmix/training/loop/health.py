@@ -1,4 +1,4 @@
-"""Whether training goes well, and what to try when it does not."""
+"""Detection of collapse, divergence and runs that do not learn, with advice."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ class Advice:
     """What may help, the likeliest first.
 
     Attributes:
-        diverged: Where the loss is no number any more, or exploded.
-        collapsed: Where all images get nearly the same features.
-        not_learning: Where the loss stays that of guessing.
+        diverged: If the loss is not finite or exploded.
+        collapsed: If all images get nearly the same features.
+        not_learning: If the loss stays at chance level.
     """
 
     diverged: tuple[str, ...] = ("a smaller --lr", "a longer --warmup_epochs")
@@ -41,29 +41,29 @@ class Advice:
 
     @property
     def if_diverged(self) -> str:
-        """The sentence for a loss that diverged."""
+        """Advice for a loss that diverged."""
         return f"try {_any_of(self.diverged)}"
 
     @property
     def if_collapsed(self) -> str:
-        """The sentence for features that collapsed."""
+        """Advice for features that collapsed."""
         return f"try {_any_of(self.collapsed)}"
 
     @property
     def if_not_learning(self) -> str:
-        """The sentence for a loss of guessing."""
+        """Advice for a loss at chance level."""
         return f"try {_any_of((*self.not_learning, 'more --epochs'))}"
 
 
-# What helps before the smaller learning rate that helps all.
+# Tried before a smaller learning rate, by method.
 _COLLAPSED = {
-    "byol": ("an --encoder_momentum nearer to 1",),
-    "dino": ("a lower --teacher_temperature", "an --encoder_momentum nearer to 1"),
-    "mocov3": ("an --encoder_momentum nearer to 1",),
+    "byol": ("an --encoder_momentum closer to 1",),
+    "dino": ("a lower --teacher_temperature", "an --encoder_momentum closer to 1"),
+    "mocov3": ("an --encoder_momentum closer to 1",),
     "swav": ("a smaller --epsilon",),
     "vicreg": ("a larger --variance",),
 }
-# What helps beside another learning rate.
+# Tried after another learning rate, by method.
 _NOT_LEARNING = {
     "cmc": ("fewer --negatives",),
     "deepclusterv2": ("fewer --prototypes",),
@@ -79,11 +79,11 @@ _NOT_LEARNING = {
 
 
 def advice_for(settings: Settings) -> Advice:
-    """What may help with the method and the settings of a run."""
+    """Advice for the method and the settings of a run."""
     method = settings.run.method
     diverged = Advice.diverged
     if settings.method.get("contrast") == "nce":
-        # Its constant is settled in the first step, and with few images it is soon far off.
+        # Its constant is estimated at the first step, and with few images it is soon far off.
         diverged = ("--contrast softmax", *diverged)
     if str(settings.machine.precision) != "32":
         diverged = (*diverged, "--precision 32")
@@ -98,36 +98,37 @@ def _any_of(things: tuple[str, ...]) -> str:
     return things[0] if len(things) == 1 else f"{', '.join(things[:-1])}, or {things[-1]}"
 
 
-# In multiples of what a loss began with: a healthy one falls.
+# In multiples of the loss at the first step.
 RISING_LOSS, EXPLODED_LOSS = 10.0, 100.0
-# In units of isotropic features; float32 itself leaves about 1e-7.
+# Spread of constant features; float32 rounding leaves about 1e-7.
 CONSTANT = 1e-6
-# Batch norm makes a network indifferent to the scale of its weights, so that nothing else may show.
+# With batch norm the outputs do not depend on the scale of the weights, so this may be the only
+# sign.
 EXPLODED_WEIGHTS = 1e4
 
 
 def all_finite(tensors: Iterable[Tensor]) -> Tensor:
-    """Whether there is no infinity and no NaN in any of the tensors: a bool on their device."""
-    found = []
+    """Whether all values of all tensors are finite: a bool tensor on their device."""
+    finite = []
     for tensor in tensors:
         if tensor.is_floating_point() and tensor.numel():
-            # Not isfinite, which would need as many bytes as a memory bank has numbers.
+            # Not isfinite, which would allocate a byte per element of a memory bank.
             low, high = torch.aminmax(tensor.detach())
-            found.append(low.isfinite() & high.isfinite())
-    return torch.stack(found).all() if found else torch.tensor(True)
+            finite.append(low.isfinite() & high.isfinite())
+    return torch.stack(finite).all() if finite else torch.tensor(True)
 
 
 @torch.no_grad()
 def weight_norm(module: nn.Module) -> Tensor:
-    """The L2 norm of all weights of a module: a scalar on their device."""
+    """L2 norm of all weights of a module: a scalar tensor on their device."""
     return torch.stack([p.float().norm() for p in module.parameters()]).norm()
 
 
 def useless(features: Tensor) -> str | None:
-    """Why features are those of no encoder: the same for all images to rounding. None if not.
+    """Why an encoder is useless, in a clause: constant features. None if it is not.
 
     Args:
-        features: (N, D) of different images.
+        features: Features (N, D) of different images.
     """
     if len(features) > 1 and spread(features) < CONSTANT:
         return "it gives all images the same features"
@@ -135,11 +136,11 @@ def useless(features: Tensor) -> str | None:
 
 
 class Health:
-    """Says what a user can act on: has training collapsed, has it started to learn?
+    """Warns when training has collapsed, diverges, or does not learn.
 
     Args:
-        chance_loss: The loss of a model that has learnt nothing, or None.
-        advice: What helps with the method.
+        chance_loss: The loss of a model that has learned nothing (chance level), or None.
+        advice: Advice for the method.
     """
 
     def __init__(self, chance_loss: float | None, advice: Advice | None = None) -> None:
@@ -148,20 +149,20 @@ class Health:
         self.stuck_epochs = 0
 
     def state_dict(self) -> dict[str, Any]:
-        """What a resumed run goes on with."""
+        """State for the checkpoint."""
         return {"stuck_epochs": self.stuck_epochs, "first_loss": self.first_loss}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on with what an earlier part knew."""
+        """Restore the state of a checkpoint."""
         self.first_loss = state["first_loss"]
         self.stuck_epochs = state["stuck_epochs"]
 
     def warnings(self, measured: dict[str, float], progress: float) -> list[str]:
-        """Warnings from an epoch's numbers.
+        """Warnings from the metrics of an epoch.
 
         Args:
-            measured: `loss_clean`, `spread`, `effective_rank` and what the method adds.
-            progress: Share of the epochs that are done, in (0, 1].
+            measured: `loss_clean`, `spread`, `effective_rank` and metrics of the method.
+            progress: Fraction of the epochs that are done, in (0, 1].
         """
         lines = []
         rank, width = measured.get("effective_rank", math.inf), measured.get("spread", 1.0)
@@ -175,31 +176,31 @@ class Health:
             lines.append(f"diverging: {self.growth(total)}; {self.advice.if_diverged}.")
         loss = measured.get("loss_clean", total)
         if "loss_mixed" in measured and "loss_clean" not in measured:
-            loss = None  # what guessing costs is known of clean views only
+            loss = None  # chance level is known for clean views only
         full = measured.get("queue_fill", 1.0) >= 1
         stuck = self.chance_loss is not None and loss is not None and loss > 0.98 * self.chance_loss
         # The first epoch with a full queue is the hardest; one more has to confirm it.
         self.stuck_epochs = self.stuck_epochs + 1 if stuck and full else 0
         if self.stuck_epochs >= 2 and progress >= 0.2:
             lines.append(
-                f"not learning yet: the loss {loss:.2f} is that of guessing "
-                f"({self.chance_loss:.2f}, the ln of its candidates); "
+                f"not learning yet: the loss {loss:.2f} is at chance level "
+                f"({self.chance_loss:.2f}, the log of the number of candidates); "
                 f"{self.advice.if_not_learning}."
             )
         return lines
 
     def times_first(self, loss: float) -> float:
-        """How many times a loss is the largest of 1, the first step's and guessing's.
+        """Ratio of a loss to the largest of 1, the first step's loss, and chance level.
 
-        0 where neither is known.
+        0 if neither is known.
         """
         if self.first_loss is None and self.chance_loss is None:
             return 0.0
         return loss / max(1.0, abs(self.first_loss or 0.0), self.chance_loss or 0.0)
 
     def growth(self, loss: float) -> str:
-        """A loss that has grown in words: beside what it began with and what guessing costs."""
+        """A clause for a loss that has grown, beside that of the first step and chance level."""
         beside = [] if self.first_loss is None else [f"{self.first_loss:.3g} at the first step"]
         if self.chance_loss is not None:
-            beside.append(f"{self.chance_loss:.3g} by guessing")
+            beside.append(f"{self.chance_loss:.3g} at chance level")
         return f"the loss has grown to {loss:.3g} ({', '.join(beside)})"

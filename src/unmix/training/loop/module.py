@@ -1,4 +1,4 @@
-"""The Lightning module that ties a method, its views, its mixtures and a schedule together."""
+"""The Lightning module: a method with its views, mixtures, optimizer and schedule."""
 
 from __future__ import annotations
 
@@ -40,25 +40,25 @@ _CHECK_EVERY = 50
 class Pretraining(L.LightningModule):
     """One step: views, image-space mixture, queries and targets, label-space mixture, loss, memory.
 
-    Every random number of a step comes from a generator that depends on the seed and the step's
-    number alone, so a resumed run draws what an uninterrupted one does.
+    All random numbers of a step come from a generator seeded by the run's seed and the step alone,
+    so a resumed run draws the same as an uninterrupted one.
 
     Args:
-        method: What is trained; the only part with a state.
+        method: The method to train; the only part with a state.
         views: Makes the views on the device.
         images: The training images.
         order: The order of the samples.
-        optimizer: Settings of optimiser and schedule.
-        epochs: Length of the run.
-        seed: Of the run.
-        image_space: A perturbation of the views that the loss does not know, or None.
-        label_space: A mixture whose loss is shared, or None.
-        channels_last: Keep weights and images channels last.
-        resident: Hold images that are in memory on the device.
-        joint: Encode clean and mixed images in one forward, or not; None as the rule was released.
-            See `unmix.step.Mixture`.
-        rule: Shares the loss of label-space mixtures; Un-Mix's by default.
-        advice: What a message names if the loss is not finite.
+        optimizer: Settings of the optimizer and the schedule.
+        epochs: Number of epochs.
+        seed: Seed of the run.
+        image_space: Mixes all views alike; the loss is unchanged. Or None.
+        label_space: Mixes the images, and their losses by `rule`. Or None.
+        channels_last: Whether weights and images are channels last.
+        resident: Whether to hold images that are in memory on the device.
+        joint: Whether to encode clean and mixed images in one forward pass; None is as the rule was
+            released. See `unmix.step.Mixture`.
+        rule: Weights the loss of label-space mixtures; Un-Mix's by default.
+        advice: Named in the message if the loss is not finite.
     """
 
     def __init__(
@@ -97,11 +97,11 @@ class Pretraining(L.LightningModule):
 
     @property
     def total_steps(self) -> int:
-        """Optimiser steps of the whole run."""
+        """Optimizer steps of the whole run."""
         return self.epochs * len(self.order)
 
     def configure_optimizers(self) -> Any:
-        """The optimiser, and a schedule that is counted in steps."""
+        """The optimizer, and its schedule per step."""
         settings, method = self.optimizer_settings, self.method
         optimizer = build_optimizer(
             settings, method.parameters(), self.device, method.constant_lr_modules()
@@ -113,26 +113,26 @@ class Pretraining(L.LightningModule):
         }
 
     def on_fit_start(self) -> None:
-        """Images that are held move to the device; the order follows the trainer's progress."""
+        """Move held images to the device, and tie the order to the trainer's progress."""
         self.order.position = self._position
         if self.resident is not None:
             self.resident = self.resident.to(self.device)
 
     def on_train_epoch_start(self) -> None:
-        """Begin the epoch's sums; not called where a run is resumed within an epoch."""
+        """Reset the sums of the epoch; not called if a run is resumed within an epoch."""
         self.sums, self.samples = {}, 0
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keep the sums of the epoch so far."""
+        """Save the sums of the epoch so far."""
         checkpoint["epoch_sums"], checkpoint["epoch_samples"] = dict(self.sums), self.samples
         checkpoint["first_loss"] = self.first_loss
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Go on with the sums of the epoch so far."""
+        """Restore the sums of the epoch so far."""
         sums = checkpoint["epoch_sums"]
         self.sums = {name: value.to(self.device) for name, value in sums.items()}
         self.samples = checkpoint["epoch_samples"]
-        self.first_loss = checkpoint.get("first_loss")  # 0.1.0 kept none
+        self.first_loss = checkpoint.get("first_loss")  # not in checkpoints of 0.1.0
 
     def transfer_batch_to_device(
         self, batch: Batch, device: torch.device, dataloader_idx: int
@@ -153,7 +153,7 @@ class Pretraining(L.LightningModule):
             self.method.begin_step(
                 Progress(self.global_step, self.total_steps, len(self.order), self.seed)
             )
-        # What is compiled is so for full batches; compiling again for a short one would not pay.
+        # Compiled for full batches; compiling again for a smaller one would not pay.
         short = self.compiled and len(batch.index) != self.order.share
         with torch.compiler.set_stance("force_eager") if short else nullcontext():
             step = self.compute(batch, self.generator())
@@ -229,10 +229,10 @@ class Pretraining(L.LightningModule):
         return views
 
     def epoch_means(self) -> dict[str, float]:
-        """The means of this epoch's losses so far, over its samples.
+        """Mean losses of the epoch so far, over the samples of all processes.
 
         Raises:
-            UserError: if no batch had two images that can be read.
+            UserError: if no batch had two readable images.
         """
         if not self.samples:
             assert isinstance(self.images, StreamedImages)
@@ -243,15 +243,15 @@ class Pretraining(L.LightningModule):
         return {name: mean / world_size() for name, mean in self._means(all_reduce_sum).items()}
 
     def own_means(self) -> dict[str, float]:
-        """The same of this process's samples alone, for which no other has to be waited for."""
+        """Mean losses over the samples of this process, without waiting for others."""
         return self._means(lambda total: total)
 
-    def _means(self, put_together: Callable[[Tensor], Tensor]) -> dict[str, float]:
-        sums = {name: put_together(total) for name, total in self.sums.items()}
+    def _means(self, reduce: Callable[[Tensor], Tensor]) -> dict[str, float]:
+        sums = {name: reduce(total) for name, total in self.sums.items()}
         return {name: (total / self.samples).item() for name, total in sums.items()}
 
     def _filled(self, batch: Batch, number: int) -> Batch:
-        """The batch with images repeated for those that are broken: all processes need as many."""
+        """Repeat images in place of broken ones: all processes need batches of one size."""
         size = self.order.batch_size
         count = min(size, self.order.n - number * size) // world_size()
         if len(batch.index) == 0:
@@ -265,16 +265,16 @@ class Pretraining(L.LightningModule):
         return self.current_epoch, done if done < len(self.order) else 0
 
     def _add(self, name: str, value: Tensor, count: int) -> None:
-        # Sums stay on the device: reading a loss at every step would make the host wait for it.
+        # Sums stay on the device: reading a loss at every step would make the host wait.
         self.sums[name] = self.sums.get(name, 0.0) + value.float() * count  # type: ignore[assignment]
 
     def check_loss(self) -> None:
-        """Check that every loss of this epoch so far was finite.
+        """Check that all losses of this epoch so far were finite.
 
         Raises:
             UserError: otherwise, with what to try.
         """
-        # A sum is finite only if all that was added is, so that no step has to be looked at.
+        # A sum is finite only if all its terms are.
         total = self.sums.get("loss")
         if total is not None and not torch.isfinite(total):
             self._stop(
@@ -282,11 +282,11 @@ class Pretraining(L.LightningModule):
             )
 
     def check_state(self) -> None:
-        """Check what is about to be kept, in all processes together.
+        """Check the state that is about to be saved, in all processes together.
 
         Raises:
             UserError: if a loss of this epoch, a weight or a buffer is not finite, or the weights
-                have grown beyond all reason, with what to try.
+                have exploded, with what to try.
         """
         finite = all_finite([*self.sums.values(), *self.parameters(), *self.buffers()])
         finite = finite.to(self.device)
@@ -301,11 +301,11 @@ class Pretraining(L.LightningModule):
             self._stop(f"the weights are {growth:.2g} times as large as at first", self.global_step)
 
     def _stop(self, what: str, step: int) -> NoReturn:
-        """End the run.
+        """End the run by a UserError.
 
         Args:
-            what: Is wrong.
-            step: Where it was seen; on a GPU it may be from a few steps before.
+            what: What is wrong.
+            step: Where it was detected; on a GPU it may have happened a few steps earlier.
         """
         rate = self.trainer.optimizers[0].param_groups[0]["lr"]
         raise UserError(

@@ -1,4 +1,4 @@
-"""Optimisers and learning-rate schedules, counted in steps."""
+"""Optimizers, and learning-rate schedules per step."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ _EPS = 1e-8
 
 
 class Lars(torch.optim.SGD):
-    """SGD that scales each weight matrix's step by its norm over its gradient's (You et al. 2017).
+    """LARS: SGD with each weight matrix's step scaled by |w| / |g| (You et al. 2017).
 
-    Parameters of one dimension (biases, batch norm) are stepped as in SGD, without weight decay.
+    Parameters of one dimension (biases, batch norm) have plain SGD steps, without weight decay.
 
     Args:
         params: The parameters, or groups of them.
@@ -50,7 +50,7 @@ class Lars(torch.optim.SGD):
         trust: float = 0.001,
         decay_all: bool = False,
     ) -> None:
-        # The penalty belongs inside the ratio of norms, so SGD itself must not add it.
+        # Weight decay is part of the ratio of norms, so SGD itself must not add it.
         super().__init__(params, lr=lr, momentum=momentum, weight_decay=0.0)
         self.trust, self.decay_all = trust, decay_all
         for group in self.param_groups:
@@ -58,7 +58,7 @@ class Lars(torch.optim.SGD):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
-        """Scale the gradients, then step as SGD does."""
+        """Scale the gradients, then do a step of SGD."""
         loss = None
         if closure is not None:
             with torch.enable_grad():
@@ -86,8 +86,9 @@ class Lars(torch.optim.SGD):
 class Larc(Lars):
     """LARS over all parameters, biases and batch norm too, as SwAV and DeepCluster-v2 use it.
 
-    The ratio is trust |w| / (|g| + decay |w|), apex' LARC without clipping. A parameter of which
-    one norm is 0, as a bias at the start, takes its plain gradient, without weight decay.
+    The ratio is trust |w| / (|g| + decay |w|): apex's LARC without clipping. A parameter with a
+    norm or a gradient of 0, such as a bias at the start, takes its plain gradient, without weight
+    decay.
 
     Args:
         params, lr, momentum, weight_decay, trust: As in `Lars`.
@@ -108,17 +109,16 @@ def build_optimizer(
     device: torch.device,
     steady: Sequence[nn.Module] = (),
 ) -> torch.optim.Optimizer:
-    """The optimiser of the settings, for the parameters that take a gradient.
+    """Build the optimizer for the parameters that need a gradient.
 
-    Where the settings do not say it by `decay_all`, AdamW and LARS leave parameters of one
-    dimension (biases, norms) without weight decay, and SGD, Adam and LARC decay all. Publications
-    differ: MoCo v3 decays all under AdamW and matrices alone under LARS, DINO matrices alone under
-    any optimiser.
+    If `decay_all` is not set, AdamW and LARS leave parameters of one dimension (biases, norms)
+    without weight decay, and SGD, Adam and LARC decay all. Publications differ: MoCo v3 decays all
+    with AdamW and matrices alone with LARS, DINO matrices alone with any optimizer.
 
     Args:
-        settings: Which, and its numbers.
-        parameters: Of the method.
-        device: Where they are; on a CPU and on CUDA one fused kernel makes the whole step.
+        settings: The optimizer and its hyperparameters.
+        parameters: Parameters of the method.
+        device: Their device; on a CPU and on CUDA the step is one fused kernel.
         steady: Modules whose learning rate the schedule leaves as it is.
     """
     held = {id(p) for module in steady for p in module.parameters()}
@@ -145,8 +145,8 @@ def build_optimizer(
         )  # fmt: skip
     sgd = torch.optim.SGD(chosen, lr, momentum=settings.momentum, weight_decay=decay_, fused=fused)
     if settings.momentum:
-        # The fused kernel makes all velocities at its first step, and later fails on a parameter
-        # that had no gradient then, as prototypes that are frozen at first.
+        # The fused kernel creates all momentum buffers at its first step, and fails later on a
+        # parameter without a gradient then, such as prototypes that are frozen at first.
         for group in sgd.param_groups:
             for parameter in group["params"]:
                 sgd.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
@@ -154,19 +154,19 @@ def build_optimizer(
 
 
 def decays_all(settings: OptimizerSettings) -> bool:
-    """Whether parameters of one dimension have weight decay too."""
+    """Whether parameters of one dimension have weight decay as well."""
     if settings.decay_all is not None:
         return settings.decay_all
     return settings.optimizer not in ("adamw", "lars")
 
 
 class Schedule(LambdaLR):
-    """Learning rates, and weight decay beside them, counted in steps.
+    """Schedule of learning rate and weight decay per step.
 
     Args:
-        optimizer: As `build_optimizer` gives it.
-        factor: What the learning rate is multiplied by at a step; not that of steady groups.
-        decay: The weight decay at a step, or None if it stays; bare groups have none.
+        optimizer: From `build_optimizer`.
+        factor: Factor of the learning rate at a step, for groups without a constant rate.
+        decay: Weight decay at a step, or None if it is constant; not for groups without decay.
     """
 
     def __init__(
@@ -184,7 +184,7 @@ class Schedule(LambdaLR):
         )
 
     def step(self, epoch: int | None = None) -> None:
-        """Set what the next step is made with."""
+        """Set learning rate and weight decay of the next step."""
         super().step(epoch)
         if self.decay is None:
             return
@@ -193,7 +193,7 @@ class Schedule(LambdaLR):
                 group[self.word] = self.decay(self.last_epoch)
 
     def state_dict(self) -> dict[str, Any]:
-        """Numbers only: what is computed from the settings is not of the checkpoint."""
+        """Numbers alone: the schedule itself follows from the settings."""
         state = super().state_dict()
         return {k: v for k, v in state.items() if k not in ("decay", "word", "bare")}
 
@@ -204,7 +204,7 @@ def build_schedule(
     epochs: int,
     steps_per_epoch: int,
 ) -> Schedule:
-    """The schedule of learning rate and weight decay that the settings ask for."""
+    """Build the schedule of learning rate and weight decay from the settings."""
     factor = learning_rate_factor(settings, epochs, steps_per_epoch)
     if settings.final_weight_decay is None:
         return Schedule(optimizer, factor)
@@ -212,11 +212,11 @@ def build_schedule(
 
 
 def weight_decay_at(settings: OptimizerSettings, total: int) -> Callable[[int], float]:
-    """The weight decay at each step: by half a cosine to its final one (Caron et al. 2021, DINO).
+    """Weight decay at each step: half a cosine to the final value (Caron et al. 2021, DINO).
 
     Args:
-        settings: With `final_weight_decay`.
-        total: Steps of the run.
+        settings: Has `final_weight_decay`.
+        total: Steps of the whole run.
     """
     start, end = settings.weight_decay, settings.final_weight_decay
     assert end is not None
@@ -230,11 +230,11 @@ def weight_decay_at(settings: OptimizerSettings, total: int) -> Callable[[int], 
 def learning_rate_factor(
     settings: OptimizerSettings, epochs: int, steps_per_epoch: int
 ) -> Callable[[int], float]:
-    """What the learning rate is multiplied by at each step, from 0.
+    """Factor of the learning rate at each step, counted from 0.
 
-    Cosine runs to `final_lr` at the last step (Loshchilov and Hutter 2017, without restarts); a
-    step schedule multiplies by gamma once `milestones` epochs are over; both after a linear
-    warm-up from `warmup_start_lr`.
+    Cosine ends at `final_lr` at the last step (Loshchilov and Hutter 2017, without restarts); a
+    step schedule multiplies by gamma after each of `milestones` epochs; both after a linear warmup
+    from `warmup_start_lr`.
     """
     total = epochs * steps_per_epoch
     warmup = round(settings.warmup_epochs * steps_per_epoch)
@@ -254,5 +254,5 @@ def learning_rate_factor(
 
 
 def _falling(share: float) -> float:
-    """From 1 at 0 to 0 at 1, by half a cosine."""
+    """Half a cosine, from 1 at 0 to 0 at 1."""
     return 0.5 * (1 + math.cos(math.pi * min(1.0, share)))
