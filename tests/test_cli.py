@@ -53,14 +53,6 @@ def config(run: str | Path) -> dict[str, Any]:
     return yaml.safe_load((Path(run) / "config.yaml").read_text())
 
 
-def process(*words: str, **options: Any) -> subprocess.Popen[Any]:
-    """`unmix` in a process of its own that prints every warning."""
-    source = str(Path(unmix.__file__).parents[1])
-    environment = {**os.environ, "PYTHONPATH": source, "OMP_NUM_THREADS": "1", "TERM": "xterm"}
-    command = [sys.executable, "-W", "default", "-m", "unmix", *words]
-    return subprocess.Popen(command, env=environment, **options)
-
-
 # --- words ------------------------------------------------------------------------------------
 
 
@@ -167,29 +159,57 @@ def strange(lines: list[str]) -> list[str]:
     return [line for line in lines if not any(re.fullmatch(ours, line) for ours in OURS)]
 
 
-def test_a_run_prints_our_lines_only():
-    """No library's advertisement, deprecation or warning, even under python -W default."""
-    child = process(*RUN, "--run", "r", stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    out, err = child.communicate(timeout=120)
-    assert (child.returncode, err) == (0, "")
-    assert strange(out.splitlines()) == []
+# A run on files, then one on a terminal, by one process, which takes seconds to start.
+BOTH = """
+import os, sys
+from unmix.cli import main
+terminal, *words = sys.argv[1:]
+assert main([*words, "--run", "r"]) == 0
+sys.stdout.flush()
+sys.stderr.flush()
+for fd in (1, 2):
+    os.dup2(int(terminal), fd)
+sys.stdout.reconfigure(line_buffering=True)
+sys.exit(main([*words, "--run", "s"]))
+"""
 
 
-def test_a_terminal_has_a_bar_and_our_lines_stand_alone():
-    """What is left on a terminal's lines once the bar has been written over."""
+@pytest.fixture(scope="module")
+def printed(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str, str]:
+    """What `unmix pretrain` prints under -W default: to files, and on a terminal."""
+    folder = tmp_path_factory.mktemp("printed")
+    source = str(Path(unmix.__file__).parents[1])
+    environment = {**os.environ, "PYTHONPATH": source, "OMP_NUM_THREADS": "1", "TERM": "xterm"}
     host, terminal = pty.openpty()
     fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 100, 0, 0))
-    child = process(*RUN, "--run", "r", stdout=terminal, stderr=terminal)
+    command = [sys.executable, "-W", "default", "-c", BOTH, str(terminal), *RUN]
+    with open(folder / "out", "w") as out, open(folder / "err", "w") as err:
+        child = subprocess.Popen(
+            command, cwd=folder, env=environment, stdout=out, stderr=err, pass_fds=[terminal]
+        )
     os.close(terminal)
     output = b""
     try:
         while piece := os.read(host, 65536):
             output += piece
-    except OSError:  # Linux says so that the other side is closed
+    except OSError:  # Linux reports this when the other end is closed
         pass
     os.close(host)
-    assert child.wait(timeout=60) == 0
-    lines = [line.rstrip("\r").split("\r") for line in output.decode().split("\n")]
+    assert child.wait(timeout=60) == 0, (folder / "err").read_text()
+    return (folder / "out").read_text(), (folder / "err").read_text(), output.decode()
+
+
+def test_a_run_prints_our_lines_only(printed):
+    """No library's advertisement, deprecation or warning, even under python -W default."""
+    out, err, _ = printed
+    assert err == ""
+    assert strange(out.splitlines()) == []
+    assert sum(line.startswith("epoch ") for line in out.splitlines()) == 2
+
+
+def test_a_terminal_has_a_bar_and_our_lines_stand_alone(printed):
+    """What is left on a terminal's lines once the bar has been written over."""
+    lines = [line.rstrip("\r").split("\r") for line in printed[2].split("\n")]
     assert any(re.match(BAR, piece) for pieces in lines for piece in pieces)
     last = [pieces[-1] for pieces in lines]
     assert [line for line in strange(last) if not re.fullmatch(BAR, line)] == []
