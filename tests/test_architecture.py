@@ -47,7 +47,10 @@ ALLOWED = {
         "evaluation", "hardware", "config", "results", "per_image", "files", "checksums",
     },
     "statistics": set(),
-    "studies": {"statistics", "training", "config", "results", "files"},
+    "workers": set(),
+    "studies": {
+        "statistics", "training", "evaluation", "hardware", "config", "results", "files", "workers",
+    },
     "commands": {
         "studies",
         "training", "evaluation", "figures", "results", "files", "data", "views", "mixtures",

@@ -16,8 +16,8 @@ from unmix.config import Settings
 from unmix.errors import UserError
 from unmix.studies import Study, StudyResults, read_study
 from unmix.studies.cells import changed_settings, result_settings
+from unmix.studies.conditions import parse_seeds
 from unmix.studies.cost import Cost, epochs_for
-from unmix.studies.plan import parse_seeds
 from unmix.training.loading.batch import Batch
 from unmix.training.run.parts import build_parts
 from unmix.training.run.pretrain import settings_for
@@ -104,6 +104,33 @@ def test_a_study_is_what_its_own_file_says() -> None:
     assert Study.of(yaml.safe_load(yaml.safe_dump(before.content())), "tried") == before
 
 
+SOME = """
+    base: {method: moco, data: photos}
+    conditions: {plain: {}, Un-Mix: {unmix: true}, i-Mix: {unmix: true, lr: 0.1, seeds: 0-1}}
+    comparisons: [[Un-Mix, plain]]
+    seeds: 0-5
+"""
+
+
+def test_a_condition_may_have_fewer_seeds_if_no_verdict_is_asked_of_it() -> None:
+    found = study(SOME)
+    assert found.seeds_of("plain") == (0, 1, 2, 3, 4, 5)
+    assert found.seeds_of("i-Mix") == (0, 1)
+    assert len(found.cells) == 14
+    assert found.cells[:4] == [("plain", 0), ("Un-Mix", 0), ("i-Mix", 0), ("plain", 1)]
+    assert Study.of(yaml.safe_load(yaml.safe_dump(found.content())), "tried") == found
+    cells = [cell(name, seed, 50.0 + seed) for name, seed in found.cells]
+    shown = StudyResults(found, cells).markdown()
+    assert "i-Mix against" not in shown
+    assert "missing" not in shown
+    assert "| i-Mix | 40 | 4.0 | 1.00x | 3.0 | 2 | 50.5 ± 0.7 | 55.5 ± 0.7 |" in shown
+    assert StudyResults(found, cells[:-1]).missing() == ["Un-Mix, seed 5"]
+    with pytest.raises(UserError, match=r"seeds: 2 cannot show a difference at 0\.05"):
+        study(SOME.replace("[[Un-Mix, plain]]", "[[i-Mix, plain]]"))
+    with pytest.raises(UserError, match="condition 'i-Mix': seeds: 'x' is no seed"):
+        study(SOME.replace("0-1", "x"))
+
+
 @pytest.mark.parametrize(
     ("value", "seeds"),
     [("0-5", (0, 1, 2, 3, 4, 5)), ([3, 1], (3, 1)), ("0,2 4", (0, 2, 4)), ("7", (7,))],
@@ -158,7 +185,7 @@ def test_fewer_seeds_are_for_exploring_alone() -> None:
 def cell(condition: str, seed: int, knn: float, **changed: Any) -> dict[str, Any]:
     return {
         "schema": 1, "condition": condition, "seed": seed, "settings": {"seed": seed, "lr": 0.1},
-        "accuracies": {"knn": knn, "linear": knn + 5}, "epochs": 40, "seconds": 60.0 + seed,
+        "accuracies": {"knn": knn, "linear": knn + 5}, "epochs": 40, "seconds": 180.0 + seed,
         "cost": {"forward_equivalents": 7.0 if condition == "Un-Mix" else 4.0,
                  "images_per_epoch": 5000}, "code": {"sources": "a"}, **changed,
     }  # fmt: skip
@@ -170,8 +197,8 @@ def test_a_table_opens_with_the_verdict_and_has_what_it_cost() -> None:
     lines = StudyResults(study(TWO), cells).markdown().splitlines()
     assert lines[0].startswith("- Un-Mix against plain, kNN: better by 7.2 points (95% interval 7.")
     assert lines[1].startswith("- Un-Mix against plain, linear: better by")
-    assert "| plain | 40 | 4.0 | 1.00x | 1.0 | 6 | 28.2 ± 0.2 | 33.2 ± 0.2 |" in lines
-    assert "| Un-Mix | 40 | 7.0 | 1.75x | 1.0 | 6 | 35.5 ± 0.4 | 40.5 ± 0.4 |" in lines
+    assert "| plain | 40 | 4.0 | 1.00x | 3.0 | 6 | 28.2 ± 0.2 | 33.2 ± 0.2 |" in lines
+    assert "| Un-Mix | 40 | 7.0 | 1.75x | 3.0 | 6 | 35.5 ± 0.4 | 40.5 ± 0.4 |" in lines
 
 
 def test_json_has_every_number(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,6 +1,6 @@
 """Studies that run: what is measured once, what a stop and a failure leave, what is stale.
 
-A small program stands in for `unmix pretrain`, but in the last test.
+A small program stands in for `unmix pretrain`.
 """
 
 from __future__ import annotations
@@ -15,29 +15,40 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import load_file
 
 from unmix.errors import UserError
 from unmix.studies import Study, read_study, run_study, running
 from unmix.studies.cost import Cost
+from unmix.workers import Worker
 
 FAKE = """
-import sys, time
+import os, sys, time
 from pathlib import Path
 from unmix.results import write_results
-words = dict(zip(sys.argv[2::2], sys.argv[3::2]))
-run, seed, lr = Path(words["--run"]), int(words["--seed"]), float(words["--lr"])
-run.mkdir(parents=True, exist_ok=True)
-with open(run.parent / "starts.txt", "a") as file:
-    file.write(run.name + "\\n")
-if lr > 1:
-    sys.exit("unmix: error: the loss is nan")
-time.sleep(float({sleep!r}))
-(run / "metrics.csv").write_text("epoch,loss\\n0,1\\n1,1\\n")
-rows = [dict(protocol=p, epoch=2, top1=50 + 100 * lr + seed) for p in ("knn", "linear")]
-write_results(run / "results.json", dict(
-    schema=1, name=run.name, method="moco", mixture="none", data="photos", backbone="resnet18",
-    width=1, size=32, epochs=2, seed=seed, command="", evaluations=rows,
-    training=dict(seconds=1.0, loss=2.0)))
+from unmix.workers import serve
+
+def run(task):
+    words = task["settings"]
+    run, seed, lr = Path(words["run"]), words["seed"], words["lr"]
+    run.mkdir(parents=True, exist_ok=True)
+    with open(run.parent / "starts.txt", "a") as file:
+        file.write(f"{run.name} {os.getpid()}\\n")
+    print("training", run.name)
+    if lr == 7:
+        os._exit(9)
+    if lr > 1:
+        sys.exit("unmix: error: the loss is nan")
+    time.sleep(float({sleep!r}))
+    (run / "metrics.csv").write_text("epoch,loss\\n0,1\\n1,1\\n")
+    rows = [dict(protocol=p, epoch=2, top1=50 + 100 * lr + seed) for p in ("knn", "linear")]
+    write_results(run / "results.json", dict(
+        schema=1, name=run.name, method="moco", mixture="none", data="photos", backbone="resnet18",
+        width=1, size=32, epochs=2, seed=seed, command="", evaluations=rows,
+        training=dict(seconds=1.0, loss=2.0)))
+
+serve(run)
 """
 
 
@@ -95,6 +106,26 @@ def test_a_failing_condition_is_told_and_the_others_go_on(tmp_path: Path) -> Non
     assert "log:" in line
     assert sorted(p.name for p in (folder / "cells").iterdir()) == ["low-0.json", "low-1.json"]
     assert run_study(study(lr=0.3), folder) == []
+
+
+def test_a_process_takes_cell_after_cell_and_a_failure_is_its_last(tmp_path: Path) -> None:
+    folder = tmp_path / "good"
+    assert run_study(study(seeds="0-3"), folder) == []
+    assert len({line.split()[1] for line in starts(folder)}) == 1
+    logs = sorted(path for path in (folder / "runs").glob("*.log"))
+    assert len(logs) == 8
+    assert all(path.read_text() == f"training {path.stem}\n" for path in logs)
+    # low, high (fails), low, high (fails): each failure ends its process.
+    run_study(study(lr=5.0), tmp_path / "bad")
+    pids = [line.split()[1] for line in starts(tmp_path / "bad")]
+    assert pids[0] == pids[1] != pids[2] == pids[3]
+
+
+def test_a_process_that_dies_is_a_cell_that_failed(tmp_path: Path) -> None:
+    folder, said = tmp_path / "s", []
+    failed = run_study(study(lr=7), folder, jobs=2, say=said.append)
+    assert failed == ["high, seed 0", "high, seed 1"]
+    assert sorted(p.name for p in (folder / "cells").iterdir()) == ["low-0.json", "low-1.json"]
 
 
 def test_cells_of_other_settings_are_refused_kept_or_measured_again(tmp_path: Path) -> None:
@@ -162,3 +193,67 @@ def test_a_stopped_study_ends_its_processes_and_goes_on(
     stand_in(monkeypatch, tmp_path, 0.0)
     assert run_study(study(), folder, jobs=2) == []
     assert len(read_study(folder).cells) == 4
+
+
+def test_baselines_are_measured_once_and_stand_in_the_table(tmp_path: Path) -> None:
+    """Raw pixels and untrained encoders, as `pretrain` would measure them."""
+    content = {
+        "base": {
+            "data": "digits", "limit": 60, "backbone": "resnet10", "width": 0.25, "size": 8,
+            "epochs": 2, "lr": 0.1, "device": "cpu", "precision": "32",
+        },
+        "conditions": {
+            "MoCo": {"method": "moco"},
+            "slower": {"method": "moco", "lr": 0.05},
+            "SimCLR": {"method": "simclr", "width": 0.125, "seeds": [1]},
+        },
+        "comparisons": [],
+        "seeds": [1, 2],
+        "baselines": True,
+    }  # fmt: skip
+    folder, said = tmp_path / "s", []
+    planned = Study.of(content, "tried")
+    assert Study.of(planned.content(), "tried") == planned
+    run_study(planned, folder, say=said.append)
+    found = read_study(folder)
+    assert {name: sorted(rows["knn"]) for name, rows in found.baselines.items()} == {
+        "raw pixels": [1],
+        "untrained encoder of moco": [1, 2],
+        "untrained encoder of simclr": [1],
+    }
+    assert found.as_dict()["baselines"] == found.baselines
+    first, *rows = found.rows()
+    assert first[:6] == ["raw pixels", "–", "–", "–", "–", "1"]
+    assert first[6] == f"{found.baselines['raw pixels']['knn'][1]:.1f}"
+    assert [row[0] for row in rows[2:]] == ["MoCo", "slower", "SimCLR"]
+    one, other = found.baselines["untrained encoder of moco"]["linear"].values()
+    assert one != other
+    before = (folder / "baselines.json").read_bytes()
+    again: list[str] = []
+    run_study(planned, folder, say=again.append)
+    assert (folder / "baselines.json").read_bytes() == before
+    assert not any(line.startswith("measuring") for line in again)
+    (folder / "baselines.json").write_text("{")
+    with pytest.raises(UserError, match=r"baselines\.json: is damaged; remove it"):
+        read_study(folder)
+
+
+def test_what_a_process_trained_before_changes_no_bit_of_a_cell(tmp_path: Path) -> None:
+    words = {
+        "method": "moco", "data": "digits", "limit": 48, "backbone": "resnet10", "width": 0.25,
+        "size": 8, "epochs": 1, "batch_size": 24, "queue_size": 48, "bn_splits": 1, "knn_every": 0,
+        "logger": "none", "device": "cpu", "precision": "32", "unmix": True,
+    }  # fmt: skip
+    worker = Worker([sys.executable, "-m", "unmix.studies.worker"], {"OMP_NUM_THREADS": "1"})
+    for seed, name in ((1, "fresh"), (0, "before"), (1, "second")):
+        settings = {**words, "seed": seed, "run": tmp_path / name}
+        worker.give({"config": None, "settings": settings}, tmp_path / f"{name}.log")
+        while (status := worker.status()) is None:
+            time.sleep(0.05)
+        assert status == 0, (tmp_path / f"{name}.log").read_text()
+    worker.ask_to_end()
+    worker.wait()
+    fresh, second = (
+        load_file(tmp_path / name / "encoder.safetensors") for name in ("fresh", "second")
+    )
+    assert all(torch.equal(weight, second[name]) for name, weight in fresh.items())

@@ -16,7 +16,8 @@ from unmix.errors import UserError, check_choice, check_number
 from unmix.files import atomic_write
 from unmix.studies import Study, StudyResults, read_study, run_study
 from unmix.studies.cells import NO_RESULT
-from unmix.studies.plan import parse_seeds, slug
+from unmix.studies.conditions import parse_seeds
+from unmix.studies.plan import slug
 from unmix.studies.running import STALE
 from unmix.training.console import quiet_libraries
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -15,7 +15,7 @@ __all__ = ["accuracies", "raw_pixels"]
 
 
 def raw_pixels(images: Tensor) -> Tensor:
-    """Normalised images as features (N, C H W)."""
+    """Normalized images as features (N, C H W)."""
     return images.flatten(1)
 
 
@@ -25,18 +25,25 @@ def accuracies(
     test: ImageSet,
     prepare: Callable[[Tensor], Tensor],
     size: int,
+    protocols: Sequence[str] = ("knn", "linear"),
     *,
+    k: int = 200,
+    temperature: float = 0.1,
     generator: torch.Generator,
     device: torch.device | str = "cpu",
     dtype: torch.dtype | None = None,
 ) -> dict[str, float]:
-    """kNN and linear top-1 in percent of any encoder; arguments as for `split_features`."""
+    """Top-1 in percent of any encoder by protocol.
+
+    Arguments are those of `split_features` and of `evaluate_features`.
+    """
     assert train.classes is not None
     splits = [
         split_features(encode, images, prepare, size, device=device, dtype=dtype)
         for images in (train, test)
     ]
     found = evaluate_features(
-        splits[0], splits[1], len(train.classes), generator=generator, device=device
-    )
+        splits[0], splits[1], len(train.classes), protocols,
+        k=k, temperature=temperature, generator=generator, device=device,
+    )  # fmt: skip
     return {each.row["protocol"]: each.row["top1"] for each in found}

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from unmix.errors import UserError
 from unmix.statistics import PairedComparison, compare_paired, holm, verdict
+from unmix.studies.baselines import Baselines, read_baselines
 from unmix.studies.cells import read_cells
 from unmix.studies.plan import Study
 
@@ -53,10 +54,12 @@ class StudyResults:
     Attributes:
         study: What was asked.
         cells: What each cell's JSON holds; of the study's conditions alone.
+        baselines: What needs no training: for its name and protocol, the accuracy by seed.
     """
 
     study: Study
     cells: Sequence[Mapping[str, Any]]
+    baselines: Baselines = field(default_factory=dict)
 
     def of(self, condition: str) -> list[Mapping[str, Any]]:
         """The cells of a condition, by seed."""
@@ -90,12 +93,9 @@ class StudyResults:
     def missing(self) -> list[str]:
         """Cells that were not measured."""
         have = {(cell["condition"], cell["seed"]) for cell in self.cells}
-        return [
-            f"{name}, seed {seed}"
-            for name in self.study.conditions
-            for seed in self.study.seeds
-            if (name, seed) not in have
-        ]
+        order = list(self.study.conditions)
+        planned = sorted(self.study.cells, key=lambda cell: order.index(cell[0]))
+        return [f"{name}, seed {seed}" for name, seed in planned if (name, seed) not in have]
 
     def marks(self) -> list[str]:
         """What a reader must know of the cells: other settings or code among them."""
@@ -119,6 +119,7 @@ class StudyResults:
                 name: {p: self.accuracies(name, p) for p in self.study.protocols}
                 for name in self.study.conditions
             },
+            "baselines": dict(self.baselines),
             "comparisons": [
                 {
                     "family": c.family,
@@ -134,21 +135,43 @@ class StudyResults:
             "missing": self.missing(),
         }
 
-    def markdown(self) -> str:
-        """The verdicts, then a table of the conditions."""
-        titles = [_TITLES.get(p, p) for p in self.study.protocols]
-        head = ["condition", "epochs", "forward-equivalents", "cost", "minutes", "seeds", *titles]
-        head += ["published"] if self.study.published else []
-        lines = [f"- {c.words(self.study.exploratory)}" for c in self.comparisons()]
-        lines += [f"- note: {note}" for note in self.marks()]
+    def sentences(self) -> list[str]:
+        """The verdicts, then what a reader must know of the cells."""
+        found = [c.words(self.study.exploratory) for c in self.comparisons()]
+        found += [f"note: {note}" for note in self.marks()]
         if gone := self.missing():
             more = f" and {len(gone) - 3} more" if len(gone) > 3 else ""
-            lines.append(f"- note: {len(gone)} cells are missing: {'; '.join(gone[:3])}{more}")
-        lines += ["", _row(head), _row(["---"] * len(head))]
+            found.append(f"note: {len(gone)} cells are missing: {'; '.join(gone[:3])}{more}")
+        return found
+
+    def columns(self) -> list[str]:
+        """Headings of the table."""
+        titles = [_TITLES.get(p, p) for p in self.study.protocols]
+        head = ["condition", "epochs", "forward-equivalents", "cost", self._unit(), "seeds"]
+        return [*head, *titles, *(["published"] if self.study.published else [])]
+
+    def rows(self) -> list[list[str]]:
+        """What needs no training, then the conditions: what each cost, and its accuracies."""
         cheapest = self._cheapest()
-        for name in self.study.conditions:
-            lines.append(_row(self._condition_row(name, cheapest)))
+        found = []
+        for name, by_protocol in self.baselines.items():
+            spreads = [_spread(by_protocol.get(p, {}).values()) for p in self.study.protocols]
+            seeds = str(max(map(len, by_protocol.values())))
+            published = [""] if self.study.published else []
+            found.append([name, *["–"] * 4, seeds, *spreads, *published])
+        return found + [self._condition_row(name, cheapest) for name in self.study.conditions]
+
+    def markdown(self) -> str:
+        """The verdicts, then the table."""
+        columns = self.columns()
+        lines = [*(f"- {line}" for line in self.sentences()), "", _row(columns)]
+        lines += [_row(["---"] * len(columns)), *map(_row, self.rows())]
         return "\n".join(lines) + "\n"
+
+    def _unit(self) -> str:
+        """Seconds, if every run took less than two minutes."""
+        known = [cell["seconds"] for cell in self.cells if cell.get("seconds")]
+        return "seconds" if known and max(known) < 120 else "minutes"
 
     def _cheapest(self) -> float:
         spent = [_spent(cell) for cell in self.cells]
@@ -158,18 +181,21 @@ class StudyResults:
         cells = self.of(name)
         if not cells:
             return [name, *["–"] * (5 + len(self.study.protocols)), *self._published(name)]
-        minutes = [c["seconds"] / 60 for c in cells if c.get("seconds")]
+        seconds = [c["seconds"] for c in cells if c.get("seconds")]
         spent = _spent(cells[0])
         return [
             name,
             ", ".join(str(e) for e in sorted({c["epochs"] for c in cells})),
             f"{cells[0]['cost'].get('forward_equivalents', 0):.1f}",
             f"{spent / cheapest:.2f}x" if cheapest else "–",
-            f"{statistics.median(minutes):.1f}" if minutes else "–",
+            self._time(statistics.median(seconds)) if seconds else "–",
             str(len(cells)),
             *(_spread(self.accuracies(name, p).values()) for p in self.study.protocols),
             *self._published(name),
         ]
+
+    def _time(self, seconds: float) -> str:
+        return f"{seconds:.0f}" if self._unit() == "seconds" else f"{seconds / 60:.1f}"
 
     def _published(self, name: str) -> list[str]:
         return [self.study.published.get(name, "")] if self.study.published else []
@@ -185,7 +211,7 @@ def read_study(folder: Path) -> StudyResults:
         raise UserError(f"{folder}: is not a study's folder; it has no study.yaml.")
     study = Study.load(folder / "study.yaml")
     cells = [c for c in read_cells(folder) if c["condition"] in study.conditions]
-    return StudyResults(study, cells)
+    return StudyResults(study, cells, read_baselines(folder))
 
 
 def _spent(cell: Mapping[str, Any]) -> float:

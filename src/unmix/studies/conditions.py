@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import itertools
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -11,7 +12,14 @@ from typing import Any
 from unmix.config.catalog import catalog
 from unmix.errors import UserError, check_choice
 
-__all__ = ["Condition", "comparisons_of", "conditions_of", "mixture_settings", "possible"]
+__all__ = [
+    "Condition",
+    "comparisons_of",
+    "conditions_of",
+    "mixture_settings",
+    "parse_seeds",
+    "possible",
+]
 
 _LIKE = {"same_compute_as": "compute", "same_time_as": "time"}
 
@@ -26,6 +34,7 @@ class Condition:
         like: A condition whose cost this one is trained for, with more or fewer epochs; None keeps
             the epochs of the settings.
         by: Of what cost: "compute" (forward-equivalents) or "time" (measured seconds).
+        seeds: Of its own; None for the study's.
         group: The comparisons' family by default: the levels of all factors but the last.
     """
 
@@ -34,6 +43,7 @@ class Condition:
     like: str | None = None
     by: str = "compute"
     group: str = ""
+    seeds: tuple[int, ...] | None = None
 
 
 def conditions_of(content: Mapping[str, Any], where: str) -> dict[str, Condition]:
@@ -70,10 +80,13 @@ def _condition(
     like = [key for key in _LIKE if key in settings]
     if len(like) > 1:
         raise UserError(f"condition {name!r}: takes one of {' and '.join(_LIKE)}.")
-    own = {str(k): v for k, v in settings.items() if k not in _LIKE}
+    own = {str(k): v for k, v in settings.items() if k not in (*_LIKE, "seeds")}
+    seeds = None
+    if "seeds" in settings:
+        seeds = parse_seeds(settings["seeds"], f"condition {name!r}: seeds")
     if not like:
-        return Condition(name, own, group=group)
-    return Condition(name, own, str(settings[like[0]]), _LIKE[like[0]], group)
+        return Condition(name, own, group=group, seeds=seeds)
+    return Condition(name, own, str(settings[like[0]]), _LIKE[like[0]], group, seeds)
 
 
 def _crossed(factors: Mapping[str, Any], where: str) -> dict[str, Condition]:
@@ -203,3 +216,24 @@ def _known(name: str, conditions: Iterable[str], where: str) -> str:
         hint = f" Did you mean {near[0]!r}?" if near else f" Conditions: {'; '.join(names)}."
         raise UserError(f"{where}: there is no condition {name!r}.{hint}")
     return name
+
+
+def parse_seeds(value: Any, where: str = "--seeds") -> tuple[int, ...]:
+    """Seeds from a list, or from words such as "0-5" and "0,2,7".
+
+    Raises:
+        UserError: if it is neither, or names a seed twice.
+    """
+    if isinstance(value, int):
+        raise UserError(f"{where}: {value} could be one seed or several; write [{value}] or 0-5.")
+    words = value if isinstance(value, Sequence) and not isinstance(value, str) else [value]
+    seeds: list[int] = []
+    for word in re.split(r"[\s,]+", " ".join(map(str, words)).strip()):
+        match = re.fullmatch(r"(\d+)(?:-(\d+))?", word)
+        if match is None or (match[2] and int(match[2]) < int(match[1])):
+            raise UserError(f"{where}: {word!r} is no seed; write 0-5, or 0 1 2.")
+        seeds += range(int(match[1]), int(match[2] or match[1]) + 1)
+    if len(set(seeds)) < len(seeds):
+        twice = next(seed for seed in seeds if seeds.count(seed) > 1)
+        raise UserError(f"{where}: {twice} is given twice.")
+    return tuple(seeds)

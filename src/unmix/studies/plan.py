@@ -14,17 +14,23 @@ import yaml
 from unmix.config import Settings
 from unmix.errors import UserError, check_choice
 from unmix.statistics import ALPHA, fewest_pairs
-from unmix.studies.conditions import Condition, comparisons_of, conditions_of, possible
+from unmix.studies.conditions import (
+    Condition,
+    comparisons_of,
+    conditions_of,
+    parse_seeds,
+    possible,
+)
 from unmix.training.run.pretrain import settings_for
 
-__all__ = ["PROTOCOLS", "Study", "parse_seeds", "slug"]
+__all__ = ["PROTOCOLS", "Study", "slug"]
 
 PROTOCOLS = ("knn", "linear")
 """What `pretrain` measures at the end of a run."""
 
 _KEYS = (
     "name", "about", "config", "base", "conditions", "vary", "baseline", "comparisons", "seeds",
-    "evaluations", "exploratory", "published",
+    "evaluations", "baselines", "exploratory", "published",
 )  # fmt: skip
 # What two conditions must share to be compared: the images, and how they are measured.
 _SHARED = (
@@ -40,13 +46,14 @@ class Study:
     Attributes:
         name: Of the study and its folder.
         conditions: By name, in the order of the tables.
-        seeds: Every condition is trained with each of them.
+        seeds: Every condition is trained with each of them, unless it has seeds of its own.
         base: Settings of all conditions.
         config: Recipes or YAML files under the base.
         comparisons: For each family (candidate, reference) pairs; Holm's correction is over each.
         protocols: Evaluations that are compared.
         about: What the study asks, in a sentence.
         exploratory: Run with fewer seeds than a test needs, and without a verdict.
+        baselines: Measure raw pixels and untrained encoders too.
         published: What others report of a condition, for the tables.
         left_out: Combinations of crossed factors that cannot be, each with the reason.
     """
@@ -60,6 +67,7 @@ class Study:
     protocols: tuple[str, ...] = PROTOCOLS
     about: str = ""
     exploratory: bool = False
+    baselines: bool = False
     published: Mapping[str, str] = field(default_factory=dict)
     left_out: tuple[str, ...] = ()
 
@@ -115,11 +123,31 @@ class Study:
             protocols=protocols,
             about=str(content.get("about", "")),
             exploratory=bool(content.get("exploratory", False)),
+            baselines=bool(content.get("baselines", False)),
             published=published,
             left_out=left_out,
         )
         study.check()
         return study
+
+    def seeds_of(self, condition: str) -> tuple[int, ...]:
+        """The seeds of a condition: its own, or the study's."""
+        own = self.conditions[condition].seeds
+        return self.seeds if own is None else own
+
+    @property
+    def cells(self) -> list[tuple[str, int]]:
+        """Every condition with each of its seeds, a seed of all conditions before the next."""
+        every = dict.fromkeys(seed for name in self.conditions for seed in self.seeds_of(name))
+        return [
+            (name, seed)
+            for seed in sorted(every, key=self._place)
+            for name in self.conditions
+            if seed in self.seeds_of(name)
+        ]
+
+    def _place(self, seed: int) -> int:
+        return self.seeds.index(seed) if seed in self.seeds else len(self.seeds)
 
     def settings(self, condition: str, seed: int, epochs: int | None = None) -> dict[str, Any]:
         """What `pretrain` is given for a cell; `epochs` stand in for the condition's own."""
@@ -172,11 +200,13 @@ class Study:
     def _check_seeds(self) -> None:
         for family, pairs in self.comparisons.items():
             least = fewest_pairs(len(pairs)) if pairs else 0
-            if len(self.seeds) < least and not self.exploratory:
+            common = [set(self.seeds_of(a)) & set(self.seeds_of(b)) for a, b in pairs]
+            fewest = min(map(len, common), default=0)
+            if fewest < least and not self.exploratory:
                 many = f"{len(pairs)} comparison{'' if len(pairs) == 1 else 's'}"
                 of = f" of {family!r}" if family else ""
                 raise UserError(
-                    f"seeds: {len(self.seeds)} cannot show a difference at {ALPHA} over the {many}"
+                    f"seeds: {fewest} cannot show a difference at {ALPHA} over the {many}"
                     f"{of}; give {least} or more (0-{least - 1}), or exploratory to run without a "
                     "verdict."
                 )
@@ -187,6 +217,7 @@ class Study:
             c.name: {
                 **c.settings,
                 **({f"same_{c.by}_as": c.like} if c.like is not None else {}),
+                **({"seeds": list(c.seeds)} if c.seeds is not None else {}),
             }
             for c in self.conditions.values()
         }
@@ -202,6 +233,7 @@ class Study:
             "seeds": list(self.seeds),
             "evaluations": list(self.protocols),
             **({"exploratory": True} if self.exploratory else {}),
+            **({"baselines": True} if self.baselines else {}),
             **({"published": dict(self.published)} if self.published else {}),
         }
 
@@ -209,24 +241,3 @@ class Study:
 def slug(name: str) -> str:
     """A name as a part of a path."""
     return re.sub(r"[^a-z0-9.+=]+", "-", name.lower()).strip("-.") or "study"
-
-
-def parse_seeds(value: Any, where: str = "--seeds") -> tuple[int, ...]:
-    """Seeds from a list, or from words such as "0-5" and "0,2,7".
-
-    Raises:
-        UserError: if it is neither, or names a seed twice.
-    """
-    if isinstance(value, int):
-        raise UserError(f"{where}: {value} could be one seed or several; write [{value}] or 0-5.")
-    words = value if isinstance(value, Sequence) and not isinstance(value, str) else [value]
-    seeds: list[int] = []
-    for word in re.split(r"[\s,]+", " ".join(map(str, words)).strip()):
-        match = re.fullmatch(r"(\d+)(?:-(\d+))?", word)
-        if match is None or (match[2] and int(match[2]) < int(match[1])):
-            raise UserError(f"{where}: {word!r} is no seed; write 0-5, or 0 1 2.")
-        seeds += range(int(match[1]), int(match[2] or match[1]) + 1)
-    if len(set(seeds)) < len(seeds):
-        twice = next(seed for seed in seeds if seeds.count(seed) > 1)
-        raise UserError(f"{where}: {twice} is given twice.")
-    return tuple(seeds)

@@ -1,11 +1,9 @@
-"""Train the cells of a study that are missing, several at a time, in processes of their own."""
+"""Train the cells of a study that are missing, several at a time, in processes that stay."""
 
 from __future__ import annotations
 
 import json
-import os
 import signal
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -18,6 +16,8 @@ from tqdm import tqdm
 
 from unmix.errors import UserError
 from unmix.files import atomic_write
+from unmix.hardware.threads import usable_cores
+from unmix.studies.baselines import measure_baselines
 from unmix.studies.cells import (
     Cell,
     changed_settings,
@@ -29,6 +29,7 @@ from unmix.studies.cost import Cost, epochs_for, measure_cost
 from unmix.studies.plan import Study
 from unmix.training.loop.callbacks import duration
 from unmix.training.run.lock import run_lock
+from unmix.workers import Worker
 
 __all__ = ["STALE", "run_study"]
 
@@ -36,16 +37,16 @@ Say = Callable[[str], None]
 STALE = ("refuse", "keep", "rerun")
 """What is done with cells that other settings or other code measured."""
 
-PROGRAM = (sys.executable, "-m", "unmix")
+PROGRAM = (sys.executable, "-m", "unmix.studies.worker")
 _POLL = 0.2
 
 
 @dataclass
 class _Running:
-    """A cell's process."""
+    """A cell, and the process that trains it."""
 
     cell: Cell
-    process: subprocess.Popen[bytes]
+    worker: Worker
     epochs: int
     started: float = field(default_factory=time.monotonic)
 
@@ -101,6 +102,7 @@ def _run_locked(
     cells = _cells(local, folder, epochs_for(study, costs))
     missing = _missing(cells, stale, say)
     _write_study(study, folder)
+    measure_baselines(local, folder, say)
     for line in study.left_out:
         say(f"left out: {line}")
     say(_estimate(study, cells, missing, costs, jobs))
@@ -140,12 +142,11 @@ def _costs(study: Study, folder: Path, say: Say) -> dict[str, Cost]:
 def _cells(study: Study, folder: Path, epochs: Mapping[str, int]) -> list[Cell]:
     """All cells, a seed of every condition before the next seed."""
     found = []
-    for seed in study.seeds:
-        for condition in study.conditions.values():
-            own = epochs[condition.name] if condition.like is not None else None
-            words = study.settings(condition.name, seed, own)
-            settings = result_settings(study.resolved(condition.name, seed, own))
-            found.append(Cell(condition.name, seed, words, settings, study.config, folder))
+    for name, seed in study.cells:
+        own = epochs[name] if study.conditions[name].like is not None else None
+        words = study.settings(name, seed, own)
+        settings = result_settings(study.resolved(name, seed, own))
+        found.append(Cell(name, seed, words, settings, study.config, folder))
     return found
 
 
@@ -194,8 +195,10 @@ def _estimate(
 ) -> str:
     """What is to be done, and how long it will take at the least."""
     seconds = sum(costs[c.condition].seconds(c.settings["epochs"]) for c in missing)
+    every = {study.seeds_of(name) for name in study.conditions}
+    seeds = f" x {len(study.seeds)} seeds" if len(every) == 1 else ""
     head = (
-        f"study {study.name}: {len(study.conditions)} conditions x {len(study.seeds)} seeds, "
+        f"study {study.name}: {len(study.conditions)} conditions{seeds}, "
         f"{len(cells)} cells, {len(missing)} to train"
     )
     if not missing:
@@ -211,48 +214,51 @@ def _run_cells(
 ) -> list[str]:
     waiting, failed = list(missing), []
     running: list[_Running] = []
+    free: list[Worker] = []
     total = sum(cell.settings["epochs"] for cell in missing)
     done = 0
     with _interruptible(), tqdm(total=total, unit="epoch", disable=None) as bar:
-        write = bar.write if not bar.disable else say
         try:
             while waiting or running:
                 while waiting and len(running) < jobs:
-                    running.append(_start(waiting.pop(0), jobs))
+                    running.append(_start(waiting.pop(0), free, jobs))
                 time.sleep(_POLL)
-                for one in [one for one in running if one.process.poll() is not None]:
+                for one in list(running):
+                    if (status := one.worker.status()) is None:
+                        continue
                     running.remove(one)
+                    # After a failure a process may be in any state: the next cell gets a new one.
+                    if status == 0 and waiting:
+                        free.append(one.worker)
+                    else:
+                        _end([one.worker])
                     done += one.epochs
-                    line = _finish(one, costs)
-                    write(line)
-                    if one.process.returncode != 0 or ": FAILED: " in line:
+                    line = _finish(one, status, costs)
+                    with tqdm.external_write_mode():
+                        say(line)
+                    if ": FAILED: " in line:
                         failed.append(one.cell.name)
                 bar.n = done + sum(one.done() for one in running)
                 bar.set_description("; ".join(one.cell.name for one in running)[:80], refresh=True)
         finally:
-            _stop(running)
+            _end([*free, *(one.worker for one in running)])
     return failed
 
 
-def _start(cell: Cell, jobs: int) -> _Running:
-    cell.log.parent.mkdir(parents=True, exist_ok=True)
-    environment = dict(os.environ)
+def _start(cell: Cell, free: list[Worker], jobs: int) -> _Running:
     # Cells at a time share the cores; what the user set is kept.
-    environment.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // jobs)))
-    with cell.log.open("ab") as log:
-        process = subprocess.Popen(
-            [*PROGRAM, *cell.command()],
-            stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, env=environment,
-        )  # fmt: skip
-    return _Running(cell, process, cell.settings["epochs"])
+    threads = str(max(1, usable_cores() // jobs))
+    worker = free.pop() if free else Worker(PROGRAM, {"OMP_NUM_THREADS": threads})
+    worker.give({"config": cell.config, "settings": {**cell.words, "run": cell.run}}, cell.log)
+    return _Running(cell, worker, cell.settings["epochs"])
 
 
-def _finish(one: _Running, costs: Mapping[str, Cost]) -> str:
+def _finish(one: _Running, status: int, costs: Mapping[str, Cost]) -> str:
     """Keep a cell's result, and say it."""
     cell = one.cell
-    if one.process.returncode != 0:
+    if status != 0:
         text = cell.log.read_text(encoding="utf-8", errors="replace").strip()
-        last = text.splitlines()[-1] if text else f"exit status {one.process.returncode}"
+        last = text.splitlines()[-1] if text else f"exit status {status}"
         return f"{cell.name}: FAILED: {last} (log: {cell.log})"
     cost = costs[cell.condition]
     try:
@@ -263,17 +269,12 @@ def _finish(one: _Running, costs: Mapping[str, Cost]) -> str:
     return f"{cell.name}: {shown or 'no accuracy'} ({duration(time.monotonic() - one.started)})"
 
 
-def _stop(running: Sequence[_Running]) -> None:
+def _end(workers: Sequence[Worker]) -> None:
     """End what still runs, and wait for it."""
-    for one in running:
-        # Not SIGINT, which programs that were started in the background ignore.
-        one.process.terminate()
-    for one in running:
-        try:
-            one.process.wait(60)
-        except subprocess.TimeoutExpired:
-            one.process.kill()
-            one.process.wait()
+    for worker in workers:
+        worker.ask_to_end()
+    for worker in workers:
+        worker.wait()
 
 
 @contextmanager

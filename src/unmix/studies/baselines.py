@@ -1,0 +1,128 @@
+"""What stands beside a study's conditions: raw pixels, and encoders before their first step."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from unmix.config import Settings
+from unmix.errors import UserError
+from unmix.evaluation.baselines import accuracies, raw_pixels
+from unmix.files import atomic_write
+from unmix.randomness import generator_for
+from unmix.studies.cells import result_settings
+from unmix.studies.plan import Study
+from unmix.training.run.parts import build_parts
+
+__all__ = ["FILE", "Baselines", "measure_baselines", "read_baselines"]
+
+FILE = "baselines.json"
+_SCHEMA = 1
+# Settings that decide what an untrained encoder is, and how it is measured.
+_KEYS = (
+    "method", "view", "backbone", "width", "stem", "patch", "zero_init_residual", "data", "limit",
+    "size", "features", "knn_k", "knn_temperature", "seed",
+)  # fmt: skip
+
+Baselines = Mapping[str, Mapping[str, Mapping[int, float]]]
+"""For each name and protocol, the accuracy in percent by seed."""
+
+
+def measure_baselines(study: Study, folder: Path, say: Callable[[str], None]) -> None:
+    """Measure raw pixels once and every method's untrained encoder with each seed; keep them.
+
+    What the folder has of the same settings is not measured again.
+
+    Args:
+        study: With `baselines`, else nothing is done.
+        folder: Of the study.
+        say: Prints a line.
+
+    Raises:
+        UserError: if the data cannot be read or has no classes.
+    """
+    if not study.baselines:
+        return
+    known: dict[str, Any] = {}
+    with suppress(OSError, ValueError):
+        known = json.loads((folder / FILE).read_text(encoding="utf-8"))["rows"]
+    rows: dict[str, Any] = {}
+    for name, condition, seed in _planned(study):
+        settings = study.resolved(condition, seed)
+        key = json.dumps(_identity(settings), sort_keys=True)
+        label = f"{name}, seed {seed}"
+        if known.get(label, {}).get("settings") == key:
+            rows[label] = known[label]
+            continue
+        if not any(row["name"] == name for row in rows.values()):
+            say(f"measuring {name}")
+        found = _measure(name, settings, study.protocols)
+        rows[label] = {"name": name, "seed": seed, "settings": key, "accuracies": found}
+    text = json.dumps({"schema": _SCHEMA, "rows": rows}, indent=1) + "\n"
+    atomic_write(folder / FILE, text.encode())
+
+
+def _planned(study: Study) -> list[tuple[str, str, int]]:
+    """Name, condition that stands for it, and seed of each measurement."""
+    encoders: dict[str, str] = {}
+    for name in study.conditions:
+        settings = study.resolved(name, study.seeds[0])
+        identity = {**_identity(settings), "seed": None}
+        encoders.setdefault(json.dumps(identity, sort_keys=True), name)
+    first = next(iter(study.conditions))
+    found = [("raw pixels", first, study.seeds[0])]
+    for condition in encoders.values():
+        of = study.resolved(condition, study.seeds[0]).run.method
+        name = "untrained encoder" if len(encoders) == 1 else f"untrained encoder of {of}"
+        if any(known == name for known, *_ in found):  # a method with two networks
+            name = f"untrained encoder of {condition}"
+        found += [(name, condition, seed) for seed in study.seeds_of(condition)]
+    return found
+
+
+def _identity(settings: Settings) -> dict[str, Any]:
+    kept = result_settings(settings)
+    return {key: kept.get(key) for key in _KEYS}
+
+
+def _measure(name: str, settings: Settings, protocols: Sequence[str]) -> dict[str, float]:
+    """Evaluate what needs no training, as `pretrain` evaluates what it trains."""
+    parts = build_parts(settings)
+    if parts.test is None or parts.labeled.classes is None:
+        raise UserError(f"--data: {settings.run.data} has no classes, so nothing can be compared.")
+    module, how = parts.module.to(parts.machine.device), settings.evaluation
+    method, views = module.method, module.views
+    pixels = name == "raw pixels"
+    encode = method.features if how.features == "backbone" else method.projections
+    return accuracies(
+        raw_pixels if pixels else encode,
+        parts.labeled, parts.test, views.plain, views.size, protocols,
+        k=how.knn_k, temperature=how.knn_temperature,
+        generator=generator_for(module.seed, "probe"), device=module.device,
+        dtype=None if pixels else parts.machine.autocast,
+    )  # fmt: skip
+
+
+def read_baselines(folder: Path) -> dict[str, dict[str, dict[int, float]]]:
+    """The accuracies that a study's folder has of what needs no training.
+
+    Raises:
+        UserError: if its file is damaged.
+    """
+    path = folder / FILE
+    found: dict[str, dict[str, dict[int, float]]] = {}
+    try:
+        for row in json.loads(path.read_text(encoding="utf-8"))["rows"].values():
+            for protocol, value in row["accuracies"].items():
+                by_seed = found.setdefault(str(row["name"]), {}).setdefault(protocol, {})
+                by_seed[int(row["seed"])] = float(value)
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        raise UserError(
+            f"{path}: is damaged; remove it, and the study measures it again."
+        ) from None
+    return found
