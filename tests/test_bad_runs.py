@@ -146,7 +146,7 @@ def test_a_checkpoint_of_another_architecture(refuse, stopped: Path, setting: st
     words = yaml.safe_load((stopped / "config.yaml").read_text())
     (stopped / "config.yaml").write_text(yaml.safe_dump({**words, setting: value}))
     line = refuse("pretrain", "--run", stopped)
-    assert line.startswith(f"{stopped}/checkpoints/last.ckpt: is of another architecture: method.")
+    assert line.startswith(f"{stopped}/checkpoints/last.ckpt: does not match the run: method.")
 
 
 # --- while training ---------------------------------------------------------------------------
@@ -200,7 +200,7 @@ def test_a_run_folder_that_cannot_be_made(refuse, monkeypatch):
 
     monkeypatch.setattr(Path, "mkdir", refused)
     line = refuse("pretrain", *DIGITS, *MOCO, "--run", "r")
-    assert line == "--run: r cannot be made (Read-only file system)."
+    assert line == "--run: r cannot be created (Read-only file system)."
 
 
 def test_a_loss_that_is_no_number_stops_with_what_to_try(refuse):

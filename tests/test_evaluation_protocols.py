@@ -61,7 +61,10 @@ def test_shortening_moves_the_milestones_in_proportion():
     [
         (lambda: moco_settings("photos").shortened(0), "epochs must be at least 1, got 0"),
         (lambda: replace(moco_settings("photos"), lr=0), "lr must be greater than 0, got 0"),
-        (lambda: replace(moco_settings("photos"), batch_size=0), "batch_size must be at least 1, got 0"),
+        (
+            lambda: replace(moco_settings("photos"), batch_size=0),
+            "batch_size must be at least 1, got 0",
+        ),
     ],
 )
 def test_mistakes_are_told(call, message: str):

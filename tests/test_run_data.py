@@ -131,7 +131,9 @@ def test_images_that_were_moved_are_the_runs_own_by_their_fingerprint(work: Path
     moved = (work / "d" / "real").rename(work / "moved")
     with pytest.raises(UserError) as caught:
         knn(work / "r", device="cpu", say=silent)
-    wanted = f"--data: the run's images were in {work / 'd' / 'real'}, which is not there; give --"
+    wanted = (
+        f"--data: the run's images were in {work / 'd' / 'real'}, which does not exist; give --"
+    )
     assert str(caught.value).startswith(wanted)
     row = knn(work / "r", k=3, data=str(moved), device="cpu", say=silent)
     assert "data" not in row
@@ -209,7 +211,7 @@ def test_a_method_that_keeps_something_of_every_image_does_not_go_on_with_others
     state = (run / "checkpoints" / "last.ckpt").read_bytes()
     line = refuse("pretrain", "--run", run)
     assert line.startswith("--data: the data has other images or labels under the same number")
-    assert f"; {method} keeps something of every image by its number, so the run cannot" in line
+    assert f"; {method} stores something per image, by its id, so the run cannot" in line
     assert (run / "checkpoints" / "last.ckpt").read_bytes() == state
     (data / "a" / "7.png").rename(data / "a" / "1.png")
     assert main(["pretrain", "--run", str(run)]) == 0
@@ -223,7 +225,7 @@ def test_other_methods_go_on_with_other_images_and_say_and_keep_it(
     shutil.copy(data / "a/0.png", data / "a/new.png")
     assert main(["pretrain", "--run", str(run)]) == 0
     clause = "the data has 11 images, the run had 10"
-    assert f"warning: {clause}; going on with the data as it is now" in capsys.readouterr().out
+    assert f"warning: {clause}; resuming with the data as it is now" in capsys.readouterr().out
     content = json.loads((run / "data.json").read_text())
     assert content["splits"]["train"]["images"] == 11
     assert content["earlier"][0]["splits"]["train"]["images"] == 10

@@ -175,7 +175,7 @@ def test_the_one_before_is_gone_on_from_and_ends_the_same(
     pretrain(run=str(run.path))
     output = capsys.readouterr().out
     assert f"{run.last}: is not a checkpoint that can be read: it is damaged" in output
-    assert f"going on from {run.checkpoints / used}.ckpt, after 6 steps" in output
+    assert f"resuming from {run.checkpoints / used}.ckpt, after 6 steps" in output
     for name in damaged:
         assert (run.checkpoints / f"{name}.ckpt.damaged").exists()
     a = torch.load(run.last, weights_only=True)
@@ -193,7 +193,7 @@ def test_without_a_whole_checkpoint_a_run_stops_and_changes_nothing(
     line = refuse("pretrain", "--run", run.path)
     assert line.startswith(f"{run.last}: is not a checkpoint that can be read: it is damaged")
     assert line.endswith(
-        f"and {run.checkpoints} holds no other that is whole. Put a copy in its place, or remove "
+        f"and {run.checkpoints} holds no other that is intact. Put a copy in its place, or remove "
         "it to train from the start."
     )
     assert contents(run.path) == before

@@ -71,7 +71,7 @@ def test_a_logger_that_cannot_begin_says_so_in_one_line(
         raise RuntimeError("no server\nat all")
 
     monkeypatch.setitem(loggers._OPTIONAL, "mlflow", fail)
-    with pytest.raises(UserError, match=r"^--logger: mlflow cannot begin: no server$"):
+    with pytest.raises(UserError, match=r"^--logger: mlflow cannot be started: no server$"):
         extra_loggers(Settings.of({"logger": "mlflow"}), RunFolder(tmp_path))
 
 

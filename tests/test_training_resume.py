@@ -136,7 +136,7 @@ def test_a_run_that_version_0_1_0_began_goes_on(tmp_path, monkeypatch, capsys):
         csv.DictWriter(file, before[0]).writerow({**before[0], "step": "999"})
     capsys.readouterr()
     pretrain(run=str(folder.path))
-    assert "begun by unmix 0.1.0, whose hue jitter was a rotation" in capsys.readouterr().out
+    assert "started by unmix 0.1.0, whose hue jitter was a rotation" in capsys.readouterr().out
     with folder.metrics.open() as file:
         rows = list(csv.DictReader(file))
     assert [int(row["epoch"]) for row in rows] == [0, 1, 2]

@@ -35,7 +35,7 @@ def load_method(folder: Path | str, checkpoint: str = "last") -> Method:
 
     Raises:
         UserError: if the folder holds no run, there is no such checkpoint, it is damaged, or it
-            is of another architecture than `config.yaml` says.
+            does not match `config.yaml`.
     """
     run = RunFolder(folder)
     settings = run.settings()

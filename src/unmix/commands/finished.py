@@ -39,8 +39,8 @@ __all__ = ["FinishedRun", "Splits", "Subject", "line_of", "say_skipped"]
 Say = Callable[[str], None]
 
 _UNRECORDED = (
-    "note: this run is of a version that kept no fingerprint of its data; the data that lies there "
-    "now is taken for it"
+    "note: this run is of a version that stored no fingerprint of its data, which is "
+    "assumed to be unchanged"
 )
 
 

@@ -65,7 +65,7 @@ def study(
         The study and its cells.
 
     Raises:
-        UserError: for a study that cannot be, before anything is trained; or, at the end, if cells
+        UserError: if the study is invalid, before anything is trained; or, at the end, if cells
             failed.
     """
     check_number("jobs", jobs, at_least=1)

@@ -224,12 +224,12 @@ def check_weights(
         if key not in theirs:
             wrong = f"{key} is missing"
         elif key not in ours:
-            wrong = f"{key} is too much"
+            wrong = f"{key} is unexpected"
         elif ours[key].shape != theirs[key].shape:
             wrong = f"{key} has shape {tuple(theirs[key].shape)}, not {tuple(ours[key].shape)}"
         else:
             continue
-        raise UserError(f"{path}: is of another architecture than {name}: {wrong}.")
+        raise UserError(f"{path}: does not match {name}: {wrong}.")
 
 
 def _build(path: Path, facts: Mapping[str, Any], channels_last: bool) -> tuple[nn.Module, Views]:

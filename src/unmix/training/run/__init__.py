@@ -1,1 +1,1 @@
-"""A run: its parts, its folder, and pretraining from start to finish or from a checkpoint on."""
+"""A run: its components, its folder, and pretraining, from the start or from a checkpoint."""

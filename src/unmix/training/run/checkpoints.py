@@ -1,4 +1,4 @@
-"""Checkpoint files: written beside and renamed, read without code, and checked before use."""
+"""Checkpoint files: written atomically, loaded with `weights_only`, checked before use."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ __all__ = [
     "AtomicCheckpoints",
     "DamagedCheckpointError",
     "damage",
-    "latest_whole",
+    "latest_intact",
     "set_aside",
 ]
 
@@ -29,24 +29,24 @@ LAST, PREVIOUS = "last.ckpt", "previous.ckpt"
 
 
 class DamagedCheckpointError(UserError):
-    """A checkpoint whose bytes are not those that were written."""
+    """A checkpoint that is damaged."""
 
 
 class AtomicCheckpoints(TorchCheckpointIO):
-    """Lightning's checkpoint files, written beside and then renamed, and loaded without code.
+    """Lightning's checkpoint files, written atomically, and loaded with `weights_only`.
 
-    PyTorch's files are zip archives that hold a CRC-32 of every record, which `torch.load` does not
-    look at. Here it is looked at before a file is used; `unzip -t` does the same. The `last.ckpt`
-    that is replaced stays as `previous.ckpt`.
+    PyTorch's files are zip archives with a CRC-32 of every record, which `torch.load` does not
+    check. It is checked here before a file is used, as `unzip -t` does. The `last.ckpt` that is
+    replaced is kept as `previous.ckpt`.
     """
 
     def save_checkpoint(
         self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None
     ) -> None:
-        """Write a checkpoint; if that fails, the previous one is still there.
+        """Write a checkpoint; if that fails, the previous one is kept.
 
         Raises:
-            UserError: if the disk is full or not writable.
+            UserError: if the disk is full or the file cannot be written.
         """
         path = Path(path)
         with atomic_path(path) as beside:
@@ -60,11 +60,11 @@ class AtomicCheckpoints(TorchCheckpointIO):
     def load_checkpoint(
         self, path: Any, map_location: Any = None, weights_only: bool | None = None
     ) -> dict[str, Any]:
-        """Read a checkpoint; nothing in it can run code.
+        """Load a checkpoint, without running code in it.
 
         Raises:
             UserError: if it cannot be read.
-            DamagedCheckpointError: if its bytes are not those that were written.
+            DamagedCheckpointError: if it is damaged.
         """
         try:
             reason = damage(Path(path))
@@ -74,14 +74,14 @@ class AtomicCheckpoints(TorchCheckpointIO):
             raise UserError(
                 f"{path}: is not a checkpoint that can be read: {error.strerror}."
             ) from None
-        # On damaged bytes PyTorch raises nearly anything, in words of its own.
+        # On damaged files PyTorch raises exceptions of many kinds.
         except Exception:
             reason = "it is damaged, or of another program"
         raise DamagedCheckpointError(f"{path}: is not a checkpoint that can be read: {reason}")
 
 
 def damage(path: Path) -> str | None:
-    """What is wrong with a checkpoint's bytes, or None if they are those that were written.
+    """How a checkpoint file is damaged, or None if it is intact.
 
     Raises:
         OSError: if the file cannot be read.
@@ -91,21 +91,21 @@ def damage(path: Path) -> str | None:
             record = archive.testzip()
     except OSError:
         raise
-    # Damaged headers can say anything: other compression, a password, lengths beyond the end.
+    # Damaged headers may claim another compression, a password, lengths beyond the end.
     except Exception:
         return "it is damaged, or of another program"
     return None if record is None else f"it is damaged (the checksum of its {record} is wrong)"
 
 
-def latest_whole(folder: Path) -> tuple[Path | None, dict[str, Any], list[DamagedCheckpointError]]:
-    """The newest checkpoint of a folder that is whole: the last, the one before, those kept.
+def latest_intact(folder: Path) -> tuple[Path | None, dict[str, Any], list[DamagedCheckpointError]]:
+    """The newest intact checkpoint of a folder: the last, the previous one, those kept.
 
     Returns:
-        Its path, its content, and what is wrong with those that are newer. Without a checkpoint
-        that is whole the path is None.
+        Its path, its content, and the errors of newer ones. Without an intact checkpoint the path
+        is None.
 
     Raises:
-        UserError: if one cannot be read although it may be whole.
+        UserError: if one cannot be read although it may be intact.
     """
     damaged: list[DamagedCheckpointError] = []
     for path in _newest_first(folder):
@@ -116,10 +116,10 @@ def latest_whole(folder: Path) -> tuple[Path | None, dict[str, Any], list[Damage
     return None, {}, damaged
 
 
-def set_aside(folder: Path, whole: Path) -> None:
-    """Rename the checkpoints that are newer than `whole`, which are damaged, to NAME.damaged."""
+def set_aside(folder: Path, intact: Path) -> None:
+    """Rename the damaged checkpoints, which are newer than `intact`, to NAME.damaged."""
     for path in _newest_first(folder):
-        if path == whole:
+        if path == intact:
             return
         path.replace(path.with_name(f"{path.name}.damaged"))
 
@@ -137,7 +137,7 @@ def _write(checkpoint: dict[str, Any], file: Any) -> None:
     try:
         torch.save(checkpoint, file)
     except RuntimeError as error:
-        # PyTorch's archive writer hides what the file said behind an error of its own.
+        # PyTorch's archive writer hides the file's error behind one of its own.
         if isinstance(error.__context__, OSError):
             raise error.__context__ from None
         raise OSError(str(error).splitlines()[0]) from error
@@ -146,11 +146,11 @@ def _write(checkpoint: dict[str, Any], file: Any) -> None:
 
 
 def _keep_as_previous(path: Path) -> None:
-    """Give a checkpoint the name of the one before, while it keeps its own."""
+    """Make a checkpoint the previous one too, under its own name still."""
     beside, previous = path.with_name(f".{PREVIOUS}.{os.getpid()}.tmp"), path.with_name(PREVIOUS)
     try:
         os.link(path, beside)
-    except OSError:  # no links here: for a moment there is only the one before
+    except OSError:  # no hard links here: for a moment there is only the previous one
         path.replace(previous)
         return
     try:

@@ -1,4 +1,4 @@
-"""The data of a run as it was: where it lay, and what tells it from other data since."""
+"""`data.json`: the location and fingerprint of a run's data, to detect changes."""
 
 from __future__ import annotations
 
@@ -33,12 +33,12 @@ _SCHEMA = 1
 
 @dataclass(frozen=True)
 class DataRecord:
-    """What `data.json` in a run folder says.
+    """The content of `data.json` in a run folder.
 
     Attributes:
-        typed: `--data` as it was given, for the eye; without a slash at its end.
-        splits: For each split that the run read, its fingerprint.
-        earlier: For each time that the run went on with other data, what they were until then.
+        typed: `--data` as given, for display; without a trailing slash.
+        splits: Fingerprint of each split that the run read.
+        earlier: For each time that the run was resumed with other data, the fingerprints before.
     """
 
     typed: str
@@ -52,7 +52,7 @@ class DataRecord:
 
     @classmethod
     def read(cls, folder: Path) -> DataRecord | None:
-        """The record in a run folder; None if it has none, as those of earlier versions.
+        """Read the record of a run folder; None if there is none, as in runs of earlier versions.
 
         Raises:
             UserError: if it is damaged.
@@ -67,12 +67,12 @@ class DataRecord:
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             reason = getattr(error, "strerror", None) or "it is damaged"
             raise UserError(
-                f"{path}: cannot be read ({reason}); if you know that the run's data is as it was, "
+                f"{path}: cannot be read ({reason}); if you know that the run's data is unchanged, "
                 "remove the file."
             ) from None
 
     def write(self, folder: Path) -> None:
-        """Write it into a run folder.
+        """Write the record into a run folder.
 
         Raises:
             UserError: if it cannot be written.
@@ -83,16 +83,16 @@ class DataRecord:
         text = json.dumps(content, indent=1, ensure_ascii=True) + "\n"
         atomic_write(folder / DATA_RECORD, text.encode())
 
-    def difference(self, found: Mapping[str, Fingerprint]) -> str | None:
-        """How data differs from the run's, in a clause; None if what both know of is the same."""
-        for split, now in found.items():
+    def difference(self, splits: Mapping[str, Fingerprint]) -> str | None:
+        """How data differs from the run's, in a clause; None if the common splits are the same."""
+        for split, now in splits.items():
             then = self.splits.get(split)
             if then is not None and (clause := now.difference(then)) is not None:
                 return clause if split != "test" else f"in the test split {clause}"
         return None
 
     def replaced(self, now: DataRecord, clause: str) -> DataRecord:
-        """The record of a run that goes on with other data, and how that differs."""
+        """The record of a run that is resumed with other data, which differs as `clause` says."""
         before = {
             "until": time.strftime("%Y-%m-%d %H:%M:%S %z"), "then": clause, **_plain(self.splits)
         }  # fmt: skip
@@ -100,22 +100,22 @@ class DataRecord:
 
     @property
     def changes(self) -> dict[str, list[str]]:
-        """For `results.json`: with what other data the run went on, if it did."""
+        """For `results.json`: how the data changed between parts of the run, if it did."""
         clauses = [str(before.get("then")) for before in self.earlier]
         return {"data_changes": clauses} if clauses else {}
 
 
 def _plain(splits: Mapping[str, Fingerprint]) -> dict[str, Any]:
-    return {"splits": {name: found.plain() for name, found in splits.items()}}
+    return {"splits": {name: split.plain() for name, split in splits.items()}}
 
 
 def is_folder(data: str) -> bool:
-    """Whether `--data` is a path, not a data set's name."""
+    """Whether `--data` is a path and not the name of a data set."""
     return data not in DATA_SETS and not is_python(data)
 
 
 def absolute(path: str) -> str:
-    """A path that means the same from every working directory, without a slash at its end."""
+    """The absolute path, without a trailing slash."""
     whole = Path(path).expanduser().absolute()
     return str(whole.resolve() if os.pardir in whole.parts else whole)
 
@@ -126,27 +126,27 @@ def located(settings: Settings) -> Settings:
     changes: dict[str, str] = {}
     if is_folder(run.data) and Path(run.data).expanduser().is_dir():
         changes["data"] = absolute(run.data)
-    # What is not there is told as it was typed.
+    # Messages about a missing folder name it as typed.
     if run.data_dir is not None and (run.download or Path(run.data_dir).expanduser().exists()):
         changes["data_dir"] = absolute(run.data_dir)
     return settings.with_changes(**changes) if changes else settings
 
 
 def check_there(data: str) -> None:
-    """Check that a run's folder of images is still there.
+    """Check that the folder of a run's images still exists.
 
     Raises:
         UserError: if not.
     """
     if is_folder(data) and not Path(data).expanduser().exists():
         raise UserError(
-            f"--data: the run's images were in {data}, which is not there; give --data with the "
-            "folder where they lie now."
+            f"--data: the run's images were in {data}, which does not exist; give --data with the "
+            "folder where they are now."
         )
 
 
 def same_place(a: str | None, b: str | None) -> bool:
-    """Whether two paths, or names of data sets, mean the same."""
+    """Whether two paths, or names of data sets, are the same place."""
     if a is None or b is None or a == b:
         return a == b
     if not (is_folder(a) and is_folder(b)):

@@ -1,4 +1,4 @@
-"""The run folder: the contract between commands."""
+"""The run folder, through which commands share a run."""
 
 from __future__ import annotations
 
@@ -26,15 +26,15 @@ __all__ = ["RunFolder"]
 
 _RECIPES = "# Recipes: "
 
-# What may differ when a run is resumed: it changes no number of the result's definition.
+# Settings that may differ when a run is resumed, since they do not change what it computes.
 _FREE = {"run", *field_names("machine")} - {"precision"}
 
 
 class RunFolder:
-    """A run's files by name.
+    """The files of a run.
 
     Args:
-        path: The folder; made when something is written.
+        path: The folder; created when something is written.
     """
 
     def __init__(self, path: Path | str) -> None:
@@ -53,11 +53,11 @@ class RunFolder:
 
     @property
     def has_checkpoint(self) -> bool:
-        """Whether there is any checkpoint, whole or not."""
+        """Whether there is any checkpoint, intact or not."""
         return any(self.checkpoints.glob("*.ckpt"))
 
     def settings(self) -> Settings:
-        """The settings of the run that the folder holds.
+        """Read the settings of the run.
 
         Raises:
             UserError: if the folder holds no run.
@@ -65,26 +65,26 @@ class RunFolder:
         return Settings.of(self.words())
 
     def words(self) -> dict[str, Any]:
-        """The flat words of `config.yaml`."""
+        """The flat settings of `config.yaml`."""
         return saved_settings(self.path)
 
     def write_settings(self, settings: Settings, recipes: Sequence[str] = ()) -> None:
         """Write `config.yaml`.
 
         Args:
-            settings: Of the run.
-            recipes: The recipes and files that they started from, the later over the earlier.
+            settings: Settings of the run.
+            recipes: Recipes and files they are based on; later ones override earlier ones.
         """
         chain = f"{_RECIPES}{' < '.join(map(shown, recipes))}.\n" if recipes else ""
         if is_python(settings.run.data):
             chain += (
                 "# The images were given in Python: unmix.pretrain(..., data=...) repeats it.\n"
             )
-        # Where a run lies is where it is found: a folder that was moved is no other run.
+        # The run's own location is not stored: a folder that was moved is the same run.
         self._write_words({**settings.flat(), "run": None}, chain)
 
     def move_data(self, data: str, data_dir: str | None) -> None:
-        """Write where the run's data lies now into `config.yaml`."""
+        """Update the location of the run's data in `config.yaml`."""
         text = self.config.read_text(encoding="utf-8")
         chain = [line for line in text.splitlines(keepends=True) if line.startswith(_RECIPES)]
         self._write_words({**self.words(), "data": data, "data_dir": data_dir}, "".join(chain))
@@ -99,10 +99,10 @@ class RunFolder:
         atomic_write(self.config, text.encode())
 
     def begun(self) -> bool:
-        """Whether the folder holds a run; False if it is empty or not there.
+        """Whether the folder holds a run; False if it is empty or missing.
 
         Raises:
-            UserError: if it is a file, or holds files of something else.
+            UserError: if it is a file, or holds other files.
         """
         if self.config.exists():
             return True
@@ -117,7 +117,7 @@ class RunFolder:
         return False
 
     def discard(self) -> None:
-        """Remove what a run wrote before its first checkpoint, and the folder if that was all."""
+        """Remove the files of a run without a checkpoint, and the folder if it is empty then."""
         self.config.unlink(missing_ok=True)
         self.data.unlink(missing_ok=True)
         self.metrics.unlink(missing_ok=True)
@@ -131,12 +131,11 @@ class RunFolder:
                 folder.rmdir()
 
     def check_same(self, words: Mapping[str, Any]) -> None:
-        """Check that the folder's run is one of these settings.
+        """Check that the run in the folder has these settings.
 
         Args:
-            words: Flat words. A size or range of None and a precision of "auto" are not known yet,
-                and agree with any. So do other paths to the data, if a fingerprint of the run's can
-                tell whether it is the same.
+            words: Flat settings. A size or range of None and a precision of "auto" are not known
+                yet and match any. So do other paths to the data if the run has a fingerprint of it.
 
         Raises:
             UserError: with the first setting that differs.
@@ -158,7 +157,7 @@ class RunFolder:
                 )
 
     def _more_epochs(self, ours: Any, theirs: Any) -> str:
-        """What to do where another number of epochs is asked of a run that has ended."""
+        """Advice where a run that has ended is given another number of epochs."""
         config = shlex.quote(str(self.config))
         return (
             f"--epochs: {self.path} has ended after its {theirs} epochs, for which its schedules "
@@ -168,18 +167,18 @@ class RunFolder:
         )
 
     def _may_be_moved(self, name: str, ours: Any, theirs: Any) -> bool:
-        """Whether a path to the data is the run's, or could be, its data having been moved."""
+        """Whether a path to the data is the run's, or may be after its data was moved."""
         if same_place(ours, theirs):
             return True
         paths = name == "data_dir" or (is_folder(str(ours)) and is_folder(str(theirs)))
         return paths and self.data.exists()
 
     def write_encoder(self, backbone: nn.Module, facts: Mapping[str, Any]) -> None:
-        """Write the backbone alone, under its own parameter names, with how to build it.
+        """Write the backbone alone, under its own parameter names, with the facts to rebuild it.
 
-        The file holds the checksum of its bytes, which `load_encoder` compares.
+        The file has a checksum, which `load_encoder` verifies.
         """
-        import safetensors.torch as safetensors  # only here: training does without it
+        import safetensors.torch as safetensors  # only here: training does not need it
 
         tensors = {k: v.detach().cpu().contiguous() for k, v in backbone.state_dict().items()}
         metadata = {
@@ -192,7 +191,7 @@ class RunFolder:
 
 
 def visible(folder: Path) -> list[Path]:
-    """The files and folders in a folder, without hidden ones."""
+    """Names of the files and folders in a folder, without hidden ones."""
     try:
         return [path for path in folder.iterdir() if not path.name.startswith(".")]
     except OSError as error:

@@ -1,4 +1,4 @@
-"""Whether the processes that a run needs can be started from where it is called."""
+"""Checks that the processes of a run can be started from where it is called."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ def check_launch(devices: int) -> None:
     """Check that processes for several devices can be started here.
 
     Raises:
-        UserError: in a notebook, at a prompt, or in code that is in no file, none of which can be
-            run once more for each device; or in a process that only reads a script to work for it.
+        UserError: in a notebook, at a prompt, or in code without a file, which cannot be run again
+            for each device; or in a worker process that imports the script.
     """
     if getattr(multiprocessing.current_process(), "_inheriting", False):
         raise UserError(_UNGUARDED.format(script="the script"))
@@ -39,13 +39,13 @@ def check_launch(devices: int) -> None:
 
 
 def check_workers(workers: int | None) -> None:
-    """Check that processes that read files can be started here.
+    """Check that data workers can be started here.
 
-    Where a process is not a copy of its parent (macOS, Windows, Python 3.14 and later), it reads
-    the script first, and would train too if nothing keeps it from that.
+    Where processes are not forked (macOS, Windows, Python 3.14 and later), a worker imports the
+    script first, and would train as well without a guard.
 
     Args:
-        workers: How many; 0 needs none.
+        workers: Number of workers; 0 needs no process.
 
     Raises:
         UserError: if a script has no `if __name__ == "__main__":`.
@@ -60,13 +60,13 @@ def check_workers(workers: int | None) -> None:
 
 
 def start_method() -> str:
-    """How processes are started here; asking does not settle it."""
+    """The start method of processes here, without fixing it."""
     chosen = multiprocessing.get_start_method(allow_none=True)
     return chosen or multiprocessing.get_all_start_methods()[0]
 
 
 def is_guarded(script: Path) -> bool:
-    """Whether a script asks for its `__name__` at its top level; True if it cannot be told."""
+    """Whether a script checks its `__name__` at the top level; True if unknown."""
     try:
         tree = ast.parse(script.read_bytes())
     except (OSError, SyntaxError, ValueError):
@@ -80,6 +80,6 @@ def is_guarded(script: Path) -> bool:
 
 
 _UNGUARDED = (
-    '{script}: put the call under `if __name__ == "__main__":`, for here every process that reads '
-    "files runs the script once more; or use workers=0."
+    '{script}: put the call under `if __name__ == "__main__":`, since here every data worker '
+    "imports the script; or use workers=0."
 )

@@ -1,4 +1,4 @@
-"""One process a run folder: a lock that names its owner, and a short one for `results.json`."""
+"""Locks: one process per run folder, and a short one for `results.json`."""
 
 from __future__ import annotations
 
@@ -24,20 +24,20 @@ _PATIENCE = 60
 
 @contextmanager
 def run_lock(folder: Path, say: Callable[[str], None], flag: str = "--run") -> Iterator[None]:
-    """Keep a run folder to this process; it is made if it is not there.
+    """Lock a run folder for this process; the folder is created if it does not exist.
 
-    The operating system's lock on `.lock` ends with its process, however that ends. It may not
-    reach other machines, so `.owner.json` beside it names the owner; it is removed at the end.
-    Without an owner's lock such a note is of a process that was killed: one of this machine (or of
-    an earlier start of this Slurm job) is replaced, one of another machine is not.
+    The operating system releases the lock on `.lock` when the process ends, however that ends. It
+    may not work across machines, so `.owner.json` beside it names the owner; it is removed at the
+    end. An owner file without a lock is of a process that was killed: one of this machine (or of an
+    earlier start of this Slurm job) is replaced, one of another machine is not.
 
     Args:
-        folder: The run folder. It is removed at the end if nothing was written into it.
+        folder: The run folder. It is removed at the end if it is empty.
         say: Prints a line.
-        flag: What the messages name.
+        flag: The flag that messages name.
 
     Raises:
-        UserError: if another process has it, or may have it, or it cannot be written.
+        UserError: if another process has or may have the folder, or it cannot be written.
     """
     made = _make(folder, flag)
     lock = FileLock(folder / LOCK)
@@ -66,10 +66,10 @@ def run_lock(folder: Path, say: Callable[[str], None], flag: str = "--run") -> I
 
 @contextmanager
 def results_lock(folder: Path) -> Iterator[None]:
-    """Keep a run folder's `results.json` to this process while it is read and written again.
+    """Lock the `results.json` of a run folder while it is read and rewritten.
 
     Raises:
-        UserError: if the folder cannot be written, or another process does not let it go.
+        UserError: if the folder cannot be written, or another process keeps the lock.
     """
     path = folder / _RESULTS_LOCK
     try:
@@ -78,7 +78,7 @@ def results_lock(folder: Path) -> Iterator[None]:
     except Timeout:
         raise UserError(
             f"{path}: another process has held it for {_PATIENCE} s; if there is none that "
-            "measures this run, remove the file."
+            "evaluates this run, remove the file."
         ) from None
     except OSError as error:
         raise UserError(
@@ -87,33 +87,33 @@ def results_lock(folder: Path) -> Iterator[None]:
 
 
 def _make(folder: Path, flag: str) -> list[Path]:
-    """Make a folder; gives those that were not there, the innermost first."""
+    """Create a folder; returns those that did not exist, the innermost first."""
     missing = [path for path in (folder, *folder.parents) if not path.exists()]
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise UserError(f"{flag}: {folder} cannot be made ({error.strerror}).") from error
+        raise UserError(f"{flag}: {folder} cannot be created ({error.strerror}).") from error
     return missing
 
 
 def _tidy(folder: Path) -> None:
-    """Remove the lock from a folder in which nothing was written."""
+    """Remove the lock file, and the folders if they are empty."""
     with suppress(OSError):
         if all(path.name == LOCK for path in folder.iterdir()):
             (folder / LOCK).unlink()
 
 
 def _own(folder: Path, say: Callable[[str], None], flag: str) -> None:
-    """Write who has the run now.
+    """Write the owner file.
 
     Raises:
-        UserError: if a note says that a process of another machine has it.
+        UserError: if there is one of a process on another machine.
     """
     note = folder / OWNER
     content = json.dumps(_ourselves(folder)) + "\n"
     for _ in range(2):
         try:
-            # Made, never replaced: where the lock does not reach other machines, this does.
+            # Created exclusively: this works across machines even where the lock does not.
             with note.open("x", encoding="utf-8") as file:
                 file.write(content)
             return
@@ -135,20 +135,20 @@ def _ourselves(folder: Path) -> dict[str, Any]:
         "process": os.getpid(),
         "since": time.strftime("%Y-%m-%d %H:%M:%S %z"),
         "job": os.environ.get("SLURM_JOB_ID"),
-        # A copy of the folder has another lock, which the owner of this one does not hold.
+        # A copy of the folder has another lock, which the owner does not hold.
         "lock": (folder / LOCK).stat().st_ino,
     }
 
 
 def _is_gone(owner: dict[str, Any], us: dict[str, Any]) -> bool:
-    """Whether the owner cannot be at work any more; its lock is ours."""
+    """Whether the owner has ended for certain, given that its lock is ours."""
     same_job = us["job"] is not None and owner.get("job") == us["job"]
     copied = owner.get("lock") not in (None, us["lock"])
     return owner.get("host") == us["host"] or same_job or copied
 
 
 def _owner(folder: Path) -> dict[str, Any]:
-    """Who has, or had, the run; empty if the note cannot be read."""
+    """The content of the owner file; empty if it cannot be read."""
     try:
         owner = json.loads((folder / OWNER).read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -166,7 +166,7 @@ def _described(owner: dict[str, Any]) -> str:
 
 
 def _in_use(folder: Path, flag: str) -> str:
-    for _ in range(10):  # the owner writes its note right after it has the lock
+    for _ in range(10):  # the owner writes the file right after it has the lock
         if owner := _owner(folder):
             break
         time.sleep(0.1)

@@ -1,4 +1,4 @@
-"""The loggers beside CSV."""
+"""Loggers: TensorBoard, wandb, MLflow and trackio."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ def check_logger(name: str) -> None:
     """Check that a logger can be used, before anything is written.
 
     Raises:
-        UserError: if its package is not installed, or it would ask for an account where nobody can
-            answer.
+        UserError: if its package is not installed, or it would ask for an account without a
+            terminal.
     """
     if name != "none" and importlib.util.find_spec(name) is None:
         raise UserError(f"--logger: {name} is not installed; pip install {name}.")
@@ -43,10 +43,10 @@ def check_logger(name: str) -> None:
 
 
 def extra_loggers(settings: Settings, folder: RunFolder) -> list[Logger]:
-    """The logger beside CSV.
+    """The logger of the settings, started.
 
     Raises:
-        UserError: if it cannot begin.
+        UserError: if it cannot be started.
     """
     name = settings.machine.logger
     if name == "none":
@@ -55,25 +55,25 @@ def extra_loggers(settings: Settings, folder: RunFolder) -> list[Logger]:
         return [TensorBoardLogger(folder.path, name="", version="tensorboard")]
     try:
         return [_OPTIONAL[name](folder)]
-    # Each fails in its own words, about a server or an account.
+    # Each raises its own exceptions, about a server or an account.
     except Exception as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
-        raise UserError(f"--logger: {name} cannot begin: {reason}") from error
+        raise UserError(f"--logger: {name} cannot be started: {reason}") from error
 
 
 def end_failed(name: str) -> None:
-    """End what a logger has open of a run that failed, so that its files can be removed."""
+    """Close the logger of a run that failed, so that its files can be removed."""
     if name == "wandb" and "wandb" in sys.modules:
         import wandb
 
         if wandb.run is not None:
-            wandb.finish(exit_code=1)  # its process would write the folder once more at exit
+            wandb.finish(exit_code=1)  # its process would write into the folder again at exit
 
 
 def _wandb(folder: RunFolder) -> Logger:
     from lightning.pytorch.loggers import WandbLogger
 
-    # Offline too: parts that have one id are one run when they are synchronized.
+    # Offline too: parts with one id become one run when they are synchronized.
     logger = WandbLogger(
         project="unmix",
         name=folder.path.name,
@@ -92,7 +92,7 @@ def _mlflow(folder: RunFolder) -> Logger:
     try:
         logger = _mlflow_run(folder, _known(folder, "mlflow"))
     except MlflowException as error:
-        # Another server than before, or a run that was deleted there.
+        # Another server than before, or the run was deleted there.
         if error.error_code != "RESOURCE_DOES_NOT_EXIST":
             raise
         logger = _mlflow_run(folder, None)
@@ -103,7 +103,7 @@ def _mlflow(folder: RunFolder) -> Logger:
 def _mlflow_run(folder: RunFolder, known: str | None) -> Logger:
     from lightning.pytorch.loggers import MLFlowLogger
 
-    # MLflow 3.13 and later refuse a folder of files; a server that the user has set is used.
+    # MLflow 3.13 and later refuse a folder of files; a server set by the user is used.
     store = folder.path.absolute()
     server = os.environ.get("MLFLOW_TRACKING_URI")
     logger = MLFlowLogger(
@@ -120,7 +120,7 @@ def _mlflow_run(folder: RunFolder, known: str | None) -> Logger:
 
 
 def _trackio(folder: RunFolder) -> Logger:
-    # trackio goes on by name, in one place for all folders: the name must be this run's alone.
+    # trackio resumes by name, in one place for all folders, so the name must be unique.
     name = _known(folder, "trackio") or f"{folder.path.name}-{uuid.uuid4().hex[:8]}"
     logger = TrackioLogger("unmix", name)
     logger.begin()
@@ -132,7 +132,7 @@ _OPTIONAL = {"wandb": _wandb, "mlflow": _mlflow, "trackio": _trackio}
 
 
 def _known(folder: RunFolder, name: str) -> str | None:
-    """The logger's own id of this run, from when it began; None if there is none."""
+    """The id that the logger gave this run when it started; None if there is none."""
     try:
         found = json.loads(folder.logged.read_text(encoding="utf-8"))[name]
     except (OSError, ValueError, KeyError, TypeError):
@@ -141,16 +141,16 @@ def _known(folder: RunFolder, name: str) -> str | None:
 
 
 def _remember(folder: RunFolder, name: str, run: int | str | None) -> None:
-    """Keep the logger's id of this run, with which a resumed run goes on."""
+    """Store the logger's id of this run, for resuming."""
     if is_leader() and run is not None:
         folder.path.mkdir(parents=True, exist_ok=True)
         atomic_write(folder.logged, json.dumps({name: str(run)}).encode())
 
 
 def _wandb_can_log() -> bool:
-    """Whether wandb knows an account, needs none, or can ask for one.
+    """Whether wandb has an account, needs none, or can ask for one.
 
-    In doubt it can: wandb itself says what it lacks when the run begins.
+    In doubt True: wandb itself reports what is missing when the run starts.
     """
     if sys.stdin is not None and sys.stdin.isatty():
         return True
@@ -168,7 +168,7 @@ def _wandb_can_log() -> bool:
 
 
 def _has_password(host: str) -> bool:
-    """Whether the user's netrc file, where `wandb login` writes, knows a host."""
+    """Whether the user's netrc file, where `wandb login` writes, has a password for a host."""
     given = os.environ.get("NETRC")
     for path in [given] if given else ["~/.netrc", "~/_netrc"]:
         try:
@@ -180,11 +180,11 @@ def _has_password(host: str) -> bool:
 
 
 class TrackioLogger(Logger):
-    """A run of trackio; `trackio show --project unmix` draws it.
+    """Logger of a trackio run; `trackio show --project unmix` shows it.
 
     Args:
-        project: Its name.
-        name: Of the run, unlike any other run's: trackio tells runs apart by it.
+        project: Name of the project.
+        name: Name of the run; unique, since trackio identifies runs by it.
     """
 
     def __init__(self, project: str, name: str) -> None:
@@ -194,17 +194,17 @@ class TrackioLogger(Logger):
 
     @property
     def name(self) -> str:
-        """The project's name."""
+        """Name of the project."""
         return self._project
 
     @property
     def version(self) -> str:
-        """The run's name."""
+        """Name of the run."""
         return self._name
 
     @rank_zero_only
     def begin(self) -> None:
-        """Begin the run, or go on with the one of this name."""
+        """Start the run, or resume the one of this name."""
         import trackio
 
         self._run = trackio.init(
@@ -218,7 +218,7 @@ class TrackioLogger(Logger):
 
     @rank_zero_only
     def log_hyperparams(self, params: dict[str, Any] | Namespace, *_: Any, **__: Any) -> None:
-        """Nothing: the run folder has them."""
+        """Do nothing: the run folder has them."""
 
     @rank_zero_only
     def finalize(self, status: str) -> None:
@@ -226,5 +226,5 @@ class TrackioLogger(Logger):
         if self._run is not None:
             import trackio
 
-            trackio.finish()  # the run's own would be ended once more at exit
+            trackio.finish()  # the run's own finish() would be called again at exit
             self._run = None

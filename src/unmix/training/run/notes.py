@@ -1,4 +1,4 @@
-"""What a user should hear of settings before a run starts."""
+"""Notes and warnings about settings, printed before a run starts."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from unmix.views.kinds import view_kinds
 __all__ = ["cutout_line", "note_on_width", "notes_on_sizes", "notes_on_weights"]
 
 _PUBLISHED = 224
-_MUCH = 0.25
+_LARGE_SHARE = 0.25
 # The widest published encoders are of width 4 (SimCLR, BYOL).
 _WIDE = 4.0
 
 
 def notes_on_sizes(mixture: MixtureSettings, views: ViewSettings, size: int) -> tuple[str, ...]:
-    """What the user should hear of Cutout's square and of the blur, in views of `size` pixels."""
+    """Notes about settings in pixels, Cutout's square and the blur, for views of `size` pixels."""
     lines = []
     operator = mixture.image_space()
     if isinstance(operator, Cutout):
@@ -37,13 +37,13 @@ def notes_on_sizes(mixture: MixtureSettings, views: ViewSettings, size: int) -> 
 
 
 def cutout_line(operator: Cutout, size: int) -> str:
-    """What Cutout erases of square images, as a line; a warning above a quarter."""
+    """A line about the share of an image that Cutout erases; a warning above a quarter."""
     side = operator.side(size, size)
     mean, most = operator.erased(size, size)
     share = f"{mean:.0%} of the picture on average, {most:.0%} at most"
     if operator.mask_size is None:
         return f"Cutout: squares of {side} px, 50/224 of the side as published; {share}"
-    if most <= _MUCH:
+    if most <= _LARGE_SHARE:
         return f"Cutout: squares of {side} px; {share}"
     right = Cutout().side(size, size)
     return (
@@ -53,7 +53,7 @@ def cutout_line(operator: Cutout, size: int) -> str:
 
 
 def notes_on_weights(backbone: str) -> tuple[str, ...]:
-    """What the user should hear of a name that is one of trained weights, as timm's with a tag."""
+    """A note if the backbone's name is one of trained weights, as timm's with a tag."""
     name, _, tag = backbone.removeprefix(TIMM).partition(".")
     if not backbone.startswith(TIMM) or not tag:
         return ()
@@ -64,7 +64,7 @@ def notes_on_weights(backbone: str) -> tuple[str, ...]:
 
 
 def note_on_width(settings: Settings) -> str | None:
-    """How large an encoder is that is wider than any published one, before it is built."""
+    """A note with the number of parameters of an encoder that is wider than any published one."""
     model = settings.model
     if model.width <= _WIDE:
         return None

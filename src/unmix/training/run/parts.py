@@ -1,4 +1,4 @@
-"""What a run is made of, from its settings."""
+"""The components of a run, built from its settings."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ LARGE = 224
 
 @dataclass
 class Parts:
-    """What a run is made of."""
+    """The components of a run."""
 
     settings: Settings
     machine: Machine
@@ -77,14 +77,14 @@ def build_parts(
     seen: Seen | None = None,
     test: ImageSet | None = None,
 ) -> Parts:
-    """Make a run's parts from its settings; nothing is written.
+    """Build the components of a run; nothing is written.
 
     Args:
-        settings: Of the run.
-        images: Train on these instead of `data`; without a test split nothing is evaluated.
-        seen: If given, filled with the fingerprint of each split that is read, first the one that
-            is trained on.
-        test: With `images`, evaluate on these.
+        settings: Settings of the run.
+        images: Images to train on instead of `data`.
+        seen: If given, filled with the fingerprint of each split that is read, the training images
+            first.
+        test: With `images`, the images to evaluate on; None for no evaluation.
 
     Raises:
         UserError: if the settings do not go together or the data cannot be read.
@@ -92,9 +92,9 @@ def build_parts(
     run_ = settings.run
     machine = choose_machine(settings.machine)
     check_logger(settings.machine.logger)
-    found = _training_images(settings, images, seen, test)
-    size = run_.size or native_size(found)
-    held = hold(found, machine, settings.machine)
+    source = _training_images(settings, images, seen, test)
+    size = run_.size or native_size(source)
+    held = hold(source, machine, settings.machine)
     train = held.images
     labeled = train
     if images is None:
@@ -104,7 +104,7 @@ def build_parts(
         size=size,
         precision=machine.precision.split("-")[0].removesuffix("-true"),
         resident="yes" if held.resident else "no",
-        **_found_range(found, run_),
+        **_measured_range(source, run_),
     )
     processes = settings.machine.processes
     if run_.batch_size % processes:
@@ -137,12 +137,12 @@ def build_parts(
     if operator is not None:
         operator.draw((4, 3, size, size), generator_for(0), torch.eye(4))
     notes = (
-        *found.notes,
+        *source.notes,
         *notes_on(run_, images),
         *notes_on_weights(settings.model.backbone),
         *notes_on_sizes(settings.mixture, settings.views, size),
     )
-    sets = (found, labeled, test)  # not train, whose files may have become a tensor
+    sets = (source, labeled, test)  # not train, whose files may have become a tensor
     skipped = tuple(each.skipped for each in sets if isinstance(each, StreamedImages))
     return Parts(settings, machine, train, labeled, test, module, held.about, notes, skipped)
 
@@ -150,7 +150,11 @@ def build_parts(
 def _training_images(
     settings: Settings, images: ImageSet | None, seen: Seen | None, test: ImageSet | None
 ) -> ImageSet:
-    """The images of the run, or those that are given, if something can be learnt from them."""
+    """The training images: of the settings, or those that are given.
+
+    Raises:
+        UserError: if there are fewer than 2, or all pixels have one value.
+    """
     run_ = settings.run
     if images is None:
         found = load_split(run_, "pretrain", seen)
@@ -172,7 +176,11 @@ def _training_images(
 
 
 def _order(run_: RunSettings, count: int, smallest: int, processes: int) -> EpochOrder:
-    """The order of the samples, if an epoch has a batch at all."""
+    """The order of the samples.
+
+    Raises:
+        UserError: if an epoch would have no batch.
+    """
     if run_.drop_last and count < run_.batch_size:
         raise UserError(
             f"--drop_last: {count} images make no batch of {run_.batch_size}; use "
@@ -189,18 +197,18 @@ def _order(run_: RunSettings, count: int, smallest: int, processes: int) -> Epoc
     return order
 
 
-def _found_range(images: ImageSet, run_: RunSettings) -> dict[str, Any]:
-    """The range that was measured, for `config.yaml`: later all is scaled alike."""
+def _measured_range(images: ImageSet, run_: RunSettings) -> dict[str, Any]:
+    """The measured range of pixel values, for `config.yaml`, so that later images scale alike."""
     if not isinstance(images, StreamedImages) or images.decoding.range in (None, run_.limits):
         return {}
     return {"range": list(images.decoding.range)}  # type: ignore[arg-type]
 
 
 def check_batch(method: Method, batch_size: int, n: int, processes: int) -> None:
-    """Check that a method can work with the batches of a run.
+    """Check that a method supports the batch size of a run.
 
     Raises:
-        UserError: if it cannot; where the data is too small for any batch, that is said.
+        UserError: if not. If the data is too small for any batch, the message says so.
     """
     try:
         method.check_batch(min(batch_size, n) // processes)
@@ -208,7 +216,7 @@ def check_batch(method: Method, batch_size: int, n: int, processes: int) -> None
         needed = method.smallest_batch * processes
         if n >= needed or "--batch_size" not in str(error):
             raise
-        # A batch size that the data cannot fill is no advice.
+        # Do not advise a batch size that the data cannot fill.
         advice = str(error).partition("; ")[2].replace(f"--batch_size {needed} or more, ", "")
         raise UserError(
             f"--data: {n} training images fill no batch of the {needed} that this method needs; "
@@ -217,12 +225,12 @@ def check_batch(method: Method, batch_size: int, n: int, processes: int) -> None
 
 
 def load_split(run_: RunSettings, split: str, seen: Seen | None = None) -> ImageSet:
-    """A split of the run's data set; of the training splits as many images as the run may use.
+    """Load a split of the run's data set; training splits are reduced to `limit` images.
 
     Args:
-        run_: Which data set, and where.
+        run_: Settings of the data set.
         split: `train`, `test` or `pretrain`.
-        seen: If given, gets the fingerprint of the whole split.
+        seen: If given, filled with the fingerprint of the whole split.
     """
     images = load(
         run_.data, split, data_dir=run_.data_dir, strict=run_.strict, download=run_.download,
@@ -233,7 +241,7 @@ def load_split(run_: RunSettings, split: str, seen: Seen | None = None) -> Image
 
 
 def as_wanted(images: ImageSet, run_: RunSettings, seen: Seen | None = None) -> ImageSet:
-    """As many of a split's images as the run may use, normalized as it says; see `load_split`."""
+    """Apply the settings to a split: decoding, `limit` and normalization; see `load_split`."""
     if seen is not None:
         seen[images.split] = fingerprint(images)
     if isinstance(images, FileImages):
@@ -246,13 +254,13 @@ def as_wanted(images: ImageSet, run_: RunSettings, seen: Seen | None = None) -> 
         images = images.evenly(run_.limit)
     std = images.std
     if max(std) > 0:
-        # A channel of one value, as in pictures of one color, has no deviation to divide by.
+        # A constant channel has no standard deviation to divide by.
         std = tuple(value or 1.0 for value in std)  # type: ignore[assignment]
     return replace(images, mean=run_.mean or images.mean, std=run_.std or std)
 
 
 def notes_on(run_: RunSettings, images: ImageSet | None = None) -> tuple[str, ...]:
-    """What the user should hear at the start: a normalisation that is not the data set's own."""
+    """A note if mean and standard deviation are far from the data set's own."""
     if run_.mean is None and run_.std is None:
         return ()
     own = images or load_split(replace(run_, mean=None, std=None), "pretrain")
@@ -261,7 +269,7 @@ def notes_on(run_: RunSettings, images: ImageSet | None = None) -> tuple[str, ..
 
 
 def build_method(settings: Settings, n_data: int, size: int) -> Method:
-    """The method with its backbone, initialised by the run's seed."""
+    """Build the method with its backbone, initialized by the run's seed."""
     kind = method_class(settings.run.method)
     model = settings.model
     with torch.random.fork_rng(devices=[]):
@@ -289,14 +297,14 @@ def has_narrow_downsampling(module: nn.Module) -> bool:
 
 
 def native_size(images: ImageSet) -> int:
-    """The side of images in memory; 224 for files."""
+    """Default view size: the side of images in memory, 224 for files."""
     if isinstance(images, StreamedImages):
         return LARGE
     return int(images.images.shape[-1])  # type: ignore[attr-defined]
 
 
 def encoder_facts(parts: Parts) -> dict[str, Any]:
-    """What is needed to build and feed the exported encoder."""
+    """Facts to rebuild the exported encoder and prepare its images."""
     words = parts.settings.flat()
     facts = {k: words[k] for k in ("method", "backbone", "width", "stem", "size", "patch")}
     return {
@@ -309,7 +317,7 @@ def encoder_facts(parts: Parts) -> dict[str, Any]:
 
 
 def headline(parts: Parts, recipes: list[str]) -> str:
-    """What is going to happen, in a few lines."""
+    """The first lines of a run: data, mixture, encoder, device, recipe, folder, notes."""
     settings, module, machine = parts.settings, parts.module, parts.machine
     model, run_ = settings.model, settings.run
     millions = sum(p.numel() for p in module.method.backbone.parameters()) / 1e6

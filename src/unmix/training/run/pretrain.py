@@ -49,7 +49,7 @@ from unmix.training.run.lock import results_lock, run_lock
 from unmix.training.run.loggers import end_failed
 from unmix.training.run.notes import note_on_width
 from unmix.training.run.parts import Parts, build_parts, encoder_facts, headline
-from unmix.training.run.resuming import go_on_with
+from unmix.training.run.resuming import check_data
 from unmix.training.run.trainer import fit
 
 __all__ = ["command_line", "pretrain", "settings_for"]
@@ -61,17 +61,18 @@ def pretrain(
     test_data: Any = None,
     **words: Unpack[PretrainSettings],
 ) -> RunResults:
-    """Pretrain an encoder and measure it; the Python form of `unmix pretrain`.
+    """Pretrain an encoder and evaluate it; the Python form of `unmix pretrain`.
 
-    `data` may also be what there is in Python: a PyTorch or Hugging Face data set, pixels uint8
-    (N, C, H, W), a pair (pixels, labels), or a list of paths; see `from_python`. It should give the
-    same picture each time, for the views are made here. Its labels, if it has any, are for the
-    evaluation. To go on with such a run, or to see its results, give the same again.
+    `data` may also be a Python object: a PyTorch or Hugging Face data set, pixels uint8
+    (N, C, H, W), a pair (pixels, labels), or a list of paths; see `from_python`. It should return
+    images without augmentation, since the views are made here. Its labels, if any, are used for the
+    evaluation alone. To resume such a run, or to see its results, give the same object again.
 
     Args:
-        config: A recipe's name or a YAML file, whose settings are the defaults; of several each
-            comes over the ones before.
-        test_data: With `data` of Python, what to evaluate on, likewise; without it nothing is.
+        config: Name of a recipe or a YAML file with defaults; of several, later ones override
+            earlier ones.
+        test_data: If `data` is a Python object, the images to evaluate on, likewise; without it
+            there is no evaluation.
         words: Settings by name, such as `method="moco", data="photos", IM=True`; their types are in
             `unmix.config.keywords`, and `unmix pretrain --help` says what they are.
 
@@ -79,7 +80,7 @@ def pretrain(
         The content of the run folder's `results.json`.
 
     Raises:
-        UserError: for settings that cannot be, before anything is written.
+        UserError: if the settings are invalid, before anything is written.
     """
     given, flat = None, flattened(words)
     data = flat.get("data")
@@ -98,11 +99,11 @@ def pretrain(
 
 @dataclass(frozen=True)
 class Given:
-    """Images that were given in Python.
+    """Images given as Python objects.
 
     Attributes:
-        train: To train on.
-        test: To evaluate on, with the same classes, or None.
+        train: Training images.
+        test: Images to evaluate on, with the same classes, or None.
     """
 
     train: ImageSet
@@ -112,20 +113,19 @@ class Given:
 def settings_for(
     words: dict[str, Any], config: str | Sequence[str] | None = None
 ) -> tuple[Settings, list[str]]:
-    """The settings of a run: of the folder that it goes on with, or of the recipes and the words.
+    """The settings of a run: from the folder that is resumed, or from recipes and keywords.
 
     Returns:
-        The settings, and the names of the recipes that they started from.
+        The settings, and the names of the recipes that they are based on.
 
     Raises:
-        UserError: if a setting is unknown or cannot be, or the folder holds a run of another
-            method.
+        UserError: if a setting is unknown or invalid, or the folder holds a run of another method.
     """
     words = flattened(words)
     folder = RunFolder(str(words["run"])) if words.get("run") else None
     if folder is not None and folder.config.exists() and config is None:
         theirs = folder.words()
-        # Another method has other options, and theirs would be taken for the mistake.
+        # Checked first: another method has other options, and these would be called the mistake.
         if "method" in words:
             check_method(folder.path, words["method"])
         used: list[str] = []
@@ -140,19 +140,19 @@ def settings_for(
 def run(
     settings: Settings, recipes: list[str], command: str, given: Given | None = None
 ) -> RunResults:
-    """Pretrain with these settings, or go on with the run that the folder holds.
+    """Pretrain with these settings, or resume the run in the folder.
 
     Raises:
-        UserError: if the settings cannot be, or the folder holds another run or is in use.
+        UserError: if the settings are invalid, or the folder holds another run or is in use.
     """
     quiet_libraries()
     typed, settings = settings.run.data, located(settings)
     folder = RunFolder(settings.folder)
-    if (found := _complete(folder, settings)) is not None:
-        return found
-    # Of several processes that train together the first keeps the folder for all.
+    if (results := _complete(folder, settings)) is not None:
+        return results
+    # Of several processes that train together the first locks the folder for all.
     with run_lock(folder.path, say) if is_leader() else nullcontext():
-        # It may have ended while another process had it.
+        # It may have been completed while another process had the lock.
         try:
             return _complete(folder, settings) or _train(
                 folder, settings, recipes, command, typed, given
@@ -162,7 +162,7 @@ def run(
 
 
 def _way_on(folder: RunFolder, given: Given | None) -> str:
-    """What to do with a run that was interrupted."""
+    """How to continue a run that was interrupted."""
     if not folder.last.exists():
         return "nothing was saved yet, so the same command begins anew"
     if given is not None:
@@ -171,16 +171,16 @@ def _way_on(folder: RunFolder, given: Given | None) -> str:
 
 
 def _complete(folder: RunFolder, settings: Settings) -> RunResults | None:
-    """The results of the run that the folder holds, told, if it has ended; None if not."""
+    """Print and return the results of a run that is complete; None if it is not."""
     if not folder.begun():
         return None
     folder.check_same(settings.flat())
     if not (folder.results.exists() and folder.encoder.exists()):
         return None
-    found = load_results(folder.path)
+    results = load_results(folder.path)
     say(f"{shown(folder.path)} is complete; nothing to do. Its results:")
-    say_accuracies(found)
-    return found
+    say_accuracies(results)
+    return results
 
 
 def _train(
@@ -191,15 +191,15 @@ def _train(
     typed: str,
     given: Given | None = None,
 ) -> RunResults:
-    """Train, from the start or from the last checkpoint; then measure and write.
+    """Train, from the start or from the last checkpoint; then evaluate and write the results.
 
     Args:
-        folder: The run folder, which is this process's.
-        settings: With absolute paths to the data.
-        recipes: Names of those that the settings started from.
+        folder: The run folder, locked by this process.
+        settings: Settings with absolute paths to the data.
+        recipes: Names of the recipes that the settings are based on.
         command: The command line, for the results.
-        typed: `--data` as it was given, for the eye.
-        given: Images of Python.
+        typed: `--data` as given, for display.
+        given: Images given as Python objects.
     """
     check_launch(settings.machine.devices)
     cores = CoreMeter()
@@ -209,7 +209,7 @@ def _train(
     seen: dict[str, Fingerprint] = {}
     if (note := note_on_width(settings)) is not None:
         say(note)
-    # The first process compares for all.
+    # The first process compares the data for all.
     train, test = (given.train, given.test) if given is not None else (None, None)
     parts = build_parts(settings, train, seen if is_leader() else None, test)
     if any(isinstance(images, StreamedImages) for images in (parts.train, parts.test)):
@@ -220,13 +220,13 @@ def _train(
     if resume:
         folder.check_same(settings.flat())
         if is_leader():
-            record = go_on_with(folder, settings, record, say)
+            record = check_data(folder, settings, record, say)
     with using_threads(settings.machine.threads or torch.get_num_threads()):
         return _to_the_end(parts, folder, recipes, record, command, resume)
 
 
 def fix_threads(parts: Parts, cores: CoreMeter) -> None:
-    """Choose the number of threads of a run, which is one of its settings from then on."""
+    """Choose the number of threads of a run, and store it in the settings."""
     machine = parts.settings.machine
     if parts.machine.device.type != "cpu":
         return
@@ -245,7 +245,7 @@ def _to_the_end(
     command: str,
     resume: bool,
 ) -> RunResults:
-    """Train what is built, measure and write."""
+    """Train, evaluate and write the results."""
     settings = parts.settings
     evaluator = Evaluator(
         parts.module, parts.labeled, parts.test, settings.evaluation, parts.machine
@@ -262,13 +262,13 @@ def _to_the_end(
             each.record(folder.skipped)
         fit(parts, folder, reporter, resume)
     except UserError:
-        # What cannot even reach its first checkpoint shall not stand in the way of the next try.
+        # A run without a checkpoint is removed, so that the next try can use the folder.
         if not resume and is_leader() and not folder.has_checkpoint:
             end_failed(settings.machine.logger)
             folder.discard()
         raise
     if not is_leader():
-        # The first process measures and writes; nothing is left for this one to do.
+        # The first process evaluates and writes for all.
         raise SystemExit(0)
     measured = finish(parts, folder, evaluator, reporter)
     rows = [*reporter.rows, *(each.row for each in measured)]
@@ -280,18 +280,18 @@ def _to_the_end(
     with results_lock(folder.path):
         write_results(folder.results, {**content, "evaluations": _with_earlier(folder, rows)})
         keep_per_image(folder.path, [evaluator.per_image(each) for each in measured])
-    folder.previous.unlink(missing_ok=True)  # there is nothing left to go on with
-    found = load_results(folder.path)
-    say_accuracies(found)
+    folder.previous.unlink(missing_ok=True)  # not needed any more
+    results = load_results(folder.path)
+    say_accuracies(results)
     if not evaluator.labeled:
         why = "has no classes" if parts.labeled.labels is None else "was given without test_data"
         say(f"{shown(settings.run.data)} {why}, so kNN and linear probes are off.")
     say(f"encoder: {shown(folder.encoder)}   results: {shown(folder.results)}")
-    return found
+    return results
 
 
 def _with_earlier(folder: RunFolder, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Rows, after those that were measured in other ways when the run had ended before."""
+    """The rows, after earlier ones with other settings, of a run that was completed before."""
     try:
         earlier = load_results(folder.path).flat
     except DamagedResultsError:
@@ -312,7 +312,7 @@ def results_of(
     command: str,
     seconds: float,
 ) -> dict[str, Any]:
-    """The content of `results.json`; `seconds` are those of this call, with its evaluations."""
+    """The content of `results.json`; `seconds` is the duration of this call, with evaluations."""
     settings = parts.settings
     return {
         "schema": 1,
@@ -339,7 +339,7 @@ def results_of(
 
 
 def say_accuracies(results: RunResults) -> None:
-    """Print what was measured at the end of a run, on its own data, and how."""
+    """Print the accuracies at the end of a run on its own data, and the settings of each."""
     rows = [row for row in results.evaluations if row.epoch == results.epochs]
     for row in rows:
         if "data" not in row.details:
@@ -350,7 +350,7 @@ def say_accuracies(results: RunResults) -> None:
 def finish(
     parts: Parts, folder: RunFolder, evaluator: Evaluator, reporter: Reporter
 ) -> list[Measurement]:
-    """Export the encoder, and measure it: the last epoch is what counts."""
+    """Export the encoder of the last epoch, and evaluate it."""
     settings, module = parts.settings, parts.module
     module.to(parts.machine.device)
     refuse_failure(folder, evaluator, reporter)
@@ -365,13 +365,13 @@ def finish(
 
 
 def refuse_failure(folder: RunFolder, evaluator: Evaluator, reporter: Reporter) -> None:
-    """Refuse to export an encoder that is of no use to anybody.
+    """Refuse to export a useless encoder.
 
     Raises:
-        UserError: if the loss has exploded, or the features are not finite or all the same.
+        UserError: if the loss has exploded, or the features are not finite or constant.
     """
     health = reporter.health
-    if health.chance_loss is None:  # nothing was left to be trained
+    if health.chance_loss is None:  # no step was left to train
         health.chance_loss = evaluator.module.method.chance_loss
     why = useless(evaluator.sample())
     if reporter.loss is not None and health.times_first(reporter.loss) > EXPLODED_LOSS:
@@ -384,7 +384,7 @@ def refuse_failure(folder: RunFolder, evaluator: Evaluator, reporter: Reporter) 
 
 
 def command_line(config: str | Sequence[str] | None, words: dict[str, Any]) -> str:
-    """The command line that says the same as a call."""
+    """The command line that is equivalent to a call of `pretrain`."""
     parts = ["unmix", "pretrain"]
     for name in [config] if isinstance(config, (str, os.PathLike)) else config or ():
         parts += ["--config", os.fspath(name)]

@@ -1,4 +1,4 @@
-"""Whether a run may go on with the data that is there now."""
+"""Resuming with data that may have changed."""
 
 from __future__ import annotations
 
@@ -10,33 +10,33 @@ from unmix.methods import method_class
 from unmix.training.run.data_record import DataRecord
 from unmix.training.run.folder import RunFolder
 
-__all__ = ["go_on_with"]
+__all__ = ["check_data"]
 
 
-def go_on_with(
+def check_data(
     folder: RunFolder, settings: Settings, now: DataRecord, say: Callable[[str], None]
 ) -> DataRecord:
-    """Compare a run's data with what is there now, and record that, and where it lies.
+    """Compare a run's data with the present data, and record the present one.
 
     Args:
-        folder: Of the run that goes on.
-        settings: With the paths where the data lies now.
-        now: What was found there, first the split that is trained on.
+        folder: Folder of the run that is resumed.
+        settings: Settings with the present paths to the data.
+        now: Record of the present data, the training images first.
         say: Prints a line.
 
     Returns:
         The record that was written.
 
     Raises:
-        UserError: if the images are others, and the method keeps something of each of them.
+        UserError: if the images differ, and the method stores something per image.
     """
     record = DataRecord.read(folder.path)
     begun = folder.has_checkpoint
     if record is None:
         if begun:
             say(
-                "note: this run was begun by a version that kept no fingerprint of its data; it is "
-                "taken to be what is there now"
+                "note: this run was started by a version that stored no fingerprint of its data; "
+                "it is assumed to be unchanged"
             )
         record = now
     elif begun and (clause := record.difference(now.splits)) is not None:
@@ -46,11 +46,11 @@ def go_on_with(
         if others and method_class(method).per_image:
             flag = "--data" if settings.run.data_dir is None else "--data_dir"
             raise UserError(
-                f"{flag}: {clause}; {method} keeps something of every image by its number, so the "
-                f"run cannot go on with other images. Give {flag} with the folder that holds the "
-                "run's, or another --run."
+                f"{flag}: {clause}; {method} stores something per image, by its id, so the "
+                f"run cannot be resumed with other images. Give {flag} with the folder that holds "
+                "the run's, or another --run."
             )
-        say(f"warning: {clause}; going on with the data as it is now")
+        say(f"warning: {clause}; resuming with the data as it is now")
         record = record.replaced(now, clause)
     else:
         record = DataRecord(record.typed, now.splits, record.earlier)

@@ -1,4 +1,4 @@
-"""Lightning's trainer, set up for a run: checkpoints, resuming, and how it ends."""
+"""Lightning's trainer of a run: checkpoints, resuming, errors."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ from unmix.training.loop.compiling import Compiling
 from unmix.training.loop.module import Pretraining
 from unmix.training.loop.progress import Bar, Lines, shows_bar
 from unmix.training.loop.records import Records
-from unmix.training.run.checkpoints import AtomicCheckpoints, latest_whole, set_aside
+from unmix.training.run.checkpoints import AtomicCheckpoints, latest_intact, set_aside
 from unmix.training.run.folder import RunFolder
 from unmix.training.run.loggers import extra_loggers
 from unmix.training.run.parts import Parts
 
 __all__ = ["build_trainer", "fit"]
 
-_NO_WRITING = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES}
+_NOT_WRITABLE = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES}
 _PARTS = (
     "state_dict", "optimizer_states", "lr_schedulers", "loops", "callbacks", "global_step",
     "epoch_sums", "epoch_samples",
@@ -37,11 +37,11 @@ _PARTS = (
 
 
 def fit(parts: Parts, folder: RunFolder, reporter: Reporter, resume: bool) -> None:
-    """Train, from the newest checkpoint that is whole if there is one.
+    """Train, from the newest intact checkpoint if there is one.
 
     Raises:
-        UserError: if the run diverges, its folder cannot be written, or no checkpoint of a run that
-            is to be resumed is whole.
+        UserError: if the run diverges, its folder cannot be written, or a run that is resumed has
+            checkpoints and none is intact.
     """
     settings, machine = parts.settings, parts.machine
     start = resumed_from(parts.module, folder) if resume else None
@@ -64,7 +64,7 @@ def fit(parts: Parts, folder: RunFolder, reporter: Reporter, resume: bool) -> No
         max_epochs=settings.run.epochs,
         logger=extra_loggers(settings, folder),
         plugins=[AtomicCheckpoints()],
-        enable_checkpointing=False,  # ours is none of Lightning's
+        enable_checkpointing=False,  # the callback `Checkpoints` instead
         enable_progress_bar=bar,
     )
     loader = build_loader(
@@ -72,23 +72,23 @@ def fit(parts: Parts, folder: RunFolder, reporter: Reporter, resume: bool) -> No
         resident=parts.module.resident is not None, workers=settings.machine.workers,
         pin_memory=machine.device.type == "cuda",
     )  # fmt: skip
-    with our_endings(trainer, folder):
+    with errors_of_users(trainer, folder):
         trainer.fit(parts.module, loader, ckpt_path=start)
-    # A run that was stopped between its last save and that epoch's record has no step left to do.
+    # A run that was stopped between its last save and the evaluation has no step left to do.
     reporter.complete(trainer, parts.module)
 
 
 def resumed_from(module: Pretraining, folder: RunFolder) -> Path | None:
-    """The checkpoint that a run goes on from, checked; None if it has none yet.
+    """The checkpoint to resume from, checked; None if there is none yet.
 
     Raises:
-        UserError: if none is whole, or it is not of this run.
+        UserError: if none is intact, or it is of another run.
     """
-    path, checkpoint, damaged = latest_whole(folder.checkpoints)
+    path, checkpoint, damaged = latest_intact(folder.checkpoints)
     if path is None:
         if damaged:
             raise UserError(
-                f"{damaged[0]}, and {folder.checkpoints} holds no other that is whole. Put a copy "
+                f"{damaged[0]}, and {folder.checkpoints} holds no other that is intact. Put a copy "
                 "in its place, or remove it to train from the start."
             )
         return None
@@ -97,30 +97,30 @@ def resumed_from(module: Pretraining, folder: RunFolder) -> Path | None:
         say(f"{error}.")
     if damaged and is_leader():
         set_aside(folder.checkpoints, path)
-        say(f"What is damaged is kept as {shown(folder.checkpoints)}/NAME.damaged.")
-    say(f"going on from {shown(path)}, after {checkpoint['global_step']} steps")
+        say(f"Damaged checkpoints are kept as {shown(folder.checkpoints)}/NAME.damaged.")
+    say(f"resuming from {shown(path)}, after {checkpoint['global_step']} steps")
     if "first_loss" not in checkpoint and module.views.kinds[0].settings.jitter[3]:
         say(
-            "note: this run was begun by unmix 0.1.0, whose hue jitter was a rotation of colors; "
+            "note: this run was started by unmix 0.1.0, whose hue jitter was a rotation of colors; "
             "from here on it is a shift of the hue."
         )
     return path
 
 
 def build_trainer(parts: Parts, callbacks: list[Callback], **options: Any) -> L.Trainer:
-    """Lightning's trainer on the run's device and in its number format.
+    """Build Lightning's trainer for the run's device and precision.
 
     Args:
-        parts: Of the run.
-        callbacks: What happens beside the steps.
-        options: The rest of `lightning.Trainer`'s.
+        parts: Components of the run.
+        callbacks: Callbacks of the trainer.
+        options: Other arguments of `lightning.Trainer`.
     """
     machine, wanted = parts.machine, parts.settings.machine
     on_gpu = machine.device.type == "cuda"
     strategy: Any = "auto"
     if wanted.processes > 1:
-        # What buffers hold is gathered by the methods, or a process's own. One process evaluates
-        # while the others wait for it.
+        # Buffers are gathered by the methods, or each process has its own. One process evaluates
+        # while the others wait.
         strategy = DDPStrategy(broadcast_buffers=False, timeout=timedelta(hours=6))
     return L.Trainer(
         accelerator=machine.accelerator,
@@ -130,7 +130,7 @@ def build_trainer(parts: Parts, callbacks: list[Callback], **options: Any) -> L.
         use_distributed_sampler=False,
         sync_batchnorm=wanted.processes > 1 and on_gpu and parts.module.method.sync_batch_norm,
         precision=machine.precision,  # type: ignore[arg-type]
-        benchmark=on_gpu,  # all batches but the last have one size
+        benchmark=on_gpu,  # all batches but the last have the same size
         callbacks=callbacks,
         enable_model_summary=False,
         num_sanity_val_steps=0,
@@ -139,16 +139,16 @@ def build_trainer(parts: Parts, callbacks: list[Callback], **options: Any) -> L.
 
 
 @contextmanager
-def our_endings(trainer: L.Trainer, folder: RunFolder) -> Iterator[None]:
-    """End an interrupted run by KeyboardInterrupt, and one whose disk is full by a UserError."""
+def errors_of_users(trainer: L.Trainer, folder: RunFolder) -> Iterator[None]:
+    """Raise KeyboardInterrupt if a run is interrupted, and a UserError if the disk is full."""
     try:
         yield
     except SystemExit:
-        # Lightning's way of ending an interrupted run.
+        # Lightning ends an interrupted run like this.
         if not trainer.interrupted:
             raise
     except OSError as error:
-        if error.errno not in _NO_WRITING:
+        if error.errno not in _NOT_WRITABLE:
             raise
         raise UserError(
             f"{error.filename or folder.path}: cannot be written ({error.strerror})."
@@ -158,10 +158,10 @@ def our_endings(trainer: L.Trainer, folder: RunFolder) -> Iterator[None]:
 
 
 def check_fits(module: Pretraining, checkpoint: Any, path: Path, folder: RunFolder) -> None:
-    """Check that a checkpoint is whole, and of this method and encoder.
+    """Check that a checkpoint is complete, and of this method and encoder.
 
     Raises:
-        UserError: with the first part that is missing, or the first weight that does not fit.
+        UserError: with the first part that is missing, or the first weight that does not match.
     """
     for part in _PARTS:
         if not isinstance(checkpoint, dict) or part not in checkpoint:
@@ -175,6 +175,6 @@ def check_fits(module: Pretraining, checkpoint: Any, path: Path, folder: RunFold
         if theirs is None or theirs.shape != value.shape:
             found = "is missing" if theirs is None else f"has shape {tuple(theirs.shape)}"
             raise UserError(
-                f"{path}: is of another architecture: {name} {found}, not "
-                f"{tuple(value.shape)}; the settings in {folder.config} do not belong to it."
+                f"{path}: does not match the run: {name} {found}, not "
+                f"{tuple(value.shape)}; it does not belong to the settings in {folder.config}."
             )
