@@ -46,11 +46,11 @@ def methods() -> str:
     """The methods with the front matter of their pages."""
     rows = []
     for name, (facts, title) in pages().items():
-        paper = f"[{facts['arxiv']}](https://arxiv.org/abs/{facts['arxiv']})"
-        columns = ("year", "compares", "negatives", "memory", "against_collapse", "views")
-        rows.append([f"[{title}]({name}.md)", *(str(facts[column]) for column in columns), paper])
+        year = f"[{facts['year']}](https://arxiv.org/abs/{facts['arxiv']})"
+        columns = ("compares", "negatives", "memory", "against_collapse", "views")
+        rows.append([f"[{title}]({name}.md)", year, *(str(facts[column]) for column in columns)])
     head = ("method", "year", "compares", "negatives", "memory", "against collapse", "views")
-    return table((*head, "paper"), rows)
+    return table(head, rows)
 
 
 def features(base: str = "") -> str:

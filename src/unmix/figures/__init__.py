@@ -1,4 +1,4 @@
-"""From results to figures, tables and the HTML report."""
+"""Figures, tables and the HTML report, from results."""
 
 from __future__ import annotations
 

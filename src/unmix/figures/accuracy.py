@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from unmix.figures.style import (
-    GREY,
+    GRAY,
     STYLE,
     End,
     color_of,
@@ -46,12 +46,12 @@ def accuracy_against_epochs(
 ) -> Figure:
     """Draw top-1 accuracy against pretraining epochs, baselines dotted, mixtures solid.
 
-    Runs that differ only in their epochs make one curve, each with its last evaluation; a run that
-    stands alone is a curve of all its evaluations. (Shen et al. 2020, accuracy on ImageNet-100.)
+    Runs that differ only in their epochs form one curve of their last evaluations; any other run is
+    a curve of all its evaluations. (Shen et al. 2020, accuracy on ImageNet-100.)
 
     Args:
         results: The runs; those without an evaluation by `protocol` are left out.
-        protocol: Name of an evaluation protocol, as `linear`.
+        protocol: Name of an evaluation protocol, such as `linear`.
         references: Horizontal lines, name to percent: `{"raw pixels": 39.5}`.
     """
     curves = _curves([run for run in results if run.of(protocol)], protocol)
@@ -72,12 +72,12 @@ def accuracy_against_epochs(
     _limits(axes, sorted({x for curve in curves for x, _ in curve.points}))
     right = axes.get_xlim()[1]
     for name, percent in (references or {}).items():
-        axes.axhline(percent, color=GREY, linewidth=0.9, linestyle=(0, (6, 3)), zorder=1)
-        ends.append(End(right, percent, f"{name} {percent:.1f}", GREY))
+        axes.axhline(percent, color=GRAY, linewidth=0.9, linestyle=(0, (6, 3)), zorder=1)
+        ends.append(End(right, percent, f"{name} {percent:.1f}", GRAY))
     axes.margins(y=0.08)
     axes.autoscale_view(scalex=False)
     low, high = axes.get_ylim()
-    # Differences far below the noise of seeds must not fill the figure.
+    # Differences far below the variation between seeds must not fill the figure.
     spare = max(0.0, _LEAST - (high - low)) / 2
     axes.set_ylim(low - spare, high + spare)
     label_ends(axes, ends)
@@ -96,7 +96,7 @@ def _curves(results: Sequence[RunResults], protocol: str) -> list[_Curve]:
         if len(runs) > 1 and len({epoch for epoch, _ in last}) == len(last):
             curves.append(_Curve(runs[0], tuple(sorted(last)), named=False))
             continue
-        # Twice the same epochs: the runs differ in something that their results do not name.
+        # The same epochs twice: the runs differ in a setting that is not in their results.
         for run in runs:
             points = {row.epoch: row.top1 for row in run.of(protocol)}
             curves.append(_Curve(run, tuple(points.items()), named=len(runs) > 1))
@@ -117,7 +117,7 @@ def _label(curve: _Curve, varying: Sequence[str]) -> str:
 
 
 def _limits(axes: Axes, epochs: Sequence[int]) -> None:
-    """Choose the epoch axis: ticks at the measured epochs where they have room."""
+    """Set the epoch axis: ticks at the measured epochs if there is room."""
     low, high = epochs[0], epochs[-1]
     margin = 0.04 * (high - low) or max(1.0, 0.5 * high)
     axes.set_xlim(low - margin, high + margin)

@@ -12,11 +12,11 @@ from matplotlib.figure import Figure
 from numpy.typing import ArrayLike, NDArray
 
 from unmix.errors import UserError
-from unmix.figures.style import GREY, STYLE, color_of, shorten
+from unmix.figures.style import GRAY, STYLE, color_of, shorten
 
 __all__ = ["prediction_curves"]
 
-# More corners than a print can show only make the SVG large.
+# More points than a print can show only make the SVG larger.
 _POINTS = 400
 
 Measures = Mapping[str, Mapping[str, tuple[float, float]]]
@@ -33,8 +33,8 @@ def prediction_curves(
 ) -> Figure:
     """Draw, for each image, each model's pooled feature values in ascending order.
 
-    A row has one scale for all models; dashed lines are the maxima. The flattening that the paper
-    shows this way is mostly a smaller norm, so measures that do not depend on the norm go below.
+    A row has one scale for all models; dashed lines are the maxima. The flattening in the paper's
+    figure is mostly a smaller norm, so scale-invariant measures are written below.
     (Shen et al. 2020, Figure 3.)
 
     Args:
@@ -42,7 +42,7 @@ def prediction_curves(
         curves: For each model's label, its pooled features `(N, D)`; D may differ between models.
         measures: For each model's label, name of the measure to (mean, standard deviation) over
             the whole test set.
-        methods: For each model's label, the method whose colour it gets; else its first word.
+        methods: For each model's label, the method that sets its color; by default its first word.
         baselines: Labels of models trained without a mixture; their outlines are dotted.
 
     Raises:
@@ -78,7 +78,7 @@ def prediction_curves(
                 axes.set_xlabel("feature, sorted by value", fontsize=8)
     if names and measures:
         heads = ["test set, mean ± std", *names]
-        _column(figure.add_subplot(grid[rows, 0]), heads, GREY, "left")
+        _column(figure.add_subplot(grid[rows, 0]), heads, GRAY, "left")
         for column, label in enumerate(features, start=1):
             lines = ["", *(_cell(measures.get(label, {}).get(name)) for name in names)]
             _column(figure.add_subplot(grid[rows, column]), lines, colors[label], "center")

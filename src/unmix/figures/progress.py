@@ -1,4 +1,4 @@
-"""How runs went: loss and kNN accuracy against epochs, from Lightning's `metrics.csv`."""
+"""Training curves: loss and kNN accuracy against epochs, from Lightning's `metrics.csv`."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ from unmix.results import RunResults
 
 __all__ = ["Metrics", "curves", "read_metrics"]
 
-# Column to epoch to value; epochs count those that are complete, so the first is 1.
+# Column to epoch to value; epochs are counted when complete, so the first is 1.
 Metrics = Mapping[str, Mapping[int, float]]
 
-# For runs that have no results yet, so that nothing says which method they are.
+# For runs without results yet, whose method is unknown.
 _COLORS = ("#0077BB", "#EE7733", "#009966", "#AA3377", "#33A5CC", "#CC3311", "#775500", "#555555")
 
 
 def read_metrics(path: Path) -> dict[str, dict[int, float]]:
-    """Read the `metrics.csv` of Lightning's CSVLogger, whose rows fill only some columns.
+    """Read the `metrics.csv` of Lightning's CSVLogger, whose rows have only some columns.
 
     Args:
         path: The file.
@@ -57,10 +57,10 @@ def read_metrics(path: Path) -> dict[str, dict[int, float]]:
 
 
 def _add(sums: dict[str, dict[int, list[float]]], row: Mapping[str, str | None]) -> None:
-    """File one row's numbers; what is no number, such as a half-written last row, is left out."""
+    """Add the numbers of one row; other values, as of an incomplete last row, are skipped."""
     numbers: dict[str, float] = {}
     for name, text in row.items():
-        # Fields beyond the header come under the key None and as a list.
+        # Fields beyond the header have the key None and are a list.
         with suppress(ValueError):
             if isinstance(name, str) and text:
                 numbers[name] = float(text)
@@ -81,12 +81,12 @@ def curves(
 ) -> Figure:
     """Draw the training loss and the kNN accuracy of runs against epochs.
 
-    Losses with and without a mixture are sums of different terms: compare their course, not their
-    height. A value that no run has gets no panel.
+    Losses with and without a mixture are sums of different terms: compare their trends, not their
+    values. A value that no run has gets no panel.
 
     Args:
-        metrics: For each run's name, what `read_metrics` gave.
-        results: Those runs' results where there are any; they say which colour and line a run gets.
+        metrics: For each run's name, the result of `read_metrics`.
+        results: Results of these runs, if any; they determine color and line style.
         loss: Column of the loss.
         accuracy: Column of the kNN top-1 accuracy in percent.
     """
@@ -105,20 +105,20 @@ def curves(
     if not shown:
         message(figure.add_subplot(), f"No run has “{loss}” or “{accuracy}” in its metrics.csv.")
         return figure
-    labelled: set[str] = set()
+    labeled: set[str] = set()
     grid = figure.subplots(1, len(shown), squeeze=False)[0]
-    # From the right, so that a name stands once and beside the last panel that its run is in.
+    # From the right, so that a name is written once, beside the last panel of its run.
     for axes, (label, lines) in reversed(list(zip(grid, shown.items(), strict=True))):
         axes.set(xlabel="Pretraining epochs", ylabel=label)
         ends = _draw(axes, lines, styles)
-        label_ends(axes, [end for end in ends if end.text not in labelled])
-        labelled |= {end.text for end in ends}
+        label_ends(axes, [end for end in ends if end.text not in labeled])
+        labeled |= {end.text for end in ends}
     return figure
 
 
 def _values(metrics: Mapping[str, Metrics], column: str) -> dict[str, Mapping[int, float]]:
     """Return the values of a column for the runs that have it."""
-    # Lightning renames a value that is logged both each step and each epoch.
+    # Lightning renames a value that is logged per step and per epoch.
     found = {name: own.get(column) or own.get(f"{column}_epoch") for name, own in metrics.items()}
     return {name: values for name, values in found.items() if values}
 
@@ -126,7 +126,7 @@ def _values(metrics: Mapping[str, Metrics], column: str) -> dict[str, Mapping[in
 def _draw(
     axes: Axes, lines: Mapping[str, Mapping[int, float]], styles: Mapping[str, tuple[str, str]]
 ) -> list[End]:
-    """Draw one value of all runs; return the lines' last finite points."""
+    """Draw one value of all runs; return the last finite points."""
     ends = []
     for name, values in lines.items():
         color, mixture = styles[name]

@@ -1,4 +1,4 @@
-"""The report: tables and figures of some runs in one HTML file that needs nothing else."""
+"""The report: tables and figures of runs in one self-contained HTML file."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ CITATIONS = (
     "(Mixtures in image space.)",
     "Zhiqiang Shen, Zechun Liu, Zhuang Liu, Marios Savvides, Trevor Darrell, Eric Xing. Un-Mix: "
     "Rethinking Image Mixtures for Unsupervised Visual Representation Learning. AAAI 2022. "
-    "(Mixtures with shared credit.)",
+    "(Mixtures in label space.)",
 )
 
 
@@ -41,7 +41,7 @@ def write_report(
     captions: Mapping[str, str] | None = None,
     title: str = "Pretraining with image mixtures",
 ) -> None:
-    """Write one HTML file with the runs' table, the figures, and what is needed to repeat them.
+    """Write one HTML file with the table of runs, the figures, and how to repeat the runs.
 
     The file loads nothing: figures are embedded as SVG, styles are inline, there is no script.
 
@@ -49,10 +49,10 @@ def write_report(
         path: The file.
         results: The runs.
         figures: Title to figure, in the order in which they appear.
-        baselines: Accuracies of what needs no training, `{"raw pixels": {"knn": 39.5}}`.
-        settings: What the runs have in common and the table does not say.
-        notes: Sentences below the summary, one a paragraph.
-        captions: For a figure's title, the sentences under it.
+        baselines: Accuracies without training, `{"raw pixels": {"knn": 39.5}}`.
+        settings: Common settings of the runs that are not in the table.
+        notes: Sentences below the summary, one per paragraph.
+        captions: Captions by title of the figure.
         title: Heading of the page.
 
     Raises:
@@ -88,7 +88,7 @@ def _source(figure: Figure) -> str:
 
 
 def _summary(results: Sequence[RunResults]) -> str:
-    """Say in a sentence or two what was run."""
+    """Describe the runs in a sentence or two."""
     if not results:
         return "No run is in this report."
     count = f"{len(results)} runs" if len(results) > 1 else "One run"
@@ -112,18 +112,18 @@ def _summary(results: Sequence[RunResults]) -> str:
 
 
 def _join(words: Iterable[str]) -> str:
-    """Join different words with commas and an "and"."""
+    """Join distinct words with commas and "and"."""
     once = list(dict.fromkeys(words))
     return " and ".join([", ".join(once[:-1]), once[-1]] if len(once) > 1 else once)
 
 
 def _details(run: RunResults) -> dict[str, Any]:
-    """Collect everything that a run's results say."""
+    """Collect all results of a run."""
     settings = {
         name: getattr(run, name)
         for name in ("method", "mixture", "data", "backbone", "width", "size", "epochs", "seed")
     }
-    # Rows of one protocol and epoch may differ in how they were measured.
+    # Rows of one protocol and epoch may differ in their settings.
     rows = {f"{described(row)}, epoch {row.epoch}": _evaluation(row) for row in run.evaluations}
     groups = {
         "Settings": settings,

@@ -19,10 +19,10 @@ def render(figure: Figure, kind: str) -> bytes:
 
     Args:
         figure: The figure.
-        kind: `png` (150 dots an inch) or `svg` (text as outlines, so that no font is needed).
+        kind: `png` (150 dots per inch) or `svg` (text as outlines, so that no font is needed).
     """
     buffer = io.BytesIO()
-    # By this mark `unmix.data` knows a figure that lies among the images.
+    # `unmix.data` recognizes figures among images by this metadata.
     metadata = {"Date": None} if kind == "svg" else {"Software": "unmix"}
     with rc_context(STYLE):
         figure.savefig(buffer, format=kind, dpi=150, metadata=metadata)
@@ -30,11 +30,11 @@ def render(figure: Figure, kind: str) -> bytes:
 
 
 def save(figure: Figure, stem: Path) -> list[Path]:
-    """Write a figure as `STEM.png` (150 dots an inch) and `STEM.svg`, each whole or not at all.
+    """Write a figure as `STEM.png` (150 dots per inch) and `STEM.svg`, atomically.
 
     Args:
         figure: The figure.
-        stem: The files' path without the ending; folders on the way are made.
+        stem: The path of the files without extension; missing folders are created.
 
     Returns:
         The two paths.

@@ -1,4 +1,4 @@
-"""How every figure looks: one font, one grid, and the same colour for the same thing everywhere."""
+"""The common style of all figures: font, grid, and colors by method and mixture."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 __all__ = [
-    "GREY",
+    "GRAY",
     "STYLE",
     "End",
     "color_of",
@@ -26,9 +26,9 @@ __all__ = [
     "shorten",
 ]
 
-GREY = "#666666"
+GRAY = "#666666"
 
-# Any: some versions of Matplotlib type the keys as texts, some as the literal names.
+# Any: some versions of Matplotlib type the keys as strings, some as literals.
 STYLE: Any = {
     "font.family": "sans-serif",
     "font.sans-serif": ["DejaVu Sans"],
@@ -54,12 +54,12 @@ STYLE: Any = {
     "lines.markersize": 5,
     "figure.facecolor": "white",
     "svg.hashsalt": "unmix",
-    # Names of runs are no formulas, whatever dollar signs they hold.
+    # Names of runs are not formulas, even if they contain dollar signs.
     "text.parse_math": False,
     "text.usetex": False,
 }
 
-# Dark enough on white, and apart for the common forms of colour blindness.
+# Dark enough on white, and distinguishable with common color vision deficiencies.
 _METHODS: dict[str, tuple[str, str]] = {
     "moco": ("MoCo", "#CC3311"),
     "cmc": ("CMC", "#0077BB"),
@@ -87,19 +87,19 @@ def _plain(method: str) -> str:
 
 
 def _family(method: str) -> tuple[str, str] | None:
-    """Find the name and colour of a method or of a version of it (`moco-v2`)."""
+    """The name and color of a method or of a version of it (`moco-v2`)."""
     plain = _plain(method)
     return _METHODS.get(plain) or _METHODS.get(re.sub(r"v\d+$|\d+$", "", plain))
 
 
 def color_of(method: str) -> str:
-    """Return a method's colour: MoCo red, CMC blue, InsDis green, the others from a fixed list."""
+    """Return a method's color: MoCo red, CMC blue, InsDis green, others from a fixed list."""
     known = _family(method)
     return known[1] if known else _OTHERS[zlib.crc32(_plain(method).encode()) % len(_OTHERS)]
 
 
 def method_name(method: str) -> str:
-    """Return a method's name as the literature writes it; an unknown one as it is."""
+    """Return a method's name as in the literature; an unknown one unchanged."""
     known = _METHODS.get(_plain(method))
     return known[0] if known else method
 
@@ -119,8 +119,8 @@ def marker_of(mixture: str, points: int) -> dict[str, Any]:
     """Return a mixture's marker as keywords of `Axes.plot`.
 
     Args:
-        mixture: A baseline's marker is hollow.
-        points: How many the line has; many get small markers, very many none.
+        mixture: Name of the mixture; a baseline's marker is hollow.
+        points: Number of points of the line; many get small markers, very many none.
     """
     if points > 60:
         return {"marker": ""}
@@ -130,7 +130,7 @@ def marker_of(mixture: str, points: int) -> dict[str, Any]:
 
 
 def shorten(text: str, length: int = 34) -> str:
-    """Cut the middle out of a text of more than `length` characters; an ellipsis stands for it."""
+    """Replace the middle of a string longer than `length` characters by an ellipsis."""
     if len(text) <= length:
         return text
     tail = (length - 1) // 3
@@ -139,7 +139,7 @@ def shorten(text: str, length: int = 34) -> str:
 
 @dataclass(frozen=True)
 class End:
-    """A line's last point in data units, and what to write beside it."""
+    """The last point of a line in data units, and its label."""
 
     x: float
     y: float
@@ -151,8 +151,8 @@ def separate_labels(positions: Sequence[float], gap: float, low: float, high: fl
     """Move positions apart as little as needed (least squares), keeping their order.
 
     Args:
-        positions: Where the labels would like to be.
-        gap: Least distance between two; made smaller if they do not fit otherwise.
+        positions: Preferred positions of the labels.
+        gap: Minimum distance between two; reduced if they do not fit otherwise.
         low: Lowest position allowed.
         high: Highest position allowed.
 
@@ -181,11 +181,11 @@ def separate_labels(positions: Sequence[float], gap: float, low: float, high: fl
 
 
 def label_ends(axes: Axes, ends: Sequence[End], size: float = 8) -> None:
-    """Write labels to the right of the axes at the height of their lines, none over another.
+    """Write labels to the right of the axes at the height of their lines, without overlap.
 
     Args:
-        axes: The axes; its limits must be final, for the labels do not follow them.
-        ends: The lines' last points.
+        axes: The axes; its limits must be final, as the labels do not follow them.
+        ends: The last points of the lines.
         size: Font size in points.
     """
     figure = axes.get_figure()
@@ -217,8 +217,8 @@ def label_ends(axes: Axes, ends: Sequence[End], size: float = 8) -> None:
 
 
 def message(axes: Axes, text: str) -> None:
-    """Write one sentence into axes that have nothing to show."""
+    """Write a sentence into axes without data."""
     axes.set_axis_off()
     axes.text(
-        0.5, 0.5, text, ha="center", va="center", color=GREY, transform=axes.transAxes, wrap=True
+        0.5, 0.5, text, ha="center", va="center", color=GRAY, transform=axes.transAxes, wrap=True
     )

@@ -1,4 +1,4 @@
-"""All runs in one table, for the console and for the report."""
+"""The table of runs, for the console and the report."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from unmix.results import RunResults, protocol_title, protocols_of, rate
 
 __all__ = ["Baselines", "Cell", "ResultsTable", "results_table"]
 
-# What needs no training: its name to protocol to top-1 in percent.
+# Baselines without training: name to protocol to top-1 in percent.
 Baselines = Mapping[str, Mapping[str, float]]
 
 _DASH = "–"
@@ -22,7 +22,7 @@ _SETTINGS = ("data", "backbone", "size", "seed")
 
 @dataclass(frozen=True)
 class Cell:
-    """One entry: what is written, and whether it is the best of its column."""
+    """One entry: its text, and whether it is the best of its column."""
 
     text: str
     best: bool = False
@@ -30,12 +30,12 @@ class Cell:
 
 @dataclass(frozen=True)
 class ResultsTable:
-    """A table of texts.
+    """A table of strings.
 
     Attributes:
         columns: Headings.
-        numeric: For each column, whether it holds numbers (set flush right).
-        rows: As many cells each as there are columns.
+        numeric: For each column, whether it has numbers (right-aligned).
+        rows: One cell per column.
     """
 
     columns: tuple[str, ...]
@@ -52,7 +52,7 @@ class ResultsTable:
 
     def text(self) -> str:
         """Return the table as aligned lines; a star marks the best of a column."""
-        # The star's place is kept in every cell, so that the digits stay under each other.
+        # Every cell reserves a place for the star, so that digits are aligned.
         lines = [[f"{column} " for column in self.columns]]
         lines += [[cell.text + ("*" if cell.best else " ") for cell in row] for row in self.rows]
         widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
@@ -67,15 +67,15 @@ def _pad(text: str, width: int, numeric: bool) -> str:
 def results_table(
     results: Sequence[RunResults], baselines: Baselines | None = None
 ) -> ResultsTable:
-    """Put runs into a table: what needs no training first, then baselines, then mixtures.
+    """Make a table: baselines without training, then runs without mixtures, then with.
 
-    Settings that differ between the runs get a column. An accuracy that is not from the run's last
-    epoch says which it is from. The best of a column is marked, unless the runs are of different
-    data sets, whose numbers do not compare.
+    Settings that differ between the runs get a column. An accuracy that is not from the last
+    epoch has its epoch. The best of a column is marked, unless the runs have different data sets,
+    whose numbers are not comparable.
 
     Args:
         results: The runs.
-        baselines: Accuracies of what needs no training, `{"raw pixels": {"knn": 39.5}}`.
+        baselines: Accuracies without training, `{"raw pixels": {"knn": 39.5}}`.
     """
     others = baselines or {}
     protocols = list(dict.fromkeys((*_ALWAYS, *protocols_of(results))))
@@ -106,7 +106,7 @@ def results_table(
     for key, text in (("images_per_second", rate), ("seconds", _minutes)):
         numbers = [None] * len(others) + [_measure(run, key) for run in runs]
         texts = [_DASH if value is None else text(value) for value in numbers]
-        # Minutes have no best: fewer epochs are not a merit.
+        # Minutes have no best: fewer epochs are not better.
         _append(cells, texts, _best(texts) if compare and key != "seconds" else set())
     columns += [protocol_title(name) for name in protocols] + ["images/s", "minutes"]
     numeric += [True] * (len(columns) - len(numeric))
@@ -119,7 +119,7 @@ def _append(cells: list[list[Cell]], texts: Sequence[str], best: set[int]) -> No
 
 
 def _best(texts: Sequence[str]) -> set[int]:
-    """Return where the greatest number stands, as it is written; nowhere if all are equal."""
+    """Return the rows of the largest number as printed; none if all are equal."""
     numbers = {
         index: float(text.split()[0].replace(",", ""))
         for index, text in enumerate(texts)
