@@ -177,11 +177,11 @@ def test_spread_moves_as_little_as_isotonic_regression(positions: list[float], g
     np.testing.assert_allclose(separate_labels(list(ordered), gap, -9.0, 9.0), least, atol=1e-9)
 
 
-def test_spread_leaves_what_is_apart() -> None:
+def test_labels_that_are_far_apart_do_not_move() -> None:
     assert separate_labels([0.9, 0.1, 0.5], 0.2, 0.0, 1.0) == pytest.approx([0.9, 0.1, 0.5])
 
 
-def test_the_papers_colours_are_red_blue_and_green() -> None:
+def test_colors_are_those_of_the_paper() -> None:
     for method, channel in (("moco", 0), ("cmc", 2), ("insdis", 1)):
         red_green_blue = matplotlib.colors.to_rgb(color_of(method))
         assert int(np.argmax(red_green_blue)) == channel
@@ -189,9 +189,9 @@ def test_the_papers_colours_are_red_blue_and_green() -> None:
     assert color_of("something new") == color_of("something new")
 
 
-def test_names_are_those_of_the_literature() -> None:
+def test_method_names_are_those_of_the_literature() -> None:
     assert run_label("insdis", "none") == "InsDis"
-    assert run_label("barlow_twins", "Un-Mix") == "Barlow Twins + Un-Mix"
+    assert run_label("barlow", "Un-Mix") == "Barlow Twins + Un-Mix"
     assert method_name("something new") == "something new"
 
 
