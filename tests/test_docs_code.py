@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import doctest
+import importlib
 import re
 import shlex
+import textwrap
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -14,6 +18,7 @@ from PIL import Image
 import unmix
 from docsite import ROOT, parser_of
 from unmix.cli import COMMANDS
+from unmix.config import Settings
 
 DOCS = ROOT / "docs"
 # Measurements with the commands of the versions that they were made with.
@@ -75,6 +80,87 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     unmix.pretrain(method="moco", **small, width=0.25, run="runs/mine")
     unmix.pretrain(method="moco", **small, backbone="resnet18", width=1.0, run="runs/resnet18")
     return tmp_path
+
+
+@pytest.fixture
+def names(place: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """What the text around a block takes to be there; calls of pretrain are made small."""
+    import torchvision
+
+    from unmix import training
+    from unmix.backbones import build
+
+    for name in ("cat.jpg", "dog.png", "pictures/train/x/e.jpg", "pictures/train/y/f.jpg"):
+        Path(name).parent.mkdir(parents=True, exist_ok=True)
+        Image.open("a.jpg").save(name)
+    pretrain = training.pretrain
+
+    def small(*args: Any, devices: int = 1, **settings: Any) -> Any:
+        assert Settings.of({**settings, "data": "photos", "devices": devices}).machine.devices
+        tiny = {"epochs": 1, "batch_size": 16, "width": 0.25, "queue_size": 16, "device": "cpu"}
+        if settings["method"] != "moco":
+            del tiny["queue_size"]
+        if isinstance(settings["data"], str):
+            tiny["limit"] = 32
+        return pretrain(*args, **{**tiny, "logger": "none", "evaluate": False, **settings})
+
+    monkeypatch.setattr(training, "pretrain", small)
+    photos = [(Image.open("a.jpg"), 0), (Image.open("b.jpg"), 1)] * 8
+    monkeypatch.setattr(torchvision.datasets, "CIFAR10", lambda root, train: photos)
+    torch.manual_seed(0)
+    backbone = build("resnet10", width=0.125, size=32)
+    x = torch.randn(2, 2, 16, 3, 32, 32)
+    return {
+        "__name__": "__main__",
+        "backbone": backbone,
+        "criterion": lambda query, target: (query - target).square().mean(dim=1),
+        "encoder": unmix.load_encoder("runs/mine"),
+        "epochs": 1,
+        "f": backbone,
+        "generator": torch.Generator().manual_seed(0),
+        "images": torch.randint(256, (32, 3, 32, 32), dtype=torch.uint8),
+        "loader": [(x[0, 0], x[0, 1], torch.arange(16)), (x[1, 0], x[1, 1], torch.arange(16, 32))],
+        "loss": torch.zeros(16),
+        "mean": (0.5, 0.5, 0.5),
+        "optimizer": torch.optim.SGD(backbone.parameters(), 0.1),
+        "root": ".",
+        "std": (0.2, 0.2, 0.2),
+        "targets": torch.randn(16, backbone.feature_dim),
+        "torch": torch,
+        "torchvision": torchvision,
+        "unmix": unmix,
+        "x1": x[0, 0],
+        "x2": x[0, 1],
+    }
+
+
+# The encoder's page has a test of its own, with what its code must do.
+CODE = [page for page in PAGES if blocks(page, "python") and page.name != "use-the-encoder.md"]
+
+
+@pytest.mark.parametrize("page", CODE, ids=lambda page: str(page.relative_to(ROOT)))
+def test_the_python_of_a_page_runs(page: Path, names: dict[str, Any]) -> None:
+    """Block by block in one namespace; files that are included have tests of their own."""
+    for block in blocks(page, "python"):
+        if not block.startswith("--8<--"):
+            exec(compile(block, str(page), "exec"), names)
+    assert torch.isfinite(names["loss"]).all()
+
+
+def test_the_python_in_the_docstring_of_the_package_runs(names: dict[str, Any]) -> None:
+    shown = re.findall(r"(?:^ {4}.*\n)+", unmix.__doc__ or "", re.M)
+    assert len(shown) == 2
+    for block in shown:
+        exec(textwrap.dedent(block), names)
+    assert names["features"].shape == (2, names["encoder"].feature_dim)
+
+
+def test_doctests_of_the_package_pass() -> None:
+    for path in sorted((ROOT / "src" / "unmix").rglob("*.py")):
+        if ">>> " in path.read_text(encoding="utf-8"):
+            name = ".".join(path.relative_to(ROOT / "src").with_suffix("").parts)
+            module = importlib.import_module(name.removesuffix(".__init__"))
+            assert doctest.testmod(module).failed == 0, name
 
 
 def test_the_code_on_the_encoder_page_runs(place: Path) -> None:

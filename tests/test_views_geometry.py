@@ -16,7 +16,7 @@ from torchvision.transforms.v2 import InterpolationMode, functional
 from unmix.errors import UserError
 from unmix.views.blur import blur_weights
 from unmix.views.geometry import (
-    centre_boxes,
+    center_boxes,
     crop_pil,
     draw_boxes,
     resample,
@@ -76,7 +76,7 @@ def test_boxes_are_distributed_as_torchvisions(height, width, scale, ratio):
 
 
 def test_fallback_box_is_torchvisions():
-    """An image too long for any attempt gives torchvision's centred crop, exactly."""
+    """An image too long for any attempt gives torchvision's centered crop, exactly."""
     for height, width in ((1, 50), (50, 1), (7, 100), (100, 7), (1, 1)):
         ours = draw_boxes(4, height, width, torch.Generator().manual_seed(0), scale=(0.99, 1.0))
         theirs = RandomResizedCrop.get_params(
@@ -114,7 +114,7 @@ def test_each_image_may_have_its_own_size(generator):
 def test_centre_boxes_are_the_largest_squares():
     heights, widths = torch.tensor([10, 5, 7]), torch.tensor([5, 10, 7])
     expected = [[2, 0, 5, 5], [0, 2, 5, 5], [0, 0, 7, 7]]
-    assert centre_boxes(3, heights, widths).tolist() == expected
+    assert center_boxes(3, heights, widths).tolist() == expected
 
 
 @pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])

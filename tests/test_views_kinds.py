@@ -194,7 +194,7 @@ def test_a_weak_second_view_is_only_cropped_and_flipped():
     settings = dataclasses.replace(strong, **weak, second_crop_scale_min=0.4)
     views, n = views_of(settings), 10_000
     first, second = views.draw_all(n, 2000, 2000, seeded())
-    assert second.colour is None
+    assert second.color is None
     assert second.sigma is None
     assert second.solarize is None
     assert second.flip.float().mean().item() == pytest.approx(0.5, abs=0.015)
@@ -202,8 +202,8 @@ def test_a_weak_second_view_is_only_cropped_and_flipped():
     assert area.min() > 0.399
     assert (first.boxes[:, 2:].prod(dim=1) / 2000**2).min() < 0.25
     assert (first.sigma > 0).float().mean().item() == pytest.approx(0.5, abs=0.015)
-    assert first.colour.gray.float().mean().item() == pytest.approx(0.2, abs=0.012)
-    assert (first.colour.brightness != 1).float().mean().item() == pytest.approx(0.8, abs=0.012)
+    assert first.color.gray.float().mean().item() == pytest.approx(0.2, abs=0.012)
+    assert (first.color.brightness != 1).float().mean().item() == pytest.approx(0.8, abs=0.012)
     assert first.solarize.float().mean().item() == pytest.approx(0.1, abs=0.009)
 
 

@@ -14,8 +14,8 @@ from unmix.views import (
     ViewDraw,
     Views,
     ViewSettings,
-    normalise_lab,
-    normalise_ycbcr,
+    normalize_lab,
+    normalize_ycbcr,
     preset,
     rgb_to_lab,
     rgb_to_ycbcr,
@@ -44,13 +44,13 @@ def torchvision_view(image: torch.Tensor, draw: ViewDraw, i: int, size: int) -> 
     out = functional.resized_crop(image.float() / 255, *draw.boxes[i].tolist(), [size, size])
     if draw.flip is not None and draw.flip[i]:
         out = functional.horizontal_flip(out)
-    if draw.colour is not None:
-        colour = draw.colour
-        factors = (colour.brightness, colour.contrast, colour.saturation, colour.hue)
-        for step in colour.order[i].tolist():
+    if draw.color is not None:
+        color = draw.color
+        factors = (color.brightness, color.contrast, color.saturation, color.hue)
+        for step in color.order[i].tolist():
             if (factor := factors[step]) is not None:
                 out = STEPS[step](out, float(factor[i]))
-        if colour.gray[i]:
+        if color.gray[i]:
             out = functional.rgb_to_grayscale(out, 3)
     if draw.sigma is not None and draw.sigma[i] > 0:
         out = functional.gaussian_blur(out, [23, 23], [float(draw.sigma[i])] * 2)
@@ -59,7 +59,7 @@ def torchvision_view(image: torch.Tensor, draw: ViewDraw, i: int, size: int) -> 
     return out
 
 
-def normalised(images: torch.Tensor) -> torch.Tensor:
+def normalized(images: torch.Tensor) -> torch.Tensor:
     return functional.normalize(images, list(MEAN), list(STD))
 
 
@@ -71,7 +71,7 @@ def test_whole_pipeline_is_torchvisions_where_nothing_is_clamped():
     draw = views.draw(32, 40, 30, seeded())
     expected = torch.stack([torchvision_view(images[i], draw, i, 24) for i in range(32)])
     ours = views.apply(images, draw)
-    torch.testing.assert_close(ours, normalised(expected), atol=1e-3, rtol=0)
+    torch.testing.assert_close(ours, normalized(expected), atol=1e-3, rtol=0)
 
 
 def test_moco_v2_views_are_near_torchvisions_on_photographs():
@@ -155,17 +155,17 @@ def test_crops_cut_elsewhere_get_everything_but_the_crop():
     )
 
 
-def test_plain_normalises_and_nothing_else():
+def test_plain_normalizes_and_nothing_else():
     views = Views(EVERYTHING, 16, MEAN, STD)
     images = random_images(4, 16, 16)
-    torch.testing.assert_close(views.plain(images), normalised(images / 255))
+    torch.testing.assert_close(views.plain(images), normalized(images / 255))
 
 
 def test_plain_resizes_the_centred_square_of_other_sizes():
     views = Views(EVERYTHING, 16, MEAN, STD)
     images = random_images(2, 40, 30)
     expected = functional.resize(functional.center_crop(images / 255, [30, 30]), [16, 16])
-    torch.testing.assert_close(views.plain(images), normalised(expected), atol=1e-4, rtol=0)
+    torch.testing.assert_close(views.plain(images), normalized(expected), atol=1e-4, rtol=0)
 
 
 def test_preset_none_gives_the_plain_view():
@@ -178,19 +178,19 @@ def test_preset_none_gives_the_plain_view():
 
 def test_lab_and_ycbcr_views_are_cmcs_and_ignore_the_rgb_mean():
     images = random_images(4, 16, 16)
-    for name, convert, normalise in (
-        ("Lab", rgb_to_lab, normalise_lab),
-        ("YCbCr", rgb_to_ycbcr, normalise_ycbcr),
+    for name, convert, normalize in (
+        ("Lab", rgb_to_lab, normalize_lab),
+        ("YCbCr", rgb_to_ycbcr, normalize_ycbcr),
     ):
         views = Views(preset("cmc"), 16, MEAN, STD, color_space=name)
-        torch.testing.assert_close(views.plain(images), normalise(convert(images / 255)))
+        torch.testing.assert_close(views.plain(images), normalize(convert(images / 255)))
         rgb = Views(preset("cmc"), 16, (0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
         draw = rgb.draw(4, 16, 16, seeded())
-        expected = normalise(convert(rgb.apply(images, draw)))
+        expected = normalize(convert(rgb.apply(images, draw)))
         torch.testing.assert_close(views.apply(images, draw), expected)
 
 
-def test_colours_are_clamped():
+def test_colors_are_clamped():
     """The strongest jitter stays within black and white, also after bicubic overshoot."""
     settings = ViewSettings(jitter=(3.0, 3.0, 3.0, 0.5), jitter_p=1.0, interpolation="bicubic")
     views = Views(settings, 16, MEAN, STD)
@@ -212,7 +212,7 @@ def test_thin_images_work(name, height, width, size):
 
 @pytest.mark.parametrize("color_space", ["RGB", "YCbCr"])
 @pytest.mark.parametrize("channels_last", [False, True])
-def test_images_that_are_coloured_a_few_at_a_time_are_the_same(
+def test_images_that_are_colored_a_few_at_a_time_are_the_same(
     color_space, channels_last, monkeypatch
 ):
     """Of a batch of 7, in blocks of 3: the last block is short."""

@@ -1,4 +1,4 @@
-"""Mixtures in anyone's data pipeline: a collate function, or a transform of a batch, that draws."""
+"""Mixtures in a data pipeline: a collate function, or a transform of a batch."""
 
 from __future__ import annotations
 
@@ -21,26 +21,26 @@ __all__ = ["DrawnBatch", "MixedBatch"]
 
 
 class DrawnBatch(NamedTuple):
-    """A batch and the mixtures that were drawn for it: `batch, draw = drawn`.
+    """A batch and the mixtures drawn for it: `batch, draw = drawn`.
 
     Attributes:
-        batch: What the collate function makes of the samples, not mixed yet.
-        draw: For its images; `draw.apply(images)` mixes, and `unmix.shared_loss` takes it.
+        batch: The collated samples, not mixed.
+        draw: Of its images; `draw.apply(images)` mixes, and `unmix.shared_loss` takes it.
     """
 
     batch: Any
     draw: Draw
 
     def to(self, device: torch.device | str, non_blocking: bool = True) -> DrawnBatch:
-        """The same with the batch's tensors on the device; a draw stays on the CPU.
+        """Return it with the batch's tensors on the device; the draw stays on the CPU.
 
-        Lightning calls this, which would else take the draw to pieces.
+        Lightning calls this; without it, it would move each tensor of the draw.
         """
-        del non_blocking  # for callers that always say it; copies never block here
+        del non_blocking  # accepted for callers that pass it; copies never block here
         return DrawnBatch(_each(self.batch, lambda rows: to_device(rows, device)), self.draw)
 
     def pin_memory(self) -> DrawnBatch:
-        """The same with the batch's tensors in pinned memory; `DataLoader` calls this."""
+        """Return it with the batch's tensors in pinned memory; `DataLoader` calls this."""
         return DrawnBatch(_each(self.batch, Tensor.pin_memory), self.draw)
 
 
@@ -50,26 +50,25 @@ class MixedBatch:
 
         DataLoader(images, batch_size=256, collate_fn=MixedBatch(UnMix()), drop_last=True)
 
-    Samples are images (C, H, W), or tuples, lists or dicts that hold them, as torchvision's v2
-    transforms give them: `(view_1, view_2)`, `(image, label)`. The first image of a sample is the
-    one that is drawn for; a draw can be applied to every other view of that size. Where the images
-    have four dimensions, (N, C, H, W), they are a batch already and stay as they are, so this also
-    is a transform of a batch, called as torchvision's `CutMix` is: `mixed(images, labels)`.
+    Samples are images (C, H, W), or tuples, lists or dicts with images, as from torchvision's v2
+    transforms: `(view_1, view_2)`, `(image, label)`. Mixtures are drawn for the first image of each
+    sample; the draw can be applied to other views of the same size. Images with four dimensions,
+    (N, C, H, W), are a batch already and are not collated, so this also works as a transform of a
+    batch, called like torchvision's `CutMix`: `mixed(images, labels)`.
 
-    The numbers depend on the seed and on the images alone: on the middle row of each first image
-    of the batch. So the same batch gets the same mixture whichever worker collates it, after
-    whatever other batches, and in a run that was resumed; other crops or another order get another
-    one. For images on a GPU the row is fetched, which waits for it: in a training loop use
+    The random numbers depend only on the seed and the images (the middle row of the first image of
+    each sample). So a batch gets the same mixture from any worker and in a resumed run; other crops
+    or another order get another one. With images on a GPU this synchronizes: in a training loop use
     `mixture.draw(images.shape, generator)`.
 
     Args:
-        mixture: What is drawn, such as `UnMix()` or `ImageMixture()`.
-        seed: Of the draws.
-        collate: Makes a batch of a list of samples.
+        mixture: The operator, such as `UnMix()` or `ImageMixture()`.
+        seed: Seed of the draws.
+        collate: Collates a list of samples into a batch.
 
     Raises:
-        UserError: if the mixture is none, or needs features of the batch, which a data worker does
-            not have; in a call, if there is no image among the samples, or one image only.
+        UserError: if `mixture` is not an operator, or needs features of the batch, which a data
+            worker does not have; when called, if the samples have no image, or there is only one.
     """
 
     mixture: Operator = UnMix()  # noqa: RUF009 - frozen
@@ -88,7 +87,7 @@ class MixedBatch:
             )
 
     def __call__(self, *samples: Any) -> DrawnBatch:
-        """Collate a list of samples, unless they are a batch, and draw for its images."""
+        """Collate a list of samples, unless they are a batch already, and draw its mixtures."""
         given: Any = samples[0] if len(samples) == 1 else samples
         batch = given if _first_image(given).ndim == 4 else self.collate(given)
         images = _first_image(batch)
@@ -107,7 +106,7 @@ def _first_image(samples: Any) -> Tensor:
 
 
 def _tensors(value: Any) -> Iterator[Tensor]:
-    """The tensors of tuples, lists and dicts, in their order."""
+    """Iterate over the tensors within tuples, lists and dicts, in order."""
     for leaf in tree_leaves(value):
         if isinstance(leaf, Mapping):  # one that is no dict
             yield from _tensors(dict(leaf))
@@ -116,7 +115,7 @@ def _tensors(value: Any) -> Iterator[Tensor]:
 
 
 def _each(value: Any, change: Callable[[Tensor], Tensor]) -> Any:
-    """Change every tensor of tuples, lists and dicts; leave anything else, such as names."""
+    """Apply a function to every tensor within tuples, lists and dicts; keep everything else."""
 
     def changed(leaf: Any) -> Any:
         if isinstance(leaf, Mapping):
@@ -127,7 +126,7 @@ def _each(value: Any, change: Callable[[Tensor], Tensor]) -> Any:
 
 
 def _digest(images: Tensor) -> int:
-    """A number that differs where the images do, from a row of each: the whole costs too much."""
+    """A hash of the middle row of each image; hashing whole images would be slow."""
     row = images[:, :, images.shape[2] // 2].detach().cpu().contiguous()
     shown = row.view(torch.uint8).numpy().tobytes()
     return int.from_bytes(hashlib.blake2b(shown, digest_size=8).digest(), "little")

@@ -1,4 +1,4 @@
-"""Small pieces of HTML for notebooks: tables, and lines over epochs, without any other package."""
+"""HTML for notebooks: tables and line charts, without dependencies."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _DASHES = ("", "6 3", "2 3", "8 3 2 3")
 
 
 def escaped(value: object) -> str:
-    """A text that a browser shows as it is, and does not obey."""
+    """Return a text escaped for HTML."""
     return html.escape(shown(value))
 
 
@@ -25,13 +25,13 @@ def table(
     numeric: Sequence[bool] = (),
     bold: Iterable[tuple[int, int]] = (),
 ) -> str:
-    """A table.
+    """Return an HTML table.
 
     Args:
-        columns: Headings; none is shown if they are empty.
-        rows: Texts, as many each as there are columns.
-        numeric: For each column, whether it is set flush right.
-        bold: Row and column of the cells that stand out.
+        columns: Headings; no header row if empty.
+        rows: Cells of each row, one per column.
+        numeric: For each column, whether it is right-aligned.
+        bold: (row, column) of the cells in bold.
     """
     strong = set(bold)
 
@@ -53,11 +53,11 @@ def table(
 
 
 def chart(title: str, series: Mapping[str, Sequence[tuple[float, float]]]) -> str:
-    """Lines as an inline SVG in the page's own color; nothing where no line has two points.
+    """Return a line chart as inline SVG in the text color; empty if no line has two points.
 
     Args:
-        title: What is shown, with its unit.
-        series: Name to points (x, y), in the order of x; finite numbers.
+        title: The quantity shown, with its unit.
+        series: Finite points (x, y) by increasing x, for each line by name.
     """
     lines = {name: points for name, points in series.items() if len(points) > 1}
     if not lines:

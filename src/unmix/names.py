@@ -1,8 +1,8 @@
-"""Names of files, folders, classes and runs: how they are shown, and how they are stored.
+"""Names of files, folders, classes and runs, escaped for display and for storage.
 
-A file's name may hold anything but a slash and a zero byte: newlines that forge a line, escape
-sequences that a terminal obeys, letters that turn the reading direction, bytes that are no UTF-8
-(Python keeps these as lone surrogates, PEP 383). `shown` is for eyes, `stored` for files.
+A file name may contain anything but a slash and a zero byte: newlines that forge a line, terminal
+escape sequences, characters that change the reading direction, bytes that are not UTF-8 (which
+Python represents as lone surrogates, PEP 383). `shown` is for display, `stored` for files.
 """
 
 from __future__ import annotations
@@ -24,19 +24,19 @@ PYTHON = "python:"
 
 
 def is_python(data: str) -> bool:
-    """Whether a run's data was given in Python: its name then says of what kind it was, no more."""
+    """Whether a run's data was given in Python; its name is then only the kind of object."""
     return data.startswith(PYTHON)
 
 
 def shown(name: str | os.PathLike[str] | object) -> str:
-    """A name as one line that a terminal prints and does not obey.
+    """Return a name as one line that is safe to print in a terminal.
 
-    Control and format characters, line separators and bytes that are no UTF-8 become backslash
-    escapes, as `\\n`, `\\x1b`, `\\u202e` or `\\xff`; everything else is as it was. What was shown
-    once is shown the same again.
+    Control and format characters, line separators and bytes that are not UTF-8 become backslash
+    escapes, such as `\\n`, `\\x1b`, `\\u202e` or `\\xff`; everything else is unchanged. Applying it
+    twice changes nothing more.
 
     Args:
-        name: A path or a text; of anything else its `str`.
+        name: A path, a string, or anything that has a `str`.
     """
     text = os.fsdecode(name) if isinstance(name, os.PathLike) else str(name)
     if text.isascii() and text.isprintable():
@@ -45,7 +45,7 @@ def shown(name: str | os.PathLike[str] | object) -> str:
 
 
 def shown_lines(text: str) -> str:
-    """The same for a text of several lines, whose newlines are meant."""
+    """Return a text of several lines, each as by `shown`; its newlines are kept."""
     return "\n".join(map(shown, text.split("\n")))
 
 
@@ -56,24 +56,24 @@ def _visible(letter: str) -> str:
     if letter in _SHORT:
         return _SHORT[letter]
     if 0xDC80 <= code <= 0xDCFF:
-        return f"\\x{code - 0xDC00:02x}"  # the byte that the name really has
+        return f"\\x{code - 0xDC00:02x}"  # the byte of the name itself
     if code < 0x100:
         return f"\\x{code:02x}"
     return f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"
 
 
 # A lone surrogate is stored as an odd number of backslashes and its code. Backslashes are doubled
-# only where such a code follows, so that all other names, also Windows paths, are as they were.
+# only before such a code, so all other names, Windows paths included, are unchanged.
 _CODE = "ud[89a-f][0-9a-f]{2}"
 _TO_STORE = re.compile(rf"(\\*)([\ud800-\udfff]|(?<=\\){_CODE})")
 _STORED = re.compile(rf"(\\+)({_CODE})")
 
 
 def stored(name: str | os.PathLike[str]) -> str:
-    """A name as text that every encoding can hold, for CSV; `restored` gives the name back.
+    """Return a name as text that can be encoded as UTF-8, for CSV; `restored` is its inverse.
 
-    A byte that is no UTF-8 becomes `\\udcXX`. JSON and YAML have such escapes of their own: see
-    `json_bytes`; PyYAML writes and reads them by itself.
+    A byte that is not UTF-8 becomes `\\udcXX`. JSON and YAML have escapes of their own: see
+    `json_bytes`; PyYAML writes and reads them.
     """
 
     def escape(match: re.Match[str]) -> str:
@@ -85,7 +85,7 @@ def stored(name: str | os.PathLike[str]) -> str:
 
 
 def restored(text: str) -> str:
-    """The name that `stored` made a text of."""
+    """Return the name that `stored` was given."""
 
     def unescape(match: re.Match[str]) -> str:
         slashes, code = match.groups()
@@ -96,5 +96,5 @@ def restored(text: str) -> str:
 
 
 def json_bytes(text: str) -> bytes:
-    """JSON text as UTF-8; what UTF-8 cannot hold becomes the JSON escape that `json` reads back."""
+    """Encode JSON text as UTF-8, with lone surrogates as JSON escapes, which `json` reads back."""
     return text.encode("utf-8", "backslashreplace")

@@ -1,4 +1,4 @@
-"""Random numbers from a generator that is handed in, and generators that follow from a place."""
+"""Random numbers from a given generator, and generators seeded by purpose."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ __all__ = ["beta", "generator_for", "on_device", "uniform"]
 
 
 def generator_for(seed: int, *place: int | str) -> torch.Generator:
-    """Make a CPU generator whose stream depends on the seed and the place alone.
+    """Return a CPU generator whose stream depends only on the seed and the place.
 
-    A run that asks for `generator_for(seed, "step", 17)` gets the same numbers whether or not it
-    was stopped and resumed before step 17, and whatever the other parts of the program drew.
+    `generator_for(seed, "step", 17)` gives the same numbers whether or not the run was resumed
+    before step 17, and whatever other parts of the program have drawn.
 
     Args:
         seed: The run's seed.
-        place: What the numbers are for: any mixture of words and integers.
+        place: What the numbers are for: any sequence of strings and integers.
     """
     digest = hashlib.blake2b(repr((seed, *place)).encode(), digest_size=8).digest()
     generator = torch.Generator()
@@ -28,16 +28,16 @@ def generator_for(seed: int, *place: int | str) -> torch.Generator:
 
 
 def uniform(shape: tuple[int, ...], generator: torch.Generator | None) -> Tensor:
-    """Draw float32 numbers from U[0, 1), shape `shape`, on the generator's device."""
+    """Draw float32 numbers from U[0, 1) of shape `shape`, on the generator's device."""
     device = generator.device if generator is not None else torch.device("cpu")
     return torch.rand(shape, generator=generator, device=device)
 
 
 def beta(a: float, b: float, shape: tuple[int, ...], generator: torch.Generator | None) -> Tensor:
-    """Draw float32 numbers from Beta(a, b), shape `shape`, on the generator's device.
+    """Draw float32 numbers from Beta(a, b) of shape `shape`, on the generator's device.
 
-    PyTorch's own Beta takes no generator, so other parameters than (1, 1) go through NumPy's,
-    seeded by the generator.
+    PyTorch's Beta takes no generator, so parameters other than (1, 1) use NumPy's, seeded from the
+    generator.
     """
     if a == 1 and b == 1:
         return uniform(shape, generator)
@@ -48,7 +48,7 @@ def beta(a: float, b: float, shape: tuple[int, ...], generator: torch.Generator 
 
 
 def on_device(generator: torch.Generator, device: torch.device) -> torch.Generator:
-    """A generator on `device` that follows from the given one; itself if it is there already."""
+    """Return a generator on `device`, seeded from the given one, which is returned if it is there."""
     if generator.device.type == device.type:
         return generator
     seed = torch.randint(2**62, (), generator=generator, device=generator.device).item()

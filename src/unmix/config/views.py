@@ -1,4 +1,4 @@
-"""What is drawn for the views of an image: the settings."""
+"""Settings of the views of an image."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _MULTIPLE = 8
 
 @dataclass(frozen=True)
 class ViewSettings:
-    """How views are made; each step is drawn for each sample on its own.
+    """Augmentation of the views; each step is drawn independently for each sample.
 
     The order is crop, flip, blur, color jitter, grayscale, clamp to [0, 1], solarize, normalize.
     All views of an image have the same settings unless a `second_` or `local_` setting is given;
@@ -35,7 +35,7 @@ class ViewSettings:
         gray_p: Probability of grayscale.
         blur_p: Probability of a Gaussian blur.
         blur_sigma: Smallest and largest standard deviation of the blur, in pixels of the view.
-        blur_kernel: Taps of the blur's kernel, odd; cut to what a small view allows.
+        blur_kernel: Kernel size of the blur in pixels, odd; smaller if a view is too small for it.
         solarize_p: Probability that pixels at or above half are inverted.
         second_crop_scale_min: Of the second view: smallest area of a crop; by default
             crop_scale_min, as for all that follow.
@@ -48,9 +48,9 @@ class ViewSettings:
         second_gray_p: Of the second view: probability of grayscale.
         second_blur_p: Of the second view: probability of a blur.
         second_blur_sigma: Of the second view: smallest and largest sigma of the blur.
-        second_blur_kernel: Of the second view: taps of the blur's kernel.
+        second_blur_kernel: Of the second view: kernel size of the blur.
         second_solarize_p: Of the second view: probability that it is solarized.
-        local_crops: How many local crops there are in addition to the views.
+        local_crops: Number of local crops in addition to the views.
         local_size: Side of a local crop in pixels; by default 3/7 of the views', rounded to a
             multiple of 8: 96 of 224, 16 of 32.
         local_scale_min: Smallest area of a local crop, as a share of the image's.
@@ -64,7 +64,7 @@ class ViewSettings:
         local_gray_p: Of a local crop: probability of grayscale.
         local_blur_p: Of a local crop: probability of a blur.
         local_blur_sigma: Of a local crop: smallest and largest sigma of the blur.
-        local_blur_kernel: Of a local crop: taps of the blur's kernel.
+        local_blur_kernel: Of a local crop: kernel size of the blur.
         local_solarize_p: Of a local crop: probability that it is solarized.
 
     Raises:
@@ -118,7 +118,7 @@ class ViewSettings:
             check_number("local_size", self.local_size, at_least=1)
 
     def of_view(self, view: Literal["first", "second", "local"]) -> ViewSettings:
-        """Give what is drawn for one view, as settings under which all views are alike.
+        """Return the settings of one view, without `second_` and `local_` ones.
 
         Args:
             view: "first", "second" (the second global view), or "local" (every local crop).
@@ -128,16 +128,16 @@ class ViewSettings:
         return replace(self, **alike, **given)
 
     def given_for(self, view: Literal["second", "local"]) -> list[str]:
-        """Give the names of the settings by which a view differs from the first."""
+        """Return the names of the settings that are given for a view."""
         return [name for name, _ in self._given(view).values()]
 
     def _given(self, view: str) -> dict[str, tuple[str, Any]]:
-        """For each setting that a view has of its own, its name there and its value."""
+        """For each setting given for a view, by its plain name, the full name and the value."""
         pairs = ((name, (own, getattr(self, own))) for name, own in _NAMES[view].items())
         return {name: given for name, given in pairs if given[1] is not None}
 
     def _check(self, names: Mapping[str, str]) -> None:
-        """Check the settings of one view; those that are its own are called by `names`."""
+        """Check the settings of one view; `names` has the full name of each."""
         own = {name: own for name, own in names.items() if getattr(self, own) is not None}
         setting = {name: own.get(name, name) for name in names}
         value = {name: getattr(self, setting[name]) for name in names}
@@ -155,7 +155,8 @@ class ViewSettings:
                 _check_range(parameter, value[name])
             elif value[name] < 1 or value[name] % 2 == 0:
                 raise UserError(
-                    f"{value[name]} taps; it must be odd and positive.", parameter=parameter
+                    f"{value[name]} is even or not positive; it must be odd and at least 1.",
+                    parameter=parameter,
                 )
         low, high = value["crop_scale_min"], value["crop_scale_max"]
         if low > high:
@@ -165,7 +166,7 @@ class ViewSettings:
             )
 
     def local_side(self, size: int) -> int:
-        """Give the pixels of a local crop's side, beside views of `size` pixels.
+        """Return the side of a local crop in pixels, for views of `size` pixels.
 
         Raises:
             UserError: if `local_size` is larger than `size`.
@@ -183,7 +184,7 @@ class ViewSettings:
 
 _OWN = ("second_", "local_")
 _FIRST = [f.name for f in fields(ViewSettings) if not f.name.startswith(_OWN)]
-# What the settings of a first view are called for each kind of view.
+# The names of the settings of each kind of view.
 _NAMES = {
     "first": {name: name for name in _FIRST},
     "second": {name: f"second_{name}" for name in _FIRST},
@@ -193,7 +194,7 @@ _NAMES = {
 
 def _check_count(parameter: str, values: tuple[float, ...], count: int) -> None:
     if len(values) != count:
-        message = f"{len(values)} numbers were given; it must be {count}."
+        message = f"needs {count} numbers, got {len(values)}."
         raise UserError(message, parameter=parameter)
 
 
@@ -210,6 +211,6 @@ def _check_range(parameter: str, values: tuple[float, float]) -> None:
         check_number(parameter, value, above=0)
     if values[0] > values[1]:
         raise UserError(
-            f"{values[0]:g} is larger than {values[1]:g}; the smaller is first.",
+            f"{values[0]:g} is larger than {values[1]:g}; give the smaller one first.",
             parameter=parameter,
         )

@@ -1,12 +1,12 @@
-"""What is done to images, in batch, on the device: crop, flip, blur, colour, colour spaces."""
+"""Batched augmentation on the device: crop, flip, blur, color, color spaces."""
 
 from __future__ import annotations
 
 from unmix.config import ViewSettings
-from unmix.views.colour_spaces import (
+from unmix.views.color_spaces import (
     COLOR_SPACES,
-    normalise_lab,
-    normalise_ycbcr,
+    normalize_lab,
+    normalize_ycbcr,
     rgb_to_lab,
     rgb_to_ycbcr,
 )
@@ -22,8 +22,8 @@ __all__ = [
     "ViewSettings",
     "Views",
     "crop_pil",
-    "normalise_lab",
-    "normalise_ycbcr",
+    "normalize_lab",
+    "normalize_ycbcr",
     "preset",
     "rgb_to_lab",
     "rgb_to_ycbcr",

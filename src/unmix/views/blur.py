@@ -12,16 +12,16 @@ _SHARP = 1e-3
 
 
 def blur_weights(sigma: Tensor, size: int, kernel_size: int) -> Tensor:
-    """Give the weights that blur an axis with a Gaussian, edges reflected.
+    """Return the weights that blur an axis with a Gaussian, edges reflected.
 
     Blurring is `B X B^T`. It agrees with torchvision's `gaussian_blur`, with a sigma of its own for
-    every sample. A kernel that does not fit is cut to the largest that the reflection allows,
-    `2 size - 1`.
+    every sample. A kernel that is too large is cut to the largest that reflection
+    padding allows, `2 size - 1`.
 
     Args:
-        sigma: `(N,)`, standard deviation in pixels; 0 leaves a sample as it is.
+        sigma: `(N,)`, standard deviation in pixels; 0 leaves a sample unchanged.
         size: Pixels on the axis.
-        kernel_size: Taps of the kernel, odd.
+        kernel_size: Kernel size in pixels, odd.
 
     Returns:
         float32 `(N, size, size)`; rows sum to 1.

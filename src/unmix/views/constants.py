@@ -1,4 +1,4 @@
-"""Small constant tensors, put where the data is."""
+"""Small constant tensors on the device of the data."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ __all__ = ["constant"]
 
 
 def constant(values: Sequence[float] | Sequence[Sequence[float]], like: Tensor) -> Tensor:
-    """Give `values` as a float32 tensor on the device of `like`.
+    """Return `values` as a float32 tensor on the device of `like`.
 
-    Unlike `like.new_tensor(values)` it does not make the host wait for a CUDA device.
+    Unlike `like.new_tensor(values)`, this does not synchronize with a CUDA device.
     """
     return to_device(torch.tensor(values, dtype=torch.float32), like.device)

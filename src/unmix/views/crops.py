@@ -1,4 +1,4 @@
-"""Crops of images that were just decoded, on the CPU: what a data worker does of a view."""
+"""Crop and resize decoded images on the CPU: the part of a view that a data worker computes."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ def crop_uint8(
 ) -> Tensor:
     """Crop and resize as `crop_pil` does, in a third of its time.
 
-    PyTorch's antialiased resize of bytes, channels last, has Pillow's filters; its weights are
-    rounded otherwise, so that a value may differ by 1 grey level.
+    PyTorch's antialiased resize of channels-last uint8 uses Pillow's filters; its weights are
+    rounded differently, so a value may differ by 1 of 255.
 
     Args:
-        pixels: uint8 `(3, H, W)`, in memory with the channels last.
+        pixels: uint8 `(3, H, W)`, in channels-last memory format.
         box: Top, left, height, width; within the image.
-        size: Pixels of a side of the result.
+        size: Side of the result in pixels.
         interpolation: "bilinear" or "bicubic".
 
     Returns:
-        uint8 `(3, size, size)`, in memory with the channels last.
+        uint8 `(3, size, size)`, in channels-last memory format.
     """
     top, left, height, width = box
     crop = pixels[None, :, top : top + height, left : left + width]
@@ -50,17 +50,17 @@ def crop_reduced(
 ) -> Tensor:
     """Crop and resize an image that was decoded at 1 / `factor` of its sides.
 
-    The box's edges fall between pixels; Pillow weighs those that it cuts.
+    The box's edges may fall between pixels; Pillow weights the pixels that they cross.
 
     Args:
         image: Mode RGB.
         box: Top, left, height, width, in pixels of the full image; within it.
-        factor: By which the sides were divided.
-        size: Pixels of a side of the result.
+        factor: Divisor of the image's sides.
+        size: Side of the result in pixels.
         interpolation: "bilinear" or "bicubic".
 
     Returns:
-        uint8 `(3, size, size)`, in memory with the channels last.
+        uint8 `(3, size, size)`, in channels-last memory format.
     """
     top, left, height, width = box
     edges = (left / factor, top / factor, (left + width) / factor, (top + height) / factor)

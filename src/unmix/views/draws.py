@@ -1,4 +1,4 @@
-"""What is drawn for a view, apart from applying it."""
+"""Random parameters of a view: drawn here, applied in `pipeline`."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import Tensor
 from unmix.config import ViewSettings
 from unmix.randomness import uniform
 from unmix.transfer import to_device
-from unmix.views.colour import ColourDraw, draw_colour
+from unmix.views.color import ColorDraw, draw_color
 from unmix.views.geometry import draw_boxes
 
 __all__ = ["ViewDraw", "draw_crops", "draw_view", "moved"]
@@ -19,28 +19,28 @@ __all__ = ["ViewDraw", "draw_crops", "draw_view", "moved"]
 
 @dataclass(frozen=True)
 class ViewDraw:
-    """What was drawn for one view of N images; a step that the settings rule out is None.
+    """Parameters of one view, drawn for N images; None for a step that the settings turn off.
 
     Attributes:
         boxes: int64 `(N, 4)`: top, left, height and width of the crop, in pixels of the image.
-        flip: bool `(N,)`, which views are mirrored.
-        colour: Colour jitter and grayscale.
-        sigma: float32 `(N,)`, standard deviation of the blur in pixels of the view; 0 is no blur.
+        flip: bool `(N,)`, which views are flipped horizontally.
+        color: Color jitter and grayscale.
+        sigma: float32 `(N,)`, standard deviation of the blur in pixels of the view; 0 for no blur.
         solarize: bool `(N,)`, which views are solarized.
     """
 
     boxes: Tensor
     flip: Tensor | None
-    colour: ColourDraw | None
+    color: ColorDraw | None
     sigma: Tensor | None
     solarize: Tensor | None
 
     def to(self, device: torch.device | str) -> ViewDraw:
-        """Give the same draw on another device."""
+        """Return the same draw on another device."""
         return ViewDraw(
             boxes=to_device(self.boxes, device),
             flip=moved(self.flip, device),
-            colour=None if self.colour is None else self.colour.to(device),
+            color=None if self.color is None else self.color.to(device),
             sigma=moved(self.sigma, device),
             solarize=moved(self.solarize, device),
         )
@@ -68,18 +68,18 @@ def draw_view(
     """Draw one view of `n` images.
 
     Args:
-        settings: What is drawn.
-        n: How many images.
-        height: Their height in pixels, one for all or int64 `(n,)`.
-        width: Their width in pixels, likewise.
-        generator: Where the random numbers come from; the draw is on its device.
+        settings: Ranges and probabilities.
+        n: Number of images.
+        height: Height of the images in pixels: one for all, or int64 `(n,)`.
+        width: Width in pixels, likewise.
+        generator: Source of the random numbers; the draw is on its device.
     """
-    flip = colour = sigma = solarize = None
+    flip = color = sigma = solarize = None
     boxes = draw_crops(settings, n, height, width, generator)
     if settings.flip_p > 0:
         flip = uniform((n,), generator) < settings.flip_p
     if settings.jitter_p > 0 or settings.gray_p > 0:
-        colour = draw_colour(
+        color = draw_color(
             n,
             generator,
             jitter=settings.jitter,
@@ -92,9 +92,9 @@ def draw_view(
         sigma = (low + (high - low) * place) * (coin < settings.blur_p)
     if settings.solarize_p > 0:
         solarize = uniform((n,), generator) < settings.solarize_p
-    return ViewDraw(boxes, flip, colour, sigma, solarize)
+    return ViewDraw(boxes, flip, color, sigma, solarize)
 
 
 def moved(value: Tensor | None, device: torch.device | str) -> Tensor | None:
-    """Give a part of a draw on another device, without waiting for it."""
+    """Return a part of a draw on another device, by an asynchronous copy."""
     return None if value is None else to_device(value, device)

@@ -1,4 +1,4 @@
-"""Where a view looks: random resized crops and flips, as boxes and as resampling weights.
+"""Random resized crops and flips, as boxes and as resampling weights.
 
 Resizing is linear in the pixels and separable: a crop of an image `X`, resized and flipped, is
 `R X C^T` with one small weight matrix for the rows and one for the columns. Two batched matrix
@@ -20,7 +20,7 @@ from unmix.randomness import uniform
 
 __all__ = [
     "INTERPOLATIONS",
-    "centre_boxes",
+    "center_boxes",
     "crop_pil",
     "crop_weights",
     "draw_boxes",
@@ -48,15 +48,15 @@ def draw_boxes(
     """Draw crop boxes with the distribution of torchvision's `RandomResizedCrop`.
 
     Ten attempts at an area, uniform in `scale`, and an aspect, log-uniform in `ratio`; the first
-    that fits is placed uniformly. If none fits, the largest centred box whose aspect is within
+    that fits is placed uniformly. If none fits, the largest centered box whose aspect is within
     `ratio`.
 
     Args:
-        n: How many boxes.
-        height: Height of the images in pixels, one for all or int64 `(n,)`.
+        n: Number of boxes.
+        height: Height of the images in pixels: one for all, or int64 `(n,)`.
         width: Width of the images in pixels, likewise.
-        generator: Where the random numbers come from: one for all, or one for each image, which
-            then gets the box that it gets alone.
+        generator: Source of the random numbers: one for all images, or one per image, whose box
+            then does not depend on the other images.
         scale: Smallest and largest area, as a share of the image's.
         ratio: Smallest and largest width / height.
 
@@ -81,14 +81,14 @@ def draw_boxes(
     first = fits.to(torch.uint8).argmax(dim=1, keepdim=True)
     chosen = tried.gather(2, first.expand(2, n, 1))[..., 0]
 
-    fallback = centre_boxes(n, height, width, ratio=ratio, device=numbers.device)
+    fallback = center_boxes(n, height, width, ratio=ratio, device=numbers.device)
     free = sides[..., 0] - chosen
     # A float32 product may round up to the next integer, which would be outside.
     corner = torch.minimum((numbers[:, -2:].T * (free + 1)).long(), free)
     return torch.where(fits.any(dim=1, keepdim=True), torch.cat([corner, chosen]).T, fallback)
 
 
-def centre_boxes(
+def center_boxes(
     n: int,
     height: int | Tensor,
     width: int | Tensor,
@@ -96,20 +96,20 @@ def centre_boxes(
     ratio: tuple[float, float] = (1.0, 1.0),
     device: torch.device | None = None,
 ) -> Tensor:
-    """Give the largest centred box of each image whose width / height is within `ratio`.
+    """Return the largest centered box of each image whose width / height is within `ratio`.
 
     Args:
-        n: How many boxes.
-        height: Height of the images in pixels, one for all or int64 `(n,)`.
+        n: Number of boxes.
+        height: Height of the images in pixels: one for all, or int64 `(n,)`.
         width: Width of the images in pixels, likewise.
         ratio: Smallest and largest width / height.
-        device: Where the boxes are wanted.
+        device: Device of the result.
 
     Returns:
         int64 `(n, 4)`: top, left, height, width.
     """
     if isinstance(height, int) and isinstance(width, int):
-        box = _centre_box(height, width, ratio)
+        box = _center_box(height, width, ratio)
         return torch.tensor(box).to(device or "cpu").expand(n, 4)
     heights, widths = (_for_each(side, n, device) for side in (height, width))
     # float32 on every device: MPS has no float64.
@@ -119,14 +119,14 @@ def centre_boxes(
     return torch.stack([tops, lefts, box_heights, box_widths], dim=1)
 
 
-def _centre_box(height: int, width: int, ratio: tuple[float, float]) -> tuple[int, int, int, int]:
+def _center_box(height: int, width: int, ratio: tuple[float, float]) -> tuple[int, int, int, int]:
     box_height = min(height, max(1, round(width / ratio[0])))
     box_width = min(width, max(1, round(height * ratio[1])))
     return (height - box_height) // 2, (width - box_width) // 2, box_height, box_width
 
 
 def _for_each(side: int | Tensor, n: int, device: torch.device | None) -> Tensor:
-    """Give a side's length for each of `n` images, int64 `(n,)`."""
+    """Return a side's length for each of `n` images, int64 `(n,)`."""
     if isinstance(side, Tensor):
         return side.to(device).expand(n)
     return torch.full((n,), side, device=device)
@@ -141,7 +141,7 @@ def resampling_weights(
     flip: Tensor | None = None,
     interpolation: str = "bilinear",
 ) -> Tensor:
-    """Give the weights that crop an axis to `[start, start + length)` and resize it.
+    """Return the weights that crop an axis to `[start, start + length)` and resize it.
 
     The filters are Pillow's: a triangle, or the cubic with a = -0.5, scaled to the output's pixels
     where the axis shrinks (antialiasing) and to the input's where it grows. No pixel outside the
@@ -151,8 +151,8 @@ def resampling_weights(
         start: `(N,)`, first pixel of the crop.
         length: `(N,)`, pixels in the crop, at least 1.
         size_in: Pixels on the axis.
-        size_out: Pixels wanted.
-        flip: bool `(N,)`, which samples are mirrored.
+        size_out: Pixels of the result.
+        flip: bool `(N,)`, which samples are flipped.
         interpolation: "bilinear" or "bicubic".
 
     Returns:
@@ -166,8 +166,8 @@ def resampling_weights(
     pixel = torch.arange(size_in, device=device) + 0.5
     step = length / size_out
     per_width = 1 / step.clamp_min(1)
-    centre = (start + out * step) * per_width
-    distance = ((pixel * per_width)[:, None, :] - centre[..., None]).abs_()
+    center = (start + out * step) * per_width
+    distance = ((pixel * per_width)[:, None, :] - center[..., None]).abs_()
     # The triangle's negative: the sign goes when the weights are divided by their sum.
     bicubic = interpolation == "bicubic"
     weights = _cubic(distance) if bicubic else distance.sub_(1).clamp_max_(0)
@@ -185,14 +185,14 @@ def crop_weights(
     flip: Tensor | None = None,
     interpolation: str = "bilinear",
 ) -> tuple[Tensor, Tensor]:
-    """Give the weights of rows and columns that cut boxes out of images and resize them.
+    """Return the weights of rows and columns that crop images to boxes and resize them.
 
     Args:
         boxes: int64 `(N, 4)`: top, left, height, width.
-        height: Of the images, in pixels.
-        width: Likewise.
-        size: Pixels of a side of the result.
-        flip: bool `(N,)`, which samples are mirrored.
+        height: Height of the images in pixels.
+        width: Width in pixels.
+        size: Side of the result in pixels.
+        flip: bool `(N,)`, which samples are flipped.
         interpolation: "bilinear" or "bicubic".
 
     Returns:
@@ -205,7 +205,7 @@ def crop_weights(
             left, wide, width, size, flip=flip, interpolation=interpolation
         )
         return rows, columns
-    # Of squares, both in one call.
+    # For squares, both in one call.
     both = None if flip is None else torch.cat([torch.zeros_like(flip), flip])
     start, length = torch.cat([top, left]), torch.cat([tall, wide])
     weights = resampling_weights(
@@ -245,7 +245,7 @@ def crop_pil(image: Image.Image, box: Tensor, size: int, interpolation: str = "b
     Args:
         image: Mode RGB.
         box: int64 `(4,)`: top, left, height, width; within the image.
-        size: Pixels of a side of the result.
+        size: Side of the result in pixels.
         interpolation: "bilinear" or "bicubic", antialiased.
 
     Returns:
@@ -254,11 +254,15 @@ def crop_pil(image: Image.Image, box: Tensor, size: int, interpolation: str = "b
     Raises:
         UserError: if the image is not RGB or the interpolation is unknown.
     """
-    check_choice("--interpolation", interpolation, INTERPOLATIONS)
+    check_choice("interpolation", interpolation, INTERPOLATIONS, owner="crop_pil")
     if image.mode != "RGB":
-        raise UserError(f"image: mode {image.mode!r} cannot be cropped; convert it to 'RGB' first.")
+        raise UserError(
+            f"mode {image.mode!r} cannot be cropped; convert it to 'RGB' first.",
+            parameter="image",
+            owner="crop_pil",
+        )
     top, left, height, width = box.tolist()
-    # Cropping first, not resize(box=...): that one reads pixels outside of the box at its edges.
+    # Not resize(box=...), which also reads pixels outside the box at its edges.
     crop = image.crop((left, top, left + width, top + height))
     crop = crop.resize((size, size), INTERPOLATIONS[interpolation])
     return torch.from_numpy(np.array(crop)).permute(2, 0, 1).contiguous()

@@ -1,4 +1,4 @@
-"""Which views are made of an image, in order, and what is drawn for each."""
+"""The views of an image: their order, settings and sizes."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ __all__ = ["ViewKind", "view_kinds"]
 
 @dataclass(frozen=True)
 class ViewKind:
-    """What is drawn for one of the views, and how large it is.
+    """Settings and size of one of the views.
 
     Attributes:
-        settings: Without `second_` and `local_` settings.
-        size: Pixels of its side.
+        settings: Its own, without `second_` and `local_` settings.
+        size: Side in pixels.
     """
 
     settings: ViewSettings
@@ -30,25 +30,29 @@ def view_kinds(
     count: int,
     extra: Sequence[tuple[float, float] | None] = (),
 ) -> tuple[ViewKind, ...]:
-    """Give the kind of every view: global ones, then local crops, then extra ones.
+    """Return the kind of each view: global views, then local crops, then extra views.
 
     Args:
-        settings: Of the run: the second view has the `second_` settings, and from the third on they
-            are as the first. Or for each global view its own.
-        size: Pixels of a global view's side, and of an extra one's.
-        count: Global views.
-        extra: For each further view the smallest and largest area of its crop, as a share of the
-            image's, or None for the run's own; else it is as the first.
+        settings: Of all views: the second has the `second_` settings, the third and further ones
+            are like the first. Or a sequence with the settings of each global view.
+        size: Side of the global and extra views in pixels.
+        count: Number of global views.
+        extra: For each extra view the smallest and largest area of its crop as a share of the
+            image's, or None for the first view's; it is like the first view otherwise.
 
     Raises:
-        UserError: if a local crop would be larger than a view, or there are settings for another
-            number of views.
+        UserError: if a local crop would be larger than a view, or `settings` has another length
+            than `count`.
     """
     if isinstance(settings, ViewSettings):
         all_views, local_crops = settings, settings.local_crops
         chosen = [settings.of_view("second" if view == 1 else "first") for view in range(count)]
     elif len(settings) != count:
-        raise UserError(f"settings: of {len(settings)} views were given; there are {count} views.")
+        raise UserError(
+            f"there are {len(settings)} for {count} views; give one for each view.",
+            parameter="settings",
+            owner="Views",
+        )
     else:
         all_views, local_crops = settings[0], settings[0].local_crops
         chosen = [each.of_view("first") for each in settings]

@@ -1,4 +1,4 @@
-"""From uint8 images to normalised views: draw, then apply."""
+"""From uint8 images to normalized views: draw, then apply."""
 
 from __future__ import annotations
 
@@ -11,60 +11,59 @@ from unmix.config import ViewSettings
 from unmix.errors import UserError, check_choice, check_number
 from unmix.transfer import to_device
 from unmix.views.blur import blur_weights
-from unmix.views.colour import (
-    ColourDraw,
-    ColourMaps,
-    apply_colour,
-    colour_maps,
+from unmix.views.color import (
+    ColorDraw,
+    ColorMaps,
+    apply_color,
+    color_maps,
     solarize,
 )
-from unmix.views.colour_spaces import (
+from unmix.views.color_spaces import (
     COLOR_SPACES,
-    normalise_lab,
-    normalise_ycbcr,
+    normalize_lab,
+    normalize_ycbcr,
     rgb_to_lab,
     rgb_to_ycbcr,
 )
 from unmix.views.constants import constant
 from unmix.views.draws import ViewDraw, draw_crops, draw_view, moved
-from unmix.views.geometry import centre_boxes, crop_weights, resample
+from unmix.views.geometry import center_boxes, crop_weights, resample
 from unmix.views.kinds import view_kinds
 
 __all__ = ["Views"]
 
-# Pixels that are coloured at a time on a CPU: with four planes of float32 in and out, 4 MB.
+# Pixels per chunk of color operations on a CPU: four float32 planes in and out are 4 MB.
 _IN_CACHE = 1 << 17
 
 
 class Views:
     """Makes views of uint8 images, on the images' device.
 
-    The steps are torchvision's, the four of jitter in an order drawn for each sample, but for two
-    things: colours are clamped once, after jitter and grayscale, not after each step; and blur is
-    part of the resampling and so comes before the colours. With MoCo v2's settings, on photographs
+    The steps are torchvision's, with the four of color jitter in random order for each sample. Two
+    things differ: colors are clamped once, after jitter and grayscale, not after each step; and
+    blur is part of the resampling, before the color steps. With MoCo v2's settings, on photographs
     of scikit-image, a view differs from torchvision's of the same draw by an RMS of 0.0034 of the
-    range on average, without hue by 0.0026; jitter alone by 0.34 of 255 grey levels (mean absolute
-    difference), for that clamp.
+    range on average, without hue by 0.0026; jitter alone by 0.34 of 255 (mean absolute difference),
+    because of the clamping.
 
-    There are `len(views)` views of an image, in this order: `count` global ones, the settings'
-    local crops, and extra ones. Wherever a `view` is asked for, it is the number of one of them,
-    which says what is drawn and how large it is.
+    There are `len(views)` views of an image, in this order: `count` global views, the local crops
+    of the settings, and extra views. A `view` argument is the number of one of them.
 
     Args:
-        settings: What is drawn; or a sequence with the settings of each global view, such as a
-            strong and a weak one.
-        size: Pixels of a global view's side.
-        mean: Of the training images, RGB in [0, 1]; unused unless `color_space` is "RGB".
-        std: Likewise.
-        count: How many global views of an image; by default as many as there are settings, or 2.
-        color_space: "RGB", "Lab" or "YCbCr"; the last two are normalised as in CMC.
-        extra: For each further view, of the global size, the smallest and largest area of its crop
-            as a share of the image's, or None for the settings' own.
-        channels_last: Whether views come in the memory format `torch.channels_last`.
+        settings: Ranges and probabilities of all views; or a sequence with those of each global
+            view, such as a strong and a weak one.
+        size: Side of the global views in pixels.
+        mean: Mean of the training images, RGB in [0, 1]; used if `color_space` is "RGB".
+        std: Standard deviation, likewise.
+        count: Number of global views; by default the number of settings in a sequence, or 2.
+        color_space: "RGB", "Lab" or "YCbCr"; the last two are normalized as in CMC.
+        extra: For each extra view, of the global size, the smallest and largest area of its crop
+            as a share of the image's, or None for that of the first view.
+        channels_last: Return views in the memory format `torch.channels_last`.
 
     Attributes:
-        kinds: What is drawn for each view, and how large it is.
-        sizes: Pixels of each view's side.
+        kinds: Settings and size of each view.
+        sizes: Side of each view in pixels.
 
     Raises:
         UserError: if an argument is out of range.
@@ -82,13 +81,15 @@ class Views:
         extra: Sequence[tuple[float, float] | None] = (),
         channels_last: bool = False,
     ) -> None:
-        check_number("--size", size, at_least=1)
+        check_number("size", size, at_least=1, owner="Views")
         if count is None:
             count = 2 if isinstance(settings, ViewSettings) else len(settings)
-        check_number("--count", count, at_least=1)
-        check_choice("--color_space", color_space, COLOR_SPACES)
+        check_number("count", count, at_least=1, owner="Views")
+        check_choice("color_space", color_space, COLOR_SPACES, owner="Views")
         if len(mean) != 3 or len(std) != 3 or min(std) <= 0:
-            raise UserError(f"mean, std: {mean}, {std}; both need three numbers, std above 0.")
+            raise UserError(
+                f"Views: mean {mean} and std {std} must be three numbers each, std greater than 0."
+            )
         self.size = size
         self.count = count
         self.kinds = view_kinds(settings, size, count, extra)
@@ -96,12 +97,12 @@ class Views:
         self.color_space = color_space
         self.channels_last = channels_last
         self._format = torch.channels_last if channels_last else torch.contiguous_format
-        # The other colour spaces are made from RGB in [0, 1], and bring their own normalisation.
+        # The other color spaces are computed from RGB in [0, 1] and have their own normalization.
         self.mean = mean if color_space == "RGB" else (0.0, 0.0, 0.0)
         self.std = std if color_space == "RGB" else (1.0, 1.0, 1.0)
 
     def __len__(self) -> int:
-        """Give the number of views of an image, of all sizes."""
+        """Return the number of views of an image, local crops and extra views included."""
         return len(self.kinds)
 
     def draw(
@@ -115,11 +116,11 @@ class Views:
         """Draw one view of `n` images.
 
         Args:
-            n: How many images.
-            height: Their height in pixels, one for all or int64 `(n,)`.
-            width: Their width in pixels, likewise.
-            generator: Where the random numbers come from; the draw is on its device.
-            view: Which of the views.
+            n: Number of images.
+            height: Height of the images in pixels: one for all, or int64 `(n,)`.
+            width: Width in pixels, likewise.
+            generator: Source of the random numbers; the draw is on its device.
+            view: Number of the view.
         """
         return draw_view(self.kinds[view].settings, n, height, width, generator)
 
@@ -131,9 +132,10 @@ class Views:
         generator: torch.Generator | Sequence[torch.Generator] | None,
         view: int = 0,
     ) -> Tensor:
-        """Draw the crops alone, for images that are cropped where they are decoded.
+        """Draw only the crop boxes, for images that are cropped where they are decoded.
 
-        Arguments as for `unmix.views.geometry.draw_boxes`, and which of the views it is.
+        Arguments as for `draw`; `generator` may also be a sequence with one generator per image,
+        whose box then does not depend on the other images.
 
         Returns:
             int64 `(n, 4)`: top, left, height, width.
@@ -152,15 +154,15 @@ class Views:
 
     @torch.no_grad()
     def apply(self, images: Tensor, draw: ViewDraw, view: int = 0) -> Tensor:
-        """Make the views that were drawn.
+        """Compute one view of each image from its draw.
 
         Args:
             images: uint8 `(N, 3, H, W)`.
-            draw: For N images of this size, on any device.
-            view: Which of the views; S is its size.
+            draw: Of N images of this size, on any device.
+            view: Number of the view; S is its size.
 
         Returns:
-            float32 `(N, 3, S, S)`, normalised, on the images' device.
+            float32 `(N, 3, S, S)`, normalized, on the images' device.
         """
         _check_images(images, draw)
         with _no_autocast(images.device):
@@ -170,22 +172,23 @@ class Views:
 
     @torch.no_grad()
     def apply_crops(self, crops: Tensor, draw: ViewDraw, view: int = 0) -> Tensor:
-        """Make the views that were drawn, of images that were already cropped and resized.
+        """Compute one view of images that are already cropped and resized.
 
         Args:
-            crops: uint8 `(N, 3, S, S)`, as from `crop_pil`.
-            draw: For N images, on any device; its boxes are not used.
-            view: Which of the views; S is its size.
+            crops: uint8 `(N, 3, S, S)`, such as from `crop_pil`.
+            draw: Of N images, on any device; its boxes are not used.
+            view: Number of the view; S is its size.
 
         Returns:
-            float32 `(N, 3, S, S)`, normalised, on the crops' device.
+            float32 `(N, 3, S, S)`, normalized, on the crops' device.
         """
         _check_images(crops, draw)
         size = self.sizes[view]
         if crops.shape[2:] != (size, size):
             raise UserError(
-                f"crops: {tuple(crops.shape[2:])} pixels; view {view} of --size {self.size} needs "
-                f"({size}, {size})."
+                f"{tuple(crops.shape[2:])} pixels; view {view} of `size={self.size}` needs "
+                f"({size}, {size}).",
+                parameter="crops",
             )
         with _no_autocast(crops.device):
             return self.make_of_crops(crops, draw, self.kinds[view].settings.blur_kernel)
@@ -193,10 +196,10 @@ class Views:
     def make(
         self, images: Tensor, draw: ViewDraw, size: int, interpolation: str, blur_kernel: int
     ) -> Tensor:
-        """Do the work of `apply`: the part that can be compiled and replaced.
+        """The tensor operations of `apply`, which can be replaced by a compiled version.
 
-        A view's number is no argument: each would be compiled, though all crops of one size and
-        with the same steps can be one program.
+        The number of the view is not an argument: all views of the same size and steps share one
+        compiled program.
         """
         device = images.device
         boxes = to_device(draw.boxes, device)
@@ -210,7 +213,7 @@ class Views:
         return self._finish(_resampled(images, rows, columns, interpolation), draw)
 
     def make_of_crops(self, crops: Tensor, draw: ViewDraw, blur_kernel: int) -> Tensor:
-        """Do the work of `apply_crops`: the part that can be compiled and replaced."""
+        """The tensor operations of `apply_crops`, which can be replaced by a compiled version."""
         device = crops.device
         flip, sigma = moved(draw.flip, device), moved(draw.sigma, device)
         if flip is not None:
@@ -221,7 +224,7 @@ class Views:
         return self._finish(crops, draw)
 
     def __call__(self, images: Tensor, generator: torch.Generator | None) -> list[Tensor]:
-        """Draw and make all views of uint8 `(N, 3, H, W)`; each is as `apply` gives it."""
+        """Draw and compute all views of uint8 `(N, 3, H, W)`, in order; each as from `apply`."""
         _check_images(images)
         n, _, height, width = images.shape
         draws = self.draw_all(n, height, width, generator)
@@ -229,14 +232,14 @@ class Views:
 
     @torch.no_grad()
     def plain(self, images: Tensor) -> Tensor:
-        """Make the view for evaluation: nothing drawn, only the colour space and the normalisation.
+        """Compute the view for evaluation: no augmentation, only color space and normalization.
 
         Args:
-            images: uint8 `(N, 3, H, W)`. Images of another size than the views' are resized: the
-                largest centred square, antialiased.
+            images: uint8 `(N, 3, H, W)`. If their size differs from the views', the largest
+                centered square is resized, antialiased.
 
         Returns:
-            float32 `(N, 3, size, size)`, normalised, on the images' device.
+            float32 `(N, 3, size, size)`, normalized, on the images' device.
         """
         _check_images(images)
         n, _, height, width = images.shape
@@ -244,17 +247,17 @@ class Views:
             if (height, width) == (self.size, self.size):
                 pixels = images.float()
             else:
-                boxes = centre_boxes(n, height, width, device=images.device)
+                boxes = center_boxes(n, height, width, device=images.device)
                 interpolation = self.kinds[0].settings.interpolation
                 weights = crop_weights(boxes, height, width, self.size, interpolation=interpolation)
                 pixels = _resampled(images, *weights, interpolation)
-            out = self._in_space(self._normalised(pixels))
+            out = self._in_space(self._normalized(pixels))
             return out.contiguous(memory_format=self._format)
 
     def _finish(self, pixels: Tensor, draw: ViewDraw) -> Tensor:
-        """Do all that follows the crop, to images in [0, 255] of any type and memory format."""
+        """Apply all steps after the crop, to images in [0, 255] of any dtype and memory format."""
         device = pixels.device
-        maps = None if draw.colour is None else self._maps(draw.colour, device)
+        maps = None if draw.color is None else self._maps(draw.color, device)
         which = moved(draw.solarize, device)
         out = torch.empty(pixels.shape, device=device, memory_format=self._format)
         step = max(1, len(pixels))
@@ -262,7 +265,7 @@ class Views:
             step = max(1, _IN_CACHE // (pixels.shape[2] * pixels.shape[3]))
         for start in range(0, len(pixels), step):
             rows = slice(start, start + step)
-            self._colour(
+            self._color(
                 pixels[rows].to(torch.float32, memory_format=torch.contiguous_format),
                 None if maps is None else maps.rows(rows),
                 None if which is None else which[rows],
@@ -270,17 +273,17 @@ class Views:
             )
         return out
 
-    def _colour(
-        self, pixels: Tensor, maps: ColourMaps | None, which: Tensor | None, out: Tensor
+    def _color(
+        self, pixels: Tensor, maps: ColorMaps | None, which: Tensor | None, out: Tensor
     ) -> None:
-        """Jitter, gray, normalise, clamp, solarize float32 images in [0, 255]; write them to out.
+        """Jitter, gray, normalize, clamp, solarize float32 images in [0, 255]; write them to out.
 
-        Bounds are a scalar for each channel: those that broadcast are several times slower.
+        Bounds are scalars, one channel at a time: broadcast bounds are several times slower.
         """
         if maps is None:
-            made = self._normalised(pixels)
+            made = self._normalized(pixels)
         else:
-            made = apply_colour(pixels, maps, self._shift(pixels))
+            made = apply_color(pixels, maps, self._shift(pixels))
         last = which is None and self.color_space == "RGB"
         clamped = out if last else made
         for channel, (mean, std) in enumerate(zip(self.mean, self.std, strict=True)):
@@ -295,45 +298,45 @@ class Views:
             made = solarize(made, which, threshold=threshold, bound=bound)
         out.copy_(self._in_space(made))
 
-    def _maps(self, draw: ColourDraw, device: torch.device) -> ColourMaps:
-        """Compose the maps from [0, 255] to normalised where they were drawn, and move them."""
-        maps = colour_maps(draw, tuple(1 / (255 * std) for std in self.std))
-        return ColourMaps(
+    def _maps(self, draw: ColorDraw, device: torch.device) -> ColorMaps:
+        """Compose the maps from [0, 255] to normalized colors, then move them to the device."""
+        maps = color_maps(draw, tuple(1 / (255 * std) for std in self.std))
+        return ColorMaps(
             moved(maps.turn, device), to_device(maps.pixel, device), to_device(maps.mean, device)
         )
 
     def _scale(self, like: Tensor) -> Tensor:
-        """Give the factor `(3,)` from [0, 255] to normalised."""
+        """Return the factor `(3,)` from [0, 255] to normalized."""
         return constant([1 / (255 * std) for std in self.std], like)
 
     def _shift(self, like: Tensor) -> Tensor:
-        """Give the normalised value `(3,)` of black."""
+        """Return the normalized value `(3,)` of black."""
         return constant([-mean / std for mean, std in zip(self.mean, self.std, strict=True)], like)
 
-    def _normalised(self, pixels: Tensor) -> Tensor:
-        """Normalise images in [0, 255] by the mean and std."""
+    def _normalized(self, pixels: Tensor) -> Tensor:
+        """Normalize images in [0, 255] by the mean and std."""
         scale, shift = self._scale(pixels), self._shift(pixels)
         return torch.addcmul(shift[:, None, None], pixels, scale[:, None, None])
 
     def _in_space(self, out: Tensor) -> Tensor:
-        """Change the colour space."""
+        """Convert to the color space."""
         if self.color_space == "Lab":
-            return normalise_lab(rgb_to_lab(out))
+            return normalize_lab(rgb_to_lab(out))
         if self.color_space == "YCbCr":
-            return normalise_ycbcr(rgb_to_ycbcr(out))
+            return normalize_ycbcr(rgb_to_ycbcr(out))
         return out
 
 
 def _resampled(images: Tensor, rows: Tensor, columns: Tensor, interpolation: str) -> Tensor:
-    """Apply weights, in [0, 255]: the cubic overshoots."""
+    """Apply weights and clamp to [0, 255] if needed: the cubic kernel overshoots."""
     pixels = resample(images, rows, columns)
     return pixels.clamp_(0, 255) if interpolation == "bicubic" else pixels
 
 
 def _no_autocast(device: torch.device) -> torch.autocast:
-    """Compute in float32, whatever autocast does.
+    """Disable autocast: views are computed in float32.
 
-    A type is named, though unused: what is compiled is compiled again where autocast's differs.
+    The dtype is given though it is unused, so that compiled code is not recompiled if it differs.
     """
     return torch.autocast(device.type, dtype=torch.bfloat16, enabled=False)
 
@@ -341,7 +344,10 @@ def _no_autocast(device: torch.device) -> torch.autocast:
 def _check_images(images: Tensor, draw: ViewDraw | None = None) -> None:
     if images.ndim != 4 or images.shape[1] != 3 or images.dtype != torch.uint8:
         raise UserError(
-            f"images: {images.dtype} {tuple(images.shape)}; views need torch.uint8 (N, 3, H, W)."
+            f"{images.dtype} {tuple(images.shape)}; views need torch.uint8 (N, 3, H, W).",
+            parameter="images",
         )
     if draw is not None and len(draw.boxes) != len(images):
-        raise UserError(f"draw: made for {len(draw.boxes)} images, but {len(images)} were given.")
+        raise UserError(
+            f"is for {len(draw.boxes)} images, but {len(images)} were given.", parameter="draw"
+        )

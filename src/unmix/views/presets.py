@@ -50,14 +50,14 @@ PRESETS = {
 
 
 def preset(name: str) -> ViewSettings:
-    """Give the published settings of a recipe.
+    """Return the published settings of a recipe.
 
-    `moco-v1` and `cmc` are the ImageNet views of the code that the paper's first version builds on;
-    `moco-v2` those of MoCo v2; `moco-cifar` those of the paper's CIFAR experiments; `simclr-cifar`
-    those of the whitening code behind its SimCLR, BYOL and W-MSE results; `swav-cifar` those of its
-    SwAV script. `none` only resizes, the largest centred square.
+    `moco-v1` and `cmc`: ImageNet, the code that the first version of the paper builds on.
+    `moco-v2`: ImageNet, MoCo v2. `moco-cifar`: the paper's CIFAR experiments with MoCo.
+    `simclr-cifar`: the W-MSE code, for the paper's SimCLR, BYOL and W-MSE results. `swav-cifar`:
+    the paper's SwAV script. `none` resizes the largest centered square and does nothing else.
 
-    ImageNet views in which the second differs from the first, or with local crops: `byol` (Grill et
+    ImageNet, with a different second view or local crops: `byol` (Grill et
     al. 2020, appendix B; Barlow Twins took them over), `moco-v3` (its released code),
     `dino` (the released code's defaults: 2 views of 224 and 8 crops of 96 pixels) and
     `swav-imagenet` (the released 800-epoch run: 2 views of 224 and 6 crops of 96 pixels).
@@ -65,4 +65,4 @@ def preset(name: str) -> ViewSettings:
     Raises:
         UserError: if there is no preset of that name.
     """
-    return PRESETS[check_choice("--views", name, PRESETS)]
+    return PRESETS[check_choice("name", name, PRESETS, owner="preset")]

@@ -1,4 +1,4 @@
-"""Colour jitter, grayscale and solarize agree with torchvision's."""
+"""Color jitter, grayscale and solarize agree with torchvision's."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from skimage import data
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional
 
-from unmix.views.colour import (
-    ColourDraw,
-    apply_colour,
-    colour_maps,
-    draw_colour,
+from unmix.views.color import (
+    ColorDraw,
+    apply_color,
+    color_maps,
+    draw_color,
     hue_matrices,
+    shift_hue,
     solarize,
-    turn_hue,
 )
 
 STEPS = (
@@ -38,10 +38,10 @@ def photographs(side: int = 48) -> torch.Tensor:
     return torch.stack([functional.resize(image, [side, side]) for image in tensors])
 
 
-def neutral(n: int, **changes: torch.Tensor) -> ColourDraw:
+def neutral(n: int, **changes: torch.Tensor) -> ColorDraw:
     """A draw that changes nothing but what is named."""
     one = torch.ones(n)
-    draw = ColourDraw(
+    draw = ColorDraw(
         brightness=one,
         contrast=one,
         saturation=one,
@@ -55,9 +55,9 @@ def neutral(n: int, **changes: torch.Tensor) -> ColourDraw:
 @pytest.mark.parametrize("name", ["brightness", "contrast", "saturation"])
 @pytest.mark.parametrize("factor", [0.0, 0.6, 1.0, 1.4])
 def test_one_step_is_torchvisions(name, factor):
-    """To 1e-3, on colours that nothing clamps."""
+    """To 1e-3, on colors that nothing clamps."""
     images = 0.35 + 0.25 * photographs()
-    ours = apply_colour(images, colour_maps(neutral(4, **{name: torch.full((4,), factor)})))
+    ours = apply_color(images, color_maps(neutral(4, **{name: torch.full((4,), factor)})))
     expected = getattr(functional, f"adjust_{name}")(images, factor)
     assert expected.min() >= 0
     assert expected.max() < 1
@@ -67,7 +67,7 @@ def test_one_step_is_torchvisions(name, factor):
 def test_gray_is_torchvisions():
     images = photographs()
     gray = torch.tensor([True, False, True, False])
-    ours = apply_colour(images, colour_maps(neutral(4, gray=gray)))
+    ours = apply_color(images, color_maps(neutral(4, gray=gray)))
     torch.testing.assert_close(
         ours[gray], functional.rgb_to_grayscale(images[gray], 3), atol=1e-3, rtol=0
     )
@@ -87,7 +87,7 @@ def test_chain_of_steps_is_torchvisions_in_every_order(hue):
     factor = (1.2, 0.7, 1.3, hue)
     gray = torch.arange(24) % 5 == 0
     full = [torch.full((24,), value) for value in factor]
-    ours = apply_colour(image.expand(24, -1, -1, -1), colour_maps(ColourDraw(*full, orders, gray)))
+    ours = apply_color(image.expand(24, -1, -1, -1), color_maps(ColorDraw(*full, orders, gray)))
     for i, order in enumerate(orders.tolist()):
         expected = image
         for step in order:
@@ -97,7 +97,7 @@ def test_chain_of_steps_is_torchvisions_in_every_order(hue):
 
 
 def shifted(images: torch.Tensor, hue: torch.Tensor) -> torch.Tensor:
-    planes = turn_hue(images.flatten(2), hue_matrices(hue))
+    planes = shift_hue(images.flatten(2), hue_matrices(hue))
     torch.testing.assert_close(planes[:, 3], luma(images).flatten(1), atol=1e-5, rtol=0)
     return planes[:, :3].view(images.shape)
 
@@ -108,7 +108,7 @@ def luma(images: torch.Tensor) -> torch.Tensor:
 
 @given(hue=st.floats(-0.5, 0.5), seed=st.integers(0, 2**31), levels=st.integers(1, 255))
 def test_hue_is_torchvisions(hue, seed, levels):
-    """To 1e-5, any shift of any colours; of few levels, many channels are equal."""
+    """To 1e-5, any shift of any colors; of few levels, many channels are equal."""
     generator = torch.Generator().manual_seed(seed)
     images = torch.randint(0, levels + 1, (2, 3, 8, 8), generator=generator) / levels
     ours = shifted(images, torch.full((2,), hue))
@@ -135,29 +135,29 @@ def test_hue_goes_with_any_scale_and_gray(hue, factor, gray):
 def test_without_hue_nothing_of_it_is_computed_and_nothing_else_changes():
     words = {"jitter_p": 0.8, "gray_p": 0.2}
     draws = [
-        draw_colour(64, torch.Generator().manual_seed(0), jitter=(0.4, 0.4, 0.4, hue), **words)
+        draw_color(64, torch.Generator().manual_seed(0), jitter=(0.4, 0.4, 0.4, hue), **words)
         for hue in (0.0, 1e-9)
     ]
     assert draws[0].hue is None
-    maps = [colour_maps(draw) for draw in draws]
-    assert maps[0].turn is None
+    maps = [color_maps(draw) for draw in draws]
+    assert maps[0].hue is None
     images = photographs(8).repeat(16, 1, 1, 1)
-    one, other = (apply_colour(images, each) for each in maps)
+    one, other = (apply_color(images, each) for each in maps)
     torch.testing.assert_close(one, other, atol=1e-5, rtol=0)
 
 
 @pytest.mark.parametrize(
     ("jitter", "bound"), [((0.0, 0.0, 0.0, 0.5), 0.01), ((0.4, 0.4, 0.4, 0.1), 0.5)]
 )
-def test_jitter_is_within_half_a_grey_level_of_torchvisions(jitter, bound):
+def test_jitter_is_within_half_a_gray_level_of_torchvisions(jitter, bound):
     """Mean absolute difference on photographs; what is left is torchvision's clamp in between.
 
-    Without any hue it is above 6 grey levels, by a rotation about the gray axis above 4.
+    Without any hue it is above 6 gray levels, by a rotation about the gray axis above 4.
     """
     n = 200
     images = photographs(32).repeat(n // 4, 1, 1, 1)
-    draw = draw_colour(n, torch.Generator().manual_seed(3), jitter=jitter, jitter_p=1, gray_p=0.1)
-    ours = apply_colour(images, colour_maps(draw)).clamp(0, 1)
+    draw = draw_color(n, torch.Generator().manual_seed(3), jitter=jitter, jitter_p=1, gray_p=0.1)
+    ours = apply_color(images, color_maps(draw)).clamp(0, 1)
     expected = []
     for i, image in enumerate(images):
         out = image
@@ -171,7 +171,7 @@ def test_jitter_is_within_half_a_grey_level_of_torchvisions(jitter, bound):
 def test_factors_are_distributed_as_documented():
     """100,000 draws: ranges, means, coins, and all 24 orders equally often (5 sigma)."""
     n = 100_000
-    draw = draw_colour(
+    draw = draw_color(
         n,
         torch.Generator().manual_seed(0),
         jitter=(0.4, 1.5, 0.2, 0.1),
@@ -208,8 +208,8 @@ def test_jittered_images_are_distributed_as_torchvisions(hue):
     """
     n, jitter = 2000, (0.4, 0.4, 0.4, hue)
     images = photographs(12).repeat(n // 4, 1, 1, 1)
-    draw = draw_colour(n, torch.Generator().manual_seed(0), jitter=jitter, jitter_p=0.8, gray_p=0.2)
-    ours = apply_colour(images, colour_maps(draw)).clamp(0, 1)
+    draw = draw_color(n, torch.Generator().manual_seed(0), jitter=jitter, jitter_p=0.8, gray_p=0.2)
+    ours = apply_color(images, color_maps(draw)).clamp(0, 1)
     reference = v2.Compose(
         [v2.RandomApply([v2.ColorJitter(*jitter)], p=0.8), v2.RandomGrayscale(p=0.2)]
     )

@@ -1,9 +1,9 @@
-"""Colour jitter and grayscale in one pass for all samples, and solarize.
+"""Color jitter and grayscale in one pass for all samples, and solarize.
 
-Brightness, contrast and saturation are linear in a pixel's colour and the image's mean gray. A
+Brightness, contrast and saturation are linear in a pixel's color and the image's mean gray. A
 shift of the hue `H` in HSV is not, but `H(a x + b 1) = a H(x) + b 1` for a factor a >= 0 and any
-gray b. So wherever it stands among the other three, it can be done first, on the colours as they
-are, and the whole chain is linear in `H(x)`, the gray of `x`, and the image's means of both.
+gray b. So wherever it comes among the other three, it can be applied first, to the original
+colors, and the whole chain is linear in `H(x)`, the gray of `x`, and the image's means of both.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ from unmix.transfer import to_device
 from unmix.views.constants import constant
 
 __all__ = [
-    "ColourDraw",
-    "ColourMaps",
-    "apply_colour",
-    "colour_maps",
-    "draw_colour",
+    "ColorDraw",
+    "ColorMaps",
+    "apply_color",
+    "color_maps",
+    "draw_color",
     "hue_matrices",
+    "shift_hue",
     "solarize",
-    "turn_hue",
 ]
 
 LUMA = (0.299, 0.587, 0.114)
@@ -34,17 +34,17 @@ LUMA = (0.299, 0.587, 0.114)
 
 
 @dataclass(frozen=True)
-class ColourDraw:
-    """What was drawn for colour jitter and grayscale.
+class ColorDraw:
+    """Parameters of color jitter and grayscale, drawn for N samples.
 
     Attributes:
         brightness: float32 `(N,)`, factor; 1 changes nothing.
         contrast: float32 `(N,)`, factor; 1 changes nothing.
         saturation: float32 `(N,)`, factor; 1 changes nothing.
-        hue: float32 `(N,)`, shift in turns of the colour circle, in [-0.5, 0.5]; 0 changes nothing.
-            None if no sample's hue is shifted.
+        hue: float32 `(N,)`, shift as a fraction of the color circle, in [-0.5, 0.5]; 0 changes
+            nothing. None if no sample's hue is shifted.
         order: int64 `(N, 4)`, the order of the four: 0 brightness, 1 contrast, 2 saturation, 3 hue.
-        gray: bool `(N,)`, which samples lose their colour afterwards.
+        gray: bool `(N,)`, which samples become gray afterwards.
     """
 
     brightness: Tensor
@@ -54,47 +54,47 @@ class ColourDraw:
     order: Tensor
     gray: Tensor
 
-    def to(self, device: torch.device | str) -> ColourDraw:
-        """Give the same draw on another device."""
+    def to(self, device: torch.device | str) -> ColorDraw:
+        """Return the same draw on another device."""
         parts = {field.name: getattr(self, field.name) for field in fields(self)}
         there = {name: to_device(x, device) for name, x in parts.items() if x is not None}
         return replace(self, **there)
 
 
 @dataclass(frozen=True)
-class ColourMaps:
-    """The map `y = pixel @ v + mean @ m` of colours `v` in an image in which their mean is `m`.
+class ColorMaps:
+    """The map `y = pixel @ v + mean @ m` of colors `v` in an image in which their mean is `m`.
 
     Attributes:
-        turn: float32 `(N, 4, 4)`, as from `hue_matrices`: `v` are the four planes of `turn_hue`. Or
-            None where no hue is shifted: `v` are R, G and B.
+        hue: float32 `(N, 4, 4)`, from `hue_matrices`: `v` are the four planes of `shift_hue`. Or
+            None if no hue is shifted: `v` are R, G and B.
         pixel: float32 `(N, 3, 4)` or `(N, 3, 3)`.
         mean: float32, likewise.
     """
 
-    turn: Tensor | None
+    hue: Tensor | None
     pixel: Tensor
     mean: Tensor
 
-    def rows(self, rows: slice) -> ColourMaps:
-        """Give the maps of some of the samples."""
-        turn = None if self.turn is None else self.turn[rows]
-        return ColourMaps(turn, self.pixel[rows], self.mean[rows])
+    def rows(self, rows: slice) -> ColorMaps:
+        """Return the maps of a slice of the samples."""
+        hue = None if self.hue is None else self.hue[rows]
+        return ColorMaps(hue, self.pixel[rows], self.mean[rows])
 
 
-def draw_colour(
+def draw_color(
     n: int,
     generator: torch.Generator | None,
     *,
     jitter: tuple[float, float, float, float],
     jitter_p: float,
     gray_p: float,
-) -> ColourDraw:
-    """Draw colour jitter with the distribution of torchvision's `ColorJitter`, and grayscale.
+) -> ColorDraw:
+    """Draw color jitter with the distribution of torchvision's `ColorJitter`, and grayscale.
 
     Args:
-        n: How many samples.
-        generator: Where the random numbers come from.
+        n: Number of samples.
+        generator: Source of the random numbers.
         jitter: Strengths of brightness, contrast, saturation and hue. A factor is uniform in
             [max(0, 1 - strength), 1 + strength], the hue in [-strength, strength].
         jitter_p: Probability that a sample is jittered.
@@ -103,7 +103,7 @@ def draw_colour(
     Returns:
         The draw, on the generator's device.
     """
-    # Columns: four strengths, four keys to sort by, two coins.
+    # Columns: four factors, four sort keys for their order, two coin flips.
     numbers = uniform((n, 10), generator)
     lows = [max(0.0, 1 - strength) for strength in jitter[:3]] + [-jitter[3]]
     highs = [1 + strength for strength in jitter[:3]] + [jitter[3]]
@@ -115,11 +115,11 @@ def draw_colour(
     brightness, contrast, saturation, hue = factors.unbind(dim=1)
     gray = numbers[:, 9] < gray_p
     turned = jitter_p > 0 and jitter[3] > 0
-    return ColourDraw(brightness, contrast, saturation, hue if turned else None, order, gray)
+    return ColorDraw(brightness, contrast, saturation, hue if turned else None, order, gray)
 
 
 def hue_matrices(hue: Tensor) -> Tensor:
-    """Give what `turn_hue` multiplies into R, G, B and (largest + smallest channel).
+    """Return the matrices that `shift_hue` applies to R, G, B and (max + min over channels).
 
     In HSV, a channel rises or falls linearly with the hue in two of the circle's six sectors, and
     is the pixel's largest or smallest value in the other four. Shifted by d sectors, d in [0, 1],
@@ -130,7 +130,7 @@ def hue_matrices(hue: Tensor) -> Tensor:
     distance between the shift and the way from one channel to the other.
 
     Args:
-        hue: `(N,)`, in turns of the circle.
+        hue: `(N,)`, as a fraction of the color circle.
 
     Returns:
         float32 `(N, 4, 4)`; the last row gives the gray of the pixel as it was.
@@ -144,12 +144,12 @@ def hue_matrices(hue: Tensor) -> Tensor:
     return torch.cat([torch.cat([shares, bounds], dim=2), gray], dim=1)
 
 
-def turn_hue(pixels: Tensor, matrices: Tensor) -> Tensor:
-    """Shift the hue as HSV does, like torchvision's `adjust_hue`, without leaving RGB.
+def shift_hue(pixels: Tensor, matrices: Tensor) -> Tensor:
+    """Shift the hue as in HSV, like torchvision's `adjust_hue`, but within RGB.
 
     Args:
         pixels: float32 `(N, 3, P)`, R, G and B in any unit.
-        matrices: float32 `(N, 4, 4)` as from `hue_matrices`, on the pixels' device.
+        matrices: float32 `(N, 4, 4)` from `hue_matrices`, on the pixels' device.
 
     Returns:
         float32 `(N, 4, P)`: R, G and B, and the gray of the pixel as it was.
@@ -160,43 +160,43 @@ def turn_hue(pixels: Tensor, matrices: Tensor) -> Tensor:
     return planes
 
 
-def colour_maps(draw: ColourDraw, scale: Sequence[float] = (1.0, 1.0, 1.0)) -> ColourMaps:
-    """Compose a draw into one map a sample.
+def color_maps(draw: ColorDraw, scale: Sequence[float] = (1.0, 1.0, 1.0)) -> ColorMaps:
+    """Compose a draw into one map per sample.
 
     Nothing is clamped between the steps; torchvision clamps after each.
 
     Args:
-        draw: What was drawn, for N samples.
-        scale: What the three channels of the result are multiplied by.
+        draw: Parameters for N samples.
+        scale: Factors on the three channels of the result.
 
     Returns:
         Maps for pixels in any unit, on the draw's device.
     """
-    # In whatever order, saturation adds this share of the gray that it meets, contrast of the mean.
+    # In any order, saturation adds this share of the gray of its input, contrast of the mean.
     whole = draw.brightness * draw.contrast
-    colour, mean = whole * draw.saturation, draw.brightness - whole
-    kept = colour * ~draw.gray
+    color, mean = whole * draw.saturation, draw.brightness - whole
+    kept = color * ~draw.gray
     gray = whole - kept
     none = torch.zeros_like(mean)
     if draw.hue is None:
-        return ColourMaps(None, *_blends((kept, gray, none, mean), scale))
+        return ColorMaps(None, *_blends((kept, gray, none, mean), scale))
     _, contrast, saturation, hue = _places(draw.order).unbind(dim=1)
-    # How much of these two is of the colours as they were before the hue was shifted.
+    # The shares of these two that belong to the colors before the hue was shifted.
     met = (1 - draw.saturation) * (saturation < hue)
     old_gray, old_mean = whole * met, mean * torch.where(contrast < hue, 1.0, met)
     shares = (kept, gray - old_gray, old_gray, none, mean - old_mean, old_mean)
-    return ColourMaps(hue_matrices(draw.hue), *_blends(shares, scale))
+    return ColorMaps(hue_matrices(draw.hue), *_blends(shares, scale))
 
 
 def _places(order: Tensor) -> Tensor:
-    """Give the inverse of permutations `(N, 4)`."""
+    """Return the inverse of permutations `(N, 4)`."""
     return torch.empty_like(order).scatter_(
         1, order, torch.arange(4, device=order.device).expand_as(order)
     )
 
 
 def _blends(shares: tuple[Tensor, ...], scale: Sequence[float]) -> tuple[Tensor, ...]:
-    """Give two matrices of the shares `(N,)` that colour, gray and a fourth plane have in each.
+    """Return two matrices of the shares `(N,)` that color, gray and a fourth plane have in each.
 
     Returns:
         Two of float32 `(N, 3, 3)`, of two shares each, or `(N, 3, 4)`, of three.
@@ -215,20 +215,20 @@ def _blends(shares: tuple[Tensor, ...], scale: Sequence[float]) -> tuple[Tensor,
     return (stacked @ constant(basis[:count], stacked)).view(2, n, 3, columns).unbind()
 
 
-def apply_colour(images: Tensor, maps: ColourMaps, offset: Tensor | None = None) -> Tensor:
-    """Apply one map a sample.
+def apply_color(images: Tensor, maps: ColorMaps, offset: Tensor | None = None) -> Tensor:
+    """Apply one map per sample.
 
     Args:
         images: float32 `(N, 3, H, W)`.
-        maps: For N samples, on the images' device.
+        maps: Of N samples, on the images' device.
         offset: float32 `(3,)`, added to each channel.
 
     Returns:
         float32 `(N, 3, H, W)`, not clamped.
     """
     planes = images.flatten(2)
-    if maps.turn is not None:
-        planes = turn_hue(planes, maps.turn)
+    if maps.hue is not None:
+        planes = shift_hue(planes, maps.hue)
     bias = torch.bmm(maps.mean, planes.mean(dim=2, keepdim=True))
     if offset is not None:
         bias = bias + offset[:, None]

@@ -1,4 +1,4 @@
-"""Lab and YCbCr are scikit-image's; their normalisation is CMC's."""
+"""Lab and YCbCr are scikit-image's; their normalization is CMC's."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ import pytest
 import torch
 from skimage import color
 
-from unmix.views import normalise_lab, normalise_ycbcr, rgb_to_lab, rgb_to_ycbcr
+from unmix.views import normalize_lab, normalize_ycbcr, rgb_to_lab, rgb_to_ycbcr
 
 CONVERT = {"lab": rgb_to_lab, "ycbcr": rgb_to_ycbcr}
-NORMALISE = {"lab": normalise_lab, "ycbcr": normalise_ycbcr}
+NORMALISE = {"lab": normalize_lab, "ycbcr": normalize_ycbcr}
 REFERENCE = {"lab": color.rgb2lab, "ycbcr": color.rgb2ycbcr}
 
 
@@ -18,18 +18,18 @@ def channels_first(array: torch.Tensor) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("space", ["lab", "ycbcr"])
-def test_colour_space_is_the_published_one(space, golden):
-    """Raw to 1e-3 in the space's units; normalised, whose unit is about 100 of those, to 1e-5."""
+def test_color_space_is_the_published_one(space, golden):
+    """Raw to 1e-3 in the space's units; normalized, whose unit is about 100 of those, to 1e-5."""
     values = golden("colour_spaces")
     rgb = channels_first(values["rgb"]) / 255
     raw = CONVERT[space](rgb)
     torch.testing.assert_close(raw, channels_first(values[space]), atol=1e-3, rtol=0)
-    normalised = channels_first(values[f"{space}_normalised"])
-    torch.testing.assert_close(NORMALISE[space](raw), normalised, atol=1e-5, rtol=0)
+    normalized = channels_first(values[f"{space}_normalized"])
+    torch.testing.assert_close(NORMALISE[space](raw), normalized, atol=1e-5, rtol=0)
 
 
 @pytest.mark.parametrize("space", ["lab", "ycbcr"])
-def test_colour_space_is_scikit_images_on_the_whole_cube(space):
+def test_color_space_is_scikit_images_on_the_whole_cube(space):
     """Every 15th level of each channel, black, white and the dark linear part included."""
     levels = torch.cat([torch.arange(0, 12), torch.arange(15, 256, 15)]).float() / 255
     rgb = torch.cartesian_prod(levels, levels, levels)
@@ -38,7 +38,7 @@ def test_colour_space_is_scikit_images_on_the_whole_cube(space):
     torch.testing.assert_close(ours[0, :, 0].T, expected[0], atol=1e-3, rtol=0)
 
 
-def test_colour_spaces_keep_shape_and_samples_apart():
+def test_color_spaces_keep_shape_and_samples_apart():
     """A sample converted alone gives what it gives in a batch."""
     images = torch.rand(3, 3, 5, 7, generator=torch.Generator().manual_seed(0))
     for convert in CONVERT.values():

@@ -1,4 +1,4 @@
-"""Lab and YCbCr in scikit-image's conventions, normalised as by CMC (arXiv 1906.05849)."""
+"""Lab and YCbCr in scikit-image's conventions, normalized as in CMC (arXiv 1906.05849)."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from unmix.views.constants import constant
 
 __all__ = [
     "COLOR_SPACES",
-    "normalise_lab",
-    "normalise_ycbcr",
+    "normalize_lab",
+    "normalize_ycbcr",
     "rgb_to_lab",
     "rgb_to_ycbcr",
 ]
 
 COLOR_SPACES = ("RGB", "Lab", "YCbCr")
-"""The color spaces that views may have."""
+"""Color spaces of views."""
 
 # sRGB to XYZ (D65), rows divided by the white point of the 2 degree observer: white is (1, 1, 1).
 _WHITE = (0.95047, 1.0, 1.08883)
@@ -35,7 +35,7 @@ _YCBCR_FROM_RGB = (
 )
 _YCBCR_OFFSET = (16.0, 128.0, 128.0)
 
-# The middle and half the extent of Lab over the RGB cube, as CMC states them.
+# Midpoint and half range of Lab over the RGB cube, as stated in CMC.
 _LAB_MEAN = (50.0, 6.025, -6.6895)
 _LAB_STD = (50.0, 92.208, 101.1675)
 _YCBCR_MEAN = (116.151, 121.080, 132.342)
@@ -80,17 +80,17 @@ def rgb_to_ycbcr(images: Tensor) -> Tensor:
     return _linear(images, constant(_YCBCR_FROM_RGB, images), constant(_YCBCR_OFFSET, images))
 
 
-def _normalise(
+def _normalize(
     images: Tensor, mean: tuple[float, float, float], std: tuple[float, float, float]
 ) -> Tensor:
     return (images - constant(mean, images)[:, None, None]) / constant(std, images)[:, None, None]
 
 
-def normalise_lab(images: Tensor) -> Tensor:
-    """Bring Lab `(N, 3, H, W)` to about [-1, 1] as CMC does."""
-    return _normalise(images, _LAB_MEAN, _LAB_STD)
+def normalize_lab(images: Tensor) -> Tensor:
+    """Normalize Lab images `(N, 3, H, W)` to about [-1, 1], with the constants of CMC."""
+    return _normalize(images, _LAB_MEAN, _LAB_STD)
 
 
-def normalise_ycbcr(images: Tensor) -> Tensor:
-    """Bring YCbCr `(N, 3, H, W)` to about [-1, 1] as CMC does."""
-    return _normalise(images, _YCBCR_MEAN, _YCBCR_STD)
+def normalize_ycbcr(images: Tensor) -> Tensor:
+    """Normalize YCbCr images `(N, 3, H, W)` to about [-1, 1], with the constants of CMC."""
+    return _normalize(images, _YCBCR_MEAN, _YCBCR_STD)
