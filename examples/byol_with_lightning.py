@@ -1,4 +1,4 @@
-"""BYOL with Un-Mix as a LightningModule: the Stepper is a part of it, and is in its checkpoints."""
+"""BYOL with Un-Mix as a LightningModule; the Stepper is a submodule, saved in checkpoints."""
 
 import lightning as L
 import torch
@@ -12,7 +12,7 @@ from unmix.views import Views, preset
 
 
 class Pretraining(L.LightningModule):
-    """A method of unmix in Lightning's loop."""
+    """A method of unmix, trained by Lightning."""
 
     def __init__(self, method: unmix.BYOL, views: Views, steps_per_epoch: int, epochs: int) -> None:
         super().__init__()
@@ -22,20 +22,20 @@ class Pretraining(L.LightningModule):
         )
 
     def training_step(self, batch: list[Tensor], number: int) -> Tensor:
-        """Loss of one batch: uint8 images (N, 3, H, W), and their numbers in the data set."""
+        """Loss of a batch: uint8 images (N, 3, H, W) and their indices in the data set."""
         images, index = batch
         loss = self.step(self.views(images, self.step.generator("views")), index)
         self.losses.append(loss.item())
         return loss
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
-        """Adam, for what takes a gradient: the momentum encoder does not."""
+        """Adam on the parameters with gradients, not those of the momentum encoder."""
         trained = [p for p in self.parameters() if p.requires_grad]
         return torch.optim.Adam(trained, 1e-3)
 
 
 def main(steps: int = 30, batch_size: int = 64) -> list[float]:
-    """Train, and give the loss of every step."""
+    """Train, and return the loss of each step."""
     L.seed_everything(0, verbose=False)
     data = load("photos", "pretrain")
     images = TensorDataset(data.images, torch.arange(len(data)))

@@ -1,4 +1,4 @@
-"""MoCo with Un-Mix in a plain PyTorch loop: its momentum encoder and queue are the Stepper's."""
+"""MoCo with Un-Mix in a plain PyTorch loop; Stepper updates the momentum encoder and the queue."""
 
 from pathlib import Path
 
@@ -14,7 +14,7 @@ from unmix.views import Views, preset
 def main(
     steps: int = 40, batch_size: int = 64, K: int = 64, save: Path | None = None
 ) -> list[float]:
-    """Train, and give the loss of every step."""
+    """Train, and return the loss of each step."""
     torch.manual_seed(0)
     data = load("photos", "pretrain")
     images = TensorDataset(data.images, torch.arange(len(data)))
@@ -31,16 +31,16 @@ def main(
     losses: list[float] = []
     while len(losses) < steps:
         for batch, index in loader:
-            loss = step(views(batch, step.generator("views")), index)  # momentum, mixture
+            loss = step(views(batch, step.generator("views")), index)  # momentum update, mixture
             optimizer.zero_grad()
-            loss.backward()  # at its end the queue takes in the keys
+            loss.backward()  # then the keys enter the queue
             optimizer.step()
             losses.append(loss.item())
             if len(losses) == steps:
                 break
-    if save is not None:  # all that is needed to go on to the bit, but for the loader's order
+    if save is not None:  # all that an exact resume needs, but for the loader's order
         torch.save({"step": step.state_dict(), "optimizer": optimizer.state_dict()}, save)
-    losses = losses[K // batch_size :]  # before that the queue holds random keys, easy to tell
+    losses = losses[K // batch_size :]  # before that the queue has random keys
     print(f"loss {losses[0]:.3f} -> {losses[-1]:.3f}")
     return losses
 

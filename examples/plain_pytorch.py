@@ -1,6 +1,6 @@
-"""SimSiam with Un-Mix in a plain PyTorch loop: the lines marked `mixture` are all there is to it.
+"""SimSiam with Un-Mix in a plain PyTorch loop; the lines marked `mixture` are the difference.
 
-The loss is one number a sample; the target is the other view's projection, without gradient.
+There is a loss per sample; the target is the other view's projection, without gradient.
 """
 
 import torch
@@ -13,7 +13,7 @@ from unmix.data import load
 
 
 def view(images: Tensor, size: int = 32) -> Tensor:
-    """Crop, flip and brighten, each image in its own way: uint8 (N, 3, H, W) to float."""
+    """Crop, flip and brighten, each image independently: uint8 (N, 3, H, W) to float."""
     n = len(images)
     scale, flip = torch.rand(n) * 0.6 + 0.4, torch.randint(2, (n,)) * 2 - 1
     box = torch.zeros(n, 2, 3)
@@ -25,12 +25,12 @@ def view(images: Tensor, size: int = 32) -> Tensor:
 
 
 def D(p: Tensor, z: Tensor) -> Tensor:
-    """Negative cosine similarity, one number a sample."""
+    """Negative cosine similarity, a loss per sample."""
     return -F.cosine_similarity(p, z.detach(), dim=1)
 
 
 def main(steps: int = 30, batch_size: int = 64) -> list[float]:
-    """Train, and give the loss of every step."""
+    """Train, and return the loss of each step."""
     torch.manual_seed(0)
     images = load("photos", "pretrain").images
     f = nn.Sequential(ResNet(BasicBlock, [1, 1, 1, 1], 256), nn.BatchNorm1d(256, affine=False))
@@ -43,9 +43,9 @@ def main(steps: int = 30, batch_size: int = 64) -> list[float]:
         x1, x2 = view(batch), view(batch)
         z1, z2 = f(x1), f(x2)
         loss = (D(h(z1), z2).mean() + D(h(z2), z1).mean()) / 2
-        draw = mixture.draw(x1.shape, generator)  # mixture: who with whom, and how much
+        draw = mixture.draw(x1.shape, generator)  # mixture: partners and weights
         p_mix = h(f(draw.apply(x1)))  # mixture: encoded once
-        loss = loss + unmix.shared_loss(D, p_mix, z2, draw)  # mixture: the credit is shared
+        loss = loss + unmix.shared_loss(D, p_mix, z2, draw)  # mixture: weighted by share
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()

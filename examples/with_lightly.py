@@ -1,6 +1,6 @@
-"""SimCLR of `lightly` with Un-Mix: its transform, its head and its loss, as they are.
+"""SimCLR of `lightly` with Un-Mix: its transform, head and loss, unchanged.
 
-NTXentLoss is one number a batch, so the batch has one weight, which is UnMix's default. The target
+NTXentLoss is a scalar per batch, so the batch has one weight, which is UnMix's default. The target
 is the other view's projection, with its gradient.
 """
 
@@ -18,7 +18,7 @@ from unmix.data import load
 
 
 class Photos(Dataset):
-    """Pictures as lightly's transforms take them; an item is a list of two views."""
+    """PIL images for lightly's transforms; an item is a list of two views."""
 
     def __init__(self) -> None:
         self.images = load("photos", "pretrain").images
@@ -32,7 +32,7 @@ class Photos(Dataset):
 
 
 def main(steps: int = 30, batch_size: int = 64) -> list[float]:
-    """Train, and give the loss of every step."""
+    """Train, and return the loss of each step."""
     torch.manual_seed(0)
     loader = DataLoader(Photos(), batch_size, shuffle=True, drop_last=True)
     backbone = ResNet(BasicBlock, [1, 1, 1, 1], num_classes=512)

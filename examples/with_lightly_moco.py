@@ -1,7 +1,8 @@
-"""MoCo of `lightly` with Un-Mix: its memory bank, head and momentum update, as they are.
+"""MoCo of `lightly` with Un-Mix: its memory bank, head and momentum update, unchanged.
 
-`NTXentLoss(memory_bank_size=...)` takes in its keys at every call that has a gradient: a mixture's
-calls would bring them again, as negatives of their own queries. So the bank is called once a step.
+`NTXentLoss(memory_bank_size=...)` stores its keys at every call that has a gradient: the calls for
+a mixture would store them again, as negatives of their own queries. So the bank is called once per
+step.
 """
 
 from copy import deepcopy
@@ -21,13 +22,13 @@ from unmix.views import Views, preset
 
 
 def info_nce(q: Tensor, k: Tensor, negatives: Tensor, T: float = 0.1) -> Tensor:
-    """Cross-entropy of the key k among the negatives (D, K), one number a sample."""
+    """Cross-entropy of the key k among the negatives (D, K), a loss per sample."""
     logits = torch.cat([(q * k).sum(dim=1, keepdim=True), q @ negatives], dim=1) / T
     return -logits.log_softmax(dim=1)[:, 0]
 
 
 def main(steps: int = 34, batch_size: int = 64, K: int = 256) -> list[float]:
-    """Train, and give the loss of every step."""
+    """Train, and return the loss of each step."""
     torch.manual_seed(0)
     data = load("photos", "pretrain")
     views = Views(preset("moco-cifar"), 32, data.mean, data.std)
@@ -41,7 +42,7 @@ def main(steps: int = 34, batch_size: int = 64, K: int = 256) -> list[float]:
     for _ in range(steps):
         x1, x2 = views(data.images[torch.randint(len(data), (batch_size,))], generator)
         with torch.no_grad():
-            update_momentum(f_q, f_k, m=0.9)  # 0.99 and more in a long run
+            update_momentum(f_q, f_k, m=0.9)  # 0.99 or more in a long run
             k, negatives = bank(F.normalize(f_k(x2)), update=True)  # clean keys only, once
         contrast, draw = partial(info_nce, negatives=negatives), mixture.draw(x1.shape, generator)
         q_mix = F.normalize(f_q(draw.apply(x1)))
@@ -51,7 +52,7 @@ def main(steps: int = 34, batch_size: int = 64, K: int = 256) -> list[float]:
         loss.backward()
         optimizer.step()
         losses.append(loss.item())
-    losses = losses[K // batch_size :]  # before that there are random negatives in the bank
+    losses = losses[K // batch_size :]  # before that the bank has random negatives
     print(f"loss {losses[0]:.3f} -> {losses[-1]:.3f}")
     return losses
 

@@ -1,7 +1,7 @@
 """A `timm` model pretrained with Un-Mix: in-batch contrast of a small ViT, and the export.
 
-`num_classes=0` leaves timm's head away: the model gives pooled features, and the projector that the
-loss needs is thrown away afterwards. The loss is one number a sample, so weights may be, too.
+With `num_classes=0` a model of timm returns pooled features; the projector is needed only for the
+loss. There is a loss per sample, so there may also be a weight per sample.
 """
 
 import tempfile
@@ -21,13 +21,13 @@ VIT = {"img_size": 32, "patch_size": 8, "depth": 3, "num_classes": 0}
 
 
 def info_nce(q: Tensor, k: Tensor, T: float = 0.2) -> Tensor:
-    """Cross-entropy of the own key among those of the batch, one number a sample."""
+    """Cross-entropy of the sample's key among those of the batch, a loss per sample."""
     logits = F.normalize(q) @ F.normalize(k).T / T
     return F.cross_entropy(logits, torch.arange(len(q), device=q.device), reduction="none")
 
 
 def main(steps: int = 30, batch_size: int = 64, out: Path | None = None) -> list[float]:
-    """Train, export, and give the loss of every step."""
+    """Train, export, and return the loss of each step."""
     torch.manual_seed(0)
     data = load("photos", "pretrain")
     views = Views(preset("simclr-cifar"), 32, data.mean, data.std)
@@ -50,7 +50,7 @@ def main(steps: int = 30, batch_size: int = 64, out: Path | None = None) -> list
         losses.append(loss.item())
     out = out or Path(tempfile.mkdtemp()) / "vit.safetensors"
     save_file(backbone.state_dict(), out)
-    timm.create_model("vit_tiny_patch16_224", **VIT, checkpoint_path=str(out))  # and back
+    timm.create_model("vit_tiny_patch16_224", **VIT, checkpoint_path=str(out))  # and load it again
     print(f"loss {losses[0]:.3f} -> {losses[-1]:.3f}, features {D}, in {out}")
     return losses
 

@@ -1,4 +1,4 @@
-"""Barlow Twins on torchvision's v2 transforms: `MixedBatch` draws where a DataLoader collates."""
+"""Barlow Twins on torchvision's v2 transforms; `MixedBatch` draws when a batch is collated."""
 
 import torch
 from torch import Tensor
@@ -18,7 +18,7 @@ AUGMENT = v2.Compose([
 
 
 class TwoViews(Dataset):
-    """An item is two views of a picture."""
+    """An item is two views of an image."""
 
     images = load("photos", "pretrain").images
 
@@ -30,14 +30,14 @@ class TwoViews(Dataset):
 
 
 def barlow_twins(za: Tensor, zb: Tensor, penalty: float = 0.005) -> Tensor:
-    """The features' cross-correlation against the identity, one number a batch."""
+    """Cross-correlation of the features against the identity, a scalar per batch."""
     c = ((za - za.mean(0)) / za.std(0)).T @ ((zb - zb.mean(0)) / zb.std(0)) / len(za)
     own = c.diagonal()
     return (own - 1).square().sum() + penalty * (c.square().sum() - own.square().sum())
 
 
 def main(steps: int = 30, batch_size: int = 64, workers: int = 2) -> list[float]:
-    """Train, and give the loss of every step."""
+    """Train, and return the loss of each step."""
     torch.manual_seed(0)
     options = {"shuffle": True, "drop_last": True, "num_workers": workers}
     collate = unmix.MixedBatch(unmix.UnMix(per="batch"), seed=0)

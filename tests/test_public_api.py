@@ -10,6 +10,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import griffe
 import pytest
@@ -147,3 +148,22 @@ def test_a_type_checker_refuses_mistakes() -> None:
 def test_every_module_with_a_page_has_a_text(page: str) -> None:
     assert (importlib.import_module(page).__doc__ or "").strip()
     assert Path(importlib.import_module(page).__file__ or "").exists()
+
+
+@pytest.mark.parametrize(
+    ("settings", "meant"),
+    [
+        ({"metod": "moco"}, "`method`"),
+        ({"method": "mocco"}, "'moco'"),
+        ({"second_view": {"jiter_p": 0}}, "`second_jitter_p`"),
+        ({"method": "moco", "optimizer": "adamv"}, "'adam"),
+    ],
+)
+def test_an_unknown_argument_has_the_nearest_match_in_pythons_words(
+    settings: dict[str, Any], meant: str
+) -> None:
+    for function in (unmix.pretrain, unmix.commands.bench):
+        with pytest.raises(unmix.UserError, match=f"Did you mean {meant}") as caught:
+            function(**settings)
+        assert "--" not in str(caught.value)
+        assert "\n" not in str(caught.value)

@@ -48,7 +48,7 @@ def beta(a: float, b: float, shape: tuple[int, ...], generator: torch.Generator 
 
 
 def on_device(generator: torch.Generator, device: torch.device) -> torch.Generator:
-    """Return a generator on `device`, seeded from the given one, which is returned if it is there."""
+    """Return the generator if it is on `device`, else one there that is seeded from it."""
     if generator.device.type == device.type:
         return generator
     seed = torch.randint(2**62, (), generator=generator, device=generator.device).item()

@@ -302,7 +302,7 @@ class Views:
         """Compose the maps from [0, 255] to normalized colors, then move them to the device."""
         maps = color_maps(draw, tuple(1 / (255 * std) for std in self.std))
         return ColorMaps(
-            moved(maps.turn, device), to_device(maps.pixel, device), to_device(maps.mean, device)
+            moved(maps.hue, device), to_device(maps.pixel, device), to_device(maps.mean, device)
         )
 
     def _scale(self, like: Tensor) -> Tensor:
