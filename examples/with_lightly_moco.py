@@ -1,8 +1,7 @@
 """MoCo of `lightly` with Un-Mix: its memory bank, head and momentum update, unchanged.
 
-`NTXentLoss(memory_bank_size=...)` stores its keys at every call that has a gradient: the calls for
-a mixture would store them again, as negatives of their own queries. So the bank is called once per
-step.
+`NTXentLoss(memory_bank_size=...)` stores its keys at every call with a gradient, so those for a
+mixture would store them again, as negatives of their own queries. The bank is called once per step.
 """
 
 from copy import deepcopy
