@@ -24,7 +24,7 @@ def test_color_space_is_the_published_one(space, golden):
     rgb = channels_first(values["rgb"]) / 255
     raw = CONVERT[space](rgb)
     torch.testing.assert_close(raw, channels_first(values[space]), atol=1e-3, rtol=0)
-    normalized = channels_first(values[f"{space}_normalized"])
+    normalized = channels_first(values[f"{space}_normalised"])
     torch.testing.assert_close(NORMALISE[space](raw), normalized, atol=1e-5, rtol=0)
 
 
