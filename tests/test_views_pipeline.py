@@ -286,10 +286,13 @@ def test_mistakes_are_named():
     for call, message in (
         (lambda: views(torch.zeros(2, 3, 8, 8), seeded()), "torch.float32"),
         (lambda: views.plain(torch.zeros(2, 1, 8, 8, dtype=torch.uint8)), r"\(2, 1, 8, 8\)"),
-        (lambda: views.apply(random_images(3, 8, 8), draw), "made for 2 images, but 3"),
-        (lambda: views.apply_crops(random_images(2, 9, 8), draw), r"--size 8"),
-        (lambda: Views(EVERYTHING, 0, MEAN, STD), "--size"),
-        (lambda: Views(EVERYTHING, 8, MEAN, STD, count=0), "--count"),
+        (lambda: views.apply(random_images(3, 8, 8), draw), "draw: is for 2 images, but 3"),
+        (lambda: views.apply_crops(random_images(2, 9, 8), draw), "view 0 of `size=8`"),
+        (lambda: Views(EVERYTHING, 0, MEAN, STD), "Views: size must be at least 1, got 0"),
+        (
+            lambda: Views(EVERYTHING, 8, MEAN, STD, count=0),
+            "Views: count must be at least 1, got 0",
+        ),
         (lambda: Views(EVERYTHING, 8, MEAN, STD, color_space="lab"), "Did you mean 'Lab'"),
         (lambda: Views(EVERYTHING, 8, MEAN, (1.0, 0.0, 1.0)), "std"),
     ):
