@@ -6,6 +6,7 @@ import doctest
 import importlib
 import re
 import shlex
+import shutil
 import textwrap
 from functools import cache
 from pathlib import Path
@@ -66,19 +67,30 @@ def test_the_extraction_finds_commands() -> None:
     assert sum(len(commands(page)) for page in PAGES) > 60
 
 
-@pytest.fixture
-def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+@pytest.fixture(scope="module")
+def filled(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with pictures and two runs, as the pages take them to be there."""
-    monkeypatch.chdir(tmp_path)
+    folder = tmp_path_factory.mktemp("place")
     generator = torch.Generator().manual_seed(0)
     for name in ("a.jpg", "b.jpg", "pictures/x/c.jpg", "pictures/y/d.jpg"):
         pixels = torch.randint(256, (40, 50, 3), generator=generator, dtype=torch.uint8)
-        Path(name).parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(pixels.numpy()).save(name)
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(pixels.numpy()).save(folder / name)
     small = {"data": "photos", "limit": 32, "batch_size": 16, "epochs": 1, "queue_size": 16}
     small |= {"evaluate": False, "logger": "none", "device": "cpu"}
-    unmix.pretrain(method="moco", **small, width=0.25, run="runs/mine")
-    unmix.pretrain(method="moco", **small, backbone="resnet18", width=1.0, run="runs/resnet18")
+    for name, model in (
+        ("mine", {"width": 0.25}),
+        ("resnet18", {"backbone": "resnet18", "width": 1.0}),
+    ):
+        unmix.pretrain(method="moco", **small, **model, run=folder / "runs" / name)
+    return folder
+
+
+@pytest.fixture
+def place(filled: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of that folder, as the working directory."""
+    shutil.copytree(filled, tmp_path, dirs_exist_ok=True)
+    monkeypatch.chdir(tmp_path)
     return tmp_path
 
 
@@ -96,7 +108,8 @@ def names(place: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     pretrain = training.pretrain
 
     def small(*args: Any, devices: int = 1, **settings: Any) -> Any:
-        assert Settings.of({**settings, "data": "photos", "devices": devices}).machine.devices
+        given = {name: value for name, value in settings.items() if name != "test_data"}
+        assert Settings.of({**given, "data": "photos", "devices": devices}).machine.devices
         tiny = {"epochs": 1, "batch_size": 16, "width": 0.25, "queue_size": 16, "device": "cpu"}
         if settings["method"] != "moco":
             del tiny["queue_size"]

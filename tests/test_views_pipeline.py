@@ -291,7 +291,7 @@ def test_mistakes_are_named():
         (lambda: Views(EVERYTHING, 0, MEAN, STD), "Views: size must be at least 1, got 0"),
         (
             lambda: Views(EVERYTHING, 8, MEAN, STD, count=0),
-            "Views: count must be at least 1, got 0",
+            "count must be at least 1, got 0",
         ),
         (lambda: Views(EVERYTHING, 8, MEAN, STD, color_space="lab"), "Did you mean 'Lab'"),
         (lambda: Views(EVERYTHING, 8, MEAN, (1.0, 0.0, 1.0)), "std"),
