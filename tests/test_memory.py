@@ -80,7 +80,7 @@ def test_queue_keeps_no_graph_and_its_own_precision() -> None:
 
 
 def test_queue_of_no_keys_is_told() -> None:
-    with pytest.raises(UserError, match="queue_size: 0 is out of range; it must be at least 1"):
+    with pytest.raises(UserError, match="Queue: size must be at least 1, got 0"):
         Queue(0, 2)
 
 
@@ -116,7 +116,7 @@ def test_bank_takes_bfloat16_features_without_losing_precision_of_its_rows() -> 
 
 @pytest.mark.parametrize("momentum", [-0.1, 1.1])
 def test_bank_momentum_outside_0_to_1_is_told(momentum: float) -> None:
-    with pytest.raises(UserError, match=f"bank_momentum: {momentum:g} is out of range"):
+    with pytest.raises(UserError, match=rf"^MemoryBank: momentum must .* got {momentum:g}$"):
         MemoryBank(4, 2, momentum)
 
 

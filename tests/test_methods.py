@@ -64,7 +64,7 @@ def told(make: Any, *args: Any, **options: Any) -> str:
     """The message of the UserError that a call raises."""
     with pytest.raises(UserError) as caught:
         make(*args, **options)
-    message = str(caught.value)
+    message = caught.value.on_command_line()
     assert "\n" not in message
     return message
 

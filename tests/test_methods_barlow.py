@@ -111,4 +111,4 @@ def test_its_own_rule_for_mixtures_finds_what_it_needs() -> None:
 def test_bad_numbers_are_told(options: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError) as caught:
         barlow(**options)
-    assert str(caught.value) == message
+    assert caught.value.on_command_line() == message

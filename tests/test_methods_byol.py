@@ -72,6 +72,6 @@ def test_the_target_network_starts_as_a_copy_of_backbone_and_projector() -> None
 def test_a_momentum_out_of_range_is_told(momentum: float) -> None:
     with pytest.raises(UserError) as caught:
         byol(encoder_momentum=momentum)
-    assert str(caught.value) == (
+    assert caught.value.on_command_line() == (
         f"--encoder_momentum: {momentum:g} is out of range; it must be at least 0 and at most 1."
     )

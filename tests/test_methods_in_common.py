@@ -315,7 +315,7 @@ def test_similarities_are_cosines_with_every_samples_target(kind: str) -> None:
 
 @every_kind
 def test_a_batch_of_one_is_refused(kind: str) -> None:
-    with pytest.raises(UserError, match=r"^--batch_size: 1 is too small"):
+    with pytest.raises(UserError, match=r"^batch_size: 1 is too small"):
         build(kind).check_batch(1)
 
 
@@ -330,4 +330,4 @@ def test_sizes_below_one_are_refused_by_their_flag(kind: str) -> None:
         with pytest.raises(UserError) as caught:
             cls(backbone, **options | {flag: 0})
         message = f"--{flag}: 0 is out of range; it must be at least 1."
-        assert str(caught.value) == message
+        assert caught.value.on_command_line() == message

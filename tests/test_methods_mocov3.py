@@ -140,7 +140,7 @@ def test_a_transformer_of_timm_is_taken() -> None:
 def test_freezing_what_a_backbone_has_not_is_told() -> None:
     with pytest.raises(UserError) as caught:
         mocov3(freeze_patch_embedding=True)
-    assert str(caught.value) == (
+    assert caught.value.on_command_line() == (
         "--freeze_patch_embedding: the backbone has no patch embedding; use a transformer, such as "
         "--backbone timm:vit_small_patch16_224, or leave it out."
     )
@@ -159,4 +159,4 @@ def test_guessing_costs_ln_of_the_batch_in_each_direction() -> None:
 def test_a_temperature_of_nothing_is_told() -> None:
     with pytest.raises(UserError) as caught:
         mocov3(temperature=0.0)
-    assert str(caught.value) == "--temperature: 0 is out of range; it must be greater than 0."
+    assert str(caught.value) == "MoCoV3: temperature must be greater than 0, got 0"

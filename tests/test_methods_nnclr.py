@@ -109,4 +109,4 @@ def test_guessing_costs_ln_of_the_batch() -> None:
 def test_bad_numbers_are_told(options: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError) as caught:
         nnclr(**options)
-    assert str(caught.value) == message
+    assert caught.value.on_command_line() == message

@@ -63,4 +63,4 @@ def test_the_gradient_reaches_both_views_and_is_finite_at_equal_features() -> No
 def test_negative_weights_are_told(flag: str) -> None:
     with pytest.raises(UserError) as caught:
         vicreg(**{flag: -1.0})
-    assert str(caught.value) == f"--{flag}: -1 is out of range; it must be at least 0."
+    assert caught.value.on_command_line() == f"--{flag}: -1 is out of range; it must be at least 0."

@@ -139,7 +139,7 @@ def test_a_singular_covariance_is_told_before(
     """What the message recommends is then accepted."""
     with pytest.raises(UserError) as caught:
         wmse(**options).check_batch(batch_size)
-    assert str(caught.value) == message
+    assert caught.value.on_command_line() == message
     wmse(**options, epsilon=0.01).check_batch(batch_size)
     wmse(**options, dim=2).check_batch(batch_size)
     wmse(sub_batch=max(5, options["sub_batch"])).check_batch(max(5, batch_size))
@@ -164,7 +164,7 @@ def test_the_smallest_batch_has_more_samples_than_features() -> None:
 def test_bad_numbers_are_told(options: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError) as caught:
         wmse(**options)
-    assert str(caught.value) == message
+    assert caught.value.on_command_line() == message
 
 
 def test_the_head_may_see_all_views_in_one_batch() -> None:

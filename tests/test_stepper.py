@@ -265,7 +265,7 @@ def test_views_that_do_not_fit_are_refused_by_name(change: Any, message: str) ->
         ({"mixture": unmix.UnMix}, "mixture: UnMix is no label-space mixture"),
         ({"mixture": unmix.ImageMixture()}, "ImageMixture is no label-space mixture"),
         ({"rule": "imixx"}, "Did you mean 'imix'"),
-        ({"rule": "mixbt"}, "mixbt does not go with --method moco"),
+        ({"rule": "mixbt"}, 'rule: mixbt does not apply to `method="moco"`'),
         ({"joint": True}, "joint: is for a mixture"),
     ],
 )
@@ -275,7 +275,7 @@ def test_words_that_do_not_go_together_are_refused(words: Any, message: str) -> 
 
 
 def test_a_loss_of_the_batch_takes_no_weight_a_sample() -> None:
-    with pytest.raises(unmix.UserError, match="sample does not go with --method barlow"):
+    with pytest.raises(unmix.UserError, match='per: sample does not apply to `method="barlow"`'):
         stepper_of("barlow", mixture=unmix.UnMix(per="sample"))
 
 

@@ -150,11 +150,11 @@ def test_a_last_batch_that_halves_leave_too_few_mixtures_of_is_left_out() -> Non
 MISTAKES: list[tuple[list[str], str]] = [
     (
         ["--method", "barlow", "--unmix", "--unmix_rule", "imix"],
-        "--unmix_rule: imix does not go with --method barlow: the loss is one number a batch",
+        "--unmix_rule: imix does not apply to --method barlow: the loss is one number a batch",
     ),
     (
         ["--method", "vicreg", "--unmix", "--unmix_per", "sample"],
-        "--unmix_per: sample does not go with --method vicreg",
+        "--unmix_per: sample does not apply to --method vicreg",
     ),
     (
         ["--method", "moco", "--unmix", "--unmix_rule", "imixx"],
@@ -188,7 +188,7 @@ MISTAKES: list[tuple[list[str], str]] = [
     ),
     (
         ["--method", "simclr", "--unmix", "--unmix_mixture", "patchmix"],
-        "--unmix_mixture: patchmix mixes the patches that a ViT sees, and resnet10 is none",
+        "--unmix_mixture: patchmix mixes the patches that a ViT sees, and resnet10 is not one",
     ),
     (
         ["--method", "wmse", "--sub_batch", "16", "--dim", "32"],
@@ -200,11 +200,11 @@ MISTAKES: list[tuple[list[str], str]] = [
     ),
     (
         ["--method", "byol", "--unmix", "--unmix_rule", "sdmp", "--unmix_mixture", "dirichlet"],
-        "--unmix_mixture: dirichlet does not go with --unmix_rule sdmp, which is about two images",
+        "--unmix_mixture: dirichlet does not apply to --unmix_rule sdmp, which is for mixtures",
     ),
     (
         ["--method", "byol", "--unmix", "--unmix_rule", "sdmp", "--unmix_pairing", "halves"],
-        "--unmix_pairing: halves does not go with --unmix_rule sdmp",
+        "--unmix_pairing: halves does not apply to --unmix_rule sdmp",
     ),
     (
         [
@@ -243,7 +243,7 @@ MISTAKES: list[tuple[list[str], str]] = [
     ),
     (
         ["--method", "moco", "--unmix", "--unmix_pairing", "neighbor", "--unmix_joint"],
-        "--unmix_joint: does not go with pairing by neighbours",
+        "--unmix_joint: does not go with pairing by neighbors",
     ),
     (
         ["--method", "moco", "--unmix", "--unmix_temperature", "0.1"],

@@ -32,7 +32,7 @@ class Queue(nn.Module):
 
     def __init__(self, size: int, dim: int, generator: torch.Generator | None = None) -> None:
         super().__init__()
-        check_number("--queue_size", size, at_least=1)
+        check_number("size", size, at_least=1, owner="Queue")
         start = F.normalize(torch.randn(size, dim, generator=generator), dim=1)
         self.register_buffer("keys", start)
         self.register_buffer("position", torch.zeros((), dtype=torch.long))
@@ -84,7 +84,7 @@ class MemoryBank(nn.Module):
         generator: torch.Generator | None = None,
     ) -> None:
         super().__init__()
-        check_number("--bank_momentum", momentum, at_least=0, at_most=1)
+        check_number("momentum", momentum, at_least=0, at_most=1, owner="MemoryBank")
         self.momentum = momentum
         start = F.normalize(torch.randn(n_data, dim, generator=generator), dim=1)
         self.register_buffer("rows", start)

@@ -32,7 +32,7 @@ def ema_update(module: nn.Module, source: nn.Module, momentum: float) -> None:
         source: The trained module.
         momentum: In [0, 1].
     """
-    check_number("--encoder_momentum", momentum, at_least=0, at_most=1)
+    check_number("momentum", momentum, at_least=0, at_most=1)
     average = get_ema_multi_avg_fn(momentum)
     average(list(module.parameters()), list(source.parameters()), 0)
 

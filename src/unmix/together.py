@@ -21,6 +21,8 @@ from unmix.mixtures.layers import layers_named
 
 __all__ = ["Names", "check_together", "smallest_batch"]
 
+_PAIRS = "global, region, resizemix, gridmix or fmix"
+
 
 @dataclass(frozen=True)
 class Names:
@@ -68,13 +70,15 @@ def check_together(
     why = rule.why_not(method)
     if why is not None:
         raise UserError(
-            f"--unmix_rule: {names.rule} does not go with --method {names.method}: {why}. "
-            f"What does: unmix methods {names.method}."
+            f'{names.rule} does not apply to `method="{names.method}"`: {why}. Run `unmix methods '
+            f"{names.method}` for the rules that do.",
+            parameter="rule",
         )
     if method.coupled and _shares_differ(operator):
         raise UserError(
-            f"--unmix_per: sample does not go with --method {names.method}, whose loss is one "
-            "number a batch; use batch."
+            f'sample does not apply to `method="{names.method}"`, whose loss is a scalar per '
+            "batch; use batch.",
+            parameter="per",
         )
     _check_pairs(operator, rule, names)
     _check_backbone(operator, method, names)
@@ -101,33 +105,36 @@ def _check_pairs(operator: Any, rule: Rule, names: Names) -> None:
     several = isinstance(operator, (DirichletMixture, PatchMixture))
     if rule.of_pairs and (several or operator.extra):
         raise UserError(
-            f"--unmix_mixture: {names.mixture} does not go with --unmix_rule {names.rule}, which "
-            "is about two images; use global, region, resizemix, gridmix or fmix."
+            f'{names.mixture} does not apply to `rule="{names.rule}"`, which is for mixtures of '
+            f"two images; use {_PAIRS}.",
+            parameter="mixture",
         )
     if rule.of_pairs and pairing in ("halves", "second_view"):
         raise UserError(
-            f"--unmix_pairing: {pairing} does not go with --unmix_rule {names.rule}, which needs "
-            "every image's mixture with another; use reverse or permutation."
+            f'{pairing} does not apply to `rule="{names.rule}"`, which needs a mixture of '
+            "every image with another; use reverse or permutation.",
+            parameter="pairing",
         )
     if rule.both_views and isinstance(operator, ManifoldMixture):
         raise UserError(
-            "--unmix_mixture: manifold mixes features of the first view, and --unmix_rule "
-            f"{names.rule} pixels of the other one too; use global, region, resizemix, gridmix or "
-            "fmix."
+            f'manifold mixes features of the first view, and `rule="{names.rule}"` pixels of the '
+            f"other one too; use {_PAIRS}.",
+            parameter="mixture",
         )
 
 
 def _check_backbone(operator: Any, method: Method, names: Names) -> None:
     if isinstance(operator, PatchMixture) and not is_vit(method.backbone):
         raise UserError(
-            "--unmix_mixture: patchmix mixes the patches that a ViT sees, and "
-            f"{names.backbone} is none; use --backbone timm:vit_tiny_patch16_224 or another ViT, "
-            "or gridmix."
+            f"patchmix mixes the patches that a ViT sees, and {names.backbone} is not one; use "
+            '`backbone="timm:vit_tiny_patch16_224"` or another ViT, or gridmix.',
+            parameter="mixture",
         )
     if isinstance(operator, PatchMixture) and operator.patch_size % patch_side(method.backbone):
         raise UserError(
-            f"--unmix_patch: {operator.patch_size} pixels would cut the patches that "
-            f"{names.backbone} sees, of {patch_side(method.backbone)}; use that or a multiple."
+            f"{operator.patch_size} pixels would cut the patches that {names.backbone} sees, of "
+            f"{patch_side(method.backbone)}; use that or a multiple.",
+            parameter="patch_size",
         )
     if isinstance(operator, ManifoldMixture):
         layers_named(method, operator.layer)
@@ -136,15 +143,17 @@ def _check_backbone(operator: Any, method: Method, names: Names) -> None:
 def _check_joint(operator: Any, rule: Rule, method: Method, names: Names) -> None:
     if (why := method.why_not_joint()) is not None:
         raise UserError(
-            f"--unmix_joint: does not go with --method {names.method}: {why}; leave it out."
+            f'does not apply to `method="{names.method}"`: {why}; leave it out.', parameter="joint"
         )
     if not rule.keeps_clean:
         raise UserError(
-            f"--unmix_joint: --unmix_rule {names.rule} replaces the clean view, so there is none "
-            "to be encoded with; leave it out."
+            f'`rule="{names.rule}"` replaces the clean view, so there is none to be encoded with; '
+            "leave it out.",
+            parameter="joint",
         )
     if operator.needs_features or isinstance(operator, ManifoldMixture):
         raise UserError(
-            "--unmix_joint: does not go with pairing by neighbours, which needs the clean features "
-            "first, nor with manifold; leave it out."
+            "does not go with pairing by neighbors, which needs the clean features first, nor "
+            "with manifold; leave it out.",
+            parameter="joint",
         )

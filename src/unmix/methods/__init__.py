@@ -73,7 +73,7 @@ def method_class(name: str) -> type[Method]:
     Raises:
         UserError: if there is no such method, with the nearest match.
     """
-    return METHODS[check_choice("--method", name, METHODS)]
+    return METHODS[check_choice("method", name, METHODS)]
 
 
 def build(name: str, backbone: Any, n_data: int, **options: Any) -> Method:

@@ -136,9 +136,10 @@ class BankContrast(nn.Module):
         self, n_data: int, dim: int, temperature: float, bank_momentum: float, contrast: str
     ) -> None:
         super().__init__()
-        check_choice("--contrast", contrast, ("softmax", "nce"))
-        check_number("--temperature", temperature, above=0)
-        check_number("--dim", dim, at_least=1)
+        check_choice("contrast", contrast, ("softmax", "nce"))
+        check_number("temperature", temperature, above=0)
+        check_number("dim", dim, at_least=1)
+        check_number("bank_momentum", bank_momentum, at_least=0, at_most=1)
         self.bank = MemoryBank(n_data, dim, bank_momentum)
         self.register_buffer("Z", torch.tensor(-1.0))
         self.T, self.contrast = temperature, contrast
@@ -173,14 +174,16 @@ def count_negatives(negatives: int | None, n_data: int) -> int:
     """
     if n_data < 2:
         raise UserError(
-            f"--data: {n_data} image has no other to be told apart from; give 2 or more."
+            f"{n_data} image has no other to be told apart from; give 2 or more.",
+            parameter="n_data",
         )
     if negatives is None:
         return min(4096, n_data - 1)
-    check_number("--negatives", negatives, at_least=1)
+    check_number("negatives", negatives, at_least=1)
     if negatives >= n_data:
         raise UserError(
-            f"--negatives: {negatives} are more than the {n_data - 1} other samples of the data; "
-            f"use at most {n_data - 1}."
+            f"{negatives} are more than the {n_data - 1} other samples of the data; use at most "
+            f"{n_data - 1}.",
+            parameter="negatives",
         )
     return negatives

@@ -49,9 +49,9 @@ class BarlowTwins(TrainedTargets):
         scale: float = 1.0,
         unbiased: bool = False,
     ) -> None:
-        check_sizes(dim=dim, hidden=hidden)
-        check_number("--off_diagonal", off_diagonal, at_least=0)
-        check_number("--scale", scale, above=0)
+        check_sizes("BarlowTwins", dim=dim, hidden=hidden)
+        check_number("off_diagonal", off_diagonal, at_least=0, owner="BarlowTwins")
+        check_number("scale", scale, above=0, owner="BarlowTwins")
         super().__init__(backbone, mlp((feature_dim(backbone), hidden, hidden, dim)))
         self.scale, self.penalty, self.unbiased = scale, scale * off_diagonal, unbiased
 

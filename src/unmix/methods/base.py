@@ -227,7 +227,9 @@ class Method(nn.Module, ABC):
     def check_batch(self, batch_size: int) -> None:
         """Raise a UserError if the method cannot work with batches of this size."""
         if batch_size < 2:
-            raise UserError(f"--batch_size: {batch_size} is too small; batch norm needs 2 images.")
+            raise UserError(
+                f"{batch_size} is too small; batch norm needs 2 images.", parameter="batch_size"
+            )
 
     def state(self) -> dict[str, float]:
         """Numbers for the health line, such as how full the queue is."""

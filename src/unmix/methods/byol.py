@@ -36,7 +36,7 @@ class BYOL(MomentumTargets):
         hidden: int = 4096,
         encoder_momentum: float = 0.996,
     ) -> None:
-        check_sizes(dim=dim, hidden=hidden)
+        check_sizes("BYOL", dim=dim, hidden=hidden)
         super().__init__(backbone, mlp((feature_dim(backbone), hidden, dim)), encoder_momentum)
         self.q = mlp((dim, hidden, dim))
 

@@ -48,7 +48,7 @@ class CMC(BankMethod):
         contrast: Literal["softmax", "nce"] = "nce",
     ) -> None:
         super().__init__(n_data, negatives)
-        check_choice("--view", view, ("Lab", "YCbCr"))
+        check_choice("view", view, ("Lab", "YCbCr"), owner="CMC")
         self.color_space = view
         halves = HalfEncoders.of(backbone)
         self.f = halves

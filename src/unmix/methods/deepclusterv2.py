@@ -73,19 +73,24 @@ class DeepClusterV2(MultiCrop):
         kmeans_iterations: int = 10,
         freeze_prototypes_steps: int = 300000,
     ) -> None:
-        check_number("--dim", dim, at_least=1)
-        check_number("--hidden", hidden, at_least=1)
-        check_number("--temperature", temperature, above=0)
-        check_number("--kmeans_iterations", kmeans_iterations, at_least=1)
-        check_number("--freeze_prototypes_steps", freeze_prototypes_steps, at_least=0)
+        check_number("dim", dim, at_least=1, owner="DeepClusterV2")
+        check_number("hidden", hidden, at_least=1, owner="DeepClusterV2")
+        check_number("temperature", temperature, above=0, owner="DeepClusterV2")
+        check_number("kmeans_iterations", kmeans_iterations, at_least=1, owner="DeepClusterV2")
+        check_number(
+            "freeze_prototypes_steps", freeze_prototypes_steps, at_least=0, owner="DeepClusterV2"
+        )
         if not prototypes:
-            raise UserError("--prototypes: no number was given; give one a head, such as 30 30 30.")
+            raise UserError(
+                "no number was given; give one per head, such as 30 30 30.", parameter="prototypes"
+            )
         for k in prototypes:
-            check_number("--prototypes", k, at_least=2)
+            check_number("prototypes", k, at_least=2, owner="DeepClusterV2")
             if k > n_data:
                 raise UserError(
-                    f"--prototypes: {k} clusters are more than the {n_data} images of the data; "
-                    f"use at most {n_data}."
+                    f"{k} clusters are more than the {n_data} images of the data; use at most "
+                    f"{n_data}.",
+                    parameter="prototypes",
                 )
         super().__init__(backbone, mlp((feature_dim(backbone), hidden, dim)))
         self.C = nn.ModuleList(nn.Linear(dim, k, bias=False) for k in prototypes)
@@ -99,8 +104,9 @@ class DeepClusterV2(MultiCrop):
         """From the second epoch on, the first step that an epoch makes clusters the memory."""
         if progress.total_steps <= progress.steps_per_epoch:
             raise UserError(
-                "--epochs: 1 trains nothing with deepclusterv2, whose first epoch fills the memory "
-                "that is clustered; use 2 or more."
+                "1 trains nothing with deepclusterv2, whose first epoch fills the memory that is "
+                "clustered; use 2 or more.",
+                parameter="epochs",
             )
         self.filling = progress.epoch < 1
         self.frozen = progress.step < self.freeze_steps
@@ -125,8 +131,9 @@ class DeepClusterV2(MultiCrop):
         known = self.memory[0].any(dim=1).nonzero().squeeze(1)  # features are unit vectors
         if len(known) < max(self.K):
             raise UserError(
-                f"--prototypes: {max(self.K)} clusters are more than the {len(known)} images that "
-                f"an epoch's batches had; use at most {len(known)}."
+                f"{max(self.K)} clusters are more than the {len(known)} images that an epoch's "
+                f"batches had; use at most {len(known)}.",
+                parameter="prototypes",
             )
         for head, layer in enumerate(self.C):
             centroids, assigned = spherical_kmeans(

@@ -91,16 +91,18 @@ class DINO(MultiCrop):
         normalize_last: bool = True,
         head_bn: bool = False,
     ) -> None:
-        check_number("--dim", dim, at_least=2)
-        check_number("--hidden", hidden, at_least=1)
-        check_number("--bottleneck", bottleneck, at_least=1)
-        check_number("--temperature", temperature, above=0)
-        check_number("--teacher_temperature", teacher_temperature, above=0)
-        check_number("--warmup_teacher_temperature", warmup_teacher_temperature, above=0)
-        check_number("--warmup_teacher_epochs", warmup_teacher_epochs, at_least=0)
-        check_number("--center_momentum", center_momentum, at_least=0, at_most=1)
-        check_number("--encoder_momentum", encoder_momentum, at_least=0, at_most=1)
-        check_number("--freeze_last_epochs", freeze_last_epochs, at_least=0)
+        check_number("dim", dim, at_least=2, owner="DINO")
+        check_number("hidden", hidden, at_least=1, owner="DINO")
+        check_number("bottleneck", bottleneck, at_least=1, owner="DINO")
+        check_number("temperature", temperature, above=0, owner="DINO")
+        check_number("teacher_temperature", teacher_temperature, above=0, owner="DINO")
+        check_number(
+            "warmup_teacher_temperature", warmup_teacher_temperature, above=0, owner="DINO"
+        )
+        check_number("warmup_teacher_epochs", warmup_teacher_epochs, at_least=0, owner="DINO")
+        check_number("center_momentum", center_momentum, at_least=0, at_most=1, owner="DINO")
+        check_number("encoder_momentum", encoder_momentum, at_least=0, at_most=1, owner="DINO")
+        check_number("freeze_last_epochs", freeze_last_epochs, at_least=0, owner="DINO")
         sizes = (feature_dim(backbone), hidden, hidden, bottleneck)
         super().__init__(backbone, DINOHead(sizes, dim, head_bn, normalize_last))
         self.f_t = momentum_copy(self.f)

@@ -65,12 +65,13 @@ class MoCo(InstanceDiscrimination):
         shuffle_bn: bool = True,
     ) -> None:
         super().__init__()
-        check_choice("--head", head, ("linear", "mlp"))
-        check_choice("--contrast", contrast, ("softmax", "nce"))
-        check_number("--temperature", temperature, above=0)
-        check_number("--encoder_momentum", encoder_momentum, at_least=0, at_most=1)
-        check_number("--bn_splits", bn_splits, at_least=1)
-        check_number("--dim", dim, at_least=1)
+        check_choice("head", head, ("linear", "mlp"), owner="MoCo")
+        check_choice("contrast", contrast, ("softmax", "nce"), owner="MoCo")
+        check_number("temperature", temperature, above=0, owner="MoCo")
+        check_number("encoder_momentum", encoder_momentum, at_least=0, at_most=1, owner="MoCo")
+        check_number("bn_splits", bn_splits, at_least=1, owner="MoCo")
+        check_number("dim", dim, at_least=1, owner="MoCo")
+        check_number("queue_size", queue_size, at_least=1, owner="MoCo")
         d = feature_dim(backbone)
         g = linear_head(d, dim) if head == "linear" else mlp_head(d, d, dim)
         self.f_q = Encoder(backbone, g)
@@ -158,14 +159,16 @@ class MoCo(InstanceDiscrimination):
         """The queue must hold at least a batch, and a sub-batch needs two samples."""
         if len(self.queue) < batch_size:
             raise UserError(
-                f"--queue_size: {len(self.queue)} keys are fewer than --batch_size {batch_size}; "
-                f"use a queue of at least {batch_size}."
+                f"{len(self.queue)} keys are fewer than `batch_size={batch_size}`; use a queue of "
+                f"at least {batch_size}.",
+                parameter="queue_size",
             )
         super().check_batch(batch_size)
         if batch_size < 2 * self.bn_splits:
             raise UserError(
-                f"--bn_splits: {self.bn_splits} sub-batches of a batch of {batch_size} are too "
-                f"small; use at most {max(1, batch_size // 2)}."
+                f"{self.bn_splits} sub-batches of a batch of {batch_size} are too small; use at "
+                f"most {max(1, batch_size // 2)}.",
+                parameter="bn_splits",
             )
 
     def state(self) -> dict[str, float]:

@@ -51,8 +51,8 @@ class MoCoV3(MomentumTargets, InBatchNegatives):
         freeze_patch_embedding: bool = False,
         predictor_bias: bool = False,
     ) -> None:
-        check_sizes(dim=dim, hidden=hidden)
-        check_number("--temperature", temperature, above=0)
+        check_sizes("MoCoV3", dim=dim, hidden=hidden)
+        check_number("temperature", temperature, above=0, owner="MoCoV3")
         patches = getattr(backbone, "patch_embed", None)
         if freeze_patch_embedding:
             frozen(patches)
@@ -101,7 +101,8 @@ def frozen(patches: nn.Module | None) -> None:
     """
     if patches is None:
         raise UserError(
-            "--freeze_patch_embedding: the backbone has no patch embedding; use a transformer, "
-            "such as --backbone timm:vit_small_patch16_224, or leave it out."
+            "the backbone has no patch embedding; use a transformer, such as "
+            '`backbone="timm:vit_small_patch16_224"`, or leave it out.',
+            parameter="freeze_patch_embedding",
         )
     patches.requires_grad_(False)

@@ -62,8 +62,9 @@ class NNCLR(InBatchNegatives):
         temperature: float = 0.1,
         queue_size: int = 98304,
     ) -> None:
-        check_sizes(dim=dim, hidden=hidden, predictor_hidden=predictor_hidden)
-        check_number("--temperature", temperature, above=0)
+        check_sizes("NNCLR", dim=dim, hidden=hidden, predictor_hidden=predictor_hidden)
+        check_number("temperature", temperature, above=0, owner="NNCLR")
+        check_number("queue_size", queue_size, at_least=1, owner="NNCLR")
         super().__init__(backbone, mlp((feature_dim(backbone), hidden, hidden, dim), last="affine"))
         self.h = mlp((dim, predictor_hidden, dim))
         self.T, self.Q = temperature, Queue(queue_size, dim)

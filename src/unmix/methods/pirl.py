@@ -55,12 +55,13 @@ class PIRL(OneBankMethod):
         contrast: Literal["softmax", "nce"] = "softmax",
         grid: int = 3,
     ) -> None:
-        check_number("--jigsaw_weight", jigsaw_weight, at_least=0, at_most=1)
-        check_number("--grid", grid, at_least=1)
+        check_number("jigsaw_weight", jigsaw_weight, at_least=0, at_most=1, owner="PIRL")
+        check_number("grid", grid, at_least=1, owner="PIRL")
         if is_vit(backbone):
             raise UserError(
-                "--backbone: the tiles of pirl's jigsaw do not fit a transformer's patches; use a "
-                "convolutional network such as resnet18."
+                "the tiles of pirl's jigsaw do not fit a transformer's patches; use a "
+                "convolutional network such as resnet18.",
+                parameter="backbone",
             )
         super().__init__(backbone, n_data, dim, temperature, negatives, bank_momentum, contrast)
         self.tile_head = linear_head(feature_dim(backbone), dim)
@@ -99,7 +100,9 @@ def tiles_of(view: Tensor, grid: int) -> Tensor:
     n, c, height, width = view.shape
     h, w = height // grid, width // grid
     if min(h, w) < 1:
-        raise UserError(f"--grid: {grid} tiles do not fit into a view of {min(height, width)} px.")
+        raise UserError(
+            f"{grid} tiles do not fit into a view of {min(height, width)} px.", parameter="grid"
+        )
     top, left = (height - grid * h) // 2, (width - grid * w) // 2
     middle = view[:, :, top : top + grid * h, left : left + grid * w]
     tiles = middle.reshape(n, c, grid, h, grid, w).permute(0, 2, 4, 1, 3, 5)

@@ -117,7 +117,9 @@ class MomentumTargets(Projected):
 
     def __init__(self, backbone: nn.Module, projector: nn.Module, encoder_momentum: float) -> None:
         super().__init__(backbone, projector)
-        check_number("--encoder_momentum", encoder_momentum, at_least=0, at_most=1)
+        check_number(
+            "encoder_momentum", encoder_momentum, at_least=0, at_most=1, owner=type(self).__name__
+        )
         self.f_k, self.g_k = momentum_copy(self.f), momentum_copy(self.g)
         self.m = encoder_momentum
 
@@ -160,7 +162,7 @@ class InBatchNegatives(Projected, InstanceDiscrimination):
         return None if self.batch_size is None else self.batch_size * world_size()
 
 
-def check_sizes(**sizes: int) -> None:
-    """Raise a UserError unless every size, by its flag, is at least 1."""
-    for flag, size in sizes.items():
-        check_number(f"--{flag}", size, at_least=1)
+def check_sizes(owner: str, **sizes: int) -> None:
+    """Raise a UserError unless every size, by its parameter, is at least 1."""
+    for parameter, size in sizes.items():
+        check_number(parameter, size, at_least=1, owner=owner)

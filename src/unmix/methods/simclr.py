@@ -44,9 +44,9 @@ class SimCLR(InBatchNegatives, JointHead):
         head_bn: bool = False,
         joint_head: bool = False,
     ) -> None:
-        check_sizes(dim=dim, layers=layers)
-        check_number("--hidden", hidden, at_least=0)
-        check_number("--temperature", temperature, above=0)
+        check_sizes("SimCLR", dim=dim, layers=layers)
+        check_number("hidden", hidden, at_least=0, owner="SimCLR")
+        check_number("temperature", temperature, above=0, owner="SimCLR")
         d = feature_dim(backbone)
         sizes = (d, *[hidden or d] * (layers - 1), dim)
         g = mlp(sizes, last="affine") if head_bn else mlp(sizes, batch_norm=False)

@@ -55,7 +55,9 @@ class SimSiam(Projected):
         predictor_hidden: int = 512,
         fix_predictor_rate: bool = True,
     ) -> None:
-        check_sizes(dim=dim, hidden=hidden, layers=layers, predictor_hidden=predictor_hidden)
+        check_sizes(
+            "SimSiam", dim=dim, hidden=hidden, layers=layers, predictor_hidden=predictor_hidden
+        )
         sizes = (feature_dim(backbone), *[hidden] * (layers - 1), dim)
         super().__init__(backbone, mlp(sizes, last="norm"))
         self.h = mlp((dim, predictor_hidden, dim))

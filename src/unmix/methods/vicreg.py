@@ -45,10 +45,10 @@ class VICReg(TrainedTargets):
         variance: float = 25.0,
         covariance: float = 1.0,
     ) -> None:
-        check_sizes(dim=dim, hidden=hidden)
+        check_sizes("VICReg", dim=dim, hidden=hidden)
         weights = {"invariance": invariance, "variance": variance, "covariance": covariance}
-        for flag, weight in weights.items():
-            check_number(f"--{flag}", weight, at_least=0)
+        for parameter, weight in weights.items():
+            check_number(parameter, weight, at_least=0, owner="VICReg")
         super().__init__(backbone, mlp((feature_dim(backbone), hidden, hidden, dim)))
         self.lambda_, self.mu, self.nu = invariance, variance, covariance
 

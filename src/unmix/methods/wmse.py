@@ -66,11 +66,16 @@ class WMSE(JointHead):
         epsilon: float = 0.0,
         joint_head: bool = False,
     ) -> None:
-        check_sizes(dim=dim, hidden=hidden, iterations=iterations)
-        check_number("--sub_batch", sub_batch, at_least=2)
-        check_number("--epsilon", epsilon, at_least=0, at_most=1)
+        check_sizes("WMSE", dim=dim, hidden=hidden, iterations=iterations)
+        check_number("sub_batch", sub_batch, at_least=2, owner="WMSE")
+        check_number("epsilon", epsilon, at_least=0, at_most=1, owner="WMSE")
         if views not in _PAIRS:
-            raise UserError(f"--views: {views} is out of range; it must be 2 or 4.")
+            raise UserError(
+                f"{views} is out of range; it must be 2 or 4.",
+                parameter="views",
+                owner="WMSE",
+                predicate=f"must be 2 or 4, got {views}",
+            )
         super().__init__(backbone, mlp((feature_dim(backbone), hidden, dim)))
         self.views, self.joint_head = views, joint_head
         self.target_queries = range(1, views)
@@ -109,12 +114,13 @@ class WMSE(JointHead):
     def check_batch(self, batch_size: int) -> None:
         """A sub-batch must have more samples than features, or its covariance is singular."""
         super().check_batch(batch_size)
-        for flag, size in (("sub_batch", self.sub_batch), ("batch_size", batch_size)):
+        for parameter, size in (("sub_batch", self.sub_batch), ("batch_size", batch_size)):
             if size < self.smallest_batch:
                 raise UserError(
-                    f"--{flag}: the covariance of {self.dim} features over {size} samples is "
-                    f"singular; use --{flag} {self.smallest_batch} or more, --dim {size - 1} or "
-                    f"less, or --epsilon above 0, such as 0.01."
+                    f"the covariance of {self.dim} features over {size} samples is singular; use "
+                    f"`{parameter}={self.smallest_batch}` or more, `dim={size - 1}` or less, or "
+                    "`epsilon` above 0, such as 0.01.",
+                    parameter=parameter,
                 )
 
 

@@ -8,12 +8,19 @@ from typing import Any
 from unmix.backbones import is_vit, patch_side
 from unmix.config import Settings
 from unmix.credit import Rule, rule
-from unmix.errors import UserError
+from unmix.errors import UserError, renamed
 from unmix.methods import Method
 from unmix.mixtures import MixtureOperator, PatchMixture
 from unmix.together import Names, check_together, smallest_batch
 
 __all__ = ["check_views", "label_space"]
+
+# Parameters that `check_together` names, with the settings that they are set by.
+_SETTINGS = {
+    "joint": "unmix_joint", "layer": "unmix_layer", "mixture": "unmix_mixture",
+    "pairing": "unmix_pairing", "patch_size": "unmix_patch", "per": "unmix_per",
+    "rule": "unmix_rule",
+}  # fmt: skip
 
 
 def label_space(settings: Settings, method: Method) -> tuple[MixtureOperator | None, Rule]:
@@ -32,7 +39,8 @@ def label_space(settings: Settings, method: Method) -> tuple[MixtureOperator | N
     if by_default and is_vit(method.backbone):
         operator = replace(operator, patch_size=patch_side(method.backbone))
     names = Names(run_.method, wanted.unmix_rule, wanted.unmix_mixture or "", model.backbone)
-    check_together(operator, shared, method, names, joint=bool(wanted.unmix_joint))
+    with renamed(_SETTINGS):
+        check_together(operator, shared, method, names, joint=bool(wanted.unmix_joint))
     _check_batch(operator, shared, settings, method)
     return operator, shared
 

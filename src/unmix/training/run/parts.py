@@ -23,7 +23,7 @@ from unmix.data import (
 )
 from unmix.data.fingerprint import Fingerprint, fingerprint
 from unmix.data.from_python import check_sendable
-from unmix.errors import UserError
+from unmix.errors import UserError, renamed
 from unmix.hardware.devices import Machine, choose_machine
 from unmix.methods import Method, method_class
 from unmix.names import shown
@@ -214,13 +214,14 @@ def check_batch(method: Method, batch_size: int, n: int, processes: int) -> None
         method.check_batch(min(batch_size, n) // processes)
     except UserError as error:
         needed = method.smallest_batch * processes
-        if n >= needed or "--batch_size" not in str(error):
+        if n >= needed or "batch_size" not in f"{error.parameter} {error.message}":
             raise
         # Do not advise a batch size that the data cannot fill.
-        advice = str(error).partition("; ")[2].replace(f"--batch_size {needed} or more, ", "")
+        advice = error.message.partition("; ")[2].replace(f"`batch_size={needed}` or more, ", "")
         raise UserError(
-            f"--data: {n} training images fill no batch of the {needed} that this method needs; "
-            f"{advice or 'use more images.'}"
+            f"{n} training images fill no batch of the {needed} that this method needs; "
+            f"{advice or 'use more images.'}",
+            parameter="data",
         ) from None
 
 
@@ -278,7 +279,8 @@ def build_method(settings: Settings, n_data: int, size: int) -> Method:
             model.backbone, width=model.width, stem=model.stem, size=size, patch=model.patch,
             zero_init_residual=model.zero_init_residual,
         )  # fmt: skip
-        return methods.build(settings.run.method, backbone, n_data, **settings.method)
+        with renamed({"n_data": "data"}):
+            return methods.build(settings.run.method, backbone, n_data, **settings.method)
 
 
 def has_narrow_downsampling(module: nn.Module) -> bool:
