@@ -80,7 +80,7 @@ __all__ = ["PretrainSettings", "ViewOverrides"]
 
 
 class ViewOverrides(TypedDict, total=False):
-    """What is drawn otherwise for one kind of view: `second_view=` and `local_view=`."""
+    """Settings of one kind of view, for `second_view=` and `local_view=`."""
 
 {view}
 

@@ -32,6 +32,8 @@ def mistakes() -> None:
     unmix.pretrain(method="moco", second_view={"jiter_p": 0})  # type: ignore[typeddict-unknown-key]
     unmix.commands.bench(metod="moco")  # type: ignore[call-arg]
     unmix.commands.study("first", metod="moco")  # type: ignore[call-arg]
+    unmix.views.ViewSettings(interpolation="nearest")  # type: ignore[arg-type]
+    unmix.views.ViewSettings(blur=0.5)  # type: ignore[call-arg]
     print(unmix.Moco)  # type: ignore[attr-defined]
 
 

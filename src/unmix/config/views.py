@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from unmix.errors import UserError, check_choice, check_number
 
-__all__ = ["INTERPOLATIONS", "ViewSettings"]
+__all__ = ["INTERPOLATIONS", "Interpolation", "ViewSettings"]
 
-INTERPOLATIONS = ("bilinear", "bicubic")
+Interpolation = Literal["bilinear", "bicubic"]
+INTERPOLATIONS: tuple[Interpolation, ...] = get_args(Interpolation)
 
 _MULTIPLE = 8
 
@@ -74,7 +75,7 @@ class ViewSettings:
     crop_scale_min: float = 0.2
     crop_scale_max: float = 1.0
     crop_ratio: tuple[float, float] = (3 / 4, 4 / 3)
-    interpolation: str = "bilinear"
+    interpolation: Interpolation = "bilinear"
     flip_p: float = 0.5
     jitter: tuple[float, float, float, float] = (0.4, 0.4, 0.4, 0.1)
     jitter_p: float = 0.8
@@ -86,7 +87,7 @@ class ViewSettings:
     second_crop_scale_min: float | None = None
     second_crop_scale_max: float | None = None
     second_crop_ratio: tuple[float, float] | None = None
-    second_interpolation: str | None = None
+    second_interpolation: Interpolation | None = None
     second_flip_p: float | None = None
     second_jitter: tuple[float, float, float, float] | None = None
     second_jitter_p: float | None = None
@@ -100,7 +101,7 @@ class ViewSettings:
     local_scale_min: float = 0.05
     local_scale_max: float = 0.14
     local_ratio: tuple[float, float] | None = None
-    local_interpolation: str | None = None
+    local_interpolation: Interpolation | None = None
     local_flip_p: float | None = None
     local_jitter: tuple[float, float, float, float] | None = None
     local_jitter_p: float | None = None
