@@ -49,10 +49,11 @@ ALLOWED = {
     "statistics": set(),
     "workers": set(),
     "studies": {
-        "statistics", "training", "evaluation", "hardware", "config", "results", "files", "workers",
+        "statistics", "training", "evaluation", "hardware", "config", "results", "per_image",
+        "files", "workers",
     },
     "commands": {
-        "studies",
+        "studies", "statistics",
         "training", "evaluation", "figures", "results", "files", "data", "views", "mixtures",
         "methods", "credit", "config", "html", "hardware", "per_image",
     },

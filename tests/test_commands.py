@@ -356,10 +356,17 @@ def test_compare_writes_everything_beside_the_runs(runs: Path):
     assert folder == runs / "compare"
     written = {path.name for path in folder.iterdir()}
     assert written == FIGURES | PREDICTIONS | {"report.html", "compare.json"}
-    assert lines[0].splitlines()[0].split()[:3] == ["run", "method", "mixture"]
+    # One seed of each, told in words; then the table.
+    assert lines[0].startswith("CMC + IM against MoCo, kNN: 1 seed: ")
+    assert "of these two encoders, not of their methods" in lines[0]
+    assert lines[1].splitlines()[0].split()[:3] == ["run", "method", "mixture"]
+    content = json.loads((folder / "compare.json").read_text())
+    assert content["verdicts"] == lines[0].rstrip().splitlines()
+    assert set(content["conditions"]) == {"MoCo", "CMC + IM"}
     report = (folder / "report.html").read_text()
     assert "Prediction curves" in report
     assert "batch size" in report
+    assert report.index("cannot be told from noise") < report.index("<table>")
 
 
 @pytest.mark.usefixtures("unrendered")

@@ -14,6 +14,7 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from unmix.commands.comparison import Comparison
+from unmix.commands.conditions import conditions_table, grouped
 from unmix.commands.finished import Say
 from unmix.commands.predictions import Predictions, predictions
 from unmix.config import field_names
@@ -75,7 +76,10 @@ def compare(
     baselines: Mapping[str, Mapping[str, float]] | None = None,
     say: Say = print_line,
 ) -> Comparison:
-    """Print the runs' table, and write their figures, their softness and a report.
+    """Say which runs are better, print their table, and write figures, softness and a report.
+
+    Runs that differ in the seed alone are one condition; conditions are compared by paired seeds,
+    as in a study, single runs on the same test images.
 
     Written are `accuracy`, `curves` and `predictions` as PNG and SVG, `softness.json`,
     `compare.json` with all numbers, and `report.html`. What cannot be made of these runs is left
@@ -104,9 +108,15 @@ def compare(
     folder = Path(out) if out is not None else _beside(folders)
     if folder.exists() and not folder.is_dir():
         raise UserError(f"--out: {folder} is a file; give a folder.")
+    groups = grouped(known, results)
+    verdicts = groups.words()
+    conditions = conditions_table(groups) if len(groups.groups) < len(results) else None
     table = results_table(results, baselines)
+    for part in ("\n".join(verdicts), "" if conditions is None else conditions.text()):
+        if part:
+            say(f"{part}\n")
     say(table.text())
-    notes = [*_unlike(results), *_other_rows(results)]
+    notes = [*groups.repeated, *_unlike(results), *_other_rows(results)]
     figures = _figures(known, results, notes, baselines or {})
     curves_ = _predictions(known, results, notes, device, data_dir, say)
     if curves_ is not None:
@@ -123,6 +133,7 @@ def compare(
         settings=_common(folders),
         notes=notes,
         captions={title: drawn.caption for title, drawn in figures.items()},
+        verdicts=verdicts,
     )
     for note in notes:
         say(note)
@@ -130,6 +141,7 @@ def compare(
         "schema": 1,
         "runs": [_plain(run, known[run.name]) for run in results],
         "baselines": dict(baselines or {}),
+        **groups.as_dict(),
         "softness": {} if curves_ is None else curves_.content,
         "notes": notes,
         "report": str((folder / "report.html").absolute()),
@@ -138,7 +150,9 @@ def compare(
     atomic_write(folder / COMPARISON, json_bytes(text))
     say(f"report: {shown(folder / 'report.html')}")
     paths = {title: folder / f"{drawn.stem}.png" for title, drawn in figures.items()}
-    return Comparison(folder, tuple(results), table, paths, tuple(notes))
+    return Comparison(
+        folder, tuple(results), table, paths, tuple(notes), tuple(verdicts), conditions
+    )
 
 
 def listed(runs: Iterable[Path | str | Sequence[Path | str]]) -> list[Path | str]:

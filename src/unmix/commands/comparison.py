@@ -25,6 +25,8 @@ class Comparison:
         table: All runs in one table; `table.text()` is for a terminal.
         figures: Title to PNG file.
         notes: What could not be made of these runs, or does not compare.
+        verdicts: Which conditions are better, by how much and how sure, in sentences.
+        conditions: Runs that differ in the seed alone as one row, if there are such.
     """
 
     folder: Path
@@ -32,6 +34,8 @@ class Comparison:
     table: ResultsTable
     figures: Mapping[str, Path]
     notes: tuple[str, ...] = ()
+    verdicts: tuple[str, ...] = ()
+    conditions: ResultsTable | None = None
 
     def __fspath__(self) -> str:
         return os.fspath(self.folder)
@@ -41,7 +45,9 @@ class Comparison:
 
     def _repr_html_(self) -> str:
         """In a notebook: the table, the notes and the figures; nothing is loaded from elsewhere."""
-        parts = [self.table._repr_html_()]
+        parts = [f"<p>{escaped(line)}</p>" for line in self.verdicts]
+        parts += [] if self.conditions is None else [self.conditions._repr_html_()]
+        parts.append(self.table._repr_html_())
         parts += [f"<p>{escaped(note)}</p>" for note in self.notes]
         for title, path in self.figures.items():
             parts.append(f"<p><b>{escaped(title)}</b></p>")

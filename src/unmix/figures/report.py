@@ -39,6 +39,7 @@ def write_report(
     notes: Sequence[str] = (),
     *,
     captions: Mapping[str, str] | None = None,
+    verdicts: Sequence[str] = (),
     title: str = "Pretraining with image mixtures",
 ) -> None:
     """Write one HTML file with the table of runs, the figures, and how to repeat the runs.
@@ -53,6 +54,7 @@ def write_report(
         settings: Common settings of the runs that are not in the table.
         notes: Sentences below the summary, one per paragraph.
         captions: Captions by title of the figure.
+        verdicts: What the comparison of the runs shows, in sentences that the page opens with.
         title: Heading of the page.
 
     Raises:
@@ -64,6 +66,7 @@ def write_report(
     )
     page = environment.from_string(template).render(
         title=title,
+        verdicts=verdicts,
         summary=_summary(results),
         notes=notes,
         table=results_table(results, baselines),

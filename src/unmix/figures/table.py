@@ -22,7 +22,7 @@ _SETTINGS = ("data", "backbone", "size", "seed")
 
 @dataclass(frozen=True)
 class Cell:
-    """One entry: its text, and whether it is the best of its column."""
+    """One entry: what is written, and whether it is better than its reference by a test."""
 
     text: str
     best: bool = False
@@ -43,7 +43,7 @@ class ResultsTable:
     rows: tuple[tuple[Cell, ...], ...]
 
     def _repr_html_(self) -> str:
-        """The table in a notebook; the best of a column is bold."""
+        """The table in a notebook; what is better than its reference is bold."""
         best = [
             (r, c) for r, row in enumerate(self.rows) for c, cell in enumerate(row) if cell.best
         ]
@@ -51,7 +51,7 @@ class ResultsTable:
         return table(self.columns, texts, numeric=self.numeric, bold=best)
 
     def text(self) -> str:
-        """Return the table as aligned lines; a star marks the best of a column."""
+        """Return the table as aligned lines; a star marks what is better than its reference."""
         # Every cell reserves a place for the star, so that digits are aligned.
         lines = [[f"{column} " for column in self.columns]]
         lines += [[cell.text + ("*" if cell.best else " ") for cell in row] for row in self.rows]
@@ -69,9 +69,9 @@ def results_table(
 ) -> ResultsTable:
     """Make a table: baselines without training, then runs without mixtures, then with.
 
-    Settings that differ between the runs get a column. An accuracy that is not from the last
-    epoch has its epoch. The best of a column is marked, unless the runs have different data sets,
-    whose numbers are not comparable.
+    Settings that differ between the runs get a column. An accuracy that is not from the run's last
+    epoch says which it is from. Nothing is marked as the best: each is a single run, and between
+    seeds they vary. `unmix.commands.compare` marks conditions that are better over paired seeds.
 
     Args:
         results: The runs.
@@ -93,7 +93,6 @@ def results_table(
         for run in runs
     ]
     cells = [[Cell(shown(text)) for text in row] for row in rows]
-    compare = "data" not in settings
     for protocol in protocols:
         values = [accuracies.get(protocol) for accuracies in others.values()]
         finals = [run.final(protocol) for run in runs]
@@ -102,32 +101,19 @@ def results_table(
         for index, (run, row) in enumerate(zip(runs, finals, strict=True), start=len(others)):
             if row and row.epoch != run.epochs:
                 texts[index] += f" (epoch {row.epoch})"
-        _append(cells, texts, _best(texts) if compare else set())
+        _append(cells, texts)
     for key, text in (("images_per_second", rate), ("seconds", _minutes)):
         numbers = [None] * len(others) + [_measure(run, key) for run in runs]
         texts = [_DASH if value is None else text(value) for value in numbers]
-        # Minutes have no best: fewer epochs are not better.
-        _append(cells, texts, _best(texts) if compare and key != "seconds" else set())
+        _append(cells, texts)
     columns += [protocol_title(name) for name in protocols] + ["images/s", "minutes"]
     numeric += [True] * (len(columns) - len(numeric))
     return ResultsTable(tuple(columns), tuple(numeric), tuple(map(tuple, cells)))
 
 
-def _append(cells: list[list[Cell]], texts: Sequence[str], best: set[int]) -> None:
-    for index, (row, text) in enumerate(zip(cells, texts, strict=True)):
-        row.append(Cell(text, index in best))
-
-
-def _best(texts: Sequence[str]) -> set[int]:
-    """Return the rows of the largest number as printed; none if all are equal."""
-    numbers = {
-        index: float(text.split()[0].replace(",", ""))
-        for index, text in enumerate(texts)
-        if text != _DASH
-    }
-    top = max(numbers.values(), default=0.0)
-    best = {index for index, number in numbers.items() if number == top}
-    return best if len(best) < len(numbers) else set()
+def _append(cells: list[list[Cell]], texts: Sequence[str]) -> None:
+    for row, text in zip(cells, texts, strict=True):
+        row.append(Cell(text))
 
 
 def _setting(run: RunResults, name: str) -> str:

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from unmix.errors import UserError
+from unmix.results import protocol_title
 from unmix.statistics import PairedComparison, compare_paired, holm, verdict
 from unmix.studies.baselines import Baselines, read_baselines
 from unmix.studies.cells import read_cells
 from unmix.studies.plan import Study
 
-__all__ = ["Comparison", "StudyResults", "read_study"]
+__all__ = ["Comparison", "StudyResults", "compare_conditions", "read_study"]
 
 _TITLES = {"knn": "kNN", "linear": "linear"}
 
@@ -43,8 +44,34 @@ class Comparison:
             )
         else:
             shown = verdict(self.result)
-        title = _TITLES.get(self.protocol, self.protocol)
+        title = _TITLES.get(self.protocol, protocol_title(self.protocol))
         return f"{self.candidate} against {self.reference}, {title}: {shown}"
+
+
+def compare_conditions(
+    families: Mapping[str, Sequence[tuple[str, str]]],
+    protocols: Sequence[str],
+    accuracies: Callable[[str, str], Mapping[int, float]],
+) -> list[Comparison]:
+    """Compare conditions seed by seed, each family corrected per protocol.
+
+    Args:
+        families: For each family its pairs (candidate, reference).
+        protocols: To compare by.
+        accuracies: From a condition and a protocol to its accuracy by seed.
+    """
+    found = []
+    for protocol in protocols:
+        for family, pairs in families.items():
+            results = [
+                compare_paired(accuracies(a, protocol), accuracies(b, protocol)) for a, b in pairs
+            ]
+            # The planned comparisons count, also those whose runs are still missing.
+            corrected = iter(holm([r for r in results if r is not None], len(pairs)))
+            for (a, b), result in zip(pairs, results, strict=True):
+                shown = None if result is None else next(corrected)
+                found.append(Comparison(family, a, b, protocol, shown))
+    return found
 
 
 @dataclass(frozen=True)
@@ -76,19 +103,7 @@ class StudyResults:
 
     def comparisons(self) -> list[Comparison]:
         """All comparisons, each family corrected per protocol."""
-        found = []
-        for protocol in self.study.protocols:
-            for family, pairs in self.study.comparisons.items():
-                results = [
-                    compare_paired(self.accuracies(a, protocol), self.accuracies(b, protocol))
-                    for a, b in pairs
-                ]
-                # The plan's comparisons count, also those whose cells are still missing.
-                corrected = iter(holm([r for r in results if r is not None], len(pairs)))
-                for (a, b), result in zip(pairs, results, strict=True):
-                    shown = None if result is None else next(corrected)
-                    found.append(Comparison(family, a, b, protocol, shown))
-        return found
+        return compare_conditions(self.study.comparisons, self.study.protocols, self.accuracies)
 
     def missing(self) -> list[str]:
         """Cells that were not measured."""

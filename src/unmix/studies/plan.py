@@ -23,7 +23,7 @@ from unmix.studies.conditions import (
 )
 from unmix.training.run.pretrain import settings_for
 
-__all__ = ["PROTOCOLS", "Study", "slug"]
+__all__ = ["PROTOCOLS", "SHARED", "Study", "slug"]
 
 PROTOCOLS = ("knn", "linear")
 """What `pretrain` measures at the end of a run."""
@@ -33,7 +33,7 @@ _KEYS = (
     "evaluations", "baselines", "exploratory", "published",
 )  # fmt: skip
 # What two conditions must share to be compared: the images, and how they are measured.
-_SHARED = (
+SHARED = (
     "data", "data_dir", "limit", "size", "features", "knn_k", "knn_temperature", "evaluate",
 )  # fmt: skip
 _RUN_ONLY = ("seed", "run")
@@ -187,7 +187,7 @@ class Study:
                     f"{slug(a.name)}; rename one."
                 )
         for candidate, reference in itertools.chain(*self.comparisons.values()):
-            for key in _SHARED:
+            for key in SHARED:
                 ours, theirs = flat[candidate].get(key), flat[reference].get(key)
                 if ours != theirs:
                     raise UserError(

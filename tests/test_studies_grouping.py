@@ -1,0 +1,141 @@
+"""Finished runs as conditions: how they are grouped, named and compared; data of known truth."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from unmix.commands.conditions import conditions_table
+from unmix.per_image import PerImage, keep_per_image
+from unmix.results import Evaluation, RunResults
+from unmix.studies.grouping import ComparedRun, GroupedRuns, group_runs
+
+
+def run(
+    seed: int, knn: float, folder: Path = Path("nowhere"), k: int = 200, **changed: Any
+) -> ComparedRun:
+    settings = {"method": "moco", "unmix": False, "lr": 0.06, "seed": seed, **changed}
+    data, mixture = settings.pop("data", "photos"), "Un-Mix" if settings["unmix"] else "none"
+    results = RunResults(
+        name=f"{mixture}-{seed}", method=settings["method"], mixture=mixture, data=data,
+        backbone="resnet10", width=1.0, size=settings.get("size", 32), epochs=12, seed=seed,
+        command="unmix pretrain", evaluations=(Evaluation("knn", 12, knn, None, {"k": k}),),
+        training={"seconds": 90.0},
+    )  # fmt: skip
+    label = settings["method"] + (" + Un-Mix" if settings["unmix"] else "")
+    return ComparedRun(folder, results, settings, label)
+
+
+def grouped(*runs: ComparedRun) -> GroupedRuns:
+    return group_runs(runs)
+
+
+def test_runs_that_differ_in_the_seed_alone_are_one_condition_with_the_verdict_of_studies():
+    plain = [run(s, 28.0 + s / 10) for s in range(6)]
+    mixed = [run(s, 35.0 + s / 5, unmix=True) for s in range(6)]
+    found = grouped(*mixed, *plain)
+    assert list(found.groups) == ["moco", "moco + Un-Mix"]
+    assert found.words() == [
+        "moco + Un-Mix against moco, kNN: better by 7.2 points (95% interval 7.1 to 7.4, "
+        "6 paired seeds)"
+    ]
+    table = conditions_table(found)
+    assert [cell.text for cell in table.rows[1]] == [
+        "moco + Un-Mix",
+        "6",
+        "12",
+        "35.5 ± 0.4",
+        "1.5",
+    ]
+    assert [cell.best for cell in table.rows[1]] == [False, False, False, True, False]
+    assert not any(cell.best for cell in table.rows[0])
+
+
+def test_three_seeds_cannot_be_told_from_noise_and_nothing_is_marked():
+    found = grouped(
+        *(run(s, 28.0) for s in range(3)), *(run(s, 29.2, unmix=True) for s in range(3))
+    )
+    assert found.words() == [
+        "moco + Un-Mix against moco, kNN: 3 seeds: +1.2, cannot be told from noise; "
+        "6 are the fewest"
+    ]
+    assert not any(cell.best for row in conditions_table(found).rows for cell in row)
+
+
+def test_conditions_are_named_by_what_differs_and_nothing_else():
+    found = grouped(run(0, 50.0), run(0, 51.0, lr=0.12), run(0, 52.0, unmix=True, lr=0.12))
+    assert list(found.groups) == ["moco, lr 0.06", "moco, lr 0.12", "moco + Un-Mix"]
+    # A mixture is compared with the run that it shares its other settings with.
+    assert found.families["moco"] == [
+        ("moco, lr 0.12", "moco, lr 0.06"), ("moco + Un-Mix", "moco, lr 0.12"),
+    ]  # fmt: skip
+    assert found.differing()["lr"] == {
+        "moco, lr 0.06": 0.06, "moco, lr 0.12": 0.12, "moco + Un-Mix": 0.12,
+    }  # fmt: skip
+    assert "method" not in found.differing()
+
+
+def test_methods_are_compared_in_a_family_of_their_own():
+    found = grouped(run(0, 50.0), run(0, 52.0, unmix=True), run(0, 40.0, method="byol"))
+    assert found.families["methods"] == [("byol", "moco")]
+    assert found.families["moco"] == [("moco + Un-Mix", "moco")]
+
+
+@pytest.mark.parametrize(
+    ("changed", "why"),
+    [
+        ({"data": "digits"}, "data is digits and photos"),
+        ({"size": 16}, "size is 16 and 32"),
+        ({"limit": 100}, "limit is 100 and None"),
+        ({"k": 20}, "k is 20 and 200"),
+    ],
+)
+def test_different_data_or_protocols_are_no_comparison(changed: dict[str, Any], why: str):
+    found = grouped(run(0, 50.0), run(0, 60.0, unmix=True, **changed))
+    assert found.words() == [
+        f"moco + Un-Mix against moco: different settings: no comparison ({why})"
+    ]
+    assert found.comparisons == []
+
+
+def test_runs_of_the_same_settings_and_seed_count_once():
+    found = grouped(run(0, 50.0), run(0, 51.0), run(1, 52.0))
+    assert found.groups["moco"].accuracies("knn") == {0: 50.0, 1: 52.0}
+    assert found.repeated == ("none-0 has the settings and the seed of none-0, and counts once.",)
+
+
+def kept(folder: Path, correct: list[bool], images: str = "these", **changed: Any) -> ComparedRun:
+    found = np.array(correct)
+    one = run(0, 100 * float(found.mean()), folder, **changed)
+    row = one.results.evaluations[0]
+    plain = {"protocol": "knn", "epoch": 12, "top1": row.top1, **row.details}
+    keep_per_image(folder, [PerImage(plain, images, found)])
+    return one
+
+
+def test_two_single_runs_are_compared_on_the_same_test_images(tmp_path: Path):
+    plain = kept(tmp_path / "a", [True] * 50 + [False] * 50)
+    mixed = kept(tmp_path / "b", [True] * 60 + [False] * 40, unmix=True)
+    verdict, single = grouped(plain, mixed).words()
+    assert verdict.endswith("1 seed: +10.0, cannot be told from noise; 6 are the fewest")
+    assert single == (
+        "  single runs: +10.0 points on 100 test images (95% interval over images +4.0 to +16.0, "
+        "McNemar p = 0.002): of these two encoders, not of their methods"
+    )
+
+
+def test_single_runs_without_predictions_or_on_other_images_say_why_there_is_no_test(
+    tmp_path: Path,
+):
+    plain = kept(tmp_path / "a", [True, False])
+    _, line = grouped(plain, run(0, 60.0, tmp_path / "b", unmix=True)).words()
+    assert line.startswith(
+        "  single runs: no test image by image, for Un-Mix-0: it kept no predictions of single "
+        f"images (unmix knn {tmp_path / 'b'} measures them)"
+    )
+    other = kept(tmp_path / "c", [True, True], "others", unmix=True)
+    _, line = grouped(plain, other).words()
+    assert line == "  single runs: no test image by image: their test images differ"
