@@ -10,7 +10,18 @@ from pathlib import Path
 
 import pytest
 
-from docsite import PAGES, ROOT, build, fill_tables, names, parser_of, readme, render_math
+from docsite import (
+    PAGES,
+    ROOT,
+    block_of,
+    build,
+    evidence,
+    fill_tables,
+    names,
+    parser_of,
+    readme,
+    render_math,
+)
 from unmix.cli import COMMANDS
 from unmix.config import MIXTURES
 from unmix.credit import RULES
@@ -78,6 +89,13 @@ def test_every_public_name_is_on_some_page() -> None:
 def test_the_table_of_features_in_the_readme_matches_the_registries() -> None:
     """If this fails: make catalog."""
     assert (ROOT / "README.md").read_text(encoding="utf-8") == readme()
+
+
+def test_the_evidence_in_the_readme_is_that_of_the_committed_cells() -> None:
+    """If this fails: python docs/tools/evidence.py."""
+    seeds, text = block_of((ROOT / "README.md").read_text(encoding="utf-8"))
+    assert text == evidence(seeds)
+    assert len(seeds) >= 5
 
 
 def test_the_guide_lists_every_mixture() -> None:

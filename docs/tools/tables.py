@@ -111,7 +111,16 @@ def study(name: str) -> str:
     return read_study(Path(__file__).parents[1] / "evidence" / name).markdown()
 
 
+def first_evidence() -> str:
+    """What the README shows of the evidence."""
+    from tools.evidence import block_of, evidence
+
+    text = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
+    return evidence(block_of(text)[0], "")
+
+
 TABLES: dict[str, Callable[..., str]] = {
+    "evidence": first_evidence,
     "features": features,
     "flags": flags,
     "methods": methods,

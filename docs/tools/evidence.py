@@ -1,0 +1,133 @@
+"""What the README says of the evidence, from the committed cells of a study.
+
+A README is read at any commit, and cells are added over time, so its block names the seeds that it
+was made from; the same seeds give the same text again.
+
+python docs/tools/evidence.py     rewrites the block and the picture with all paired seeds
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+DOCS = Path(__file__).resolve().parents[1]
+if __name__ == "__main__":
+    sys.path[:0] = [str(DOCS), str(DOCS.parent / "src")]
+
+from matplotlib import rc_context  # noqa: E402
+from matplotlib.figure import Figure  # noqa: E402
+
+from unmix.studies import read_study  # noqa: E402
+from unmix.studies.analysis import StudyResults  # noqa: E402
+
+__all__ = ["block_of", "evidence", "paired_seeds"]
+
+README = DOCS.parent / "README.md"
+PICTURE = DOCS / "images" / "evidence.png"
+STUDY = DOCS / "evidence" / "augmentation-none"
+CANDIDATE, REFERENCE = "Un-Mix", "plain"
+BLOCK = re.compile(
+    r"<!-- evidence: seeds ([\d ]*) -->\n\n(.*?)\n\n<!-- end of evidence -->", re.DOTALL
+)
+TITLES = {"knn": "kNN", "linear": "linear probe"}
+
+
+def _results(seeds: Sequence[int]) -> StudyResults:
+    """The study with the cells of these seeds alone."""
+    study = read_study(STUDY)
+    return StudyResults(study.study, [cell for cell in study.cells if cell["seed"] in seeds])
+
+
+def paired_seeds() -> list[int]:
+    """The seeds for which both conditions were measured."""
+    found = read_study(STUDY)
+    candidate, reference = (found.accuracies(name, "linear") for name in (CANDIDATE, REFERENCE))
+    return sorted(set(candidate) & set(reference))
+
+
+def evidence(seeds: Sequence[int], base: str = "docs/") -> str:
+    """The comparison in words, with its picture.
+
+    Args:
+        seeds: The paired seeds that it is made from.
+        base: Where links start.
+    """
+    results = _results(seeds)
+    cost = {row[0]: row[results.columns().index("cost")] for row in results.rows()}
+    lines = []
+    for comparison in results.comparisons():
+        if (comparison.candidate, comparison.reference) == (CANDIDATE, REFERENCE):
+            means = [
+                sum(values.values()) / len(values)
+                for name in (CANDIDATE, REFERENCE)
+                if (values := results.accuracies(name, comparison.protocol))
+            ]
+            words = comparison.words().split(": ", 1)[1]
+            title = TITLES[comparison.protocol]
+            lines.append(f"- {title}: {means[0]:.1f}% against {means[1]:.1f}%, {words}")
+    cell = results.of(CANDIDATE)[0]
+    where = (
+        f"CIFAR-10, {cell['settings']['limit']:,} training images, all 10,000 test images,\n"
+        f"ResNet-10 of width 0.25, {cell['epochs']} epochs each; a step with Un-Mix costs "
+        f"{cost[CANDIDATE].removesuffix('x')} times as much"
+    )
+    parts = [
+        f"![Accuracy of each seed with and without Un-Mix]({base}images/evidence.png)",
+        f"**MoCo without augmentation, {CANDIDATE} against {REFERENCE}** ({where}):",
+        "\n".join(lines),
+        f"[Results]({base}results.md) has the other conditions, and equal compute.",
+    ]
+    return "\n\n".join(parts)
+
+
+def block_of(text: str) -> tuple[list[int], str]:
+    """The seeds that a README's block names, and its text.
+
+    Raises:
+        ValueError: if there is no block.
+    """
+    match = BLOCK.search(text)
+    if match is None:
+        raise ValueError("README.md has no block of the evidence")
+    return [int(seed) for seed in match[1].split()], match[2]
+
+
+def picture(seeds: Sequence[int]) -> Figure:
+    """A line per seed from plain to Un-Mix, for each protocol."""
+    from unmix.figures.style import GRAY, STYLE, color_of
+
+    results = _results(seeds)
+    with rc_context(STYLE):
+        figure = Figure(figsize=(6.4, 2.6), layout="constrained")
+        panels = figure.subplots(1, len(TITLES))
+        for axes, (protocol, title) in zip(panels, TITLES.items(), strict=True):
+            columns = [results.accuracies(name, protocol) for name in (REFERENCE, CANDIDATE)]
+            for seed in seeds:
+                pair = [column[seed] for column in columns]
+                axes.plot([0, 1], pair, "o-", color=GRAY, alpha=0.5, markersize=4, linewidth=1)
+            means = [sum(column.values()) / len(column) for column in columns]
+            axes.plot([0, 1], means, "D-", color=color_of("moco"), markersize=6)
+            for x, mean, side in zip((0, 1), means, ("right", "left"), strict=True):
+                axes.annotate(
+                    f"{mean:.1f}", (x, mean), xytext=(-8 if side == "right" else 8, 0), ha=side,
+                    textcoords="offset points", va="center", color=color_of("moco"),
+                )  # fmt: skip
+            axes.set_xlim(-0.45, 1.45)
+            axes.set_xticks([0, 1], ["MoCo", "MoCo + Un-Mix"])
+            axes.set_ylabel("top-1 accuracy (%)")
+            axes.set_title(f"{title}, no augmentation, {len(seeds)} paired seeds", loc="left")
+    return figure
+
+
+if __name__ == "__main__":
+    from unmix.figures.saving import render
+
+    chosen = paired_seeds()
+    PICTURE.write_bytes(render(picture(chosen), "png"))
+    shown = " ".join(map(str, chosen))
+    block = f"<!-- evidence: seeds {shown} -->\n\n{evidence(chosen)}\n\n<!-- end of evidence -->"
+    text = README.read_text(encoding="utf-8")
+    README.write_text(BLOCK.sub(lambda _: block, text), encoding="utf-8")
