@@ -89,7 +89,7 @@ def global_draw(weight: float, n: int = N) -> PairDraw:
 
 def published_draw(rule: Rule, weight: float, n: int = N) -> PairDraw:
     """With the rule's own pairing: MixCo mixes the first half of the batch with the second."""
-    if rule.published.get("unmix_pairing") != "halves":
+    if getattr(rule.mixture, "pairing", None) != "halves":
         return global_draw(weight, n)
     m = n // 2
     partner, ratio = torch.arange(m) + m, torch.full((m,), weight)

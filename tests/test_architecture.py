@@ -28,7 +28,7 @@ ALLOWED = {
     "momentum": set(),
     "backbones": set(),
     "mixtures": set(),
-    "credit": set(),
+    "credit": {"mixtures"},
     "collate": {"mixtures", "credit"},
     "methods": {"losses", "clustering", "memory", "momentum", "backbones"},
     "step": {"methods", "credit", "mixtures"},

@@ -122,7 +122,7 @@ def test_the_loss_can_be_shared_after_two_workers():
 
 def test_a_draw_of_image_space_comes_through_workers():
     (first, *_) = loaded(2, ImageMixture(g_prob=1.0))
-    assert first.draw.touched.all()
+    assert first.draw.is_mixed.all()
     assert first.draw.apply(first.batch["views"][1]).shape == (N, *SHAPE)
 
 

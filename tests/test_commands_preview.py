@@ -182,7 +182,7 @@ def test_the_mixed_fraction_is_that_of_draws(im_type: str, p: float, rounds: int
     operator = mixture.image_space()
     assert operator is not None
     draw = operator.draw((4000, 3, 16, 16), generator_for(0, "share"))
-    found = draw.touched.double().mean().item()  # type: ignore[attr-defined]
+    found = draw.is_mixed.double().mean().item()  # type: ignore[attr-defined]
     assert mixed_fraction(mixture) == pytest.approx(found, abs=0.05)
 
 

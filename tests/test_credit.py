@@ -238,7 +238,7 @@ def test_a_loss_coupled_over_the_batch_takes_one_weight_a_batch(n: int, seed: in
 def test_a_coupled_loss_with_a_weight_a_sample_is_a_users_mistake() -> None:
     query, target, generator = vectors(4, 0)
     draw = pairing(4, weights(4, "sample", generator))
-    with pytest.raises(UserError, match=r"unmix_per: .* one weight a batch") as caught:
+    with pytest.raises(UserError, match=r"^per: .* one weight per batch") as caught:
         shared_loss(correlation, query, target, draw)
     assert "\n" not in str(caught.value)
 

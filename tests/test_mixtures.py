@@ -143,7 +143,7 @@ def test_unmix_coin_has_its_probability_and_the_published_mean_weights():
 def test_image_space_statistics_at_the_defaults():
     """P(untouched) = 0.9 ** 4 = 0.656; rounds a stage are Binomial(2, 0.1)."""
     draw = ImageMixture().draw((60_000, 3, 8, 8), seeded(0))
-    assert 1 - draw.touched.float().mean().item() == pytest.approx(0.656, abs=0.006)
+    assert 1 - draw.is_mixed.float().mean().item() == pytest.approx(0.656, abs=0.006)
     rounds = sum((own.ratio < 1).long() for own in draw.own)
     assert [(rounds == k).float().mean().item() for k in range(3)] == pytest.approx(
         [0.81, 0.18, 0.01], abs=0.006
@@ -172,7 +172,7 @@ def test_pixel_decay_acts_only_where_the_first_region_round_fired():
     mixed = draw.apply(x)
     first = draw.regions[0].ratio < 1
     assert 0 < first.sum() < 200
-    untouched_corner = [i for i in range(200) if not first[i] and not draw.regions[1].touched[i]]
+    untouched_corner = [i for i in range(200) if not first[i] and not draw.regions[1].is_mixed[i]]
     assert torch.equal(mixed[untouched_corner], x[untouched_corner])
     assert torch.equal(draw.decay[first], torch.full((int(first.sum()),), 0.5))
 
@@ -188,7 +188,7 @@ def test_cutout_and_erasing_keep_rows_and_columns_apart(height, width):
     assert bool((draw.box[:, 2] <= height).all())
     assert bool((draw.box[:, 3] <= width).all())
     share = box_area(draw.box) / (height * width)
-    assert share[draw.touched].max() <= 0.4
+    assert share[draw.is_mixed].max() <= 0.4
     assert rows.max() > columns.max() if height > width else rows.max() < columns.max()
 
 
@@ -246,8 +246,9 @@ def test_mask_size_larger_than_the_image_is_told():
     ],
 )
 def test_wrong_flags_are_named(flags, message):
-    with pytest.raises(UserError, match=message):
+    with pytest.raises(UserError) as caught:
         MixtureSettings(**flags)
+    assert message in caught.value.on_command_line()
 
 
 def test_a_batch_of_one_and_images_of_one_pixel_are_told():

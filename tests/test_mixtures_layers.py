@@ -12,7 +12,7 @@ from unmix.backbones import HalfEncoders, build
 from unmix.errors import UserError
 from unmix.methods import CMC, MoCo
 from unmix.mixtures import ManifoldMixture, UnMix, mixed_at
-from unmix.mixtures.layers import layers_named
+from unmix.mixtures.manifold import layers_named
 
 N = 12
 X = torch.randn(N, 3, 16, 16, generator=torch.Generator().manual_seed(1))
@@ -196,13 +196,13 @@ def test_the_outermost_layer_of_a_name_counts():
     [
         (
             "layer5",
-            "--unmix_layer: there is no layer 'layer5'; there are conv1, bn1, relu, maxpool, "
+            "layer: there is no layer 'layer5'; there are conv1, bn1, relu, maxpool, "
             "layer1, layer2, layer3, layer4, avgpool and others.",
         ),
-        ("", "--unmix_layer: there is no layer ''"),
-        ("ayer1", "--unmix_layer: there is no layer 'ayer1'"),
-        ("conv2", "--unmix_layer: 'conv2' could be layer1.0.conv2, layer2.0.conv2, layer3.0.conv2"),
-        ("0", "--unmix_layer: '0' could be layer1.0, layer2.0, layer3.0 or another"),
+        ("", "layer: there is no layer ''"),
+        ("ayer1", "layer: there is no layer 'ayer1'"),
+        ("conv2", "layer: 'conv2' could be layer1.0.conv2, layer2.0.conv2, layer3.0.conv2"),
+        ("0", "layer: '0' could be layer1.0, layer2.0, layer3.0 or another"),
     ],
 )
 def test_a_layer_that_is_none_or_several_is_told(layer, message):
@@ -244,7 +244,7 @@ def test_an_output_that_is_no_tensor_is_told():
     method = CMC(HalfEncoders("resnet10", width=0.125, size=16), 50, negatives=8)
     draw = ManifoldMixture("f").draw(X.shape, seeded())
     with (
-        pytest.raises(UserError, match="--unmix_layer: 'f' gives a tuple and no tensor"),
+        pytest.raises(UserError, match="layer: 'f' gives a tuple and no tensor"),
         mixed_at(method, "f", draw),
     ):
         method.query(X)

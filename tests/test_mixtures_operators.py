@@ -204,7 +204,7 @@ def test_weight_1_leaves_the_images_and_weight_0_replaces_them(kind, per):
     one = PAIR_KINDS[kind](per=per, weight=Weight("uniform", low=1)).draw(x.shape, seeded())
     assert torch.equal(one.apply(x), x)
     assert torch.equal(one.weight, torch.ones(5))
-    assert not one.touched.any()
+    assert not one.is_mixed.any()
     none = PAIR_KINDS[kind](per=per, weight=Weight("uniform", high=0)).draw(x.shape, seeded())
     if kind not in ("region", "coin"):  # a box of a region is clipped
         torch.testing.assert_close(none.apply(x), x.flip(0))
@@ -268,7 +268,7 @@ def test_unmix_draws_what_it_always_drew():
     ("weight", "law"),
     [
         (Weight(), stats.uniform()),
-        (Weight(beta=0.4), stats.beta(0.4, 0.4)),
+        (Weight(alpha=0.4), stats.beta(0.4, 0.4)),
         (Weight("uniform", low=0.1, high=0.9), stats.uniform(0.1, 0.8)),
         (Weight(larger=True), stats.uniform(0.5, 0.5)),
     ],
@@ -278,7 +278,7 @@ def test_weights_follow_their_law(weight, law):
 
 
 def test_the_larger_of_a_beta_weight_is_folded():
-    lam = Weight(beta=0.5, larger=True).draw(20_000, seeded()).numpy()
+    lam = Weight(alpha=0.5, larger=True).draw(20_000, seeded()).numpy()
     law = stats.beta(0.5, 0.5)
     assert stats.kstest(lam, lambda x: law.cdf(x) - law.cdf(1 - x)).pvalue > 0.001
 
@@ -481,7 +481,7 @@ def test_cropmix_asks_for_crops_of_equal_ranges_and_mixes_them_in_any_order(k):
     torch.testing.assert_close(mixed[:, 0, 0, 0], expected, rtol=1e-4, atol=1e-4)
     assert len({tuple(row) for row in draw.order.tolist()}) == [2, 6, 24][k - 2]
     law = stats.beta(0.4 / k, 0.4 / k)
-    lam = Weight(beta=0.4 / k).draw(5000, seeded()).double().numpy().clip(1e-12, 1 - 1e-7)
+    lam = Weight(alpha=0.4 / k).draw(5000, seeded()).double().numpy().clip(1e-12, 1 - 1e-7)
     assert np.quantile(lam, 0.25) == pytest.approx(law.ppf(0.25), abs=0.02)
 
 
@@ -546,37 +546,40 @@ def test_masks_take_the_nearest_pixel_as_pytorch_does():
 @pytest.mark.parametrize(
     ("build", "message"),
     [
-        (lambda: Weight("betta"), "--unmix_weight: 'betta' is unknown. Did you mean 'beta'?"),
-        (lambda: Weight(beta=0), "--beta: 0 is out of range; it must be greater than 0."),
+        (lambda: Weight("betta"), "Weight: distribution: 'betta' is unknown. Did you mean 'beta'?"),
+        (lambda: Weight(alpha=0), "Weight: alpha must be greater than 0, got 0"),
         (
             lambda: Weight("uniform", low=0.5, high=0.2),
-            "high: 0.2 is out of range; it must be at least 0.5 and at most 1.",
+            "Weight: high must be at least 0.5 and at most 1, got 0.2",
         ),
-        (lambda: FMix(pairing="revers"), "--unmix_pairing: 'revers' is unknown. Did you mean"),
-        (lambda: GridMix(per="image"), "--unmix_per: 'image' is unknown."),
-        (lambda: GridMix(cells=1), "--unmix_patch: 1 is out of range; it must be at least 2."),
-        (lambda: ResizeMix(tau=(0.5, 0.2)), "tau: 0.2 is out of range"),
-        (lambda: PatchMixture(images=1), "--unmix_images: 1 is out of range"),
-        (lambda: DirichletMixture(images=1), "--unmix_images: 1 is out of range"),
-        (lambda: CropMix(images=5), "--unmix_images: 5 is out of range"),
+        (lambda: FMix(pairing="revers"), "FMix: pairing: 'revers' is unknown. Did you mean"),
+        (lambda: GridMix(per="image"), "GridMix: per: 'image' is unknown."),
+        (lambda: GridMix(cells=1), "GridMix: cells must be at least 2, got 1"),
+        (
+            lambda: ResizeMix(tau=(0.5, 0.2)),
+            "ResizeMix: tau must be at least 0.5 and at most 1, got 0.2",
+        ),
+        (lambda: PatchMixture(images=1), "PatchMixture: images must be at least 2, got 1"),
+        (lambda: DirichletMixture(images=1), "DirichletMixture: images must be at least 2"),
+        (lambda: CropMix(images=5), "CropMix: images must be at least 2 and at most 4, got 5"),
         (
             lambda: ManifoldMixture("layer1", pairing="second_view"),
-            "--unmix_pairing: second_view mixes pixels of two views",
+            "ManifoldMixture: pairing: second_view mixes pixels of two views",
         ),
         (
             lambda: PatchMixture(16).draw((4, 3, 40, 40)),
-            "--unmix_patch: patches of 16 pixels do not divide images of 40 x 40; use that of the "
-            "transformer, such as 10.",
+            "PatchMixture: patch_size: patches of 16 pixels do not divide images of 40 x 40; use "
+            "that of the transformer, such as 10.",
         ),
         (
             lambda: PatchMixture(16, images=5).draw((4, 3, 32, 32)),
-            "--unmix_images: 5 images cannot share the 4 patches of images of 32 x 32 pixels",
+            "PatchMixture: images: 5 images cannot share the 4 patches of images of 32 x 32 pixels",
         ),
         (
             lambda: GridMix(cells=8).draw((4, 3, 6, 6)),
-            "--size: a grid of 8 x 8 cells needs images of at least as many pixels, not 6 x 6",
+            "GridMix: size: a grid of 8 x 8 cells needs images of at least as many pixels, not 6",
         ),
-        (lambda: FMix().draw((1, 3, 8, 8)), "--batch_size: a mixture needs at least 2 images"),
+        (lambda: FMix().draw((1, 3, 8, 8)), "batch_size: a mixture needs at least 2 images"),
     ],
 )
 def test_mistakes_are_told_in_one_line(build, message):

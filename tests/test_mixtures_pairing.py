@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from unmix.mixtures import DirichletMixture, UnMix
-from unmix.mixtures.pairing import cyclic_owners, nearest, partners
+from unmix.mixtures.sampling import cyclic_owners, nearest_neighbors, partners
 
 
 def seeded(seed: int = 0) -> torch.Generator:
@@ -31,7 +31,7 @@ def test_a_permutation_is_that_of_the_generator():
 @given(st.integers(2, 12), st.integers(1, 6), st.integers(0, 2**31))
 def test_the_neighbour_is_the_nearest_other_by_the_cosine(n, dim, seed):
     features = torch.randn(n, dim, generator=seeded(seed), dtype=torch.float64)
-    found = nearest(features)
+    found = nearest_neighbors(features)
     for i in range(n):
         cosines = [
             -2.0
@@ -46,8 +46,8 @@ def test_the_neighbour_is_the_nearest_other_by_the_cosine(n, dim, seed):
 def test_neighbours_are_found_in_full_precision_under_autocast():
     features = torch.randn(64, 128, generator=seeded()).requires_grad_()
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        found = nearest(features)
-    assert torch.equal(found, nearest(features))
+        found = nearest_neighbors(features)
+    assert torch.equal(found, nearest_neighbors(features))
     assert not found.requires_grad
 
 
@@ -62,7 +62,9 @@ def test_a_draw_by_neighbours_mixes_with_them():
 
 @pytest.mark.parametrize("features", [None, torch.zeros(3, 2)])
 def test_neighbours_without_features_of_the_batch_are_refused(features):
-    with pytest.raises(ValueError, match=r"neighbours of 4 images needs features \(N, D\)"):
+    with pytest.raises(
+        ValueError, match=r"4 images with nearest neighbors needs their features \(N, D\)"
+    ):
         UnMix(pairing="neighbor").draw((4, 3, 6, 6), seeded(), features)
 
 

@@ -1,4 +1,4 @@
-"""The flags of label-space mixtures: which operator they stand for, and what has no meaning."""
+"""The flags of label-space mixtures: which operator they make, and which do not apply."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from unmix.config import MIXTURES, MixtureSettings, Settings
+from unmix.credit import RULES
 from unmix.errors import UserError
 from unmix.mixtures import (
     CropMix,
@@ -23,26 +24,12 @@ from unmix.mixtures import (
     UnMix,
     Weight,
 )
-from unmix.mixtures.describing import described
 from unmix.randomness import generator_for
 
-IMIX = {
-    "unmix_mixture": "global",
-    "unmix_per": "sample",
-    "unmix_pairing": "permutation",
-    "unmix_larger": True,
-}
-SDMP = {
-    "unmix_mixture": "resizemix",
-    "unmix_per": "sample",
-    "unmix_pairing": "reverse",
-    "unmix_weight": "uniform",
-    "unmix_low": 0.1,
-    "unmix_high": 0.9,
-}
+IMIX, SDMP = RULES["imix"].mixture, RULES["sdmp"].mixture
 
 
-def operator(published: dict[str, Any] | None = None, **flags: Any) -> Any:
+def operator(published: MixtureOperator | None = None, **flags: Any) -> Any:
     return MixtureSettings(unmix=True, **flags).label_space(published)
 
 
@@ -55,7 +42,7 @@ def flags_for(mixture: str) -> dict[str, Any]:
     [
         ({}, UnMix()),
         ({"unmix_mixture": "coin", "unmix_prob": 0.2, "beta": 0.4}, UnMix(
-            0.2, weight=Weight(beta=0.4)
+            0.2, weight=Weight(alpha=0.4)
         )),
         ({"unmix_mixture": "global", "unmix_larger": True}, UnMix(1, weight=Weight(larger=True))),
         ({"unmix_mixture": "region", "unmix_per": "sample"}, UnMix(0, per="sample")),
@@ -93,7 +80,7 @@ def test_every_mixture_draws_and_says_what_it_does(mixture):
     chosen = operator(unmix_mixture=mixture, **flags_for(mixture))
     assert isinstance(chosen, MixtureOperator)
     assert isinstance(chosen.draw((4, 3, 32, 32), generator_for(0)), MixtureDraw)
-    text, once = described(chosen)
+    text, once = chosen.describe(), chosen.one_draw
     assert "\n" not in text
     assert once.startswith("one ")
 
@@ -132,7 +119,7 @@ def test_names_are_for_tables_and_for_paths(flags, name, folder):
         ({"unmix_rule": "un mix"}, "--unmix_rule: 'un mix' is no word, such as unmix."),
         (
             {"unmix_layer": "layer2"},
-            "--unmix_layer: 'layer2' has no meaning for --unmix_mixture coin; leave it out, or "
+            "--unmix_layer: 'layer2' does not apply to --unmix_mixture coin; leave it out, or "
             "use manifold.",
         ),
         (
@@ -149,31 +136,32 @@ def test_names_are_for_tables_and_for_paths(flags, name, folder):
         ),
         (
             {"unmix_images": 3},
-            "--unmix_images: 3 has no meaning for --unmix_mixture coin; leave it out, or use "
+            "--unmix_images: 3 does not apply to --unmix_mixture coin; leave it out, or use "
             "cropmix, patchmix or dirichlet.",
         ),
         (
             {"unmix_mixture": "fmix", "unmix_prob": 0.2},
-            "--unmix_prob: 0.2 has no meaning for --unmix_mixture fmix; leave it out, or use coin.",
+            "--unmix_prob: 0.2 does not apply to --unmix_mixture fmix; leave it out, or use coin.",
         ),
         (
             {"unmix_mixture": "patchmix", "unmix_weight": "beta"},
-            "--unmix_weight: 'beta' has no meaning for --unmix_mixture patchmix; leave it out",
+            "--unmix_weight: 'beta' does not apply to --unmix_mixture patchmix; leave it out",
         ),
         (
             {"unmix_mixture": "scalemix", "unmix_pairing": "reverse"},
-            "--unmix_pairing: 'reverse' has no meaning for --unmix_mixture scalemix",
+            "--unmix_pairing: 'reverse' does not apply to --unmix_mixture scalemix",
         ),
         (
             {"unmix_mixture": "fmix", "unmix_patch": 4},
-            "--unmix_patch: 4 has no meaning for --unmix_mixture fmix; leave it out, or use "
+            "--unmix_patch: 4 does not apply to --unmix_mixture fmix; leave it out, or use "
             "gridmix or patchmix.",
         ),
         ({"unmix_mixture": "patchmix", "unmix_patch": 0}, "--unmix_patch: 0 is out of range"),
     ],
 )
-def test_flags_without_a_meaning_are_told_in_one_line(flags, message):
+def test_flags_that_do_not_apply_are_refused_in_one_line(flags, message):
     with pytest.raises(UserError) as caught:
         MixtureSettings(**flags)
-    assert str(caught.value).startswith(message)
+    assert caught.value.on_command_line().startswith(message)
     assert "\n" not in str(caught.value)
+    assert "--" not in str(caught.value)

@@ -12,6 +12,7 @@ from torch.utils.data import DataLoader
 
 from unmix.config import MIXTURES, Settings
 from unmix.credit import RULES
+from unmix.mixtures import ResizeMix, UnMix, Weight
 from unmix.randomness import generator_for
 from unmix.training.loading.loaders import Batch
 from unmix.training.run.parts import Parts, build_parts
@@ -69,13 +70,16 @@ def test_every_rule_has_the_mixture_that_it_was_published_with(rule: str) -> Non
         "swav": {"method": "swav", "prototypes": 8},
     }[method]
     parts = parts_of(**words, unmix=True, unmix_rule=rule)
-    operator, published = parts.module.label_space, RULES[rule].published
-    for word, name in (("unmix_per", "per"), ("unmix_pairing", "pairing")):
-        assert getattr(operator, name) == published.get(
-            word, {"per": "batch", "pairing": "reverse"}[name]
-        )
-    wanted = {"global": "UnMix", "resizemix": "ResizeMix", "coin": "UnMix"}
-    assert type(operator).__name__ == wanted[published.get("unmix_mixture", "coin")]
+    published = {
+        "imix": UnMix(1.0, per="sample", pairing="permutation", weight=Weight(larger=True)),
+        "mixco": UnMix(1.0, per="sample", pairing="halves"),
+        "mixbt": UnMix(1.0, per="batch", pairing="permutation"),
+        **dict.fromkeys(
+            ("sdmp", "sdmp_released"),
+            ResizeMix(weight=Weight("uniform", low=0.1, high=0.9), per="sample"),
+        ),
+    }
+    assert parts.module.label_space == published.get(rule, UnMix())
     result = one_step(parts)
     assert (result.clean is None) == (rule in ("replace", "imix", "image_space"))
 

@@ -30,9 +30,11 @@ def catalog_text() -> str:
     from unmix.data import DATA_SETS
     from unmix.evaluation import PROBES
     from unmix.methods import METHODS
-    from unmix.mixtures import PAIRINGS
+    from unmix.mixtures import IMAGE_SPACE, MIXTURES, PAIRINGS
+    from unmix.mixtures.fields import settings_of
     from unmix.mixtures.operators import PER
-    from unmix.mixtures.weights import LAWS
+    from unmix.mixtures.registry import name_of
+    from unmix.mixtures.sampling import DISTRIBUTIONS
 
     methods = {
         name: Entry(
@@ -43,14 +45,24 @@ def catalog_text() -> str:
         for name, kind in METHODS.items()
     }
     rules = {
-        name: Entry(about(rule), {}, {"source": rule.source, "keeps_clean": rule.keeps_clean})
+        name: Entry(
+            about(rule),
+            {},
+            {
+                "title": rule.title,
+                "source": rule.source,
+                "keeps_clean": rule.keeps_clean,
+                "mixture": name_of(rule.mixture),
+                "settings": _facts(settings_of(type(rule))),
+            },
+        )
         for name, rule in RULES.items()
     }
     commands = {name: _command(name, function) for name, function in _functions().items()}
     choices = {
         "backbones": BACKBONES,
         "data": DATA_SETS,
-        "laws": LAWS,
+        "distributions": DISTRIBUTIONS,
         "pairings": PAIRINGS,
         "per": PER,
         "protocols": PROBES,
@@ -61,9 +73,19 @@ def catalog_text() -> str:
             "methods": {name: packed(entry) for name, entry in methods.items()},
             "rules": {name: packed(entry) for name, entry in rules.items()},
             "commands": {name: packed(entry) for name, entry in commands.items()},
+            "mixtures": {name: _facts(choice.settings) for name, choice in MIXTURES.items()},
+            "image_space": {name: _facts(choice.settings) for name, choice in IMAGE_SPACE.items()},
             "choices": {name: list(values) for name, values in choices.items()},
         }
     )
+
+
+def _facts(settings: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """What the values of settings may be."""
+    return {
+        name: {key: field.metadata[key] for key in ("choices", "bounds")}
+        for name, field in settings.items()
+    }
 
 
 _KEYWORDS = '''"""Types of settings as keyword arguments, written by `python -m unmix.catalog`."""

@@ -13,7 +13,7 @@ from typing import Any
 from unmix import __version__, synonyms
 from unmix.config import GROUPS, MixtureSettings, Settings, field_names
 from unmix.config.catalog import catalog
-from unmix.config.compatibility import check_data, check_rule
+from unmix.config.compatibility import check_data, check_mixture, check_rule
 from unmix.config.completion import candidates, script
 from unmix.config.earlier import old_names_noted
 from unmix.config.flags import HelpShown, Parser
@@ -197,7 +197,9 @@ def _parse_settings(
     if command in _RUNLESS and "run" in given:
         raise UserError(f"{_RUNLESS[command]}; leave it out.", parameter="run")
     check_data(str({**defaults, **given}["data"]))
-    check_rule(Settings.of({**defaults, **given}))
+    settings = Settings.of({**defaults, **given})
+    check_rule(settings)
+    check_mixture(given, settings)
     return config, given, own_given
 
 
@@ -327,10 +329,11 @@ def preview_command(args: list[str]) -> None:
     """`unmix preview`."""
     given = parser_of("preview", args).parse(args)
     flags = {name: given.pop(name) for name in field_names("mixture") if name in given}
-    mixture = Settings.of(flags).mixture
+    settings = Settings.of(flags)
+    check_mixture(flags, settings)
     from unmix.commands.preview import preview
 
-    preview(mixture=mixture, **given)
+    preview(mixture=settings.mixture, **given)
 
 
 def methods_command(args: list[str]) -> None:

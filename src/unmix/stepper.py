@@ -8,12 +8,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from unmix.config import MixtureSettings
 from unmix.credit import Rule, UnMixRule
 from unmix.credit import rule as rule_named
 from unmix.errors import UserError, check_number
 from unmix.methods.base import Method, Progress
-from unmix.mixtures import MixtureOperator, Operator
+from unmix.mixtures import MixtureOperator, Operator, UnMix
 from unmix.randomness import generator_for
 from unmix.step import (
     Objective,
@@ -326,7 +325,7 @@ def _parts_of_mixing(
     if shared is not None and not isinstance(shared, Rule):
         raise UserError(f"rule: {rule!r} is no rule; give a name, or unmix.rule(...).")
     if mixture is None and shared is not None:
-        mixture = MixtureSettings(unmix=True).label_space(shared.published)
+        mixture = shared.mixture or UnMix()
     if mixture is None:
         if joint:
             raise UserError("joint: is for a mixture; give one, such as mixture=unmix.UnMix().")
@@ -338,7 +337,8 @@ def _parts_of_mixing(
         )
     shared = shared or UnMixRule()
     name = rule if isinstance(rule, str) else type(shared).__name__
-    check_together(mixture, shared, method, Names.of(method, name, mixture), joint=bool(joint))
+    names = Names.of(method, name, mixture)
+    mixture = check_together(mixture, shared, method, names, joint=bool(joint))
     shape = (4, 3, 32, 32)
     if not mixture.needs_features:
         mixture.draw(shape, generator_for(0))  # what cannot be drawn is refused here

@@ -1,4 +1,4 @@
-"""Which method, mixture and rule for credit go together."""
+"""Which method, mixture and mixing rule go together."""
 
 from __future__ import annotations
 
@@ -9,19 +9,11 @@ from unmix.backbones import is_vit, patch_side
 from unmix.credit import Rule
 from unmix.errors import UserError
 from unmix.methods import METHODS, Method
-from unmix.mixtures import (
-    CropMix,
-    DirichletMixture,
-    ManifoldMixture,
-    MixtureOperator,
-    PatchMixture,
-    ScaleMix,
-)
-from unmix.mixtures.layers import layers_named
+from unmix.mixtures import MixtureOperator
 
 __all__ = ["Names", "check_together", "smallest_batch"]
 
-_PAIRS = "global, region, resizemix, gridmix or fmix"
+_OF_PAIRS = "global, region, resizemix, gridmix or fmix"
 
 
 @dataclass(frozen=True)
@@ -54,8 +46,8 @@ class Names:
 
 def check_together(
     operator: MixtureOperator, rule: Rule, method: Method, names: Names, *, joint: bool = False
-) -> None:
-    """Check that a mixture and a rule have a meaning for a method.
+) -> MixtureOperator:
+    """Check that a mixture and a rule apply to a method.
 
     Args:
         operator: Draws the mixture.
@@ -64,8 +56,11 @@ def check_together(
         names: Of all of them.
         joint: Whether clean and mixed images are encoded in one forward.
 
+    Returns:
+        The operator, with what follows from the method's encoder.
+
     Raises:
-        UserError: if they have none, with what has.
+        UserError: if they do not, with what does.
     """
     why = rule.why_not(method)
     if why is not None:
@@ -74,73 +69,49 @@ def check_together(
             f"{names.method}` for the rules that do.",
             parameter="rule",
         )
-    if method.coupled and _shares_differ(operator):
+    if method.coupled and operator.shares_vary:
         raise UserError(
-            f'sample does not apply to `method="{names.method}"`, whose loss is a scalar per '
-            "batch; use batch.",
+            f'sample does not apply to `method="{names.method}"`, whose loss is a scalar per batch; '
+            "use batch.",
             parameter="per",
         )
     _check_pairs(operator, rule, names)
-    _check_backbone(operator, method, names)
+    patch = patch_side(method.backbone) if is_vit(method.backbone) else None
+    operator = operator.for_encoder(method, names.backbone, patch)
     if joint:
         _check_joint(operator, rule, method, names)
+    return operator
 
 
 def smallest_batch(operator: MixtureOperator | None, method: Method) -> int:
-    """The fewest images of a step: by halves, of twice as many as the method can work with."""
-    halves = getattr(operator, "pairing", None) == "halves"
-    return method.smallest_batch * (2 if halves else 1)
+    """The fewest images of a step: by halves, twice as many as the method can work with."""
+    per_mixture = 1 if operator is None else 2 // operator.mixtures_of(2)
+    return method.smallest_batch * per_mixture
 
 
-def _shares_differ(operator: Any) -> bool:
-    """Whether each sample has shares of its own: not where they are all 1, or all counted."""
-    if isinstance(operator, (CropMix, PatchMixture, ScaleMix)):
-        return False
-    alone = getattr(operator, "pairing", None) == "second_view"
-    return getattr(operator, "per", "batch") == "sample" and not alone
-
-
-def _check_pairs(operator: Any, rule: Rule, names: Names) -> None:
+def _check_pairs(operator: MixtureOperator, rule: Rule, names: Names) -> None:
     pairing = getattr(operator, "pairing", None)
-    several = isinstance(operator, (DirichletMixture, PatchMixture))
-    if rule.of_pairs and (several or operator.extra):
-        raise UserError(
-            f'{names.mixture} does not apply to `rule="{names.rule}"`, which is for mixtures of '
-            f"two images; use {_PAIRS}.",
-            parameter="mixture",
-        )
     if rule.of_pairs and pairing in ("halves", "second_view"):
         raise UserError(
-            f'{pairing} does not apply to `rule="{names.rule}"`, which needs a mixture of '
-            "every image with another; use reverse or permutation.",
+            f'{pairing} does not apply to `rule="{names.rule}"`, which needs a mixture of every image '
+            "with another; use reverse or permutation.",
             parameter="pairing",
         )
-    if rule.both_views and isinstance(operator, ManifoldMixture):
+    if rule.of_pairs and not operator.mixes_pairs:
         raise UserError(
-            f'manifold mixes features of the first view, and `rule="{names.rule}"` pixels of the '
-            f"other one too; use {_PAIRS}.",
+            f'{names.mixture} does not apply to `rule="{names.rule}"`, which is for mixtures of '
+            f"two images; use {_OF_PAIRS}.",
+            parameter="mixture",
+        )
+    if rule.both_views and not operator.mixes_pixels:
+        raise UserError(
+            f'{names.mixture} mixes features of the first view, and `rule="{names.rule}"` pixels '
+            f"of the other one too; use {_OF_PAIRS}.",
             parameter="mixture",
         )
 
 
-def _check_backbone(operator: Any, method: Method, names: Names) -> None:
-    if isinstance(operator, PatchMixture) and not is_vit(method.backbone):
-        raise UserError(
-            f"patchmix mixes the patches that a ViT sees, and {names.backbone} is not one; use "
-            '`backbone="timm:vit_tiny_patch16_224"` or another ViT, or gridmix.',
-            parameter="mixture",
-        )
-    if isinstance(operator, PatchMixture) and operator.patch_size % patch_side(method.backbone):
-        raise UserError(
-            f"{operator.patch_size} pixels would cut the patches that {names.backbone} sees, of "
-            f"{patch_side(method.backbone)}; use that or a multiple.",
-            parameter="patch_size",
-        )
-    if isinstance(operator, ManifoldMixture):
-        layers_named(method, operator.layer)
-
-
-def _check_joint(operator: Any, rule: Rule, method: Method, names: Names) -> None:
+def _check_joint(operator: MixtureOperator, rule: Rule, method: Method, names: Names) -> None:
     if (why := method.why_not_joint()) is not None:
         raise UserError(
             f'does not apply to `method="{names.method}"`: {why}; leave it out.', parameter="joint"
@@ -151,9 +122,9 @@ def _check_joint(operator: Any, rule: Rule, method: Method, names: Names) -> Non
             "leave it out.",
             parameter="joint",
         )
-    if operator.needs_features or isinstance(operator, ManifoldMixture):
+    if operator.needs_features or not operator.mixes_pixels:
         raise UserError(
-            "does not go with pairing by neighbors, which needs the clean features first, nor "
+            "does not apply to pairing by neighbors, which needs the clean features first, nor "
             "with manifold; leave it out.",
             parameter="joint",
         )

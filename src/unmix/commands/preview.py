@@ -26,7 +26,6 @@ from unmix.mixtures import (
     MixtureOperator,
     Operator,
 )
-from unmix.mixtures.describing import described
 from unmix.names import shown
 from unmix.randomness import generator_for
 from unmix.training.console import quiet_libraries
@@ -138,7 +137,7 @@ def _checked_path(path: Path) -> Path:
 
 def _label_space(mixture: MixtureSettings) -> MixtureOperator | None:
     """The label-space operator of a run, with the published defaults of its rule."""
-    return mixture.label_space(rule(mixture.unmix_rule).published)
+    return mixture.label_space(rule(mixture.unmix_rule).mixture)
 
 
 def _checked_operator(mixture: MixtureSettings) -> Operator | MixtureOperator:
@@ -227,12 +226,12 @@ def _drawn(
     draw: Any
     if not isinstance(operator, MixtureOperator):
         draw = operator.draw(shape, generator)
-        return draw, [], draw.touched.nonzero().flatten().tolist()
+        return draw, [], draw.is_mixed.nonzero().flatten().tolist()
     draw = operator.draw(shape, generator, images.flatten(1) if operator.needs_features else None)
     crops = [_cropped(pixels, scale, generator) for scale in operator.extra]
     # Usually one weight is drawn per batch, so every column comes from a batch of its own.
-    row = number % len(draw.touched)
-    return draw, crops, [row] if draw.touched[row] else []
+    row = number % len(draw.is_mixed)
+    return draw, crops, [row] if draw.is_mixed[row] else []
 
 
 def _cropped(
@@ -254,43 +253,24 @@ def mixed_fraction(mixture: MixtureSettings) -> float:
 
     For RandomErasing it is an upper bound: sometimes no rectangle fits.
     """
-    if mixture.unmix:
-        return 1.0
-    if mixture.IM_type == "Cutout":
-        return mixture.cutout_p
-    if mixture.IM_type == "RandomErasing":
-        return mixture.random_erasing_prob
-    untouched = {
-        "global": (1 - mixture.g_prob) ** mixture.g_num,
-        "region": (1 - mixture.r_prob) ** mixture.r_num,
-    }
-    return 1 - untouched.get(mixture.IM_type, untouched["global"] * untouched["region"])
+    operator: Any = mixture.image_space()
+    return 1.0 if mixture.unmix or operator is None else float(operator.mixed_fraction)
 
 
 def _title(mixture: MixtureSettings, share: float, size: int) -> str:
     """One line about the mixture, one about its frequency."""
     if not mixture.unmix:
-        return f"{_described(mixture, size)}\n{share:.0%} of images are mixed; only these are shown"
-    operator = _label_space(mixture)
-    assert operator is not None
-    text, once = described(operator)
-    if operator.per == "sample":  # type: ignore[attr-defined]
+        operator: Any = mixture.image_space()
+        sides = (size, size) if isinstance(operator, Cutout) else ()
+        text = operator.describe(*sides)
+        text = f"IM: {text}" if mixture.IM_type == "IM" else text
+        return f"{text}\n{share:.0%} of images are mixed; only these are shown"
+    label_space = _label_space(mixture)
+    assert label_space is not None
+    text, once = label_space.describe(), label_space.one_draw
+    if label_space.per == "sample":
         return f"{mixture.name}: {text}\n{once} per sample"
     return f"{mixture.name}: {text}\n{once} per batch; every column is from a different batch"
-
-
-def _described(mixture: MixtureSettings, size: int) -> str:
-    side = Cutout(mixture.mask_size).side(size, size)
-    decay = f", pixel decay {mixture.r_pixel_decay:g}" if mixture.r_pixel_decay != 1 else ""
-    rounds = {
-        "global": f"global {mixture.g_num} times with probability {mixture.g_prob:g}",
-        "region": f"region {mixture.r_num} times with probability {mixture.r_prob:g}{decay}",
-        "Cutout": f"Cutout of {side} px with probability {mixture.cutout_p:g}",
-        "RandomErasing": f"RandomErasing with probability {mixture.random_erasing_prob:g}",
-    }
-    if mixture.IM_type == "IM":
-        return f"IM: {rounds['global']}, then {rounds['region']}"
-    return rounds[mixture.IM_type]
 
 
 def _probabilities(im_type: str) -> str:

@@ -84,13 +84,13 @@ def own_weight(draw: Any, row: int, images: Tensor) -> float:
 
 
 def _of_the_chain(draw: ImageSpaceDraw, row: int, images: Tensor) -> list[Part]:
-    fired = [round_ for round_ in draw.own if bool(round_.touched[row])]
+    fired = [round_ for round_ in draw.own if bool(round_.is_mixed[row])]
     parts = [_mixed_in(round_, row, images, "global") for round_ in fired]
     for region, rounds in zip(draw.regions, draw.partners, strict=True):
-        if not bool(region.touched[row]):
+        if not bool(region.is_mixed[row]):
             continue
         partner, box = images[int(region.partner[row])], _box(region, row)
-        inner = [round_ for round_ in rounds if bool(round_.touched[row])]
+        inner = [round_ for round_ in rounds if bool(round_.is_mixed[row])]
         if not inner:
             parts.append(Part(partner, "pasted", box=box))
             continue

@@ -43,14 +43,20 @@ class Catalog:
 
     Attributes:
         methods: By name; the fact `why_not` has for every rule None, or why it does not apply.
-        rules: By name; the facts are `source` and `keeps_clean`.
+        rules: By name; the facts are `title`, `source`, `keeps_clean`, `mixture` (the name of the
+            one that it was published with) and `settings` (as of a mixture).
         commands: By name, as "data pack".
+        mixtures: Those of label space by name; for each of its settings the `choices` and the
+            `bounds` of the value.
+        image_space: The perturbations of image space, likewise.
         choices: Values defined in classes, such as the names of data sets.
     """
 
     methods: dict[str, Entry]
     rules: dict[str, Entry]
     commands: dict[str, Entry]
+    mixtures: dict[str, dict[str, dict[str, Any]]]
+    image_space: dict[str, dict[str, dict[str, Any]]]
     choices: dict[str, list[str]]
 
 
@@ -59,11 +65,12 @@ def catalog() -> Catalog:
     """The catalog of this version."""
     file = resources.files("unmix.config") / "catalog.json"
     read = json.loads(file.read_text(encoding="utf-8"))
-    groups = {
+    groups: Any = {
         group: {name: unpacked(entry) for name, entry in read[group].items()}
         for group in ("methods", "rules", "commands")
     }
-    return Catalog(**groups, choices=read["choices"])
+    rest: Any = {group: read[group] for group in ("mixtures", "image_space", "choices")}
+    return Catalog(**groups, **rest)
 
 
 def method_options(method: str) -> dict[str, Parameter]:

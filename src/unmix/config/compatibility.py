@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from unmix.config.catalog import catalog
+from unmix.config.groups import field_names
 from unmix.config.settings import Settings
 from unmix.errors import UserError, check_choice
 from unmix.names import is_python
 
-__all__ = ["check_data", "check_local", "check_rule"]
+__all__ = ["check_data", "check_local", "check_mixture", "check_rule"]
 
 
 def check_data(name: str) -> None:
@@ -61,6 +62,40 @@ def check_local(given: Mapping[str, Any], settings: Settings) -> None:
     said = [name for name, value in given.items() if value is not None and _of_local(name)]
     if said and not settings.views.local_crops:
         raise UserError("applies to local crops; give `local_crops` too.", parameter=said[0])
+
+
+def check_mixture(given: Mapping[str, Any], settings: Settings) -> None:
+    """Check that nothing is said of a mixture that is not used.
+
+    Args:
+        given: What the user gave, flat, with the recipes. Who says `unmix: false`, or `IM: false`,
+            may leave the rest as it is.
+        settings: Of the run.
+
+    Raises:
+        UserError: for the first such setting, with what to add.
+    """
+    mixture, found = settings.mixture, catalog()
+    said = {name for name, value in given.items() if value is not None}
+    kinds = found.image_space
+    of_image_space = {"IM_type", *(name for facts in kinds.values() for name in facts)}
+    of_label_space = {f for f in field_names("mixture") if f.startswith("unmix_")} | {"beta"}
+    for switch, names in (("IM", of_image_space), ("unmix", of_label_space)):
+        if getattr(mixture, switch) or switch in said:
+            continue
+        if others := sorted(said & names):
+            raise UserError(
+                f"does nothing without `{switch}`; add `{switch}=True`, or leave it out.",
+                parameter=others[0],
+            )
+    if mixture.IM:
+        own = kinds[mixture.IM_type]
+        for name in sorted(said & of_image_space - {"IM_type"} - own.keys()):
+            types = " or ".join(kind for kind, facts in kinds.items() if name in facts)
+            raise UserError(
+                f"does not apply to `IM_type={mixture.IM_type}`; leave it out, or use {types}.",
+                parameter=name,
+            )
 
 
 def _of_local(name: str) -> bool:

@@ -75,7 +75,7 @@ def choices(name: str) -> list[str]:
         "unmix_pairing": found.choices["pairings"],
         "unmix_per": found.choices["per"],
         "unmix_rule": found.rules,
-        "unmix_weight": found.choices["laws"],
+        "unmix_weight": found.choices["distributions"],
     }
     return [str(choice) for choice in known.get(name, ())]  # type: ignore[attr-defined]
 

@@ -39,6 +39,10 @@ VALUES: dict[str, dict[str, str]] = {
 # not, because what was done was wrong, by the method.
 _BEFORE: dict[str, dict[str, Any]] = {"mocov3": {"predictor_bias": True}}
 
+# What config.yaml has where nothing was given, in versions that could not say so; now None.
+_NOT_GIVEN = {"beta": 1.0, "unmix_prob": 0.5}
+_SINCE = "second_crop_scale_min"  # a setting that those versions do not have
+
 # Every config.yaml of a run has these settings, and no recipe has all of them.
 _ALWAYS = {"method", "stem", "resident", "knn_k", "logger"}
 
@@ -86,7 +90,10 @@ def upgraded(settings: Mapping[str, Any]) -> dict[str, Any]:
     """
     whole = settings.keys() >= _ALWAYS
     before = _BEFORE.get(str(settings["method"]), {}) if whole else {}
-    return {**before, **current(settings, quiet=whole)}
+    found = {**before, **current(settings, quiet=whole)}
+    if whole and _SINCE not in settings:
+        found.update({k: None for k, value in _NOT_GIVEN.items() if found.get(k) == value})
+    return found
 
 
 @contextmanager

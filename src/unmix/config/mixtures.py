@@ -1,4 +1,4 @@
-"""The published flags, and the operators they stand for."""
+"""The settings of mixtures: the flags of the released code, and the operators that they make."""
 
 from __future__ import annotations
 
@@ -15,54 +15,11 @@ if TYPE_CHECKING:
 
 __all__ = ["IM_TYPES", "MIXTURES", "RULE_NAMES", "MixtureSettings"]
 
-IM_TYPES = ("IM", "global", "region", "Cutout", "RandomErasing")
-
-RULE_NAMES = {
-    "unmix": "Un-Mix",
-    "replace": "Un-Mix replacing",
-    "imix": "i-Mix",
-    "mixco": "MixCo",
-    "sdmp": "SDMP",
-    "mixbt": "Mix-BT",
-    "image_space": "image space",
-    "sdmp_released": "SDMP as released",
-    "swav_released": "SwAV as released",
-}
+# Read from the catalog, because the operators and rules need PyTorch to be imported.
+IM_TYPES = tuple(catalog().image_space)
+MIXTURES = tuple(catalog().mixtures)
+RULE_NAMES = {name: entry.facts["title"] for name, entry in catalog().rules.items()}
 """What tables call the rules of `unmix.credit`."""
-
-_PAIRS = frozenset({"beta", "unmix_per", "unmix_pairing", "unmix_weight", "unmix_larger"})
-_CROPS = _PAIRS - {"unmix_pairing"}
-
-MIXTURES: dict[str, frozenset[str]] = {
-    "coin": _PAIRS | {"unmix_prob"},
-    "global": _PAIRS,
-    "region": _PAIRS,
-    "resizemix": _PAIRS,
-    "gridmix": _PAIRS | {"unmix_patch"},
-    "fmix": _PAIRS,
-    "scalemix": _CROPS,
-    "cropmix": _CROPS | {"unmix_images"},
-    "patchmix": frozenset({"unmix_per", "unmix_images", "unmix_patch"}),
-    "manifold": _PAIRS | {"unmix_layer"},
-    "dirichlet": frozenset({"beta", "unmix_per", "unmix_images"}),
-}
-"""The mixtures of label space, each with the flags that have a meaning for it."""
-
-
-_BOUNDS: dict[str, Mapping[str, Any]] = {
-    name: bounds
-    for names, bounds in (
-        ("r_pixel_decay mask_color", {}),
-        ("g_prob r_prob cutout_p random_erasing_prob unmix_prob", {"at_least": 0, "at_most": 1}),
-        ("g_alpha r_beta beta unmix_share unmix_temperature", {"above": 0}),
-        ("g_num r_num", {"at_least": 0}),
-        ("mask_size max_attempt unmix_patch", {"at_least": 1}),
-        ("unmix_images", {"at_least": 2}),
-        ("min_aspect_ratio", {"above": 0, "at_most": 1}),
-    )
-    for name in names.split()
-}
-"""The bounds of numbers. The operators check them too, but need PyTorch to be imported."""
 
 
 @dataclass(frozen=True)
@@ -70,7 +27,7 @@ class MixtureSettings:
     """Which mixtures are used: the flags of the released code, with their defaults.
 
     Args:
-        IM: Image space: perturb the views; the loss does not know.
+        IM: Image space: perturb the views; the loss is unchanged.
         IM_type: The perturbation: IM (global, then region), global, region, Cutout, RandomErasing.
         g_alpha: Global mixtures: lambda ~ Beta(g_alpha, g_alpha).
         g_num: Global mixtures: rounds.
@@ -83,15 +40,15 @@ class MixtureSettings:
             share of the side of others.
         cutout_p: Cutout: probability.
         cutout_inside: Cutout: keep the square inside the image.
-        mask_color: Cutout: the value written (0 is the mean colour).
+        mask_color: Cutout: the value written (0 is the mean color).
         area_ratio_range: RandomErasing: least and greatest share of the image.
         random_erasing_prob: RandomErasing: probability.
         min_aspect_ratio: RandomErasing: least height over width.
         max_attempt: RandomErasing: tries to find a rectangle that fits.
         unmix: Label space: share the loss among the images of a mixture.
-        unmix_prob: Probability of a global mixture where a coin decides; else it is a region.
-        beta: lambda ~ Beta(beta, beta), or Dirichlet(beta, ...) for dirichlet; at 1, resizemix and
-            cropmix have the laws that they were published with.
+        unmix_prob: coin: probability of a global mixture, else it is a region; by default 0.5.
+        beta: lambda ~ Beta(beta, beta), or Dirichlet(beta, ...) for dirichlet; by default 1, or the
+            distribution that the mixture or the rule was published with.
         unmix_per: One draw a "batch" or a "sample"; by default as the rule was published.
         unmix_pairing: Partner by "reverse" of the batch, "permutation", "halves" (the first half
             with the second), "neighbor" (the nearest of the batch in feature space) or
@@ -104,10 +61,10 @@ class MixtureSettings:
         unmix_mixture: "coin" (global or region), "global", "region", "resizemix", "gridmix",
             "fmix", "scalemix", "cropmix", "patchmix", "manifold", "dirichlet"; by default as the
             rule was published, else "coin".
-        unmix_weight: Law of lambda, "beta" or "uniform"; by default as published.
+        unmix_weight: Distribution of lambda, "beta" or "uniform"; by default as published.
         unmix_larger: Take the larger of lambda and 1 - lambda; by default as published.
         unmix_layer: manifold: the layer whose output is mixed, such as layer2 or blocks.5.
-        unmix_share: What the mixtures' loss counts; by default as published, mostly 1.
+        unmix_share: Weight of the mixed loss; by default the rule's published value, usually 1.
         unmix_temperature: mixco: T_mix; by default 0.05.
         unmix_images: dirichlet, patchmix, cropmix: images of a mixture, at least 2.
         unmix_patch: patchmix: side of a patch in pixels; by default the transformer's own.
@@ -132,8 +89,8 @@ class MixtureSettings:
     min_aspect_ratio: float = 0.3
     max_attempt: int = 20
     unmix: bool = False
-    unmix_prob: float = 0.5
-    beta: float = 1.0
+    unmix_prob: float | None = None
+    beta: float | None = None
     unmix_per: str | None = None
     unmix_pairing: str | None = None
     unmix_joint: bool | None = None
@@ -149,33 +106,63 @@ class MixtureSettings:
 
     def __post_init__(self) -> None:
         untouched = all(getattr(self, field.name) == field.default for field in fields(self))
-        check_choice("--IM_type", self.IM_type, IM_TYPES)
+        check_choice("IM_type", self.IM_type, IM_TYPES)
         if self.unmix_joint is None:
             apart = self.unmix_mixture == "manifold" or self.unmix_pairing == "neighbor"
             object.__setattr__(self, "unmix_joint", self.unmix_rule == "mixco" and not apart)
-        self._check_words()
+        if not re.fullmatch(r"\w+", self.unmix_rule):
+            raise UserError(
+                f"{self.unmix_rule!r} is no word, such as unmix.", parameter="unmix_rule"
+            )
+        if self.unmix_mixture is not None:
+            check_choice("unmix_mixture", self.unmix_mixture, MIXTURES)
+        for facts in catalog().image_space.values():
+            _check_values({name: getattr(self, name) for name in facts}, facts)
+        self._check_label_space()
         if untouched:
             return
-        # The operators know what they refuse, and need PyTorch.
+        # The operators know the rest, and need PyTorch.
         self.label_space()
         for im_type in IM_TYPES:
             self._operator(im_type)
 
-    def _check_words(self) -> None:
-        if not re.fullmatch(r"\w+", self.unmix_rule):
-            raise UserError(f"--unmix_rule: {self.unmix_rule!r} is no word, such as unmix.")
-        known = catalog().choices
-        for flag, value, choices in (
-            ("--unmix_mixture", self.unmix_mixture, MIXTURES),
-            ("--unmix_per", self.unmix_per, known["per"]),
-            ("--unmix_pairing", self.unmix_pairing, known["pairings"]),
-            ("--unmix_weight", self.unmix_weight, known["laws"]),
-        ):
-            if value is not None:
-                check_choice(flag, value, choices)
-        for name, bounds in _BOUNDS.items():
-            if (number := getattr(self, name)) is not None:
-                check_number(f"--{name}", number, **bounds)
+    def _check_label_space(self) -> None:
+        """Check that what was given applies to the mixture and the rule, and is in range.
+
+        Raises:
+            UserError: if not.
+        """
+        mixture, rules = self._mixture, catalog().rules
+        of_mixture = catalog().mixtures[mixture]
+        of_rule = rules[self.unmix_rule].facts["settings"] if self.unmix_rule in rules else None
+        of_rules = {word for entry in rules.values() for word in entry.facts["settings"]}
+        for word, value in self._given().items():
+            if word in of_rules and of_rule is not None and word not in of_rule:
+                raise UserError(f"is not for `unmix_rule={self.unmix_rule}`.", parameter=word)
+            if word not in of_rules and word not in of_mixture:
+                raise UserError(_does_not_apply(word, value, mixture), parameter=word)
+        _check_values(self._given(), {**of_mixture, **(of_rule or {})})
+        if mixture == "manifold" and not self.unmix_layer:
+            raise UserError(
+                "`unmix_mixture=manifold` needs the name of a layer, such as layer2 of a ResNet or "
+                "blocks.5 of a ViT.",
+                parameter="unmix_layer",
+            )
+
+    @property
+    def _mixture(self) -> str:
+        """The mixture of label space: the one that was given, or that of the rule."""
+        rules = catalog().rules
+        if self.unmix_mixture is not None or self.unmix_rule not in rules:
+            return self.unmix_mixture or MIXTURES[0]
+        return str(rules[self.unmix_rule].facts["mixture"])
+
+    def _given(self) -> dict[str, Any]:
+        """What was given of the label-space mixture and its rule, by setting."""
+        names = {word for facts in catalog().mixtures.values() for word in facts}
+        names |= {word for entry in catalog().rules.values() for word in entry.facts["settings"]}
+        found = {f.name: getattr(self, f.name) for f in fields(self) if f.name in names}
+        return {word: value for word, value in found.items() if value is not None}
 
     @property
     def name(self) -> str:
@@ -198,53 +185,44 @@ class MixtureSettings:
         """The operator of `IM_type`, or None without `IM`."""
         return self._operator(self.IM_type) if self.IM else None
 
-    def label_space(self, published: Mapping[str, Any] | None = None) -> MixtureOperator | None:
+    def label_space(self, published: MixtureOperator | None = None) -> MixtureOperator | None:
         """The operator of the label-space mixtures, or None without `unmix`.
 
         Args:
-            published: What the rule was published with, by the words of the flags, and "unmix_low"
-                and "unmix_high", the bounds of a uniform weight. It stands in for flags that are
-                not given; Un-Mix's defaults stand in for the rest.
+            published: What the rule was published with. It stands in for what was not given.
 
         Raises:
-            UserError: if a flag has no meaning for the mixture.
+            UserError: if a value is out of range, or does not apply to the mixture.
         """
-        given = {
-            "unmix_prob": None if self.unmix_prob == 0.5 else self.unmix_prob,
-            "beta": None if self.beta == 1 else self.beta,
-            "unmix_per": self.unmix_per,
-            "unmix_pairing": self.unmix_pairing,
-            "unmix_mixture": self.unmix_mixture,
-            "unmix_weight": self.unmix_weight,
-            "unmix_larger": self.unmix_larger,
-            "unmix_layer": self.unmix_layer,
-            "unmix_images": self.unmix_images,
-            "unmix_patch": self.unmix_patch,
-        }
-        given = {word: value for word, value in given.items() if value is not None}
-        from unmix.config.choosing import Wanted
+        from unmix.mixtures import registry
 
-        operator = Wanted(given, dict(published or {})).operator()
+        name = self._mixture
+        if self.unmix_mixture is None and published is not None:
+            name = registry.name_of(published)
+        given = {k: v for k, v in self._given().items() if k in catalog().mixtures[name]}
+        operator = registry.label_space(name, given, published)
         return operator if self.unmix else None
 
     def _operator(self, im_type: str) -> Operator:
-        from unmix.mixtures import Cutout, ImageMixture, RandomErasing
+        from unmix.mixtures import registry
 
-        if im_type == "Cutout":
-            return Cutout(self.mask_size, self.cutout_p, self.cutout_inside, self.mask_color)
-        if im_type == "RandomErasing":
-            return RandomErasing(
-                self.area_ratio_range,
-                self.random_erasing_prob,
-                self.min_aspect_ratio,
-                self.max_attempt,
-            )
-        return ImageMixture(
-            g_alpha=self.g_alpha,
-            g_num=0 if im_type == "region" else self.g_num,
-            g_prob=self.g_prob,
-            r_beta=self.r_beta,
-            r_num=0 if im_type == "global" else self.r_num,
-            r_prob=self.r_prob,
-            r_pixel_decay=self.r_pixel_decay,
-        )
+        given = {name: getattr(self, name) for name in catalog().image_space[im_type]}
+        return registry.image_space(im_type, given)
+
+
+def _does_not_apply(word: str, value: Any, mixture: str) -> str:
+    names = [name for name, words in catalog().mixtures.items() if word in words]
+    others = " or ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)
+    return f"{value!r} does not apply to `unmix_mixture={mixture}`; leave it out, or use {others}."
+
+
+def _check_values(values: Mapping[str, Any], facts: Mapping[str, Any]) -> None:
+    """Check values against the choices and bounds of the catalog."""
+    for name, value in values.items():
+        if value is None:
+            continue
+        if facts[name]["choices"]:
+            check_choice(name, value, facts[name]["choices"])
+        elif not isinstance(value, str):
+            for number in value if isinstance(value, tuple) else (value,):
+                check_number(name, number, **facts[name]["bounds"])

@@ -1,4 +1,4 @@
-"""Credit: how the loss of a mixture is shared among its images."""
+"""Mixing rules: how the loss of a mixture is shared among its images (the credit)."""
 
 from dataclasses import fields, replace
 from typing import Any
@@ -52,14 +52,14 @@ RULES: dict[str, Rule] = {
 
 
 def rule(name: str, **changes: Any) -> Rule:
-    """A rule by its name, with some of its numbers changed.
+    """A rule by its name, with some of its parameters changed.
 
     Raises:
-        UserError: if there is no such rule, or it has no such number.
+        UserError: if there is no such rule, or it has no such parameter.
     """
-    found: Any = RULES[check_choice("--unmix_rule", name, RULES)]
+    found: Any = RULES[check_choice("rule", name, RULES)]
     known = {f.name for f in fields(found)}
     for word in changes:
         if word not in known:
-            raise UserError(f"--unmix_{word}: is not for --unmix_rule {name}.")
+            raise UserError(f"is not for `rule={name}`.", parameter=word)
     return replace(found, **changes)

@@ -1,7 +1,7 @@
-"""Rules for credit: whose targets the loss of a mixture goes to, and with which share.
+"""Mixing rules: with which targets a mixture is compared, and with which weights.
 
 Each is a small object with its paper's defaults. A rule sees a method's parts only: its queries and
-targets, how they compare, and which facts hold of it.
+targets, how they are compared, and its class attributes.
 """
 
 from __future__ import annotations
@@ -20,7 +20,8 @@ from unmix.credit.sharing import (
     shared_loss,
     soft_cross_entropy,
 )
-from unmix.errors import check_number
+from unmix.mixtures import MixtureOperator, UnMix, Weight
+from unmix.mixtures.fields import check_parameters, parameter
 from unmix.transfer import to_device
 
 __all__ = [
@@ -80,34 +81,41 @@ class Rule(ABC):
     """Gives the loss of the mixtures.
 
     Attributes:
+        label: What tables call it.
         source: The paper.
         partner_view: The view whose pixels are mixed in.
         even: Whether every image needs another one as its partner.
-        of_pairs: Whether it is about mixtures of two images, of which the partner has one too.
-        both_views: Whether it also looks at the pixels of another view than the first.
-        published: What mixture it is published with, in words of `MixtureSettings.label_space`.
-        joint: Whether clean and mixed images are encoded in one forward, as released, where
-            nobody says otherwise.
+        of_pairs: Whether it needs mixtures of two images, and one of each partner too.
+        both_views: Whether it also uses the pixels of another view than the first.
+        mixture: What it was published with; None for Un-Mix's own.
+        joint: Whether clean and mixed images are encoded in one forward by default, as released.
         keeps_clean: Whether the loss of the clean views stays beside it.
-        share: What the mixtures' loss counts; above 0.
+        share: Weight of the mixed loss; above 0.
     """
 
+    label: ClassVar[str]
     source: ClassVar[str]
     partner_view: ClassVar[int] = 0
     even: ClassVar[bool] = False
     of_pairs: ClassVar[bool] = False
     both_views: ClassVar[bool] = False
-    published: ClassVar[Mapping[str, Any]] = {}
+    mixture: ClassVar[MixtureOperator | None] = None
     joint: ClassVar[bool] = False
 
     keeps_clean: bool = field(default=True, init=False)
-    share: float = 1.0
+    share: float = parameter(1.0, setting="unmix_share", above=0)
 
     def __post_init__(self) -> None:
-        check_number("--unmix_share", self.share, above=0)
+        check_parameters(self)
+
+    @property
+    def title(self) -> str:
+        """What tables call it."""
+        usual = type(self).__dataclass_fields__["keeps_clean"].default
+        return self.label if self.keeps_clean == usual else f"{self.label} replacing"
 
     def why_not(self, method: Any) -> str | None:
-        """Why the rule has no meaning for a method (a class or an object); None if it has."""
+        """Why the rule does not apply to a method (a class or an object); None if it does."""
         return None
 
     def clean_queries(self, pairs: Sequence[tuple[int, int, float]]) -> set[int]:
@@ -128,6 +136,7 @@ class UnMixRule(Rule):
         keeps_clean: False: it replaces the clean loss.
     """
 
+    label: ClassVar[str] = "Un-Mix"
     source: ClassVar[str] = "Shen et al. 2022, AAAI (arXiv 2003.05438 v5), Eq. 3"
 
     keeps_clean: bool = True
@@ -151,13 +160,11 @@ class IMix(Rule):
         share: Factor on the loss.
     """
 
+    label: ClassVar[str] = "i-Mix"
     source: ClassVar[str] = "Lee et al. 2021, ICLR (arXiv 2010.08887)"
-    published: ClassVar[Mapping[str, Any]] = {
-        "unmix_mixture": "global",
-        "unmix_per": "sample",
-        "unmix_pairing": "permutation",
-        "unmix_larger": True,
-    }
+    mixture: ClassVar[MixtureOperator | None] = UnMix(
+        1.0, per="sample", pairing="permutation", weight=Weight(larger=True)
+    )
 
     keeps_clean: bool = field(default=False, init=False)
 
@@ -190,19 +197,12 @@ class MixCo(Rule):
         temperature: T_mix.
     """
 
+    label: ClassVar[str] = "MixCo"
     source: ClassVar[str] = "Kim et al. 2020 (arXiv 2010.06300); T_mix and labels as released"
-    published: ClassVar[Mapping[str, Any]] = {
-        "unmix_mixture": "global",
-        "unmix_per": "sample",
-        "unmix_pairing": "halves",
-    }
+    mixture: ClassVar[MixtureOperator | None] = UnMix(1.0, per="sample", pairing="halves")
     joint: ClassVar[bool] = True
 
-    temperature: float = 0.05
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_number("--unmix_temperature", self.temperature, above=0)
+    temperature: float = parameter(0.05, setting="unmix_temperature", above=0)
 
     def why_not(self, method: Any) -> str | None:
         """Only where samples are told apart is there a label to soften."""
@@ -230,17 +230,14 @@ class MixBT(Rule):
         share: Factor on the penalty, beside Barlow Twins' own weight of the off-diagonal part.
     """
 
+    label: ClassVar[str] = "Mix-BT"
     source: ClassVar[str] = "Bandara et al. 2023 (arXiv 2312.02151); as released"
     partner_view: ClassVar[int] = 1
     of_pairs: ClassVar[bool] = True
     both_views: ClassVar[bool] = True
-    published: ClassVar[Mapping[str, Any]] = {
-        "unmix_mixture": "global",
-        "unmix_per": "batch",
-        "unmix_pairing": "permutation",
-    }
+    mixture: ClassVar[MixtureOperator | None] = UnMix(1.0, pairing="permutation")
 
-    share: float = 5.0
+    share: float = parameter(5.0, setting="unmix_share", above=0)
 
     def why_not(self, method: Any) -> str | None:
         """Only Barlow Twins compares correlations."""
@@ -273,6 +270,7 @@ class ImageSpace(Rule):
         share: Factor on the loss.
     """
 
+    label: ClassVar[str] = "image space"
     source: ClassVar[str] = "Shen et al. 2020 (arXiv 2003.05438 v1)"
 
     keeps_clean: bool = field(default=False, init=False)
@@ -302,6 +300,7 @@ class SwAVReleased(Rule):
         share: What the mixtures' loss counts beside the clean one.
     """
 
+    label: ClassVar[str] = "SwAV as released"
     source: ClassVar[str] = "Un-Mix, released SwAV code; the formula is in its issue 7"
     of_pairs: ClassVar[bool] = True
 

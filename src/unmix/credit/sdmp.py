@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -11,6 +10,7 @@ from torch import Tensor
 
 from unmix.credit.rules import Mixed, Rule, softmax_loss
 from unmix.credit.sharing import Shares, shared_loss, shared_probability
+from unmix.mixtures import MixtureOperator, ResizeMix, Weight
 
 __all__ = ["SDMP", "Between", "SDMPReleased"]
 
@@ -27,18 +27,14 @@ class SDMP(Rule):
         share: What both comparisons together count (one half each in the released code).
     """
 
+    label: ClassVar[str] = "SDMP"
     source: ClassVar[str] = "Ren et al. 2022, CVPR; weights and halves as in its code"
     even: ClassVar[bool] = True
     of_pairs: ClassVar[bool] = True
     both_views: ClassVar[bool] = True
-    published: ClassVar[Mapping[str, Any]] = {
-        "unmix_mixture": "resizemix",
-        "unmix_per": "sample",
-        "unmix_pairing": "reverse",
-        "unmix_weight": "uniform",
-        "unmix_low": 0.1,
-        "unmix_high": 0.9,
-    }
+    mixture: ClassVar[MixtureOperator | None] = ResizeMix(
+        weight=Weight("uniform", low=0.1, high=0.9), per="sample"
+    )
 
     def why_not(self, method: Any) -> str | None:
         """A mixture must have a target, and every sample a loss."""
@@ -73,6 +69,7 @@ class SDMPReleased(SDMP):
         share: What both comparisons together count.
     """
 
+    label: ClassVar[str] = "SDMP as released"
     source: ClassVar[str] = "Ren et al. 2022, CVPR; released MoCo v3 code"
 
     def why_not(self, method: Any) -> str | None:

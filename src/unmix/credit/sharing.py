@@ -57,8 +57,8 @@ def shared_loss(
     """The loss of mixtures, shared among their images: w l(q, t) + (1 - w) l(q, t[p]) for two.
 
     Args:
-        loss: l(query, target), one number a sample (M,), or one number a batch ().
-        query: What the trained branch says of the M mixtures; any structure that `loss` takes.
+        loss: l(query, target), per sample (M,), or a scalar per batch ().
+        query: The online branch's output for the M mixtures; any structure that `loss` takes.
         target: What the clean images are compared with: a tensor with N rows, or a tuple, list or
             dict of such.
         draw: The mixtures, as drawn.
@@ -67,7 +67,7 @@ def shared_loss(
         A scalar: the mean over the mixtures.
 
     Raises:
-        UserError: if the loss is one number a batch and the draw has a weight a sample.
+        UserError: if the loss is a scalar per batch and the draw has a weight per sample.
     """
     total: Tensor | None = None
     for owners, shares in zip(draw.owners.unbind(1), draw.shares.unbind(1), strict=True):
@@ -78,8 +78,8 @@ def shared_loss(
         if part.ndim == 0:
             if draw.per_sample:
                 raise UserError(
-                    "--unmix_per: a loss that is one number a batch needs one weight a batch: "
-                    "batch."
+                    "a scalar loss per batch needs one weight per batch: draw with `per='batch'`.",
+                    parameter="per",
                 )
             share = share[0]
         total = share * part if total is None else total + share * part

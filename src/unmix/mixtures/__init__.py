@@ -2,27 +2,28 @@
 
 from unmix.mixtures.boxes import box_area, box_mask, clipped_boxes
 from unmix.mixtures.crops import CropDraw, CropMix, ScaleMix
-from unmix.mixtures.draws import Draw, MixtureDraw, PairDraw
+from unmix.mixtures.draws import Draw, MaskDraw, MixtureDraw, OwnDraw, PairDraw
 from unmix.mixtures.erasing import Cutout, EraseDraw, RandomErasing
 from unmix.mixtures.fourier import FMix
+from unmix.mixtures.functional import cutmix, mix, mixup
 from unmix.mixtures.grid import GridMix
 from unmix.mixtures.image_space import ImageMixture, ImageSpaceDraw
-from unmix.mixtures.layers import mixed_at
-from unmix.mixtures.manifold import ManifoldMixture
-from unmix.mixtures.masks import MaskDraw
-from unmix.mixtures.operators import GlobalMixture, MixtureOperator, Operator, RegionMixture
-from unmix.mixtures.own import OwnDraw
-from unmix.mixtures.pairing import PAIRINGS
+from unmix.mixtures.manifold import ManifoldMixture, mixed_at
+from unmix.mixtures.mixup import CutMix, GlobalMixture, MixUp, RegionMixture, UnMix
+from unmix.mixtures.operators import MixtureOperator, Operator
 from unmix.mixtures.pasting import PasteDraw, ResizeMix
 from unmix.mixtures.patches import PatchDraw, PatchMixture
+from unmix.mixtures.registry import IMAGE_SPACE, MIXTURES
+from unmix.mixtures.sampling import PAIRINGS, Weight
 from unmix.mixtures.sums import DirichletMixture, SumDraw
-from unmix.mixtures.unmix import UnMix
-from unmix.mixtures.weights import Weight
 
 __all__ = [
+    "IMAGE_SPACE",
+    "MIXTURES",
     "PAIRINGS",
     "CropDraw",
     "CropMix",
+    "CutMix",
     "Cutout",
     "DirichletMixture",
     "Draw",
@@ -34,6 +35,7 @@ __all__ = [
     "ImageSpaceDraw",
     "ManifoldMixture",
     "MaskDraw",
+    "MixUp",
     "MixtureDraw",
     "MixtureOperator",
     "Operator",
@@ -52,5 +54,8 @@ __all__ = [
     "box_area",
     "box_mask",
     "clipped_boxes",
+    "cutmix",
+    "mix",
     "mixed_at",
+    "mixup",
 ]

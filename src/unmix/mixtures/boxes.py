@@ -5,15 +5,22 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-__all__ = ["box_area", "box_mask", "clipped_boxes", "nearest_places", "resized_boxes", "stretched"]
+__all__ = [
+    "box_area",
+    "box_mask",
+    "clipped_boxes",
+    "nearest_indices",
+    "resized_boxes",
+    "upsample_nearest",
+]
 
 
-def clipped_boxes(ratio: Tensor, centre: Tensor, height: int, width: int) -> Tensor:
+def clipped_boxes(ratio: Tensor, center: Tensor, height: int, width: int) -> Tensor:
     """The boxes to paste, clipped to the image.
 
     Args:
         ratio: lambda in [0, 1], shape (N,); before clipping the box covers about 1 - lambda.
-        centre: Row and column of the centres, int64 (N, 2).
+        center: Row and column of the centers, int64 (N, 2).
         height: Rows of the image.
         width: Columns of the image.
 
@@ -25,8 +32,8 @@ def clipped_boxes(ratio: Tensor, centre: Tensor, height: int, width: int) -> Ten
     root = (1.0 - ratio.double()).sqrt()
     size = torch.tensor([height, width])
     half = (root[:, None] * size).long() // 2
-    low = (centre - half).clamp(min=0).minimum(size)
-    high = (centre + half).clamp(min=0).minimum(size)
+    low = (center - half).clamp(min=0).minimum(size)
+    high = (center + half).clamp(min=0).minimum(size)
     return torch.cat([low, high], dim=1)
 
 
@@ -58,12 +65,12 @@ def resized_boxes(box: Tensor, old: tuple[int, int], new: tuple[int, int]) -> Te
     return (2 * box * after + before) // (2 * before)
 
 
-def nearest_places(old: int, new: int) -> Tensor:
-    """Of `new` places along a side, the nearest of its `old` ones: int64 (new,)."""
+def nearest_indices(old: int, new: int) -> Tensor:
+    """For each of `new` positions along a side, the nearest of its `old` ones: int64 (new,)."""
     return ((2 * torch.arange(new) + 1) * old).div(2 * new, rounding_mode="floor")
 
 
-def stretched(cells: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
-    """Each pixel's cell: (M, H, W) from cells (M, r, c) and the cells of rows and columns."""
+def upsample_nearest(cells: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
+    """Cells (M, r, c) as pixels (M, H, W), by the cell index of each row and each column."""
     # Columns first: rows are copied whole then, which takes a hundredth of the time.
     return cells.index_select(2, columns).index_select(1, rows)

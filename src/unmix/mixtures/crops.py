@@ -9,40 +9,59 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from unmix.errors import check_choice, check_number
-from unmix.mixtures.basics import centres, checked_shape
 from unmix.mixtures.boxes import clipped_boxes
-from unmix.mixtures.draws import PairDraw, check_batch, whole_image
-from unmix.mixtures.masks import formatted
-from unmix.mixtures.operators import PER, PlainOperator
-from unmix.mixtures.own import OneOwner, OwnDraw
-from unmix.mixtures.weights import Weight
+from unmix.mixtures.draws import (
+    OneOwner,
+    OwnDraw,
+    PairDraw,
+    check_batch,
+    formatted,
+    whole_image,
+)
+from unmix.mixtures.fields import parameter
+from unmix.mixtures.operators import PER, MixtureOperator, Per
+from unmix.mixtures.sampling import Weight, checked_shape, random_centers
 from unmix.randomness import uniform
 from unmix.transfer import to_device
 
 __all__ = ["CropDraw", "CropMix", "ScaleMix"]
 
 
+class _Crops(MixtureOperator):
+    """Mixtures of crops of one image, all of whose shares are its own."""
+
+    @property
+    def shares_vary(self) -> bool:
+        """False: each sample owns all of its mixture."""
+        return False
+
+
 @dataclass(frozen=True)
-class ScaleMix(PlainOperator):
+class ScaleMix(_Crops):
     """A box of one crop of an image is pasted into another crop of it.
 
     Both crops are the run's own, and the label stays. Source: Wang et al. 2022 (CVPR, asym-siam),
     Sec. 3.2 and released code, with lambda ~ U(0, 1) and a box for each image.
 
     Args:
-        weight: The law of lambda, where the box covers 1 - lambda before it is clipped.
-        per: One box for a `batch`, or for each `sample`.
+        weight: The distribution of lambda, where the box covers 1 - lambda before it is clipped.
+        per: One box per `batch`, or per `sample`.
 
     Raises:
         UserError: if a word is unknown.
     """
 
     weight: Weight = Weight("uniform")  # noqa: RUF009 - frozen
-    per: Literal["batch", "sample"] = "sample"
+    per: Per = parameter("sample", setting="unmix_per", choices=PER)
 
-    def __post_init__(self) -> None:
-        check_choice("--unmix_per", self.per, PER)
+    @property
+    def one_draw(self) -> str:
+        """One box."""
+        return "one box"
+
+    def describe(self) -> str:
+        """What is pasted, and the distribution of lambda."""
+        return f"a box of another crop of the image; {self.weight}"
 
     @property
     def extra(self) -> tuple[tuple[float, float] | None, ...]:
@@ -59,7 +78,7 @@ class ScaleMix(PlainOperator):
         n, height, width = checked_shape(shape, region=True)
         m = n if self.per == "sample" else 1
         lam = self.weight.draw(m, generator)
-        box = clipped_boxes(lam, centres(m, height, width, generator), height, width)
+        box = clipped_boxes(lam, random_centers(m, height, width, generator), height, width)
         return OwnDraw(
             PairDraw(
                 torch.arange(n), box.expand(n, 4), torch.zeros(n), (height, width), m > 1, batch=n
@@ -83,7 +102,7 @@ class CropDraw(OneOwner):
     channels: tuple[Tensor, ...] = ()
 
     @property
-    def touched(self) -> Tensor:
+    def is_mixed(self) -> Tensor:
         """True: all pixels are of the crops, bool (N,)."""
         return torch.ones(len(self.rounds[0].partner), dtype=torch.bool)
 
@@ -103,7 +122,7 @@ class CropDraw(OneOwner):
         """
         n = self.order.shape[1]
         for view in (images, *others):
-            check_batch(view, len(self.touched), self.rounds[0].size)
+            check_batch(view, len(self.is_mixed), self.rounds[0].size)
         if not others:
             return images
         if len(others) != n:
@@ -113,7 +132,7 @@ class CropDraw(OneOwner):
             crop = self._crop(others, number + 1)
             if self.channels:
                 crop = _permuted(crop, self.channels[number])
-            rows = round_.touched.nonzero().squeeze(1)
+            rows = round_.is_mixed.nonzero().squeeze(1)
             every = len(rows) == len(mixed)
             crop = crop if every else crop[to_device(rows, crop.device)]
             mixed = round_.blend(mixed, crop, rows)
@@ -136,7 +155,7 @@ def _permuted(images: Tensor, order: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True)
-class CropMix(PlainOperator):
+class CropMix(_Crops):
     """Two to four crops of an image, from different ranges of scales, are mixed.
 
     The range of areas from `least` to 1 is cut into `images` equal ones, and a crop is drawn from
@@ -148,28 +167,31 @@ class CropMix(PlainOperator):
         images: Crops of an image, 2 to 4.
         least: Least area of a crop, as a share of the image, in (0, 1).
         operation: "global" (weighted sums) or "region" (boxes).
-        weight: The law of lambda; by default Beta(0.4 / images, 0.4 / images) for global mixtures
-            and U(0, 1) for region ones.
+        weight: The distribution of lambda; by default Beta(0.4 / images, 0.4 / images) for global
+            mixtures and U(0, 1) for region ones.
         permute: Permute the channels of each crop that comes in. The released code permutes the
             lesser one of a global mixture.
-        per: One order and weight for a `batch`, or for each `sample`, as released.
+        per: One order and weight per `batch`, or per `sample`, as released.
 
     Raises:
         UserError: if a number is out of its range, or a word unknown.
     """
 
-    images: int = 2
-    least: float = 0.01
-    operation: Literal["global", "region"] = "global"
+    images: int = parameter(2, setting="unmix_images", at_least=2, at_most=4)
+    least: float = parameter(0.01, above=0, at_most=1)
+    operation: Literal["global", "region"] = parameter("global", choices=("global", "region"))
     weight: Weight | None = None
     permute: bool = False
-    per: Literal["batch", "sample"] = "sample"
+    per: Per = parameter("sample", setting="unmix_per", choices=PER)
 
-    def __post_init__(self) -> None:
-        check_number("--unmix_images", self.images, at_least=2, at_most=4)
-        check_number("least", self.least, above=0, at_most=1)
-        check_choice("operation", self.operation, ("global", "region"))
-        check_choice("--unmix_per", self.per, PER)
+    @property
+    def one_draw(self) -> str:
+        """One order, and a weight."""
+        return "one order and weight"
+
+    def describe(self) -> str:
+        """How many crops are mixed, and how."""
+        return f"{self.images} crops of the image, {self.operation}"
 
     @property
     def extra(self) -> tuple[tuple[float, float] | None, ...]:
@@ -201,18 +223,20 @@ class CropMix(PlainOperator):
     def _round(
         self, n: int, m: int, height: int, width: int, generator: torch.Generator | None
     ) -> PairDraw:
-        lam = self._law().draw(m, generator)
+        lam = self.distribution.draw(m, generator)
         if self.operation == "region":
-            box = clipped_boxes(lam, centres(m, height, width, generator), height, width)
+            box = clipped_boxes(lam, random_centers(m, height, width, generator), height, width)
             ratio = torch.zeros(m)
         else:
             box, ratio = whole_image(m, height, width), lam
         own = torch.arange(n)
         return PairDraw(own, box.expand(n, 4), ratio.expand(n), (height, width), m > 1, batch=n)
 
-    def _law(self) -> Weight:
+    @property
+    def distribution(self) -> Weight:
+        """The distribution of lambda."""
         if self.weight is not None:
             return self.weight
         if self.operation == "region":
             return Weight("uniform")
-        return Weight(beta=0.4 / self.images)
+        return Weight(alpha=0.4 / self.images)

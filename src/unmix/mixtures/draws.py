@@ -13,17 +13,27 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
-from unmix.mixtures.boxes import box_area, box_mask, resized_boxes
+from unmix.mixtures.boxes import (
+    box_area,
+    box_mask,
+    nearest_indices,
+    resized_boxes,
+    upsample_nearest,
+)
 from unmix.stages import stage
 from unmix.transfer import to_device
 
 __all__ = [
     "Draw",
+    "MaskDraw",
     "MixtureDraw",
+    "OneOwner",
+    "OwnDraw",
     "PairDraw",
     "Pairs",
     "PixelDraw",
     "check_batch",
+    "formatted",
     "replaced",
     "source_of",
     "whole_image",
@@ -76,7 +86,7 @@ class MixtureDraw(Protocol):
         ...
 
     @property
-    def touched(self) -> Tensor:
+    def is_mixed(self) -> Tensor:
         """True where a mixture differs from its image, bool (M,)."""
         ...
 
@@ -172,7 +182,7 @@ class PairDraw(Pairs):
         return 1 - (1 - self.ratio) * share
 
     @property
-    def touched(self) -> Tensor:
+    def is_mixed(self) -> Tensor:
         """True where the mixture differs from the image, bool (M,)."""
         return (self.ratio < 1) & (box_area(self.box) > 0)
 
@@ -194,7 +204,7 @@ class PairDraw(Pairs):
 
     def onto(self, base: Tensor, images: Tensor) -> Tensor:
         """Mix `base[i]` with `images[partner[i]]`; neither is changed."""
-        rows = self.touched.nonzero().squeeze(1)
+        rows = self.is_mixed.nonzero().squeeze(1)
         partner = self.partner
         if len(rows) < len(partner):
             partner = partner[to_device(rows, partner.device)]
@@ -224,6 +234,118 @@ class PairDraw(Pairs):
         mixed = images.clone()
         mixed[:, :, top:bottom, left:right] = mixture
         return mixed
+
+
+@dataclass(frozen=True)
+class MaskDraw(Pairs):
+    """Mixtures of pairs: inside its mask, an image has its partner's pixels.
+
+    Attributes:
+        partner: Index of the other image, int64 (M,).
+        mask: True where the other image comes in, bool (M, H, W) or, for the whole batch,
+            (1, H, W); on the CPU.
+        batch: Number of images that this was drawn for.
+    """
+
+    partner: Tensor
+    mask: Tensor
+    batch: int
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width of the images that this was drawn for."""
+        return self.mask.shape[1], self.mask.shape[2]
+
+    @property
+    def per_sample(self) -> bool:
+        """False if the whole batch shares one mask."""
+        return len(self.mask) > 1
+
+    @property
+    def weight(self) -> Tensor:
+        """Share of the pixels that stay the image's own, counted, (M,)."""
+        height, width = self.size
+        pasted = self.mask.flatten(1).sum(dim=1)
+        return (1 - pasted / (height * width)).expand(len(self.partner))
+
+    @property
+    def is_mixed(self) -> Tensor:
+        """True where the mixture differs from the image, bool (M,)."""
+        return self.mask.flatten(1).any(dim=1).expand(len(self.partner))
+
+    def resized(self, height: int, width: int) -> MaskDraw:
+        """The same partners; each pixel takes the nearest one of the mask."""
+        rows, columns = map(nearest_indices, self.size, (height, width))
+        return replace(self, mask=upsample_nearest(self.mask, rows, columns))
+
+    def apply(self, images: Tensor, others: Sequence[Tensor] = ()) -> Tensor:
+        """Mix a batch (N, C, H, W) with itself, or with another view of itself."""
+        source = source_of(images, others, self.batch, self.size)
+        own = images[: len(self.partner)]
+        mask = to_device(self.mask, images.device)[:, None]
+        return formatted(torch.where(mask, source[to_device(self.partner, own.device)], own), own)
+
+
+class OneOwner(PixelDraw):
+    """The owners and shares of mixtures that are the sample's alone.
+
+    There are two columns of owners, as for any pair, and the share of the second is 0.
+    """
+
+    @property
+    def is_mixed(self) -> Tensor:
+        """True where a mixture differs from its image, bool (M,)."""
+        raise NotImplementedError
+
+    @property
+    def per_sample(self) -> bool:
+        """False: whatever is drawn, every sample owns all of its mixture."""
+        return False
+
+    @property
+    def partner(self) -> Tensor:
+        """The sample itself, int64 (M,)."""
+        return torch.arange(len(self.is_mixed))
+
+    @property
+    def weight(self) -> Tensor:
+        """Ones, (M,)."""
+        return torch.ones(len(self.is_mixed))
+
+    @property
+    def owners(self) -> Tensor:
+        """The sample, twice, int64 (M, 2)."""
+        return self.partner[:, None].expand(-1, 2)
+
+    @property
+    def shares(self) -> Tensor:
+        """1 and 0, (M, 2)."""
+        return torch.tensor([1.0, 0.0]).expand(len(self.is_mixed), 2)
+
+
+@dataclass(frozen=True)
+class OwnDraw(OneOwner):
+    """A mixture of pairs whose two images are views of the same one.
+
+    Attributes:
+        pairs: The draw, with oneself as the partner. Its pixels come from the further view that
+            `apply` is given; without one the images stay as they are.
+    """
+
+    pairs: MixtureDraw
+
+    @property
+    def is_mixed(self) -> Tensor:
+        """True where the other view comes in, bool (M,)."""
+        return self.pairs.is_mixed
+
+    def resized(self, height: int, width: int) -> OwnDraw:
+        """The same draw for images of another size."""
+        return replace(self, pairs=self.pairs.resized(height, width))
+
+    def apply(self, images: Tensor, others: Sequence[Tensor] = ()) -> Tensor:
+        """Mix a batch (N, C, H, W) with another view of its images."""
+        return self.pairs.apply(images, others) if others else images
 
 
 def replaced(images: Tensor, where: Tensor, values: Tensor) -> Tensor:
@@ -259,3 +381,9 @@ def check_batch(images: Tensor, n: int, size: tuple[int, int] | None) -> None:
         raise ValueError(
             f"this draw was made for images of shape {wanted}, not {tuple(images.shape)}"
         )
+
+
+def formatted(images: Tensor, like: Tensor) -> Tensor:
+    """The images in the memory format of others: channels last or not."""
+    last = like.is_contiguous(memory_format=torch.channels_last) and not like.is_contiguous()
+    return images.contiguous(memory_format=torch.channels_last if last else torch.contiguous_format)

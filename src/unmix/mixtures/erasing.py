@@ -11,6 +11,8 @@ from torch import Tensor
 from unmix.errors import UserError, check_number
 from unmix.mixtures.boxes import box_area, box_mask, resized_boxes
 from unmix.mixtures.draws import check_batch, replaced
+from unmix.mixtures.fields import check_parameters, parameter
+from unmix.mixtures.operators import Operator
 from unmix.randomness import uniform
 from unmix.transfer import to_device
 
@@ -22,11 +24,11 @@ _PUBLISHED_SIDE, _PUBLISHED_SIZE = 50, 224
 
 @dataclass(frozen=True)
 class EraseDraw:
-    """Boxes to be filled with a colour: Cutout and RandomErasing.
+    """Boxes to be filled with a color: Cutout and RandomErasing.
 
     Attributes:
         box: top, left, bottom, right, int64 (N, 4); an empty box leaves the image.
-        fill: The value written, float (N,), in the units of the normalised images.
+        fill: The value written, float (N,), in the units of the normalized images.
         size: Height and width of the images that this was drawn for.
     """
 
@@ -35,7 +37,7 @@ class EraseDraw:
     size: tuple[int, int]
 
     @property
-    def touched(self) -> Tensor:
+    def is_mixed(self) -> Tensor:
         """True where something is erased, bool (N,)."""
         return box_area(self.box) > 0
 
@@ -47,7 +49,7 @@ class EraseDraw:
     def apply(self, images: Tensor) -> Tensor:
         """Erase the boxes of a batch (N, C, H, W)."""
         check_batch(images, len(self.fill), self.size)
-        rows = self.touched.nonzero().squeeze(1)
+        rows = self.is_mixed.nonzero().squeeze(1)
         if len(rows) == 0:
             return images
         where = to_device(rows, images.device)
@@ -57,8 +59,8 @@ class EraseDraw:
 
 
 @dataclass(frozen=True)
-class Cutout:
-    """A square of one colour at a random place (DeVries and Taylor 2017).
+class Cutout(Operator):
+    """A square of one color at a random place (DeVries and Taylor 2017).
 
     The released code exchanges rows and columns, which is right only for square images. Here they
     are right for all.
@@ -68,19 +70,28 @@ class Cutout:
             shorter side: the published 50 pixels of images of 224.
         cutout_p: Probability for each image, in [0, 1].
         cutout_inside: Keep the whole square inside the image.
-        mask_color: The value written into normalised images: 0 is the data set's mean colour.
+        mask_color: The value written into normalized images: 0 is the data set's mean color.
     """
 
-    mask_size: int | None = None
-    cutout_p: float = 0.1
-    cutout_inside: bool = False
-    mask_color: float = 0.0
+    mask_size: int | None = parameter(None, setting="mask_size", at_least=1)
+    cutout_p: float = parameter(0.1, setting="cutout_p", at_least=0, at_most=1)
+    cutout_inside: bool = parameter(False, setting="cutout_inside")
+    mask_color: float = parameter(0.0, setting="mask_color")
 
     def __post_init__(self) -> None:
-        if self.mask_size is not None:
-            check_number("--mask_size", self.mask_size, at_least=1)
-        check_number("--cutout_p", self.cutout_p, at_least=0, at_most=1)
-        check_number("--mask_color", self.mask_color)
+        check_parameters(self)
+
+    @property
+    def mixed_fraction(self) -> float:
+        """The expected fraction of images that are changed, in [0, 1]."""
+        return self.cutout_p
+
+    def describe(self, height: int | None = None, width: int | None = None) -> str:
+        """The side of the square, in pixels of images of this size, and the probability."""
+        side = f"{self.mask_size} px" if self.mask_size else "50/224 of the side"
+        if height is not None and width is not None:
+            side = f"{self.side(height, width)} px"
+        return f"Cutout of {side} with probability {self.cutout_p:g}"
 
     def side(self, height: int, width: int) -> int:
         """Give the side of the square, in pixels, in images of this size."""
@@ -92,14 +103,14 @@ class Cutout:
         """Give the share of an image that a square takes, in [0, 1]: on average, and at most."""
         side, mean, most = self.side(height, width), 1.0, 1.0
         for length in (height, width):
-            low, high = self._centres(side, length)
-            first = [centre - side // 2 for centre in range(low, high)]
+            low, high = self._centers(side, length)
+            first = [center - side // 2 for center in range(low, high)]
             inside = [max(0, min(at + side, length) - max(at, 0)) / length for at in first]
             mean, most = mean * sum(inside) / len(inside), most * max(inside)
         return mean, most
 
-    def _centres(self, side: int, length: int) -> tuple[int, int]:
-        """Where the centre may lie on an axis: the first place, and one behind the last."""
+    def _centers(self, side: int, length: int) -> tuple[int, int]:
+        """Where the center may lie on an axis: the first place, and one behind the last."""
         low = side // 2 if self.cutout_inside else 0
         return low, length + 1 - side % 2 - low
 
@@ -113,14 +124,16 @@ class Cutout:
         side = self.side(height, width)
         if self.cutout_inside and side > min(height, width):
             raise UserError(
-                f"--mask_size: {side} does not fit inside images of {height} x {width} "
-                f"pixels; use at most {min(height, width)}, or leave --cutout_inside out."
+                f"{side} does not fit inside images of {height} x {width} pixels; use at most "
+                f"{min(height, width)}, or leave `cutout_inside` out.",
+                parameter="mask_size",
+                owner="Cutout",
             )
         size = torch.tensor([height, width])
-        low, high = torch.tensor([self._centres(side, length) for length in (height, width)]).T
+        low, high = torch.tensor([self._centers(side, length) for length in (height, width)]).T
         numbers = uniform((n, 3), generator).cpu()
-        centre = low + (numbers[:, :2] * (high - low)).long().minimum(high - low - 1)
-        first = centre - side // 2
+        center = low + (numbers[:, :2] * (high - low)).long().minimum(high - low - 1)
+        first = center - side // 2
         last = (first + side).minimum(size)
         box = torch.cat([first.clamp(min=0).minimum(size), last.clamp(min=0)], dim=1)
         fires = numbers[:, 2] < self.cutout_p
@@ -132,11 +145,11 @@ class Cutout:
 
 
 @dataclass(frozen=True)
-class RandomErasing:
+class RandomErasing(Operator):
     """A rectangle of one random value (Zhong et al. 2017).
 
     The released code exchanges rows and columns, which is right only for square images. Here they
-    are right for all. The value is U(0, 1) in the units of normalised images, as released.
+    are right for all. The value is U(0, 1) in the units of normalized images, as released.
 
     Args:
         area_ratio_range: Least and greatest share of the image to erase, in (0, 1].
@@ -145,18 +158,28 @@ class RandomErasing:
         max_attempt: Tries to find a rectangle that fits; then the image is left as it is.
     """
 
-    area_ratio_range: tuple[float, float] = (0.02, 0.4)
-    random_erasing_prob: float = 0.1
-    min_aspect_ratio: float = 0.3
-    max_attempt: int = 20
+    area_ratio_range: tuple[float, float] = parameter(
+        (0.02, 0.4), setting="area_ratio_range", above=0, at_most=1
+    )
+    random_erasing_prob: float = parameter(
+        0.1, setting="random_erasing_prob", at_least=0, at_most=1
+    )
+    min_aspect_ratio: float = parameter(0.3, setting="min_aspect_ratio", above=0, at_most=1)
+    max_attempt: int = parameter(20, setting="max_attempt", at_least=1)
 
     def __post_init__(self) -> None:
+        check_parameters(self)
         low, high = self.area_ratio_range
-        check_number("--area_ratio_range", low, above=0, at_most=1)
-        check_number("--area_ratio_range", high, at_least=low, at_most=1)
-        check_number("--random_erasing_prob", self.random_erasing_prob, at_least=0, at_most=1)
-        check_number("--min_aspect_ratio", self.min_aspect_ratio, above=0, at_most=1)
-        check_number("--max_attempt", self.max_attempt, at_least=1)
+        check_number("area_ratio_range", high, at_least=low, at_most=1, owner="RandomErasing")
+
+    @property
+    def mixed_fraction(self) -> float:
+        """The greatest fraction of images that are changed: sometimes no rectangle fits."""
+        return self.random_erasing_prob
+
+    def describe(self) -> str:
+        """The probability."""
+        return f"RandomErasing with probability {self.random_erasing_prob:g}"
 
     def draw(self, shape: Sequence[int], generator: torch.Generator | None = None) -> EraseDraw:
         """Draw for a batch of shape (N, C, H, W)."""

@@ -4,17 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from torch import Tensor
 
-from unmix.errors import check_number
-from unmix.mixtures.basics import checked_shape
-from unmix.mixtures.draws import MixtureDraw
-from unmix.mixtures.masks import MaskDraw
-from unmix.mixtures.operators import PairOperator
-from unmix.mixtures.weights import Weight
+from unmix.mixtures.draws import MaskDraw, MixtureDraw
+from unmix.mixtures.fields import parameter
+from unmix.mixtures.operators import PER, PairOperator, Per
+from unmix.mixtures.sampling import PAIRINGS, Pairing, Weight, checked_shape
 
 __all__ = ["FMix", "low_frequency_noise"]
 
@@ -29,23 +26,29 @@ class FMix(PairOperator):
     Args:
         decay_power: The amplitude of a frequency f falls as f to this power; larger is smoother.
             At least 0.
-        weight: The law of lambda.
+        weight: The distribution of lambda.
         per: One mask for a `batch`, as released, or for each `sample`, which for 256 images of 224
             pixels takes a core most of a second.
-        pairing: See `unmix.mixtures.pairing.partners`.
+        pairing: See `unmix.mixtures.sampling.partners`.
 
     Raises:
         UserError: if a number is out of its range, or a word unknown.
     """
 
-    decay_power: float = 3.0
+    decay_power: float = parameter(3.0, at_least=0)
     weight: Weight = Weight()  # noqa: RUF009 - frozen
-    per: Literal["batch", "sample"] = "batch"
-    pairing: str = "reverse"
+    per: Per = parameter("batch", setting="unmix_per", choices=PER)
+    pairing: Pairing = parameter("reverse", setting="unmix_pairing", choices=PAIRINGS)
 
-    def __post_init__(self) -> None:
-        check_number("decay_power", self.decay_power, at_least=0)
-        self._check_pairs()
+    @property
+    def one_draw(self) -> str:
+        """One mask."""
+        return "one mask"
+
+    def describe_mixing(self) -> str:
+        """Where the masks come from, and the distribution of lambda."""
+        noise = f"masks of low-frequency noise, decay power {self.decay_power:g}"
+        return f"{noise}; {self.weight}"
 
     def draw(
         self,
@@ -53,7 +56,7 @@ class FMix(PairOperator):
         generator: torch.Generator | None = None,
         features: Tensor | None = None,
     ) -> MixtureDraw:
-        """Draw for a batch of shape (N, C, H, W); features (N, D) for pairing by neighbours."""
+        """Draw for a batch of shape (N, C, H, W); features (N, D) for nearest neighbors."""
         n, height, width = checked_shape(shape)
         lam = self.weight.draw(self._times(n), generator)
         noise = low_frequency_noise(len(lam), height, width, self.decay_power, generator).flatten(1)

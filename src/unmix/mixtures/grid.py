@@ -4,18 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from torch import Tensor
 
-from unmix.errors import UserError, check_number
-from unmix.mixtures.basics import checked_shape
-from unmix.mixtures.boxes import stretched
-from unmix.mixtures.draws import MixtureDraw
-from unmix.mixtures.masks import MaskDraw
-from unmix.mixtures.operators import PairOperator
-from unmix.mixtures.weights import Weight
+from unmix.errors import UserError
+from unmix.mixtures.boxes import upsample_nearest
+from unmix.mixtures.draws import MaskDraw, MixtureDraw
+from unmix.mixtures.fields import parameter
+from unmix.mixtures.operators import PER, PairOperator, Per
+from unmix.mixtures.sampling import PAIRINGS, Pairing, Weight, checked_shape
 from unmix.randomness import uniform
 
 __all__ = ["GridMix"]
@@ -32,22 +30,27 @@ class GridMix(PairOperator):
     Args:
         cells: n, cells along a side; at least 2. Where n does not divide the side of an image, its
             cells differ by a pixel.
-        weight: The law of lambda.
-        per: One grid for a `batch`, or for each `sample`.
-        pairing: See `unmix.mixtures.pairing.partners`.
+        weight: The distribution of lambda.
+        per: One grid per `batch`, or per `sample`.
+        pairing: See `unmix.mixtures.sampling.partners`.
 
     Raises:
         UserError: if a number is out of its range, or a word unknown.
     """
 
-    cells: int = 4
+    cells: int = parameter(4, setting="unmix_patch", at_least=2)
     weight: Weight = Weight()  # noqa: RUF009 - frozen
-    per: Literal["batch", "sample"] = "batch"
-    pairing: str = "reverse"
+    per: Per = parameter("batch", setting="unmix_per", choices=PER)
+    pairing: Pairing = parameter("reverse", setting="unmix_pairing", choices=PAIRINGS)
 
-    def __post_init__(self) -> None:
-        check_number("--unmix_patch", self.cells, at_least=2)
-        self._check_pairs()
+    @property
+    def one_draw(self) -> str:
+        """One grid."""
+        return "one grid"
+
+    def describe_mixing(self) -> str:
+        """The grid, and the distribution of lambda."""
+        return f"{self.cells} x {self.cells} cells; {self.weight}"
 
     def draw(
         self,
@@ -55,7 +58,7 @@ class GridMix(PairOperator):
         generator: torch.Generator | None = None,
         features: Tensor | None = None,
     ) -> MixtureDraw:
-        """Draw for a batch of shape (N, C, H, W); features (N, D) for pairing by neighbours.
+        """Draw for a batch of shape (N, C, H, W); features (N, D) for nearest neighbors.
 
         Raises:
             UserError: if a cell would have no pixel.
@@ -63,9 +66,10 @@ class GridMix(PairOperator):
         n, height, width = checked_shape(shape)
         if min(height, width) < self.cells:
             raise UserError(
-                f"--size: a grid of {self.cells} x {self.cells} cells needs images of at least as "
-                f"many pixels, not {height} x {width}; use a smaller "
-                "--unmix_patch, or another --unmix_mixture."
+                f"a grid of {self.cells} x {self.cells} cells needs images of at least as many "
+                f"pixels, not {height} x {width}; use a smaller `cells`, or another `mixture`.",
+                parameter="size",
+                owner="GridMix",
             )
         m, count = self._times(n), self.cells**2
         lam = self.weight.draw(m, generator)
@@ -73,5 +77,5 @@ class GridMix(PairOperator):
         rank = uniform((m, count), generator).cpu().argsort(dim=1).argsort(dim=1)
         cells = (rank < pasted[:, None]).unflatten(1, (self.cells, self.cells))
         rows, columns = (torch.arange(side) * self.cells // side for side in (height, width))
-        mask = stretched(cells, rows, columns)
+        mask = upsample_nearest(cells, rows, columns)
         return self._credited(MaskDraw(self._partner(n, generator, features), mask, n))

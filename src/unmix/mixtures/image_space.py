@@ -1,4 +1,4 @@
-"""Image space: views are perturbed by mixtures and the loss does not know."""
+"""Image space: views are perturbed by mixtures, and the loss is unchanged."""
 
 from __future__ import annotations
 
@@ -8,10 +8,11 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from unmix.errors import check_number
-from unmix.mixtures.basics import checked_shape, coin
 from unmix.mixtures.draws import PairDraw, check_batch
-from unmix.mixtures.operators import GlobalMixture, RegionMixture
+from unmix.mixtures.fields import check_parameters, parameter
+from unmix.mixtures.mixup import GlobalMixture, RegionMixture
+from unmix.mixtures.operators import Operator
+from unmix.mixtures.sampling import checked_shape, coin
 from unmix.transfer import to_device
 
 __all__ = ["ImageMixture", "ImageSpaceDraw"]
@@ -37,7 +38,7 @@ class ImageSpaceDraw:
     decay: Tensor
 
     @property
-    def touched(self) -> Tensor:
+    def is_mixed(self) -> Tensor:
         """True where a round fired for the image, bool (N,)."""
         fired = torch.zeros(len(self.decay), dtype=torch.bool)
         for round_ in (*self.own, *self.regions):
@@ -62,7 +63,7 @@ class ImageSpaceDraw:
         for number, (region, rounds) in enumerate(zip(self.regions, self.partners, strict=True)):
             if number == 0 and bool((self.decay != 1).any()):
                 mixed = mixed * to_device(self.decay, mixed.device, mixed.dtype).view(-1, 1, 1, 1)
-            rows = region.touched.nonzero().squeeze(1)
+            rows = region.is_mixed.nonzero().squeeze(1)
             others = images[to_device(region.partner[rows], images.device)]
             for round_ in rounds:
                 others = _mix_rows(round_, others, images, rows)
@@ -71,8 +72,8 @@ class ImageSpaceDraw:
 
 
 @dataclass(frozen=True)
-class ImageMixture:
-    """Image space: views are perturbed by mixtures and the loss does not know.
+class ImageMixture(Operator):
+    """Image space: views are perturbed by mixtures, and the loss is unchanged.
 
     `g_num` times, with probability `g_prob`, a global mixture; then `r_num` times, with
     probability `r_prob`, a region mixture whose partner is itself globally mixed. The partner is a
@@ -90,22 +91,30 @@ class ImageMixture:
         r_pixel_decay: What the image is multiplied by in the first region round if it fires.
     """
 
-    g_alpha: float = 1.0
-    g_num: int = 2
-    g_prob: float = 0.1
-    r_beta: float = 1.0
-    r_num: int = 2
-    r_prob: float = 0.1
-    r_pixel_decay: float = 1.0
+    g_alpha: float = parameter(1.0, setting="g_alpha", above=0)
+    g_num: int = parameter(2, setting="g_num", at_least=0)
+    g_prob: float = parameter(0.1, setting="g_prob", at_least=0, at_most=1)
+    r_beta: float = parameter(1.0, setting="r_beta", above=0)
+    r_num: int = parameter(2, setting="r_num", at_least=0)
+    r_prob: float = parameter(0.1, setting="r_prob", at_least=0, at_most=1)
+    r_pixel_decay: float = parameter(1.0, setting="r_pixel_decay")
 
     def __post_init__(self) -> None:
-        check_number("--g_alpha", self.g_alpha, above=0)
-        check_number("--g_num", self.g_num, at_least=0)
-        check_number("--g_prob", self.g_prob, at_least=0, at_most=1)
-        check_number("--r_beta", self.r_beta, above=0)
-        check_number("--r_num", self.r_num, at_least=0)
-        check_number("--r_prob", self.r_prob, at_least=0, at_most=1)
-        check_number("--r_pixel_decay", self.r_pixel_decay)
+        check_parameters(self)
+
+    @property
+    def mixed_fraction(self) -> float:
+        """The expected fraction of images that are changed, in [0, 1]."""
+        return 1 - (1 - self.g_prob) ** self.g_num * (1 - self.r_prob) ** self.r_num
+
+    def describe(self) -> str:
+        """The rounds, with their probabilities."""
+        decay = f", pixel decay {self.r_pixel_decay:g}" if self.r_pixel_decay != 1 else ""
+        rounds = [
+            f"global {self.g_num} times with probability {self.g_prob:g}" * (self.g_num > 0),
+            f"region {self.r_num} times with probability {self.r_prob:g}{decay}" * (self.r_num > 0),
+        ]
+        return ", then ".join(filter(None, rounds)) or "no rounds"
 
     def draw(
         self, shape: Sequence[int], generator: torch.Generator | None = None
@@ -117,7 +126,7 @@ class ImageMixture:
         regions, partners = [], []
         for number in range(self.r_num):
             fires = coin(n, self.r_prob, generator)
-            regions.append(_only(RegionMixture(self.r_beta).draw(shape, generator), fires))
+            regions.append(_only(RegionMixture(self.r_beta).pairs(shape, generator), fires))
             partners.append(tuple(self._global_round(shape, generator) for _ in range(self.g_num)))
             if number == 0:
                 decay[fires] = self.r_pixel_decay
@@ -125,7 +134,7 @@ class ImageMixture:
 
     def _global_round(self, shape: Sequence[int], generator: torch.Generator | None) -> PairDraw:
         fires = coin(shape[0], self.g_prob, generator)
-        return _only(GlobalMixture(self.g_alpha).draw(shape, generator), fires)
+        return _only(GlobalMixture(self.g_alpha).pairs(shape, generator), fires)
 
 
 def _only(draw: PairDraw, fires: Tensor) -> PairDraw:

@@ -1,6 +1,6 @@
-"""Mixture operators: what is drawn, and with which probabilities.
+"""The interface of mixture operators: what is drawn, and what a training step needs for it.
 
-Each operator draws for a batch shape and a `torch.Generator` and gives a record (see
+Each operator draws for a batch shape and a `torch.Generator` and returns a record (see
 `unmix.mixtures.draws`) that does the work:
 
     draw = UnMix().draw(x.shape, generator)
@@ -9,65 +9,66 @@ Each operator draws for a batch shape and a `torch.Generator` and gives a record
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import ClassVar, Literal, TypeVar, get_args
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from unmix.errors import check_choice, check_number
-from unmix.mixtures.basics import anyone, centres, checked_shape
-from unmix.mixtures.boxes import clipped_boxes
-from unmix.mixtures.draws import Draw, MixtureDraw, PairDraw, whole_image
-from unmix.mixtures.own import OwnDraw
-from unmix.mixtures.pairing import PAIRINGS, partners
-from unmix.randomness import beta
+from unmix.mixtures.draws import Draw, MixtureDraw, OwnDraw
+from unmix.mixtures.fields import check_parameters
+from unmix.mixtures.sampling import Pairing, Weight, partners
 
 __all__ = [
     "PER",
     "Drawn",
-    "GlobalMixture",
     "MixtureOperator",
     "Operator",
     "PairOperator",
-    "PlainOperator",
-    "RegionMixture",
+    "Per",
 ]
 
-PER = ("batch", "sample")
+Per = Literal["batch", "sample"]
+PER: tuple[str, ...] = get_args(Per)
+
+Self = TypeVar("Self", bound="MixtureOperator")
 
 
-class Operator(Protocol):
-    """Draws what happens to a batch of images."""
+class Operator(ABC):
+    """Draws what happens to a batch of images. All operators are of this class."""
 
+    @abstractmethod
     def draw(self, shape: Sequence[int], generator: torch.Generator | None = None) -> Draw:
         """Draw for a batch of shape (N, C, H, W)."""
-        ...
+
+    def describe(self) -> str:
+        """What is mixed, and how lambda is distributed, in a line."""
+        return repr(self)
 
 
-@runtime_checkable
-class MixtureOperator(Protocol):
-    """Draws label-space mixtures, whose loss is shared among the owners of their images."""
+class MixtureOperator(Operator):
+    """Draws label-space mixtures, whose loss is shared among the owners of their images.
 
-    @property
-    def extra(self) -> tuple[tuple[float, float] | None, ...]:
-        """For every further view that it needs of each image, the range of its crop's area.
+    A subclass is a frozen dataclass with `per`: "batch" or "sample", one draw for all images, or
+    one for each. It overrides what does not apply to it.
 
-        As shares of the image; None for the run's own range.
-        """
-        ...
+    Attributes:
+        mixes_pairs: Whether each mixture is of two images.
+        mixes_pixels: Whether mixtures are images, which can be encoded in one batch with clean
+            ones.
+    """
 
-    @property
-    def needs_features(self) -> bool:
-        """Whether partners are neighbors, so that `draw` needs features of the batch."""
-        ...
+    mixes_pairs: ClassVar[bool] = False
+    mixes_pixels: ClassVar[bool] = True
 
-    @property
-    def mixes_pixels(self) -> bool:
-        """Whether mixtures are images, which can be encoded in one batch with clean ones."""
-        ...
+    per: Per
 
+    def __post_init__(self) -> None:
+        check_parameters(self)
+
+    @abstractmethod
     def draw(
         self,
         shape: Sequence[int],
@@ -75,31 +76,51 @@ class MixtureOperator(Protocol):
         features: Tensor | None = None,
     ) -> MixtureDraw:
         """Draw for a batch of shape (N, C, H, W); features are (N, D), on any device."""
-        ...
-
-
-class PlainOperator:
-    """What operators share that need nothing but the batch, unless they say what."""
 
     @property
-    def mixes_pixels(self) -> bool:
-        """True: mixtures are images."""
-        return True
+    def one_draw(self) -> str:
+        """What is drawn for a batch or a sample, such as "one weight"."""
+        return "one draw"
 
     @property
     def extra(self) -> tuple[tuple[float, float] | None, ...]:
-        """No further view."""
+        """For every further view that it needs of each image, the range of its crop's area.
+
+        As shares of the image; None for the run's own range.
+        """
         return ()
 
     @property
     def needs_features(self) -> bool:
-        """False: owners do not depend on features."""
+        """Whether partners are nearest neighbors, so that `draw` needs features of the batch."""
         return False
+
+    @property
+    def shares_vary(self) -> bool:
+        """Whether samples differ in the owners' shares."""
+        return self.per == "sample"
+
+    def mixtures_of(self, n: int) -> int:
+        """How many mixtures a batch of n images makes."""
+        return n
+
+    def for_encoder(self: Self, encoder: nn.Module, name: str, patch: int | None) -> Self:
+        """The same operator, with what follows from the encoder that will see its mixtures.
+
+        Args:
+            encoder: The encoder, or a module that has it.
+            name: Of its backbone, for messages.
+            patch: Side of its patches in pixels; None if it is no vision transformer.
+
+        Raises:
+            UserError: if the operator does not apply to it.
+        """
+        return self
 
 
 @dataclass(frozen=True)
-class Drawn(PlainOperator):
-    """An operator that gives one draw, whatever it is asked to draw for.
+class Drawn(MixtureOperator):
+    """An operator that returns one draw, whatever it is asked to draw for.
 
     Args:
         mixtures: The draw.
@@ -113,24 +134,35 @@ class Drawn(PlainOperator):
         generator: torch.Generator | None = None,
         features: Tensor | None = None,
     ) -> MixtureDraw:
-        """Give the draw."""
+        """Return the draw."""
         return self.mixtures
 
 
-class PairOperator:
-    """What operators that mix two images share: how partners are found, and how often is drawn.
+class PairOperator(MixtureOperator):
+    """An operator that mixes two images.
 
-    A dataclass of its own has `per` ("batch" or "sample": one draw for all, or one for each) and
-    `pairing` (see `unmix.mixtures.pairing.partners`).
+    Its dataclass has, beside `per`, `pairing` (see `unmix.mixtures.sampling.partners`) and
+    `weight`, the distribution of lambda; None is the operator's own.
     """
 
-    per: str
-    pairing: str
+    mixes_pairs: ClassVar[bool] = True
 
-    @property
-    def mixes_pixels(self) -> bool:
-        """True: mixtures are images."""
-        return True
+    pairing: Pairing
+    weight: Weight | None
+
+    def __post_init__(self) -> None:
+        if self.pairing == "neighbour":  # the spelling of earlier versions
+            object.__setattr__(self, "pairing", "neighbor")
+        super().__post_init__()
+
+    def describe(self) -> str:
+        """What is mixed, the distribution of lambda, and the partner unless it is in reverse."""
+        kind = self.describe_mixing()
+        return kind if self.pairing == "reverse" else f"{kind}; partner by {self.pairing}"
+
+    def describe_mixing(self) -> str:
+        """What is mixed, and how lambda is distributed."""
+        return f"{type(self).__name__}; {self.weight}"
 
     @property
     def extra(self) -> tuple[tuple[float, float] | None, ...]:
@@ -139,18 +171,21 @@ class PairOperator:
 
     @property
     def needs_features(self) -> bool:
-        """Whether partners are neighbours."""
+        """Whether partners are nearest neighbors."""
         return self.pairing == "neighbor"
 
-    def _check_pairs(self) -> None:
-        check_choice("--unmix_per", self.per, PER)
-        check_choice("--unmix_pairing", self.pairing, PAIRINGS)
+    @property
+    def shares_vary(self) -> bool:
+        """Whether samples differ in the owners' shares; an image's own are always 1."""
+        return self.per == "sample" and self.pairing != "second_view"
+
+    def mixtures_of(self, n: int) -> int:
+        """How many mixtures a batch of n images makes: half as many by halves."""
+        return n // 2 if self.pairing == "halves" else n
 
     def _times(self, n: int) -> int:
         """How often is drawn for a batch of n images: once, or for each mixture."""
-        if self.per == "batch":
-            return 1
-        return n // 2 if self.pairing == "halves" else n
+        return 1 if self.per == "batch" else self.mixtures_of(n)
 
     def _partner(
         self, n: int, generator: torch.Generator | None, features: Tensor | None
@@ -158,49 +193,5 @@ class PairOperator:
         return partners(self.pairing, n, generator, features)
 
     def _credited(self, draw: MixtureDraw) -> MixtureDraw:
-        """The draw, whose shares are all the sample's if both images are."""
+        """The draw; of two views of one image all shares are the sample's."""
         return OwnDraw(draw) if self.pairing == "second_view" else draw
-
-
-@dataclass(frozen=True)
-class GlobalMixture:
-    """Weighted sums of pairs, x_i <- lambda x_i + (1 - lambda) x_j, as mixup.
-
-    Args:
-        alpha: lambda ~ Beta(alpha, alpha); above 0.
-    """
-
-    alpha: float = 1.0
-
-    def __post_init__(self) -> None:
-        check_number("--g_alpha", self.alpha, above=0)
-
-    def draw(self, shape: Sequence[int], generator: torch.Generator | None = None) -> PairDraw:
-        """Draw a partner (uniform over the batch, oneself included) and a weight a sample."""
-        n, height, width = checked_shape(shape)
-        ratio = beta(self.alpha, self.alpha, (n,), generator).cpu()
-        partner = anyone(n, generator)
-        return PairDraw(partner, whole_image(n, height, width), ratio, (height, width))
-
-
-@dataclass(frozen=True)
-class RegionMixture:
-    """A box of one image pasted into another, as CutMix.
-
-    Args:
-        beta: lambda ~ Beta(beta, beta), where the box covers 1 - lambda before it is clipped;
-            above 0.
-    """
-
-    beta: float = 1.0
-
-    def __post_init__(self) -> None:
-        check_number("--r_beta", self.beta, above=0)
-
-    def draw(self, shape: Sequence[int], generator: torch.Generator | None = None) -> PairDraw:
-        """Draw a partner (uniform over the batch, oneself included) and a box a sample."""
-        n, height, width = checked_shape(shape, region=True)
-        lam = beta(self.beta, self.beta, (n,), generator).cpu()
-        partner = anyone(n, generator)
-        box = clipped_boxes(lam, centres(n, height, width, generator), height, width)
-        return PairDraw(partner, box, torch.zeros(n), (height, width))

@@ -4,18 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
 
 import torch
 from torch import Tensor
 
 from unmix.errors import check_number
-from unmix.mixtures.basics import checked_shape
 from unmix.mixtures.boxes import box_area, box_mask, resized_boxes
-from unmix.mixtures.draws import MixtureDraw, Pairs, source_of
-from unmix.mixtures.masks import formatted
-from unmix.mixtures.operators import PairOperator
-from unmix.mixtures.weights import Weight
+from unmix.mixtures.draws import MixtureDraw, Pairs, formatted, source_of
+from unmix.mixtures.fields import parameter
+from unmix.mixtures.operators import PER, PairOperator, Per
+from unmix.mixtures.sampling import PAIRINGS, Pairing, Weight, checked_shape
 from unmix.randomness import uniform
 from unmix.transfer import to_device
 
@@ -47,7 +45,7 @@ class PasteDraw(Pairs):
         return 1 - box_area(self.box) / (height * width)
 
     @property
-    def touched(self) -> Tensor:
+    def is_mixed(self) -> Tensor:
         """True where the mixture differs from the image, bool (M,)."""
         return box_area(self.box) > 0
 
@@ -96,8 +94,8 @@ def _resizing(start: Tensor, length: Tensor, size: int) -> Tensor:
     """
     places = torch.arange(size, device=start.device)
     step = size / length.clamp(min=1)[:, None]
-    centre = (places - start[:, None] + 0.5) * step
-    distance = (places + 0.5 - centre[..., None]) / step[..., None]
+    center = (places - start[:, None] + 0.5) * step
+    distance = (places + 0.5 - center[..., None]) / step[..., None]
     weights = (1 - distance.abs()).clamp(min=0)
     return weights / weights.sum(dim=2, keepdim=True).clamp(min=1e-6)
 
@@ -112,25 +110,35 @@ class ResizeMix(PairOperator):
 
     Args:
         tau: Least and greatest share of the sides, in (0, 1].
-        weight: A law of lambda, which then decides tau = sqrt(1 - lambda); SDMP takes lambda from
-            U(0.1, 0.9).
-        per: One box for a `batch`, or for each `sample`.
-        pairing: See `unmix.mixtures.pairing.partners`.
+        weight: A distribution of lambda, which then decides tau = sqrt(1 - lambda); SDMP's lambda
+            is from U(0.1, 0.9).
+        per: One box per `batch`, or per `sample`.
+        pairing: See `unmix.mixtures.sampling.partners`.
 
     Raises:
         UserError: if a number is out of its range, or a word unknown.
     """
 
-    tau: tuple[float, float] = (0.1, 0.8)
+    tau: tuple[float, float] = parameter((0.1, 0.8), above=0, at_most=1)
     weight: Weight | None = None
-    per: Literal["batch", "sample"] = "batch"
-    pairing: str = "reverse"
+    per: Per = parameter("batch", setting="unmix_per", choices=PER)
+    pairing: Pairing = parameter("reverse", setting="unmix_pairing", choices=PAIRINGS)
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         low, high = self.tau
-        check_number("tau", low, above=0, at_most=1)
-        check_number("tau", high, at_least=low, at_most=1)
-        self._check_pairs()
+        check_number("tau", high, at_least=low, at_most=1, owner="ResizeMix")
+
+    @property
+    def one_draw(self) -> str:
+        """One box."""
+        return "one box"
+
+    def describe_mixing(self) -> str:
+        """What is pasted, and the distribution of its sides."""
+        low, high = self.tau
+        sides = self.weight or f"sides times U({low:g}, {high:g})"
+        return f"the whole partner, resized; {sides}"
 
     def draw(
         self,
@@ -138,7 +146,7 @@ class ResizeMix(PairOperator):
         generator: torch.Generator | None = None,
         features: Tensor | None = None,
     ) -> MixtureDraw:
-        """Draw for a batch of shape (N, C, H, W); features (N, D) for pairing by neighbours."""
+        """Draw for a batch of shape (N, C, H, W); features (N, D) for nearest neighbors."""
         n, height, width = checked_shape(shape, region=True)
         m = self._times(n)
         if self.weight is None:

@@ -4,22 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from unmix.errors import UserError, check_choice, check_number
-from unmix.mixtures.basics import checked_shape
-from unmix.mixtures.boxes import nearest_places, stretched
-from unmix.mixtures.draws import PixelDraw, source_of
-from unmix.mixtures.masks import formatted
-from unmix.mixtures.operators import PER, PlainOperator
-from unmix.mixtures.pairing import cyclic_owners
+from unmix.errors import UserError
+from unmix.mixtures.boxes import nearest_indices, upsample_nearest
+from unmix.mixtures.draws import PixelDraw, formatted, source_of
+from unmix.mixtures.fields import parameter
+from unmix.mixtures.operators import PER, MixtureOperator, Per
+from unmix.mixtures.sampling import checked_shape, cyclic_owners
 from unmix.randomness import uniform
 from unmix.transfer import to_device
 
 __all__ = ["PatchDraw", "PatchMixture"]
+
+_DEFAULT_SIDE = 16
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ class PatchDraw(PixelDraw):
         return self.shares[:, 0]
 
     @property
-    def touched(self) -> Tensor:
+    def is_mixed(self) -> Tensor:
         """True where the mixture differs from the image, bool (N,)."""
         return (self.patches > 0).flatten(1).any(dim=1).expand(len(self.owners))
 
@@ -79,8 +79,8 @@ class PatchDraw(PixelDraw):
             UserError: if the patches do not fit.
         """
         grid = _grid(height, width, self.patch_size)
-        rows, columns = map(nearest_places, self.patches.shape[1:], grid)
-        return replace(self, patches=stretched(self.patches, rows, columns))
+        rows, columns = map(nearest_indices, self.patches.shape[1:], grid)
+        return replace(self, patches=upsample_nearest(self.patches, rows, columns))
 
     def apply(self, images: Tensor, others: Sequence[Tensor] = ()) -> Tensor:
         """Mix a batch (N, C, H, W) with itself, or with another view of itself."""
@@ -95,7 +95,7 @@ class PatchDraw(PixelDraw):
 
 
 @dataclass(frozen=True)
-class PatchMixture(PlainOperator):
+class PatchMixture(MixtureOperator):
     """PatchMix: the patches of a vision transformer come in equal parts from several images.
 
     The patches are dealt out in a random order, L // k to each of k images; the few that are left
@@ -104,7 +104,7 @@ class PatchMixture(PlainOperator):
     defaults are the released configuration's.
 
     Args:
-        patch_size: Side of a patch in pixels; that of the transformer.
+        patch_size: Side of a patch in pixels; by default that of the transformer, or 16.
         images: k, the images of a mixture; at least 2.
         per: One order of the patches for a `batch`, as released, or for each `sample`.
 
@@ -112,14 +112,49 @@ class PatchMixture(PlainOperator):
         UserError: if a number is out of its range, or a word unknown.
     """
 
-    patch_size: int = 16
-    images: int = 2
-    per: Literal["batch", "sample"] = "batch"
+    patch_size: int | None = parameter(None, setting="unmix_patch", at_least=1)
+    images: int = parameter(2, setting="unmix_images", at_least=2)
+    per: Per = parameter("batch", setting="unmix_per", choices=PER)
 
-    def __post_init__(self) -> None:
-        check_number("--unmix_patch", self.patch_size, at_least=1)
-        check_number("--unmix_images", self.images, at_least=2)
-        check_choice("--unmix_per", self.per, PER)
+    @property
+    def one_draw(self) -> str:
+        """One order of the patches."""
+        return "one order of the patches"
+
+    def describe(self) -> str:
+        """The patches, and from how many images they come."""
+        return f"patches of {self._side} px from {self.images} images"
+
+    @property
+    def shares_vary(self) -> bool:
+        """False: the owners have the same number of patches in every mixture."""
+        return False
+
+    @property
+    def _side(self) -> int:
+        return self.patch_size or _DEFAULT_SIDE
+
+    def for_encoder(self, encoder: nn.Module, name: str, patch: int | None) -> PatchMixture:
+        """The same operator, with the patches of a vision transformer.
+
+        Raises:
+            UserError: if the encoder is none, or these would cut its patches.
+        """
+        if patch is None:
+            raise UserError(
+                f"patchmix mixes the patches that a ViT sees, and {name} is not one; use "
+                '`backbone="timm:vit_tiny_patch16_224"` or another ViT, or gridmix.',
+                parameter="mixture",
+            )
+        if self.patch_size is None:
+            return replace(self, patch_size=patch)
+        if self.patch_size % patch:
+            raise UserError(
+                f"{self.patch_size} pixels would cut the patches that {name} sees, of {patch}; "
+                "use that or a multiple.",
+                parameter="patch_size",
+            )
+        return self
 
     def draw(
         self,
@@ -133,18 +168,20 @@ class PatchMixture(PlainOperator):
             UserError: if the patches do not fit, or are fewer than the images of a mixture.
         """
         n, height, width = checked_shape(shape)
-        rows, columns = _grid(height, width, self.patch_size)
+        rows, columns = _grid(height, width, self._side)
         count, k = rows * columns, self.images
         if count < k:
             raise UserError(
-                f"--unmix_images: {k} images cannot share the {count} patches of images of "
-                f"{height} x {width} pixels; use a smaller --unmix_patch than {self.patch_size}."
+                f"{k} images cannot share the {count} patches of images of {height} x {width} "
+                f"pixels; use a smaller `patch_size` than {self._side}.",
+                parameter="images",
+                owner="PatchMixture",
             )
         m = n if self.per == "sample" else 1
         rank = uniform((m, count), generator).cpu().argsort(dim=1).argsort(dim=1)
         owner = rank // (count // k)
         patches = torch.where(owner < k, owner, 0).unflatten(1, (rows, columns))
-        return PatchDraw(cyclic_owners(n, k, generator), patches, self.patch_size)
+        return PatchDraw(cyclic_owners(n, k, generator), patches, self._side)
 
 
 def _grid(height: int, width: int, patch_size: int) -> tuple[int, int]:
@@ -158,7 +195,8 @@ def _grid(height: int, width: int, patch_size: int) -> tuple[int, int]:
         right = [p for p in smaller if height % p == 0 and width % p == 0]
         advice = f"use that of the transformer, such as {right[-1]}" if right else "use another"
         raise UserError(
-            f"--unmix_patch: patches of {patch_size} pixels do not divide images of {height} x "
-            f"{width}; {advice}."
+            f"patches of {patch_size} pixels do not divide images of {height} x {width}; {advice}.",
+            parameter="patch_size",
+            owner="PatchMixture",
         )
     return height // patch_size, width // patch_size

@@ -4,17 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from torch import Tensor
 
-from unmix.errors import check_choice, check_number
-from unmix.mixtures.basics import checked_shape
 from unmix.mixtures.draws import PixelDraw, source_of
-from unmix.mixtures.operators import PER, PlainOperator
-from unmix.mixtures.pairing import cyclic_owners
-from unmix.mixtures.weights import dirichlet
+from unmix.mixtures.fields import parameter
+from unmix.mixtures.operators import PER, MixtureOperator, Per
+from unmix.mixtures.sampling import checked_shape, cyclic_owners, dirichlet
 from unmix.transfer import to_device
 
 __all__ = ["DirichletMixture", "SumDraw", "weighted_sum"]
@@ -45,7 +42,7 @@ class SumDraw(PixelDraw):
         return self.shares[:, 0]
 
     @property
-    def touched(self) -> Tensor:
+    def is_mixed(self) -> Tensor:
         """True where the mixture differs from the image, bool (N,)."""
         return self.weight < 1
 
@@ -77,8 +74,8 @@ def weighted_sum(own: Tensor, source: Tensor, owners: Tensor, shares: Tensor) ->
 
 
 @dataclass(frozen=True)
-class DirichletMixture(PlainOperator):
-    """Sums of k images, with shares from a Dirichlet law.
+class DirichletMixture(MixtureOperator):
+    """Sums of k images, with shares from a Dirichlet distribution.
 
     The sample itself has at least `main_at_least` of its mixture: with f that floor and d from
     Dirichlet(alpha, ..., alpha), its share is f + (1 - f) d_0, and the others have (1 - f) d_j.
@@ -88,24 +85,28 @@ class DirichletMixture(PlainOperator):
 
     Args:
         images: k, the images of a mixture; at least 2.
-        alpha: Parameter of the law; above 0.
-        main_at_least: f, in [0, 1]; 0 gives every owner the same law.
-        per: One row of shares for a `batch`, or for each `sample`, as released.
+        alpha: Parameter of the distribution; above 0.
+        main_at_least: f, in [0, 1]; 0 gives every owner the same distribution.
+        per: One row of shares per `batch`, or per `sample`, as released.
 
     Raises:
         UserError: if a number is out of its range, or a word unknown.
     """
 
-    images: int = 3
-    alpha: float = 1.0
-    main_at_least: float = 0.5
-    per: Literal["batch", "sample"] = "sample"
+    images: int = parameter(3, setting="unmix_images", at_least=2)
+    alpha: float = parameter(1.0, setting="beta", above=0)
+    main_at_least: float = parameter(0.5, at_least=0, at_most=1)
+    per: Per = parameter("sample", setting="unmix_per", choices=PER)
 
-    def __post_init__(self) -> None:
-        check_number("--unmix_images", self.images, at_least=2)
-        check_number("--beta", self.alpha, above=0)
-        check_number("main_at_least", self.main_at_least, at_least=0, at_most=1)
-        check_choice("--unmix_per", self.per, PER)
+    @property
+    def one_draw(self) -> str:
+        """One row of shares."""
+        return "one row of shares"
+
+    def describe(self) -> str:
+        """How many images are summed, and the distribution of their shares."""
+        shares = f"Dirichlet({self.alpha:g}), at least {self.main_at_least:g} of the own"
+        return f"sums of {self.images} images; {shares}"
 
     def draw(
         self,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 from unmix.backbones import is_vit, patch_side
@@ -10,37 +9,37 @@ from unmix.config import Settings
 from unmix.credit import Rule, rule
 from unmix.errors import UserError, renamed
 from unmix.methods import Method
-from unmix.mixtures import MixtureOperator, PatchMixture
+from unmix.mixtures import MixtureOperator
+from unmix.mixtures.registry import name_of, renaming
+from unmix.randomness import generator_for
 from unmix.together import Names, check_together, smallest_batch
 
 __all__ = ["check_views", "label_space"]
-
-# Parameters that `check_together` names, with the settings that they are set by.
-_SETTINGS = {
-    "joint": "unmix_joint", "layer": "unmix_layer", "mixture": "unmix_mixture",
-    "pairing": "unmix_pairing", "patch_size": "unmix_patch", "per": "unmix_per",
-    "rule": "unmix_rule",
-}  # fmt: skip
 
 
 def label_space(settings: Settings, method: Method) -> tuple[MixtureOperator | None, Rule]:
     """The operator and the rule of a run; without `unmix` no operator.
 
     Raises:
-        UserError: if the rule, the mixture or a number of theirs has no meaning for the method.
+        UserError: if the rule, the mixture or a number of theirs does not apply to the method.
     """
     wanted, run_, model = settings.mixture, settings.run, settings.model
     numbers = {"share": wanted.unmix_share, "temperature": wanted.unmix_temperature}
-    shared = rule(wanted.unmix_rule, **{name: n for name, n in numbers.items() if n is not None})
-    operator: Any = wanted.label_space(shared.published)
+    given = {name: n for name, n in numbers.items() if n is not None}
+    with renamed(
+        {"rule": "unmix_rule", "share": "unmix_share", "temperature": "unmix_temperature"}
+    ):
+        shared = rule(wanted.unmix_rule, **given)
+    operator = wanted.label_space(shared.mixture)
     if operator is None:
         return None, shared
-    by_default = isinstance(operator, PatchMixture) and wanted.unmix_patch is None
-    if by_default and is_vit(method.backbone):
-        operator = replace(operator, patch_size=patch_side(method.backbone))
-    names = Names(run_.method, wanted.unmix_rule, wanted.unmix_mixture or "", model.backbone)
-    with renamed(_SETTINGS):
-        check_together(operator, shared, method, names, joint=bool(wanted.unmix_joint))
+    name = name_of(operator)
+    names = Names(run_.method, wanted.unmix_rule, name, model.backbone)
+    with renamed(renaming(name)):
+        operator = check_together(operator, shared, method, names, joint=bool(wanted.unmix_joint))
+        if not operator.needs_features:
+            side = run_.size or 0
+            operator.draw((4, 3, side, side), generator_for(0))  # what cannot be drawn ends here
     _check_batch(operator, shared, settings, method)
     return operator, shared
 

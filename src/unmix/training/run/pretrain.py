@@ -14,7 +14,7 @@ import torch
 from typing_extensions import Unpack
 
 from unmix.config import Settings
-from unmix.config.compatibility import check_local
+from unmix.config.compatibility import check_local, check_mixture
 from unmix.config.earlier import current
 from unmix.config.keywords import PretrainSettings
 from unmix.config.nested import flattened
@@ -129,11 +129,13 @@ def settings_for(
         if "method" in words:
             check_method(folder.path, words["method"])
         used: list[str] = []
-        settings = Settings.of({**theirs, **current(words)})
+        given = current(words)
+        settings = Settings.of({**theirs, **given})
     else:
-        merged, used = resolve(words, config)
-        settings = Settings.of(merged)
+        given, used = resolve(words, config)
+        settings = Settings.of(given)
     check_local(words, settings)
+    check_mixture(given, settings)
     return settings, used
 
 
