@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -14,9 +15,10 @@ from unmix.cli import COMMANDS, main, parse_pretrain
 from unmix.config import GROUPS, Settings, earlier, field_names
 from unmix.config.catalog import catalog
 from unmix.config.compatibility import check_data, check_rule
-from unmix.config.mixtures import _BOUNDS, MixtureSettings
+from unmix.config.mixtures import MixtureSettings
 from unmix.config.recipes import resolve
 from unmix.errors import UserError, check_choice
+from unmix.mixtures import registry
 from unmix.training.run.notes import notes_on_weights
 from unmix.training.run.pretrain import settings_for
 
@@ -38,9 +40,9 @@ def in_a_folder_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
 @pytest.mark.parametrize(
     ("words", "expected"),
     [
-        ("--mask_color -1.5e-1", {"mask_color": -0.15}),
-        ("--mask_color=-.5", {"mask_color": -0.5}),
-        ("--mask_color -2E+1", {"mask_color": -20.0}),
+        ("--mask_color -1.5e-1 --no-IM", {"mask_color": -0.15, "IM": False}),
+        ("--mask_color=-.5 --no-IM", {"mask_color": -0.5, "IM": False}),
+        ("--mask_color -2E+1 --no-IM", {"mask_color": -20.0, "IM": False}),
         ("--jitter 0.4,0.4,0.2,0.1", {"jitter": [0.4, 0.4, 0.2, 0.1]}),
         ("--jitter=0.4,0.4,0.2,0.1", {"jitter": [0.4, 0.4, 0.2, 0.1]}),
         ("--jitter 0.4, 0.4, 0.2, 0.1", {"jitter": [0.4, 0.4, 0.2, 0.1]}),
@@ -87,23 +89,31 @@ def test_commas_in_yaml_and_python():
         assert settings.optimizer.milestones == (1, 2)
 
 
-ALWAYS_CHECKED = [
-    name
-    for name, bounds in _BOUNDS.items()
-    if bounds and getattr(MixtureSettings(), name) is not None
+BOUNDED = [
+    (kind, name, facts["bounds"])
+    for kind, found in (("unmix_mixture", catalog().mixtures), ("IM_type", catalog().image_space))
+    for name, facts in [
+        ((chosen, setting), facts)
+        for chosen, settings in found.items()
+        for setting, facts in settings.items()
+    ]
+    if facts["bounds"]
 ]
 
 
-@pytest.mark.parametrize("name", ALWAYS_CHECKED)
-def test_the_bounds_without_pytorch_are_those_of_the_operators(name: str, monkeypatch):
-    """Both refuse the first number below with the same words."""
-    bounds = _BOUNDS[name]
-    wrong = bounds["above"] if "above" in bounds else bounds["at_least"] - 1
+@pytest.mark.parametrize(("kind", "name", "bounds"), BOUNDED)
+def test_the_bounds_without_pytorch_are_those_of_the_operators(kind, name, bounds):
+    """Both refuse the first number below with the same message."""
+    chosen, setting = name
+    wrong: Any = bounds["above"] if "above" in bounds else bounds["at_least"] - 1
+    wrong = (wrong, 0.5) if setting == "area_ratio_range" else wrong
+    layer = {"unmix_layer": "layer2"} if chosen == "manifold" else {}
     with pytest.raises(UserError) as ours:
-        MixtureSettings(**{name: wrong})
-    monkeypatch.delitem(_BOUNDS, name)
+        MixtureSettings(**{kind: chosen, setting: wrong}, **layer)
+    build = registry.image_space if kind == "IM_type" else registry.label_space
     with pytest.raises(UserError) as theirs:
-        MixtureSettings(unmix=True, **{name: wrong})
+        build(chosen, {setting: wrong, **layer})
+    assert ours.value.on_command_line() == theirs.value.on_command_line()
     assert str(ours.value) == str(theirs.value)
 
 

@@ -6,8 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
+from unmix.cli import main
 from unmix.config import MIXTURES, MixtureSettings, Settings
+from unmix.config.compatibility import check_mixture
+from unmix.config.earlier import upgraded
+from unmix.config.recipes import recipe, recipe_names
 from unmix.credit import RULES
 from unmix.errors import UserError
 from unmix.mixtures import (
@@ -25,6 +30,7 @@ from unmix.mixtures import (
     Weight,
 )
 from unmix.randomness import generator_for
+from unmix.training.run.pretrain import settings_for
 
 IMIX, SDMP = RULES["imix"].mixture, RULES["sdmp"].mixture
 
@@ -144,6 +150,22 @@ def test_names_are_for_tables_and_for_paths(flags, name, folder):
             "--unmix_prob: 0.2 does not apply to --unmix_mixture fmix; leave it out, or use coin.",
         ),
         (
+            {"unmix_mixture": "fmix", "unmix_prob": 0.5},
+            "--unmix_prob: 0.5 does not apply to --unmix_mixture fmix; leave it out, or use coin.",
+        ),
+        (
+            {"unmix_rule": "imix", "unmix_prob": 0.3},
+            "--unmix_prob: 0.3 does not apply to --unmix_mixture global; leave it out, or use",
+        ),
+        (
+            {"unmix_weight": "uniform", "beta": 0.5},
+            "--beta: 0.5 does not apply to --unmix_weight uniform; leave it out.",
+        ),
+        (
+            {"unmix_rule": "imix", "unmix_temperature": 0.2},
+            "--unmix_temperature: is not for --unmix_rule imix.",
+        ),
+        (
             {"unmix_mixture": "patchmix", "unmix_weight": "beta"},
             "--unmix_weight: 'beta' does not apply to --unmix_mixture patchmix; leave it out",
         ),
@@ -165,3 +187,80 @@ def test_flags_that_do_not_apply_are_refused_in_one_line(flags, message):
     assert caught.value.on_command_line().startswith(message)
     assert "\n" not in str(caught.value)
     assert "--" not in str(caught.value)
+
+
+def test_a_value_that_is_given_means_what_it_says_though_it_be_the_default():
+    """`--beta 1` chooses Beta(1, 1) where the mixture or the rule was published with another."""
+    assert operator(unmix_mixture="resizemix", beta=1.0) == ResizeMix(weight=Weight())
+    assert operator(unmix_mixture="resizemix") == ResizeMix()
+    assert operator(unmix_mixture="cropmix", beta=1.0) == CropMix(weight=Weight())
+    assert operator(unmix_mixture="scalemix", beta=1.0) == ScaleMix(weight=Weight())
+    given = operator(SDMP, beta=1.0)
+    assert (given.weight.distribution, given.weight.alpha) == ("beta", 1.0)
+    assert operator(unmix_prob=0.5) == UnMix(0.5)
+
+
+@pytest.mark.parametrize("how", ["python", "yaml", "command line"])
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (
+            {"unmix_mixture": "fmix"},
+            "--unmix_mixture: does nothing without --unmix; add --unmix, or leave it out.",
+        ),
+        ({"beta": 1.0}, "--beta: does nothing without --unmix; add --unmix, or leave it out."),
+        (
+            {"unmix_rule": "unmix"},
+            "--unmix_rule: does nothing without --unmix; add --unmix, or leave it out.",
+        ),
+        ({"g_prob": 0.9}, "--g_prob: does nothing without --IM; add --IM, or leave it out."),
+        ({"IM_type": "IM"}, "--IM_type: does nothing without --IM; add --IM, or leave it out."),
+        (
+            {"IM": True, "mask_size": 8},
+            "--mask_size: does not apply to --IM_type IM; leave it out, or use Cutout.",
+        ),
+        (
+            {"unmix": True, "unmix_mixture": "fmix", "unmix_prob": 0.5},
+            "--unmix_prob: 0.5 does not apply to --unmix_mixture fmix",
+        ),
+    ],
+)
+def test_settings_of_a_mixture_that_is_not_used_are_refused(given, message, how, tmp_path, capsys):
+    if how == "command line":
+        flags = [
+            f"--{name}" if value is True else f"--{name}={value}" for name, value in given.items()
+        ]
+        assert main(["pretrain", *flags, "--run", str(tmp_path / "run")]) == 2
+        assert f"error: {message}" in capsys.readouterr().err
+        return
+    config = tmp_path / "config.yaml"
+    config.write_text(yaml.safe_dump(given))
+    with pytest.raises(UserError) as caught:
+        settings_for(given if how == "python" else {}, None if how == "python" else str(config))
+    assert caught.value.on_command_line().startswith(message)
+    assert "--" not in str(caught.value)
+
+
+def test_a_mixture_that_is_switched_off_keeps_its_settings(tmp_path):
+    """The plain condition of a study, or a recipe of a mixture without it."""
+    for given in ({"unmix": False, "unmix_mixture": "fmix"}, {"IM": False, "g_prob": 0.9}):
+        assert settings_for(given)[0].mixture.name == "none"
+    config = tmp_path / "config.yaml"
+    config.write_text("unmix: true\nunmix_mixture: fmix\nbeta: 0.5\n")
+    assert settings_for({"unmix": False}, str(config))[0].mixture.name == "none"
+
+
+def test_the_recipes_that_ship_say_nothing_of_mixtures_that_they_do_not_use():
+    for name in recipe_names():
+        check_mixture(recipe(name), Settings.of(recipe(name)))
+
+
+def test_a_run_of_an_earlier_version_goes_on_with_the_distribution_that_it_had():
+    """Its config.yaml has beta: 1.0 and unmix_prob: 0.5 where nothing was given."""
+    words = {**Settings.of({"method": "moco"}).flat(), "beta": 1.0, "unmix_prob": 0.5}
+    words.update(unmix=True, unmix_mixture="resizemix")
+    before = {k: v for k, v in words.items() if not k.startswith("second_")}
+    assert Settings.of(upgraded(before)).mixture.label_space() == ResizeMix()
+    words["unmix_prob"] = None
+    again = Settings.of(upgraded(words)).mixture
+    assert again.label_space() == ResizeMix(weight=Weight())

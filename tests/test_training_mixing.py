@@ -247,7 +247,7 @@ MISTAKES: list[tuple[list[str], str]] = [
     ),
     (
         ["--method", "moco", "--unmix", "--unmix_pairing", "neighbor", "--unmix_joint"],
-        "--unmix_joint: does not go with pairing by neighbors",
+        "--unmix_joint: does not apply to pairing by neighbors",
     ),
     (
         ["--method", "moco", "--unmix", "--unmix_temperature", "0.1"],
@@ -257,7 +257,7 @@ MISTAKES: list[tuple[list[str], str]] = [
 
 
 @pytest.mark.parametrize(("words", "wanted"), MISTAKES, ids=[" ".join(w[1:]) for w, _ in MISTAKES])
-def test_what_has_no_meaning_is_told_in_one_line(
+def test_what_does_not_apply_is_refused_in_one_line(
     words: list[str], wanted: str, refuse: Callable[..., str]
 ) -> None:
     assert wanted in refuse("pretrain", *words, "--limit", "64", "--run", "nowhere")

@@ -71,8 +71,8 @@ def check_together(
         )
     if method.coupled and operator.shares_vary:
         raise UserError(
-            f'sample does not apply to `method="{names.method}"`, whose loss is a scalar per batch; '
-            "use batch.",
+            f'sample does not apply to `method="{names.method}"`, whose loss is a scalar per '
+            "batch; use batch.",
             parameter="per",
         )
     _check_pairs(operator, rule, names)
@@ -93,8 +93,8 @@ def _check_pairs(operator: MixtureOperator, rule: Rule, names: Names) -> None:
     pairing = getattr(operator, "pairing", None)
     if rule.of_pairs and pairing in ("halves", "second_view"):
         raise UserError(
-            f'{pairing} does not apply to `rule="{names.rule}"`, which needs a mixture of every image '
-            "with another; use reverse or permutation.",
+            f'{pairing} does not apply to `rule="{names.rule}"`, which needs a mixture of every '
+            "image with another; use reverse or permutation.",
             parameter="pairing",
         )
     if rule.of_pairs and not operator.mixes_pairs:
