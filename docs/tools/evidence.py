@@ -118,7 +118,11 @@ def picture(seeds: Sequence[int]) -> Figure:
             axes.set_xlim(-0.45, 1.45)
             axes.set_xticks([0, 1], ["MoCo", "MoCo + Un-Mix"])
             axes.set_ylabel("top-1 accuracy (%)")
-            axes.set_title(f"{title}, no augmentation, {len(seeds)} paired seeds", loc="left")
+            axes.set_title(title, loc="left")
+        figure.suptitle(
+            f"MoCo without augmentation, CIFAR-10, {len(seeds)} paired seeds and their mean",
+            fontsize=9.5,
+        )
     return figure
 
 
