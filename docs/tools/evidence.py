@@ -78,7 +78,7 @@ def evidence(seeds: Sequence[int], base: str = "docs/") -> str:
         f"![Accuracy of each seed with and without Un-Mix]({base}images/evidence.png)",
         f"**MoCo without augmentation, {CANDIDATE} against {REFERENCE}** ({where}):",
         "\n".join(lines),
-        f"[Results]({base}results.md) has the other conditions, and equal compute.",
+        f"The plan, all conditions and equal compute: [evidence]({base}evidence/plan.md).",
     ]
     return "\n\n".join(parts)
 
