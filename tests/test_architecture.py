@@ -91,7 +91,8 @@ FILES = [
 
 # Packages whose errors name Python's parameters; the command line puts flags in their place.
 WITHOUT_FLAGS = {
-    "clustering", "losses", "memory", "methods", "momentum", "step", "stepper", "together",
+    "backbones", "clustering", "credit", "losses", "memory", "methods", "mixtures", "momentum",
+    "step", "stepper", "together", "views",
 }  # fmt: skip
 
 

@@ -1,4 +1,4 @@
-"""A mistake is told in one line with the flag, the value and what would be right."""
+"""A user error is one line with the parameter, or the flag, the value and what would be right."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def test_a_user_error_is_a_value_error() -> None:
 
 @pytest.mark.parametrize("value", ["moco", "insdis"])
 def test_a_known_choice_is_given_back(value: str) -> None:
-    assert check_choice("--method", value, ["moco", "insdis"]) == value
+    assert check_choice("method", value, ["moco", "insdis"]) == value
 
 
 @pytest.mark.parametrize(
@@ -39,20 +39,20 @@ def test_a_known_choice_is_given_back(value: str) -> None:
 )
 def test_a_misspelt_choice_names_the_nearest_whatever_its_case(value: str, near: str) -> None:
     known = ("moco", "insdis", "Lab", "YCbCr")
-    assert told(check_choice, "--x", value, known) == (
-        f"--x: {value!r} is unknown. Did you mean {near!r}? Known: moco, insdis, Lab, YCbCr."
+    assert told(check_choice, "x", value, known) == (
+        f"x: {value!r} is unknown. Did you mean {near!r}? Known: moco, insdis, Lab, YCbCr."
     )
 
 
 def test_a_choice_like_no_other_gets_the_list_and_no_guess() -> None:
-    assert told(check_choice, "--head", "qqq", ("linear", "mlp")) == (
-        "--head: 'qqq' is unknown. Known: linear, mlp."
+    assert told(check_choice, "head", "qqq", ("linear", "mlp")) == (
+        "head: 'qqq' is unknown. Known: linear, mlp."
     )
 
 
 def test_choices_may_come_from_an_iterator() -> None:
     """All of them are listed, though looking for the value has used the iterator up."""
-    assert told(check_choice, "--x", "z", iter(["ab", "cd"])).endswith("Known: ab, cd.")
+    assert told(check_choice, "x", "z", iter(["ab", "cd"])).endswith("Known: ab, cd.")
 
 
 @pytest.mark.parametrize(
@@ -70,7 +70,9 @@ def test_choices_may_come_from_an_iterator() -> None:
 def test_a_number_out_of_range_is_told_with_its_bounds(
     value: float, bounds: dict[str, float], wanted: str
 ) -> None:
-    assert told(check_number, "--lr", value, **bounds) == f"--lr: {wanted}"
+    assert on_command_line(check_number, "lr", value, **bounds) == f"--lr: {wanted}"
+    must = wanted.split("it ")[1].rstrip(".")
+    assert told(check_number, "lr", value, **bounds) == f"lr {must}, got {value:g}"
 
 
 @given(numbers, numbers, numbers)
@@ -81,21 +83,21 @@ def test_a_number_passes_exactly_within_its_bounds(value: float, low: float, hig
         ({"above": low, "at_most": high}, low < value <= high),
     ):
         if fits:
-            check_number("--x", value, **bounds)
+            check_number("x", value, **bounds)
         else:
-            told(check_number, "--x", value, **bounds)
+            told(check_number, "x", value, **bounds)
 
 
 @given(numbers)
 def test_the_ends_of_the_bounds(value: float) -> None:
-    check_number("--x", value, at_least=value, at_most=value)
-    told(check_number, "--x", value, above=value)
+    check_number("x", value, at_least=value, at_most=value)
+    told(check_number, "x", value, above=value)
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
 @pytest.mark.parametrize("bounds", [{}, {"at_least": 0}, {"above": 0}, {"at_most": 1}])
 def test_numbers_that_are_not_finite_never_pass(value: float, bounds: dict[str, float]) -> None:
-    assert told(check_number, "--x", value, **bounds).startswith(f"--x: {value} is out of range")
+    assert told(check_number, "x", value, **bounds).endswith(f", got {value}")
 
 
 def test_python_users_read_the_parameter_and_its_owner() -> None:

@@ -126,8 +126,9 @@ def check_given(parameter: str, value: object, *, flag: str | None = None) -> No
         UserError: if it is.
     """
     if isinstance(value, str) and not value.strip():
-        name = flag or (parameter if parameter.startswith("--") else f"`{parameter}`")
-        raise _error(parameter, f"the value is empty; give one, or leave {name} out.", flag=flag)
+        name = flag or f"`{parameter}`"
+        message = f"the value is empty; give one, or leave {name} out."
+        raise UserError(message, parameter=parameter, flag=flag)
 
 
 def check_choice(
@@ -153,11 +154,11 @@ def check_choice(
     options = list(choices)
     if value in options:
         return value
-    meant = called_value(parameter.removeprefix("--"), value)
+    meant = called_value(parameter, value)
     near = meant if meant in options else nearest(value, options)
     hint = f" Did you mean {near!r}?" if near else ""
     message = f"{value!r} is unknown.{hint} Known: {', '.join(options)}."
-    raise _error(parameter, message, owner=owner, flag=flag)
+    raise UserError(message, parameter=parameter, owner=owner, flag=flag)
 
 
 def check_number(
@@ -197,19 +198,12 @@ def check_number(
     )
     if wrong:
         wanted = " and ".join(bounds) or "a finite number"
-        raise _error(
-            parameter,
+        raise UserError(
             f"{_shown(value)} is out of range; it must be {wanted}.",
+            parameter=parameter,
             owner=owner,
             predicate=f"must be {wanted}, got {_shown(value)}",
         )
-
-
-def _error(parameter: str, message: str, **facts: str | None) -> UserError:
-    """The error of a parameter; of one that is still written as a flag, in the flag's words."""
-    if parameter.startswith("--"):
-        return UserError(f"{parameter}: {message}")
-    return UserError(message, parameter=parameter, **facts)
 
 
 def _shown(value: float) -> str:

@@ -38,7 +38,7 @@ class RunFolder:
     """
 
     def __init__(self, path: Path | str) -> None:
-        check_given("--run", path)
+        check_given("run", path)
         self.path = Path(path)
         self.config = self.path / "config.yaml"
         self.data = self.path / DATA_RECORD
