@@ -20,6 +20,8 @@ from tools.markdown import table  # noqa: E402
 
 __all__ = ["features", "methods", "readme"]
 
+# The names in the literature of what the settings call coin, global and region.
+SEED_WORDS = {"coin": "Un-Mix (MixUp or CutMix)", "global": "MixUp", "region": "CutMix"}
 README = DOCS.parent / "README.md"
 BLOCK = re.compile(r"(?<=<!-- table: features -->\n\n).*?(?=\n\n<!-- end of table -->)", re.DOTALL)
 
@@ -59,20 +61,21 @@ def features(base: str = "") -> str:
     Args:
         base: Where the links of the table start, such as "docs/" in the README.
     """
-    from unmix.config import MIXTURES
     from unmix.config.catalog import catalog
     from unmix.config.recipes import recipe_names
+    from unmix.mixtures import MIXTURES
 
     def code(names: Any) -> str:
         return ", ".join(f"`{name}`" for name in names)
 
     titles = ", ".join(title for _, title in pages().values())
+    mixtures = ", ".join(SEED_WORDS.get(n, choice.kind.__name__) for n, choice in MIXTURES.items())
     rules = catalog().rules
     rows = [
         (f"[{len(pages())} methods]({base}methods/index.md)", titles),
         (
             f"[{len(MIXTURES)} mixtures]({base}usage.md#mixtures)",
-            f"{code(MIXTURES)}; image space (`--IM`), Cutout, RandomErasing",
+            f"{mixtures}; image space (`--IM`), Cutout, RandomErasing",
         ),
         (f"[{len(rules)} mixing rules]({base}rules.md)", f"{code(rules)}"),
         (
