@@ -11,7 +11,7 @@ import torchvision
 from torch import Tensor, nn
 
 import unmix
-from cells import N_DATA, OPTIONS, views_of
+from harness import N_DATA, OPTIONS, views_of
 from unmix import methods
 from unmix.backbones import build, feature_dim
 from unmix.methods import METHODS

@@ -9,7 +9,19 @@ import pytest
 import torch
 from torch import Tensor
 
-from cells import METHODS, YES, N, Tiny, build, global_draw, gradients, settled, step, views_of
+from harness import (
+    METHODS,
+    YES,
+    N,
+    Tiny,
+    build,
+    fixed,
+    global_draw,
+    gradients,
+    settled,
+    step,
+    views_of,
+)  # fmt: skip
 from unmix.credit import RULES, Mixed, Rule
 from unmix.methods import Method, Progress
 from unmix.mixtures import PairDraw
@@ -24,18 +36,6 @@ every_cell = cells(YES)
 
 # Linear in the weight: a mixture's loss is what it has of each owner's.
 LINEAR = {"unmix", "replace", "imix", "mixco", "swav_released"}
-
-
-class Fixed(PairDraw):
-    """A draw with the shares it was made for, and always the same mixtures."""
-
-    def apply(self, images: Tensor, others: Any = ()) -> Tensor:
-        return 0.6 * images + 0.4 * images[self.partner]
-
-
-def fixed(weight: float) -> Fixed:
-    draw = global_draw(weight)
-    return Fixed(draw.partner, draw.box, draw.ratio, draw.size, draw.per_sample)
 
 
 def mixed_loss(method: Method, rule: Rule, draw: PairDraw, views: list[Tensor]) -> Tensor:

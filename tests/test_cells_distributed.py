@@ -16,7 +16,7 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 from torch import Tensor
 
-from cells import YES, N, global_draw, gradients, settled, step, views_of
+from harness import YES, N, global_draw, gradients, settled, step, views_of
 from unmix.credit import RULES
 from unmix.methods import Method
 from unmix.mixtures import PairDraw

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from test_step import NoReading
+from harness import NoReading
 from unmix import backbones
 from unmix.errors import UserError
 from unmix.methods import PIRL, Progress

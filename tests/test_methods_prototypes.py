@@ -14,7 +14,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from test_step import NoReading
 from unmix import backbones, methods
 from unmix.clustering import spherical_kmeans
 from unmix.credit import RULES
@@ -525,17 +524,6 @@ def test_the_chance_loss_is_that_of_predictions_that_are_all_alike(kind: str) ->
     )
 
 
-@every_kind
-def test_bfloat16_gives_float32_losses_near_those_of_float32(kind: str) -> None:
-    method, views = build(kind), views_of(2)
-    run_epochs(method, 4, small=0)
-    plain = step(method, views).loss
-    with torch.autocast("cpu", torch.bfloat16):
-        result = step(method, views)
-    assert result.loss.dtype == torch.float32
-    assert result.loss.item() == pytest.approx(plain.item(), rel=0.08)
-
-
 def run_epochs(method: Method, steps: int, small: int = 1, start: int = 0) -> Any:
     """Train some steps of three an epoch; the last one's result."""
     trained = [p for p in method.parameters() if p.requires_grad]
@@ -565,26 +553,6 @@ def test_a_method_that_is_saved_and_loaded_goes_on_as_it_would_have(kind: str, d
     assert torch.equal(a.loss, b.loss)
     for p, q in zip(method.state_dict().values(), other.state_dict().values(), strict=True):
         assert torch.equal(p, q)
-
-
-@every_kind
-def test_no_value_is_read_within_a_step(kind: str) -> None:
-    """The host runs ahead of the device; also with a queue, once it is full."""
-    method = build(kind, **({"queue_size": N, "queue_from_epoch": 0} if kind == "swav" else {}))
-    run_epochs(method, 4)
-    views = views_of(2)
-    with NoReading():
-        method.begin_step(Progress(4, 12, 3))
-        result = step(method, views)
-        result.loss.backward()
-        result.update_memory()
-
-
-@every_kind
-def test_projections_and_features_have_their_sizes(kind: str) -> None:
-    method = build(kind)
-    assert method.projections(views_of()[0]).shape == (N, 16)
-    assert method.features(views_of()[0]).shape == (N, method.backbone.feature_dim)
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader
 
 import unmix
-from cells import N_DATA, N, build, views_of
+from harness import N_DATA, N, build, views_of
 from unmix.methods import METHODS, Method, Progress
 from unmix.step import draw_mixture, objective, step_generator
 

@@ -1,4 +1,4 @@
-"""Small methods of every kind, and the cells of the matrix: which rule goes with which method."""
+"""Small methods of every kind, their steps, and the cells of the matrix of methods and rules."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from unmix import methods
 from unmix.backbones import HalfEncoders
@@ -35,6 +36,18 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "vicreg": {"dim": 16, "hidden": 16},
     "wmse": {"dim": 4, "hidden": 16, "sub_batch": 8},
 }  # fmt: skip
+
+# Every registered method, and variants of some that take another path through the code.
+KINDS: dict[str, tuple[str, dict[str, Any]]] = {name: (name, {}) for name in METHODS} | {
+    "cmc-nce": ("cmc", {"contrast": "nce"}),
+    "insdis-nce": ("insdis", {"contrast": "nce"}),
+    "moco-asymmetric": ("moco", {"symmetric": False}),
+    "moco-nce": ("moco", {"symmetric": False, "contrast": "nce"}),
+    "moco-v2": ("moco", {"symmetric": False, "head": "mlp", "bn_splits": 1, "shuffle_bn": False}),
+    "simclr-bn": ("simclr", {"hidden": 16, "layers": 3, "head_bn": True}),
+    "wmse-4": ("wmse", {"dim": 2, "sub_batch": 4, "views": 4, "iterations": 2}),
+    "wmse-split": ("wmse", {"dim": 2, "sub_batch": 4}),
+}
 
 YES = [
     (method, rule)
@@ -66,11 +79,13 @@ def backbone_of(name: str) -> nn.Module:
     return halves
 
 
-def build(name: str, seed: int = 0, **options: Any) -> Method:
-    """A method with a small encoder."""
+def build(kind: str, seed: int = 0, **options: Any) -> Method:
+    """A method of KINDS with a small encoder; the global generator stays as it was."""
+    name, variant = KINDS[kind]
+    options = {**OPTIONS[name], **variant, **options}
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return methods.build(name, backbone_of(name), N_DATA, **{**OPTIONS[name], **options})
+        return methods.build(name, backbone_of(name), N_DATA, **options)
 
 
 def views_of(method: Method, seed: int = 0, n: int = N) -> list[Tensor]:
@@ -85,6 +100,26 @@ def global_draw(weight: float, n: int = N) -> PairDraw:
     partner = torch.arange(n - 1, -1, -1)
     ratio = torch.full((n,), weight)
     return PairDraw(partner, whole_image(n, SIZE, SIZE), ratio, (SIZE, SIZE), False)
+
+
+def region_draw(side: int) -> PairDraw:
+    """A box of the partner, the batch in reverse; side 0 is the image itself."""
+    partner = torch.arange(N - 1, -1, -1)
+    box = torch.tensor([2, 2, 2 + side, 2 + side]).expand(N, 4)
+    return PairDraw(partner, box, torch.zeros(N), (SIZE, SIZE), False)
+
+
+class Fixed(PairDraw):
+    """A draw with the shares it was made for, and always the same mixtures."""
+
+    def apply(self, images: Tensor, others: Any = ()) -> Tensor:
+        return 0.6 * images + 0.4 * images[self.partner]
+
+
+def fixed(weight: float) -> Fixed:
+    """The same pixels for every weight."""
+    draw = global_draw(weight)
+    return Fixed(draw.partner, draw.box, draw.ratio, draw.size, draw.per_sample)
 
 
 def published_draw(rule: Rule, weight: float, n: int = N) -> PairDraw:
@@ -102,6 +137,7 @@ def step(
     rule: Rule | None = None,
     draw: PairDraw | None = None,
     *,
+    joint: bool | None = None,
     start: int = 0,
     seed: int = 0,
 ) -> Objective:
@@ -110,22 +146,30 @@ def step(
     mixture = None
     if rule is not None:
         others = [views[rule.partner_view]] if rule.partner_view else []
-        mixture = Mixture(draw or published_draw(rule, 0.3, n), rule, others)
+        mixture = Mixture(draw or published_draw(rule, 0.3, n), rule, others, joint)
     index = torch.arange(start, start + n) % N_DATA
     return objective(method, views, index, torch.Generator().manual_seed(seed), mixture)
 
 
-def settled(name: str, **options: Any) -> Method:
+def settled(kind: str, **options: Any) -> Method:
     """A method at the start of its second epoch, when every sample is in its memory.
 
     It is in evaluation mode, so that samples do not meet in batch norm.
     """
-    method = build(name, **options)
+    method = build(kind, **options)
     for number in range(N_DATA // N + 1):
         method.begin_step(Progress(number, 12, N_DATA // N))
         if number < N_DATA // N:
             step(method, views_of(method, 9 + number), start=number * N).update_memory()
     return method.eval()
+
+
+class NoReading(TorchDispatchMode):
+    """Fails where a tensor's value is read by the host: a GPU would be waited for."""
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
+        assert func.name() not in ("aten::_local_scalar_dense", "aten::nonzero"), func.name()
+        return func(*args, **(kwargs or {}))
 
 
 def gradients(method: Method) -> dict[str, Tensor]:
