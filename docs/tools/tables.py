@@ -6,6 +6,10 @@ import json
 import re
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from unmix.studies import StudyResults
 
 from tools.markdown import table
 from tools.registry import features, methods
@@ -106,9 +110,94 @@ def coverage() -> str:
 
 def study(name: str) -> str:
     """What the shipped cells of a study of the evidence show so far."""
+    found = _study(name)
+    return "Not measured yet." if found is None else found.markdown()
+
+
+EVIDENCE = Path(__file__).parents[1] / "evidence"
+# The question of docs/evidence/plan.md, from the least augmentation to the most.
+ANSWER = {
+    "augmentation-none": "Without augmentation",
+    "augmentation-crop-flip": "With crops and flips alone",
+    "augmentation-full": "With full augmentation",
+}
+PROTOCOL_TITLES = {"knn": "kNN", "linear": "linear probe"}
+
+
+def answer() -> str:
+    """What Un-Mix adds to MoCo under each augmentation, in the words of the studies' verdicts."""
+    lines = []
+    for name, title in ANSWER.items():
+        found = _study(name)
+        primary = [] if found is None else [c for c in found.comparisons() if c.family == "primary"]
+        if found is None or all(c.result is None for c in primary):
+            lines.append(f"- **{title}**: not measured yet.")
+            continue
+        verdicts = [f"{PROTOCOL_TITLES[c.protocol]} {c.verdict()}" for c in primary]
+        equal = [
+            f"{PROTOCOL_TITLES[c.protocol]} {c.verdict()}"
+            for c in found.comparisons()
+            if c.family == "equal compute" and c.result is not None
+        ]
+        more = f" At equal compute: {'; '.join(equal)}." if equal else ""
+        lines.append(f"- **{title}**, Un-Mix against plain MoCo: {'; '.join(verdicts)}.{more}")
+    return "\n".join(lines)
+
+
+def answer_figure() -> str:
+    """The cells behind `answer`, a dot for each seed."""
+    from unmix.figures.paired import inline_svg
+
+    found = {title: study for name, title in ANSWER.items() if (study := _study(name)) is not None}
+    shown = ("plain", "Un-Mix", "plain at Un-Mix's compute")
+    rows = {
+        f"{title} top-1 (%)": {
+            augmentation: {
+                condition: values
+                for condition in shown
+                if (values := study.accuracies(condition, protocol))
+            }
+            for augmentation, study in found.items()
+        }
+        for protocol, title in PROTOCOL_TITLES.items()
+    }
+    alt = "Accuracy of MoCo, plain and with Un-Mix, by augmentation; one dot per seed, and means."
+    figure = inline_svg(rows, alt)
+    return f'<div style="overflow-x:auto"><div style="min-width:28rem">{figure}</div></div>'
+
+
+def _study(name: str) -> StudyResults | None:
     from unmix.studies import read_study
 
-    return read_study(Path(__file__).parents[1] / "evidence" / name).markdown()
+    folder = EVIDENCE / name
+    return read_study(folder) if (folder / "study.yaml").is_file() else None
+
+
+def matrix_results() -> str:
+    """The cells of `benchmarks/results/matrix-photos`, which an earlier version measured."""
+    folder = Path(__file__).parents[2] / "benchmarks" / "results"
+    costs = json.loads((folder / "matrix-photos-costs.json").read_text(encoding="utf-8"))
+    cells: dict[tuple[str, str], dict[str, Any]] = {}
+    for path in sorted((folder / "matrix-photos").glob("*.json")):
+        cell = json.loads(path.read_text(encoding="utf-8"))
+        cells[cell["method"], cell["mixture"]] = cell
+    mixtures = ("none", "IM", "unmix")
+    rows = []
+    for method in dict.fromkeys(method for method, _ in cells):
+        own = [cells[method, mixture] for mixture in mixtures]
+        forwards = [costs["forward_equivalents"][f"{method}, {mixture}"] for mixture in mixtures]
+        rows.append(
+            (
+                method,
+                str(own[0]["epochs"]),
+                *(f"{cell['knn']:.1f} / {cell['linear']:.1f}" for cell in own),
+                " / ".join(f"{value:.1f}" for value in forwards),
+                " / ".join(f"{cell['minutes']:.1f}" for cell in own),
+            )
+        )
+    each = "plain / IM / Un-Mix"
+    head = ("method", "epochs", "plain", "IM", "Un-Mix", f"forward-equivalents ({each})")
+    return table((*head, f"minutes ({each})"), rows)
 
 
 def first_evidence() -> str:
@@ -130,4 +219,7 @@ TABLES: dict[str, Callable[..., str]] = {
     "extensions": extensions,
     "coverage": coverage,
     "study": study,
+    "answer": answer,
+    "answer-figure": answer_figure,
+    "matrix-results": matrix_results,
 }

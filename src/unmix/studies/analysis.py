@@ -35,17 +35,19 @@ class Comparison:
     protocol: str
     result: PairedComparison | None
 
-    def words(self, exploratory: bool = False) -> str:
-        """The comparison as a sentence."""
+    def verdict(self, exploratory: bool = False) -> str:
+        """What it shows, and no more."""
         if exploratory and self.result is not None:
-            shown = (
+            return (
                 f"{self.result.mean:+.1f} points over {self.result.pairs} paired seeds; this study "
                 "is exploratory and gives no verdict"
             )
-        else:
-            shown = verdict(self.result)
+        return verdict(self.result)
+
+    def words(self, exploratory: bool = False) -> str:
+        """The comparison as a sentence."""
         title = _TITLES.get(self.protocol, protocol_title(self.protocol))
-        return f"{self.candidate} against {self.reference}, {title}: {shown}"
+        return f"{self.candidate} against {self.reference}, {title}: {self.verdict(exploratory)}"
 
 
 def compare_conditions(

@@ -1,0 +1,106 @@
+"""The evidence that ships: sentences, figure and tables are what the committed JSON files give."""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+
+ROOT = Path(__file__).parents[1]
+sys.path.insert(0, str(ROOT / "docs"))
+
+from tools import tables  # noqa: E402
+
+EVIDENCE = ROOT / "docs" / "evidence"
+STUDIES = sorted(path.stem for path in EVIDENCE.glob("*.yaml"))
+MEASURED = sorted(path.parent.name for path in EVIDENCE.glob("*/study.yaml"))
+
+
+def cells(study: str) -> dict[str, dict[int, dict[str, float]]]:
+    """Read without the code that makes the tables: condition, seed, protocol."""
+    found: dict[str, dict[int, dict[str, float]]] = {}
+    for path in (EVIDENCE / study / "cells").glob("*.json"):
+        cell = json.loads(path.read_text())
+        found.setdefault(cell["condition"], {})[cell["seed"]] = cell["accuracies"]
+    return found
+
+
+@pytest.mark.parametrize("study", MEASURED)
+def test_a_table_of_the_docs_is_what_the_shipped_json_gives(study: str):
+    text = tables.fill_tables(f"<!-- table: study {study} -->")
+    assert "forward-equivalents" in text
+    for condition, by_seed in cells(study).items():
+        row = next(line for line in text.splitlines() if line.startswith(f"| {condition} |"))
+        entries = [entry.strip() for entry in row.strip("|").split("|")]
+        assert entries[5] == str(len(by_seed))
+        for place, protocol in ((6, "knn"), (7, "linear")):
+            values = [accuracies[protocol] for accuracies in by_seed.values()]
+            spread = f" ± {np.std(values, ddof=1):.1f}" if len(values) > 1 else ""
+            assert entries[place] == f"{np.mean(values):.1f}{spread}"
+
+
+@pytest.mark.parametrize("study", [name for name in tables.ANSWER if name in MEASURED])
+def test_the_answer_is_the_difference_of_the_shipped_pairs(study: str):
+    found = cells(study)
+    seeds = sorted(set(found.get("plain", {})) & set(found.get("Un-Mix", {})))
+    line = next(x for x in tables.answer().splitlines() if f"**{tables.ANSWER[study]}**" in x)
+    if not seeds:
+        assert line.endswith("not measured yet.")
+        return
+    for protocol in ("knn", "linear"):
+        pairs = [found["Un-Mix"][s][protocol] - found["plain"][s][protocol] for s in seeds]
+        assert f"{abs(np.mean(pairs)):.1f}" in line
+    if len(seeds) < 6:
+        assert "6 are the fewest" in line
+        assert "better by" not in line.partition("At equal compute")[0]
+
+
+def test_results_open_with_the_answer_and_have_every_study():
+    page = (ROOT / "docs" / "results.md").read_text()
+    markers = re.findall(r"^<!-- table: (.+) -->$", page, re.MULTILINE)
+    assert markers[:2] == ["answer", "answer-figure"]
+    assert page.index("<!-- table: answer -->") < page.index("\n## ")
+    assert {f"study {name}" for name in STUDIES} <= set(markers)
+    # Every table says what a step costs; nothing of a single seed is bold.
+    filled = tables.fill_tables(page)
+    heads = re.findall(r"^(\|.+\|)\n\| ?---", filled, re.MULTILINE)
+    assert len(heads) > len(MEASURED)
+    assert all("forward-equivalents" in head for head in heads)
+    assert not re.search(r"\*\*[\d.]+\*\*", filled)
+
+
+def made(condition: str, seed: int, knn: float) -> dict[str, Any]:
+    return {
+        "schema": 1, "condition": condition, "seed": seed, "settings": {"seed": seed},
+        "accuracies": {"knn": knn, "linear": knn}, "epochs": 40, "seconds": 60.0,
+        "cost": {"forward_equivalents": 4.0, "images_per_epoch": 5000}, "code": {"sources": "a"},
+    }  # fmt: skip
+
+
+def test_new_cells_change_sentence_figure_and_table(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    folder = tmp_path / "augmentation-none"
+    (folder / "cells").mkdir(parents=True)
+    content = yaml.safe_load((EVIDENCE / "augmentation-none.yaml").read_text())
+    (folder / "study.yaml").write_text(yaml.safe_dump(content, sort_keys=False))
+    monkeypatch.setattr(tables, "EVIDENCE", tmp_path)
+    assert "**Without augmentation**: not measured yet." in tables.answer()
+    assert "**With full augmentation**: not measured yet." in tables.answer()
+    figures = set()
+    for seed in range(6):
+        for condition, knn in (("plain", 28.0 + seed / 10), ("Un-Mix", 35.0 + seed / 5)):
+            file = folder / "cells" / f"{condition}-{seed}.json"
+            file.write_text(json.dumps(made(condition, seed, knn)))
+        figures.add(tables.answer_figure())
+        told = tables.answer()
+        assert ("kNN better by" in told) == (seed == 5)
+    assert "kNN better by 7.2 points (95% interval 7.1 to 7.4, 6 paired seeds)" in told
+    assert len(figures) == 6
+    assert "| Un-Mix | 40 | 4.0 | 1.00x |" in tables.study("augmentation-none")
