@@ -42,7 +42,7 @@ def test_a_cell_is_yes_or_the_number_of_a_reason_below(capsys: pytest.CaptureFix
 
 def test_one_row_has_its_reasons_in_full(capsys: pytest.CaptureFixture[str]) -> None:
     text = said(capsys, "vicreg")
-    assert "imix           no: the loss is one number a batch" in text
+    assert "imix           no: its loss is a scalar per batch" in text
     assert "unmix          yes" in text
 
 

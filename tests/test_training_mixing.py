@@ -154,7 +154,7 @@ def test_a_last_batch_that_halves_leave_too_few_mixtures_of_is_left_out() -> Non
 MISTAKES: list[tuple[list[str], str]] = [
     (
         ["--method", "barlow", "--unmix", "--unmix_rule", "imix"],
-        "--unmix_rule: imix does not apply to --method barlow: the loss is one number a batch",
+        "--unmix_rule: imix does not apply to --method barlow: its loss is a scalar per batch",
     ),
     (
         ["--method", "vicreg", "--unmix", "--unmix_per", "sample"],

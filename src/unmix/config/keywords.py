@@ -62,7 +62,7 @@ class PretrainSettings(TypedDict, total=False):
     patch: int | None
     zero_init_residual: bool
     IM: bool
-    IM_type: str
+    IM_type: Literal["IM", "global", "region", "Cutout", "RandomErasing"]
     g_alpha: float
     g_num: int
     g_prob: float
@@ -85,7 +85,7 @@ class PretrainSettings(TypedDict, total=False):
     unmix_pairing: Literal["reverse", "permutation", "random", "halves", "neighbor", "second_view"] | None
     unmix_joint: bool | None
     unmix_rule: Literal["unmix", "replace", "imix", "mixco", "sdmp", "mixbt", "image_space", "sdmp_released", "swav_released"]
-    unmix_mixture: str | None
+    unmix_mixture: Literal["coin", "global", "region", "resizemix", "gridmix", "fmix", "scalemix", "cropmix", "patchmix", "manifold", "dirichlet"] | None
     unmix_weight: Literal["beta", "uniform"] | None
     unmix_larger: bool | None
     unmix_layer: str | None

@@ -50,9 +50,10 @@ class MixtureSettings:
         beta: lambda ~ Beta(beta, beta), or Dirichlet(beta, ...) for dirichlet; by default 1, or the
             distribution that the mixture or the rule was published with.
         unmix_per: One draw a "batch" or a "sample"; by default as the rule was published.
-        unmix_pairing: Partner by "reverse" of the batch, "permutation", "halves" (the first half
-            with the second), "neighbor" (the nearest of the batch in feature space) or
-            "second_view" (oneself); by default as the rule was published.
+        unmix_pairing: Partner by "reverse" of the batch, "permutation", "random" (uniform over the
+            batch, self included), "halves" (the first half with the second), "neighbor" (the
+            nearest of the batch in feature space) or "second_view" (the image itself); by default
+            as the rule was published.
         unmix_joint: Encode clean and mixed images in one forward; batch norm then takes
             its statistics over both. By default as the rule was released: yes for mixco.
         unmix_rule: How the loss is shared: "unmix" (added to the clean loss), "replace" (instead of
@@ -105,7 +106,6 @@ class MixtureSettings:
     unmix_temperature: float | None = None
 
     def __post_init__(self) -> None:
-        untouched = all(getattr(self, field.name) == field.default for field in fields(self))
         check_choice("IM_type", self.IM_type, IM_TYPES)
         if self.unmix_joint is None:
             apart = self.unmix_mixture == "manifold" or self.unmix_pairing == "neighbor"
@@ -118,13 +118,11 @@ class MixtureSettings:
             check_choice("unmix_mixture", self.unmix_mixture, MIXTURES)
         for facts in catalog().image_space.values():
             _check_values({name: getattr(self, name) for name in facts}, facts)
+        low, high = self.area_ratio_range
+        check_number("area_ratio_range", high, at_least=low, at_most=1)
         self._check_label_space()
-        if untouched:
-            return
-        # The operators know the rest, and need PyTorch.
-        self.label_space()
-        for im_type in IM_TYPES:
-            self._operator(im_type)
+        if self.unmix:
+            self.label_space()  # the operator knows the rest, and needs PyTorch
 
     def _check_label_space(self) -> None:
         """Check that what was given applies to the mixture and the rule, and is in range.
@@ -142,6 +140,13 @@ class MixtureSettings:
             if word not in of_rules and word not in of_mixture:
                 raise UserError(_does_not_apply(word, value, mixture), parameter=word)
         _check_values(self._given(), {**of_mixture, **(of_rule or {})})
+        if (
+            self.unmix_weight == "uniform"
+            and self.beta is not None
+            and "unmix_weight" in of_mixture
+        ):
+            message = f"{self.beta:g} does not apply to `unmix_weight=uniform`; leave it out."
+            raise UserError(message, parameter="beta")
         if mixture == "manifold" and not self.unmix_layer:
             raise UserError(
                 "`unmix_mixture=manifold` needs the name of a layer, such as layer2 of a ResNet or "

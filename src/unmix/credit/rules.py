@@ -132,7 +132,7 @@ class UnMixRule(Rule):
     """Un-Mix: the loss of a mixture is shared between its images, as their content is.
 
     Args:
-        share: What the mixtures' loss counts beside the clean one.
+        share: Weight of the mixed loss beside the clean one.
         keeps_clean: False: it replaces the clean loss.
     """
 
@@ -150,14 +150,14 @@ class UnMixRule(Rule):
 
 @dataclass(frozen=True)
 class IMix(Rule):
-    """i-Mix: every sample of the batch is a virtual class, and a mixture has a label of several.
+    """i-Mix: every sample of the batch is a virtual class, and a mixture has a label over several.
 
-    Where samples are told apart, it is the cross-entropy over the keys of the batch and the queue
-    or the bank's negatives; else, as for BYOL in the paper, the loss weighted by the shares. It
+    With instance discrimination it is the cross-entropy over the keys of the batch and the queue or
+    the bank's negatives; else, as for BYOL in the paper, the loss weighted by the shares. It
     replaces the clean loss.
 
     Args:
-        share: Factor on the loss.
+        share: Weight of the mixed loss.
     """
 
     label: ClassVar[str] = "i-Mix"
@@ -169,9 +169,9 @@ class IMix(Rule):
     keeps_clean: bool = field(default=False, init=False)
 
     def why_not(self, method: Any) -> str | None:
-        """Losses coupled over the batch have no sample to label."""
+        """A loss that is coupled over the batch has no classes."""
         if method.coupled:
-            return "the loss is one number a batch: no sample has a label of its own"
+            return "its loss is a scalar per batch, so a sample has no label of its own"
         return None
 
     def __call__(self, mixed: Mixed) -> Tensor:
@@ -193,7 +193,7 @@ class MixCo(Rule):
     statistics over both.
 
     Args:
-        share: What it counts beside the clean loss (the released code's mix-param).
+        share: Weight of the mixed loss beside the clean one (the released code's mix-param).
         temperature: T_mix.
     """
 
@@ -205,9 +205,9 @@ class MixCo(Rule):
     temperature: float = parameter(0.05, setting="unmix_temperature", above=0)
 
     def why_not(self, method: Any) -> str | None:
-        """Only where samples are told apart is there a label to soften."""
+        """It needs instance discrimination."""
         if not method.contrastive:
-            return "it does not tell samples apart, so there is no label to soften"
+            return "it is not an instance-discrimination loss, so there is no label to soften"
         return None
 
     def __call__(self, mixed: Mixed) -> Tensor:
@@ -223,11 +223,11 @@ class MixCo(Rule):
 class MixBT(Rule):
     """Mix-BT: the mixture's correlations with both views are the mixture of the views'.
 
-    As released, features are standardised here by their unbiased deviation, without an epsilon, and
-    the products are divided by N; what Barlow Twins itself does is its own affair.
+    As released, features are standardized here by their unbiased standard deviation, without an
+    epsilon, and the products are divided by N, whatever Barlow Twins itself does.
 
     Args:
-        share: Factor on the penalty, beside Barlow Twins' own weight of the off-diagonal part.
+        share: Weight of the penalty, beside Barlow Twins' own weight of the off-diagonal part.
     """
 
     label: ClassVar[str] = "Mix-BT"
@@ -250,7 +250,7 @@ class MixBT(Rule):
         return {0, 1}
 
     def __call__(self, mixed: Mixed) -> Tensor:
-        """The squared distance of the correlations from what they should be."""
+        """The squared distance of the correlations from their targets."""
         method, m = mixed.method, mixed.query
         a, b = mixed.queries[0], mixed.queries[1]
         other = of_partner(b, mixed.draw.owners[:, 1])
@@ -264,10 +264,10 @@ class MixBT(Rule):
 
 @dataclass(frozen=True)
 class ImageSpace(Rule):
-    """Image space: the first view is perturbed, and the loss does not know.
+    """Image space: the first view is mixed, and the loss is unchanged.
 
     Args:
-        share: Factor on the loss.
+        share: Weight of the loss.
     """
 
     label: ClassVar[str] = "image space"
@@ -291,13 +291,13 @@ class ImageSpace(Rule):
 
 @dataclass(frozen=True)
 class SwAVReleased(Rule):
-    """Un-Mix for SwAV as its released code has it, which is not the authors' formula.
+    """Un-Mix for SwAV as its released code has it, which differs from the authors' formula.
 
     Only the mixture's assignment is exchanged for its partner's. So its own prediction has the
     weight w + (1 - w) = 1 on the image's assignment, and none on the partner's.
 
     Args:
-        share: What the mixtures' loss counts beside the clean one.
+        share: Weight of the mixed loss beside the clean one.
     """
 
     label: ClassVar[str] = "SwAV as released"
@@ -307,7 +307,7 @@ class SwAVReleased(Rule):
     def why_not(self, method: Any) -> str | None:
         """Only SwAV assigns codes to mixtures."""
         if "swav_released" not in method.special_rules:
-            return "it repeats a slip of the released SwAV code: there are no codes here"
+            return "it reproduces an error of the released SwAV code, and this method has no codes"
         return None
 
     def __call__(self, mixed: Mixed) -> Tensor:

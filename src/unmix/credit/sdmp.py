@@ -19,12 +19,12 @@ __all__ = ["SDMP", "Between", "SDMPReleased"]
 class SDMP(Rule):
     """SDMP: a mixture is compared with its sources and with the mixtures of the other view.
 
-    The mixture of the same two images counts 1 / (1 + c), the one of the partner c / (1 + c), with
-    c the content that they have in common. Losses are weighted, as in Un-Mix, so that any loss will
-    do; the released code weighs probabilities, see `SDMPReleased`.
+    The mixture of the same two images has the weight 1 / (1 + c), that of the partner c / (1 + c),
+    where c is the content that they have in common. Losses are weighted, as in Un-Mix, so that any
+    per-sample loss can be used; the released code weights probabilities, see `SDMPReleased`.
 
     Args:
-        share: What both comparisons together count (one half each in the released code).
+        share: Weight of both comparisons together (one half each in the released code).
     """
 
     label: ClassVar[str] = "SDMP"
@@ -39,9 +39,9 @@ class SDMP(Rule):
     def why_not(self, method: Any) -> str | None:
         """A mixture must have a target, and every sample a loss."""
         if method.per_image:
-            return "a target is looked up by the sample's number, so a mixture has none"
+            return "its targets are indexed by sample id, so a mixture has none"
         if method.coupled:
-            return "the loss is one number a batch: mixtures are weighed one by one"
+            return "its loss is a scalar per batch, and the rule needs per-sample weights"
         return None
 
     def __call__(self, mixed: Mixed) -> Tensor:
@@ -66,7 +66,7 @@ class SDMPReleased(SDMP):
     -log(w p + (1 - w) p[partner]): content with one probable owner is enough for a small loss.
 
     Args:
-        share: What both comparisons together count.
+        share: Weight of both comparisons together.
     """
 
     label: ClassVar[str] = "SDMP as released"
@@ -76,7 +76,9 @@ class SDMPReleased(SDMP):
         """As of SDMP, and there must be probabilities."""
         why = super().why_not(method)
         if why is None and not method.contrastive:
-            why = "it does not tell samples apart, so there are no probabilities to weigh"
+            why = (
+                "it is not an instance-discrimination loss, so there are no probabilities to weight"
+            )
         return why
 
     def loss(self, mixed: Mixed, target: Any, shares: Shares) -> Tensor:

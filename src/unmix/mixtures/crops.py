@@ -40,15 +40,15 @@ class _Crops(MixtureOperator):
 class ScaleMix(_Crops):
     """A box of one crop of an image is pasted into another crop of it.
 
-    Both crops are the run's own, and the label stays. Source: Wang et al. 2022 (CVPR, asym-siam),
-    Sec. 3.2 and released code, with lambda ~ U(0, 1) and a box for each image.
+    Both crops are as those of the run, and the label is unchanged. Source: Wang et al. 2022 (CVPR,
+    asym-siam), Sec. 3.2 and released code, with lambda ~ U(0, 1) and a box for each image.
 
     Args:
         weight: The distribution of lambda, where the box covers 1 - lambda before it is clipped.
         per: One box per `batch`, or per `sample`.
 
     Raises:
-        UserError: if a word is unknown.
+        UserError: if a string is none of its choices.
     """
 
     weight: Weight = Weight("uniform")  # noqa: RUF009 - frozen
@@ -159,9 +159,9 @@ class CropMix(_Crops):
     """Two to four crops of an image, from different ranges of scales, are mixed.
 
     The range of areas from `least` to 1 is cut into `images` equal ones, and a crop is drawn from
-    each; they are mixed in a random order, and the label stays. Source: Han et al. 2022 (arXiv
-    2201.12078), Sec. 3, and the defaults of the released code, where the number of crops is drawn
-    from 2, 3 and 4 for each image; here it is fixed, since every crop is a view to be made.
+    each; they are mixed in a random order, and the label is unchanged. Source: Han et al. 2022
+    (arXiv 2201.12078), Sec. 3, and the defaults of the released code, where the number of crops is
+    drawn from 2, 3 and 4 for each image; here it is fixed, since every crop is a view to be made.
 
     Args:
         images: Crops of an image, 2 to 4.
@@ -174,7 +174,7 @@ class CropMix(_Crops):
         per: One order and weight per `batch`, or per `sample`, as released.
 
     Raises:
-        UserError: if a number is out of its range, or a word unknown.
+        UserError: if a number is out of its range, or a string is none of its choices.
     """
 
     images: int = parameter(2, setting="unmix_images", at_least=2, at_most=4)

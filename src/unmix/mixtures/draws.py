@@ -1,6 +1,6 @@
-"""What was drawn for a mixture, apart from how it was drawn: small records that apply themselves.
+"""Draws: the random numbers of a mixture, as small records that are applied to images.
 
-A draw is a handful of numbers a sample. It lives on the CPU, whatever device the images are on, so
+A draw is a few numbers per sample. It is kept on the CPU, whatever device the images are on, so
 that deciding what to compute from it never makes the host wait for the device.
 """
 
@@ -42,10 +42,10 @@ __all__ = [
 
 @runtime_checkable
 class Draw(Protocol):
-    """Anything drawn for a batch that can be applied to its images, once or again."""
+    """Random numbers that were drawn for a batch, and can be applied to its images repeatedly."""
 
     def apply(self, images: Tensor) -> Tensor:
-        """Give the changed images; the given ones stay as they are."""
+        """Return the changed images; the given ones are unchanged."""
         ...
 
     def resized(self, height: int, width: int) -> Draw:
@@ -57,7 +57,7 @@ class Draw(Protocol):
 class MixtureDraw(Protocol):
     """A draw of M mixtures whose images have owners, so that the loss can be shared among them.
 
-    M is the number of images N, but for the pairing by halves, which makes N // 2 mixtures.
+    M is the number of images N, or N // 2 with the pairing by halves.
     """
 
     @property
@@ -91,10 +91,10 @@ class MixtureDraw(Protocol):
         ...
 
     def apply(self, images: Tensor, others: Sequence[Tensor] = ()) -> Tensor:
-        """Mix a batch (N, C, H, W) to (M, C, H, W); the given images stay as they are.
+        """Mix a batch (N, C, H, W) to (M, C, H, W); the given images are unchanged.
 
         The pixels of the other owners come from `others`, further views of the same images, one
-        tensor a view; without them from `images`.
+        tensor per view; without them from `images`.
         """
         ...
 
@@ -328,8 +328,8 @@ class OwnDraw(OneOwner):
     """A mixture of pairs whose two images are views of the same one.
 
     Attributes:
-        pairs: The draw, with oneself as the partner. Its pixels come from the further view that
-            `apply` is given; without one the images stay as they are.
+        pairs: The draw, with the image itself as the partner. Its pixels come from the further view
+            that `apply` is given; without one the images are unchanged.
     """
 
     pairs: MixtureDraw

@@ -32,7 +32,7 @@ class FMix(PairOperator):
         pairing: See `unmix.mixtures.sampling.partners`.
 
     Raises:
-        UserError: if a number is out of its range, or a word unknown.
+        UserError: if a number is out of its range, or a string is none of its choices.
     """
 
     decay_power: float = parameter(3.0, at_least=0)

@@ -35,7 +35,7 @@ class GridMix(PairOperator):
         pairing: See `unmix.mixtures.sampling.partners`.
 
     Raises:
-        UserError: if a number is out of its range, or a word unknown.
+        UserError: if a number is out of its range, or a string is none of its choices.
     """
 
     cells: int = parameter(4, setting="unmix_patch", at_least=2)

@@ -51,7 +51,7 @@ class ManifoldMixture(PairOperator):
         pairing: See `unmix.mixtures.sampling.partners`; not "second_view".
 
     Raises:
-        UserError: if a word is unknown.
+        UserError: if a string is none of its choices.
     """
 
     mixes_pixels: ClassVar[bool] = False

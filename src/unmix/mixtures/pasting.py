@@ -116,7 +116,7 @@ class ResizeMix(PairOperator):
         pairing: See `unmix.mixtures.sampling.partners`.
 
     Raises:
-        UserError: if a number is out of its range, or a word unknown.
+        UserError: if a number is out of its range, or a string is none of its choices.
     """
 
     tau: tuple[float, float] = parameter((0.1, 0.8), above=0, at_most=1)

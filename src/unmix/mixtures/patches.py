@@ -109,7 +109,7 @@ class PatchMixture(MixtureOperator):
         per: One order of the patches for a `batch`, as released, or for each `sample`.
 
     Raises:
-        UserError: if a number is out of its range, or a word unknown.
+        UserError: if a number is out of its range, or a string is none of its choices.
     """
 
     patch_size: int | None = parameter(None, setting="unmix_patch", at_least=1)

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from unmix.errors import UserError, renamed
+from unmix.errors import renamed
 from unmix.mixtures.crops import CropMix, ScaleMix
 from unmix.mixtures.erasing import Cutout, RandomErasing
 from unmix.mixtures.fields import settings_of
@@ -141,11 +141,6 @@ def _weight(weight: Weight, given: Mapping[str, Any]) -> Weight:
     """A distribution of lambda with what was given of it; a parameter of Beta's makes it Beta."""
     settings = settings_of(Weight)
     changes = {settings[word].name: value for word, value in given.items()}
-    if "alpha" in changes and changes.get("distribution") == "uniform":
-        raise UserError(
-            f"{changes['alpha']:g} does not apply to `distribution=uniform`; leave it out.",
-            parameter="alpha",
-        )
     if "alpha" in changes:
         changes["distribution"] = "beta"
     return replace(weight, **changes)

@@ -80,8 +80,8 @@ class DirichletMixture(MixtureOperator):
     The sample itself has at least `main_at_least` of its mixture: with f that floor and d from
     Dirichlet(alpha, ..., alpha), its share is f + (1 - f) d_0, and the others have (1 - f) d_j.
     Source: InputMix of Lee et al. 2021 (i-Mix, ICLR, Sec. 3.3 and released code), whose floor is
-    0.5. There the label stays; here it may be shared. The others are the next ones of the shuffled
-    batch.
+    0.5. There the label is unchanged; here it may be shared. The others are the next ones of the
+    shuffled batch.
 
     Args:
         images: k, the images of a mixture; at least 2.
@@ -90,7 +90,7 @@ class DirichletMixture(MixtureOperator):
         per: One row of shares per `batch`, or per `sample`, as released.
 
     Raises:
-        UserError: if a number is out of its range, or a word unknown.
+        UserError: if a number is out of its range, or a string is none of its choices.
     """
 
     images: int = parameter(3, setting="unmix_images", at_least=2)
