@@ -272,9 +272,9 @@ def test_an_output_that_exists_is_not_touched(tree: Path, tmp_path: Path, refuse
     out = tmp_path / "out"
     out.mkdir()
     (out / "mine.txt").write_text("mine")
-    assert "is there already and is no pack" in refuse("data", "pack", tree, out)
+    assert "exists and is not a pack" in refuse("data", "pack", tree, out)
     assert contents(out) == {"mine.txt": b"mine"}
-    assert "is no pack" in refuse("data", "pack", tree, out / "mine.txt")
+    assert "is not a pack" in refuse("data", "pack", tree, out / "mine.txt")
     shutil.rmtree(out)
     pack(str(tree), out=str(out), say=quiet)
     before = contents(out)
@@ -284,8 +284,8 @@ def test_an_output_that_exists_is_not_touched(tree: Path, tmp_path: Path, refuse
 
 def test_a_pack_inside_of_its_folder_is_refused(tree: Path, refuse: Refuse) -> None:
     before = contents(tree)
-    assert "is inside of" in refuse("data", "pack", tree, tree / "train" / "out")
-    assert "is inside of" in refuse("data", "pack", tree, tree)
+    assert "is inside" in refuse("data", "pack", tree, tree / "train" / "out")
+    assert "is inside" in refuse("data", "pack", tree, tree)
     assert contents(tree) == before
 
 
@@ -355,7 +355,7 @@ def test_a_full_disk_is_one_line_and_the_same_command_goes_on(
     said: list[str] = []
     pack(str(tree), out=str(out), shard_size=1, say=said.append)
     said = [line for line in said if not line.startswith("split: ")]
-    assert said[0] == f"going on with {out}"
+    assert said[0] == f"continuing {out}"
     assert said[1].startswith("Skipped 1 image file that cannot be read, first ")
     assert 1 < added[0] <= 7  # from the shard on that was not finished
     assert contents(out)["train-00000.tar"] == finished["train-00000.tar"]
@@ -422,7 +422,7 @@ def test_an_interrupted_pack_never_reads_as_complete_and_goes_on(tmp_path: Path)
     said: list[str] = []
     pack(str(tmp_path / "in"), out=str(out), shard_size=1, say=said.append)
     said = [line for line in said if not line.startswith("split: ")]
-    assert said[0] == f"going on with {out}"
+    assert said[0] == f"continuing {out}"
     plain, packed = streamed(tmp_path / "in", "train"), streamed(out, "train")
     assert len(packed) == len(plain) == 1200
     assert all(packed.read(i) == plain.read(i) for i in range(0, 1200, 7))
@@ -435,7 +435,7 @@ def test_a_foreign_note_is_refused_and_nothing_is_removed(tree: Path, tmp_path: 
     leaves = '{"unmix_pack": 1, "fingerprint": "x", "again": "y", "files": ["../z"]}'
     for note in ("{}", "no json", '{"fingerprint": "x", "again": "y"}', leaves):
         (out / UNFINISHED).write_text(note)
-        with pytest.raises(UserError, match="is there already and is no pack"):
+        with pytest.raises(UserError, match="exists and is not a pack"):
             pack(str(tree), out=str(out), say=quiet)
         assert (out / "train-notes.tar").read_text() == "mine"
         assert (out / UNFINISHED).read_text() == note
@@ -459,7 +459,7 @@ def test_only_files_that_the_note_names_are_removed_or_written_over(
     other.mkdir()
     (other / UNFINISHED).write_text(json.dumps({**note, "files": []}))
     (other / "train-00000.tar").write_text("mine")
-    with pytest.raises(UserError, match=r"train-00000\.tar is there already"):
+    with pytest.raises(UserError, match=r"train-00000\.tar exists"):
         pack(str(tree), out=str(other), say=quiet)
     assert (other / "train-00000.tar").read_text() == "mine"
 

@@ -1,4 +1,4 @@
-"""What commands measure, as JSON on the standard output, their lines beside it."""
+"""Results of commands as JSON on standard output, other lines on standard error."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ __all__ = ["comparison_as_json", "measured_as_json", "study_as_json"]
 
 
 def measured_as_json(measure: Callable[..., Any], given: dict[str, Any]) -> None:
-    """Call `knn` or `probe`, and print the row or rows.
+    """Call `knn` or `probe`, and print the rows.
 
     Raises:
-        NotSavedError: after they were printed, if they could not be saved.
+        NotSavedError: if they could not be saved; they are printed before.
     """
     try:
         found = measure(**given, say=_aside)
@@ -31,7 +31,7 @@ def measured_as_json(measure: Callable[..., Any], given: dict[str, Any]) -> None
 
 
 def comparison_as_json(given: dict[str, Any]) -> None:
-    """Call `compare`, and print what it wrote into `compare.json`."""
+    """Call `compare`, and print its `compare.json`."""
     runs = given.pop("runs")
     folder = compare(*runs, **given, say=_aside)
     print((folder / COMPARISON).read_text(encoding="utf-8"), end="")

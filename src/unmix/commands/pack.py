@@ -54,21 +54,21 @@ def pack(
 ) -> Path:
     """Pack a folder of images into a few large files, for `--data OUT`.
 
-    An interrupted pack goes on when the same command is given again. Images that cannot be read are
-    named and left out.
+    Give the same command again to continue an interrupted pack. Images that cannot be read are
+    reported and left out.
 
     Args:
         folder: A folder of images, as for --data, or the name of a set of files, with --data_dir.
-        out: The folder to make; it must not be there yet.
-        short_side: Shrink larger images to this shorter side, as JPEG; by default all stay as they
-            are.
-        quality: JPEG quality of the images that are shrunk, 1 to 100.
-        shard_size: Size of a file from which on the next one is begun, in MB.
-        workers: Processes that read, check and shrink; by default one a core, at most 16.
+        out: The folder to create; it must not exist yet.
+        short_side: Resize larger images to this shorter side, as JPEG; by default all are
+            unchanged.
+        quality: JPEG quality of the resized images, 1 to 100.
+        shard_size: Size in MB after which the next file is begun.
+        workers: Processes that read, verify and resize; by default one per core, at most 16.
         strict: Stop at the first image that cannot be read.
-        data_dir: The folder that holds the files of a named set.
-        train_folder: Folder of the training images, relative to FOLDER, where its name is not
-            usual.
+        data_dir: The folder with the files of a named set.
+        train_folder: Folder of the training images, relative to FOLDER, if its name is not a usual
+            one.
         test_folder: Folder of the images to evaluate on, likewise.
         say: Prints a line.
 
@@ -101,7 +101,8 @@ def pack(
     except OSError as error:
         reason = error.strerror or str(error) or type(error).__name__
         raise UserError(
-            f"{place}: the pack cannot be written ({reason}); give the same command again to go on."
+            f"{place}: the pack cannot be written ({reason}); give the same command again to "
+            "continue."
         ) from error
     if broken:
         first, reason = broken[0]
@@ -114,7 +115,9 @@ def pack(
 def _check_place(out: Path, folder: str) -> None:
     source = Path(folder).expanduser()
     if source.is_dir() and out.resolve().is_relative_to(source.resolve()):
-        raise UserError(f"OUT: {out} is inside of {folder}; a pack must lie beside its images.")
+        raise UserError(
+            f"OUT: {out} is inside {folder}; a pack must be outside the folder of its images."
+        )
     if (out / MANIFEST).exists():
         raise UserError(f"OUT: {out} is a finished pack; remove it first, or give another OUT.")
     try:
@@ -124,11 +127,11 @@ def _check_place(out: Path, folder: str) -> None:
     except OSError as error:
         raise UserError(f"OUT: {out} cannot be read ({error.strerror}).") from error
     if taken:
-        raise UserError(f"OUT: {out} is there already and is no pack; give another OUT.")
+        raise UserError(f"OUT: {out} exists and is not a pack; give another OUT.")
 
 
 def _sources(folder: str, strict: bool, where: dict[str, str | None]) -> dict[str, StreamedImages]:
-    """The splits that there are."""
+    """The available splits."""
     sources: dict[str, StreamedImages] = {}
     for split in ("train", "test"):
         try:
@@ -150,7 +153,7 @@ def _words(folder: str, out: str, options: dict[str, Any]) -> list[str]:
 
 @dataclass
 class _Work:
-    """One pack in the making."""
+    """One pack in progress."""
 
     out: Path
     root: Path
@@ -160,7 +163,7 @@ class _Work:
     files_made: list[str] = field(default_factory=list)
 
     def begin(self, say: Callable[[str], None]) -> None:
-        """Make the folder, or find in it what an earlier call has finished."""
+        """Create the folder, or find in it what an earlier call has finished."""
         self.names = {split: self._names(images) for split, images in self.sources.items()}
         same = self._fingerprint()
         note = self.out / UNFINISHED
@@ -168,16 +171,16 @@ class _Work:
             content = read_unfinished(self.out) or {"fingerprint": "", "files": []}
             self.files_made = list(content["files"])
             if content["fingerprint"] == same:
-                say(f"going on with {shown(self.out)}")
+                say(f"continuing {shown(self.out)}")
             else:
-                say(f"{shown(self.out)} was begun with other images or options: starting over")
+                say(f"{shown(self.out)} was begun with other images or options; starting over")
                 self._clear(keep=note)
         self.out.mkdir(parents=True, exist_ok=True)
         self.same = same
         self._write_note()
 
     def _write_note(self) -> None:
-        """Name what this pack has made: nothing else is ever written over or removed."""
+        """Record the files of this pack: no others are ever overwritten or removed."""
         content = {
             "unmix_pack": VERSION, "fingerprint": self.same, "again": self.again,
             "files": self.files_made,
@@ -185,24 +188,24 @@ class _Work:
         atomic_write(self.out / UNFINISHED, (json.dumps(content) + "\n").encode())
 
     def _claim(self, names: Sequence[str]) -> None:
-        """Note that files are going to be made.
+        """Record files that are going to be written.
 
         Raises:
-            UserError: if one is there that this pack did not make.
+            UserError: if one exists that this pack did not write.
         """
         new = [name for name in names if name not in self.files_made]
         for name in new:
             if os.path.lexists(self.out / name):
                 raise UserError(
-                    f"OUT: {self.out / name} is there already and is not of this pack; move it "
-                    "away, or give another OUT."
+                    f"OUT: {self.out / name} exists and is not part of this pack; move it, "
+                    "or give another OUT."
                 )
         if new:
             self.files_made += new
             self._write_note()
 
     def write(self) -> list[tuple[str, str]]:
-        """Write all that is missing; gives the broken images, path and reason."""
+        """Write what is missing; return path and reason of the broken images."""
         total = sum(map(len, self.sources.values()))
         shards: dict[str, list[Shard]] = {}
         broken: list[tuple[str, str]] = []
@@ -226,7 +229,7 @@ class _Work:
         return broken
 
     def summary(self) -> str:
-        """One line: what was made."""
+        """One line about the pack."""
         counts = " and ".join(f"{n:,} {split}" for split, n in self.counts.items())
         return (
             f"{shown(self.out)}: {counts} images in {self.files} files, {self.size / _MB:,.1f} MB"
@@ -271,7 +274,7 @@ class _Work:
         return [os.path.relpath(images.place(i), self.root) for i in range(len(images))]
 
     def _fingerprint(self) -> str:
-        """What the shards follow from: the listing, the files' sizes and times, the options."""
+        """A digest of what determines the shards: listing, sizes and times of files, options."""
         digest = hashlib.blake2b(digest_size=16)
         digest.update(repr(self.options.fingerprint()).encode())
         for split, images in self.sources.items():
@@ -285,7 +288,7 @@ class _Work:
         return digest.hexdigest()
 
     def _clear(self, keep: Path | None = None) -> None:
-        """Remove what the note of an unfinished pack names, and nothing else."""
+        """Remove the recorded files of an unfinished pack, and nothing else."""
         for name in filter(plain_name, self.files_made):
             if name != UNFINISHED:
                 (self.out / name).unlink(missing_ok=True)

@@ -1,4 +1,4 @@
-"""How the images of a split become shards: read, checked and shrunk by workers, written by one."""
+"""Images of a split to shards: read, verified and resized by workers, written by one process."""
 
 from __future__ import annotations
 
@@ -20,19 +20,19 @@ from unmix.hardware.threads import usable_cores
 __all__ = ["Options", "SplitPacker"]
 
 Item = tuple[bytes, str] | BrokenImage
-"""An image's bytes and extension, or why it cannot be packed."""
+"""The bytes and extension of an image, or the reason why it cannot be packed."""
 
 
 @dataclass(frozen=True)
 class Options:
-    """How to pack.
+    """Options of a pack.
 
     Attributes:
-        short_side: Shrink larger images to this shorter side; None keeps all as they are.
-        quality: JPEG quality of those.
-        shard_size: Bytes from which on a shard is full.
-        workers: Processes; None for one a core, at most 16.
-        strict: Whether the first broken image ends it.
+        short_side: Resize larger images to this shorter side; None leaves all unchanged.
+        quality: JPEG quality of the resized ones.
+        shard_size: Bytes after which the next shard is begun.
+        workers: Processes; None for one per core, at most 16.
+        strict: Whether to stop at the first broken image.
     """
 
     short_side: int | None
@@ -42,12 +42,12 @@ class Options:
     strict: bool
 
     def fingerprint(self) -> tuple[int | None, ...]:
-        """What decides of the shards' bytes."""
+        """The options that determine the bytes of the shards."""
         return self.short_side, self.quality, self.shard_size
 
 
 class _Prepared(Dataset[Item]):
-    """Images as they go into the pack. Each is decoded, so that a broken one is found now."""
+    """Images as they are packed. Each is decoded, so that broken ones are found."""
 
     def __init__(self, images: StreamedImages, names: list[str], options: Options) -> None:
         self.images, self.names, self.options = images, names, options
@@ -77,7 +77,7 @@ def _shrunk(image: Image.Image, side: int, quality: int) -> bytes:
 
 @dataclass
 class SplitPacker:
-    """Writes the shards of one split that are not there yet.
+    """Writes the missing shards of one split.
 
     Args:
         out: The pack's folder.
@@ -102,7 +102,7 @@ class SplitPacker:
         """The broken images, path and reason."""
 
     def write(self, advance: Callable[[int], Any]) -> list[Shard]:
-        """Write the shards; gives all, also those that an earlier call has finished.
+        """Write the shards; return all, including those that an earlier call has finished.
 
         Args:
             advance: Called with the number of images done since it was last called.

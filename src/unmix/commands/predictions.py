@@ -1,4 +1,4 @@
-"""Prediction curves of finished runs: single images drawn, softness over the whole split."""
+"""Prediction curves of finished runs: curves of a few images, softness over the whole split."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Predictions:
     """Prediction curves and softness of some runs on one split.
 
     Attributes:
-        figure: The curves of a few images, the measures of all below.
+        figure: The curves of a few images, with the measures of all.
         softness: For each run's label, measure to (mean, standard deviation) over the split.
         data: Name of the data set.
         split: `test`, or `train` where there are no test images.
@@ -51,7 +51,7 @@ class Predictions:
 
     @property
     def content(self) -> dict[str, Any]:
-        """The measures as plain numbers; None where they are not finite."""
+        """The measures as plain numbers; None if they are not finite."""
         return {
             "data": self.data,
             "split": self.split,
@@ -84,7 +84,7 @@ def predictions(
 ) -> Predictions:
     """Encode the test images with each run's encoder, and draw and measure the features.
 
-    Images without classes have no test split; their training images are taken.
+    Images without classes have no test split; their training images are used.
 
     Args:
         runs: For each label, run folder and results; all on the same data.
@@ -126,7 +126,7 @@ def predictions(
 
 
 def spread_over_classes(labels: Tensor | None, n: int, count: int) -> Tensor:
-    """Choose images evenly from all classes; without labels, evenly from all.
+    """Select images evenly from all classes; without labels, evenly from all.
 
     Args:
         labels: int64 (N,), or None.
@@ -142,7 +142,7 @@ def spread_over_classes(labels: Tensor | None, n: int, count: int) -> Tensor:
 
 
 def _split(runs: Mapping[str, FinishedRun], data_dir: str | None) -> ImageSet:
-    """The images of all runs, read from where the first run's lie."""
+    """The images of all runs, read from the place of the first run's."""
     first = next(iter(runs.values())).settings.run
     if data_dir is None:
         check_there(first.data)
