@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from inspect import signature
 from typing import Any
 
 import torch
@@ -49,6 +50,19 @@ KINDS: dict[str, tuple[str, dict[str, Any]]] = {name: (name, {}) for name in MET
     "wmse-split": ("wmse", {"dim": 2, "sub_batch": 4}),
 }
 
+# Small sizes for any other method, of the options that it has.
+_SMALL = {
+    "dim": 16, "hidden": 16, "predictor_hidden": 8, "queue_size": 32, "negatives": 12,
+    "prototypes": 6,
+}  # fmt: skip
+
+
+def options_of(name: str) -> dict[str, Any]:
+    """Options that make a method small."""
+    known = signature(method_class(name)).parameters
+    return OPTIONS.get(name, {word: value for word, value in _SMALL.items() if word in known})
+
+
 YES = [
     (method, rule)
     for method in METHODS
@@ -82,7 +96,7 @@ def backbone_of(name: str) -> nn.Module:
 def build(kind: str, seed: int = 0, **options: Any) -> Method:
     """A method of KINDS with a small encoder; the global generator stays as it was."""
     name, variant = KINDS[kind]
-    options = {**OPTIONS[name], **variant, **options}
+    options = {**options_of(name), **variant, **options}
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return methods.build(name, backbone_of(name), N_DATA, **options)

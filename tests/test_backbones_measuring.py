@@ -11,7 +11,7 @@ import torchvision
 from torch import Tensor, nn
 
 import unmix
-from harness import N_DATA, OPTIONS, views_of
+from harness import N_DATA, options_of, views_of
 from unmix import methods
 from unmix.backbones import build, feature_dim
 from unmix.methods import METHODS
@@ -32,7 +32,7 @@ class Foreign(nn.Module):
 @pytest.mark.parametrize("name", METHODS)
 def test_every_method_takes_any_module(name: str) -> None:
     backbone: Any = (Foreign(1), Foreign(2)) if name == "cmc" else Foreign()
-    method = methods.build(name, backbone, N_DATA, **OPTIONS[name])
+    method = methods.build(name, backbone, N_DATA, **options_of(name))
     step = unmix.Stepper(method, steps_per_epoch=3, epochs=2, mixture=unmix.UnMix())
     step(views_of(method), torch.arange(8)).backward()
     assert method.features(torch.zeros(2, 3, 16, 16)).shape == (2, 48 if name == "cmc" else 24)

@@ -237,7 +237,7 @@ def test_a_folder_that_may_not_be_read_is_told(tmp_path, monkeypatch):
 
 
 def test_a_folder_that_is_not_there_and_a_file_are_told(tmp_path):
-    with pytest.raises(UserError, match=r"--data: there is no folder .*nowhere"):
+    with pytest.raises(UserError, match=r"data: there is no folder .*nowhere"):
         load(tmp_path / "nowhere", "train")
     make(tmp_path / "a.png")
     with pytest.raises(UserError, match="is a file; give a folder"):

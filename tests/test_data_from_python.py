@@ -262,7 +262,9 @@ def test_a_run_on_a_data_set_is_measured_and_says_where_its_images_were_from(
     assert "data: python:Pictures" in text
     assert "# The images were given in Python" in text
     assert unmix.pretrain(data=Pictures(), run=run, **TINY).evaluations  # complete: nothing to do
-    with pytest.raises(unmix.UserError, match=r"given in Python \(python:Pictures\).*give --data"):
+    with pytest.raises(
+        unmix.UserError, match=r"given in Python \(python:Pictures\).*give a folder"
+    ):
         knn(run, device="cpu")
     folder = tmp_path / "pictures"
     for split in ("train", "test"):

@@ -86,7 +86,7 @@ def test_without_data_dir_or_with_a_wrong_one_the_layout_is_told(tmp_path, name)
     layout = DATA_SETS[name].layout
     (tmp_path / "file").write_text("")
     for given, reason in [
-        (None, "--data_dir: "),
+        (None, "data_dir: "),
         (tmp_path / "nowhere", "nowhere does not exist"),
         (tmp_path / "file", "file is not a folder"),
         (tmp_path, "there is no "),
@@ -95,12 +95,12 @@ def test_without_data_dir_or_with_a_wrong_one_the_layout_is_told(tmp_path, name)
             load(name, "train", data_dir=given)
         assert layout in str(caught.value)
         assert "\n" not in str(caught.value)
-        assert ("--download" in str(caught.value)) == DATA_SETS[name].downloads
+        assert ("`download`" in str(caught.value)) == DATA_SETS[name].downloads
 
 
 @pytest.mark.parametrize("name", ["tiny-imagenet", "imagenet100", "imagenet"])
 def test_what_cannot_be_fetched_says_so_with_its_layout(tmp_path, name):
-    with pytest.raises(UserError, match=f"--download: {name} cannot be fetched") as caught:
+    with pytest.raises(UserError, match=f"download: {name} cannot be downloaded") as caught:
         load(name, "train", data_dir=tmp_path, download=True)
     assert DATA_SETS[name].layout in str(caught.value)
 

@@ -170,7 +170,7 @@ def test_folders_that_cannot_be_are_refused(tmp_path, words, message):
 
 
 def test_the_flags_are_for_folders_only():
-    with pytest.raises(UserError, match="--train_folder: only where --data is a folder of images"):
+    with pytest.raises(UserError, match="train_folder: applies only to a folder of images"):
         load("photos", "train", train_folder="train")
 
 

@@ -12,13 +12,13 @@ from torch import Tensor, nn
 from harness import (
     KINDS,
     N_DATA,
-    OPTIONS,
     N,
     NoReading,
     backbone_of,
     build,
     fixed,
     global_draw,
+    options_of,
     region_draw,
     settled,
     step,
@@ -416,7 +416,7 @@ def test_evaluation_gets_features_and_projections(kind: str) -> None:
     features = method.backbone(x)
     both = isinstance(features, tuple)
     assert torch.equal(method.features(x), torch.cat(features, dim=1) if both else features)
-    options = OPTIONS[name] | KINDS[kind][1]
+    options = options_of(name) | KINDS[kind][1]
     width = {"cmc": 2 * options["dim"], "dino": options.get("bottleneck")}
     assert method.projections(x).shape == (N, width.get(name, options["dim"]))
 
@@ -454,6 +454,6 @@ def test_sizes_below_one_are_refused_by_name(kind: str) -> None:
 
 def test_every_kind_is_small() -> None:
     """What the harness builds is what the tests above say of it: no method is left out."""
-    assert {name for name, _ in KINDS.values()} == set(OPTIONS)
-    assert all(backbone_of(name) is not None for name in OPTIONS)
+    assert {name for name, _ in KINDS.values()} == set(METHODS)
+    assert all(backbone_of(name) is not None for name in METHODS)
     assert N_DATA % N == 0

@@ -44,13 +44,13 @@ def load(
 
     Args:
         data: A name of `DATA_SETS`, or a folder of images (see `unmix.data.folder.load_folder`), or
-            a pack of one (see `unmix.data.packed`). A name comes before a folder of the same name,
-            which can be given as `./NAME`.
+            a pack of one (see `unmix.data.packed`). A name takes precedence over a folder of the
+            same name, which can be given as `./NAME`.
         split: `train`, `test`, or `pretrain`, which differs from `train` only for `stl10`: it adds
             the unlabelled images and has no labels.
         data_dir: The folder that holds the files of a named set, where it needs files.
         strict: Whether the first file that cannot be read ends the run.
-        download: Whether torchvision may fetch the files into `data_dir` if they are not there.
+        download: Whether torchvision may fetch the files into `data_dir` if they are missing.
         train_folder: Of a folder of images, where within it the training images are; by default
             found by the usual names.
         test_folder: Likewise the images to evaluate on.
@@ -58,15 +58,14 @@ def load(
             measured on a folder's training images.
 
     Raises:
-        UserError: if the name is unknown, or the files are not there, damaged, or laid out
-            otherwise.
+        UserError: if the name is unknown, or files are missing, damaged, or laid out differently.
     """
     check_choice("split", split, _SPLITS)
     name = os.fspath(data)
     skipped = Skipped(strict)
     how = decoding or Decoding()
-    given = {"--train_folder": train_folder, "--test_folder": test_folder}
-    folders = [flag for flag, value in given.items() if value is not None]
+    given = {"train_folder": train_folder, "test_folder": test_folder}
+    folders = [parameter for parameter, value in given.items() if value is not None]
     if name not in DATA_SETS:
         folder = _folder(name)
         if not holds_pack(folder):
@@ -74,34 +73,38 @@ def load(
                 folder, split, skipped, how, train_folder=train_folder, test_folder=test_folder
             )
         if folders:
-            raise UserError(f"{folders[0]}: {name} is a pack, whose splits were settled before.")
+            raise UserError(
+                f"does not apply to {name}, a pack, whose splits are fixed.", parameter=folders[0]
+            )
         return load_pack(folder, split, skipped, how)
     if folders:
-        raise UserError(f"{folders[0]}: only where --data is a folder of images, not {name}.")
+        raise UserError(f"applies only to a folder of images, not to {name}.", parameter=folders[0])
     data_set = DATA_SETS[name]
     if download and data_set.layout is not None and not data_set.downloads:
         raise UserError(
-            f"--download: {name} cannot be fetched; get it yourself and give --data_dir DIR with "
-            f"{data_set.layout}."
+            f"{name} cannot be downloaded; download it yourself and give its folder as `data_dir`, "
+            f"with {data_set.layout}.",
+            parameter="download",
         )
     place = None if data_dir is None else Path(data_dir).expanduser()
     return data_set.read(data_set, Request(split, place, skipped, download, how))
 
 
 def _folder(name: str) -> Path:
-    """Return the folder that `--data` gives."""
+    """Return the folder of images."""
     if is_python(name):
         raise UserError(
-            f"--data: the run's images were given in Python ({name}); to go on, give them again, "
-            "unmix.pretrain(run=..., data=...); to measure it, give --data with a folder or a name."
+            f"the run's images were given in Python ({name}); to go on, give them again, "
+            "unmix.pretrain(run=..., data=...); to measure it, give a folder or a name.",
+            parameter="data",
         )
     folder = Path(name).expanduser()
     if name and folder.is_dir():
         return folder
     if folder.exists() and name:
-        raise UserError(f"--data: {name} is a file; give a folder of images.")
+        raise UserError(f"{name} is a file; give a folder of images.", parameter="data")
     if name.startswith(("~", ".")) or os.sep in name:
-        raise UserError(f"--data: there is no folder {name}.")
+        raise UserError(f"there is no folder {name}.", parameter="data")
     try:
         check_choice("data", name, DATA_SETS)
     except UserError as error:

@@ -1,4 +1,4 @@
-"""What is known of a data set before it is read, and what a reader is asked for."""
+"""The facts of a data set that are known before it is read, and the request to read it."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ __all__ = ["DataSet", "Request", "file_images"]
 
 @dataclass(frozen=True)
 class Request:
-    """What a reader is asked for.
+    """A request to read a split.
 
     Args:
         split: `train`, `test` or `pretrain`.
-        data_dir: The folder that holds the data set's files; None if the user gave none.
-        skipped: For files that turn out broken.
-        download: Whether the files may be fetched.
+        data_dir: The folder of the data set's files; None if not given.
+        skipped: Records broken files.
+        download: Whether the files may be downloaded.
         decoding: How files are decoded.
     """
 
@@ -37,18 +37,18 @@ class Request:
 
 @dataclass(frozen=True)
 class DataSet:
-    """A data set that is known by name.
+    """A data set with a name.
 
     Args:
-        name: The word for `--data`.
-        size: Side of its images in pixels, or the usual side of its crops.
-        classes: How many classes it has.
+        name: Its name, the value of `data`.
+        size: Side of its images in pixels, or of the usual crops.
+        classes: Number of classes.
         mean: Of the training split's pixels, RGB in [0, 1].
         std: The standard deviation of the same.
         source: Where mean and std come from.
         read: Reads a split.
-        layout: What `--data_dir` must hold; None if nothing is needed.
-        downloads: Whether the files can be fetched.
+        layout: The required content of `data_dir`; None if it needs no files.
+        downloads: Whether the files can be downloaded.
     """
 
     name: str
@@ -62,28 +62,32 @@ class DataSet:
     downloads: bool = False
 
     def root(self, request: Request) -> Path:
-        """Return the folder that the user gave for the files.
+        """Return the folder of the files.
 
         Raises:
-            UserError: if there is none, or it is no folder.
+            UserError: if it is not given or is not a folder.
         """
-        fetch = ", or add --download to fetch it" if self.downloads else ""
+        fetch = ", or add `download` to fetch it" if self.downloads else ""
         if request.data_dir is None:
             raise UserError(
-                f"--data_dir: {self.name} needs a folder DIR that holds {self.layout}{fetch}."
+                f"{self.name} needs a folder DIR that holds {self.layout}{fetch}.",
+                parameter="data_dir",
             )
         if request.data_dir.is_dir() or (request.download and not request.data_dir.exists()):
             return request.data_dir
         what = "is not a folder" if request.data_dir.exists() else "does not exist"
         raise UserError(
-            f"--data_dir: {request.data_dir} {what}; {self.name} needs a folder DIR that holds "
-            f"{self.layout}{fetch}."
+            f"{request.data_dir} {what}; {self.name} needs a folder DIR that holds "
+            f"{self.layout}{fetch}.",
+            parameter="data_dir",
         )
 
     def missing(self, root: Path, what: str) -> UserError:
-        """Make the error for files that are not as they should be in `root`."""
-        fetch = " Add --download to fetch it." if self.downloads else ""
-        return UserError(f"--data_dir: {root}: {what}; {self.name} needs {self.layout}.{fetch}")
+        """Return the error for missing or wrong files in `root`."""
+        fetch = " Add `download` to fetch it." if self.downloads else ""
+        return UserError(
+            f"{root}: {what}; {self.name} needs {self.layout}.{fetch}", parameter="data_dir"
+        )
 
 
 def file_images(
