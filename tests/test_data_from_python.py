@@ -262,9 +262,7 @@ def test_a_run_on_a_data_set_is_measured_and_says_where_its_images_were_from(
     assert "data: python:Pictures" in text
     assert "# The images were given in Python" in text
     assert unmix.pretrain(data=Pictures(), run=run, **TINY).evaluations  # complete: nothing to do
-    with pytest.raises(
-        unmix.UserError, match=r"given in Python \(python:Pictures\).*give a folder"
-    ):
+    with pytest.raises(unmix.UserError, match=r"given in Python \(python:Pictures\).*give a fol"):
         knn(run, device="cpu")
     folder = tmp_path / "pictures"
     for split in ("train", "test"):

@@ -26,7 +26,7 @@ from harness import (
 )  # fmt: skip
 from unmix.credit import RULES, MixCo, Mixed, UnMixRule, of_partner, per_tensor
 from unmix.errors import UserError
-from unmix.methods import Method, Progress, method_class
+from unmix.methods import METHODS, Method, Progress, method_class
 from unmix.mixtures import UnMix
 
 every_kind = pytest.mark.parametrize("kind", KINDS)
