@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 from typing import Any
 
@@ -17,25 +18,36 @@ from torch.nn import functional
 from unmix.errors import UserError
 from unmix.mixtures import (
     CropMix,
+    CutMix,
     Cutout,
     DirichletMixture,
     FMix,
+    GlobalMixture,
     GridMix,
     ImageMixture,
     ManifoldMixture,
     MaskDraw,
     MixtureDraw,
     MixtureOperator,
+    MixUp,
+    Operator,
     PatchMixture,
+    RandomErasing,
+    RegionMixture,
     ResizeMix,
     ScaleMix,
     UnMix,
     Weight,
+    cutmix,
+    mix,
+    mixup,
 )
 from unmix.mixtures.fourier import low_frequency_noise
 from unmix.mixtures.pasting import PasteDraw
 
 PAIR_KINDS: dict[str, Any] = {
+    "mixup": MixUp,
+    "cutmix": CutMix,
     "global": lambda **o: UnMix(1.0, **o),
     "region": lambda **o: UnMix(0.0, **o),
     "coin": UnMix,
@@ -48,7 +60,7 @@ PAIRS = [
     build(per=per, pairing=pairing)
     for build in PAIR_KINDS.values()
     for per in ("batch", "sample")
-    for pairing in ("reverse", "permutation", "halves", "neighbor")
+    for pairing in ("reverse", "permutation", "random", "halves", "neighbor")
 ]
 SEVERAL = [
     operator
@@ -201,12 +213,13 @@ def test_inductor_gives_the_same_images(operator):
 @pytest.mark.parametrize("kind", PAIR_KINDS)
 def test_weight_1_leaves_the_images_and_weight_0_replaces_them(kind, per):
     x = images_of((5, 3, 8, 8))
-    one = PAIR_KINDS[kind](per=per, weight=Weight("uniform", low=1)).draw(x.shape, seeded())
+    options: dict[str, Any] = {"per": per, "pairing": "reverse"}
+    one = PAIR_KINDS[kind](**options, weight=Weight("uniform", low=1)).draw(x.shape, seeded())
     assert torch.equal(one.apply(x), x)
     assert torch.equal(one.weight, torch.ones(5))
     assert not one.is_mixed.any()
-    none = PAIR_KINDS[kind](per=per, weight=Weight("uniform", high=0)).draw(x.shape, seeded())
-    if kind not in ("region", "coin"):  # a box of a region is clipped
+    none = PAIR_KINDS[kind](**options, weight=Weight("uniform", high=0)).draw(x.shape, seeded())
+    if kind not in ("region", "coin", "cutmix"):  # a box of a region is clipped
         torch.testing.assert_close(none.apply(x), x.flip(0))
         assert torch.equal(none.weight, torch.zeros(5))
 
@@ -538,6 +551,78 @@ def test_masks_take_the_nearest_pixel_as_pytorch_does():
     small = MaskDraw(torch.tensor([1, 0]), mask, 2).resized(5, 7).mask
     expected = functional.interpolate(mask[None].float(), (5, 7), mode="nearest-exact")
     assert torch.equal(small, expected[0].bool())
+
+
+# --- the interface ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "operator", [*ALL, GlobalMixture(), RegionMixture(), ImageMixture(), Cutout(), RandomErasing()],
+    ids=str,
+)  # fmt: skip
+def test_every_operator_is_of_one_base_and_describes_itself(operator):
+    assert isinstance(operator, Operator)
+    assert operator.describe()
+    assert "\n" not in operator.describe()
+    if operator in ALL:
+        assert isinstance(operator, MixtureOperator)
+        assert operator.per in ("batch", "sample")
+        assert operator.one_draw.startswith("one ")
+        assert dataclasses.replace(operator, per="sample").per == "sample"
+
+
+def test_one_call_mixes_a_batch_and_returns_the_draw():
+    """MixUp is lambda x_i + (1 - lambda) x_j, CutMix x_j within a box; the draw says which."""
+    x = torch.rand(6, 3, 8, 8, generator=seeded())
+    mixed, draw = mixup(x, alpha=0.4, generator=seeded(1))
+    lam = draw.weight.view(-1, 1, 1, 1)
+    torch.testing.assert_close(mixed, lam * x + (1 - lam) * x[draw.partner])
+    assert len(lam.unique()) == 1
+    assert torch.equal(mixed, mixup(x, alpha=0.4, generator=seeded(1))[0])
+    mixed, draw = cutmix(x, per="sample", pairing="reverse", generator=seeded(2))
+    pasted = (mixed == x.flip(0)).all(dim=1)
+    torch.testing.assert_close(draw.weight, 1 - pasted.float().mean(dim=(1, 2)))
+    assert torch.equal(torch.where(pasted[:, None], x.flip(0), x), mixed)
+    mixed, draw = mix(x, FMix(), seeded(3))
+    assert torch.equal(mixed, FMix().draw(x.shape, seeded(3)).apply(x))
+    with pytest.raises(UserError, match=r"^MixUp: alpha must be greater than 0, got 0"):
+        mixup(x, alpha=0)
+
+
+@pytest.mark.parametrize(
+    ("old", "present"),
+    [
+        (lambda: UnMix(unmix_prob=0.2, beta=0.4), UnMix(0.2, alpha=0.4)),
+        (lambda: Weight(law="beta", beta=0.4), Weight(alpha=0.4)),
+        (lambda: RegionMixture(beta=0.4), CutMix(0.4, "sample", "random")),
+        (lambda: GlobalMixture(0.4), MixUp(0.4, "sample", "random")),
+        (lambda: FMix(pairing="neighbour"), FMix(pairing="neighbor")),
+    ],
+)
+def test_old_names_of_parameters_and_operators_work(old, present):
+    assert dataclasses.asdict(old()) == dataclasses.asdict(present)
+
+
+def test_an_old_name_beside_the_present_one_is_refused():
+    with pytest.raises(TypeError, match="UnMix: beta is the old name of alpha"):
+        UnMix(alpha=0.2, beta=0.3)
+    with pytest.raises(TypeError, match="old name"):
+        dataclasses.replace(UnMix(alpha=0.2), beta=0.3)
+
+
+def test_two_distributions_of_lambda_are_refused():
+    with pytest.raises(UserError, match="both say how lambda is distributed"):
+        MixUp(alpha=0.4, weight=Weight("uniform"))
+
+
+def test_random_partners_are_uniform_over_the_batch_self_included():
+    partner = MixUp(pairing="random").draw((8, 3, 2, 2), seeded()).partner
+    counts = torch.stack(
+        [MixUp(pairing="random").draw((8, 3, 2, 2), seeded(k)).partner for k in range(500)]
+    )
+    assert partner.shape == (8,)
+    assert stats.chisquare(counts.flatten().bincount(minlength=8).numpy()).pvalue > 1e-3
+    assert 0.09 < float((counts == torch.arange(8)).float().mean()) < 0.16
 
 
 # --- bad input --------------------------------------------------------------------------------
