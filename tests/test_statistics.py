@@ -197,3 +197,19 @@ def test_mean_ranks_over_rows_that_have_all() -> None:
     assert found["unmix"].rows == 3
     with pytest.raises(ValueError, match="none of"):
         mean_ranks(table, "im")
+
+
+def test_intervals_over_methods_cover_the_truth_and_ranks_stay_possible() -> None:
+    """Six methods, an effect of 1.5 points that differs between them by a point: 400 studies."""
+    generator = np.random.default_rng(0)
+    covered = 0
+    for _ in range(400):
+        plain = generator.normal(60, 5, 6)
+        gains = generator.normal(1.5, 1.0, 6)
+        table = {str(i): {"plain": plain[i], "unmix": plain[i] + gains[i]} for i in range(6)}
+        rank = mean_ranks(table, "plain")["unmix"]
+        assert rank.difference_interval is not None
+        assert rank.interval is not None
+        covered += rank.difference_interval[0] <= 1.5 <= rank.difference_interval[1]
+        assert 1 <= rank.interval[0] <= rank.mean_rank <= rank.interval[1] <= 2
+    assert 0.92 <= covered / 400 <= 0.98

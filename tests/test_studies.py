@@ -352,3 +352,39 @@ def test_the_cells_that_ship_are_of_their_study_and_name_no_machine(folder: Path
         expected = found.study.resolved(content["condition"], content["seed"], content["epochs"])
         assert changed_settings(content["settings"], result_settings(expected)) == []
         assert "/" not in content["command"]
+
+
+METHODS = """
+    base: {data: photos}
+    vary: {method: [moco, simclr, byol], mixture: [none, unmix]}
+    seeds: 0-5
+"""
+
+
+def test_over_several_methods_there_is_a_mean_difference_and_a_mean_rank() -> None:
+    gains = {"moco": 1.0, "simclr": 2.0, "byol": 3.0}
+    cells = [
+        cell(f"{method}, {mixture}", seed, 50.0 + seed + (mixture == "unmix") * gain)
+        for method, gain in gains.items() for mixture in ("none", "unmix") for seed in range(6)
+    ]  # fmt: skip
+    text = StudyResults(study(METHODS), cells).markdown()
+    # Half the t quantile of two degrees of freedom by 1 / sqrt(3): 4.303 * 0.577 = 2.5
+    interval = "95% interval over methods -0.5 to +4.5"
+    assert f"- over 3 methods, kNN: unmix +2.0 points to none ({interval}), mean rank 1.0" in text
+    assert "mean rank 1.0 against 2.0 (1.0 to 1.0) of 2" in text
+    # A method that lacks a level does not count, and seeds that one level lacks do not.
+    fewer = [c for c in cells if not (c["condition"] == "byol, unmix" or c["seed"] > 2)]
+    over = StudyResults(study(METHODS), fewer).as_dict()["over_rows"][0]
+    assert over["ranks"]["unmix"]["rows"] == 2
+    assert over["ranks"]["unmix"]["mean_difference"] == pytest.approx(1.5)
+
+
+def test_data_sets_are_rows_too_and_one_method_alone_has_no_such_line() -> None:
+    text = METHODS.replace("base: {data: photos}", "base: {}").replace("mixture:", "mixture:")
+    text = text.replace("method: [moco, simclr, byol]", "data: [photos, digits]")
+    names = ("data=photos, none", "data=photos, unmix", "data=digits, none", "data=digits, unmix")
+    cells = [cell(name, 0, 50.0 + i) for i, name in enumerate(names)]
+    assert "over 2 data sets, kNN: unmix +1.0 points to none" in (
+        StudyResults(study(text), cells).markdown()
+    )
+    assert "over " not in StudyResults(study(TWO), [cell("plain", 0, 5.0)]).markdown()

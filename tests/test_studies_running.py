@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import sys
 import textwrap
 import threading
@@ -16,11 +17,14 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 from safetensors.torch import load_file
 
+from unmix.commands.study import study as command
 from unmix.errors import UserError
 from unmix.studies import Study, read_study, run_study, running
 from unmix.studies.cost import Cost
+from unmix.studies.watching import watch_study
 from unmix.workers import Worker
 
 FAKE = """
@@ -257,3 +261,60 @@ def test_what_a_process_trained_before_changes_no_bit_of_a_cell(tmp_path: Path) 
         load_file(tmp_path / name / "encoder.safetensors") for name in ("fresh", "second")
     )
     assert all(torch.equal(weight, second[name]) for name, weight in fresh.items())
+
+
+def test_a_part_of_a_study_is_run_first_and_the_study_stays_as_planned(tmp_path: Path) -> None:
+    folder, said = tmp_path / "s", []
+    assert run_study(study(), folder, only=["low"], seeds=[1], say=said.append) == []
+    assert [line.split("-")[:2] for line in starts(folder)] == [["low", "1"]]
+    assert "part of the study: 1 of its 4 cells" in said
+    assert read_study(folder).study == study()
+    assert run_study(study(), folder) == []
+    assert len(starts(folder)) == 4
+
+
+def test_some_seeds_of_a_study_file_are_its_part_and_others_are_added(tmp_path: Path) -> None:
+    file, out = tmp_path / "tried.yaml", str(tmp_path / "studies")
+    file.write_text(yaml.safe_dump(study().content()))
+    part = command(str(file), out=out, seeds=["1"], only=["low,high"], say=lambda _: None)
+    assert [(c["condition"], c["seed"]) for c in part.cells] == [("high", 1), ("low", 1)]
+    assert part.study == study()
+    more = command(str(file), out=out, seeds=["0-2"], say=lambda _: None)
+    assert more.study.seeds == (0, 1, 2)
+    assert more.missing() == []
+    with pytest.raises(UserError, match=r"only: 'lwo' is unknown\. Did you mean 'low'"):
+        command(str(file), out=out, only=["lwo"])
+
+
+def test_a_study_is_watched_from_its_folder_until_it_is_complete(tmp_path: Path) -> None:
+    folder, said = tmp_path / "s", []
+    run_study(study(), folder, seeds=[0], say=lambda _: None)
+    begun = folder / "runs" / "low-1-01234567"
+    begun.mkdir()
+    (begun / "config.yaml").write_text("method: moco\nepochs: 40\n")
+    (begun / "metrics.csv").write_text("epoch,loss\n0,1\n1,1\n2,1\n")
+    (folder / ".owner.json").write_text(
+        json.dumps({"host": socket.gethostname(), "process": os.getpid()})
+    )
+
+    def train(_: float) -> None:
+        for name in ("low", "high"):
+            cell = json.loads((folder / "cells" / f"{name}-0.json").read_text())
+            text = json.dumps({**cell, "seed": 1, "settings": {**cell["settings"], "seed": 1}})
+            (folder / "cells" / f"{name}-1.json").write_text(text)
+
+    found = watch_study(folder, read_study(folder), said.append, train)
+    assert found.missing() == []
+    assert said[0] == "2 of 4 cells measured; begun: low, seed 1 (epoch 3/40)"
+    assert said[1].startswith("- high against low, kNN: +10.0 points over 2 paired seeds")
+    assert said[2] == "4 of 4 cells measured"
+
+
+def test_watching_a_study_that_nothing_trains_says_so_and_ends(tmp_path: Path) -> None:
+    folder, said = tmp_path / "s", []
+    run_study(study(), folder, seeds=[0], say=lambda _: None)
+    for owner in (None, {"host": socket.gethostname(), "process": 2**22 + 1}):
+        if owner is not None:
+            (folder / ".owner.json").write_text(json.dumps(owner))
+        watch_study(folder, read_study(folder), said.append)
+        assert said[-1] == f"no process works on {folder}; unmix study goes on with it"

@@ -266,7 +266,8 @@ class Rank:
 
     Attributes:
         mean_rank: 1 is best; ties share their mean.
-        interval: Of the mean rank, by a bootstrap over the rows; None with fewer than two rows.
+        interval: Student's t interval of the mean rank over the rows, within the possible ranks;
+            None with fewer than two rows.
         mean_difference: To the reference, in the unit of what was measured.
         difference_interval: Of it, likewise.
         rows: Data sets or methods that every condition was measured on.
@@ -301,10 +302,16 @@ def mean_ranks(table: Mapping[str, Mapping[str, float]], reference: str) -> dict
     return {
         name: Rank(
             float(ranks[:, i].mean()),
-            bca_interval(ranks[:, i]),
+            _within(t_interval(ranks[:, i]), 1.0, float(len(conditions))),
             float(differences[:, i].mean()),
-            bca_interval(differences[:, i]),
+            t_interval(differences[:, i]),
             len(rows),
         )
         for i, name in enumerate(conditions)
     }
+
+
+def _within(
+    interval: tuple[float, float] | None, low: float, high: float
+) -> tuple[float, float] | None:
+    return None if interval is None else (max(low, interval[0]), min(high, interval[1]))

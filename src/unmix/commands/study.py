@@ -19,6 +19,7 @@ from unmix.studies.cells import NO_RESULT
 from unmix.studies.conditions import parse_seeds
 from unmix.studies.plan import slug
 from unmix.studies.running import STALE
+from unmix.studies.watching import watch_study
 from unmix.training.console import quiet_libraries
 
 __all__ = ["show_study", "study"]
@@ -35,6 +36,7 @@ def study(
     baseline: str | None = None,
     exploratory: bool = False,
     jobs: int = 1,
+    only: Sequence[str] = (),
     stale: str = "refuse",
     out: str = "studies",
     config: str | Sequence[str] | None = None,
@@ -51,9 +53,11 @@ def study(
         vary: SETTING=VALUE,VALUE,...: a factor; several are crossed. mixture=none,IM,unmix,imix and
             method=moco,byol are factors too. The last one's first value is the reference.
         seeds: Such as 0-5. The same seed gives all conditions the same initial weights and order.
+            Of a study that is there already, some of its seeds run this part of it now.
         baseline: Another value of the last factor as the reference.
         exploratory: Run with fewer seeds than a test needs, and without a verdict.
         jobs: Cells (a condition with a seed) that are trained at a time.
+        only: Conditions to train now, such as plain Un-Mix; the others stay in the study.
         stale: What is done with cells that other settings or code measured: refuse, keep or rerun.
         out: Folder of the studies.
         config: A recipe or YAML file for all conditions.
@@ -88,12 +92,15 @@ def study(
             },
             name,
         )
-    elif seeds or exploratory:
+    part = parse_seeds(seeds) if seeds else ()
+    if exploratory or not set(part) <= {seed for _, seed in planned.cells}:
         content = planned.content()
-        if seeds:
-            content["seeds"] = list(parse_seeds(seeds))
+        content["seeds"] = list(part or planned.seeds)
         planned = Study.of({**content, "exploratory": exploratory or planned.exploratory}, name)
-    failed = run_study(planned, folder, jobs=jobs, stale=stale, here=here, say=say)
+    failed = run_study(
+        planned, folder, jobs=jobs, stale=stale, only=_conditions(only, planned), seeds=part,
+        here=here, say=say,
+    )  # fmt: skip
     found = read_study(folder)
     say("")
     say(_write(found, folder))
@@ -106,12 +113,30 @@ def study(
     return found
 
 
-def show_study(name: str, *, out: str = "studies", say: Say = print) -> StudyResults:
+def _conditions(only: Sequence[str], planned: Study) -> list[str]:
+    """Conditions that were given one by one, or in one text with commas between.
+
+    Raises:
+        UserError: if the study has no such condition.
+    """
+    found = []
+    for word in only:
+        # A name may have a comma of its own, as "moco, none".
+        names = [word] if word in planned.conditions else [n.strip() for n in word.split(",")]
+        found += [check_choice("only", name, planned.conditions) for name in names]
+    return found
+
+
+def show_study(
+    name: str, *, out: str = "studies", watch: bool = False, say: Say = print
+) -> StudyResults:
     """Print what a study has so far: the verdicts and the table, also while it runs.
 
     Args:
         name: The study's name, its folder or its file.
         out: Folder of the studies.
+        watch: Go on until all cells are measured or nothing trains them any more: a line for each
+            change, and the verdicts again after each cell. Ctrl-C ends it and not the study.
         say: Prints a line.
 
     Raises:
@@ -123,6 +148,8 @@ def show_study(name: str, *, out: str = "studies", say: Say = print) -> StudyRes
         raise UserError(f"study: there is no folder {folder}; unmix study {name} begins it.")
     found = read_study(folder)
     say(found.markdown().rstrip())
+    if watch:
+        found = watch_study(folder, found, say)
     return found
 
 

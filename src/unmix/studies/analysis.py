@@ -14,6 +14,7 @@ from unmix.statistics import PairedComparison, compare_paired, holm, verdict
 from unmix.studies.baselines import Baselines, read_baselines
 from unmix.studies.cells import read_cells
 from unmix.studies.plan import Study
+from unmix.studies.summary import over_rows
 
 __all__ = ["Comparison", "StudyResults", "compare_conditions", "read_study"]
 
@@ -148,6 +149,7 @@ class StudyResults:
                 }
                 for c in self.comparisons()
             ],
+            "over_rows": [over.as_dict() for over in over_rows(self)],
             "notes": self.marks(),
             "missing": self.missing(),
         }
@@ -155,6 +157,8 @@ class StudyResults:
     def sentences(self) -> list[str]:
         """The verdicts, then what a reader must know of the cells."""
         found = [c.words(self.study.exploratory) for c in self.comparisons()]
+        for over in over_rows(self):
+            found += over.words(_TITLES.get(over.protocol, over.protocol))
         found += [f"note: {note}" for note in self.marks()]
         if gone := self.missing():
             more = f" and {len(gone) - 3} more" if len(gone) > 3 else ""

@@ -65,6 +65,8 @@ def run_study(
     *,
     jobs: int = 1,
     stale: str = "refuse",
+    only: Sequence[str] = (),
+    seeds: Sequence[int] = (),
     here: Mapping[str, Any] | None = None,
     say: Say = print,
 ) -> list[str]:
@@ -79,6 +81,8 @@ def run_study(
         jobs: Cells at a time.
         stale: For cells that other settings or other code measured: "refuse", "keep" them (tables
             mark them), or "rerun".
+        only: Conditions to train now; the others stay in the study. By default all.
+        seeds: Likewise.
         here: Settings of this machine, such as `data_dir`; they are not part of the study.
         say: Prints a line.
 
@@ -91,20 +95,37 @@ def run_study(
         KeyboardInterrupt: when it is interrupted; the same call goes on.
     """
     with run_lock(folder, say, "--out"):
-        return _run_locked(study, folder, jobs, stale, here or {}, say)
+        local = replace(study, base={**study.base, **(here or {})})
+        return _run_locked(study, local, folder, jobs, stale, only, seeds, say)
 
 
 def _run_locked(
-    study: Study, folder: Path, jobs: int, stale: str, here: Mapping[str, Any], say: Say
+    study: Study,
+    local: Study,
+    folder: Path,
+    jobs: int,
+    stale: str,
+    only: Sequence[str],
+    seeds: Sequence[int],
+    say: Say,
 ) -> list[str]:
-    local = replace(study, base={**study.base, **here})
-    costs = _costs(local, folder, say)
-    cells = _cells(local, folder, epochs_for(study, costs))
+    chosen = set(only or study.conditions)
+    # The cost of a condition decides how long another one is trained.
+    needed = chosen | {c.like for c in study.conditions.values() if c.name in chosen and c.like}
+    part = replace(local, conditions={k: c for k, c in study.conditions.items() if k in needed})
+    costs = _costs(part, folder, say)
+    cells = [
+        cell
+        for cell in _cells(part, folder, epochs_for(part, costs))
+        if cell.condition in chosen and (not seeds or cell.seed in seeds)
+    ]
     missing = _missing(cells, stale, say)
     _write_study(study, folder)
     measure_baselines(local, folder, say)
     for line in study.left_out:
         say(f"left out: {line}")
+    if len(cells) < len(study.cells):
+        say(f"part of the study: {len(cells)} of its {len(study.cells)} cells")
     say(_estimate(study, cells, missing, costs, jobs))
     if not missing:
         return []

@@ -274,9 +274,8 @@ def _to_the_end(
         raise SystemExit(0)
     measured = finish(parts, folder, evaluator, reporter)
     rows = [*reporter.rows, *(each.row for each in measured)]
-    for line in dict.fromkeys(each.line() for each in parts.skipped):
-        if line is not None:
-            say(line)
+    for line in filter(None, dict.fromkeys(each.line() for each in parts.skipped)):
+        say(line)
     seconds = time.perf_counter() - start
     content = results_of(parts, record, folder, reporter, rows, command, seconds)
     with results_lock(folder.path):
@@ -357,10 +356,9 @@ def finish(
     module.to(parts.machine.device)
     refuse_failure(folder, evaluator, reporter)
     folder.write_encoder(module.method.backbone, encoder_facts(parts))
-    protocols = ("knn", "linear") if settings.evaluation.evaluate else ()
-    if not protocols or not evaluator.labeled:
+    if not (settings.evaluation.evaluate and evaluator.labeled):
         return []
-    measured, train = evaluator(protocols, settings.run.epochs)
+    measured, train = evaluator(("knn", "linear"), settings.run.epochs)
     for line in reporter.health.warnings(spread_and_rank(train.features), 1.0):
         say(f"warning: {line}")
     return measured

@@ -1,0 +1,115 @@
+"""What a level of a study shows over several methods or data sets: mean difference, mean rank."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+from unmix.statistics import Rank, mean_ranks
+
+if TYPE_CHECKING:
+    from unmix.studies.analysis import StudyResults
+
+__all__ = ["OverRows", "over_rows"]
+
+# Settings whose values are rows: what is compared is compared within each.
+_ROWS = {"method": "methods", "data": "data sets"}
+
+
+@dataclass(frozen=True)
+class OverRows:
+    """Levels compared over rows by one protocol.
+
+    Attributes:
+        rows: What the rows are, such as "methods".
+        protocol: Of the accuracies.
+        reference: The level that differences are to.
+        ranks: By level; rows that lack a level are left out.
+    """
+
+    rows: str
+    protocol: str
+    reference: str
+    ranks: Mapping[str, Rank]
+
+    def words(self, title: str) -> list[str]:
+        """A sentence for each level but the reference."""
+        base = self.ranks[self.reference]
+        many = f"over {base.rows} {self.rows}, {title}"
+        found = []
+        for level, rank in self.ranks.items():
+            if level == self.reference:
+                continue
+            difference = f"{many}: {level} {rank.mean_difference:+.1f} points to {self.reference}"
+            ranks = f"mean rank {rank.mean_rank:.1f} against {base.mean_rank:.1f}"
+            if rank.difference_interval is None or rank.interval is None:
+                found.append(f"{difference}, {ranks}; one of the {self.rows} has no interval")
+                continue
+            (low, high), (best, worst) = rank.difference_interval, rank.interval
+            found.append(
+                f"{difference} (95% interval over {self.rows} {low:+.1f} to {high:+.1f}), {ranks} "
+                f"({best:.1f} to {worst:.1f}) of {len(self.ranks)}"
+            )
+        return found
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain numbers."""
+        return {
+            "rows": self.rows, "protocol": self.protocol, "reference": self.reference,
+            "ranks": {level: asdict(rank) for level, rank in self.ranks.items()},
+        }  # fmt: skip
+
+
+def over_rows(results: StudyResults) -> list[OverRows]:
+    """Compare the levels of a study whose conditions vary methods or data sets.
+
+    A row's accuracy of a level is the mean over the seeds that all its levels have.
+
+    Args:
+        results: The study and its cells.
+
+    Returns:
+        For each protocol; empty if there are not two rows with two levels of the same names.
+    """
+    placed = _placed(results)
+    rows = list(dict.fromkeys(row for row, _ in placed.values()))
+    levels = list(dict.fromkeys(level for _, level in placed.values()))
+    if len(rows) < 2 or len(levels) < 2:
+        return []
+    varied = [title for i, title in enumerate(_ROWS.values()) if len({row[i] for row in rows}) > 1]
+    found = []
+    for protocol in results.study.protocols:
+        table: dict[str, dict[str, float]] = {}
+        for row in rows:
+            names = {level: name for name, (own, level) in placed.items() if own == row}
+            accuracies = {level: results.accuracies(n, protocol) for level, n in names.items()}
+            shared = set.intersection(*map(set, accuracies.values()))
+            if set(names) == set(levels) and shared:
+                table[", ".join(row)] = {
+                    level: sum(values[seed] for seed in shared) / len(shared)
+                    for level, values in accuracies.items()
+                }
+        if table:
+            ranks = mean_ranks(table, levels[0])
+            found.append(OverRows(" and ".join(varied), protocol, levels[0], ranks))
+    return found
+
+
+def _placed(results: StudyResults) -> dict[str, tuple[tuple[str, ...], str]]:
+    """For each condition its row, and the name of its level within the row."""
+    study = results.study
+    flat = {
+        name: {**study.base, **condition.settings} for name, condition in study.conditions.items()
+    }
+    found = {}
+    for name, settings in flat.items():
+        row = tuple(str(settings.get(key, "")) for key in _ROWS)
+        # Crossed conditions are named by their levels; those of the row are in `row` already.
+        parts = [part for part in name.split(", ") if part not in (*row, *_named(row))]
+        found[name] = (row, ", ".join(parts))
+    return found
+
+
+def _named(row: tuple[str, ...]) -> list[str]:
+    return [f"{key}={value}" for key, value in zip(_ROWS, row, strict=True)]
