@@ -145,7 +145,7 @@ def test_a_run_without_a_fingerprint_opens_with_a_note(work: Path) -> None:
     (work / "r" / "data.json").unlink()
     said: list[str] = []
     knn(work / "r", device="cpu", say=said.append)
-    assert said[0].startswith("note: this run is of a version that kept no fingerprint of its data")
+    assert said[0].startswith("note: this run is of a version that stored no fingerprint of its data")
 
 
 def test_a_damaged_record_is_told(work: Path, refuse: Callable[..., str]) -> None:
@@ -242,7 +242,7 @@ def test_a_run_goes_on_with_its_images_where_they_lie_now(
     data.rename(tmp_path / "moved")
     monkeypatch.chdir(tmp_path)
     assert main(["pretrain", "--run", "r"]) == 2
-    assert f"--data: the run's images were in {data}, which is not" in capsys.readouterr().err
+    assert f"--data: the run's images were in {data}, which does not" in capsys.readouterr().err
     assert main(["pretrain", "--run", "r", "--data", "moved/"]) == 0
     assert "warning" not in capsys.readouterr().out
     assert yaml.safe_load((run / "config.yaml").read_text())["data"] == str(tmp_path / "moved")
