@@ -130,7 +130,7 @@ def test_a_transparent_palette_entry_is_white(tmp_path, transparency):
     assert decoded(tmp_path / "a.png").tolist() == [[[10, 20, 30], [255, 255, 255]]]
 
 
-def test_a_transparent_colour_of_an_rgb_png_is_white(tmp_path):
+def test_a_transparent_color_of_an_rgb_png_is_white(tmp_path):
     image = Image.new("RGB", (2, 1), (1, 2, 3))
     image.putpixel((1, 0), (9, 9, 9))
     image.save(tmp_path / "a.png", transparency=(1, 2, 3))

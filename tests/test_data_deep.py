@@ -19,7 +19,7 @@ from unmix.errors import UserError
 from unmix.evaluation.encoder import load_encoder
 
 
-def grey(path: Path, values: np.ndarray, dtype: str = "<u2") -> Path:
+def gray(path: Path, values: np.ndarray, dtype: str = "<u2") -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     values = values.astype(dtype)
     if path.suffix == ".pgm":
@@ -43,7 +43,7 @@ TWELVE = Decoding(range=(0.0, 4095.0))
      ("a.tif", "<f4"), ("a.tif", ">f4"), ("a.pgm", "<u2")],
 )  # fmt: skip
 def test_twelve_bits_in_a_wider_file_keep_all_their_levels(tmp_path, name, dtype):
-    path = grey(tmp_path / name, RAMP, dtype)
+    path = gray(tmp_path / name, RAMP, dtype)
     found = np.asarray(decode(path, decoding=TWELVE))
     assert np.array_equal(found[..., 0], EXPECTED)
     assert np.array_equal(found[..., 0], found[..., 2])
@@ -110,7 +110,7 @@ def ramps(root: Path, top: int, count: int = 6, kind: str = "png") -> Path:
         for i in range(count):
             values = generator.integers(0, top + 1, (16, 16))
             values[0, 0], values[0, 1] = 0, top
-            grey(root / name / f"{i}.{kind}", values)
+            gray(root / name / f"{i}.{kind}", values)
     return root
 
 
@@ -144,8 +144,8 @@ def test_a_range_that_is_given_is_taken_and_one_that_does_nothing_is_told(tmp_pa
 
 def test_images_of_one_value_are_named_as_such(tmp_path, refuse):
     for i in range(4):
-        grey(tmp_path / "deep" / f"{i}.png", np.full((8, 8), 7))
-        grey(tmp_path / "eight" / f"{i}.png", np.full((8, 8), 7), "u1")
+        gray(tmp_path / "deep" / f"{i}.png", np.full((8, 8), 7))
+        gray(tmp_path / "eight" / f"{i}.png", np.full((8, 8), 7), "u1")
     with pytest.raises(UserError, match=r"all pixels of the training images .* have one value, 7"):
         load(tmp_path / "deep", "train")
     told = refuse("pretrain", "--method", "simclr", "--data", tmp_path / "eight", "--run", "r")
@@ -180,7 +180,7 @@ def test_a_run_its_evaluations_and_its_encoder_scale_alike(tmp_path, monkeypatch
     assert main(["pretrain", *words]) == 0  # the same command is the same run
     encoder = load_encoder("r")
     assert encoder.range == (0.0, 997.0)
-    new = grey(tmp_path / "new.tif", np.linspace(0, 700, 256).reshape(16, 16))
+    new = gray(tmp_path / "new.tif", np.linspace(0, 700, 256).reshape(16, 16))
     eight = tmp_path / "eight.png"
     Image.fromarray(np.rint(np.asarray(tifffile.imread(new)) * (255 / 997)).astype(np.uint8)).save(
         eight

@@ -20,10 +20,10 @@ from unmix.data.statistics import even_indices
 from unmix.errors import UserError
 
 
-def make(*paths: Path, colour: str = "olive") -> None:
+def make(*paths: Path, color: str = "olive") -> None:
     for path in paths:
         path.parent.mkdir(parents=True, exist_ok=True)
-        Image.new("RGB", (4, 4), colour).save(path)
+        Image.new("RGB", (4, 4), color).save(path)
 
 
 def tree(root: Path, classes: dict[str, int]) -> Path:
@@ -42,7 +42,7 @@ def load_files(folder: Path, split: str) -> FileImages:
     return found
 
 
-def test_a_class_tree_is_labelled_by_folder_in_sorted_order(tmp_path):
+def test_a_class_tree_is_labeled_by_folder_in_sorted_order(tmp_path):
     tree(tmp_path / "train", {"b": 2, "a": 3})
     tree(tmp_path / "val", {"a": 1, "b": 1})
     train = load_files(tmp_path, "train")
@@ -244,24 +244,24 @@ def test_a_folder_that_is_not_there_and_a_file_are_told(tmp_path):
         load(tmp_path / "a.png", "train")
 
 
-def test_a_folders_colours_are_those_of_its_training_images_for_both_splits(tmp_path):
-    make(*(tmp_path / "train" / "a" / f"{i}.png" for i in range(3)), colour="#ff0000")
-    make(*(tmp_path / "train" / "b" / f"{i}.png" for i in range(3)), colour="#00ff00")
-    make(*(tmp_path / "val" / "a" / f"{i}.png" for i in range(3)), colour="#0000ff")
+def test_a_folders_colors_are_those_of_its_training_images_for_both_splits(tmp_path):
+    make(*(tmp_path / "train" / "a" / f"{i}.png" for i in range(3)), color="#ff0000")
+    make(*(tmp_path / "train" / "b" / f"{i}.png" for i in range(3)), color="#00ff00")
+    make(*(tmp_path / "val" / "a" / f"{i}.png" for i in range(3)), color="#0000ff")
     for split in ("train", "test"):
         found = load(tmp_path, split)
         assert found.mean == (0.5, 0.5, 0.0)
         assert found.std == (0.5, 0.5, 0.0)
 
 
-def test_a_folder_of_imagenet_classes_has_imagenets_colours(tmp_path):
+def test_a_folder_of_imagenet_classes_has_imagenets_colors(tmp_path):
     tree(tmp_path, {"n01440764": 2, "n02102040": 2})
     found = load(tmp_path, "train")
     assert (found.mean, found.std) == (IMAGENET_MEAN, IMAGENET_STD)
 
 
 def test_broken_files_do_not_stop_the_loading_but_all_broken_does(tmp_path):
-    make(tmp_path / "0.png", tmp_path / "1.png", colour="#ffffff")
+    make(tmp_path / "0.png", tmp_path / "1.png", color="#ffffff")
     (tmp_path / "2.png").write_bytes(b"")
     assert load(tmp_path, "train").mean == (1.0, 1.0, 1.0)
     (tmp_path / "0.png").write_bytes(b"")

@@ -145,8 +145,8 @@ def test_paths_with_and_without_labels(tmp_path: Path) -> None:
     for i, path in enumerate(paths):
         pil(i).save(path)
     assert torch.equal(pixels_of(from_python(paths, "train")), PIXELS)
-    labelled = from_python([(str(p), "ab"[i % 2]) for i, p in enumerate(paths)], "train")
-    assert labelled.classes == ("a", "b")
+    labeled = from_python([(str(p), "ab"[i % 2]) for i, p in enumerate(paths)], "train")
+    assert labeled.classes == ("a", "b")
     with pytest.raises(unmix.UserError, match=r"data: there is no file .*none.png"):
         from_python([*paths, tmp_path / "none.png"], "train")
 

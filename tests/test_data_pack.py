@@ -70,7 +70,7 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 
 @pytest.mark.parametrize("split", ["train", "test", "pretrain"])
-def test_a_pack_gives_the_images_labels_and_colours_of_its_folder(
+def test_a_pack_gives_the_images_labels_and_colors_of_its_folder(
     tree: Path, tmp_path: Path, split: str
 ) -> None:
     pack(str(tree), out=str(tmp_path / "out"), say=quiet)
@@ -137,7 +137,7 @@ def test_short_side_shrinks_larger_images_and_keeps_the_bytes_of_others(tmp_path
     assert packed.read(2) == plain.read(2)
     for i in range(2):
         shrunk = plain.decode(i).resize((54, 50), Image.Resampling.BICUBIC)
-        # In grey: of noise's colours JPEG keeps a quarter.
+        # In gray: of noise's colors JPEG keeps a quarter.
         found, wanted = (np.asarray(im.convert("L"), int) for im in (packed.decode(i), shrunk))
         assert np.abs(found - wanted).mean() < 2
     with tarfile.open(tmp_path / "out" / "train-00000.tar") as tar:
@@ -257,7 +257,7 @@ def test_folders_without_images_that_can_be_read_are_refused(
         save(tmp_path / "bad" / f"{i}.jpg", i)
         (tmp_path / "bad" / f"{i}.jpg").write_bytes(b"bad")
     assert "no image could be read" in refuse("data", "pack", tmp_path / "bad", out)
-    # ImageNet's colours are known without a look at the images.
+    # ImageNet's colors are known without a look at the images.
     for i in range(6):
         path = tmp_path / "wnids" / f"n0000000{i % 2}" / f"{i}.jpg"
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""Reading for evaluation agrees with torchvision; colours are estimated and compared."""
+"""Reading for evaluation agrees with torchvision; colors are estimated and compared."""
 
 from __future__ import annotations
 
@@ -161,7 +161,7 @@ def test_the_estimate_of_nothing_is_refused():
         estimate_mean_std(files())
 
 
-def test_own_normalisation_gives_no_warning_and_others_a_loud_line():
+def test_own_normalization_gives_no_warning_and_others_a_loud_line():
     digits = load("digits", "train")
     assert check_normalization(digits, digits.mean, digits.std) is None
     slightly = check_normalization(digits, (0.31, 0.31, 0.31), digits.std)
@@ -185,12 +185,12 @@ def test_own_normalisation_gives_no_warning_and_others_a_loud_line():
         (HALF, (0.5, 0.39, 0.5), True),
     ],
 )
-def test_colours_differ_strongly_from_a_quarter_on(mean, std, strongly):
+def test_colors_differ_strongly_from_a_quarter_on(mean, std, strongly):
     line = check_normalization(tensors(noise(1, 2, 2)), mean, std)
     assert ("strongly" in line) == strongly
 
 
-def test_a_set_of_one_colour_can_be_compared():
+def test_a_set_of_one_color_can_be_compared():
     flat = replace(tensors(noise(1, 2, 2)), std=(0.0, 0.0, 0.0))
     assert check_normalization(flat, flat.mean, flat.std) is None
     assert "strongly" in check_normalization(flat, HALF, HALF)

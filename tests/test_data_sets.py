@@ -1,4 +1,4 @@
-"""The data sets known by name: contents, colours, splits, layouts, and what absence says."""
+"""The data sets known by name: contents, colors, splits, layouts, and what absence says."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def images_at(folder: Path, count: int) -> None:
 # Names
 
 
-def test_every_data_set_is_complete_and_says_where_its_colours_come_from():
+def test_every_data_set_is_complete_and_says_where_its_colors_come_from():
     assert list(DATA_SETS) == ["photos", "digits", *NEED_FILES[:3], *NEED_FILES[3:]]
     for name, data_set in DATA_SETS.items():
         assert data_set.name == name
@@ -118,9 +118,9 @@ def test_photos_has_250_training_and_80_test_patches_a_picture():
     assert len(train.classes) == len(set(train.classes)) == 16
 
 
-def test_photos_colours_are_those_of_its_training_patches():
+def test_photos_colors_are_those_of_its_training_patches():
     mean, std = pixel_statistics(load_tensor("photos", "train").images)
-    # JPEG decoders differ by a grey level here and there.
+    # JPEG decoders differ by a gray level here and there.
     assert PHOTOS.mean == pytest.approx(mean, abs=5e-4)
     assert PHOTOS.std == pytest.approx(std, abs=5e-4)
 
@@ -191,7 +191,7 @@ def test_digits_are_scikit_learns_with_the_full_range_of_grey():
 
 
 @pytest.mark.parametrize("name", ["photos", "digits"])
-def test_pretrain_is_train_for_sets_without_unlabelled_images(name):
+def test_pretrain_is_train_for_sets_without_unlabeled_images(name):
     train, pretrain = load_tensor(name, "train"), load_tensor(name, "pretrain")
     assert torch.equal(train.images, pretrain.images)
     assert torch.equal(train.labels, pretrain.labels)
@@ -210,7 +210,7 @@ def cifar10(shared, tmp_path_factory) -> Path:
 
 
 @pytest.mark.shared
-def test_cifar10_agrees_with_torchvision_and_with_its_published_colours(cifar10):
+def test_cifar10_agrees_with_torchvision_and_with_its_published_colors(cifar10):
     train = load_tensor("cifar10", "train", data_dir=cifar10)
     assert train.images.shape == (50000, 3, 32, 32)
     assert Counter(train.labels.tolist()) == dict.fromkeys(range(10), 5000)
@@ -289,7 +289,7 @@ def test_a_failed_download_says_where_to_unpack_it(tmp_path, monkeypatch):
 
 @pytest.fixture
 def stl10(tmp_path, monkeypatch) -> Path:
-    """STL-10's layout with 3 labelled, 4 unlabelled and 2 test images."""
+    """STL-10's layout with 3 labeled, 4 unlabeled and 2 test images."""
     inside = tmp_path / "stl10_binary"
     inside.mkdir()
     numbers = np.random.default_rng(0)
@@ -315,7 +315,7 @@ def stl10(tmp_path, monkeypatch) -> Path:
     return tmp_path
 
 
-def test_stl10_pretrains_on_labelled_and_unlabelled_images_and_probes_on_labelled_ones(stl10):
+def test_stl10_pretrains_on_labeled_and_unlabeled_images_and_probes_on_labeled_ones(stl10):
     pretrain = load_tensor("stl10", "pretrain", data_dir=stl10)
     train = load_tensor("stl10", "train", data_dir=stl10)
     test = load_tensor("stl10", "test", data_dir=stl10)

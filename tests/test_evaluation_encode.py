@@ -64,8 +64,8 @@ def test_paths_get_the_features_of_the_evaluation(encoder: LoadedEncoder, folder
 def test_pillows_images_are_prepared_as_their_files(encoder: LoadedEncoder, folder: Path) -> None:
     paths = sorted(folder.rglob("*.png"))
     assert torch.equal(encoder.encode([Image.open(p) for p in paths]), encoder.encode(paths))
-    grey = Image.open(paths[0]).convert("L")
-    assert torch.equal(encoder.encode(grey), encoder.encode(grey.convert("RGB")))
+    gray = Image.open(paths[0]).convert("L")
+    assert torch.equal(encoder.encode(gray), encoder.encode(gray.convert("RGB")))
 
 
 def test_pixels_get_the_features_of_the_evaluation(encoder: LoadedEncoder) -> None:

@@ -132,7 +132,7 @@ def test_the_smallest_budget_is_enough_and_one_byte_less_is_not(generator):
 def test_tensors_take_no_more_than_the_budget(n, m, d, k, classes, share, generator):
     """As PyTorch's allocator tells; from a third of the features on top of the least, to ten times.
 
-    Where the features, the neighbours, or the scores of the classes are most of it.
+    Where the features, the neighbors, or the scores of the classes are most of it.
     """
     bank, labels, queries = _random(generator, n, m, d, classes)
     given = {"classes": classes, "k": k, "top": min(5, classes)}
@@ -148,7 +148,7 @@ def test_tensors_take_no_more_than_the_budget(n, m, d, k, classes, share, genera
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="Linux tells peak memory so")
 @pytest.mark.parametrize("budget", [24, 64])
 def test_a_process_grows_by_no_more_than_the_budget(budget: int):
-    """In megabytes: 41 of a bank whose normalised copy is as large, and 320 of similarities.
+    """In megabytes: 41 of a bank whose normalized copy is as large, and 320 of similarities.
 
     A process of its own, because what another test gave back to the allocator could be used again.
     The 16 megabytes beside the budget are for the matrix library's own buffers and the gaps that
@@ -204,7 +204,7 @@ def test_scale_of_features_does_not_matter(generator):
     assert torch.equal(knn_predict(bank * scale, labels, queries * 7, classes=4), expected)
 
 
-def test_low_temperature_is_the_nearest_neighbour_without_overflow(generator):
+def test_low_temperature_is_the_nearest_neighbor_without_overflow(generator):
     """exp(1 / 0.001) is beyond float32; the ranking must still follow the nearest one."""
     bank, labels, queries = _random(generator)
     nearest = torch.nn.functional.cosine_similarity(queries[:, None], bank[None], dim=2).argmax(1)
@@ -236,7 +236,7 @@ def test_every_class_with_a_vote_is_ranked_once_and_the_others_are_no_prediction
 
 @pytest.mark.parametrize("k", [1, 2, 3, 5, 20])
 def test_top5_is_scikit_learns_over_the_classes_that_have_votes(k: int):
-    """Top-5 with one neighbour is top-1; where fewer than five classes vote, only those count."""
+    """Top-5 with one neighbor is top-1; where fewer than five classes vote, only those count."""
     images, labels = load_digits(return_X_y=True)
     bank, queries, wanted = images[:300], images[300:800], labels[300:800]
     judge = KNeighborsClassifier(

@@ -37,7 +37,7 @@ def _probe(digits, seed: int = 0) -> dict[str, float]:
 def test_accuracy_is_scikit_learns_at_the_same_strength(digits):
     """strength = 1 / (C N) turns the penalty on the summed loss into one on the mean."""
     result = _probe(digits)
-    train, test = linear._standardise(digits[0], digits[2])
+    train, test = linear._standardize(digits[0], digits[2])
     judge = LogisticRegression(C=1 / (result["strength"] * len(train)), max_iter=2000)
     expected = 100 * judge.fit(train, digits[1]).score(test, digits[3])
     assert result["top1"] == pytest.approx(expected, abs=0.4)
@@ -49,7 +49,7 @@ def test_accuracy_is_scikit_learns_at_the_same_strength(digits):
 
 @pytest.mark.parametrize("covariance", [True, False])
 def test_weights_are_scikit_learns(digits, covariance):
-    train, _ = linear._standardise(digits[0], digits[2])
+    train, _ = linear._standardize(digits[0], digits[2])
     classifier = linear._classifier(train, 10)
     found = linear._covariance(train) if covariance else None
     linear._fit(classifier, train, digits[1], 1e-2, found)
@@ -63,7 +63,7 @@ def _correlated(generator: torch.Generator) -> tuple[Tensor, Tensor]:
     """Features of 30 directions whose variances span four orders, and 5 classes of them."""
     x = torch.randn(600, 30, generator=generator) * torch.logspace(-2, 0, 30)
     x = x @ torch.linalg.qr(torch.randn(30, 30, generator=generator)).Q
-    return linear._standardise(x, x)[0], x[:, :5].argmax(dim=1)
+    return linear._standardize(x, x)[0], x[:, :5].argmax(dim=1)
 
 
 @pytest.mark.parametrize("strength", STRENGTHS)
@@ -93,7 +93,7 @@ def test_the_covariance_makes_the_way_shorter(generator, monkeypatch):
 
 def test_a_covariance_that_is_not_that_of_the_features_does_no_harm(digits, generator):
     """The choice of strength fits nine tenths of the images with the covariance of all."""
-    train, _ = linear._standardise(digits[0], digits[2])
+    train, _ = linear._standardize(digits[0], digits[2])
     other = linear._covariance(train * (torch.rand(64, generator=generator) + 0.5))
     first, second = linear._classifier(train, 10), linear._classifier(train, 10)
     linear._fit(first, train, digits[1], 1e-2)
@@ -126,7 +126,7 @@ def test_global_generator_is_not_touched(digits):
 
 
 def test_scale_and_offset_of_features_do_not_matter(digits):
-    """Standardisation by the training split; a dead unit must not give NaN."""
+    """Standardization by the training split; a dead unit must not give NaN."""
     x, y, test_x, test_y = digits
     assert (x.std(dim=0) == 0).any()
     moved = linear_probe(
@@ -150,9 +150,9 @@ def test_noisy_features_choose_a_strong_penalty_and_clean_ones_a_weak_one(genera
     noise[:, 0] += torch.cat([labels, labels])
     noisy = linear_probe(noise[:400], labels, noise[400:], labels, classes=2, generator=generator)
     # A class given by many weak, consistent directions needs the weights to grow.
-    centres = torch.randn(20, 4, generator=generator)
+    centers = torch.randn(20, 4, generator=generator)
     points = torch.randn(2000, 4, generator=generator)
-    classes = torch.cdist(points, centres).argmin(dim=1)
+    classes = torch.cdist(points, centers).argmin(dim=1)
     clean = linear_probe(
         points[:1000],
         classes[:1000],

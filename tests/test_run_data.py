@@ -145,7 +145,9 @@ def test_a_run_without_a_fingerprint_opens_with_a_note(work: Path) -> None:
     (work / "r" / "data.json").unlink()
     said: list[str] = []
     knn(work / "r", device="cpu", say=said.append)
-    assert said[0].startswith("note: this run is of a version that stored no fingerprint of its data")
+    assert said[0].startswith(
+        "note: this run is of a version that stored no fingerprint of its data"
+    )
 
 
 def test_a_damaged_record_is_told(work: Path, refuse: Callable[..., str]) -> None:

@@ -264,7 +264,7 @@ def photo(height: int, width: int) -> Image.Image:
 def difference(
     images: FileImages, size: int, interpolation: str, **words: int
 ) -> tuple[int, float]:
-    """The largest and the mean difference from the plain path, in grey levels."""
+    """The largest and the mean difference from the plain path, in gray levels."""
     settings = ViewSettings(interpolation=interpolation, **words)  # type: ignore[arg-type]
     views = Views(settings, size, images.mean, images.std, count=2)
     fast = FileCrops(images, views, seed=0).__getitems__([(0, i) for i in range(len(images))])
@@ -282,11 +282,11 @@ def difference(
 
 
 @pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
-@pytest.mark.parametrize("kind", ["rgb.jpg", "grey.jpg", "cmyk.jpg", "rgb.png", "alpha.png"])
+@pytest.mark.parametrize("kind", ["rgb.jpg", "gray.jpg", "cmyk.jpg", "rgb.png", "alpha.png"])
 def test_crops_are_pillows_to_one_grey_level(
     images: FileImages, tmp_path: Path, kind: str, interpolation: str
 ) -> None:
-    mode = {"grey": "L", "cmyk": "CMYK", "alpha": "RGBA"}.get(kind.partition(".")[0], "RGB")
+    mode = {"gray": "L", "cmyk": "CMYK", "alpha": "RGBA"}.get(kind.partition(".")[0], "RGB")
     photo(150, 230).convert(mode).save(tmp_path / kind)
     found = replace(images, paths=[tmp_path / kind] * 3, labels=None, classes=None)
     assert difference(found, 64, interpolation)[0] <= 1
@@ -320,7 +320,7 @@ def test_a_fraction_of_a_jpegs_pixels_gives_nearly_the_same_crops(
 
 
 def test_local_crops_of_files_are_the_plain_paths(images: FileImages, tmp_path: Path) -> None:
-    """Of whole pixels to one grey level, of a fraction of them nearly."""
+    """Of whole pixels to one gray level, of a fraction of them nearly."""
     photo(300, 400).save(tmp_path / "a.jpg", quality=95)
     found = replace(images, paths=[tmp_path / "a.jpg"] * 4, labels=None, classes=None)
     assert difference(found, 150, "bilinear", local_crops=3)[0] <= 1

@@ -56,8 +56,8 @@ def digits(split: str) -> TensorImages:
     return found
 
 
-def neighbours(encode: Any, prepare: Any) -> float:
-    """Top-1 of 10 neighbours among 200 of the digits, with nothing between."""
+def neighbors(encode: Any, prepare: Any) -> float:
+    """Top-1 of 10 neighbors among 200 of the digits, with nothing between."""
     train, test = digits("train").evenly(200), digits("test")
     assert train.labels is not None
     assert test.labels is not None
@@ -74,7 +74,7 @@ def test_the_last_row_is_of_the_weights_that_are_exported(tmp_path: Path) -> Non
     results = run(tmp_path / "run", knn_every=1)
     assert rows(results) == [("knn", 1), ("knn", 2), ("linear", 2)]
     encoder = load_encoder(tmp_path / "run")
-    top1 = neighbours(encoder.features, encoder.views.plain)
+    top1 = neighbors(encoder.features, encoder.views.plain)
     final = results.final("knn")
     assert final is not None
     assert final.top1 == pytest.approx(top1)
@@ -84,7 +84,7 @@ def test_the_rows_on_the_way_are_of_their_epochs(tmp_path: Path) -> None:
     results = run(tmp_path / "run", knn_every=1, checkpoint_every=1, evaluate=False)
     method = load_method(tmp_path / "run", "epoch-0001")
     plain = load_encoder(tmp_path / "run").views.plain
-    assert results.evaluations[0].top1 == pytest.approx(neighbours(method.features, plain))
+    assert results.evaluations[0].top1 == pytest.approx(neighbors(method.features, plain))
 
 
 @pytest.mark.parametrize(
@@ -109,9 +109,9 @@ def test_the_projectors_output_is_measured_if_asked_for(tmp_path: Path) -> None:
     assert final.details["features"] == "projector"
     method = load_method(tmp_path / "run", "last")
     plain = load_encoder(tmp_path / "run").views.plain
-    projected = neighbours(method.projections, plain)
+    projected = neighbors(method.projections, plain)
     assert final.top1 == pytest.approx(projected)
-    assert projected != pytest.approx(neighbours(method.features, plain))
+    assert projected != pytest.approx(neighbors(method.features, plain))
 
 
 # --- features and baselines -------------------------------------------------------------------
@@ -147,7 +147,7 @@ def test_a_split_is_encoded_in_batches_without_a_difference() -> None:
     assert torch.equal(whole.index, torch.arange(len(images)))
 
 
-def test_more_neighbours_than_images_are_as_many_as_there_are() -> None:
+def test_more_neighbors_than_images_are_as_many_as_there_are() -> None:
     train = split_features(raw_pixels, digits("train").evenly(40), plain, 8)
     test = split_features(raw_pixels, digits("test").evenly(40), plain, 8)
     (measured,) = evaluate_features(train, test, 10, ("knn",), k=200, generator=generator_for(0))
@@ -161,7 +161,7 @@ def test_more_neighbours_than_images_are_as_many_as_there_are() -> None:
 def test_evenly_takes_distinct_images_in_order_from_the_first_to_the_last(
     n: int, count: int, labeled: bool
 ) -> None:
-    """Every image carries its own label, and neighbours are equally far apart to a step of 1."""
+    """Every image carries its own label, and neighbors are equally far apart to a step of 1."""
     numbers = torch.arange(n)
     images: ImageSet = TensorImages(
         name="numbers", split="train", mean=(0.5, 0.5, 0.5), std=(0.2, 0.2, 0.2),

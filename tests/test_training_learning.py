@@ -1,4 +1,4 @@
-"""Training teaches: the loss falls and neighbours agree more, on embedded photographs."""
+"""Training teaches: the loss falls and neighbors agree more, on embedded photographs."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ SMALL: dict[str, Any] = {
 ADAM: dict[str, Any] = {
     "optimizer": "adam", "lr": 3e-3, "weight_decay": 1e-6, "limit": 300, "epochs": 14,
 }  # fmt: skip
-# In so few steps a method without negatives learns from views that keep their colours only.
+# In so few steps a method without negatives learns from views that keep their colors only.
 COLOURED: dict[str, Any] = {**ADAM, "jitter_p": 0.0, "gray_p": 0.0}
 METHODS: dict[str, dict[str, Any]] = {
     "barlow": {**ADAM, "dim": 128, "hidden": 128, "off_diagonal": 0.05},
@@ -64,7 +64,7 @@ def trained(parts: Parts) -> float:
 
 
 def knn(parts: Parts) -> float:
-    """Top-1 accuracy in percent of 20 neighbours."""
+    """Top-1 accuracy in percent of 20 neighbors."""
     views = parts.module.views
 
     def features(images: ImageSet) -> Any:
@@ -77,7 +77,7 @@ def knn(parts: Parts) -> float:
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_the_loss_falls_and_neighbours_agree_more_than_without_training(method: str) -> None:
+def test_the_loss_falls_and_neighbors_agree_more_than_without_training(method: str) -> None:
     """Against the encoder as it starts, and against a run at a rate of next to nothing.
 
     That one fills the same queue or bank and settles the same batch-norm statistics, which alone

@@ -25,7 +25,7 @@ METHODS: dict[str, dict[str, Any]] = {
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_the_loss_falls_and_neighbours_agree_more_than_without_training(method: str) -> None:
+def test_the_loss_falls_and_neighbors_agree_more_than_without_training(method: str) -> None:
     """Against the encoder as it starts, and against a run at a rate of next to nothing."""
     words = {"method": method, **SMALL, **ADAM, **METHODS[method]}
     untouched = knn(build_parts(Settings.of(words)))

@@ -1,4 +1,4 @@
-"""Where the images are during training: chosen by a budget, and without changing what is learnt."""
+"""Where the images are during training: chosen by a budget, and without changing what is learned."""
 
 from __future__ import annotations
 

@@ -91,7 +91,7 @@ def test_measuring_takes_little_time() -> None:
 
 
 def test_the_meter_takes_its_own_work_for_free(monkeypatch: pytest.MonkeyPatch) -> None:
-    samples = iter([(0.0, 100.0, 5.0), (2.0, 101.0, 6.0)])  # of two cores one is a neighbour's
+    samples = iter([(0.0, 100.0, 5.0), (2.0, 101.0, 6.0)])  # of two cores one is a neighbor's
     monkeypatch.setattr(CoreMeter, "_sample", staticmethod(lambda: next(samples)))
     monkeypatch.setattr(threads, "usable_cores", lambda: 2)
     monkeypatch.setattr(threads, "quota", lambda: float("inf"))

@@ -46,10 +46,10 @@ _UNRECORDED = (
 
 @dataclass(frozen=True)
 class Splits:
-    """The labelled images that an encoder is measured on.
+    """The labeled images that an encoder is measured on.
 
     Attributes:
-        train: Images that may be learnt from.
+        train: Images that may be learned from.
         test: Images to predict.
         labels: Classes of the training images, int64 (N,).
         classes: Their names.
@@ -190,7 +190,7 @@ class FinishedRun:
         train_folder: str | None = None,
         test_folder: str | None = None,
     ) -> Splits:
-        """Load the labelled training images and the test images.
+        """Load the labeled training images and the test images.
 
         Args:
             what: What needs the classes, for the message.

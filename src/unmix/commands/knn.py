@@ -1,4 +1,4 @@
-"""A finished run, measured by its nearest neighbours."""
+"""A finished run, measured by its nearest neighbors."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def knn(
 
     Args:
         run: Run folder, or an encoder file alone, with `data`; then nothing is noted.
-        k: Neighbours that vote; at most the training images there are.
+        k: Neighbors that vote; at most the training images there are.
         temperature: T of their weights exp(similarity / T).
         features: The backbone's pooled features, or the projector's.
         device: auto, cpu, cuda or mps.

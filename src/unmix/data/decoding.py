@@ -24,7 +24,7 @@ __all__ = [
     "BrokenImage",
     "Decoding",
     "decode",
-    "grey_range",
+    "gray_range",
     "opened",
     "orientation",
     "rgb8",
@@ -165,7 +165,7 @@ def opened(
         Image.MAX_IMAGE_PIXELS = limit
 
 
-def grey_range(path: Path, content: bytes, decoding: Decoding) -> Range | None:
+def gray_range(path: Path, content: bytes, decoding: Decoding) -> Range | None:
     """The least and the greatest value of an image of more than 8 bits; None of another.
 
     Raises:
@@ -175,7 +175,7 @@ def grey_range(path: Path, content: bytes, decoding: Decoding) -> Range | None:
         with opened(path, content, decoding) as image:
             if not is_deep(image, _start(path, content)):
                 return None
-            values = _colours(deep_values(image, path, content))
+            values = _colors(deep_values(image, path, content))
     except Exception as error:
         raise BrokenImage(path, _reason(path, error, content)) from error
     if values.dtype.kind == "f":
@@ -215,7 +215,7 @@ def _start(path: Path, content: bytes | None) -> bytes:
         return b""
 
 
-def _colours(values: np.ndarray) -> np.ndarray:
+def _colors(values: np.ndarray) -> np.ndarray:
     """Values without their alpha channel, if there is one."""
     return values[..., :-1] if values.ndim == 3 and values.shape[2] in (2, 4) else values
 
@@ -225,7 +225,7 @@ def _of_deep(
 ) -> Image.Image:
     turned = orientation(image)
     values = deep_values(image, path, content)
-    scaled = to_8_bits(_colours(values), limits)
+    scaled = to_8_bits(_colors(values), limits)
     if values.ndim == 3 and values.shape[2] in (2, 4):
         alpha = to_8_bits(values[..., -1:], FULL)
         scaled = np.concatenate([scaled, alpha], axis=2)

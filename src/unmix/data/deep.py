@@ -33,10 +33,10 @@ def is_deep(image: Image.Image, start: bytes) -> bool:
         image: Its header read.
         start: The first bytes of its file.
     """
-    return image.mode == "F" or image.mode.startswith("I") or _is_deep_colour(image, start)
+    return image.mode == "F" or image.mode.startswith("I") or _is_deep_color(image, start)
 
 
-def _is_deep_colour(image: Image.Image, start: bytes) -> bool:
+def _is_deep_color(image: Image.Image, start: bytes) -> bool:
     # Pillow opens these as 8 bits, of which it takes the upper ones.
     if image.format == "PNG":
         return len(start) > 25 and start[24] == 16 and start[25] in (2, 4, 6)
@@ -59,7 +59,7 @@ def deep_values(image: Image.Image, path: Path, content: bytes | None) -> np.nda
     """
     if image.mode != "F" and not image.mode.startswith("I"):
         encoded = path.read_bytes() if content is None else content
-        return _png_colour(encoded) if image.format == "PNG" else _tiff_colour(encoded)
+        return _png_color(encoded) if image.format == "PNG" else _tiff_color(encoded)
     # Pillow stretches a PGM whose greatest value is not 65535; the values themselves are wanted.
     tiles: Any = getattr(image, "tile", ())
     greatest = tiles[0][3][1] if image.format == "PPM" and image.mode == "I" else None
@@ -69,7 +69,7 @@ def deep_values(image: Image.Image, path: Path, content: bytes | None) -> np.nda
     return values
 
 
-def _png_colour(content: bytes) -> np.ndarray:
+def _png_color(content: bytes) -> np.ndarray:
     import torch
     from torchvision.io import ImageReadMode, decode_png
 
@@ -77,7 +77,7 @@ def _png_colour(content: bytes) -> np.ndarray:
     return decode_png(encoded, ImageReadMode.UNCHANGED).permute(1, 2, 0).numpy()
 
 
-def _tiff_colour(content: bytes) -> np.ndarray:
+def _tiff_color(content: bytes) -> np.ndarray:
     what = "a color TIFF of more than 8 bits"
     try:
         import tifffile

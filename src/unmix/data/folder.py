@@ -45,14 +45,14 @@ def load_folder(
     """Read a split of a folder of images.
 
     1. *Splits.* Folders with the usual names are splits (see `unmix.data.splits.find_splits`).
-    2. *Classes.* Images are labelled by folder when there are at least two class folders, images
+    2. *Classes.* Images are labeled by folder when there are at least two class folders, images
        lie directly in them and nowhere else, and not every one holds a single image. Otherwise all
        images at any depth are taken, without classes. Folders without images are not classes.
     3. *Hold-out.* A class tree without a test split of its own gives a tenth of every class to the
        test split (see `hold_out`). Images without classes all go to the training split.
     4. *Range.* Of images of more than 8 bits, the least and the greatest value of up to 1,000
        training images become 0 and 255, where `decoding` has no range.
-    5. *Colours.* Mean and standard deviation are ImageNet's if all classes are ImageNet's wnids,
+    5. *Colors.* Mean and standard deviation are ImageNet's if all classes are ImageNet's wnids,
        and are otherwise estimated from up to 1,000 training images.
 
     Hidden files, files with other extensions than those of images, and run folders and figures of
@@ -97,7 +97,7 @@ def load_folder(
 
 
 def hold_out(listing: Listing) -> tuple[Listing, Listing]:
-    """Split labelled images: of every class of n images, n / 10 (rounded, at least 1) are held out.
+    """Split labeled images: of every class of n images, n / 10 (rounded, at least 1) are held out.
 
     They are those whose `class/file` name has the smallest hash (BLAKE2b), so that the choice is
     the same on every machine and hardly changes when images are added. A class of one image keeps
@@ -205,7 +205,7 @@ def _classes(listing: Listing) -> str:
 
 
 def _test(splits: Splits, train: Listing) -> Listing:
-    """List the test images, labelled as the training images are.
+    """List the test images, labeled as the training images are.
 
     Raises:
         UserError: if there are none, or they have no classes or others than the training images.

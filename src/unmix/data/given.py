@@ -32,7 +32,7 @@ def is_path(item: Any) -> bool:
 def as_uint8(images: Any, what: str, ndim: int) -> Tensor:
     """Pixels as uint8 (3, H, W), or a batch as (N, 3, H, W), of a tensor or an array.
 
-    Channels may be first or last, 1 or 3 of them; grey is repeated.
+    Channels may be first or last, 1 or 3 of them; gray is repeated.
 
     Args:
         images: A tensor or a NumPy array.

@@ -256,7 +256,7 @@ def images_in(folder: Path | str) -> list[str]:
 
 
 def list_classes(folder: Path | str | Folder, classes: Iterable[str]) -> Listing:
-    """List the images of the class folders `classes` in `folder`, labelled in sorted order."""
+    """List the images of the class folders `classes` in `folder`, labeled in sorted order."""
     whole = folder if isinstance(folder, Folder) else Folder(folder)
     names = tuple(sorted(classes))
     paths: list[str] = []

@@ -30,7 +30,7 @@ Box = tuple[int, int, int, int]
 class OpenedImage:
     """An image of which only the header has been read, where that is enough.
 
-    Plain JPEGs (RGB or grey) are decoded by torchvision at their full size, which takes a quarter
+    Plain JPEGs (RGB or gray) are decoded by torchvision at their full size, which takes a quarter
     less time than Pillow and gives the same pixels, or by Pillow at a fraction of it. Every other
     file, and one that torchvision refuses, goes through `unmix.data.decode`.
 

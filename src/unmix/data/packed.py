@@ -6,7 +6,7 @@ The layout, which `unmix.commands.pack` writes:
   extension) as it was, `KEY.cls` with the number of its class if there are classes, and `KEY.json`
   with the path that it had.
 - `train.npz`, `test.npz`: where each image lies; the arrays of `Index`.
-- `pack.json`: classes, colours, and the shards with their sizes. It is written last, so that a
+- `pack.json`: classes, colors, and the shards with their sizes. It is written last, so that a
   folder without it is no pack. While one is being made, `.unfinished.json` lies there instead.
 """
 

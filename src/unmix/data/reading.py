@@ -1,4 +1,4 @@
-"""Images for evaluation: resized, centre-cropped, side by side in one tensor."""
+"""Images for evaluation: resized, center-cropped, side by side in one tensor."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ __all__ = ["read_uint8", "resize_batch", "resize_image"]
 def read_uint8(
     image_set: ImageSet, indices: Sequence[int] | Tensor, size: int
 ) -> tuple[Tensor, Tensor]:
-    """Read images as the published test protocols do: shorter side to 256/224 `size`, centre crop.
+    """Read images as the published test protocols do: shorter side to 256/224 `size`, center crop.
 
     The resize is bilinear with antialiasing; an image whose shorter side is `size` already is only
     cropped. Files that cannot be read are left out and noted in the set's `skipped`.

@@ -47,7 +47,7 @@ def load(
             a pack of one (see `unmix.data.packed`). A name takes precedence over a folder of the
             same name, which can be given as `./NAME`.
         split: `train`, `test`, or `pretrain`, which differs from `train` only for `stl10`: it adds
-            the unlabelled images and has no labels.
+            the unlabeled images and has no labels.
         data_dir: The folder that holds the files of a named set, where it needs files.
         strict: Whether the first file that cannot be read ends the run.
         download: Whether torchvision may fetch the files into `data_dir` if they are missing.

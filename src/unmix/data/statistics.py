@@ -1,10 +1,10 @@
-"""Mean and standard deviation of an image set's colours, known or estimated."""
+"""Mean and standard deviation of an image set's colors, known or estimated."""
 
 from __future__ import annotations
 
 import numpy as np
 
-from unmix.data.decoding import BrokenImage, grey_range
+from unmix.data.decoding import BrokenImage, gray_range
 from unmix.data.deep import Range, may_be_deep
 from unmix.data.imageset import RGB, ImageSet, StreamedImages, TensorImages
 from unmix.errors import UserError
@@ -76,7 +76,7 @@ def estimate_mean_std(image_set: ImageSet, limit: int = 1000) -> tuple[RGB, RGB]
     if not shares.any():
         why = "" if first is None else f" First {first}"
         raise UserError(
-            f"{image_set.name}: no image could be read, so its colours are unknown.{why}"
+            f"{image_set.name}: no image could be read, so its colors are unknown.{why}"
         )
     shares /= shares.sum(axis=1, keepdims=True)
     values = np.arange(256) / 255
@@ -102,7 +102,7 @@ def estimate_range(image_set: StreamedImages, limit: int = 1000) -> tuple[Range 
         if not may_be_deep(place.name):
             continue
         try:
-            found = grey_range(place, image_set.read(i), image_set.decoding)
+            found = gray_range(place, image_set.read(i), image_set.decoding)
         except BrokenImage:
             continue  # noted when it is read to be used
         if found is not None:
@@ -115,7 +115,7 @@ def check_normalization(image_set: ImageSet, mean: RGB, std: RGB) -> str | None:
     """Compare the mean and standard deviation that the user gives with the set's own.
 
     Returns:
-        One line of warning, which says so if the colours differ strongly: by a quarter of a
+        One line of warning, which says so if the colors differ strongly: by a quarter of a
         standard deviation, or by a quarter in the standard deviation itself. None if they agree to
         0.001.
     """
@@ -125,7 +125,7 @@ def check_normalization(image_set: ImageSet, mean: RGB, std: RGB) -> str | None:
         new_std, own_std, rtol=0, atol=_SAME
     ):
         return None
-    smallest = 1 / 255  # a set of one colour has no deviation to divide by
+    smallest = 1 / 255  # a set of one color has no deviation to divide by
     shift = float((np.abs(new_mean - own_mean) / np.maximum(own_std, smallest)).max())
     ratio = np.maximum(new_std, smallest) / np.maximum(own_std, smallest)
     scale = float(np.maximum(ratio, 1 / ratio).max())
@@ -133,7 +133,7 @@ def check_normalization(image_set: ImageSet, mean: RGB, std: RGB) -> str | None:
     return (
         f"warning: mean {_text(mean)} and std {_text(std)} differ{strongly} from those of "
         f"{shown(image_set.name)}, mean {_text(image_set.mean)} and std {_text(image_set.std)}: "
-        f"its colours arrive shifted by {shift:.2f} and scaled by {scale:.2f}."
+        f"its colors arrive shifted by {shift:.2f} and scaled by {scale:.2f}."
     )
 
 

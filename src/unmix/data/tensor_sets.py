@@ -108,13 +108,13 @@ STL10 = DataSet(
     classes=10,
     mean=(0.4467, 0.4398, 0.4066),
     std=(0.2603, 0.2566, 0.2713),
-    source="pixels of the 5,000 labelled training images, as commonly published",
+    source="pixels of the 5,000 labeled training images, as commonly published",
     read=_read_stl10,
     layout="DIR/stl10_binary/{train_X, train_y, unlabeled_X, test_X, test_y}.bin",
     downloads=True,
 )
-"""`train` has the 5,000 labelled images, for probes; `pretrain` has these and the 100,000
-unlabelled ones, without labels (2.9 GB, and twice that while reading)."""
+"""`train` has the 5,000 labeled images, for probes; `pretrain` has these and the 100,000
+unlabeled ones, without labels (2.9 GB, and twice that while reading)."""
 
 
 _TRAIN = 1437
@@ -125,7 +125,7 @@ def _read_digits(data_set: DataSet, request: Request) -> ImageSet:
 
     found = load_digits()
     part = slice(_TRAIN, None) if request.split == "test" else slice(_TRAIN)
-    grey = torch.from_numpy(found.images[part] * 255 / 16).round().to(torch.uint8)
+    gray = torch.from_numpy(found.images[part] * 255 / 16).round().to(torch.uint8)
     return TensorImages(
         name=data_set.name,
         split="test" if request.split == "test" else "train",
@@ -133,7 +133,7 @@ def _read_digits(data_set: DataSet, request: Request) -> ImageSet:
         classes=tuple(str(digit) for digit in range(10)),
         mean=data_set.mean,
         std=data_set.std,
-        images=grey[:, None].repeat(1, 3, 1, 1),
+        images=gray[:, None].repeat(1, 3, 1, 1),
     )
 
 
@@ -146,5 +146,5 @@ DIGITS = DataSet(
     source="computed over the 1,437 training images",
     read=_read_digits,
 )
-"""8 x 8 grey images with values 0-16, scaled to 0-255 and repeated over three channels. There is no
+"""8 x 8 gray images with values 0-16, scaled to 0-255 and repeated over three channels. There is no
 published split: the first 1,437 of the 1,797 images are for training, the last 360 for testing."""

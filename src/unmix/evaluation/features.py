@@ -143,9 +143,9 @@ def split_features(
     """Encode a split, without augmentation.
 
     Args:
-        encode: Normalised images (N, C, H, W) to features (N, D); a module or a method of one.
+        encode: Normalized images (N, C, H, W) to features (N, D); a module or a method of one.
         images: The split.
-        prepare: uint8 images to normalised ones, as `Views.plain`.
+        prepare: uint8 images to normalized ones, as `Views.plain`.
         size: Side of the images in pixels.
         device: Where to encode.
         dtype: Of autocast; None computes as the weights are.

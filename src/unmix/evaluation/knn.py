@@ -1,4 +1,4 @@
-"""The weighted k-nearest-neighbour classifier of InstDisc and MoCo."""
+"""The weighted k-nearest-neighbor classifier of InstDisc and MoCo."""
 
 from __future__ import annotations
 
@@ -32,22 +32,22 @@ def knn_predict(
     memory_budget: int = 2**28,
     device: torch.device | str | None = None,
 ) -> Tensor:
-    """Rank the classes of each query by the votes of its k nearest neighbours in the bank.
+    """Rank the classes of each query by the votes of its k nearest neighbors in the bank.
 
-    A neighbour votes for its class with weight exp(cosine similarity / temperature): InstDisc (Wu
+    A neighbor votes for its class with weight exp(cosine similarity / temperature): InstDisc (Wu
     et al., arXiv 1805.01978, section 3.4), and MoCo's CIFAR-10 demo with k 200 and temperature
     0.1. Similarities are computed in float32, a block of queries against a block of the bank at a
-    time; how large the blocks are does not change the neighbours, unless several are equally far.
+    time; how large the blocks are does not change the neighbors, unless several are equally far.
 
     Args:
-        bank: Features of the training images, `(N, D)`; they need not be normalised.
+        bank: Features of the training images, `(N, D)`; they need not be normalized.
         labels: Their classes, int64 `(N,)`.
         queries: Features of the test images, `(M, D)`.
         classes: Number of classes.
-        k: Number of neighbours; at most the whole bank votes.
+        k: Number of neighbors; at most the whole bank votes.
         temperature: Of the votes; greater than 0.
         top: How many classes of each query to return; None for all.
-        memory_budget: Bytes that may be allocated on the device, the normalised features and the
+        memory_budget: Bytes that may be allocated on the device, the normalized features and the
             result included; the inputs are not counted.
         device: Where to compute; None is where the bank is.
 
@@ -74,13 +74,13 @@ def knn_predict(
     result = torch.empty(len(queries), top, dtype=torch.int64, device=device)
     blocks: list[tuple[Tensor, Tensor]] = []
     if sizes.columns == len(bank):
-        # A bank that is one block is normalised once.
+        # A bank that is one block is normalized once.
         blocks = list(_bank_blocks(bank, labels, sizes.columns, device))
     buffer = torch.empty(sizes.rows * (k + sizes.columns), device=device)
     for rows, ranking in zip(queries.split(sizes.rows), result.split(sizes.rows), strict=True):
         again = blocks or _bank_blocks(bank, labels, sizes.columns, device)
         nearest, voters = _nearest(_unit(rows, device), again, k, buffer)
-        # The nearest neighbour's weight is set to 1: the ranking is the same, and low temperatures
+        # The nearest neighbor's weight is set to 1: the ranking is the same, and low temperatures
         # do not overflow.
         votes = (nearest - nearest[:, :1]).div_(temperature).exp_()
         # A vote too light for float32 is one still, so what has none stands below zero.
@@ -108,8 +108,8 @@ def _block_sizes(
         UserError: if not even one query against one image fits.
     """
     (n, d), m = bank.shape, len(queries)
-    # Features in float32, and normalised; about ten numbers of 8 bytes for each of two sets of
-    # neighbours that are merged; scores and their sorting.
+    # Features in float32, and normalized; about ten numbers of 8 bytes for each of two sets of
+    # neighbors that are merged; scores and their sorting.
     a_query = 8 * d + 4 * k + 80 * k + 32 * classes
     # Likewise; a class; and the values and indices that top-k sorts, in each thread.
     an_image = 8 * d + 8 + 16 * torch.get_num_threads()
@@ -119,7 +119,7 @@ def _block_sizes(
     if columns < 1:
         needed = 8 * m * top + a_query + an_image + 4
         raise UserError(
-            f"memory_budget: {memory_budget:,} bytes are too few; {k} neighbours of {d} numbers "
+            f"memory_budget: {memory_budget:,} bytes are too few; {k} neighbors of {d} numbers "
             f"and a result of {m:,} x {top} classes need at least {needed:,}"
         )
     if columns >= n:
@@ -132,7 +132,7 @@ def _block_sizes(
 def _bank_blocks(
     bank: Tensor, labels: Tensor, columns: int, device: torch.device
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """Give the bank block by block, normalised, on the device, with its labels."""
+    """Give the bank block by block, normalized, on the device, with its labels."""
     for block, classes in zip(bank.split(columns), labels.split(columns), strict=True):
         yield _unit(block, device), classes.to(device)
 
@@ -140,12 +140,12 @@ def _bank_blocks(
 def _nearest(
     queries: Tensor, blocks: Iterable[tuple[Tensor, Tensor]], k: int, buffer: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Find the similarities `(M, k)`, largest first, and classes of the k nearest neighbours.
+    """Find the similarities `(M, k)`, largest first, and classes of the k nearest neighbors.
 
     Args:
-        queries: Normalised, `(M, D)`.
-        blocks: The bank, normalised, and its labels.
-        k: Number of neighbours.
+        queries: Normalized, `(M, D)`.
+        blocks: The bank, normalized, and its labels.
+        k: Number of neighbors.
         buffer: Room for the similarities of a block and k more of each query.
     """
     m = len(queries)
@@ -166,7 +166,7 @@ def _nearest(
 
 
 def _unit(features: Tensor, device: torch.device) -> Tensor:
-    """Normalise a block in float32 on the device."""
+    """Normalize a block in float32 on the device."""
     return normalize(features.to(device).float(), dim=1)
 
 

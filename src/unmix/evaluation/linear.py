@@ -35,8 +35,8 @@ def linear_probe(
 ) -> dict[str, float]:
     """Fit a linear classifier on frozen features and measure it on the test features.
 
-    Features are standardised by the training split. The loss is the mean cross-entropy plus half
-    the L2 strength times the squared weights (not the biases), minimised over the full batch by
+    Features are standardized by the training split. The loss is the mean cross-entropy plus half
+    the L2 strength times the squared weights (not the biases), minimized over the full batch by
     L-BFGS, in coordinates in which the features are nearly uncorrelated: the optimum is the same,
     found in a third of the iterations. The strength is the one of `STRENGTHS` with the best
     accuracy on a stratified tenth of the training images, the stronger of equals; then all training
@@ -77,7 +77,7 @@ def _predict(
     check_labeled("test", test_features, test_labels, classes)
     device = torch.device(device) if device is not None else train_features.device
     held_out = _held_out(train_labels.cpu(), generator).to(device)
-    train, test = _standardise(train_features.to(device).float(), test_features.to(device).float())
+    train, test = _standardize(train_features.to(device).float(), test_features.to(device).float())
     labels = train_labels.to(device)
     covariance = _covariance(train)
     strength = _choose_strength(train, labels, held_out, classes, covariance)
@@ -104,7 +104,7 @@ def _held_out(labels: Tensor, generator: torch.Generator) -> Tensor:
     return mask
 
 
-def _standardise(train: Tensor, test: Tensor) -> tuple[Tensor, Tensor]:
+def _standardize(train: Tensor, test: Tensor) -> tuple[Tensor, Tensor]:
     std, mean = torch.std_mean(train, dim=0, correction=0)
     # A dead unit stays at zero instead of dividing by zero.
     std = torch.where(std > 0, std, 1.0)
@@ -112,7 +112,7 @@ def _standardise(train: Tensor, test: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _covariance(features: Tensor) -> Tensor | None:
-    """Return the covariance of standardised features, float64 `(D, D)`; None if D is too large."""
+    """Return the covariance of standardized features, float64 `(D, D)`; None if D is too large."""
     n, d = features.shape
     return (features.T @ features).double() / n if d <= _MOST_CORRELATED else None
 
@@ -154,7 +154,7 @@ def _fit(
     strength: float,
     covariance: Tensor | None = None,
 ) -> None:
-    """Minimise the penalised loss, from where the classifier stands.
+    """Minimize the penalized loss, from where the classifier stands.
 
     Args:
         classifier: Its weights are changed in place.

@@ -68,7 +68,7 @@ def check_labeled(split: str, features: Tensor, labels: Tensor, classes: int) ->
 
 
 def spread(features: Tensor) -> float:
-    """Return the mean standard deviation of the L2-normalised features, times the square root of D.
+    """Return the mean standard deviation of the L2-normalized features, times the square root of D.
 
     0 means that all images have the same feature (collapse); about 1 that directions are
     isotropic, as in SimSiam's figure 2 (arXiv 2011.10566). Features after a ReLU share a positive
@@ -85,10 +85,10 @@ def spread(features: Tensor) -> float:
 
 
 def effective_rank(features: Tensor) -> float:
-    """Return RankMe: the exponential of the entropy of the normalised singular values.
+    """Return RankMe: the exponential of the entropy of the normalized singular values.
 
     In [1, min(N, D)]; 1 means that all features lie on one line, and features of zero give 0. Not
-    centred, as published (Garrido et al., arXiv 2210.02885, equation 1).
+    centered, as published (Garrido et al., arXiv 2210.02885, equation 1).
 
     Args:
         features: `(N, D)`.
