@@ -340,7 +340,7 @@ def test_a_probe_refuses_values_that_cannot_be(finished: Path, words: dict, mess
 
 
 def test_all_checkpoints_need_checkpoints(unlabelled: Path):
-    with pytest.raises(UserError, match="kept no checkpoints on the way; pretrain with --checkp"):
+    with pytest.raises(UserError, match="has no checkpoints of earlier epochs; pretrain with --ch"):
         probe(unlabelled, checkpoint="all", data="digits", device="cpu", say=silent)
 
 

@@ -139,7 +139,7 @@ def test_a_range_that_is_given_is_taken_and_one_that_does_nothing_is_told(tmp_pa
             path.parent.mkdir(parents=True, exist_ok=True)
             Image.fromarray(np.full((8, 8), 40 * i, np.uint8)).save(path)
     shallow = load(tmp_path / "eight", "train", decoding=TWELVE)
-    assert "no image that was looked at has more than 8 bits" in shallow.notes[-1]
+    assert "none of the sampled images has more than 8 bits" in shallow.notes[-1]
 
 
 def test_images_of_one_value_are_named_as_such(tmp_path, refuse):

@@ -183,11 +183,11 @@ class Floats(Pictures):
     [
         (PIXELS / 255, r"data: torch.float32 \(24, 3, 12, 12\) must be uint8.*255 \* x"),
         (PIXELS.numpy().astype(np.float64), "data: torch.float64"),
-        (PIXELS[:, :, :, :3], r"\(24, 3, 12, 3\) can be read in two ways"),
+        (PIXELS[:, :, :, :3], r"\(24, 3, 12, 3\) is ambiguous"),
         (PIXELS[:, 0], r"\(24, 12, 12\) is not \(N, C, H, W\) or \(N, H, W, C\)"),
         (PIXELS.repeat(1, 2, 1, 1), "with 1 or 3 channels"),
         (Floats(), r"data\[0\]: .*float32.*leave ToTensor, Normalize"),
-        (Stream(), "data: a Stream cannot be indexed by number"),
+        (Stream(), "data: a Stream cannot be indexed by integers"),
         (DataLoader(Pictures()), "a DataLoader; give its data set, data=loader.dataset"),
         ({"train": 1, "test": 2}, r"dict of train, test.*data=x\['train'\], 'test' as test_data"),
         ([], "data: holds no images"),

@@ -349,7 +349,7 @@ def test_a_full_disk_is_one_line_and_the_same_command_goes_on(
     assert not list(out.glob(".*.partial"))
     finished = contents(out)
     assert "train-00000.tar" in finished
-    with pytest.raises(UserError, match="not finished; to go on with it, give: unmix data pack "):
+    with pytest.raises(UserError, match="not finished; to continue it, give: unmix data pack "):
         load(out, "train")
     monkeypatch.setattr(ShardWriter, "add", counted)
     said: list[str] = []

@@ -10,7 +10,7 @@ from PIL import Image
 
 from unmix.config import Settings
 from unmix.data import FileImages, load
-from unmix.data.own_output import is_run_folder
+from unmix.data.outputs import is_run_folder
 from unmix.errors import UserError
 from unmix.figures.saving import render
 from unmix.training.run.folder import RunFolder
@@ -183,7 +183,7 @@ def test_one_wrapper_around_a_class_tree_makes_no_difference(tmp_path):
     ("stray", "message"),
     [
         ("photo.png", "photo.png lies beside the class folders"),
-        ("a/x/deep.png", "a/x/deep.png lies deeper than directly in a class folder"),
+        ("a/x/deep.png", "a/x/deep.png is deeper than directly in a class folder"),
     ],
 )
 def test_the_picture_that_turns_labels_off_is_named(tmp_path, stray, message):
@@ -200,7 +200,7 @@ def test_what_is_passed_over_is_counted_by_extension(tmp_path):
     for name in ("a/1.txt", "b/2.TXT", "c.csv", "IMG.heic", "README", ".hidden"):
         (tmp_path / name).write_bytes(b"")
     assert train_of(tmp_path).notes[1] == (
-        "passed over, for they are no pictures: 2 .txt, 1 without extension, 1 .csv, "
+        "ignored, since they are not images: 2 .txt, 1 without extension, 1 .csv, "
         "1 .heic (HEIC; convert it, or install pillow-heif)"
     )
 
@@ -224,7 +224,7 @@ def test_run_folders_among_the_images_are_left_out_and_counted(tmp_path):
         (tmp_path / run / "config.yaml").write_text(CONFIG)
     found = train_of(tmp_path)
     assert found.classes == ("a", "b")
-    assert found.notes[1].startswith("left out, for unmix wrote them: 2 run folders (")
+    assert found.notes[1].startswith("ignored, since unmix wrote them: 2 run folders (")
     (tmp_path / "runs" / "x" / "config.yaml").write_text("method: moco\n")  # somebody's own
     assert train_of(tmp_path).classes is None
 
@@ -242,7 +242,7 @@ def test_figures_of_unmix_among_the_images_are_left_out_and_counted(tmp_path):
     found = train_of(tmp_path)
     assert found.classes == ("a", "b")
     assert found.notes[1] == (
-        f"left out, for unmix wrote them: 1 figure ({tmp_path / 'mixture.png'})"
+        f"ignored, since unmix wrote them: 1 figure ({tmp_path / 'mixture.png'})"
     )
 
 

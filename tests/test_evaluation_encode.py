@@ -124,7 +124,7 @@ def test_it_is_fine_tuned_where_gradients_are_asked_for(encoder: LoadedEncoder) 
         (torch.rand(2, 3, 32, 32), r"float32 \(2, 3, 32, 32\) must be uint8.*0 to 255.*255 \* x"),
         (np.zeros((2, 3, 32, 32), np.int64), "int64.*must be uint8"),
         (torch.zeros(2, 4, 32, 32, dtype=torch.uint8), "1 or 3 channels"),
-        (torch.zeros(2, 3, 32, 3, dtype=torch.uint8), "can be read in two ways"),
+        (torch.zeros(2, 3, 32, 3, dtype=torch.uint8), "is ambiguous"),
         (torch.zeros(3, 3, 3, dtype=torch.uint8), "image 0: the shape.*two ways"),
         ([], "images: there are none"),
         (torch.zeros(0, 3, 8, 8, dtype=torch.uint8), "images: there are none"),

@@ -110,8 +110,8 @@ def test_what_cannot_be_saved_is_printed_first(
         out, err = capsys.readouterr()
         assert out.count(" top-1 ") == (1 if words[0] == "knn" else 2)
         assert err == (
-            "unmix: error: results.json: cannot be written (Read-only file system). What was "
-            "measured is told, but not saved.\n"
+            "unmix: error: results.json: cannot be written (Read-only file system). The "
+            "results are printed, but not saved.\n"
         )
     with pytest.raises(NotSavedError) as caught:
         probe(run, checkpoint="all", device="cpu", say=silent)
@@ -212,7 +212,7 @@ def test_an_encoder_file_alone_is_measured_on_data_that_is_given(
     assert (row["data"], "epoch" in row) == ("digits", False)
     assert row["train_images"] == 1437 != own["train_images"]
     assert "kNN on digits (transfer), k 20, T 0.1, backbone features: top-1 " in said[1]
-    assert "noted nowhere" in said[2]
+    assert "is not saved" in said[2]
     (row,) = probe(file, data="digits", device="cpu", say=silent)
     assert row["top1"] > 20
     assert {path.name for path in tmp_path.iterdir()} == {"r", "net.safetensors"}

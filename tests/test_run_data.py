@@ -105,7 +105,7 @@ def test_changed_images_are_never_measured_as_the_runs_own(work: Path) -> None:
             measure(work / "r", device="cpu", say=silent)
         line = str(caught.value)
         assert line.startswith("--data: the data has 11 images, the run had 10; give --data with")
-        assert f"or --data {work / 'd' / 'real'} to measure on these as on other data" in line
+        assert f"or --data {work / 'd' / 'real'} to evaluate on these as other data" in line
     assert (work / "r" / "results.json").read_bytes() == before
     said: list[str] = []
     row = knn(work / "r", data=str(work / "d" / "real"), device="cpu", say=said.append)
@@ -212,7 +212,7 @@ def test_a_method_that_keeps_something_of_every_image_does_not_go_on_with_others
     (data / "a" / "1.png").rename(data / "a" / "7.png")
     state = (run / "checkpoints" / "last.ckpt").read_bytes()
     line = refuse("pretrain", "--run", run)
-    assert line.startswith("--data: the data has other images or labels under the same number")
+    assert line.startswith("--data: the data has other images or labels at the same positions")
     assert f"; {method} stores something per image, by its id, so the run cannot" in line
     assert (run / "checkpoints" / "last.ckpt").read_bytes() == state
     (data / "a" / "7.png").rename(data / "a" / "1.png")

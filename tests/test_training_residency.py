@@ -1,4 +1,4 @@
-"""Where the images are during training: chosen by a budget, and without changing what is learned."""
+"""Where the images are during training: chosen by a memory budget, with the same results."""
 
 from __future__ import annotations
 

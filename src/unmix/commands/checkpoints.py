@@ -1,4 +1,4 @@
-"""The whole method, with its projector, from a run's checkpoints."""
+"""Loading a method, with its projector, from the checkpoints of a run."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ _BANK = "bank.rows"
 
 
 def load_method(folder: Path | str, checkpoint: str = "last") -> Method:
-    """Build a run's method and fill in the weights of a checkpoint; no code of the file is run.
+    """Load the method of a run from a checkpoint, for encoding; no code in the file is run.
 
-    It is for encoding: the number of training images, which NCE's constant depends on, is known
-    only where the method keeps a memory bank.
+    The number of training images, on which NCE's constant depends, is known only if the method has
+    a memory bank.
 
     Args:
         folder: The run folder.
@@ -47,7 +47,7 @@ def load_method(folder: Path | str, checkpoint: str = "last") -> Method:
     weights = _weights(path)
     size = settings.run.size
     if size is None:
-        raise UserError(f"{run.config}: says no size; give the folder of a run of unmix pretrain.")
+        raise UserError(f"{run.config}: has no size; give the folder of a run of unmix pretrain.")
     rows = next((len(value) for key, value in weights.items() if key.endswith(_BANK)), 2)
     method = build_method(settings, rows, size)
     check_weights(path, method.state_dict(), weights, f"the run in {run.config}")
@@ -56,14 +56,14 @@ def load_method(folder: Path | str, checkpoint: str = "last") -> Method:
 
 
 def epoch_checkpoints(run: RunFolder) -> dict[int, str]:
-    """The checkpoints that a run kept on the way: complete epochs to name, in order."""
+    """The kept checkpoints of a run: from the number of epochs to the name, in order."""
     names = (file.stem for file in run.checkpoints.glob("epoch-*.ckpt"))
-    found = {int(match[1]): name for name in names if (match := re.fullmatch(r"epoch-(\d+)", name))}
-    return dict(sorted(found.items()))
+    kept = {int(match[1]): name for name in names if (match := re.fullmatch(r"epoch-(\d+)", name))}
+    return dict(sorted(kept.items()))
 
 
 def _weights(path: Path) -> dict[str, Tensor]:
-    """The method's weights in a checkpoint of Lightning."""
+    """The weights of the method in a checkpoint of Lightning."""
     state = AtomicCheckpoints().load_checkpoint(path)
     weights = state.get("state_dict") if isinstance(state, dict) else None
     if not isinstance(weights, dict):

@@ -1,4 +1,4 @@
-"""A finished run, opened to be measured: its encoder, its images, and where to compute."""
+"""A finished run, opened for evaluation: its encoder, its images, and the device."""
 
 from __future__ import annotations
 
@@ -46,15 +46,15 @@ _UNRECORDED = (
 
 @dataclass(frozen=True)
 class Splits:
-    """The labeled images that an encoder is measured on.
+    """The labeled images of an evaluation.
 
     Attributes:
-        train: Images that may be learned from.
+        train: Images to fit classifiers on.
         test: Images to predict.
         labels: Classes of the training images, int64 (N,).
         classes: Their names.
-        transfer: The data set's name where it is not the pretraining's, else None.
-        note: What the user should hear of the data, or None.
+        transfer: Name of the data set if it is not the pretraining's, else None.
+        note: A line for the user about the data, or None.
     """
 
     train: ImageSet
@@ -66,17 +66,17 @@ class Splits:
 
     @property
     def named(self) -> dict[str, str]:
-        """What a row of `results.json` says of the data: its name if it is a transfer."""
+        """Fields of a row of `results.json`: the name of the data if it is a transfer."""
         return {} if self.transfer is None else {"data": self.transfer}
 
 
 @dataclass(frozen=True)
 class Subject:
-    """What is measured: features of prepared images, after some epochs of pretraining.
+    """The encoder that is evaluated, after some epochs of pretraining.
 
     Attributes:
-        encode: Prepared images (N, 3, size, size) to features (N, D).
-        epoch: Pretraining epochs that were complete; None where nothing tells.
+        encode: Maps prepared images (N, 3, size, size) to features (N, D).
+        epoch: Completed epochs of pretraining; None if unknown.
     """
 
     encode: Callable[[Tensor], Tensor]
@@ -84,21 +84,21 @@ class Subject:
 
     @property
     def at(self) -> dict[str, int]:
-        """What a row of `results.json` says of the epoch."""
+        """Fields of a row of `results.json`: the epoch."""
         return {} if self.epoch is None else {"epoch": self.epoch}
 
 
 @dataclass(frozen=True)
 class FinishedRun:
-    """A run folder whose run is complete, or an encoder file that lies elsewhere.
+    """A run that is complete, or an encoder file alone.
 
     Attributes:
-        folder: Its files; of an encoder file alone the folder that it is in.
+        folder: The run folder; of an encoder file alone its folder.
         settings: Its settings.
         machine: Where to compute.
         encoder: The exported encoder, on the machine's device.
-        record: What tells the run's data from others; None for a run of an earlier version.
-        alone: Whether there is an encoder and no run.
+        record: Fingerprint of the run's data; None for a run of an earlier version.
+        alone: Whether there is an encoder file and no run.
     """
 
     folder: RunFolder
@@ -114,11 +114,11 @@ class FinishedRun:
 
         Args:
             run: The folder, or an encoder file in it or elsewhere.
-            device: auto, cpu, cuda or mps. The number format is the run's own where the device
-                has it, so that a measurement can be repeated.
+            device: auto, cpu, cuda or mps. The precision is the run's own if the device supports
+                it, so that an evaluation can be repeated.
 
         Raises:
-            UserError: if there is no such folder or device, or the run is not complete.
+            UserError: if the folder or device does not exist, or the run is not complete.
         """
         path = Path(run)
         if path.suffix == ".safetensors" and path.is_file():
@@ -127,7 +127,7 @@ class FinishedRun:
             run = path.parent
         folder = RunFolder(run)
         settings = folder.settings()
-        with suppress(DamagedResultsError):  # it is written anew once something is measured
+        with suppress(DamagedResultsError):  # a new one is written by the next evaluation
             load_results(folder.path)
         machine = choose_machine(MachineSettings(device=device))
         precision = str(settings.machine.precision)
@@ -177,7 +177,7 @@ class FinishedRun:
             NotSavedError: if the file cannot be written.
         """
         if self.alone:
-            say("the encoder file belongs to no run folder, so this is noted nowhere")
+            say("the encoder file belongs to no run folder, so this is not saved")
         else:
             found = PerImage(row, digest_of(images, measured.index), measured.correct.numpy())
             add_row(self.folder, row, main=main, say=say, images=found)
@@ -194,21 +194,21 @@ class FinishedRun:
 
         Args:
             what: What needs the classes, for the message.
-            data: Another data set than the pretraining's, or where the pretraining's lies now.
-            data_dir: Where its files lie; by default where the pretraining's were.
-            train_folder: Where within it the training images are; by default as in the pretraining,
+            data: Another data set than the pretraining's, or the present location of that.
+            data_dir: Folder of its files; by default as in the pretraining.
+            train_folder: Folder of the training images within it; by default as in the pretraining,
                 or found by the usual names.
             test_folder: Likewise the images to evaluate on.
 
         Raises:
-            UserError: if the data cannot be read or has no classes, or no other data was asked for
-                and the pretraining's is not what it was.
+            UserError: if the data cannot be read or has no classes, or no other data is given and
+                the pretraining's has changed.
         """
         own = self.settings.run
         if self.alone and data is None:
             raise UserError(
                 "--data: an encoder file does not say what it was trained on; give the data to "
-                "measure it on."
+                "evaluate it on."
             )
         elsewhere = self.alone or (data is not None and not same_place(data, own.data))
         name = own.data if data is None else located_data(data)
@@ -217,7 +217,7 @@ class FinishedRun:
         if data_dir is None and not elsewhere:
             data_dir = own.data_dir
         if is_folder(name):
-            # The run's own folders, also where its data lies in another place now.
+            # The run's own folders, even if its data was moved.
             train_folder = train_folder or _within(name, own.train_folder)
             test_folder = test_folder or _within(name, own.test_folder)
         chosen = replace(
@@ -237,19 +237,19 @@ class FinishedRun:
             train = train.evenly(own.limit)
         note = _UNRECORDED if self.record is None and transfer is None else None
         if transfer is not None and not elsewhere and self.record is not None:
-            note = f"note: {self.record.difference(seen)}; it is measured as other data (transfer)"
+            note = f"note: {self.record.difference(seen)}; it is evaluated as other data (transfer)"
         assert train.labels is not None
         assert train.classes is not None
         return Splits(train, test, train.labels, train.classes, transfer, note)
 
     def _is_other(self, seen: Mapping[str, Fingerprint], data: str | None, elsewhere: bool) -> bool:
-        """Whether data that was read is not the run's own."""
+        """Whether data differs from the run's own."""
         if self.record is None:
             return elsewhere
         if data is None:
             self.check_own(seen)
             return False
-        # In another place may lie the same, and in the same place another.
+        # The same data may be in another place, and other data in the same place.
         unknown = not set(seen) <= set(self.record.splits)
         return self.record.difference(seen) is not None or (elsewhere and unknown)
 
@@ -265,19 +265,19 @@ class FinishedRun:
         if own.data_dir is not None:
             raise UserError(
                 f"--data_dir: {clause}; give --data_dir with the folder that holds the run's "
-                f"images, or --data {own.data} to measure on these as on other data (transfer)."
+                f"images, or --data {own.data} to evaluate on these as other data (transfer)."
             )
         raise UserError(
             f"--data: {clause}; give --data with the folder that holds the run's images, or "
-            f"--data {own.data} to measure on these as on other data (transfer)."
+            f"--data {own.data} to evaluate on these as other data (transfer)."
         )
 
     def subject(self, features: str = "backbone", checkpoint: str | None = None) -> Subject:
-        """Choose what is measured.
+        """Choose the encoder that is evaluated.
 
         Args:
             features: "backbone" or "projector".
-            checkpoint: Name of a checkpoint kept on the way, as "epoch-0010"; None is the end.
+            checkpoint: Name of a kept checkpoint, such as "epoch-0010"; None for the end.
 
         Raises:
             UserError: if the checkpoint is missing, damaged or of another run.
@@ -288,7 +288,7 @@ class FinishedRun:
         if self.alone:
             raise UserError(
                 f"--features: {features} features need the run's checkpoints, which an encoder "
-                "file has not; give the run folder, or --features backbone."
+                "file does not have; give the run folder, or --features backbone."
             )
         method = load_method(self.folder.path, checkpoint or "last").to(self.machine.device)
         if self.machine.channels_last:
@@ -299,7 +299,7 @@ class FinishedRun:
     def features(
         self, encode: Callable[[Tensor], Tensor], images: ImageSet, say: Say | None = None
     ) -> LabeledFeatures:
-        """Encode a split, prepared as for the exported encoder; `say` is told if it takes long."""
+        """Encode a split, prepared for the exported encoder; `say` is called if it takes long."""
         views = self.encoder.views
         return split_features(
             encode, images, views.plain, views.size,
@@ -309,11 +309,11 @@ class FinishedRun:
 
     @contextmanager
     def computing(self, threads: int | None, cores: CoreMeter, say: Say) -> Iterator[None]:
-        """Compute with so many threads, or as many as there are free cores; tell on what.
+        """Set the number of threads within the block, and print encoder, device and threads.
 
         Args:
-            threads: As the user wants it, or None.
-            cores: What is free of them, since the command began.
+            threads: The user's choice, or None for the number of free cores.
+            cores: Measures the free cores.
             say: Prints a line.
         """
         on_cpu = self.machine.device.type == "cpu"
@@ -330,24 +330,24 @@ class FinishedRun:
 
 
 def _within(data: str, folder: str | None) -> str | None:
-    """A folder relative to the data's, if there is one."""
+    """A folder within the data's, if it exists."""
     return folder if folder is not None and (Path(data).expanduser() / folder).is_dir() else None
 
 
 def line_of(row: Mapping[str, Any]) -> str:
-    """A row of `results.json` as it is told."""
+    """A row of `results.json` as a line."""
     epoch = f", epoch {row['epoch']}" if "epoch" in row else ""
     top5 = "" if row.get("top5") is None else f"  top-5 {row['top5']:.1f}%"
     return f"{described(row)}{epoch}: top-1 {row['top1']:.1f}%{top5}"
 
 
 def say_skipped(say: Say, *sets: ImageSet) -> None:
-    """Tell how many files of some image sets could not be read, if any."""
+    """Print how many files of the image sets could not be read, if any."""
     for images in sets:
         if isinstance(images, StreamedImages) and (line := images.skipped.line()):
             say(line)
 
 
 def located_data(data: str) -> str:
-    """A data set's name, or the absolute path of a folder that is there."""
+    """The name of a data set, or the absolute path of an existing folder."""
     return absolute(data) if is_folder(data) and Path(data).expanduser().is_dir() else data

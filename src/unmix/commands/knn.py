@@ -1,4 +1,4 @@
-"""A finished run, measured by its nearest neighbors."""
+"""`unmix knn`: weighted kNN evaluation of a finished run."""
 
 from __future__ import annotations
 
@@ -30,30 +30,30 @@ def knn(
     test_folder: str | None = None,
     say: Say = print_line,
 ) -> dict[str, Any]:
-    """Measure a finished run by weighted kNN and note it in the run's `results.json`.
+    """Evaluate a finished run by weighted kNN, and add the result to its `results.json`.
 
-    A row with the same settings is replaced. Another k, temperature, kind of features or data set
-    makes a row of its own, which tables and figures do not take for the run's.
+    A row with the same settings is replaced. Rows of another k, temperature, kind of features or
+    data set are kept beside it, and not used by tables and figures.
 
     Args:
-        run: Run folder, or an encoder file alone, with `data`; then nothing is noted.
-        k: Neighbors that vote; at most the training images there are.
-        temperature: T of their weights exp(similarity / T).
+        run: Run folder, or an encoder file alone, with `data`; then nothing is saved.
+        k: Number of neighbors that vote; at most the number of training images.
+        temperature: T of the weights exp(similarity / T).
         features: The backbone's pooled features, or the projector's.
         device: auto, cpu, cuda or mps.
-        threads: Threads that compute on a CPU; by default as many as there are free cores.
+        threads: Number of CPU threads; by default the number of free cores.
         data: Another data set than the pretraining's, by name or folder: transfer.
-        data_dir: Where the data set lies (for the names that need files).
+        data_dir: Folder of the data set's files, for the names that need it.
         train_folder: Folder of the training images, relative to --data, if its name is not
             usual.
         test_folder: Folder of the images to evaluate on, likewise.
         say: Prints a line.
 
     Returns:
-        The row of `results.json`: accuracies in percent, and how they were measured.
+        The row of `results.json`: accuracies in percent, and the settings.
 
     Raises:
-        NotSavedError: if `results.json` cannot be written; its `rows` hold what was measured.
+        NotSavedError: if `results.json` cannot be written; its `rows` are the results.
         UserError: if the run is not complete, the data has no classes, or a value is out of range.
     """
     check_number("k", k, at_least=1)
@@ -80,7 +80,7 @@ def knn(
         wanted.knn_k, wanted.knn_temperature, wanted.features,
     )  # fmt: skip
     say_skipped(say, splits.train, splits.test)
-    # First of all: whatever may happen to the file, it was measured.
+    # Printed first, whatever may happen to the file.
     say(line_of(row))
     finished.keep(row, measured, splits.test, main=main, say=say)
     return row

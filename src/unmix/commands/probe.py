@@ -1,4 +1,4 @@
-"""A finished run, measured by a linear classifier on its frozen encoder."""
+"""`unmix probe`: linear evaluation of a finished run."""
 
 from __future__ import annotations
 
@@ -41,34 +41,34 @@ def probe(
     checkpoint: str | None = None,
     say: Say = print_line,
 ) -> list[dict[str, Any]]:
-    """Train linear classifiers on a run's frozen encoder and note them in its `results.json`.
+    """Train linear classifiers on a run's frozen encoder, and add them to its `results.json`.
 
     `linear` fits features that are encoded once, without augmentation. `cmc` and `moco` are the
-    published protocols: SGD on augmented images (see `unmix.evaluation.find_protocol`). A row with
-    the same settings is replaced; other settings make a row that tables do not take for the run's.
+    published protocols: SGD on augmented images. A row with the same settings is replaced; rows of
+    other settings are kept beside it, and not used by tables.
 
     Args:
-        run: Run folder, or an encoder file alone, with `data`; then nothing is noted.
+        run: Run folder, or an encoder file alone, with `data`; then nothing is saved.
         protocol: linear, cmc or moco.
         features: The backbone's pooled features, or the projector's.
-        epochs: Of the classifier, for cmc and moco; the milestones move in proportion.
+        epochs: Epochs of the classifier, for cmc and moco; the milestones move in proportion.
         lr: Learning rate of the classifier, for cmc and moco.
         device: auto, cpu, cuda or mps.
-        threads: Threads that compute on a CPU; by default as many as there are free cores.
+        threads: Number of CPU threads; by default the number of free cores.
         data: Another data set than the pretraining's, by name or folder: transfer.
-        data_dir: Where the data set lies (for the names that need files).
+        data_dir: Folder of the data set's files, for the names that need it.
         train_folder: Folder of the training images, relative to --data, if its name is not
             usual.
         test_folder: Folder of the images to evaluate on, likewise.
-        checkpoint: A kept checkpoint, as epoch-0010, instead of the end of the run; "all" measures
-            every one that was kept, then the end.
+        checkpoint: A kept checkpoint, such as epoch-0010, instead of the end of the run; "all"
+            evaluates every one that was kept, then the end.
         say: Prints a line.
 
     Returns:
         The rows of `results.json`, in the order of their epochs.
 
     Raises:
-        NotSavedError: if `results.json` cannot be written; its `rows` hold what was measured.
+        NotSavedError: if `results.json` cannot be written; its `rows` are the results.
         UserError: if the run is not complete, the data has no classes, there is no such
             checkpoint, or a value is out of range.
     """
@@ -90,7 +90,7 @@ def probe(
             row = {**measured.row, **subject.at, "features": features, **splits.named}
             rows.append(row)
             say(line_of(row))
-            # One at a time: what is measured is kept, whatever happens to the next.
+            # One at a time, so that results are saved whatever happens to the next.
             try:
                 main = usual and splits.transfer is None
                 finished.keep(row, measured, splits.test, main=main, say=say)
@@ -120,19 +120,19 @@ def _check(protocol: str, features: str, epochs: int | None, lr: float | None) -
 
 
 def _chosen(finished: FinishedRun, checkpoint: str | None) -> list[str | None]:
-    """The checkpoints to measure; None is the exported encoder."""
+    """The checkpoints to evaluate; None is the exported encoder."""
     if checkpoint in (None, "last"):
         return [None]
     if finished.alone:
         raise UserError(
-            f"--checkpoint: {finished.folder.path} is no run folder, so there is no checkpoint "
+            f"--checkpoint: {finished.folder.path} is not a run folder, so it has no checkpoint "
             f"{checkpoint!r}; leave it out, or give the run folder."
         )
     kept = epoch_checkpoints(finished.folder)
     if not kept:
         raise UserError(
-            f"--checkpoint: {finished.folder.path} kept no checkpoints on the way; pretrain with "
-            "--checkpoint_every N to keep one every N epochs."
+            f"--checkpoint: {finished.folder.path} has no checkpoints of earlier epochs; pretrain "
+            "with --checkpoint_every N to keep one every N epochs."
         )
     if checkpoint == "all":
         end = finished.settings.run.epochs
@@ -149,7 +149,7 @@ def _task(
     lr: float | None,
     say: Say,
 ) -> Task:
-    """What the protocols may use: features, encoded when they are first read, and images."""
+    """The task of the protocols: features, encoded when they are first read, and images."""
     facts, settings = finished.encoder.facts, finished.settings.run
     images = AugmentedImages(
         subject.encode, lambda augmentation, size: _batches(finished, splits, augmentation, size),
@@ -168,7 +168,7 @@ def _task(
 def _batches(
     finished: FinishedRun, splits: Splits, augmentation: ViewSettings, batch_size: int
 ) -> Batches:
-    """The training images, augmented anew each epoch; what is drawn depends on seed and epoch."""
+    """The training images, augmented anew each epoch, by seed and epoch."""
     machine, plain = finished.machine, finished.encoder.views
     views = Views(
         augmentation, plain.size, plain.mean, plain.std, 1, plain.color_space,

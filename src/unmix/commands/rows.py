@@ -1,4 +1,4 @@
-"""Rows of a finished run's `results.json`: added, or replaced where they measure the same."""
+"""Adding rows to the `results.json` of a finished run."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ __all__ = ["NotSavedError", "add_row"]
 
 
 class NotSavedError(UserError):
-    """What was measured could not be written into the run folder.
+    """Results could not be written into the run folder.
 
     Attributes:
-        rows: What was measured.
+        rows: The results.
     """
 
     def __init__(self, reason: object, rows: Sequence[Mapping[str, Any]]) -> None:
-        super().__init__(f"{str(reason).rstrip('.')}. What was measured is told, but not saved.")
+        super().__init__(f"{str(reason).rstrip('.')}. The results are printed, but not saved.")
         self.rows = [dict(row) for row in rows]
 
 
@@ -43,15 +43,15 @@ def add_row(
     say: Callable[[str], None],
     images: PerImage | None = None,
 ) -> None:
-    """Put a row into `results.json`, in place of one with the same settings if there is one.
+    """Add a row to `results.json`, or replace the one with the same settings.
 
-    A damaged file is set aside, and a new one begun from the run's settings.
+    A damaged file is renamed, and a new one is started from the run's settings.
 
     Args:
         run: The run folder.
         row: The row.
-        main: Whether it is what tables and figures show for its protocol and epoch. They take the
-            last row of those, so another row goes before them.
+        main: Whether tables and figures show it for its protocol and epoch. They use the last such
+            row, so other rows are inserted before.
         say: Prints a line.
         images: The same measurement image by image, to be kept beside.
 
@@ -59,7 +59,7 @@ def add_row(
         NotSavedError: if the file cannot be read or written.
     """
     try:
-        # What another process measured meanwhile is read again, and kept.
+        # Read again, to keep rows that another process has added meanwhile.
         with results_lock(run.path):
             content = _content(run, say)
             rows = _with(list(content.get("evaluations") or []), dict(row), main)
@@ -81,7 +81,7 @@ def _content(run: RunFolder, say: Callable[[str], None]) -> dict[str, Any]:
 
 
 def _begun_anew(run: RunFolder) -> dict[str, Any]:
-    """What `results.json` holds of a run without its measurements."""
+    """The content of `results.json` without evaluations."""
     settings = run.settings()
     words = settings.flat()
     return {

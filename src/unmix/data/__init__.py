@@ -1,14 +1,14 @@
-"""Where images come from, decoded to 8-bit RGB."""
+"""Data sets, and image files decoded to 8-bit RGB."""
 
 from __future__ import annotations
 
+from unmix.data.dataset import DataSet
 from unmix.data.decoding import BrokenImage, Decoding, decode
 from unmix.data.imagenet import IMAGENET100
 from unmix.data.imageset import FileImages, ImageSet, Skipped, StreamedImages, TensorImages
 from unmix.data.packed import PackedImages
 from unmix.data.reading import read_uint8
 from unmix.data.registry import DATA_SETS, load
-from unmix.data.spec import DataSet
 from unmix.data.statistics import (
     IMAGENET_MEAN,
     IMAGENET_STD,

@@ -1,4 +1,4 @@
-"""From an image file to 8-bit RGB, whatever the file holds."""
+"""Decoding of image files of any kind to 8-bit RGB."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 from PIL import ExifTags, Image, TiffImagePlugin, UnidentifiedImageError
 
-from unmix.data.deep import FULL, Range, deep_values, is_deep, to_8_bits
+from unmix.data.bit_depth import FULL, Range, deep_values, is_deep, to_8_bits
 from unmix.data.formats import HEIC_REASON, formats_for, is_heic
-from unmix.data.own_output import drawn_by_us
+from unmix.data.outputs import drawn_by_us
 from unmix.errors import UserError
 
 __all__ = [
@@ -31,7 +31,7 @@ __all__ = [
 ]
 
 MAX_PIXELS = 178_956_970
-"""Twice what Pillow warns of, where it refuses by itself: 512 MiB as RGB."""
+"""Twice the number at which Pillow warns, where it refuses by itself: 512 MiB as RGB."""
 
 _STARTS = 200
 
@@ -60,18 +60,18 @@ class BrokenImage(UserError):  # noqa: N818 - it says what the image is
         self.reason = reason
 
     def __reduce__(self) -> tuple[type[BrokenImage], tuple[Path, str]]:
-        # An exception pickles its message alone, and data workers send theirs through a pipe.
+        # Exceptions pickle their message alone, and data workers send them through a pipe.
         return type(self), (self.path, self.reason)
 
 
 @dataclass(frozen=True)
 class Decoding:
-    """What an image's pixels follow from, beside its file.
+    """How files are decoded.
 
     Attributes:
-        max_pixels: An image of more is not decoded.
-        range: Of images of more than 8 bits, the values that become 0 and 255; None for the whole
-            range of 16 bits.
+        max_pixels: Maximum number of pixels of an image; larger ones are refused.
+        range: Values of images of more than 8 bits that become 0 and 255; None for the whole range
+            of 16 bits.
     """
 
     max_pixels: int = MAX_PIXELS
@@ -84,26 +84,25 @@ def decode(
     content: bytes | None = None,
     decoding: Decoding = Decoding(),
 ) -> Image.Image:
-    """Read an image file as 8-bit RGB, the right way up.
+    """Decode an image file to upright 8-bit RGB.
 
     EXIF orientation is applied; transparent pixels are composited on white; values of more than 8
-    bits are scaled by one rule (see `Decoding`); of an animation the first frame is read. Pillow's
-    warnings are silenced by changing the process's warning filters for a moment, so read in
-    parallel from processes, not from threads.
+    bits are scaled (see `Decoding`); of an animation the first frame is used. Not thread-safe,
+    since the process's warning filters are changed meanwhile; use processes.
 
     Args:
         path: The file.
         at_least: If given, a JPEG may be decoded at 1/2, 1/4 or 1/8 of its size: the smallest whose
             sides are both at least this many pixels (or width and height as stored, before the
             orientation is applied, at least these).
-        content: What the file holds, where that is read already; `path` is then a name only.
-        decoding: How.
+        content: The file's bytes, if they are read already; `path` is then a name only.
+        decoding: How to decode.
 
     Raises:
         BrokenImage: if the file is empty, truncated, damaged, not an image, or cannot be opened, if
-            it has too many pixels or channels that are no colors, if its pixels have no agreed
-            range (floating point, or integers beyond 16 bits, without `decoding.range`), or if it
-            is a figure that unmix drew.
+            it has too many pixels or channels that are not colors, if the range of its pixels is
+            unknown (floating point, or integers of more than 16 bits, without `decoding.range`),
+            or if it is a figure drawn by unmix.
     """
     try:
         with opened(path, content, decoding) as image:
@@ -112,25 +111,25 @@ def decode(
                 image.draft(None, both)
             start = _start(path, content)
             if drawn_by_us(start):
-                raise ValueError("a figure that unmix drew, no picture")
+                raise ValueError("a figure drawn by unmix, not an image")
             if is_deep(image, start):
                 return _of_deep(image, path, content, decoding.range)
             image.load()
             return _rgb(_upright(image))
-    # On damaged bytes Pillow's readers raise nearly anything: SyntaxError, struct.error, KeyError.
+    # On damaged files Pillow raises exceptions of many kinds: SyntaxError, struct.error, KeyError.
     except Exception as error:
         raise BrokenImage(path, _reason(path, error, content)) from error
 
 
 def rgb8(image: Image.Image, limits: Range | None = None) -> Image.Image:
-    """Make an image that is open already 8-bit RGB and upright, as `decode` does.
+    """Convert an open image to upright 8-bit RGB, as `decode` does.
 
     Args:
-        image: Of any mode.
+        image: An image of any mode.
         limits: See `Decoding.range`.
 
     Raises:
-        ValueError: if its pixels have no agreed range.
+        ValueError: if the range of its pixels is unknown.
         OSError: if they cannot be read.
     """
     if image.mode == "F" or image.mode.startswith("I"):
@@ -144,14 +143,14 @@ def rgb8(image: Image.Image, limits: Range | None = None) -> Image.Image:
 def opened(
     path: Path, content: bytes | None = None, decoding: Decoding = Decoding()
 ) -> Iterator[Image.Image]:
-    """Open an image of a format that is meant, and check what it may cost before it is decoded.
+    """Open an image of a supported format, and check its size before it is decoded.
 
     Raises:
-        ValueError: if it has too many pixels, or channels that are no colors.
-        Exception: whatever Pillow raises.
+        ValueError: if it has too many pixels, or channels that are not colors.
+        Exception: any exception of Pillow.
     """
     limit = Image.MAX_IMAGE_PIXELS
-    # Pillow's own limit is one number for the whole process, and cannot be raised by a flag.
+    # Pillow's own limit is global to the process.
     Image.MAX_IMAGE_PIXELS = None
     try:
         with warnings.catch_warnings():
@@ -166,7 +165,7 @@ def opened(
 
 
 def gray_range(path: Path, content: bytes, decoding: Decoding) -> Range | None:
-    """The least and the greatest value of an image of more than 8 bits; None of another.
+    """Minimum and maximum value of an image of more than 8 bits; None for other images.
 
     Raises:
         BrokenImage: if it cannot be read.
@@ -193,7 +192,7 @@ def _check(image: Image.Image, decoding: Decoding) -> None:
     if image.format == "TIFF":
         tags: Any = getattr(image, "tag_v2", {})
         bands = tags.get(TiffImagePlugin.SAMPLESPERPIXEL, 1)
-        # Pillow would drop a fourth band that is no alpha channel.
+        # Pillow would drop a fourth band that is not an alpha channel.
         if bands > len(image.getbands()):
             raise ValueError(_BANDS.format(bands=bands))
 
@@ -205,7 +204,7 @@ _BANDS = (
 
 
 def _start(path: Path, content: bytes | None) -> bytes:
-    """The first bytes of a file; none if it cannot be read."""
+    """The first bytes of a file; empty if it cannot be read."""
     if content is not None:
         return content[:_STARTS]
     try:
@@ -216,7 +215,7 @@ def _start(path: Path, content: bytes | None) -> bytes:
 
 
 def _colors(values: np.ndarray) -> np.ndarray:
-    """Values without their alpha channel, if there is one."""
+    """Values without the alpha channel, if any."""
     return values[..., :-1] if values.ndim == 3 and values.shape[2] in (2, 4) else values
 
 
@@ -231,7 +230,7 @@ def _of_deep(
         scaled = np.concatenate([scaled, alpha], axis=2)
     elif values.ndim == 3 and values.shape[2] != 3:
         raise ValueError(_BANDS.format(bands=values.shape[2]))
-    # TIFF settles its orientation while the pixels are loaded.
+    # Pillow applies a TIFF's orientation while it loads the pixels.
     turned = orientation(image) if image.mode == "F" or image.mode.startswith("I") else turned
     small = Image.fromarray(scaled)
     turn = _TURNS.get(turned)
@@ -239,14 +238,14 @@ def _of_deep(
 
 
 def orientation(image: Image.Image) -> int:
-    """Tell the EXIF orientation of an image, 1 to 8; 1 (upright) if it has none that is known.
+    """The EXIF orientation of an image, 1 to 8; 1 (upright) if it has no valid one.
 
-    Some formats tell it, and TIFF settles it, while the pixels are loaded.
+    Some formats know it only after the pixels are loaded, and TIFF has applied it then.
     """
     try:
         found = image.getexif().get(ExifTags.Base.Orientation, 1)
     except Exception:
-        return 1  # damaged metadata does not make the pixels worse
+        return 1  # damaged metadata does not affect the pixels
     return found if found in _TURNS else 1
 
 
@@ -280,7 +279,7 @@ def _unidentified(path: Path, content: bytes | None) -> str:
     if is_heic(start):
         return HEIC_REASON
     if start.startswith((b"%!PS", b"\xc5\xd0\xd3\xc6")):
-        return "PostScript, which is no picture; convert it to PNG or JPEG"
+        return "PostScript, which is not supported; convert it to PNG or JPEG"
     if start[:4] in (b"II*\0", b"MM\0*"):
         bands = _tiff_bands(path, content)
         if bands > 1:
@@ -289,7 +288,7 @@ def _unidentified(path: Path, content: bytes | None) -> str:
 
 
 def _tiff_bands(path: Path, content: bytes | None) -> int:
-    """How many bands a TIFF has that Pillow cannot open; 0 if that cannot be told."""
+    """Number of bands of a TIFF that Pillow cannot open; 0 if unknown."""
     try:
         encoded = path.read_bytes() if content is None else content
         tags = TiffImagePlugin.ImageFileDirectory_v2(encoded[:8])

@@ -1,4 +1,4 @@
-"""What a split consists of, in a few numbers, so that another one in its place is noticed."""
+"""Fingerprints of splits, to detect that data has changed."""
 
 from __future__ import annotations
 
@@ -24,21 +24,21 @@ __all__ = ["Fingerprint", "digest_of", "fingerprint"]
 
 _PIXELS_OF = 2000
 _CHUNK = 2000
-# A stat waits for the disk, or for a network, not for the processor.
+# A stat waits for the disk or the network, not for the processor.
 _THREADS = 16
 
 
 @dataclass(frozen=True)
 class Fingerprint:
-    """What tells a split from another one.
+    """The fingerprint of a split.
 
     Attributes:
-        images: How many.
-        classes: Their classes' names, or None.
-        size: Bytes of all files; None where images lie in memory.
-        digest: Of labels, and of the files' names and sizes (a pack: of its checksums; images in
-            memory: of the pixels of 2,000 of them, evenly spaced; of a data set of Python: of 16,
-            if it gives the same twice).
+        images: Number of images.
+        classes: Names of the classes, or None.
+        size: Total size of the files in bytes; None for images in memory.
+        digest: Digest of the labels, and of the files' names and sizes. For a pack, of its
+            checksums; for images in memory, of the pixels of 2,000 evenly spaced ones; for a data
+            set given in Python, of 16, if it returns the same twice.
     """
 
     images: int
@@ -48,10 +48,10 @@ class Fingerprint:
 
     @classmethod
     def of_plain(cls, plain: Mapping[str, Any]) -> Fingerprint:
-        """From what `plain` gave.
+        """The inverse of `plain`.
 
         Raises:
-            KeyError, TypeError: if it is something else.
+            KeyError, TypeError: if the content is invalid.
         """
         classes = plain["classes"]
         return cls(
@@ -62,14 +62,14 @@ class Fingerprint:
         )
 
     def plain(self) -> dict[str, Any]:
-        """The same as numbers, texts and lists."""
+        """The fingerprint as JSON types."""
         classes = None if self.classes is None else list(self.classes)
         return {
             "images": self.images, "classes": classes, "size": self.size, "digest": self.digest
         }  # fmt: skip
 
     def difference(self, then: Fingerprint) -> str | None:
-        """How the split differs from what it was, in a clause; None if it does not."""
+        """How the split differs from `then`, in a clause; None if it does not."""
         if self == then:
             return None
         if self.images != then.images:
@@ -78,7 +78,7 @@ class Fingerprint:
             return _other_classes(self.classes, then.classes)
         if self.size != then.size and None not in (self.size, then.size):
             return f"the data's files have {self.size:,} bytes, the run's had {then.size:,}"
-        return "the data has other images or labels under the same number than the run had"
+        return "the data has other images or labels at the same positions than the run had"
 
 
 def _images(count: int) -> str:
@@ -96,9 +96,9 @@ def _other_classes(now: tuple[str, ...] | None, then: tuple[str, ...] | None) ->
 
 
 def fingerprint(images: ImageSet) -> Fingerprint:
-    """Tell a split from others: by names and sizes, without reading files.
+    """Compute the fingerprint of a split, from names and sizes, without reading files.
 
-    A file whose content changed under the same name and size is not noticed.
+    A file whose content has changed, with the same name and size, is not detected.
     """
     digest = hashlib.blake2b(digest_size=16)
     if images.labels is not None:
@@ -126,11 +126,11 @@ def fingerprint(images: ImageSet) -> Fingerprint:
 
 
 def digest_of(images: ImageSet, index: Tensor) -> str:
-    """Tell some images of a split, in their order, from others.
+    """Compute a digest of some images of a split, in order.
 
     Args:
         images: The split.
-        index: Which of its images, int64 (M,).
+        index: Indices of the images, int64 (M,).
     """
     digest = hashlib.blake2b(fingerprint(images).digest.encode(), digest_size=16)
     digest.update(index.cpu().numpy().astype("<i8").tobytes())
@@ -146,7 +146,7 @@ def _encoded(paths: Sequence[Path]) -> list[bytes]:
 
 
 def _folder_of_all(names: Sequence[bytes]) -> bytes:
-    """The deepest folder that holds all files, with its separator."""
+    """The deepest common folder of all files, with a separator at the end."""
     if not names:
         return b""
     first, last = min(names), max(names)
@@ -156,7 +156,7 @@ def _folder_of_all(names: Sequence[bytes]) -> bytes:
 
 
 def _sizes(names: Sequence[bytes]) -> np.ndarray:
-    """The files' sizes, int64; -1 where there is none to tell."""
+    """The files' sizes, int64; -1 if unknown."""
     chunks = [names[i : i + _CHUNK] for i in range(0, len(names), _CHUNK)]
     if len(chunks) < 2:
         return np.array([size for chunk in chunks for size in map(_size, chunk)], dtype=np.int64)

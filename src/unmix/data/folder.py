@@ -1,4 +1,4 @@
-"""Any folder of images as a data set: its splits, and whether its images have classes."""
+"""A folder of images as a data set: its splits and classes."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 
+from unmix.data.bit_depth import Range, may_be_deep
+from unmix.data.dataset import file_images
 from unmix.data.decoding import Decoding
-from unmix.data.deep import Range, may_be_deep
 from unmix.data.imageset import RGB, FileImages, Skipped
 from unmix.data.listing import Folder, Listing, list_classes, list_tree
-from unmix.data.own_output import is_run_folder
-from unmix.data.spec import file_images
+from unmix.data.outputs import is_run_folder
 from unmix.data.splits import Splits, find_splits
 from unmix.data.statistics import (
     IMAGENET_MEAN,
@@ -45,32 +45,31 @@ def load_folder(
     """Read a split of a folder of images.
 
     1. *Splits.* Folders with the usual names are splits (see `unmix.data.splits.find_splits`).
-    2. *Classes.* Images are labeled by folder when there are at least two class folders, images
-       lie directly in them and nowhere else, and not every one holds a single image. Otherwise all
-       images at any depth are taken, without classes. Folders without images are not classes.
-    3. *Hold-out.* A class tree without a test split of its own gives a tenth of every class to the
-       test split (see `hold_out`). Images without classes all go to the training split.
-    4. *Range.* Of images of more than 8 bits, the least and the greatest value of up to 1,000
-       training images become 0 and 255, where `decoding` has no range.
+    2. *Classes.* Images are labeled by folder if there are at least two class folders, all images
+       are directly in them, and not every one has a single image. Otherwise all images at any depth
+       are used, without classes. Folders without images are not classes.
+    3. *Hold-out.* If a class tree has no test split, a tenth of every class is held out for it (see
+       `hold_out`). Images without classes all belong to the training split.
+    4. *Range.* For images of more than 8 bits, the minimum and maximum of up to 1,000 training
+       images become 0 and 255, unless `decoding` has a range.
     5. *Colors.* Mean and standard deviation are ImageNet's if all classes are ImageNet's wnids,
        and are otherwise estimated from up to 1,000 training images.
 
-    Hidden files, files with other extensions than those of images, and run folders and figures of
-    unmix are passed over. What was understood as what, and what was passed over, is told by the
-    training split's `notes`.
+    Hidden files, files without an extension of images, and run folders and figures of unmix are
+    ignored. The training split's `notes` say how the folder was interpreted and what was ignored.
 
     Args:
         folder: The folder.
         split: `train`, `test`, or `pretrain`, which is `train` here.
-        skipped: For files that turn out broken.
-        decoding: How they are decoded.
-        train_folder: The training images' folder within it, whatever its name; "." for the whole.
+        skipped: Collects broken files.
+        decoding: How files are decoded.
+        train_folder: Folder of the training images within it; "." for the whole.
         test_folder: The folder to evaluate on, likewise.
 
     Raises:
-        UserError: if the folder cannot be read or holds no images, if its splits are unclear, if
-            test images have no classes or others than the training images, or if there is no test
-            split.
+        UserError: if the folder cannot be read or has no images, if its splits are ambiguous, if
+            test images have no classes or other ones than the training images, or if there is no
+            test split.
     """
     if is_run_folder(folder):
         raise UserError(f"{folder}: this is a run folder of unmix, not a folder of images.")
@@ -97,14 +96,13 @@ def load_folder(
 
 
 def hold_out(listing: Listing) -> tuple[Listing, Listing]:
-    """Split labeled images: of every class of n images, n / 10 (rounded, at least 1) are held out.
+    """Split labeled images: n / 10 of every class of n images (rounded, at least 1) are held out.
 
-    They are those whose `class/file` name has the smallest hash (BLAKE2b), so that the choice is
-    the same on every machine and hardly changes when images are added. A class of one image keeps
-    it for training.
+    They are those with the smallest hash (BLAKE2b) of `class/file`, so that the choice is the same
+    on every machine and hardly changes when images are added. A class of one image is not split.
 
     Returns:
-        The training images and the held-out images, in their former order.
+        The training images and the held-out images, in the original order.
     """
     assert listing.labels is not None
     assert listing.classes is not None
@@ -133,7 +131,7 @@ def _pick(listing: Listing, indices: list[int]) -> Listing:
 
 @dataclass(frozen=True)
 class _LookedAt:
-    """What a look at up to 1,000 training images says."""
+    """Statistics of up to 1,000 training images."""
 
     mean: RGB
     std: RGB
@@ -164,7 +162,7 @@ def _looked_at(name: str, train: Listing, decoding: Decoding) -> _LookedAt:
                 )
             decoding = replace(decoding, range=found)
     if found is not None and note is None:
-        note = "--range, --bit_depth: no image that was looked at has more than 8 bits to scale"
+        note = "--range, --bit_depth: none of the sampled images has more than 8 bits to scale"
     notes = () if note is None else (note,)
     if train.classes is not None and all(map(_WNID.fullmatch, train.classes)):
         return _LookedAt(IMAGENET_MEAN, IMAGENET_STD, decoding, notes)
@@ -172,7 +170,7 @@ def _looked_at(name: str, train: Listing, decoding: Decoding) -> _LookedAt:
 
 
 def _understood(splits: Splits, train: Listing, held: Listing | None) -> str:
-    """What was understood as what, in a line: `split: train 90 images in 3 classes from train/`."""
+    """How the folder was interpreted: `split: train 90 images in 3 classes from train/`."""
     place = splits.name(splits.train)
     parts = [
         f"train {len(train.paths):,} images {_classes(train)}{f' from {place}' if place else ''}"
@@ -183,7 +181,7 @@ def _understood(splits: Splits, train: Listing, held: Listing | None) -> str:
         try:
             count = f"{len(_test(splits, train).paths):,}"
         except UserError:
-            count = "?"  # told where the test images are needed
+            count = "?"  # reported when the test images are needed
         parts.append(f"evaluation on {count} from {splits.name(splits.test)}")
     line = f"split: {', '.join(parts)}"
     unused = [f"{shown(name)}/" for name in splits.aside[:_CLASSES_NAMED]]
@@ -205,10 +203,11 @@ def _classes(listing: Listing) -> str:
 
 
 def _test(splits: Splits, train: Listing) -> Listing:
-    """List the test images, labeled as the training images are.
+    """List the test images, with the labels of the training images.
 
     Raises:
-        UserError: if there are none, or they have no classes or others than the training images.
+        UserError: if there are none, or they have no classes or other ones than the
+            training images.
     """
     if splits.test is None:
         raise UserError(
@@ -218,7 +217,7 @@ def _test(splits: Splits, train: Listing) -> Listing:
     whole = list_tree(splits.test)
     if train.classes is None:
         return Listing(whole.paths)
-    # A test split may be small: one class, or one image a class, is no reason to lose the labels.
+    # A test split may be small: it is labeled even with one class, or one image per class.
     folder = splits.test
     while not set(folder.holding) & set(train.classes) and folder.unwrapped() is not folder:
         (folder,) = folder.holding.values()
@@ -250,8 +249,8 @@ def _stamp(path: str) -> tuple[int, int]:
     return status.st_mtime_ns, status.st_size
 
 
-# Cached, for the test split asks for the same training images; `stamps` tell if they changed.
-# Broken files are noted, or end a strict run, when they are read to be used.
+# Cached, since the test split needs the same statistics; `stamps` detect changes. Broken files are
+# reported when they are read for training.
 @lru_cache(maxsize=16)
 def _estimate(
     name: str, paths: tuple[str, ...], stamps: tuple[tuple[int, int], ...], decoding: Decoding

@@ -1,4 +1,4 @@
-"""Which files are pictures, by their extensions and by their first bytes; none is opened here."""
+"""Image formats, by extension and by first bytes."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ EXTENSIONS = frozenset({
     "pbm", "pgm", "ppm", "pnm", "pfm", "jp2", "j2k", "jpf", "jpx", "j2c", "jpc", "avif", "pcx",
     "qoi", "sgi", *_TGA,
 })  # fmt: skip
-"""Of the files that are read, in lower case. With pillow-heif also those of `HEIC`."""
+"""Extensions that are read, in lower case. With pillow-heif also those of `HEIC`."""
 
-# Left out of what Pillow opens: EPS, which starts Ghostscript; formats that are documents, films,
-# icons or fonts; and those that only point to a library of their own.
+# Excluded of Pillow's formats: EPS, which runs Ghostscript; documents, films, icons and fonts; and
+# formats that need a library of their own.
 _FORMATS = (
     "JPEG", "MPO", "PNG", "GIF", "WEBP", "BMP", "DIB", "TIFF", "PPM", "JPEG2000", "AVIF", "PCX",
     "QOI", "SGI",
@@ -39,7 +39,7 @@ def _with_heif() -> bool:
 
 
 def extensions() -> frozenset[str]:
-    """The extensions of the files that are read here, in lower case without a dot."""
+    """The extensions of the files that are read, in lower case, without a dot."""
     return EXTENSIONS | HEIC if _with_heif() else EXTENSIONS
 
 
@@ -52,10 +52,10 @@ def _available(names: tuple[str, ...]) -> tuple[str, ...]:
 
 
 def formats_for(extension: str) -> tuple[str, ...]:
-    """Pillow's names of the formats that a file with this extension may have.
+    """Pillow's names of the formats to try for a file with this extension.
 
-    A file may have any of them, whatever its extension; but TGA has no first bytes to be known by,
-    and takes nearly anything for an image, so only a file that is named so may be one.
+    These are all supported formats, but TGA only for its own extensions: it has no magic bytes, and
+    its reader accepts nearly anything.
     """
     names: Iterable[str] = _FORMATS
     if _with_heif():

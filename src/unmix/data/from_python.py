@@ -1,4 +1,4 @@
-"""Images that are handed over in Python, as an image set: data sets, pixels, lists of paths."""
+"""Python objects as image sets: data sets, pixels, lists of paths."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from torch import Tensor
 from torch.utils.data import DataLoader, TensorDataset
 
 from unmix.data.decoding import BrokenImage, Decoding
-from unmix.data.given import as_picture, as_uint8, is_path
-from unmix.data.given_labels import Labels, columns_of, labels_of
 from unmix.data.imageset import FileImages, ImageSet, Skipped, StreamedImages, TensorImages
 from unmix.data.listing import Paths
+from unmix.data.python_images import as_picture, as_uint8, is_path
+from unmix.data.python_labels import Labels, columns_of, labels_of
 from unmix.data.statistics import (
     IMAGENET_MEAN,
     IMAGENET_STD,
@@ -39,12 +39,12 @@ _PLAIN: dict[str, Any] = {"mean": IMAGENET_MEAN, "std": IMAGENET_STD}
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class DatasetImages(StreamedImages):
-    """Images that a data set of Python gives one by one.
+    """The images of a map-style data set given in Python.
 
     Args:
-        dataset: Gives for a number an image, a tuple that begins with one, or a dict.
-        numbers: Which of its items, int64 (N,).
-        column: The image's key where an item is a dict; None elsewhere.
+        dataset: Its items are an image, a tuple that starts with one, or a dict.
+        numbers: Indices of the items, int64 (N,).
+        column: Key of the image if items are dicts; else None.
     """
 
     dataset: Any
@@ -58,18 +58,18 @@ class DatasetImages(StreamedImages):
         return {"numbers": self.numbers[index]}
 
     def place(self, i: int) -> Path:
-        """What messages call item `i`."""
+        """Name of item `i` in messages."""
         return Path(f"{self.name}[{int(self.numbers[i])}]")
 
     def read(self, i: int) -> bytes:
-        """Item `i` as a portable pixmap, whose pixels are written as they are.
+        """Item `i` encoded as a portable pixmap (PPM), which is not compressed.
 
         Raises:
-            BrokenImage: if the data set raises, or gives no picture.
+            BrokenImage: if the data set raises an exception, or returns no image.
         """
         try:
             picture = self.picture(i)
-        # A data set may raise anything.
+        # A data set may raise any exception.
         except Exception as error:
             text = str(error).splitlines()
             reason = text[0] if text else type(error).__name__
@@ -82,10 +82,10 @@ class DatasetImages(StreamedImages):
         return f"P6 {width} {height} 255\n".encode() + pixels.tobytes()
 
     def picture(self, i: int) -> Image.Image | Tensor:
-        """Item `i` as the data set gives it.
+        """Item `i` of the data set.
 
         Raises:
-            UserError: if it is no picture.
+            UserError: if it is not an image.
         """
         item = self.dataset[int(self.numbers[i])]
         if self.column is not None:
@@ -95,7 +95,7 @@ class DatasetImages(StreamedImages):
         return as_picture(item, "its picture")
 
     def digest(self) -> bytes:
-        """Of the pixels of some images; empty where the data set gives others at each call."""
+        """Digest of the pixels of some images; empty if they differ from call to call."""
         digests = []
         for _ in range(2):
             found = hashlib.blake2b(digest_size=16)
@@ -109,25 +109,25 @@ class DatasetImages(StreamedImages):
 
 
 def from_python(data: Any, split: str, what: str = "data", *, strict: bool = False) -> ImageSet:
-    """An image set of what a user has in Python.
+    """Make an image set of a Python object.
 
     Args:
         data: One of
-            - a map-style data set or a sequence, whose items are a picture, a tuple (picture,
-              label, ...) or a dict with a picture: PIL images, uint8 arrays (H, W, C), or uint8
+            - a map-style data set or a sequence, whose items are an image, a tuple (image,
+              label, ...) or a dict with an image: PIL images, uint8 arrays (H, W, C), or uint8
               tensors (C, H, W),
             - a Hugging Face `datasets.Dataset` with a column of images,
             - pixels, uint8 (N, C, H, W) or (N, H, W, C), or a pair (pixels, labels),
             - a list of paths, or of pairs (path, label).
         split: "train" or "test".
-        what: The argument's name, for messages.
-        strict: Whether the first picture that cannot be read ends the run.
+        what: Name of the argument, for messages.
+        strict: Whether the first image that cannot be read ends the run.
 
     Returns:
-        The set; its name is `python:` and the kind of data.
+        The image set; its name is `python:` and the kind of data.
 
     Raises:
-        UserError: if it is none of these, or its pictures are not of 8 bits.
+        UserError: if it is none of these, or its images are not of 8 bits.
     """
     _check_kind(data, what)
     if isinstance(data, TensorDataset):
@@ -146,23 +146,23 @@ def from_python(data: Any, split: str, what: str = "data", *, strict: bool = Fal
 
 
 def evaluation_images(data: Any, train: ImageSet) -> ImageSet:
-    """The images to evaluate on, whose classes are the training images'.
+    """Make an image set to evaluate on, with the classes of the training images.
 
     Args:
         data: As for `from_python`.
         train: The training images.
 
     Raises:
-        UserError: if it has no labels, or a class that the training images do not have.
+        UserError: if it has no labels, or a class that is not in the training images.
     """
     test = from_python(data, "test", "test_data")
     if train.labels is None or train.classes is None:
         raise UserError("test_data: data has no labels, so nothing can be evaluated; leave it out.")
     if test.labels is None or test.classes is None:
-        raise UserError("test_data: has no labels; give pictures with their labels.")
+        raise UserError("test_data: has no labels; give images with their labels.")
     number = {name: i for i, name in enumerate(train.classes)}
     if not set(test.classes) <= set(number):
-        # Numbers without names, beside a data set that names its classes.
+        # Numbers without names, for a data set with names of classes.
         number.update({str(i): i for i in range(len(train.classes))})
     other = next((name for name in test.classes if name not in number), None)
     if other is not None:
@@ -174,7 +174,7 @@ def evaluation_images(data: Any, train: ImageSet) -> ImageSet:
 
 
 def check_sendable(images: ImageSet, workers: int | None) -> None:
-    """Check that a data set can be sent to worker processes, where they are not forked.
+    """Check that a data set can be pickled for data workers, if they are not forked.
 
     Raises:
         UserError: if not, with what to do.
@@ -184,7 +184,7 @@ def check_sendable(images: ImageSet, workers: int | None) -> None:
         return
     try:
         pickle.dumps(images.dataset)
-    except Exception as error:  # as many kinds as there are data sets
+    except Exception as error:  # pickle raises exceptions of many kinds
         text = str(error).splitlines()
         raise UserError(
             f"workers: the data set cannot be sent to worker processes "
@@ -194,7 +194,11 @@ def check_sendable(images: ImageSet, workers: int | None) -> None:
 
 
 def _check_kind(data: Any, what: str) -> None:
-    """Refuse what looks like data and cannot be indexed by number."""
+    """Refuse objects that cannot be indexed by integers.
+
+    Raises:
+        UserError: with what to give instead.
+    """
     kind = type(data).__name__
     if isinstance(data, DataLoader):
         raise UserError(f"{what}: a DataLoader; give its data set, {what}=loader.dataset.")
@@ -209,13 +213,13 @@ def _check_kind(data: Any, what: str) -> None:
         return
     if not hasattr(data, "__getitem__") or not hasattr(data, "__len__"):
         raise UserError(
-            f"{what}: a {kind} cannot be indexed by number; give a data set with __len__ and "
+            f"{what}: a {kind} cannot be indexed by integers; give a data set with __len__ and "
             "__getitem__, pixels uint8 (N, C, H, W), a list of paths, or a folder."
         )
 
 
 def _is_pair(data: Any) -> bool:
-    """Whether it is (pixels, labels)."""
+    """Whether an object is a pair (pixels, labels)."""
     return (
         isinstance(data, tuple)
         and len(data) == 2
@@ -280,14 +284,14 @@ def _of_dataset(data: Any, first: Any, split: str, what: str, strict: bool) -> I
 
 
 def _kind_of(data: Any) -> str:
-    """What to call a data set: as its class, or as Hugging Face's was loaded."""
+    """Name of a data set: of its class, or of Hugging Face's builder."""
     info = getattr(data, "info", None)
     name = getattr(info, "dataset_name", None)
     return str(name) if isinstance(name, str) and name else type(data).__name__
 
 
 def _completed(images: ImageSet, labels: Labels | None) -> ImageSet:
-    """The set with its labels, and with the mean and deviation of its own pixels."""
+    """Add labels, and the mean and standard deviation of the images' own pixels."""
     if labels is not None and (indices := labels.indices()) is not None:
         index = torch.tensor(indices, dtype=torch.int64)
         images = replace(images, labels=index, classes=labels.classes)
@@ -297,6 +301,6 @@ def _completed(images: ImageSet, labels: Labels | None) -> ImageSet:
         limits, _ = estimate_range(images)
         images = replace(images, decoding=Decoding(range=limits))
     mean, std = estimate_mean_std(images)
-    floor = 1 / 255  # of pixels that are all alike there is no deviation to divide by
+    floor = 1 / 255  # constant pixels have no standard deviation to divide by
     red, green, blue = (max(value, floor) for value in std)
     return replace(images, mean=mean, std=(red, green, blue))

@@ -1,4 +1,4 @@
-"""`imagenet`, `imagenet100` and `tiny-imagenet`: trees of JPEGs on the user's disk."""
+"""`imagenet`, `imagenet100` and `tiny-imagenet`: class trees of JPEGs."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
+from unmix.data.dataset import DataSet, Request, file_images
 from unmix.data.imageset import ImageSet
 from unmix.data.listing import Listing, folders_in, images_in, list_classes
-from unmix.data.spec import DataSet, Request, file_images
 from unmix.data.statistics import IMAGENET_MEAN, IMAGENET_STD
 
 __all__ = ["IMAGENET", "IMAGENET100", "IMAGENET_100", "TINY_IMAGENET"]
@@ -53,7 +53,7 @@ def _read_imagenet(data_set: DataSet, request: Request) -> ImageSet:
 
 
 def _wanted(data_set: DataSet, train: Path) -> Sequence[str]:
-    """Decide which class folders belong to the data set."""
+    """The class folders of the data set."""
     if data_set is IMAGENET_100:
         return IMAGENET100
     found = folders_in(train)
@@ -126,13 +126,13 @@ def _read_tiny(data_set: DataSet, request: Request) -> ImageSet:
 
 
 def _tiny_train(train: Path, classes: list[str]) -> Listing:
-    """List the training images, which lie one folder deeper than a class tree's."""
+    """List the training images, which are one folder deeper than in a class tree."""
     paths: list[str] = []
     labels: list[int] = []
     for label, name in enumerate(classes):
         place = os.path.join(train, name, "images")
         if not os.path.isdir(place):
-            place = os.path.join(train, name)  # a copy that someone has made a class tree of
+            place = os.path.join(train, name)  # a copy that was rearranged as a class tree
         images = [os.path.join(place, image) for image in images_in(place)]
         paths += images
         labels += [label] * len(images)
@@ -140,7 +140,7 @@ def _tiny_train(train: Path, classes: list[str]) -> Listing:
 
 
 def _tiny_annotated(data_set: DataSet, val: Path, classes: list[str]) -> Listing:
-    """List the validation images; a file has a line for each: name, wnid and box, with tabs."""
+    """List the validation images, labeled by a file of tab-separated names, wnids and boxes."""
     place = val / "images"
     if not place.is_dir():
         raise data_set.missing(val, "there is no images/ in it")

@@ -1,4 +1,4 @@
-"""An image set: one split of a data set, held as a tensor or as files."""
+"""Image sets: one split of a data set, as a tensor or as files."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ __all__ = ["RGB", "FileImages", "ImageSet", "Skipped", "StreamedImages", "Tensor
 
 
 class Skipped:
-    """Broken image files, each once, in the order in which they were met.
+    """Collects broken image files, each once, in the order in which they occur.
 
-    A data worker is a process of its own with a copy of its own: send its errors back with the
-    batch and `add` them where the run is.
+    A data worker has a copy of its own: its errors are sent back with the batch, and added in the
+    main process.
 
     Args:
         strict: Whether the first broken file ends the run.
@@ -38,7 +38,7 @@ class Skipped:
         self._file: Path | None = None
 
     def add(self, error: BrokenImage) -> None:
-        """Note a broken file; a file that is noted already is not counted again.
+        """Add a broken file, unless it was added before.
 
         Raises:
             BrokenImage: `error` itself, if strict.
@@ -50,10 +50,10 @@ class Skipped:
             self._write(error)
 
     def record(self, file: Path) -> None:
-        """List all, also those to come, in a CSV of path and reason; several sets may share it.
+        """Write all broken files, also later ones, to a CSV of path and reason.
 
-        Paths are as `unmix.names.stored` gives them. A file that is listed already, as by the first
-        part of a run, is not listed again.
+        Several sets may share the CSV. Paths are written as by `unmix.names.stored`. A file that is
+        listed already, as by the first part of a run, is not listed again.
         """
         self._file = file
         for error in self._errors.values():
@@ -63,7 +63,7 @@ class Skipped:
         if self._file is None:
             return
         place = stored(error.path)
-        # A list that cannot be written shall not end a run; what trains says that the disk is full.
+        # A list that cannot be written does not end a run; a full disk is reported elsewhere.
         with suppress(OSError, csv.Error):
             begun = self._file.is_file()
             if begun:
@@ -75,7 +75,7 @@ class Skipped:
             if not begun:
                 rows.writerow(["path", "reason"])
             rows.writerow([place, shown(error.reason)])
-            # Appended in one piece, for several processes may write at once.
+            # Appended in one call, since several processes may write at once.
             flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT
             descriptor = os.open(self._file, flags, 0o666)
             try:
@@ -92,7 +92,7 @@ class Skipped:
         return len(self._errors)
 
     def line(self) -> str | None:
-        """One line for the end of a run: how many, and the first; None if there are none."""
+        """A line for the end of a run: their number, and the first; None if there are none."""
         if not self._errors:
             return None
         first = next(iter(self._errors.values()))
@@ -117,7 +117,7 @@ class ImageSet(ABC):
         classes: The classes' names, in the order of the labels; None when there are no classes.
         mean: Of the training split's pixels, RGB in [0, 1].
         std: The standard deviation of the same.
-        notes: What the user should hear of the images, in lines: what was taken for what.
+        notes: Lines for the user: how the data was interpreted.
     """
 
     name: str
@@ -141,10 +141,10 @@ class ImageSet(ABC):
 
     @abstractmethod
     def _picked(self, index: Tensor) -> dict[str, Any]:
-        """The fields that differ for some of the images only."""
+        """The fields that change for a subset of the images."""
 
     def evenly(self: Images, count: int) -> Images:
-        """`count` of the images, evenly spaced, with their labels; all if there are not more.
+        """Select `count` evenly spaced images, or all if there are not more.
 
         Args:
             count: At least 1.
@@ -181,11 +181,11 @@ class TensorImages(ImageSet):
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class StreamedImages(ImageSet):
-    """Images that stay encoded on a disk, and are decoded when they are asked for.
+    """Encoded images on disk, decoded when they are read.
 
     Args:
-        skipped: Where those who decode note the broken ones; says whether to be strict.
-        decoding: How they are decoded.
+        skipped: Collects broken images, and knows whether to be strict.
+        decoding: How images are decoded.
     """
 
     skipped: Skipped = field(default_factory=Skipped)
@@ -193,18 +193,18 @@ class StreamedImages(ImageSet):
 
     @abstractmethod
     def place(self, i: int) -> Path:
-        """Where image `i` is, as messages name it."""
+        """Name of image `i` in messages."""
 
     @abstractmethod
     def read(self, i: int) -> bytes:
-        """Read image `i` as it is encoded.
+        """Read the encoded image `i`.
 
         Raises:
             BrokenImage: if it cannot be read.
         """
 
     def decode(self, i: int, at_least: int | None = None) -> Image.Image:
-        """Decode image `i` as 8-bit RGB, the right way up.
+        """Decode image `i` to upright 8-bit RGB.
 
         Args:
             i: Its index.
@@ -245,7 +245,7 @@ class FileImages(StreamedImages):
         """
         path = self.paths[i]
         try:
-            # Without Python's buffer, which would be filled once and emptied once.
+            # Unbuffered, since the file is read at once.
             with open(path, "rb", buffering=0) as file:
                 return file.read()
         except OSError as error:

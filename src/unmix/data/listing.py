@@ -1,4 +1,4 @@
-"""Which image files a folder holds: names only, no image is decoded."""
+"""Listing the image files of a folder, without opening them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import overload
 import numpy as np
 
 from unmix.data.formats import EXTENSIONS, HEIC, HEIC_REASON, extensions
-from unmix.data.own_output import CONFIG, is_own_figure, is_run_folder
+from unmix.data.outputs import CONFIG, is_own_figure, is_run_folder
 from unmix.errors import UserError
 from unmix.names import shown
 
@@ -31,10 +31,10 @@ __all__ = [
 
 
 class Paths(Sequence[Path]):
-    """Paths in one block of bytes, made into `Path`s when they are asked for.
+    """A sequence of paths, stored in one block of bytes.
 
-    A tuple of 1.28 million `Path`s takes 440 MB, and every forked data worker ends up with a copy
-    of its own, for reading a Python object writes its reference count.
+    A tuple of 1.28 million `Path`s takes 440 MB, and every forked data worker would get a copy,
+    since reading a Python object writes its reference count.
 
     Args:
         paths: The paths.
@@ -47,7 +47,7 @@ class Paths(Sequence[Path]):
 
     @classmethod
     def of_arrays(cls, block: np.ndarray, ends: np.ndarray) -> Paths:
-        """Make paths of what `arrays` gave."""
+        """The inverse of `arrays`."""
         paths = cls(())
         paths._bytes, paths._ends = block, ends
         return paths
@@ -72,8 +72,8 @@ class Paths(Sequence[Path]):
 
 
 _MOST_NAMED = 6
-# PNGs of a folder up to which each is opened to see whether unmix drew it: a folder of millions of
-# PNGs is a data set, and its decoder looks at their first bytes too.
+# Up to this number of PNGs in a folder, each is opened to see whether it is a figure of unmix. A
+# folder of millions of PNGs is a data set, and the decoder checks their first bytes as well.
 _MOST_OPENED = 1000
 _DEEPEST_WRAPPER = 3
 
@@ -96,7 +96,7 @@ class Listing:
 
 
 class Passed:
-    """What lies among the images and is none: other files, counted, and what unmix wrote."""
+    """Files that were ignored: those that are not images, counted, and output of unmix."""
 
     def __init__(self) -> None:
         self.others: Counter[str] = Counter()
@@ -104,7 +104,7 @@ class Passed:
         self.figures: list[str] = []
 
     def lines(self) -> list[str]:
-        """A line for each kind that there is."""
+        """A line for each kind."""
         lines = []
         if self.others:
             named = [
@@ -114,26 +114,26 @@ class Passed:
             ]
             rest = sum(sorted(self.others.values(), reverse=True)[_MOST_NAMED:])
             named = named[:_MOST_NAMED] + ([f"{rest:,} others"] if rest else [])
-            lines.append(f"passed over, for they are no pictures: {', '.join(named)}")
+            lines.append(f"ignored, since they are not images: {', '.join(named)}")
         own = []
         if self.runs:
             own.append(f"{_counted(len(self.runs), 'run folder')} ({shown(self.runs[0])})")
         if self.figures:
             own.append(f"{_counted(len(self.figures), 'figure')} ({shown(self.figures[0])})")
         if own:
-            lines.append(f"left out, for unmix wrote them: {' and '.join(own)}")
+            lines.append(f"ignored, since unmix wrote them: {' and '.join(own)}")
         return lines
 
 
 class Folder:
-    """A folder that is read when it is asked what is in it, once.
+    """A folder, whose content is read once, when it is first used.
 
-    Hidden files and folders are passed over, links are followed, and a link to a folder above ends
-    there. A run folder of unmix, and the figures that it draws, count as empty.
+    Hidden files and folders are ignored, links are followed, except to a folder above. Run folders
+    and figures of unmix are ignored.
 
     Args:
-        path: Where it is.
-        passed: Takes what is passed over.
+        path: The folder.
+        passed: Collects what is ignored.
         above: Device and inode of the folders above, against loops.
     """
 
@@ -209,7 +209,7 @@ class Folder:
 
     @cached_property
     def holding(self) -> dict[str, Folder]:
-        """Those of them that hold images at any depth."""
+        """Names of the folders with images at any depth."""
         return {name: folder for name, folder in self.folders.items() if folder.holds_images}
 
     @cached_property
@@ -225,7 +225,7 @@ class Folder:
             yield from folder.walk()
 
     def without(self, names: Iterable[str]) -> Folder:
-        """The same folder as if some of the folders in it were not there."""
+        """The same folder without some of its folders."""
         rest = Folder(self.path, self.passed, self.above)
         left_out = set(names)
         children = {name: folder for name, folder in self.folders.items() if name not in left_out}
@@ -233,9 +233,9 @@ class Folder:
         return rest
 
     def unwrapped(self) -> Folder:
-        """The folder within it that holds all its images, if there is such a wrapper around them.
+        """The folder within it that has all images, if it only wraps that.
 
-        At most three folders are gone into, and none that has images of its own beside the next.
+        At most three levels, none of which has images beside the next folder.
         """
         inner = self
         for _ in range(_DEEPEST_WRAPPER):
@@ -271,13 +271,12 @@ def list_classes(folder: Path | str | Folder, classes: Iterable[str]) -> Listing
 def list_tree(folder: Path | str | Folder) -> Listing:
     """List the images of a folder, with classes if it is a class tree.
 
-    A class tree has no image beside its class folders, at least two class folders with images, no
-    image deeper than directly in a class folder, and a class with at least two images: otherwise
-    the images have no classes. Folders without images are not classes. Wrapper folders around all
-    of it make no difference.
+    In a class tree all images are directly in class folders, of which there are at least two, and
+    some class has at least two images; otherwise the images have no classes. Folders without images
+    are not classes. Wrapper folders around all of it are skipped.
 
     Raises:
-        UserError: if the folder cannot be read or holds no image at any depth.
+        UserError: if the folder cannot be read or has no image at any depth.
     """
     whole = folder if isinstance(folder, Folder) else Folder(folder)
     if is_run_folder(whole.path):
@@ -302,7 +301,7 @@ def _why_no_classes(folder: Folder) -> str | None:
         more = f" and {len(folder.images) - 1:,} more" if len(folder.images) > 1 else ""
         verb = "lie" if more else "lies"
         return (
-            f"{shown(folder.images[0])}{more} {verb} beside the class folders; with every picture "
+            f"{shown(folder.images[0])}{more} {verb} beside the class folders; with every image "
             "in one there are classes"
         )
     deeper = next(
@@ -312,11 +311,11 @@ def _why_no_classes(folder: Folder) -> str | None:
     if deeper is not None:
         place = shown(os.path.relpath(deeper, folder.path))
         return (
-            f"{place} lies deeper than directly in a class folder; with every picture directly in "
+            f"{place} is deeper than directly in a class folder; with every image directly in "
             "one there are classes"
         )
     if all(len(each.images) == 1 for each in classes.values()):
-        return "every folder holds a single picture, so folders are no classes"
+        return "every folder has a single image, so folders are not classes"
     return ""
 
 

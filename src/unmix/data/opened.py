@@ -1,6 +1,6 @@
-"""An encoded image whose sides are known before its pixels are decoded.
+"""An encoded image whose size is read before its pixels are decoded.
 
-Crops are drawn from the sides alone, so that the decoder can be told how few pixels will do.
+Crops are drawn from the size alone, so that the decoder can skip pixels that are not needed.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from unmix.data.decoding import Decoding, decode, opened, orientation
 __all__ = ["FACTORS", "Box", "OpenedImage"]
 
 FACTORS = (8, 4, 2)
-"""By which a JPEG's sides can be divided while it is decoded, beside 1."""
+"""Factors by which a JPEG can be downscaled while it is decoded, beside 1."""
 
 Box = tuple[int, int, int, int]
 """Top, left, height and width, in pixels."""
@@ -28,18 +28,18 @@ Box = tuple[int, int, int, int]
 
 @dataclass(frozen=True)
 class OpenedImage:
-    """An image of which only the header has been read, where that is enough.
+    """An image of which only the header has been read, if it is a JPEG.
 
     Plain JPEGs (RGB or gray) are decoded by torchvision at their full size, which takes a quarter
-    less time than Pillow and gives the same pixels, or by Pillow at a fraction of it. Every other
-    file, and one that torchvision refuses, goes through `unmix.data.decode`.
+    less time than Pillow and gives the same pixels, or by Pillow at a fraction of it. Other files,
+    and those that torchvision refuses, are decoded by `unmix.data.decode`.
 
     Args:
-        path: Its name for messages.
-        content: Its bytes.
+        path: Name in messages.
+        content: The encoded bytes.
         stored: Height and width as stored, at full size.
-        turned: Its EXIF orientation, 1 to 8, of which the stored pixels know nothing.
-        image: The decoded pixels, upright, if it is no plain JPEG.
+        turned: EXIF orientation, 1 to 8, to be applied to the stored pixels.
+        image: The decoded upright pixels, if it is not a plain JPEG.
         decoding: How it is decoded.
     """
 
@@ -60,7 +60,7 @@ class OpenedImage:
         """Open an image.
 
         Raises:
-            BrokenImage: if it is no plain JPEG, and cannot be decoded.
+            BrokenImage: if it is not a plain JPEG and cannot be decoded.
         """
         try:
             with opened(path, content, decoding) as header:
@@ -68,7 +68,7 @@ class OpenedImage:
                     size = header.height, header.width
                     return cls(path, content, size, orientation(header), decoding=decoding)
         except Exception:
-            pass  # the decoder below says what is wrong
+            pass  # the decoder below reports what is wrong
         image = decode(path, content=content, decoding=decoding)
         return cls(path, content, (image.height, image.width), image=image)
 
@@ -79,11 +79,11 @@ class OpenedImage:
         return (width, height) if self.turned > 4 else (height, width)
 
     def factor(self, sides: int, size: int) -> int:
-        """The largest division of the sides that leaves a crop as many pixels as are wanted.
+        """The largest factor of downscaling that leaves a crop enough pixels.
 
         Args:
-            sides: The shortest side of any crop, in pixels of the full image.
-            size: Pixels of a side that a crop is resized to.
+            sides: Shortest side of any crop, in pixels of the full image.
+            size: Side in pixels to which crops are resized.
         """
         if self.image is not None:
             return 1
@@ -91,7 +91,7 @@ class OpenedImage:
 
     @cached_property
     def pixels(self) -> Tensor:
-        """All pixels as stored, uint8 `(3, H, W)`, in memory with the channels last.
+        """All pixels as stored, uint8 `(3, H, W)`, channels last.
 
         Raises:
             BrokenImage: if they cannot be decoded.
@@ -99,7 +99,7 @@ class OpenedImage:
         if self.image is not None:
             return _tensor(self.image)
         try:
-            # A copy: PyTorch warns of memory that must not be written to.
+            # A copy, since PyTorch warns about read-only memory.
             encoded = torch.frombuffer(bytearray(self.content), dtype=torch.uint8)
             return decode_jpeg(encoded, mode=ImageReadMode.RGB)
         except RuntimeError:
@@ -107,7 +107,7 @@ class OpenedImage:
             return self.lie_down(upright)
 
     def reduced(self, factor: int) -> Image.Image:
-        """Decode a JPEG at 1 / `factor` of its sides, as stored.
+        """Decode a JPEG downscaled by `factor`, as stored.
 
         Raises:
             BrokenImage: if it cannot be decoded.
@@ -120,7 +120,7 @@ class OpenedImage:
         return Image.fromarray(self.lie_down(_tensor(upright)).permute(1, 2, 0).numpy())
 
     def stored_box(self, box: Box) -> Box:
-        """Where a box of the upright image is in the stored pixels."""
+        """The box in the stored pixels of a box in the upright image."""
         top, left, height, width = box
         whole_height, whole_width = self.size
         if self.turned in _MIRRORED:
@@ -130,12 +130,12 @@ class OpenedImage:
         return (left, top, width, height) if self.turned > 4 else (top, left, height, width)
 
     def upright(self, crop: Tensor) -> Tensor:
-        """Turn a crop `(3, h, w)` of the stored pixels the right way up."""
+        """Rotate a crop `(3, h, w)` of the stored pixels upright."""
         crop = crop.transpose(1, 2) if self.turned > 4 else crop
         return crop.flip(self._flipped) if self._flipped else crop
 
     def lie_down(self, upright: Tensor) -> Tensor:
-        """Turn upright pixels `(3, h, w)` as they are stored."""
+        """Rotate upright pixels `(3, h, w)` as they are stored."""
         pixels = upright.flip(self._flipped) if self._flipped else upright
         return pixels.transpose(1, 2) if self.turned > 4 else pixels
 
@@ -145,7 +145,7 @@ class OpenedImage:
         return [*axes, 2] if self.turned in _MIRRORED else axes
 
 
-# An orientation is: transposed if it is above 4, then flipped along one axis, both or none.
+# An orientation is a transposition if above 4, then flips along one axis, both or none.
 _MIRRORED = (2, 3, 6, 7)
 _UPSIDE_DOWN = (3, 4, 7, 8)
 

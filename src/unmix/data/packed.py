@@ -1,13 +1,13 @@
-"""A pack: a folder of images in a few large tar files, read at random by an index beside them.
+"""Packs: images in a few large tar files, with an index for random access.
 
-The layout, which `unmix.commands.pack` writes:
+The layout, as written by `unmix.commands.pack`:
 
-- `train-00000.tar`, `test-00000.tar`, ...: WebDataset shards. Of each image `KEY.jpg` (or another
-  extension) as it was, `KEY.cls` with the number of its class if there are classes, and `KEY.json`
-  with the path that it had.
-- `train.npz`, `test.npz`: where each image lies; the arrays of `Index`.
+- `train-00000.tar`, `test-00000.tar`, ...: WebDataset shards. For each image `KEY.jpg` (or another
+  extension), unchanged, `KEY.cls` with its class index if there are classes, and `KEY.json` with
+  its original path.
+- `train.npz`, `test.npz`: the location of each image; the arrays of `Index`.
 - `pack.json`: classes, colors, and the shards with their sizes. It is written last, so that a
-  folder without it is no pack. While one is being made, `.unfinished.json` lies there instead.
+  folder without it is not a pack. Until then there is `.unfinished.json`.
 """
 
 from __future__ import annotations
@@ -48,13 +48,13 @@ VERSION = 1
 
 @dataclass(frozen=True)
 class Index:
-    """Where the images of a split lie, an element or row for each.
+    """The locations of the images of a split, one element for each.
 
     Attributes:
-        number: Place in the listing that was packed, int64; broken images are left out.
-        shard: Which shard, int32.
-        offset: Of the first byte in it, int64.
-        length: In bytes, int64.
+        number: Position in the listing that was packed, int64, without broken images.
+        shard: Index of the shard, int32.
+        offset: Offset of the first byte in it, int64.
+        length: Number of bytes, int64.
         crc: CRC-32 of the bytes, uint32.
         label: Class, int64; -1 without classes.
     """
@@ -68,14 +68,14 @@ class Index:
 
     @classmethod
     def of(cls, rows: Sequence[tuple[int, int, int, int, int, int]]) -> Index:
-        """Make an index of rows, whose columns are the attributes."""
+        """Make an index from rows, whose columns are the attributes."""
         kinds = (np.int64, np.int32, np.int64, np.int64, np.uint32, np.int64)
         columns = zip(*rows, strict=True) if rows else ((),) * len(kinds)
         return cls(*(np.array(c, dtype=kind) for c, kind in zip(columns, kinds, strict=True)))
 
     @classmethod
     def joined(cls, parts: Sequence[Index]) -> Index:
-        """Put several together."""
+        """Concatenate several."""
         names = [field.name for field in fields(cls)]
         return cls(*(np.concatenate([getattr(part, name) for part in parts]) for name in names))
 
@@ -91,7 +91,7 @@ class Index:
 
 
 class Shards:
-    """Shard files, opened by each process when it first reads from them.
+    """Shard files, which each process opens when it first reads from them.
 
     Args:
         paths: The files.
@@ -102,9 +102,9 @@ class Shards:
         self._open: dict[int, int] = {}
 
     def read(self, shard: int, offset: int, length: int) -> bytes:
-        """Read bytes of a shard; fewer where the file ends.
+        """Read bytes of a shard; fewer at the end of the file.
 
-        Not through a memory map, whose pages would count as this process's memory.
+        Not by a memory map, whose pages would count as memory of this process.
         """
         if shard not in self._open:
             self._open[shard] = os.open(self.paths[shard], os.O_RDONLY)
@@ -124,8 +124,8 @@ class PackedImages(StreamedImages):
 
     Args:
         shards: The files.
-        index: Where the images lie in them.
-        names: The paths that they had, by the index's `number`.
+        index: Locations of the images in them.
+        names: Original paths, indexed by the index's `number`.
     """
 
     shards: Shards
@@ -139,7 +139,7 @@ class PackedImages(StreamedImages):
         return {"index": self.index[index.numpy()]}
 
     def place(self, i: int) -> Path:
-        """The shard's path, followed by the path that the image had."""
+        """The shard's path, followed by the image's original path."""
         name = self.names[int(self.index.number[i])]
         return self.shards.paths[int(self.index.shard[i])] / name
 
@@ -147,7 +147,7 @@ class PackedImages(StreamedImages):
         """Read image `i`.
 
         Raises:
-            BrokenImage: if it cannot be read, or is not what was packed.
+            BrokenImage: if it cannot be read, or its checksum is wrong.
         """
         rows = self.index
         try:
@@ -160,7 +160,7 @@ class PackedImages(StreamedImages):
 
 
 def plain_name(name: object) -> bool:
-    """Whether a text is a file's name that does not leave its folder."""
+    """Whether a name is that of a file in the same folder."""
     return (
         isinstance(name, str)
         and name not in ("", ".", "..")
@@ -170,7 +170,7 @@ def plain_name(name: object) -> bool:
 
 
 def read_unfinished(folder: Path) -> dict[str, Any] | None:
-    """What the note of an unfinished pack says; None if there is none, or it is not ours."""
+    """The content of `.unfinished.json`; None if there is none, or it is not ours."""
     try:
         note = json.loads((folder / UNFINISHED).read_text(encoding="utf-8"))
         ours = note["unmix_pack"] == VERSION and all(map(plain_name, note["files"]))
@@ -184,14 +184,14 @@ def holds_pack(folder: Path) -> bool:
     """Whether a folder is a pack.
 
     Raises:
-        UserError: if it is an unfinished one.
+        UserError: if it is an unfinished pack.
     """
     if (folder / MANIFEST).is_file():
         return True
     note = read_unfinished(folder)
     if note is not None:
         raise UserError(
-            f"{folder}: this pack is not finished; to go on with it, give: {note['again']}"
+            f"{folder}: this pack is not finished; to continue it, give: {note['again']}"
         )
     return False
 
@@ -204,18 +204,18 @@ def load_pack(
     Args:
         folder: The pack.
         split: `train`, `test`, or `pretrain`, which is `train` here.
-        skipped: For images that turn out broken.
-        decoding: How they are decoded; without a range, by that which was found when they were
+        skipped: Collects broken images.
+        decoding: How images are decoded; without a range, by that which was measured when they were
             packed.
 
     Raises:
-        UserError: if the pack is of another version or damaged, or has no such split.
+        UserError: if the pack is of another version or damaged, or does not have the split.
     """
     manifest = _manifest(folder)
     split = "test" if split == "test" else "train"
     if split not in manifest["splits"]:
         raise UserError(
-            f"{folder}: this pack has no test split, for what was packed had none; pack a folder "
+            f"{folder}: this pack has no test split, as its images had none; pack a folder "
             f"with classes, or with a val/ beside its train/."
         )
     parts = manifest["splits"][split]
@@ -231,7 +231,7 @@ def load_pack(
     index, names = _index(folder / f"{split}.npz", parts["images"])
     classes = None if manifest["classes"] is None else tuple(manifest["classes"])
     how = decoding or Decoding()
-    own = manifest.get("range")  # not in packs from before there was one
+    own = manifest.get("range")  # not in packs of earlier versions
     if how.range is None and own is not None:
         how = replace(how, range=(float(own[0]), float(own[1])))
     return PackedImages(
@@ -285,5 +285,5 @@ def _index(path: Path, count: int) -> tuple[Index, Paths]:
         raise UserError(
             f"{path}: has {len(index):,} images, but {count:,} were packed; pack them again."
         )
-    # Labels become a tensor, which must own memory of the machine's byte order.
+    # Labels become a tensor, which needs memory of its own in native byte order.
     return replace(index, label=np.ascontiguousarray(index.label, dtype=np.int64)), names

@@ -1,4 +1,4 @@
-"""`photos`: patches of pictures inside the scikit-image and scikit-learn wheels; no download."""
+"""`photos`: patches of photographs in the scikit-image and scikit-learn wheels; no download."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from unmix.data.dataset import DataSet, Request
 from unmix.data.decoding import decode
 from unmix.data.imageset import ImageSet, TensorImages
-from unmix.data.spec import DataSet, Request
 from unmix.errors import UserError
 from unmix.randomness import generator_for
 
@@ -44,9 +44,9 @@ _PICTURES = {
 
 
 def _picture(name: str) -> np.ndarray:
-    """Read a picture as uint8 `(H, W, 3)`."""
+    """Read a photograph as uint8 `(H, W, 3)`."""
     file, (package, folder, version) = _PICTURES[name]
-    # The package is only located: importing scikit-learn takes a second.
+    # The package is only located, since importing scikit-learn takes a second.
     spec = importlib.util.find_spec(package)
     if spec is None or spec.origin is None:
         raise UserError(f"--data photos: picture {name!r} is missing; install {version}.")
@@ -60,7 +60,7 @@ def _picture(name: str) -> np.ndarray:
 
 
 def _corners(name: str, split: str, height: int, width: int) -> list[tuple[int, int]]:
-    """Choose the (left, top) corners of a picture's patches: by a fixed seed, none twice."""
+    """Choose the (left, top) corners of patches, with a fixed seed, without repetition."""
     if split == "train":
         first, last = 0, int(_TRAIN_UNTIL * width) - _SIDE
     else:
@@ -103,7 +103,7 @@ PHOTOS = DataSet(
     source="computed over the 4,000 training patches",
     read=_read,
 )
-"""16 pictures, each a class. Training patches of 48 px lie in the left 62% of the width, test
-patches in the right 34%, so that none overlap: 250 and 80 a class at positions drawn with a fixed
-seed, the same on every machine. The label is the picture that a patch comes from: data to see a run
-work by, not to compare methods."""
+"""16 photographs, each a class. Training patches of 48 px are from the left 62% of the width, test
+patches from the right 34%, so that none overlap: 250 and 80 per class, at positions drawn with a
+fixed seed, the same on every machine. The label is the photograph. The data set shows that a run
+works; it is not for comparing methods."""

@@ -1,4 +1,4 @@
-"""Images for evaluation: resized, center-cropped, side by side in one tensor."""
+"""Reading images for evaluation: resized, center-cropped, as one tensor."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ __all__ = ["read_uint8", "resize_batch", "resize_image"]
 def read_uint8(
     image_set: ImageSet, indices: Sequence[int] | Tensor, size: int
 ) -> tuple[Tensor, Tensor]:
-    """Read images as the published test protocols do: shorter side to 256/224 `size`, center crop.
+    """Read images as in the published test protocols: shorter side to 256/224 `size`, center crop.
 
     The resize is bilinear with antialiasing; an image whose shorter side is `size` already is only
-    cropped. Files that cannot be read are left out and noted in the set's `skipped`.
+    cropped. Files that cannot be read are skipped, and added to the set's `skipped`.
 
     Args:
         image_set: The images.
-        indices: Which of them.
+        indices: Indices of the images to read.
         size: Side of the crops, in pixels.
 
     Returns:
@@ -44,7 +44,7 @@ def read_uint8(
     crops, kept = [], []
     for i in wanted.tolist():
         try:
-            # Twice the resized side, so that the antialiased resize still decides how it looks.
+            # Twice the resized side, so that the antialiased resize still determines the result.
             image = image_set.decode(i, at_least=2 * _resized(size))
         except BrokenImage as error:
             image_set.skipped.add(error)

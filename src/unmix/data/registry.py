@@ -1,17 +1,17 @@
-"""Every data set by name, and `load`."""
+"""The data sets by name, and `load`."""
 
 from __future__ import annotations
 
 import os
 from pathlib import Path
 
+from unmix.data.dataset import DataSet, Request
 from unmix.data.decoding import Decoding
 from unmix.data.folder import load_folder
 from unmix.data.imagenet import IMAGENET, IMAGENET_100, TINY_IMAGENET
 from unmix.data.imageset import ImageSet, Skipped
 from unmix.data.packed import holds_pack, load_pack
 from unmix.data.photos import PHOTOS
-from unmix.data.spec import DataSet, Request
 from unmix.data.tensor_sets import CIFAR10, CIFAR100, DIGITS, STL10
 from unmix.errors import UserError, check_choice
 from unmix.names import is_python
@@ -48,7 +48,7 @@ def load(
             same name, which can be given as `./NAME`.
         split: `train`, `test`, or `pretrain`, which differs from `train` only for `stl10`: it adds
             the unlabeled images and has no labels.
-        data_dir: The folder that holds the files of a named set, where it needs files.
+        data_dir: Folder of the files of a named data set, if it needs any.
         strict: Whether the first file that cannot be read ends the run.
         download: Whether torchvision may fetch the files into `data_dir` if they are missing.
         train_folder: Of a folder of images, where within it the training images are; by default

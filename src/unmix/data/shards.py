@@ -1,4 +1,4 @@
-"""Writing one shard of a pack: a tar file that is there whole or not at all."""
+"""Writing one shard of a pack atomically."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ _BLOCK = 512
 
 
 class Shard:
-    """A finished shard of an unfinished pack, known by a hidden file beside it.
+    """A finished shard of an unfinished pack, marked by a hidden file beside it.
 
     Args:
         path: The tar file.
         index: Its images.
         size: Its size in bytes.
-        seen: How many images of the listing lie in it and in those before it, or were broken.
-        broken: Those that were broken, path and reason.
+        seen: Number of images of the listing in this and earlier shards, including broken ones.
+        broken: Path and reason of broken images.
     """
 
     def __init__(
@@ -38,12 +38,12 @@ class Shard:
 
     @staticmethod
     def note(path: Path) -> Path:
-        """The hidden file that says that the shard is finished."""
+        """The hidden file that marks the shard as finished."""
         return path.with_name(f".{path.stem}.npz")
 
     @classmethod
     def finished(cls, path: Path) -> Shard | None:
-        """Find a finished shard; None if there is none at this path, or it is not whole."""
+        """Find a finished shard; None if there is none at this path, or it is incomplete."""
         try:
             with np.load(cls.note(path), allow_pickle=False) as found:
                 arrays = {name: found[name] for name in found.files}
@@ -51,17 +51,17 @@ class Shard:
             broken = [(place, reason) for place, reason in facts["broken"]]
             shard = cls(path, Index(**arrays), facts["size"], facts["seen"], broken)
             return shard if path.stat().st_size == shard.size else None
-        # Whatever is wrong with a note, the shard is written again.
+        # If anything is wrong with the mark, the shard is written again.
         except Exception:
             return None
 
 
 class ShardWriter:
-    """Writes images to a hidden file, which `finish` gives its name.
+    """Writes images to a hidden file, which `finish` renames.
 
     Args:
-        path: Of the tar file.
-        number: Of the shard in its split.
+        path: Path of the tar file.
+        number: Index of the shard in its split.
     """
 
     def __init__(self, path: Path, number: int) -> None:
@@ -74,7 +74,7 @@ class ShardWriter:
 
     @staticmethod
     def makes(path: Path) -> list[str]:
-        """The names of the files that writing a shard makes beside each other."""
+        """Names of the files that are created while a shard is written."""
         return [path.name, f".{path.name}.partial", Shard.note(path).name]
 
     @property
@@ -86,11 +86,11 @@ class ShardWriter:
         """Write an image.
 
         Args:
-            number: Its place in the listing, which makes its key.
-            content: Its bytes.
-            extension: Without a dot.
-            label: Its class; -1 for none.
-            name: The path that it had.
+            number: Its position in the listing, used as key.
+            content: The encoded bytes.
+            extension: Extension without a dot.
+            label: Class index; -1 for none.
+            name: Original path.
         """
         self._member(number, extension, content)
         blocks = -(-len(content) // _BLOCK)
@@ -102,11 +102,11 @@ class ShardWriter:
         self._member(number, "json", json.dumps({"path": name}).encode())
 
     def finish(self, seen: int, broken: list[BrokenImage]) -> Shard:
-        """Give the shard its name; the note beside it is written first.
+        """Rename the shard; its mark is written first.
 
         Args:
             seen: See `Shard`.
-            broken: The images before this one's last that are in no shard.
+            broken: Broken images up to the last one of this shard.
         """
         self._tar.close()
         self._file.flush()
@@ -122,8 +122,8 @@ class ShardWriter:
         return Shard(self.path, index, size, seen, told)
 
     def discard(self) -> None:
-        """Remove what was written, if it is not finished."""
-        # A full disk fails once more when the last bytes are to be written.
+        """Remove the hidden file of an unfinished shard."""
+        # On a full disk closing the file fails again.
         with contextlib.suppress(OSError):
             self._file.close()
         self.beside.unlink(missing_ok=True)

@@ -1,4 +1,4 @@
-"""Which folders of a data set are its splits, by the usual names."""
+"""Finding the splits of a folder by the usual names."""
 
 from __future__ import annotations
 
@@ -34,14 +34,14 @@ _DEEPEST = 3
 
 @dataclass(frozen=True)
 class Splits:
-    """Where the splits of a folder lie.
+    """The splits of a folder.
 
     Attributes:
-        train: The training images.
-        test: The images to evaluate on; None if there is no folder of them.
-        root: The folder that `--data` gives.
+        train: Folder of the training images.
+        test: Folder of the images to evaluate on; None if there is none.
+        root: The folder given as `--data`.
         aside: Paths within it of other folders with images, which are not used.
-        others: Those of them that are splits by their names: what `--test_folder` could take.
+        others: Those of them that are named as splits, which `--test_folder` could use.
     """
 
     train: Folder
@@ -51,7 +51,7 @@ class Splits:
     others: tuple[str, ...] = ()
 
     def name(self, folder: Folder) -> str:
-        """A folder's path within the root, as it is shown: `valid/`."""
+        """A folder's path within the root, for messages: `valid/`."""
         place = os.path.relpath(folder.path, self.root.path)
         return "" if place == "." else f"{shown(place)}/"
 
@@ -69,19 +69,18 @@ def find_splits(
     """Find the splits of a data set by the names of its folders.
 
     `train` or `training`; `val`, `valid` or `validation`; `test` or `testing`; in any case, with or
-    without a year (`train2017`), or all with the same word before or behind (`seg_train`,
-    `seg_test`). They may lie in a wrapper folder, or in one called `images`. Evaluation is on `val`
-    where there is one, else on `test`. A folder called `train` is a class where it lies among
-    others that are no splits and none of them holds folders.
+    without a year (`train2017`), or all with the same prefix or suffix (`seg_train`, `seg_test`).
+    They may be in a wrapper folder, or in one called `images`. Evaluation is on `val` if there is
+    one, else on `test`. A folder called `train` is a class if it is among others that are not
+    splits and none of them has folders.
 
     Args:
-        root: The folder that `--data` gives.
-        train_folder: The training images' folder within it instead; "." for all that is in it.
-        test_folder: The folder to evaluate on instead.
+        root: The folder given as `--data`.
+        train_folder: Folder of the training images within it; "." for the whole.
+        test_folder: Folder of the images to evaluate on.
 
     Raises:
-        UserError: if a folder that is given is not there, or the names can be understood in more
-            than one way.
+        UserError: if a given folder does not exist, or the names are ambiguous.
     """
     if train_folder is not None or test_folder is not None:
         return _given(root, train_folder, test_folder)
@@ -105,7 +104,7 @@ def find_splits(
 
 
 def _within(root: Folder, inner: Folder, found: Splits, passed: Sequence[Folder]) -> Splits:
-    """Splits found deeper, with the paths from the root."""
+    """Splits of a folder within the root, with paths from the root."""
     place = os.path.relpath(inner.path, root.path)
     aside, others = (
         tuple(os.path.normpath(os.path.join(place, name)) for name in names)
@@ -116,7 +115,7 @@ def _within(root: Folder, inner: Folder, found: Splits, passed: Sequence[Folder]
 
 
 def _names(folder: Folder) -> dict[str, _Name]:
-    """The folders in a folder that are splits by their names."""
+    """The folders that are named as splits."""
     found: dict[str, _Name] = {}
     for name in folder.holding:
         match = _ROLE.fullmatch(name)
@@ -127,8 +126,8 @@ def _names(folder: Folder) -> dict[str, _Name]:
     plain = {name: each for name, each in found.items() if each.rest == ("", "")}
     if plain:
         return plain
-    # A word before or behind is part of a split's name only if all have the same: a class may be
-    # called bullet_train.
+    # A prefix or suffix is part of a split's name only if all have the same: a class may be called
+    # bullet_train.
     roles = {each.role for each in found.values()}
     alike = len({each.rest for each in found.values()}) == 1
     whole = len(found) == len(folder.holding)
@@ -139,7 +138,7 @@ def _among(folder: Folder) -> Splits | None:
     """The splits directly in a folder, or None if it has none.
 
     Raises:
-        UserError: if they can be understood in more than one way.
+        UserError: if they are ambiguous.
     """
     names = _names(folder)
     trains = [name for name, each in names.items() if each.role == "train"]
@@ -168,17 +167,17 @@ def _are_splits(
     tests: Sequence[str],
     others: Sequence[str],
 ) -> bool:
-    """Whether folders named as splits are, though others lie beside them.
+    """Whether folders named as splits are splits, with other folders beside them.
 
     Raises:
-        UserError: if that cannot be said.
+        UserError: if that is ambiguous.
     """
     if any(names[name].year for name in trains) and tests:
         return True
     if any(folder.holding[name].holding for name in trains):
         return True  # classes within
     if not tests and not any(folder.holding[name].holding for name in others):
-        return False  # all alike: classes, one of which is called train
+        return False  # classes, one of which is called train
     raise _unclear(
         folder, f"{_few([*trains, *tests])} can be splits, or classes as {_few(others)} beside them"
     )
@@ -187,7 +186,7 @@ def _are_splits(
 def _test_of(
     folder: Folder, names: Mapping[str, _Name], train: str, tests: Sequence[str]
 ) -> str | None:
-    """The split to evaluate on: val before test, and of several the one of the training's year."""
+    """The split to evaluate on: val before test, of several that of the training images' year."""
     for role in ("val", "test"):
         found = [name for name in tests if names[name].role == role]
         if len(found) > 1:
@@ -208,7 +207,7 @@ def _splits(folder: Folder, train: str, test: str | None) -> Splits:
 
 
 def _given(root: Folder, train_folder: str | None, test_folder: str | None) -> Splits:
-    """The splits that the user names; if only one is named, the other is looked for beside it."""
+    """The splits given by the user; if only one is given, the other is searched beside it."""
     test = None if test_folder is None else _folder(root, "--test_folder", test_folder)
     if train_folder is None:
         assert test is not None
@@ -248,10 +247,10 @@ def _year(name: str) -> str:
 
 
 def _folder(root: Folder, flag: str, given: str) -> tuple[Folder, Folder]:
-    """A folder within the root, by the path that the user gives, and the folder that it is in.
+    """The folder of a path within the root, and its parent folder.
 
     Raises:
-        UserError: if it is not there, or not within the root.
+        UserError: if it does not exist, or is not within the root.
     """
     path = os.path.normpath(os.path.join(root.path, given))
     if not os.path.isdir(path):

@@ -1,11 +1,11 @@
-"""Mean and standard deviation of an image set's colors, known or estimated."""
+"""Mean, standard deviation and range of an image set's pixels."""
 
 from __future__ import annotations
 
 import numpy as np
 
+from unmix.data.bit_depth import Range, may_be_deep
 from unmix.data.decoding import BrokenImage, gray_range
-from unmix.data.deep import Range, may_be_deep
 from unmix.data.imageset import RGB, ImageSet, StreamedImages, TensorImages
 from unmix.errors import UserError
 from unmix.names import shown
@@ -19,7 +19,7 @@ __all__ = [
     "even_indices",
 ]
 
-# As torchvision's pretrained models and every published ImageNet protocol of this field use them.
+# As used by torchvision's pretrained models and the published ImageNet protocols.
 IMAGENET_MEAN: RGB = (0.485, 0.456, 0.406)
 """Mean of ImageNet's training images, RGB in [0, 1], as torchvision has it."""
 IMAGENET_STD: RGB = (0.229, 0.224, 0.225)
@@ -29,25 +29,25 @@ IMAGENET_STD: RGB = (0.229, 0.224, 0.225)
 _SAME = 1e-3
 _STRONG_SHIFT = 0.25
 _STRONG_SCALE = 1.25
-# Small enough to read fast, large enough that the decoder's scaling does not smooth the pixels
-# more than the resize before training would.
+# Small enough to read fast, large enough that the decoder does not smooth the pixels more than the
+# resize before training.
 _SIDE = 256
 
 
 def even_indices(count: int, limit: int) -> list[int]:
-    """Choose at most `limit` of `count` indices, evenly spread, the same at every call."""
+    """At most `limit` of `count` indices, evenly spaced, the same at every call."""
     return [i * count // limit for i in range(limit)] if count > limit else list(range(count))
 
 
 def estimate_mean_std(image_set: ImageSet, limit: int = 1000) -> tuple[RGB, RGB]:
-    """Estimate the mean and standard deviation of a set's pixels from evenly spread images.
+    """Estimate the mean and standard deviation of a set's pixels from evenly spaced images.
 
-    Every image has the same share, whatever its size. Broken files are noted in the set's
+    All images have the same weight, whatever their size. Broken files are added to the set's
     `skipped`.
 
     Args:
         image_set: The images.
-        limit: How many of them to read at most.
+        limit: Maximum number of images to read.
 
     Returns:
         Mean and standard deviation, RGB in [0, 1], rounded to four decimals.
@@ -86,14 +86,14 @@ def estimate_mean_std(image_set: ImageSet, limit: int = 1000) -> tuple[RGB, RGB]
 
 
 def estimate_range(image_set: StreamedImages, limit: int = 1000) -> tuple[Range | None, int]:
-    """Find the least and the greatest value of a set's images of more than 8 bits.
+    """Find the minimum and maximum value of a set's images of more than 8 bits.
 
     Args:
         image_set: The images.
-        limit: How many of them to look at at most, evenly spread.
+        limit: Maximum number of images to read, evenly spaced.
 
     Returns:
-        The values, None if no image has more than 8 bits; and how many were looked at.
+        The values, None if no image has more than 8 bits; and the number of images read.
     """
     limits: Range | None = None
     chosen = even_indices(len(image_set), limit)
@@ -104,7 +104,7 @@ def estimate_range(image_set: StreamedImages, limit: int = 1000) -> tuple[Range 
         try:
             found = gray_range(place, image_set.read(i), image_set.decoding)
         except BrokenImage:
-            continue  # noted when it is read to be used
+            continue  # reported when it is read for training
         if found is not None:
             both = found if limits is None else (*found, *limits)
             limits = min(both), max(both)
@@ -112,12 +112,11 @@ def estimate_range(image_set: StreamedImages, limit: int = 1000) -> tuple[Range 
 
 
 def check_normalization(image_set: ImageSet, mean: RGB, std: RGB) -> str | None:
-    """Compare the mean and standard deviation that the user gives with the set's own.
+    """Compare a given mean and standard deviation with the set's own.
 
     Returns:
-        One line of warning, which says so if the colors differ strongly: by a quarter of a
-        standard deviation, or by a quarter in the standard deviation itself. None if they agree to
-        0.001.
+        A warning in one line, which says "strongly" from a difference of a quarter of a standard
+        deviation, or of a quarter in the standard deviation itself. None if they agree to 0.001.
     """
     own_mean, own_std = np.array(image_set.mean), np.array(image_set.std)
     new_mean, new_std = np.array(mean, dtype=float), np.array(std, dtype=float)
@@ -125,7 +124,7 @@ def check_normalization(image_set: ImageSet, mean: RGB, std: RGB) -> str | None:
         new_std, own_std, rtol=0, atol=_SAME
     ):
         return None
-    smallest = 1 / 255  # a set of one color has no deviation to divide by
+    smallest = 1 / 255  # a constant color has no standard deviation to divide by
     shift = float((np.abs(new_mean - own_mean) / np.maximum(own_std, smallest)).max())
     ratio = np.maximum(new_std, smallest) / np.maximum(own_std, smallest)
     scale = float(np.maximum(ratio, 1 / ratio).max())

@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torchvision import datasets
 
+from unmix.data.dataset import DataSet, Request
 from unmix.data.imageset import ImageSet, TensorImages
-from unmix.data.spec import DataSet, Request
 from unmix.errors import UserError
 
 __all__ = ["CIFAR10", "CIFAR100", "DIGITS", "STL10"]
@@ -20,10 +20,10 @@ _STL10_CLASSES = (
 
 
 def _open(data_set: DataSet, request: Request, reader: Any, **split: Any) -> Any:
-    """Open a torchvision data set, whose integrity checks (md5) torchvision makes.
+    """Open a torchvision data set, with torchvision's integrity checks (md5).
 
     Raises:
-        UserError: if the files are missing or damaged, or cannot be fetched.
+        UserError: if the files are missing or damaged, or cannot be downloaded.
     """
     root = data_set.root(request)
     if root.name == reader.base_folder:
@@ -56,7 +56,7 @@ def _read_cifar(data_set: DataSet, request: Request) -> ImageSet:
         classes=tuple(found.classes),
         mean=data_set.mean,
         std=data_set.std,
-        # torchvision gives (N, H, W, 3) as a view of (N, 3, H, W): this copies nothing.
+        # torchvision has (N, H, W, 3) as a view of (N, 3, H, W), so nothing is copied.
         images=torch.from_numpy(found.data).permute(0, 3, 1, 2).contiguous(),
     )
 
@@ -121,7 +121,7 @@ _TRAIN = 1437
 
 
 def _read_digits(data_set: DataSet, request: Request) -> ImageSet:
-    from sklearn.datasets import load_digits  # takes a second, which other sets need not spend
+    from sklearn.datasets import load_digits  # takes a second
 
     found = load_digits()
     part = slice(_TRAIN, None) if request.split == "test" else slice(_TRAIN)

@@ -1,4 +1,4 @@
-"""What needs no training: raw pixels and an untrained encoder, measured as the trained ones are."""
+"""Baselines without training: raw pixels and untrained encoders."""
 
 from __future__ import annotations
 

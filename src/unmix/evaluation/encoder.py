@@ -1,4 +1,4 @@
-"""An exported encoder, read back from its file alone."""
+"""Loading an exported encoder from its file."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from unmix.backbones import HalfEncoders, feature_dim
 from unmix.checksums import CHECKSUM, checksum_differs
-from unmix.data.given import as_batch, given_uint8
+from unmix.data.python_images import as_batch, given_uint8
 from unmix.errors import UserError, check_number
 from unmix.methods import method_class
 from unmix.views import Views, preset
@@ -48,7 +48,7 @@ class LoadedEncoder(nn.Module):
             images, RGB in [0, 1]), "range" (of images of more than 8 bits, the values that become
             0 and 255; None for the whole range of 16 bits).
         feature_dim: D, the length of its features.
-        transform: Prepares one picture for a `DataLoader`; see `EncoderTransform`.
+        transform: Prepares one image for a `DataLoader`; see `EncoderTransform`.
     """
 
     def __init__(self, backbone: nn.Module, views: Views, facts: Mapping[str, Any]) -> None:
@@ -60,8 +60,8 @@ class LoadedEncoder(nn.Module):
 
     @property
     def range(self) -> tuple[float, float] | None:
-        """What becomes black and white of pictures of more than 8 bits, as in the pretraining."""
-        limits = self.facts.get("range")  # not in files from before there was one
+        """Values of images of more than 8 bits that become 0 and 255, as in the pretraining."""
+        limits = self.facts.get("range")  # not in files of earlier versions
         return None if limits is None else (float(limits[0]), float(limits[1]))
 
     def forward(self, images: Tensor) -> Tensor:
@@ -69,27 +69,26 @@ class LoadedEncoder(nn.Module):
         return self.features(images)
 
     def features(self, images: Tensor) -> Tensor:
-        """Map prepared images (N, 3, size, size) to pooled features (N, D); CMC's side by side."""
+        """Map prepared images (N, 3, size, size) to features (N, D); CMC's are concatenated."""
         if isinstance(self.backbone, HalfEncoders):
             return self.backbone.features(images)
         return self.backbone(images)
 
     def encode(self, images: Any, *, grad: bool = False, batch_size: int = 256) -> Tensor:
-        """Map pictures to float32 features (N, D), on the encoder's device.
+        """Encode images to float32 features (N, D), on the encoder's device.
 
-        They are prepared as the evaluation does: the shorter side to 256/224 of the encoder's
-        size, if it is not that size already, then the center. Without `grad` features are plain
-        tensors without a gradient, on which a head can be trained.
+        Images are prepared as in the evaluation: shorter side resized to 256/224 of the encoder's
+        size, unless it has that size already, then a center crop.
 
         Args:
-            images: One picture or a sequence: PIL images, paths, uint8 arrays (H, W, C), uint8
+            images: One image or a sequence: PIL images, paths, uint8 arrays (H, W, C), uint8
                 tensors (C, H, W); or a batch of pixels, uint8 (N, C, H, W) or (N, H, W, C).
-            grad: Give gradients, to fine-tune the encoder: if it is frozen, it is unfrozen. Its
-                mode stays: call `encoder.train()` if batch norm is to learn too.
-            batch_size: Pictures that are encoded at a time.
+            grad: Whether features have a gradient, for fine-tuning; a frozen encoder is unfrozen.
+                Its mode is kept: call `encoder.train()` to train batch norm as well.
+            batch_size: Images that are encoded at a time.
 
         Raises:
-            UserError: by name, if a picture cannot be read, or is of another type or range.
+            UserError: if an image cannot be read, or has another type or range; it is named.
         """
         check_number("batch_size", batch_size, at_least=1)
         if grad and not any(p.requires_grad for p in self.backbone.parameters()):
@@ -106,11 +105,11 @@ class LoadedEncoder(nn.Module):
 
 
 class EncoderTransform:
-    """Prepares one picture as an encoder expects it, for a `DataLoader`.
+    """Transform of one image for an encoder, for use in a `DataLoader`.
 
     Args:
-        views: Of the encoder.
-        limits: Of pictures of more than 8 bits, what becomes black and white.
+        views: Views of the encoder.
+        limits: Values of images of more than 8 bits that become 0 and 255.
     """
 
     def __init__(self, views: Views, limits: tuple[float, float] | None = None) -> None:
@@ -120,7 +119,7 @@ class EncoderTransform:
         """Map a PIL image, a path, a uint8 array (H, W, C) or tensor (C, H, W) to (3, size, size).
 
         Raises:
-            UserError: if it cannot be read, or is of another type or range.
+            UserError: if it cannot be read, or has another type or range.
         """
         return self.views.plain(given_uint8([image], self.views.size, limits=self.limits))[0]
 
@@ -131,19 +130,19 @@ class EncoderTransform:
 def load_encoder(
     folder: Path | str, *, device: torch.device | str = "cpu", channels_last: bool = False
 ) -> LoadedEncoder:
-    """Build the encoder that a run exported and fill in its weights; no code of the file is run.
+    """Load the encoder that a run exported; no code in the file is run.
 
         encoder = unmix.load_encoder("runs/a")
         features = encoder.encode(["a.jpg", "b.jpg"])
 
     Args:
         folder: A run folder, or an `encoder.safetensors` itself.
-        device: Where the encoder goes.
-        channels_last: Keep weights and images in that memory format.
+        device: Device of the encoder.
+        channels_last: Whether weights and images are channels last.
 
     Raises:
-        UserError: if the file is missing or damaged, does not say how to build the encoder, or
-            holds other weights than it says.
+        UserError: if the file is missing or damaged, has no facts to build the encoder, or its
+            weights do not match them.
     """
     path = Path(folder)
     if path.is_dir():
@@ -159,7 +158,7 @@ def load_encoder(
 
 
 def read_encoder(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Read an encoder file: its weights by name, and how to build and feed the encoder.
+    """Read an encoder file: its weights by name, and the facts to build the encoder.
 
     Raises:
         UserError: if the file is missing or damaged, or was not written by unmix.
@@ -171,7 +170,7 @@ def read_encoder(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
                 f"finish it: unmix pretrain --run {shlex.quote(str(path.parent))}"
             )
         raise UserError(f"{path}: there is no such run folder or encoder file.")
-    from safetensors import SafetensorError, safe_open  # only here: training does without it
+    from safetensors import SafetensorError, safe_open  # only here: training does not need it
 
     try:
         if checksum_differs(path):
@@ -194,7 +193,7 @@ def read_encoder(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
 
 @contextmanager
 def _utf8(path: Path) -> Iterator[Path]:
-    """The file under a name that is UTF-8: safetensors opens no other."""
+    """A path to the file that is valid UTF-8, since safetensors opens no other."""
     try:
         os.fspath(path).encode()
     except UnicodeEncodeError:
@@ -209,16 +208,16 @@ def _utf8(path: Path) -> Iterator[Path]:
 def check_weights(
     path: Path, ours: Mapping[str, Tensor], theirs: Mapping[str, Tensor], name: str
 ) -> None:
-    """Check that weights have the names and shapes that a network wants.
+    """Check that weights have the names and shapes of a network's.
 
     Args:
-        path: The file that the weights are from, for the message.
-        ours: What the network wants.
-        theirs: What the file holds.
+        path: The file of the weights, for the message.
+        ours: The network's weights.
+        theirs: The file's weights.
         name: The network, for the message.
 
     Raises:
-        UserError: with the first weight that does not fit.
+        UserError: with the first weight that does not match.
     """
     for key in dict.fromkeys([*ours, *theirs]):
         if key not in theirs:
@@ -237,17 +236,17 @@ def _build(path: Path, facts: Mapping[str, Any], channels_last: bool) -> tuple[n
     if not isinstance(facts["size"], int):
         raise UserError(f"{path}: its size is {facts['size']!r}; it must be a number of pixels.")
     try:
-        # The first weights are thrown away; the global generator stays where it is.
+        # Initial weights are discarded; the global generator is not advanced.
         with torch.random.fork_rng(devices=[]):
             backbone = method_class(facts["method"]).build_backbone(
                 facts["backbone"], width=facts["width"], stem=facts["stem"], size=facts["size"],
-                patch=facts.get("patch"),  # not in files from before there was one
+                patch=facts.get("patch"),  # not in files of earlier versions
             )  # fmt: skip
         views = Views(
             preset("none"), facts["size"], tuple(facts["mean"]), tuple(facts["std"]), 1,
             facts["color_space"], channels_last=channels_last,
         )  # fmt: skip
-    # What a file says can be of any type and size.
+    # Facts in a file may have any type and size.
     except (ValueError, TypeError, AttributeError, ArithmeticError, RuntimeError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise UserError(

@@ -25,12 +25,12 @@ __all__ = [
 
 Encode = Callable[[Tensor], Tensor]
 
-# Bytes of features that stay on a GPU before they are fetched: each fetch waits for it.
-_MOST_HELD = 2**28
+# Bytes of features that are collected on a GPU before they are copied: each copy waits for it.
+_MAX_HELD = 2**28
 
 
 class NotFiniteError(UserError):
-    """Features that are infinite or no numbers."""
+    """Features that are infinite or NaN."""
 
 
 def extract(
@@ -44,10 +44,10 @@ def extract(
 
     Args:
         encode: Maps images `(n, C, H, W)` to features `(n, D)`. If it is a module or a method of
-            one, that module is put in evaluation mode and back again.
+            one, that module is set to evaluation mode meanwhile.
         batches: Image tensors `(n, C, H, W)`; they are moved to `device`.
         device: Where to encode.
-        dtype: Type for autocast, as `torch.bfloat16`; None computes as the weights are.
+        dtype: Autocast dtype, such as `torch.bfloat16`; None for the dtype of the weights.
 
     Returns:
         Features `(N, D)`, float32, on the CPU, in the order of the images.
@@ -71,14 +71,14 @@ def extract(
 
 
 def _fetched(batches: Iterable[Tensor]) -> list[Tensor]:
-    """Bring features to the CPU: from a GPU in large pieces, so that the host runs ahead of it."""
+    """Copy features to the CPU; from a GPU in large chunks, so that the host need not wait."""
     parts: list[Tensor] = []
     held: list[Tensor] = []
     for features in batches:
         held.append(features)
         if features.device.type == "cpu":
             parts.append(held.pop())
-        elif sum(part.nbytes for part in held) >= _MOST_HELD:
+        elif sum(part.nbytes for part in held) >= _MAX_HELD:
             parts.append(torch.cat(held).cpu())
             held.clear()
     return [*parts, torch.cat(held).cpu()] if held else parts
@@ -96,10 +96,10 @@ def encode_batch(
 
 @contextmanager
 def evaluating(encode: Encode) -> Iterator[None]:
-    """Keep the module behind `encode` in evaluation mode, then give every part its own mode back.
+    """Set the module of `encode` to evaluation mode, and restore the mode of every submodule.
 
     Args:
-        encode: A module or a method of one; of any other callable nothing is changed.
+        encode: A module or a method of one; with any other callable nothing changes.
     """
     owner = encode.__self__ if inspect.ismethod(encode) else encode
     parts = list(owner.modules()) if isinstance(owner, nn.Module) else []
@@ -115,12 +115,12 @@ def evaluating(encode: Encode) -> Iterator[None]:
 
 @dataclass(frozen=True)
 class LabeledFeatures:
-    """The features of one split.
+    """Features of one split.
 
     Attributes:
         features: float32 (M, D), on the CPU.
         labels: int64 (M,), or None without classes.
-        index: Which images they are of, int64 (M,); broken files are not among them.
+        index: Indices of the images in the split, int64 (M,), without those of broken files.
     """
 
     features: Tensor
@@ -145,13 +145,13 @@ def split_features(
     Args:
         encode: Normalized images (N, C, H, W) to features (N, D); a module or a method of one.
         images: The split.
-        prepare: uint8 images to normalized ones, as `Views.plain`.
+        prepare: uint8 images to normalized ones, such as `Views.plain`.
         size: Side of the images in pixels.
         device: Where to encode.
-        dtype: Of autocast; None computes as the weights are.
+        dtype: Autocast dtype; None for the dtype of the weights.
         batch_size: Images at a time.
-        workers: Processes that read files ahead; by default from the number of cores.
-        progress: Called after each batch with how many images are encoded, and of how many.
+        workers: Data workers that read files; by default from the number of cores.
+        progress: Called after each batch with the number of images done, and of all.
 
     Raises:
         UserError: if no image can be read.

@@ -1,4 +1,4 @@
-"""The weighted k-nearest-neighbor classifier of InstDisc and MoCo."""
+"""Weighted k-nearest-neighbor classification, as of InstDisc and MoCo."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from unmix.evaluation.protocol import Prediction, Protocol, Task
 
 __all__ = ["WeightedKNN", "knn_accuracy", "knn_predict"]
 
-# More queries a block no longer make the matrix product faster.
-_MOST_ROWS = 2048
+# Larger blocks of queries do not make the matrix product faster.
+_MAX_ROWS = 2048
 
 
 @torch.inference_mode()
@@ -36,8 +36,8 @@ def knn_predict(
 
     A neighbor votes for its class with weight exp(cosine similarity / temperature): InstDisc (Wu
     et al., arXiv 1805.01978, section 3.4), and MoCo's CIFAR-10 demo with k 200 and temperature
-    0.1. Similarities are computed in float32, a block of queries against a block of the bank at a
-    time; how large the blocks are does not change the neighbors, unless several are equally far.
+    0.1. Similarities are computed in float32, blockwise; the block sizes do not change the
+    neighbors, except among equal distances.
 
     Args:
         bank: Features of the training images, `(N, D)`; they need not be normalized.
@@ -45,15 +45,15 @@ def knn_predict(
         queries: Features of the test images, `(M, D)`.
         classes: Number of classes.
         k: Number of neighbors; at most the whole bank votes.
-        temperature: Of the votes; greater than 0.
-        top: How many classes of each query to return; None for all.
-        memory_budget: Bytes that may be allocated on the device, the normalized features and the
-            result included; the inputs are not counted.
-        device: Where to compute; None is where the bank is.
+        temperature: Temperature of the weights, greater than 0.
+        top: Number of classes to return per query; None for all.
+        memory_budget: Bytes that may be allocated on the device, including the normalized features
+            and the result, not the inputs.
+        device: Where to compute; None for the device of the bank.
 
     Returns:
-        Classes, best first, int64 `(M, classes)` or `(M, top)`, on the CPU. A class without a vote
-        is no prediction: where fewer classes have votes, the rest of the row is -1.
+        Classes, best first, int64 `(M, classes)` or `(M, top)`, on the CPU. Classes without a
+        vote are not ranked: the rest of a row is -1.
 
     Raises:
         UserError: if k, the temperature or the budget is out of range, or features and labels do
@@ -64,13 +64,13 @@ def knn_predict(
     check_labeled("train", bank, labels, classes)
     if queries.ndim != 2 or queries.shape[1] != bank.shape[1]:
         raise UserError(
-            f"test split: features {tuple(queries.shape)} do not go with the bank's "
+            f"test split: features {tuple(queries.shape)} do not match the bank's "
             f"{tuple(bank.shape)}; both must have the same number of columns"
         )
     device = torch.device(device) if device is not None else bank.device
     k, top = min(k, len(bank)), min(top or classes, classes)
     sizes = _block_sizes(bank, queries, classes, k, top, memory_budget)
-    # The result stays on the device until the end: copying each block would make the host wait.
+    # The result is copied at the end: copying each block would make the host wait.
     result = torch.empty(len(queries), top, dtype=torch.int64, device=device)
     blocks: list[tuple[Tensor, Tensor]] = []
     if sizes.columns == len(bank):
@@ -83,7 +83,7 @@ def knn_predict(
         # The nearest neighbor's weight is set to 1: the ranking is the same, and low temperatures
         # do not overflow.
         votes = (nearest - nearest[:, :1]).div_(temperature).exp_()
-        # A vote too light for float32 is one still, so what has none stands below zero.
+        # A weight that underflows still is a vote, so classes without one are set below zero.
         scores = votes.new_full((len(rows), classes), -1.0).scatter_(1, voters, 0.0)
         scores.scatter_add_(1, voters, votes)
         sorted_, order = scores.sort(dim=1, descending=True, stable=True)
@@ -93,7 +93,7 @@ def knn_predict(
 
 @dataclass(frozen=True)
 class _Sizes:
-    """How many queries and how many images of the bank are compared at a time."""
+    """Numbers of queries and of bank images that are compared at a time."""
 
     rows: int
     columns: int
@@ -102,7 +102,7 @@ class _Sizes:
 def _block_sizes(
     bank: Tensor, queries: Tensor, classes: int, k: int, top: int, memory_budget: int
 ) -> _Sizes:
-    """Choose the largest blocks within the budget, counting every byte that they cost.
+    """Choose the largest blocks within the memory budget.
 
     Raises:
         UserError: if not even one query against one image fits.
@@ -114,7 +114,7 @@ def _block_sizes(
     # Likewise; a class; and the values and indices that top-k sorts, in each thread.
     an_image = 8 * d + 8 + 16 * torch.get_num_threads()
     left = memory_budget - 8 * m * top
-    rows = max(1, min(m, _MOST_ROWS, left // 4 // a_query))
+    rows = max(1, min(m, _MAX_ROWS, left // 4 // a_query))
     columns = (left - rows * a_query) // (an_image + 4 * rows)
     if columns < 1:
         needed = 8 * m * top + a_query + an_image + 4
@@ -123,8 +123,8 @@ def _block_sizes(
             f"and a result of {m:,} x {top} classes need at least {needed:,}"
         )
     if columns >= n:
-        rows = max(rows, min(m, _MOST_ROWS, (left - n * an_image) // (a_query + 4 * n)))
-    # Blocks of equal size: a small last one would cost as much to merge as a large one.
+        rows = max(rows, min(m, _MAX_ROWS, (left - n * an_image) // (a_query + 4 * n)))
+    # Equal sizes: a small last block would cost as much to merge as a large one.
     count = -(-n // min(n, columns))
     return _Sizes(rows, -(-n // count))
 
@@ -132,7 +132,7 @@ def _block_sizes(
 def _bank_blocks(
     bank: Tensor, labels: Tensor, columns: int, device: torch.device
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """Give the bank block by block, normalized, on the device, with its labels."""
+    """Yield the bank in blocks, normalized, on the device, with labels."""
     for block, classes in zip(bank.split(columns), labels.split(columns), strict=True):
         yield _unit(block, device), classes.to(device)
 
@@ -146,7 +146,7 @@ def _nearest(
         queries: Normalized, `(M, D)`.
         blocks: The bank, normalized, and its labels.
         k: Number of neighbors.
-        buffer: Room for the similarities of a block and k more of each query.
+        buffer: Buffer for the similarities of a block and k more per query.
     """
     m = len(queries)
     nearest = queries.new_full((m, k), -torch.inf)
@@ -154,8 +154,8 @@ def _nearest(
     for block, classes in blocks:
         width = k + len(block)
         similarity = buffer[: m * width].view(m, width)
-        # The nearest so far stand first: top-k then starts from them, and rejects nearly all of
-        # the block by one comparison each.
+        # The nearest so far come first: top-k then rejects nearly all of the block by one
+        # comparison each.
         similarity[:, :k] = nearest
         torch.mm(queries, block.T, out=similarity[:, k:])
         nearest, index = similarity.topk(k, dim=1)

@@ -1,4 +1,4 @@
-"""A linear probe on cached features, its L2 strength chosen on held-out training images."""
+"""Linear probe on cached features; the L2 strength is chosen on held-out training images."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ STRENGTHS = (1.0, 1e-1, 1e-2, 1e-3, 1e-4)
 
 _HELD_OUT = 0.1
 _MAX_ITERATIONS = 100
-# Beyond, the covariance and its factor would cost more memory and time than they save.
-_MOST_CORRELATED = 8192
+# With more features the covariance and its factor would cost more than they save.
+_MAX_DECORRELATED = 8192
 
 
 def linear_probe(
@@ -33,14 +33,14 @@ def linear_probe(
     generator: torch.Generator,
     device: torch.device | str | None = None,
 ) -> dict[str, float]:
-    """Fit a linear classifier on frozen features and measure it on the test features.
+    """Fit a linear classifier on frozen features, and evaluate it on the test features.
 
-    Features are standardized by the training split. The loss is the mean cross-entropy plus half
+    Features are standardized with the training split. The loss is the mean cross-entropy plus half
     the L2 strength times the squared weights (not the biases), minimized over the full batch by
     L-BFGS, in coordinates in which the features are nearly uncorrelated: the optimum is the same,
     found in a third of the iterations. The strength is the one of `STRENGTHS` with the best
-    accuracy on a stratified tenth of the training images, the stronger of equals; then all training
-    images are fitted. The test labels are used for nothing but the result.
+    accuracy on a stratified tenth of the training images, the stronger of equal ones; then all
+    training images are fitted. The test labels are used for the result alone.
 
     Args:
         train_features: `(N, D)`.
@@ -49,7 +49,7 @@ def linear_probe(
         test_labels: int64 `(M,)`.
         classes: Number of classes.
         generator: CPU generator that draws the held-out images.
-        device: Where to compute; None is where the training features are.
+        device: Where to compute; None for the device of the training features.
 
     Returns:
         "top1" and "top5" in percent, the "strength" chosen, and the "seconds" it took.
@@ -89,7 +89,7 @@ def _predict(
 
 
 def _held_out(labels: Tensor, generator: torch.Generator) -> Tensor:
-    """Return a mask of a tenth of each class, at least one image of a class that has two."""
+    """Return a mask of a tenth of each class, at least one image of a class with two or more."""
     mask = torch.zeros(len(labels), dtype=torch.bool)
     order = torch.randperm(len(labels), generator=generator)
     for label in labels.unique():
@@ -106,7 +106,7 @@ def _held_out(labels: Tensor, generator: torch.Generator) -> Tensor:
 
 def _standardize(train: Tensor, test: Tensor) -> tuple[Tensor, Tensor]:
     std, mean = torch.std_mean(train, dim=0, correction=0)
-    # A dead unit stays at zero instead of dividing by zero.
+    # Dead units stay zero instead of dividing by zero.
     std = torch.where(std > 0, std, 1.0)
     return (train - mean) / std, (test - mean) / std
 
@@ -114,7 +114,7 @@ def _standardize(train: Tensor, test: Tensor) -> tuple[Tensor, Tensor]:
 def _covariance(features: Tensor) -> Tensor | None:
     """Return the covariance of standardized features, float64 `(D, D)`; None if D is too large."""
     n, d = features.shape
-    return (features.T @ features).double() / n if d <= _MOST_CORRELATED else None
+    return (features.T @ features).double() / n if d <= _MAX_DECORRELATED else None
 
 
 def _choose_strength(
@@ -132,14 +132,14 @@ def _choose_strength(
             best, best_right, worse = strength, right, 0
         else:
             worse += 1
-        # Weaker strengths are the slowest to fit, and two that bring nothing are past the optimum.
+        # Weaker strengths take longest to fit; after two without improvement the optimum is passed.
         if worse == 2:
             break
     return best
 
 
 def _classifier(features: Tensor, classes: int) -> nn.Linear:
-    """Return a classifier of zeros, without a draw from the global generator."""
+    """Return a classifier of zeros, without using the global generator."""
     layer = nn.utils.skip_init(nn.Linear, features.shape[1], classes, device=features.device)
     assert isinstance(layer, nn.Linear)
     nn.init.zeros_(layer.weight)
@@ -154,14 +154,15 @@ def _fit(
     strength: float,
     covariance: Tensor | None = None,
 ) -> None:
-    """Minimize the penalized loss, from where the classifier stands.
+    """Minimize the penalized loss, starting from the classifier's weights.
 
     Args:
         classifier: Its weights are changed in place.
         features: `(N, D)`.
         labels: int64 `(N,)`.
-        strength: Of the penalty; greater than 0.
-        covariance: Of the features, about; changes the way to the optimum, not the optimum.
+        strength: L2 strength, greater than 0.
+        covariance: Approximate covariance of the features; it preconditions, and does not change
+            the optimum.
     """
     factor, back = _coordinates(classifier, strength, covariance)
     start = classifier.weight.detach()
@@ -182,7 +183,7 @@ def _fit(
         optimizer.zero_grad()
         w = weight()
         penalty = 0.5 * strength * w.square().sum()
-        # Not features @ w.T: of that the gradient takes six times as long on a CPU.
+        # Not features @ w.T, whose gradient takes six times as long on a CPU.
         value = cross_entropy(linear(features, w, bias), labels) + penalty
         value.backward()
         return value
@@ -197,11 +198,11 @@ def _fit(
 def _coordinates(
     classifier: nn.Linear, strength: float, covariance: Tensor | None
 ) -> tuple[Tensor, Tensor] | tuple[None, None]:
-    """Return the Cholesky factor of the loss's curvature in one class, about, and what undoes it.
+    """Return a Cholesky factor of the approximate curvature for one class, and its inverse.
 
-    Softmax is curved by p (1 - p), about one over the number of classes, and the penalty by the
-    strength. In coordinates `weight @ factor` the curvature is nearly the same in all directions,
-    which is where L-BFGS needs few iterations.
+    The curvature of the softmax is p (1 - p), about one over the number of classes, and that of the
+    penalty is the strength. In coordinates `weight @ factor` it is nearly the same in all
+    directions, so that L-BFGS needs few iterations.
     """
     if covariance is None:
         return None, None

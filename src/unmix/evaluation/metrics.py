@@ -1,4 +1,4 @@
-"""Numbers of features and predictions: accuracy, collapse, softness."""
+"""Metrics of predictions and features: accuracy, spread, effective rank, softness."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ __all__ = [
 ]
 
 NO_CLASS = -1
-"""In a ranking: there is no further prediction."""
+"""Entry of a ranking without a further prediction."""
 
 
 def accuracy(ranking: Tensor, labels: Tensor) -> dict[str, float]:

@@ -1,4 +1,4 @@
-"""A split's pixels in batches; files are read ahead by worker processes."""
+"""The pixels of a split in batches; files are read by data workers."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from unmix.hardware.threads import usable_cores
 
 __all__ = ["pixel_batches"]
 
-_MOST_WORKERS = 8
+_MAX_WORKERS = 8
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ def pixel_batches(
     chunks = torch.arange(len(images)).split(batch_size) if len(images) else ()
     if isinstance(images, StreamedImages):
         if workers is None:
-            workers = min(_MOST_WORKERS, usable_cores(), len(chunks))
+            workers = min(_MAX_WORKERS, usable_cores(), len(chunks))
             workers = workers if len(chunks) > 1 else 0
         loader = DataLoader(
             _Chunks(images, chunks, size),

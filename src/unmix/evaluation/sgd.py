@@ -104,7 +104,7 @@ def moco_settings(data: str, color_space: str = "RGB", width: float = 1.0) -> SG
 
 
 class _LinearClassifier(lightning.LightningModule):
-    """A linear layer that Lightning trains on features encoded as each epoch's batches arrive."""
+    """A linear layer trained on features that are encoded batch by batch."""
 
     def __init__(
         self,
@@ -117,7 +117,7 @@ class _LinearClassifier(lightning.LightningModule):
         super().__init__()
         self.settings = settings
         self.batches = batches
-        # The global generator stays as it is: the layer is made empty, then filled.
+        # Without using the global generator: the layer is created empty, then filled.
         self.fc = nn.utils.skip_init(nn.Linear, features, classes)
         with torch.no_grad():
             self.fc.weight.normal_(0.0, 0.01, generator=generator)
@@ -142,10 +142,10 @@ class _LinearClassifier(lightning.LightningModule):
 
 
 class _Epochs:
-    """The batches of whatever epoch the classifier is in.
+    """The batches of the classifier's current epoch.
 
-    Not a bare generator: Lightning may ask for an iterator twice and throw the first away, with the
-    batch that it had fetched from it.
+    Not a plain generator: Lightning may create an iterator twice and discard the first, with a
+    batch fetched from it.
     """
 
     def __init__(self, classifier: _LinearClassifier) -> None:
@@ -169,11 +169,11 @@ def train_classifier(
     epochs: int | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> dict[str, float]:
-    """Train a linear classifier as published, and measure it after the last epoch.
+    """Train a linear classifier as published, and evaluate it after the last epoch.
 
-    The weights start from N(0, 0.01) and the biases from zero, as in both protocols. The published
-    scripts test after every epoch and keep the best; here the last epoch counts, so that the test
-    split chooses nothing.
+    Weights are initialized from N(0, 0.01) and biases to zero, as in both protocols. The published
+    scripts test after every epoch and report the best; here the last epoch counts, so that nothing
+    is selected on the test split.
 
     Args:
         settings: Published ones, or others.
@@ -183,9 +183,9 @@ def train_classifier(
         test_features: Features of the test images, not augmented, `(M, D)`.
         test_labels: int64 `(M,)`.
         classes: Number of classes.
-        generator: CPU generator that draws the first weights.
+        generator: CPU generator of the initial weights.
         device: Where to encode and train.
-        dtype: Type for autocast while encoding, as in `extract`.
+        dtype: Autocast dtype while encoding, as in `extract`.
         epochs: Another number of epochs, the milestones moved in proportion.
         progress: Called with the epochs that are done, and their number.
 
@@ -227,7 +227,7 @@ def _predict(
         if progress is not None:
             progress(epoch, settings.epochs)
         for images, labels in augmented_batches(epoch):
-            # A clone made outside inference mode is an ordinary tensor, which autograd may save.
+            # A clone made outside inference mode is a normal tensor, which autograd may save.
             yield encode_batch(encode, images, device, dtype).clone(), labels
 
     model = _LinearClassifier(settings, batches, test_features.shape[1], classes, generator)
@@ -282,7 +282,7 @@ def _trainer(epochs: int, device: torch.device) -> lightning.Trainer:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep Lightning from telling the console about its hardware, its tips and its own code."""
+    """Hide Lightning's log messages and warnings."""
     logger = logging.getLogger("lightning.pytorch")
     children = [logger, logging.getLogger("lightning.pytorch.utilities.rank_zero")]
     levels = [child.level for child in children]

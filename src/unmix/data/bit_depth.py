@@ -1,4 +1,4 @@
-"""Images of more than 8 bits: their values as the file holds them, and the rule of scaling."""
+"""Images of more than 8 bits: reading their values, and scaling them to 8 bits."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from PIL import Image
 __all__ = ["FULL", "Range", "deep_values", "is_deep", "may_be_deep", "to_8_bits"]
 
 Range = tuple[float, float]
-"""The values that become black and white."""
+"""The values that become 0 and 255."""
 
 FULL: Range = (0.0, 65535.0)
 
@@ -22,22 +22,22 @@ _BITS, _SAMPLES = 258, 277  # tags of TIFF
 
 
 def may_be_deep(path: str) -> bool:
-    """Whether a file's extension is one of a format that has more than 8 bits."""
+    """Whether the extension is of a format that may have more than 8 bits."""
     return path.rpartition(".")[2].lower() in _EXTENSIONS
 
 
 def is_deep(image: Image.Image, start: bytes) -> bool:
-    """Whether an opened image has more than 8 bits a channel.
+    """Whether an open image has more than 8 bits per channel.
 
     Args:
-        image: Its header read.
-        start: The first bytes of its file.
+        image: The image, not loaded yet.
+        start: First bytes of the file.
     """
     return image.mode == "F" or image.mode.startswith("I") or _is_deep_color(image, start)
 
 
 def _is_deep_color(image: Image.Image, start: bytes) -> bool:
-    # Pillow opens these as 8 bits, of which it takes the upper ones.
+    # Pillow opens these with 8 bits, the upper ones.
     if image.format == "PNG":
         return len(start) > 25 and start[24] == 16 and start[25] in (2, 4, 6)
     if image.format == "TIFF":
@@ -47,12 +47,12 @@ def _is_deep_color(image: Image.Image, start: bytes) -> bool:
 
 
 def deep_values(image: Image.Image, path: Path, content: bytes | None) -> np.ndarray:
-    """The values of a deep image, as stored: `(H, W)`, or `(H, W, C)` with C from 2 to 4.
+    """The stored values of an image of more than 8 bits: `(H, W)`, or `(H, W, C)` with C 2 to 4.
 
     Args:
-        image: Opened, not yet loaded.
-        path: Its file.
-        content: What the file holds, where that is read already.
+        image: The image, not loaded yet.
+        path: The file.
+        content: The file's bytes, if they are read already.
 
     Raises:
         ValueError: if they cannot be read.
@@ -60,7 +60,7 @@ def deep_values(image: Image.Image, path: Path, content: bytes | None) -> np.nda
     if image.mode != "F" and not image.mode.startswith("I"):
         encoded = path.read_bytes() if content is None else content
         return _png_color(encoded) if image.format == "PNG" else _tiff_color(encoded)
-    # Pillow stretches a PGM whose greatest value is not 65535; the values themselves are wanted.
+    # Pillow rescales a PGM whose maximum is not 65535.
     tiles: Any = getattr(image, "tile", ())
     greatest = tiles[0][3][1] if image.format == "PPM" and image.mode == "I" else None
     values = np.asarray(image)
@@ -95,14 +95,14 @@ def _tiff_color(content: bytes) -> np.ndarray:
 
 
 def to_8_bits(values: np.ndarray, limits: Range | None) -> np.ndarray:
-    """Scale values so that the range becomes 0 to 255, rounded; what lies outside is clipped.
+    """Scale values from a range to 0 to 255, rounded and clipped.
 
     Args:
-        values: Of any type.
-        limits: What becomes black and white; None for 0 and 65,535, of 16-bit integers.
+        values: Values of any type.
+        limits: Values that become 0 and 255; None for 0 and 65,535, of 16-bit integers.
 
     Raises:
-        ValueError: if there is no range and the values are no 16-bit integers.
+        ValueError: if there is no range and the values are not 16-bit integers.
     """
     if limits is None:
         if values.dtype.kind == "f":
@@ -112,8 +112,8 @@ def to_8_bits(values: np.ndarray, limits: Range | None) -> np.ndarray:
             )
         if values.dtype != np.uint16 and (values.min() < 0 or values.max() > 65535):
             raise ValueError(
-                "its pixels are integers beyond 16 bits; give --range LOW HIGH, or save it with 8 "
-                "or 16 bits"
+                "its pixels are integers of more than 16 bits; give --range LOW HIGH, or save it "
+                "with 8 or 16 bits"
             )
         limits = FULL
     if values.dtype == np.uint16:

@@ -101,7 +101,7 @@ def file_images(
     notes: tuple[str, ...] = (),
     decoding: Decoding | None = None,
 ) -> FileImages:
-    """Make an image set of a listing."""
+    """Make an image set from a listing."""
     labels = None
     if listing.labels is not None:
         labels = torch.tensor(listing.labels, dtype=torch.int64)

@@ -1,4 +1,4 @@
-"""The labels of a data set that is handed over in Python: where they are, and what they mean."""
+"""Finding the labels and class names of a data set given in Python."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ __all__ = ["Labels", "columns_of", "labels_of"]
 _IMAGES = ("image", "img", "picture", "pixel_values", "jpg", "png")
 _LABELS = ("label", "labels", "fine_label", "target", "class", "cls")
 _ATTRIBUTES = ("targets", "labels", "_labels", "y")
-# Beyond it, reading every item for its label alone would take longer than is worth.
+# Reading all items for their labels alone would take too long with more items.
 _MOST_READ = 20_000
 
 
@@ -27,8 +27,8 @@ class Labels:
     """The labels of all items.
 
     Attributes:
-        values: One an item: whole numbers or texts.
-        names: Of the classes, where the values are their numbers.
+        values: One per item: integers or strings.
+        names: Names of the classes, if the values are their indices.
     """
 
     values: Sequence[Any]
@@ -36,11 +36,11 @@ class Labels:
 
     @property
     def classes(self) -> tuple[str, ...]:
-        """The names of the classes; without any, the values in their order."""
+        """Names of the classes; by default the sorted values."""
         return self.names if self.names is not None else tuple(map(str, sorted(set(self.values))))
 
     def indices(self) -> list[int] | None:
-        """The class of every item by its number; None if an item has none (a negative label)."""
+        """Class index of every item; None if an item has none (a negative label)."""
         if any(isinstance(value, int) and value < 0 for value in self.values):
             return None
         if self.names is not None:
@@ -50,10 +50,10 @@ class Labels:
 
 
 def columns_of(data: Any, first: Any, what: str) -> tuple[str | None, str | None]:
-    """The keys of the picture and of the label where items are dicts; None where they are not.
+    """Keys of the image and of the label if items are dicts; else None.
 
     Raises:
-        UserError: if no key can be the picture's.
+        UserError: if no key can be the image's.
     """
     if not isinstance(first, Mapping):
         return None, None
@@ -66,7 +66,7 @@ def columns_of(data: Any, first: Any, what: str) -> tuple[str | None, str | None
     image = image or next((key for key in _IMAGES if key in keys), None)
     if image is None:
         raise UserError(
-            f"{what}: its items have {', '.join(keys)}, of which none is known to be the picture; "
+            f"{what}: its items have {', '.join(keys)}, of which none is known to be the image; "
             f"call it {_IMAGES[0]!r}."
         )
     label = next((key for key in keys if kinds.get(key) == "ClassLabel"), None)
@@ -76,16 +76,16 @@ def columns_of(data: Any, first: Any, what: str) -> tuple[str | None, str | None
 def labels_of(
     data: Any, first: Any, label: str | None, what: str
 ) -> tuple[Labels | None, str | None]:
-    """The labels of a data set, if it has any, and what the user should hear of it.
+    """Find the labels of a data set, if it has any, and a note for the user.
 
-    They are looked for in a column, in the attributes that torchvision's data sets have, and, of
-    data sets of up to 20,000 items, in the items.
+    They are searched in a column, in the attributes of torchvision's data sets, and, for data sets
+    of up to 20,000 items, in the items.
 
     Args:
         data: The data set.
         first: Its first item.
-        label: The label's key where items are dicts.
-        what: Names it in messages.
+        label: Key of the label if items are dicts.
+        what: Name of the data set in messages.
     """
     names = _names_of(data, label)
     found = _column(data, label) if label is not None else _attribute(data)
@@ -105,7 +105,7 @@ def labels_of(
 
 
 def _label_in(item: Any, label: str | None) -> Any:
-    """The label in an item, if it is a whole number or a text."""
+    """The label in an item, if it is an integer or a string."""
     value = item[label] if label is not None else item[1]
     if isinstance(value, (Tensor, np.ndarray, np.generic)):
         value = value.item() if np.size(value) == 1 else None
@@ -127,14 +127,14 @@ def _names_of(data: Any, label: str | None) -> tuple[str, ...] | None:
 
 
 def _column(data: Any, label: str) -> Any:
-    """A column of a Hugging Face data set, read without its images."""
+    """A column of a Hugging Face data set, read without decoding images."""
     if label not in (getattr(data, "column_names", None) or ()):
         return None
     return data[label]
 
 
 def _attribute(data: Any) -> Any:
-    """What torchvision's data sets call `targets` or `labels`, also of a part of them."""
+    """`targets` or `labels` of torchvision's data sets, also of a `Subset`."""
     if isinstance(data, Subset):
         whole = _attribute(data.dataset)
         return None if whole is None else [_plain(whole[int(i)]) for i in data.indices]
@@ -155,7 +155,7 @@ def _plain(value: Any) -> Any:
 
 
 def _checked(values: Any, names: tuple[str, ...] | None, count: int) -> Labels | None:
-    """The labels, if every item has one that can be a class."""
+    """The labels, if all of them can be classes."""
     if isinstance(values, (Tensor, np.ndarray)):
         if values.ndim != 1 or torch.as_tensor(values).is_floating_point():
             return None

@@ -1,4 +1,4 @@
-"""Pictures that are handed over in Python: PIL images, arrays, tensors and paths."""
+"""Single images given in Python: PIL images, arrays, tensors and paths."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from unmix.data.bit_depth import Range
 from unmix.data.decoding import Decoding, rgb8
-from unmix.data.deep import Range
 from unmix.data.imageset import FileImages, Skipped
 from unmix.data.reading import read_uint8, resize_batch, resize_image
 from unmix.data.statistics import IMAGENET_MEAN, IMAGENET_STD
@@ -25,22 +25,22 @@ Picture = Image.Image | Tensor
 
 
 def is_path(item: Any) -> bool:
-    """Whether an item is a path and not the picture itself."""
+    """Whether an item is a path."""
     return isinstance(item, (str, os.PathLike))
 
 
 def as_uint8(images: Any, what: str, ndim: int) -> Tensor:
-    """Pixels as uint8 (3, H, W), or a batch as (N, 3, H, W), of a tensor or an array.
+    """Convert a tensor or an array to pixels uint8 (3, H, W), or a batch to (N, 3, H, W).
 
-    Channels may be first or last, 1 or 3 of them; gray is repeated.
+    There may be 1 or 3 channels, first or last; gray is repeated.
 
     Args:
         images: A tensor or a NumPy array.
-        what: Names it in messages.
-        ndim: 3 for one picture, 4 for a batch.
+        what: Its name in messages.
+        ndim: 3 for one image, 4 for a batch.
 
     Raises:
-        UserError: if it is not uint8, or its shape is another or can be read in two ways.
+        UserError: if it is not uint8, or its shape is wrong or ambiguous.
     """
     pixels = torch.as_tensor(images)
     shape = tuple(pixels.shape)
@@ -53,7 +53,7 @@ def as_uint8(images: Any, what: str, ndim: int) -> Tensor:
     last = pixels.ndim == ndim and shape[-1] in (1, 3)
     if first == last:
         layout = "(C, H, W) or (H, W, C)" if ndim == 3 else "(N, C, H, W) or (N, H, W, C)"
-        why = "can be read in two ways" if first else f"is not {layout} with 1 or 3 channels"
+        why = "is ambiguous" if first else f"is not {layout} with 1 or 3 channels"
         fix = "; give it channels first and at least 4 pixels wide" if first else ""
         raise UserError(f"{what}: the shape {shape} {why}{fix}.")
     pixels = pixels if first else pixels.movedim(-1, -3)
@@ -61,12 +61,12 @@ def as_uint8(images: Any, what: str, ndim: int) -> Tensor:
 
 
 def as_picture(item: Any, what: str, limits: Range | None = None) -> Picture:
-    """One picture: an upright RGB image of Pillow, or pixels uint8 (3, H, W).
+    """Convert one image to an upright RGB PIL image, or to pixels uint8 (3, H, W).
 
     Args:
         item: A PIL image, an array (H, W) or (H, W, C), or a tensor (C, H, W).
-        what: Names it in messages.
-        limits: Of images of Pillow of more than 8 bits, what becomes black and white.
+        what: Its name in messages.
+        limits: Values of PIL images of more than 8 bits that become 0 and 255.
 
     Raises:
         UserError: if it is none of these, or not of 8 bits.
@@ -87,13 +87,13 @@ def as_picture(item: Any, what: str, limits: Range | None = None) -> Picture:
 
 
 def as_batch(images: Any) -> Sequence[Any] | Tensor:
-    """Pictures as a sequence that can be cut: uint8 (N, 3, H, W), or a list of what was given.
+    """Images as a sequence that can be sliced: uint8 (N, 3, H, W), or a list.
 
     Args:
-        images: As for `given_uint8`; any iterable of pictures will do.
+        images: As for `given_uint8`; any iterable of images works.
 
     Raises:
-        UserError: if it is no picture and no iterable, empty, or a batch that is not of pixels.
+        UserError: if it is neither an image nor an iterable, empty, or an invalid batch.
     """
     if isinstance(images, (np.ndarray, Tensor)) and images.ndim == 4:
         batch: Sequence[Any] | Tensor = as_uint8(images, "images", 4)
@@ -111,20 +111,20 @@ def as_batch(images: Any) -> Sequence[Any] | Tensor:
 
 
 def given_uint8(images: Any, size: int, start: int = 0, limits: Range | None = None) -> Tensor:
-    """Read pictures as the evaluation does (see `read_uint8`), whatever they are handed over as.
+    """Read images of any kind as the evaluation does (see `read_uint8`).
 
     Args:
         images: One of, or a sequence of: PIL images, paths, uint8 arrays (H, W, C), uint8 tensors
             (C, H, W); or a batch of pixels (N, C, H, W) or (N, H, W, C).
         size: Side of the crops, in pixels.
-        start: The number of the first, for messages.
-        limits: Of pictures of more than 8 bits, the values that become black and white.
+        start: Index of the first image, for messages.
+        limits: Values of images of more than 8 bits that become 0 and 255.
 
     Returns:
-        uint8 (N, 3, size, size), on the device of a tensor that was given.
+        uint8 (N, 3, size, size), on the device of `images` if that is a tensor.
 
     Raises:
-        UserError: by name, if a picture cannot be read or is of another type or range.
+        UserError: if an image cannot be read or has another type or range; it is named.
     """
     batch = as_batch(images)
     if isinstance(batch, Tensor):
@@ -137,7 +137,7 @@ def _one(item: Any, what: str, size: int, limits: Range | None) -> Tensor:
     if is_path(item):
         path = Path(item)
         if path.is_dir():
-            raise UserError(f"{path}: is a folder; give the paths of its pictures.")
+            raise UserError(f"{path}: is a folder; give the paths of its images.")
         files = FileImages(
             name=os.fspath(path), split="test", labels=None, classes=None, mean=IMAGENET_MEAN,
             std=IMAGENET_STD, paths=[path], skipped=Skipped(strict=True),
