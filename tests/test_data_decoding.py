@@ -354,7 +354,7 @@ def test_the_limit_of_pixels_holds_for_every_way_of_decoding(tmp_path):
 def test_a_figure_of_unmix_is_no_picture(tmp_path):
     path = tmp_path / "mixture.png"
     path.write_bytes(render(Figure(), "png"))
-    with pytest.raises(BrokenImage, match="a figure that unmix drew"):
+    with pytest.raises(BrokenImage, match="a figure drawn by unmix"):
         decode(path)
 
 

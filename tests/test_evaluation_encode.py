@@ -125,7 +125,7 @@ def test_it_is_fine_tuned_where_gradients_are_asked_for(encoder: LoadedEncoder) 
         (np.zeros((2, 3, 32, 32), np.int64), "int64.*must be uint8"),
         (torch.zeros(2, 4, 32, 32, dtype=torch.uint8), "1 or 3 channels"),
         (torch.zeros(2, 3, 32, 3, dtype=torch.uint8), "is ambiguous"),
-        (torch.zeros(3, 3, 3, dtype=torch.uint8), "image 0: the shape.*two ways"),
+        (torch.zeros(3, 3, 3, dtype=torch.uint8), "image 0: the shape.*ambiguous"),
         ([], "images: there are none"),
         (torch.zeros(0, 3, 8, 8, dtype=torch.uint8), "images: there are none"),
         ([np.zeros((9, 9, 3), np.uint8), 7], "image 1: is a int; give a PIL image"),

@@ -25,17 +25,12 @@ from unmix.data.fingerprint import Fingerprint
 from unmix.data.from_python import evaluation_images, from_python
 from unmix.errors import UserError
 from unmix.evaluation import Measurement
-from unmix.hardware.devices import hardware, peak_memory, versions
 from unmix.hardware.threads import CoreMeter, choose_threads, threads_in_words, using_threads
 from unmix.names import shown
 from unmix.per_image import keep_per_image
 from unmix.results import (
-    DamagedResultsError,
     RunResults,
-    described,
     load_results,
-    set_aside,
-    settings_of,
     write_results,
 )
 from unmix.training.console import is_leader, quiet_libraries, say
@@ -49,6 +44,7 @@ from unmix.training.run.lock import results_lock, run_lock
 from unmix.training.run.loggers import end_failed
 from unmix.training.run.notes import note_on_width
 from unmix.training.run.parts import Parts, build_parts, encoder_facts, headline
+from unmix.training.run.results import results_of, say_accuracies, with_earlier
 from unmix.training.run.resuming import check_data
 from unmix.training.run.trainer import fit
 
@@ -279,7 +275,7 @@ def _to_the_end(
     seconds = time.perf_counter() - start
     content = results_of(parts, record, folder, reporter, rows, command, seconds)
     with results_lock(folder.path):
-        write_results(folder.results, {**content, "evaluations": _with_earlier(folder, rows)})
+        write_results(folder.results, {**content, "evaluations": with_earlier(folder, rows)})
         keep_per_image(folder.path, [evaluator.per_image(each) for each in measured])
     folder.previous.unlink(missing_ok=True)  # not needed any more
     results = load_results(folder.path)
@@ -289,63 +285,6 @@ def _to_the_end(
         say(f"{shown(settings.run.data)} {why}, so kNN and linear probes are off.")
     say(f"encoder: {shown(folder.encoder)}   results: {shown(folder.results)}")
     return results
-
-
-def _with_earlier(folder: RunFolder, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The rows, after earlier ones with other settings, of a run that was completed before."""
-    try:
-        earlier = load_results(folder.path).flat
-    except DamagedResultsError:
-        say(f"warning: results.json was damaged; it is {set_aside(folder.results).name} now")
-        return rows
-    except UserError:
-        return rows
-    measured = [settings_of(row) for row in rows]
-    return [*(row for row in earlier if settings_of(row) not in measured), *rows]
-
-
-def results_of(
-    parts: Parts,
-    record: DataRecord,
-    folder: RunFolder,
-    reporter: Reporter,
-    rows: list[dict[str, Any]],
-    command: str,
-    seconds: float,
-) -> dict[str, Any]:
-    """The content of `results.json`; `seconds` is the duration of this call, with evaluations."""
-    settings = parts.settings
-    return {
-        "schema": 1,
-        "name": folder.path.name,
-        **{k: settings.flat()[k] for k in ("method", "backbone", "width", "size")},
-        "data": record.typed,
-        "mixture": settings.mixture.name,
-        "epochs": settings.run.epochs,
-        "seed": settings.run.seed,
-        "command": command,
-        "evaluations": rows,
-        "training": {
-            "seconds": reporter.train_seconds,
-            "total_seconds": seconds,
-            "images_per_second": reporter.samples / max(reporter.train_seconds, 1e-9),
-            "peak_memory_bytes": peak_memory(parts.machine.device),
-            "steps": parts.module.total_steps,
-            "loss": reporter.loss,
-            **record.changes,
-        },
-        "hardware": {**hardware(parts.machine.device), "precision": parts.machine.precision},
-        "versions": versions(),
-    }
-
-
-def say_accuracies(results: RunResults) -> None:
-    """Print the accuracies at the end of a run on its own data, and the settings of each."""
-    rows = [row for row in results.evaluations if row.epoch == results.epochs]
-    for row in rows:
-        if "data" not in row.details:
-            top5 = "" if row.top5 is None else f"  top-5 {row.top5:.1f}%"
-            say(f"{described(row)}: top-1 {row.top1:.1f}%{top5}")
 
 
 def finish(

@@ -1,0 +1,80 @@
+"""The results of a run: the content of `results.json`, and its accuracies in lines."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from unmix.errors import UserError
+from unmix.hardware.devices import hardware, peak_memory, versions
+from unmix.results import (
+    DamagedResultsError,
+    RunResults,
+    described,
+    load_results,
+    set_aside,
+    settings_of,
+)
+from unmix.training.console import say
+from unmix.training.loop.callbacks import Reporter
+from unmix.training.run.data_record import DataRecord
+from unmix.training.run.folder import RunFolder
+from unmix.training.run.parts import Parts
+
+__all__ = ["results_of", "say_accuracies", "with_earlier"]
+
+
+def with_earlier(folder: RunFolder, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The rows, after earlier ones with other settings, of a run that was completed before."""
+    try:
+        earlier = load_results(folder.path).flat
+    except DamagedResultsError:
+        say(f"warning: results.json was damaged; it is {set_aside(folder.results).name} now")
+        return rows
+    except UserError:
+        return rows
+    measured = [settings_of(row) for row in rows]
+    return [*(row for row in earlier if settings_of(row) not in measured), *rows]
+
+
+def results_of(
+    parts: Parts,
+    record: DataRecord,
+    folder: RunFolder,
+    reporter: Reporter,
+    rows: list[dict[str, Any]],
+    command: str,
+    seconds: float,
+) -> dict[str, Any]:
+    """The content of `results.json`; `seconds` is the duration of this call, with evaluations."""
+    settings = parts.settings
+    return {
+        "schema": 1,
+        "name": folder.path.name,
+        **{k: settings.flat()[k] for k in ("method", "backbone", "width", "size")},
+        "data": record.typed,
+        "mixture": settings.mixture.name,
+        "epochs": settings.run.epochs,
+        "seed": settings.run.seed,
+        "command": command,
+        "evaluations": rows,
+        "training": {
+            "seconds": reporter.train_seconds,
+            "total_seconds": seconds,
+            "images_per_second": reporter.samples / max(reporter.train_seconds, 1e-9),
+            "peak_memory_bytes": peak_memory(parts.machine.device),
+            "steps": parts.module.total_steps,
+            "loss": reporter.loss,
+            **record.changes,
+        },
+        "hardware": {**hardware(parts.machine.device), "precision": parts.machine.precision},
+        "versions": versions(),
+    }
+
+
+def say_accuracies(results: RunResults) -> None:
+    """Print the accuracies at the end of a run on its own data, and the settings of each."""
+    rows = [row for row in results.evaluations if row.epoch == results.epochs]
+    for row in rows:
+        if "data" not in row.details:
+            top5 = "" if row.top5 is None else f"  top-5 {row.top5:.1f}%"
+            say(f"{described(row)}: top-1 {row.top1:.1f}%{top5}")
