@@ -19,10 +19,11 @@ Methods: METHODS by name; BYOL, CMC, DINO, NNCLR, PIRL, WMSE, BarlowTwins, DeepC
 MoCo, MoCoV3, SimCLR, SimSiam, SwAV, VICReg; their base Method. Stepper is a method with its
 schedules, mixture and memory in a loop of yours; objective, with a Mixture, is the loss of a step.
 
-Mixtures: UnMix, GlobalMixture, RegionMixture, ResizeMix, GridMix, FMix, PatchMixture,
-DirichletMixture, ManifoldMixture, ScaleMix, CropMix; of image space ImageMixture, Cutout,
-RandomErasing. Weight is a distribution of lambda, PairDraw what was drawn, mixed_at mixes a layer's
-output, MixedBatch is a collate function, and DrawnBatch what it gives.
+Mixtures: UnMix, MixUp, CutMix, ResizeMix, GridMix, FMix, PatchMixture, DirichletMixture,
+ManifoldMixture, ScaleMix, CropMix; of image space ImageMixture, Cutout, RandomErasing. Each is an
+Operator; mixup and cutmix mix a batch in one call. Weight is a distribution of lambda, PairDraw
+what was drawn, mixed_at mixes a layer's output, MixedBatch is a collate function, and DrawnBatch
+what it gives. GlobalMixture and RegionMixture are MixUp and CutMix with random partners per sample.
 
 Mixing rules: RULES by name, rule gives one with changes, shared_loss; their base Rule.
 
@@ -50,8 +51,9 @@ _PUBLIC = {
         "SimCLR SimSiam SwAV VICReg"
     ),
     "mixtures": (
-        "CropMix Cutout DirichletMixture FMix GlobalMixture GridMix ImageMixture ManifoldMixture "
-        "PairDraw PatchMixture RandomErasing RegionMixture ResizeMix ScaleMix UnMix Weight mixed_at"
+        "CropMix CutMix Cutout DirichletMixture FMix GlobalMixture GridMix ImageMixture "
+        "ManifoldMixture MixUp Operator PairDraw PatchMixture RandomErasing RegionMixture "
+        "ResizeMix ScaleMix UnMix Weight cutmix mixed_at mixup"
     ),
     "step": "Mixture objective",
     "stepper": "Stepper",
@@ -120,6 +122,7 @@ if TYPE_CHECKING:
     from unmix.methods import SwAV as SwAV
     from unmix.methods import VICReg as VICReg
     from unmix.mixtures import CropMix as CropMix
+    from unmix.mixtures import CutMix as CutMix
     from unmix.mixtures import Cutout as Cutout
     from unmix.mixtures import DirichletMixture as DirichletMixture
     from unmix.mixtures import FMix as FMix
@@ -127,6 +130,8 @@ if TYPE_CHECKING:
     from unmix.mixtures import GridMix as GridMix
     from unmix.mixtures import ImageMixture as ImageMixture
     from unmix.mixtures import ManifoldMixture as ManifoldMixture
+    from unmix.mixtures import MixUp as MixUp
+    from unmix.mixtures import Operator as Operator
     from unmix.mixtures import PairDraw as PairDraw
     from unmix.mixtures import PatchMixture as PatchMixture
     from unmix.mixtures import RandomErasing as RandomErasing
@@ -135,7 +140,9 @@ if TYPE_CHECKING:
     from unmix.mixtures import ScaleMix as ScaleMix
     from unmix.mixtures import UnMix as UnMix
     from unmix.mixtures import Weight as Weight
+    from unmix.mixtures import cutmix as cutmix
     from unmix.mixtures import mixed_at as mixed_at
+    from unmix.mixtures import mixup as mixup
     from unmix.step import Mixture as Mixture
     from unmix.step import objective as objective
     from unmix.stepper import Stepper as Stepper

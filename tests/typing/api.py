@@ -36,19 +36,19 @@ def mistakes() -> None:
     unmix.views.ViewSettings(blur=0.5)  # type: ignore[call-arg]
     print(unmix.Moco)  # type: ignore[attr-defined]
     unmix.UnMix(pairing="nonsense")  # type: ignore[arg-type]
-    unmix.mixtures.MixUp(per="image")  # type: ignore[arg-type]
-    unmix.mixtures.CutMix(beta=0.2)  # type: ignore[call-arg]
+    unmix.MixUp(per="image")  # type: ignore[arg-type]
+    unmix.CutMix(beta=0.2)  # type: ignore[call-arg]
     unmix.Weight("normal")  # type: ignore[arg-type]
 
 
 def mixtures(images: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
     operators: list[unmix.mixtures.MixtureOperator] = [
         unmix.UnMix(prob=0.3, per="sample", pairing="neighbor"),
-        unmix.mixtures.MixUp(alpha=0.4, pairing="random"),
+        unmix.MixUp(alpha=0.4, pairing="random"),
         unmix.FMix(weight=unmix.Weight("uniform", low=0.1)),
     ]
     draw = operators[0].draw(images.shape, generator)
-    mixed, draw = unmix.mixtures.mixup(images, alpha=1.0, generator=generator)
+    mixed, draw = unmix.mixup(images, alpha=1.0, generator=generator)
     return mixed * draw.weight
 
 

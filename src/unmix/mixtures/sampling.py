@@ -30,7 +30,9 @@ __all__ = [
 
 Pairing = Literal["reverse", "permutation", "random", "halves", "neighbor", "second_view"]
 PAIRINGS: tuple[str, ...] = get_args(Pairing)
+"""The choices of partners; see `partners`."""
 DISTRIBUTIONS = ("beta", "uniform")
+"""The distributions of lambda; see `Weight`."""
 
 
 @old_names(beta="alpha", law="distribution")
