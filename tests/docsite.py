@@ -15,7 +15,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 sys.path.append(str(ROOT / "docs"))
 
-from tools.api import PAGES, names  # noqa: E402
+from tools.api import PAGES, names, pages_of  # noqa: E402
 from tools.assemble import assemble  # noqa: E402
 from tools.evidence import block_of, evidence  # noqa: E402
 from tools.formulas import render_math  # noqa: E402
@@ -33,6 +33,7 @@ __all__ = [
     "executed",
     "fill_tables",
     "names",
+    "pages_of",
     "parser_of",
     "readme",
     "render_math",

@@ -18,6 +18,7 @@ from docsite import (
     evidence,
     fill_tables,
     names,
+    pages_of,
     parser_of,
     readme,
     render_math,
@@ -68,10 +69,12 @@ def test_a_page_lists_every_flag_of_its_command(site: Path, command: str) -> Non
 
 @pytest.mark.parametrize("package", PAGES)
 def test_the_api_pages_document_every_public_name(site: Path, package: str) -> None:
-    folder = package.removeprefix("unmix.")
-    page = (site / "api" / folder / "index.html").read_text(encoding="utf-8")
-    for name in names(package):
-        assert re.search(rf'id="unmix[\w.]*\.{name}"', page), name
+    pages = pages_of(package)
+    assert sorted(n for _, listed in pages.values() for n in listed) == sorted(names(package))
+    for folder, (_, listed) in pages.items():
+        page = (site / "api" / folder / "index.html").read_text(encoding="utf-8")
+        for name in listed:
+            assert re.search(rf'id="unmix[\w.]*\.{name}"', page), name
 
 
 def test_every_public_name_is_on_some_page() -> None:

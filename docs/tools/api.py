@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import re
 from pathlib import Path
 
 from tools.markdown import table
 
-__all__ = ["PAGES", "write_api"]
+__all__ = ["PAGES", "pages_of", "write_api"]
 
 PAGES = {
     "unmix": "Pretraining and a step of your own",
@@ -26,18 +27,34 @@ PAGES = {
 }
 
 
+# Names on a second page of their package, which would be too long on a phone.
+SECOND = {"unmix.mixtures": ("draws", "Draws and boxes", re.compile(r".*Draw$|.*box.*"))}
+
+
+def pages_of(package: str) -> dict[str, tuple[str, list[str]]]:
+    """The pages of a package by file name: their title and names."""
+    page, title, listed = package.removeprefix("unmix."), PAGES[package], names(package)
+    if package not in SECOND:
+        return {page: (title, listed)}
+    second, second_title, pattern = SECOND[package]
+    there = [name for name in listed if pattern.match(name)]
+    rest = [name for name in listed if name not in there]
+    return {page: (title, rest), f"{page}-{second}": (second_title, there)}
+
+
 def write_api(folder: Path) -> None:
     """Write a page for each package into a folder that holds a hand-written `index.md`."""
     folder.mkdir(parents=True, exist_ok=True)
     rows = []
-    for package, title in PAGES.items():
-        page = package.removeprefix("unmix.") + ".md"
-        rows.append((f"[`{package}`]({page})", title, ", ".join(f"`{n}`" for n in names(package))))
-        (folder / page).write_text(api_page(package, title), encoding="utf-8")
+    for package in PAGES:
+        for page, (title, listed) in pages_of(package).items():
+            found = ", ".join(f"`{name}`" for name in listed)
+            rows.append((f"[`{package}`]({page}.md)", title, found))
+            (folder / f"{page}.md").write_text(api_page(package, title, listed), encoding="utf-8")
     index = folder / "index.md"
     text = index.read_text(encoding="utf-8")
-    listed = table(("package", "contents", "names"), rows)
-    index.write_text(text.replace("<!-- table: packages -->", listed), encoding="utf-8")
+    packages = table(("package", "contents", "names"), rows)
+    index.write_text(text.replace("<!-- table: packages -->", packages), encoding="utf-8")
 
 
 def names(package: str) -> list[str]:
@@ -55,10 +72,10 @@ def public(package: str) -> list[str]:
     return [name for name in listed if not inspect.ismodule(getattr(module, name))]
 
 
-def api_page(package: str, title: str) -> str:
+def api_page(package: str, title: str, listed: list[str]) -> str:
     """Directives for mkdocstrings; the package's own text comes from its docstring."""
     about = inspect.getdoc(importlib.import_module(package)) or ""
     text = about.split("\n\n")[0]
     parts = [f"# {title}", text if package != "unmix" else "", f"```python\nimport {package}\n```"]
-    parts += [f"::: {package}.{name}" for name in names(package)]
+    parts += [f"::: {package}.{name}" for name in listed]
     return "\n\n".join(part for part in parts if part) + "\n"
