@@ -216,10 +216,6 @@ def test_a_value_that_is_given_means_what_it_says_though_it_be_the_default():
         ({"g_prob": 0.9}, "--g_prob: does nothing without --IM; add --IM, or leave it out."),
         ({"IM_type": "IM"}, "--IM_type: does nothing without --IM; add --IM, or leave it out."),
         (
-            {"IM": True, "mask_size": 8},
-            "--mask_size: does not apply to --IM_type IM; leave it out, or use Cutout.",
-        ),
-        (
             {"unmix": True, "unmix_mixture": "fmix", "unmix_prob": 0.5},
             "--unmix_prob: 0.5 does not apply to --unmix_mixture fmix",
         ),

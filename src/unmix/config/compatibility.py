@@ -68,8 +68,8 @@ def check_mixture(given: Mapping[str, Any], settings: Settings) -> None:
     """Check that nothing is said of a mixture that is not used.
 
     Args:
-        given: What the user gave, flat, with the recipes. Who says `unmix: false`, or `IM: false`,
-            may leave the rest as it is.
+        given: What the user gave, flat, with the recipes. With `unmix: false`, or `IM: false`, the
+            rest may stay. Settings of every `IM_type` may be given, as in the released code.
         settings: Of the run.
 
     Raises:
@@ -77,8 +77,7 @@ def check_mixture(given: Mapping[str, Any], settings: Settings) -> None:
     """
     mixture, found = settings.mixture, catalog()
     said = {name for name, value in given.items() if value is not None}
-    kinds = found.image_space
-    of_image_space = {"IM_type", *(name for facts in kinds.values() for name in facts)}
+    of_image_space = {"IM_type", *(f for facts in found.image_space.values() for f in facts)}
     of_label_space = {f for f in field_names("mixture") if f.startswith("unmix_")} | {"beta"}
     for switch, names in (("IM", of_image_space), ("unmix", of_label_space)):
         if getattr(mixture, switch) or switch in said:
@@ -87,14 +86,6 @@ def check_mixture(given: Mapping[str, Any], settings: Settings) -> None:
             raise UserError(
                 f"does nothing without `{switch}`; add `{switch}=True`, or leave it out.",
                 parameter=others[0],
-            )
-    if mixture.IM:
-        own = kinds[mixture.IM_type]
-        for name in sorted(said & of_image_space - {"IM_type"} - own.keys()):
-            types = " or ".join(kind for kind, facts in kinds.items() if name in facts)
-            raise UserError(
-                f"does not apply to `IM_type={mixture.IM_type}`; leave it out, or use {types}.",
-                parameter=name,
             )
 
 
