@@ -1,4 +1,4 @@
-"""Spherical k-means over a memory of features, in little memory and equal on all processes."""
+"""Spherical k-means, in chunks and distributed over the processes."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def spherical_kmeans(
 ) -> tuple[Tensor, Tensor]:
     """Cluster unit vectors by their cosines (Caron et al. 2020, SwAV, appendix; released code).
 
-    A cluster that loses all its rows stays where it is. Each process clusters its share of the
+    A cluster that loses all its rows keeps its centroid. Each process clusters its share of the
     rows, and what is summed over the processes is equal on all of them.
 
     Args:

@@ -1,8 +1,8 @@
-"""Tensors across the processes of a distributed run; of one process each is what it was.
+"""Collective operations; without a distributed run they return their argument.
 
-A loss over the batches of all processes is the mean of what each computes for its own samples. What
-is gathered with its gradient sends the other processes' share of it back (Chen et al. 2020, SimCLR,
-released code; Bardes et al. 2022, VICReg, released code).
+A loss over the batches of all processes is the mean of their losses over their own samples.
+Gathering with a gradient sums the gradients of all processes (Chen et al. 2020, SimCLR, released
+code; Bardes et al. 2022, VICReg, released code).
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ def rank() -> int:
 
 @torch.no_grad()
 def gather(tensor: Tensor) -> Tensor:
-    """The rows of all processes, in their order, without a gradient: (N, ...) to (world N, ...).
+    """All-gather without a gradient, in rank order: (N, ...) to (world N, ...).
 
-    Every process must have as many rows.
+    N must be equal on all processes.
     """
     if world_size() == 1:
         return tensor.detach()
@@ -42,7 +42,7 @@ def gather(tensor: Tensor) -> Tensor:
 
 
 class _Gathered(torch.autograd.Function):
-    """The rows of all processes; each gets back what all of them say of its own."""
+    """All-gather whose backward pass sums the gradients of all processes."""
 
     @staticmethod
     def forward(ctx: Any, tensor: Tensor) -> Tensor:
@@ -55,7 +55,7 @@ class _Gathered(torch.autograd.Function):
 
 
 def gather_with_gradient(tensor: Tensor) -> Tensor:
-    """The rows of all processes, in their order: (N, ...) to (world N, ...); as many of each."""
+    """All-gather with a gradient, in rank order: (N, ...) to (world N, ...); equal N on each."""
     if world_size() == 1:
         return tensor
     return _Gathered.apply(tensor)
@@ -63,7 +63,7 @@ def gather_with_gradient(tensor: Tensor) -> Tensor:
 
 @torch.no_grad()
 def all_reduce_sum(tensor: Tensor) -> Tensor:
-    """The sum over the processes, without a gradient; the given tensor stays as it is."""
+    """The sum over the processes, without a gradient; the given tensor is not changed."""
     if world_size() == 1:
         return tensor.detach()
     total = tensor.detach().clone()

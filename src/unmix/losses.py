@@ -1,4 +1,4 @@
-"""Contrastive losses as pure functions, one number a sample, and SwAV's even assignment."""
+"""Contrastive losses per sample as pure functions, and SwAV's balanced assignment."""
 
 from __future__ import annotations
 
@@ -74,9 +74,9 @@ def partition_constant(scores: Tensor, temperature: float, n: int) -> Tensor:
 
 @torch.no_grad()
 def init_once(constant: Tensor, estimate: Tensor) -> None:
-    """Give NCE's constant Z its value once: the first estimate stays.
+    """Initialize NCE's constant Z once, from the first estimate.
 
-    Whether there is a value already is decided on the device, so the host need not wait for it.
+    The check runs on the device, without a host synchronization.
 
     Args:
         constant: Z, a scalar; negative while it has no value. Changed in place.
@@ -120,13 +120,13 @@ def nt_xent(anchors: Tensor, positives: Tensor, temperature: float) -> Tensor:
 
 
 def own_rows(rows: Tensor) -> Tensor:
-    """Where this process's rows are among the gathered ones of all processes: int64 (N,)."""
+    """Indices of this process's rows among the gathered ones of all processes: int64 (N,)."""
     return torch.arange(len(rows), device=rows.device) + rank() * len(rows)
 
 
 @torch.no_grad()
 def sinkhorn(scores: Tensor, epsilon: float, iterations: int) -> Tensor:
-    """Assign samples to prototypes so that every prototype gets as much (Caron et al. 2020, Eq. 4).
+    """Assign samples to prototypes, with equal mass for every prototype (Caron et al. 2020, Eq. 4).
 
     Rows and columns of exp(scores / epsilon) are scaled in turn, in logarithms: the exponential
     itself leaves float32's range where epsilon is small.

@@ -1,6 +1,6 @@
-"""What a method remembers between steps: a queue of keys, or a feature for every sample.
+"""Memories of methods: a queue of keys, or a feature for every sample.
 
-Both are buffers, so they are in the checkpoint and a resumed run goes on with them.
+Both are buffers, so they are part of a checkpoint.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class Queue(nn.Module):
 
     @property
     def fill(self) -> float:
-        """Share of the queue that real keys have replaced, in [0, 1]."""
+        """Fraction of the queue that holds keys instead of its random start, in [0, 1]."""
         return min(1.0, self.seen.item() / len(self))
 
     @torch.no_grad()
@@ -67,7 +67,7 @@ class MemoryBank(nn.Module):
     Args:
         n_data: Number of samples.
         dim: Length of a feature.
-        momentum: Share of the old feature that stays at each update, in [0, 1].
+        momentum: Weight of the old feature in each update, in [0, 1].
         generator: For the random unit vectors that it starts with.
 
     Attributes:
@@ -105,7 +105,7 @@ class MemoryBank(nn.Module):
 
     @torch.no_grad()
     def update(self, features: Tensor, index: Tensor) -> None:
-        """Move the rows of samples `index` (N,) towards their features (N, dim)."""
+        """Move the rows of samples `index` (N,) toward their features (N, dim)."""
         moved = torch.lerp(features.to(self.rows.dtype), self.rows[index], self.momentum)
         self.rows[index] = F.normalize(moved, dim=1)
 

@@ -1,4 +1,4 @@
-"""The momentum copy of an encoder."""
+"""Momentum encoders: exponential moving averages (EMA) of trained ones."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def momentum_copy(module: Module) -> Module:
 def ema_update(module: nn.Module, source: nn.Module, momentum: float) -> None:
     """Move every parameter of `module` to momentum * its own + (1 - momentum) * the source's.
 
-    Buffers stay: a key encoder's batch norm keeps statistics of what it sees itself (He et al.
+    Buffers are not updated: a key encoder's batch norm has statistics of its own inputs (He et al.
     2020, released code).
 
     Args:
@@ -37,13 +37,13 @@ def ema_update(module: nn.Module, source: nn.Module, momentum: float) -> None:
     average(list(module.parameters()), list(source.parameters()), 0)
 
 
-def cosine_ema_momentum(momentum: float, share: float) -> float:
-    """A momentum that rises to 1 by half a cosine: 1 - (1 - m) (cos(pi share) + 1) / 2.
+def cosine_ema_momentum(momentum: float, fraction: float) -> float:
+    """A momentum that rises to 1 by half a cosine: 1 - (1 - m) (cos(pi fraction) + 1) / 2.
 
     Source: Grill et al. 2020 (BYOL), Sec. 3.3.
 
     Args:
-        momentum: m, where it starts.
-        share: Of the run that is done, in [0, 1].
+        momentum: m at the start.
+        fraction: Fraction of the run that is done, in [0, 1].
     """
-    return 1 - (1 - momentum) * (math.cos(math.pi * share) + 1) / 2
+    return 1 - (1 - momentum) * (math.cos(math.pi * fraction) + 1) / 2

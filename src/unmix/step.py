@@ -1,4 +1,4 @@
-"""The loss of one step: a method's queries and targets, and a mixture's share of the credit."""
+"""The loss of one training step, with or without a mixture."""
 
 from __future__ import annotations
 
@@ -33,11 +33,11 @@ __all__ = [
 
 @dataclass(frozen=True)
 class Mixture:
-    """What is mixed in a step, and who gets the credit.
+    """The mixture of a step and its mixing rule.
 
     Attributes:
         operator: Draws the label-space mixtures; or the mixtures, where they are drawn already.
-        rule: Shares the loss.
+        rule: Weights the loss of the mixtures.
         others: Further views of the images, from which the other owners' pixels come.
         joint: Encode the first view and its mixtures in one forward, so that batch norm takes its
             statistics over both; None is as the rule was released: apart, but of MixCo. It needs
@@ -77,10 +77,10 @@ class Mixture:
 
 @dataclass(frozen=True)
 class Objective:
-    """A step's loss and what was computed for it.
+    """The loss of a step and its parts.
 
     Attributes:
-        loss: What to minimise, a scalar.
+        loss: What to minimize, a scalar.
         clean: The part of the clean views, a detached scalar; None if mixtures replace all of it.
         mixed: The part of the mixtures, a detached scalar; None without them.
         update_memory: Call it after the backward pass: clean queries and targets are remembered.
@@ -93,12 +93,12 @@ class Objective:
 
 
 def step_generator(seed: int, step: int, *place: int | str) -> torch.Generator:
-    """Of what is drawn in a step; another one in each process, for their images are others.
+    """The random generator of a step; a different one in each process.
 
     Args:
-        seed: Of the run.
-        step: Steps that are done.
-        place: What tells several draws of a step apart.
+        seed: Seed of the run.
+        step: Number of steps done.
+        place: Distinguishes several generators of a step.
     """
     own = () if world_size() == 1 else (rank(),)
     return generator_for(seed, "step", step, *place, *own)
@@ -121,7 +121,7 @@ def mix_views(draw: Draw, views: Sequence[Tensor]) -> list[Tensor]:
 def split_views(
     views: Sequence[Tensor], operator: MixtureOperator | None
 ) -> tuple[list[Tensor], list[Tensor]]:
-    """The method's views, and those that are there for the mixture only."""
+    """The method's views, and further ones that only the mixture needs."""
     extra = len(operator.extra) if operator is not None else 0
     return list(views[: len(views) - extra]), list(views[len(views) - extra :])
 
@@ -142,11 +142,11 @@ def draw_mixture(
     Args:
         method: The method.
         views: Its clean views, tensors (N, C, H, W).
-        others: Views that are there for the mixture only.
+        others: Further views, for the mixture only.
         operator: Draws the mixture.
-        rule: Shares its loss.
-        seed: Of the run.
-        step: Steps that are done.
+        rule: Weights its loss.
+        seed: Seed of the run.
+        step: Number of steps done.
         joint: See `Mixture`.
     """
     # The loss may be one number for the batches of all processes; then so is the weight.
@@ -171,12 +171,12 @@ def objective(
 
     under Un-Mix; see `unmix.credit` for the other rules. The first view is mixed, as published, and
     its mixture is encoded once, also where the method is symmetric. Targets come from clean views
-    only (but for SDMP), and so does what is kept.
+    only (but for SDMP), and so do memories.
 
     Args:
         method: The method.
         views: Its clean views, tensors (N, C, H, W); small crops come last.
-        index: The samples' numbers in the data set, int64 (N,).
+        index: Sample ids, int64 (N,).
         generator: For what the method draws (negatives, shuffled batch norm).
         mixture: The label-space mixture, or None.
     """

@@ -39,7 +39,7 @@ class Stepper(nn.Module):
             optimizer.step()
 
     A call begins the step (momentum encoders follow, clusters are found, schedules move on), mixes,
-    and gives the loss. At the end of its backward pass, before the optimiser's step, the method
+    and gives the loss. At the end of its backward pass, before the optimizer's step, the method
     keeps what it remembers (queue, bank, center). Neither can be forgotten: the next call, and
     `state_dict`, refuse to go on if the last loss has had no backward pass.
 

@@ -18,7 +18,7 @@ _OF_PAIRS = "global, region, resizemix, gridmix or fmix"
 
 @dataclass(frozen=True)
 class Names:
-    """What the user calls the parts, for messages.
+    """Names of the parts, for messages.
 
     Attributes:
         method: Such as "moco".
@@ -34,7 +34,7 @@ class Names:
 
     @classmethod
     def of(cls, method: Method, rule: str, operator: Any) -> Names:
-        """The names of objects, which no flag has named."""
+        """The names of objects."""
         named = {kind: name for name, kind in METHODS.items()}
         return cls(
             named.get(type(method), type(method).__name__),
@@ -51,7 +51,7 @@ def check_together(
 
     Args:
         operator: Draws the mixture.
-        rule: Shares its loss.
+        rule: Weights its loss.
         method: The method.
         names: Of all of them.
         joint: Whether clean and mixed images are encoded in one forward.

@@ -1,4 +1,4 @@
-"""What InsDis, CMC and PIRL share: memory banks, and random rows of them as negatives."""
+"""Base classes of InsDis, CMC and PIRL: memory banks, with random rows as negatives."""
 
 from __future__ import annotations
 
@@ -23,8 +23,7 @@ __all__ = ["BankContrast", "BankMethod", "OneBankMethod", "count_negatives"]
 class BankMethod(InstanceDiscrimination):
     """A method of one view, whose target is the sample's own row of a memory bank.
 
-    A target is the numbers of the rows to compare with: the sample's own, then K negatives. So the
-    partner's target, where images are mixed, is the partner's row.
+    A target is the indices of the rows to compare with: the sample's own, then K negatives.
 
     Args:
         n_data: Number of training samples.
@@ -67,7 +66,7 @@ class OneBankMethod(BankMethod):
         dim: Length of features and rows.
         temperature: T.
         negatives: K; by default 4096, or all the others.
-        bank_momentum: Share of a row that stays at each update.
+        bank_momentum: Weight of the old row in each update.
         contrast: "softmax" or "nce".
     """
 
@@ -101,11 +100,11 @@ class OneBankMethod(BankMethod):
     def update_memory(
         self, queries: Mapping[int, Tensor], targets: Mapping[int, Any], index: Tensor
     ) -> None:
-        """Move the samples' rows towards the first view's clean features."""
+        """Move the samples' rows toward the first view's clean features."""
         self.contrast.update(queries[0], index)
 
     def projections(self, images: Tensor) -> Tensor:
-        """The head's output, before normalisation."""
+        """The head's output, before normalization."""
         return self.f.head(self.f.backbone(images))
 
     @property
@@ -126,7 +125,7 @@ class BankContrast(nn.Module):
         n_data: Number of samples.
         dim: Length of a feature.
         temperature: T.
-        bank_momentum: Share of a row that stays at each update.
+        bank_momentum: Weight of the old row in each update.
         contrast: "softmax" or "nce".
     """
 
@@ -162,7 +161,7 @@ class BankContrast(nn.Module):
             return torch.cat([own, self.bank.scores(v, negatives)], dim=1)
 
     def update(self, v: Tensor, index: Tensor) -> None:
-        """Move the rows of the samples of all processes towards their clean features."""
+        """Move the rows of the samples of all processes toward their clean features."""
         self.bank.update(gather(v), gather(index))
 
 
@@ -174,7 +173,7 @@ def count_negatives(negatives: int | None, n_data: int) -> int:
     """
     if n_data < 2:
         raise UserError(
-            f"{n_data} image has no other to be told apart from; give 2 or more.",
+            f"{n_data} image has no other to be distinguished from; give 2 or more.",
             parameter="n_data",
         )
     if negatives is None:

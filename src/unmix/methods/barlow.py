@@ -20,8 +20,8 @@ class BarlowTwins(TrainedTargets):
     """Redundancy reduction: each feature agrees between the views, and with no other feature.
 
     Query: z = g(f(x1)). Target: the other view's z = g(f(x2)), with its gradient. Compared through
-    the features' cross-correlations over the batch (Eqs. 1 and 2): one number a batch. Kept:
-    nothing.
+    the features' cross-correlations over the batch (Eqs. 1 and 2): a scalar per batch. Memory:
+    none.
 
     Args:
         backbone: Images to pooled features (N, D); any module, see `unmix.backbones.feature_dim`.
@@ -29,7 +29,7 @@ class BarlowTwins(TrainedTargets):
         hidden: Width of the projector's two hidden layers.
         off_diagonal: lambda, the weight of the correlations between different features.
         scale: Factor on the loss.
-        unbiased: Standardise features by their unbiased deviation and without an epsilon, as the
+        unbiased: Standardize features by their unbiased deviation and without an epsilon, as the
             code of Mix-BT does; else by the biased one, as the paper's code.
 
     Attributes:
@@ -58,7 +58,7 @@ class BarlowTwins(TrainedTargets):
     def correlation(self, z_a: Tensor, z_b: Tensor, *, unbiased: bool = False) -> Tensor:
         """C: correlations of the features of two views over the batch (dim, dim) (Eq. 2)."""
         with full_precision(z_a):
-            a, b = standardised(z_a, unbiased), standardised(z_b, unbiased)
+            a, b = standardized(z_a, unbiased), standardized(z_b, unbiased)
             return a.T @ b / len(a)
 
     def compare(self, query: Tensor, target: Tensor) -> Tensor:
@@ -69,7 +69,7 @@ class BarlowTwins(TrainedTargets):
         return self.scale * (1 - on).square().sum() + self.penalty * off
 
 
-def standardised(z: Tensor, unbiased: bool = False) -> Tensor:
+def standardized(z: Tensor, unbiased: bool = False) -> Tensor:
     """The rows of all processes, each feature with mean 0 and variance 1; in float32.
 
     Args:

@@ -1,7 +1,7 @@
-"""What every method is: queries, targets, how they compare, and what is kept.
+"""The interface of a method: queries, targets, their comparison, and memory.
 
-A method knows no mixture, no trainer and no data set. `unmix.step` puts its parts
-together to a loss, and shares that loss where images are mixed.
+A method is independent of mixtures, trainers and data sets. `unmix.step` combines its parts into a
+loss, also for mixed images.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ __all__ = [
     "Pair",
     "Progress",
     "full_precision",
-    "unit",
+    "l2_normalize",
 ]
 
 
@@ -34,7 +34,7 @@ class Pair(NamedTuple):
     Attributes:
         query: The number of the view whose query is compared...
         target: ...with this view's target.
-        share: What the comparison counts in the loss.
+        share: Weight of the comparison in the loss.
     """
 
     query: int
@@ -44,13 +44,13 @@ class Pair(NamedTuple):
 
 @dataclass(frozen=True)
 class Progress:
-    """How far a run is, at the start of a step.
+    """The position of a step within its run.
 
     Attributes:
-        step: Steps that are done.
-        total_steps: Of the whole run.
-        steps_per_epoch: Of an epoch.
-        seed: Of the run, for what a method draws between steps.
+        step: Number of steps done.
+        total_steps: Steps of the whole run.
+        steps_per_epoch: Steps of an epoch.
+        seed: Seed of the run, for what a method draws between steps.
     """
 
     step: int
@@ -59,13 +59,13 @@ class Progress:
     seed: int = 0
 
     @property
-    def share(self) -> float:
-        """The share of the run that is done, in [0, 1]."""
+    def fraction(self) -> float:
+        """The fraction of the run that is done, in [0, 1]."""
         return self.step / self.total_steps
 
     @property
     def epoch(self) -> float:
-        """The epochs that are done, with their fraction."""
+        """The number of epochs done, with a fraction."""
         return self.step / self.steps_per_epoch
 
 
@@ -84,19 +84,19 @@ class Encoder(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Give unit vectors (N, dim) of images (N, C, H, W)."""
-        return unit(self.head(self.backbone(images)))
+        return l2_normalize(self.head(self.backbone(images)))
 
 
 class Method(nn.Module, ABC):
-    """A self-supervised method, in the parts that a mixture has to know apart.
+    """A self-supervised method, as separate parts that a mixing rule can combine.
 
     Attributes:
-        views: How many views of an image a step needs; with `multi_crop`, how many large ones.
-        multi_crop: Whether it can take small crops of the image beside them.
+        views: Views of an image that a step needs; with `multi_crop`, the large ones.
+        multi_crop: Whether it accepts additional small crops.
         pairs: Which view's query is compared with which view's target; see `pairs_of`.
-        coupled: True if `compare` gives one number a batch instead of one a sample.
-        contrastive: True for instance discrimination; see `InstanceDiscrimination`.
-        sync_batch_norm: Whether batch norm takes its statistics over all processes, where it can.
+        coupled: Whether `compare` gives a scalar per batch instead of one loss per sample.
+        contrastive: Whether it is an `InstanceDiscrimination`.
+        sync_batch_norm: Whether batch norm is synchronized between processes where possible.
         per_image: Whether targets are indexed by sample id instead of computed from a view: then
             training cannot go on with other images, and an image that has no id has no target.
         target_queries: The views whose queries `targets` needs.
@@ -125,7 +125,7 @@ class Method(nn.Module, ABC):
         return backbones.build(name, **options)
 
     def begin_step(self, progress: Progress) -> None:
-        """Do what comes before a step: momentum encoders follow, schedules move on."""
+        """Prepare a step: update momentum encoders and schedules."""
 
     def pairs_of(self, count: int) -> Sequence[Pair]:
         """The comparisons of a step with `count` views, small crops included."""
@@ -144,7 +144,7 @@ class Method(nn.Module, ABC):
 
     @abstractmethod
     def query(self, view: Tensor, number: int = 0) -> Any:
-        """What the trained branch says of one view (N, C, H, W); `number` says which it is."""
+        """The online branch's output for one view, (N, C, H, W), which is view `number`."""
 
     def queries(
         self,
@@ -187,13 +187,13 @@ class Method(nn.Module, ABC):
     def update_memory(
         self, queries: Mapping[int, Any], targets: Mapping[int, Any], index: Tensor
     ) -> None:
-        """Remember what later steps need, after the backward pass: queue, bank, centre.
+        """Update queue, memory bank or center, after the backward pass.
 
-        Here too a method drops the gradient of what is not to be trained yet.
+        Here too a method drops the gradient of parameters that are still frozen.
         """
 
     def constant_lr_modules(self) -> Sequence[nn.Module]:
-        """Parts whose learning rate stays as it is, whatever the schedule."""
+        """Modules whose learning rate the schedule does not change."""
         return ()
 
     def features(self, images: Tensor) -> Tensor:
@@ -211,12 +211,12 @@ class Method(nn.Module, ABC):
 
     @property
     def chance_loss(self) -> float | None:
-        """The loss of a model that has learnt nothing."""
+        """The loss at chance level; None if it is unknown."""
         return None
 
     @property
     def kept_images(self) -> int | None:
-        """For how many images something is kept by their number; None if for none."""
+        """The number of images in a memory that is indexed by sample id; None without one."""
         return None
 
     @property
@@ -232,7 +232,7 @@ class Method(nn.Module, ABC):
             )
 
     def state(self) -> dict[str, float]:
-        """Numbers for the health line, such as how full the queue is."""
+        """Numbers for the console, such as the fill of the queue."""
         return {}
 
 
@@ -281,6 +281,6 @@ def full_precision(like: Tensor) -> torch.autocast:
     return torch.autocast(like.device.type, enabled=False)
 
 
-def unit(features: Tensor) -> Tensor:
-    """L2-normalise along dimension 1, in float32 whatever autocast does."""
+def l2_normalize(features: Tensor) -> Tensor:
+    """L2-normalize along dimension 1, in float32 whatever autocast does."""
     return nn.functional.normalize(features.float(), dim=1)

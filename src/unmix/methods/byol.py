@@ -1,4 +1,4 @@
-"""BYOL: predict what a slow copy says of the other view (Grill et al. 2020, arXiv 2006.07733)."""
+"""BYOL: predict the EMA target network's projection (Grill et al. 2020, arXiv 2006.07733)."""
 
 from __future__ import annotations
 
@@ -7,17 +7,17 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 
 from unmix.backbones import feature_dim, mlp
-from unmix.methods.base import Pair, full_precision, unit
+from unmix.methods.base import Pair, full_precision, l2_normalize
 from unmix.methods.projected import MomentumTargets, check_sizes
 
 __all__ = ["BYOL"]
 
 
 class BYOL(MomentumTargets):
-    """Bootstrap your own latent: no negatives; the target network is a slow copy of the online one.
+    """Bootstrap your own latent: no negatives; the target network is an EMA of the online one.
 
     Query: q(z), z = g(f(x)), with q the predictor. Target: z' of the other view, from momentum
-    copies of f and g. Compared by 2 - 2 cos (Eq. 2), in both directions, summed. Kept: nothing.
+    copies of f and g. Compared by 2 - 2 cos (Eq. 2), in both directions, summed. Memory: none.
 
     Args:
         backbone: Images to pooled features (N, D); any module, see `unmix.backbones.feature_dim`.
@@ -47,4 +47,4 @@ class BYOL(MomentumTargets):
     def compare(self, query: Tensor, target: Tensor) -> Tensor:
         """2 - 2 cos(q(z), z'): losses (N,) in [0, 4]."""
         with full_precision(query):
-            return 2 - 2 * (unit(query) * unit(target)).sum(dim=1)
+            return 2 - 2 * (l2_normalize(query) * l2_normalize(target)).sum(dim=1)

@@ -1,4 +1,4 @@
-"""CMC: contrastive multiview coding of a picture's two colour parts (Tian et al. 2020)."""
+"""CMC: contrastive multiview coding of the two color components of an image (Tian et al. 2020)."""
 
 from __future__ import annotations
 
@@ -12,26 +12,27 @@ from torch import Tensor, nn
 from unmix.backbones import HalfEncoders, feature_dim, linear_head
 from unmix.errors import check_choice
 from unmix.methods.bank import BankContrast, BankMethod
-from unmix.methods.base import unit
+from unmix.methods.base import l2_normalize
 
 __all__ = ["CMC"]
 
 
 class CMC(BankMethod):
-    """Contrastive multiview coding: lightness has to find its colours, and colours their lightness.
+    """Contrastive multiview coding: instance discrimination between lightness and color.
 
-    Query: (l, ab) = (f_l(L), f_ab(ab)), the two parts of one view. Target: the sample's rows of the
-    two memory banks; l is compared with the bank of ab and ab with the bank of l. Kept: both banks.
+    Query: (l, ab) = (f_l(L), f_ab(ab)), the channels of one view. Target: the sample's rows of
+    the two memory banks; l is compared with the bank of ab and ab with the bank of l. Memory: both
+    banks.
 
     Args:
         backbone: Two half-encoders, `HalfEncoders`, or a pair of any modules (l, ab): one of 1
             channel to (N, D), one of 2.
         n_data: Number of training samples.
-        view: Colour space: "Lab" (L and ab) or "YCbCr" (Y and CbCr).
+        view: Color space: "Lab" (L and ab) or "YCbCr" (Y and CbCr).
         dim: Length of features and rows.
         temperature: T.
-        negatives: K, random rows a sample is told apart from; by default 4096, or all the others.
-        bank_momentum: Share of a row that stays at each update.
+        negatives: K, the number of random rows; by default 4096, or all of fewer samples.
+        bank_momentum: Weight of the old row in each update.
         contrast: "softmax" or "nce" with its constants Z.
     """
 
@@ -60,13 +61,13 @@ class CMC(BankMethod):
 
     @staticmethod
     def build_backbone(name: str, **options: Any) -> nn.Module:
-        """Two half-encoders of the named kind, one for each colour part."""
+        """Two half-encoders of the named kind, one for each channel group."""
         return HalfEncoders(name, **options)
 
     def query(self, view: Tensor, number: int = 0) -> tuple[Tensor, Tensor]:
-        """(l, ab): unit vectors (N, dim) of the two colour parts."""
+        """(l, ab): unit vectors (N, dim) of the two channel groups."""
         l, ab = self.f(view)
-        return unit(self.head_l(l)), unit(self.head_ab(ab))
+        return l2_normalize(self.head_l(l)), l2_normalize(self.head_ab(ab))
 
     def compare(self, query: tuple[Tensor, Tensor], target: Tensor) -> Tensor:
         """Contrast l with the rows of ab, and ab with the rows of l: losses (N,)."""
@@ -90,7 +91,7 @@ class CMC(BankMethod):
         self.memory_ab.update(ab, index)
 
     def projections(self, images: Tensor) -> Tensor:
-        """Both heads' outputs side by side, before normalisation."""
+        """Both heads' outputs side by side, before normalization."""
         l, ab = self.f(images)
         return torch.cat([self.head_l(l), self.head_ab(ab)], dim=1)
 

@@ -14,15 +14,15 @@ from unmix.backbones import feature_dim, mlp
 from unmix.clustering import spherical_kmeans
 from unmix.distributed import gather
 from unmix.errors import UserError, check_number
-from unmix.methods.base import Pair, Progress, full_precision, unit
+from unmix.methods.base import Pair, Progress, full_precision, l2_normalize
 from unmix.methods.multicrop import MultiCrop
 from unmix.randomness import generator_for
 
-__all__ = ["Clustered", "DeepClusterV2"]
+__all__ = ["DeepClusterOutput", "DeepClusterV2"]
 
 
-class Clustered(NamedTuple):
-    """What DeepCluster-v2 says of a view.
+class DeepClusterOutput(NamedTuple):
+    """Online-branch output (query) of a view.
 
     Attributes:
         embedding: z, unit vectors (N, dim).
@@ -34,16 +34,16 @@ class Clustered(NamedTuple):
 
 
 class DeepClusterV2(MultiCrop):
-    """Clustering: every view predicts which cluster its image was in (appendix of SwAV's paper).
+    """Clustering: every view predicts the cluster of its image (appendix of SwAV's paper).
 
     Query: z and its scores with the prototypes. Target: the clusters of the sample, one a head,
-    found by k-means at the start of the epoch; their centroids are the prototypes. Kept: a memory
+    found by k-means at the start of the epoch; their centroids are the prototypes. Memory: a memory
     of the large views' embeddings.
 
     The released code fills the memory in a pass over the data before the first epoch. Here the
     first epoch is that pass: it has no clusters to predict, its loss is 0 and nothing is trained.
-    Images that no batch has had yet, as those of a last batch that is left out, are not clustered,
-    and their loss is 0.
+    Images that no batch has contained yet, such as those of a dropped last batch, are not
+    clustered; their loss is 0.
 
     Args:
         backbone: Images to pooled features (N, D); any module, see `unmix.backbones.feature_dim`.
@@ -146,11 +146,11 @@ class DeepClusterV2(MultiCrop):
         """Every view with the sample's clusters; the mean over views."""
         return [Pair(v, 0, 1 / count) for v in range(count)]
 
-    def predict(self, output: Tensor, number: int) -> Clustered:
+    def predict(self, output: Tensor, number: int) -> DeepClusterOutput:
         """The embedding and scores, from the head's output (N, dim)."""
-        z = unit(output)
+        z = l2_normalize(output)
         with full_precision(z):
-            return Clustered(z, tuple(layer(z) for layer in self.C))
+            return DeepClusterOutput(z, tuple(layer(z) for layer in self.C))
 
     def targets(
         self,
@@ -162,7 +162,7 @@ class DeepClusterV2(MultiCrop):
         """The clusters of the samples, int64 (N, heads); -1 before the first clustering."""
         return {0: self.assignments[:, index].T}
 
-    def compare(self, query: Clustered, target: Tensor) -> Tensor:
+    def compare(self, query: DeepClusterOutput, target: Tensor) -> Tensor:
         """Cross-entropy with the clusters (N,), the mean over heads; 0 where there is none."""
         losses = [
             F.cross_entropy(scores / self.T, k, ignore_index=-1, reduction="none")
@@ -172,7 +172,7 @@ class DeepClusterV2(MultiCrop):
 
     @torch.no_grad()
     def update_memory(
-        self, queries: Mapping[int, Clustered], targets: Mapping[int, Any], index: Tensor
+        self, queries: Mapping[int, DeepClusterOutput], targets: Mapping[int, Any], index: Tensor
     ) -> None:
         """Put the clean embeddings of all processes into the memory; drop what is not trained."""
         for v in (0, 1):

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from unmix.backbones import feature_dim, mlp
 from unmix.distributed import all_reduce_sum, world_size
 from unmix.errors import check_number
-from unmix.methods.base import Pair, Progress, full_precision, unit
+from unmix.methods.base import Pair, Progress, full_precision, l2_normalize
 from unmix.methods.multicrop import MultiCrop, encode_together
 from unmix.momentum import cosine_ema_momentum, ema_update, momentum_copy
 
@@ -21,7 +21,7 @@ __all__ = ["DINO", "DINOHead"]
 
 
 class DINOHead(nn.Module):
-    """Three layers to a bottleneck, then a weight-normalised layer to K outputs (appendix C).
+    """Three layers to a bottleneck, then a weight-normalized layer to K outputs (appendix C).
 
     Args:
         sizes: Features of the input, of the two hidden layers, and of the bottleneck.
@@ -45,16 +45,16 @@ class DINOHead(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         """Map features (N, D) to logits (N, K), float32."""
-        z = unit(self.mlp(features))
+        z = l2_normalize(self.mlp(features))
         with full_precision(z):
             return self.gain * F.linear(z, F.normalize(self.last.weight, dim=1))
 
 
 class DINO(MultiCrop):
-    """Self-distillation: a student says of every crop what its teacher says of another large view.
+    """Self-distillation: a student predicts the teacher's output for another view of the image.
 
-    Query: the student's logits f(x). Target: the teacher's f_t(x) of a large view, centred and
-    sharpened in `compare`; the teacher is the momentum encoder. Kept: the centre c.
+    Query: the student's logits f(x). Target: the teacher's f_t(x) of a large view, centered and
+    sharpened in `compare`; the teacher is the momentum encoder. Memory: the center c.
 
     Args:
         backbone: Images to pooled features (N, D), a ResNet, a ViT or any module.
@@ -64,8 +64,8 @@ class DINO(MultiCrop):
         temperature: tau_s, the student's.
         teacher_temperature: tau_t, the teacher's.
         warmup_teacher_temperature: tau_t at the start, from which it goes linearly.
-        warmup_teacher_epochs: Epochs of that way: the last of them has tau_t, each is of one tau.
-        center_momentum: m of the centre.
+        warmup_teacher_epochs: Epochs of the linear warmup; tau is constant within an epoch.
+        center_momentum: m of the center.
         encoder_momentum: lambda of the teacher at the start; rises to 1 by a cosine.
         freeze_last_epochs: Epochs before the head's last layer is trained.
         normalize_last: Keep the rows of the last layer unit vectors, without a gain.
@@ -114,8 +114,8 @@ class DINO(MultiCrop):
         self.freeze_epochs, self.frozen = freeze_last_epochs, False
 
     def begin_step(self, progress: Progress) -> None:
-        """The teacher follows the student; the teacher's temperature moves on."""
-        ema_update(self.f_t, self.f, cosine_ema_momentum(self.lambda_start, progress.share))
+        """Update the teacher and its temperature."""
+        ema_update(self.f_t, self.f, cosine_ema_momentum(self.lambda_start, progress.fraction))
         # An epoch has one temperature, evenly spaced from the first to the last, as released.
         epoch, last = int(progress.epoch), self.tau_epochs - 1
         done = 1.0 if epoch >= self.tau_epochs else epoch / max(1, last)
@@ -128,7 +128,7 @@ class DINO(MultiCrop):
         return [Pair(v, b, share) for b in (0, 1) for v in range(count) if v != b]
 
     def predict(self, output: Tensor, number: int) -> Tensor:
-        """The student's logits (N, K), as they are."""
+        """The student's logits (N, K), unchanged."""
         return output
 
     @torch.no_grad()
@@ -143,7 +143,7 @@ class DINO(MultiCrop):
         return dict(enumerate(encode_together(self.f_t.backbone, self.f_t.head, views[:2])))
 
     def compare(self, query: Tensor, target: Tensor) -> Tensor:
-        """H(P_t, P_s): cross-entropy with the centred and sharpened teacher, (N,) (Eqs. 1, 2)."""
+        """H(P_t, P_s): cross-entropy with the centered and sharpened teacher, (N,) (Eqs. 1, 2)."""
         p_t = ((target - self.c) / self.tau_t).softmax(dim=1)
         return F.cross_entropy(query / self.T, p_t, reduction="none")
 
@@ -151,17 +151,17 @@ class DINO(MultiCrop):
     def update_memory(
         self, queries: Mapping[int, Any], targets: Mapping[int, Tensor], index: Tensor
     ) -> None:
-        """Move the centre towards the mean of the teacher's logits (Eq. 4)."""
+        """Move the center toward the mean of the teacher's logits (Eq. 4)."""
         if self.frozen:
             self.f.head.last.weight.grad = self.f.head.gain.grad = None  # type: ignore[union-attr]
         mean = torch.stack([t.mean(dim=0) for t in targets.values()]).mean(dim=0)
         self.c.lerp_(all_reduce_sum(mean) / world_size(), 1 - self.m)
 
     def projections(self, images: Tensor) -> Tensor:
-        """The bottleneck of the student's head (N, bottleneck), before normalisation."""
+        """The bottleneck of the student's head (N, bottleneck), before normalization."""
         return self.f.head.mlp(self.f.backbone(images))  # type: ignore[operator]
 
     @property
     def chance_loss(self) -> float:
-        """ln K: every output alike."""
+        """ln K: a uniform output."""
         return math.log(self.dim)

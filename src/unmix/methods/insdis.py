@@ -12,9 +12,9 @@ __all__ = ["InsDis"]
 
 
 class InsDis(OneBankMethod):
-    """Instance discrimination: every image is a class of its own, its memory the class's weight.
+    """Instance discrimination: every image is a class, its row of the memory bank the class weight.
 
-    Query: v = f(x). Target: the sample's row of the memory bank, among K random rows. Kept: the
+    Query: v = f(x). Target: the sample's row of the memory bank, among K random rows. Memory: the
     bank, which moves towards the clean features.
 
     Args:
@@ -22,8 +22,8 @@ class InsDis(OneBankMethod):
         n_data: Number of training samples.
         dim: Length of features and rows.
         temperature: T.
-        negatives: K, random rows a sample is told apart from; by default 4096, or all the others.
-        bank_momentum: Share of a row that stays at each update.
+        negatives: K, the number of random rows; by default 4096, or all of fewer samples.
+        bank_momentum: Weight of the old row in each update.
         contrast: "softmax" or "nce" with its constant Z.
     """
 

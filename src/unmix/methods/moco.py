@@ -30,7 +30,7 @@ __all__ = ["MoCo"]
 class MoCo(InstanceDiscrimination):
     """Momentum contrast: a query's key is its other view's, among the last K keys.
 
-    Query: f_q(x1). Target: k = f_k(x2), with f_k the momentum encoder. Kept: a queue of clean keys.
+    Query: f_q(x1). Target: k = f_k(x2), with f_k the momentum encoder. Memory: a queue of keys.
 
     Args:
         backbone: Images to pooled features (N, D); any module, see `unmix.backbones.feature_dim`.
@@ -85,7 +85,7 @@ class MoCo(InstanceDiscrimination):
         self.pairs = (Pair(0, 1), Pair(1, 0)) if symmetric else (Pair(0, 1),)
 
     def begin_step(self, progress: Progress) -> None:
-        """The key encoder follows the query encoder."""
+        """Update the key encoder."""
         ema_update(self.f_k, self.f_q, self.m)
 
     def query(self, view: Tensor, number: int = 0) -> Tensor:
@@ -140,7 +140,7 @@ class MoCo(InstanceDiscrimination):
             self.queue.push(gather(targets[b]))
 
     def projections(self, images: Tensor) -> Tensor:
-        """The query head's output, before normalisation."""
+        """The query head's output, before normalization."""
         return self.f_q.head(self.f_q.backbone(images))
 
     @property
@@ -172,5 +172,5 @@ class MoCo(InstanceDiscrimination):
             )
 
     def state(self) -> dict[str, float]:
-        """How full the queue is, in [0, 1]."""
+        """Fill of the queue, in [0, 1]."""
         return {"queue_fill": self.queue.fill}

@@ -12,7 +12,7 @@ from unmix.backbones import feature_dim, mlp
 from unmix.distributed import gather
 from unmix.errors import UserError, check_number
 from unmix.losses import in_batch_contrast
-from unmix.methods.base import Pair, full_precision, unit
+from unmix.methods.base import Pair, full_precision, l2_normalize
 from unmix.methods.projected import InBatchNegatives, MomentumTargets, check_sizes
 
 __all__ = ["MoCoV3"]
@@ -23,7 +23,7 @@ class MoCoV3(MomentumTargets, InBatchNegatives):
 
     Query: q = h(g(f(x))), with h the predictor. Target: k = g_k(f_k(x)) of the other view, from
     momentum copies of f and g. Compared by InfoNCE among the batch's keys, times 2 T (Eq. 1, Alg.
-    1), in both directions, summed. Kept: nothing.
+    1), in both directions, summed. Memory: none.
 
     A projector has two layers on a ResNet and three on a transformer; a transformer's predictor
     ends in batch norm, a ResNet's in a linear layer without bias, as in the released code.
@@ -55,7 +55,7 @@ class MoCoV3(MomentumTargets, InBatchNegatives):
         check_number("temperature", temperature, above=0, owner="MoCoV3")
         patches = getattr(backbone, "patch_embed", None)
         if freeze_patch_embedding:
-            frozen(patches)
+            freeze(patches)
         layers = 2 if patches is None else 3
         sizes = (feature_dim(backbone), *[hidden] * (layers - 1), dim)
         super().__init__(backbone, mlp(sizes, last="norm"), encoder_momentum)
@@ -65,17 +65,17 @@ class MoCoV3(MomentumTargets, InBatchNegatives):
 
     def query(self, view: Tensor, number: int = 0) -> Tensor:
         """q = h(g(f(x))): unit vectors (N, dim)."""
-        return unit(self.h(self.projections(view)))
+        return l2_normalize(self.h(self.projections(view)))
 
     def compare(self, query: Tensor, target: Tensor) -> Tensor:
         """InfoNCE of q with the keys k of the batch, times 2 T: losses (N,)."""
         with full_precision(query):
-            return 2 * self.T * in_batch_contrast(query, gather(unit(target)), self.T)
+            return 2 * self.T * in_batch_contrast(query, gather(l2_normalize(target)), self.T)
 
     def similarities(self, query: Tensor, target: Tensor) -> tuple[Tensor]:
         """Cosines of q with every sample's key."""
         with full_precision(query):
-            return (query @ gather(unit(target)).T,)
+            return (query @ gather(l2_normalize(target)).T,)
 
     def softmax_loss(
         self,
@@ -93,7 +93,7 @@ class MoCoV3(MomentumTargets, InBatchNegatives):
         return None if self.candidates is None else 4 * self.T * math.log(self.candidates)
 
 
-def frozen(patches: nn.Module | None) -> None:
+def freeze(patches: nn.Module | None) -> None:
     """Take the gradient off a patch projection.
 
     Raises:

@@ -1,4 +1,4 @@
-"""What methods with small crops share: two large views and small ones (Caron et al. 2020, SwAV)."""
+"""Base class of methods with multi-crop (Caron et al. 2020, SwAV)."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ __all__ = ["MultiCrop", "encode_together"]
 
 
 class MultiCrop(Method):
-    """A method of two large views, beside which it can take small crops of the images.
+    """A method of two large views that accepts additional small crops (multi-crop).
 
     Args:
         backbone: Images to pooled features.
@@ -55,7 +55,7 @@ class MultiCrop(Method):
             return {v: self.predict(z, v) for v, z in zip(asked, outputs, strict=True)}
 
     def projections(self, images: Tensor) -> Tensor:
-        """The head's output, before normalisation."""
+        """The head's output, before normalization."""
         return self.f.head(self.f.backbone(images))
 
     @property
@@ -69,7 +69,7 @@ def encode_together(
 ) -> tuple[Tensor, ...]:
     """The head's outputs of several views, (N, D) each.
 
-    Neighbours of one size share a forward of the backbone and all views share one of the head, so
+    Neighbors of one size share a forward of the backbone and all views share one of the head, so
     batch norm takes its statistics over them (Caron et al. 2020 and 2021, released code).
 
     Args:

@@ -1,4 +1,4 @@
-"""NNCLR: the positive is a neighbour from a queue (Dwibedi et al. 2021, arXiv 2104.14548)."""
+"""NNCLR: nearest neighbors in a queue as positives (Dwibedi et al. 2021, arXiv 2104.14548)."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from unmix.distributed import gather, gather_with_gradient
 from unmix.errors import check_number
 from unmix.losses import in_batch_contrast
 from unmix.memory import Queue
-from unmix.methods.base import Pair, full_precision, unit
+from unmix.methods.base import Pair, full_precision, l2_normalize
 from unmix.methods.projected import InBatchNegatives, check_sizes
 
-__all__ = ["NNCLR", "Embedding"]
+__all__ = ["NNCLR", "NNCLROutput"]
 
 
-class Embedding(NamedTuple):
-    """What the trained branch says of a view.
+class NNCLROutput(NamedTuple):
+    """Online-branch output (query) of a view.
 
     Attributes:
         p: The predictor's output, unit vectors (N, dim).
@@ -33,11 +33,11 @@ class Embedding(NamedTuple):
 
 
 class NNCLR(InBatchNegatives):
-    """Nearest-neighbour contrastive learning: the positive is what the queue has next to a view.
+    """Nearest-neighbor contrastive learning: the positive is the nearest neighbor in a queue.
 
-    Query: p = h(z), z = g(f(x)), with h the predictor. Target: nn(z), the nearest neighbour in the
-    queue of the other view's z. A neighbour has to find its p among those of the batch (Eq. 3), in
-    both directions, half each. Kept: a queue of the clean first view's z.
+    Query: p = h(z), z = g(f(x)), with h the predictor. Target: nn(z), the nearest neighbor in the
+    queue of the other view's z. InfoNCE of the neighbor with the batch's p (Eq. 3), in both
+    directions, half each. Memory: a queue of the clean first view's z.
 
     Args:
         backbone: Images to pooled features (N, D); any module, see `unmix.backbones.feature_dim`.
@@ -69,15 +69,15 @@ class NNCLR(InBatchNegatives):
         self.h = mlp((dim, predictor_hidden, dim))
         self.T, self.Q = temperature, Queue(queue_size, dim)
 
-    def query(self, view: Tensor, number: int = 0) -> Embedding:
-        """p = h(z) and z = g(f(x)), each normalised."""
+    def query(self, view: Tensor, number: int = 0) -> NNCLROutput:
+        """p = h(z) and z = g(f(x)), each normalized."""
         z = self.projections(view)
-        return Embedding(unit(self.h(z)), unit(z))
+        return NNCLROutput(l2_normalize(self.h(z)), l2_normalize(z))
 
     def targets(
         self,
         views: Sequence[Tensor],
-        queries: Mapping[int, Embedding],
+        queries: Mapping[int, NNCLROutput],
         index: Tensor,
         generator: torch.Generator,
     ) -> dict[int, Tensor]:
@@ -86,22 +86,22 @@ class NNCLR(InBatchNegatives):
 
     @torch.no_grad()
     def nearest(self, z: Tensor) -> Tensor:
-        """The queue's nearest neighbours of unit vectors (N, dim)."""
+        """The queue's nearest neighbors of unit vectors (N, dim)."""
         with full_precision(z):
             return self.Q.keys[(z @ self.Q.keys.T).argmax(dim=1)]
 
-    def compare(self, query: Embedding, target: Tensor) -> Tensor:
-        """InfoNCE of a neighbour's own p among the p of the batch: losses (N,)."""
+    def compare(self, query: NNCLROutput, target: Tensor) -> Tensor:
+        """InfoNCE of a neighbor's own p among the p of the batch: losses (N,)."""
         with full_precision(query.p):
             return in_batch_contrast(target, gather_with_gradient(query.p), self.T)
 
-    def similarities(self, query: Embedding, target: Tensor) -> tuple[Tensor]:
-        """Cosines of p with the neighbours of every sample."""
+    def similarities(self, query: NNCLROutput, target: Tensor) -> tuple[Tensor]:
+        """Cosines of p with the neighbors of every sample."""
         with full_precision(query.p):
             return (query.p @ gather(target).T,)
 
     def update_memory(
-        self, queries: Mapping[int, Embedding], targets: Mapping[int, Any], index: Tensor
+        self, queries: Mapping[int, NNCLROutput], targets: Mapping[int, Any], index: Tensor
     ) -> None:
         """Put the first view's z of all processes into the queue."""
         self.Q.push(gather(queries[0].z))
@@ -112,5 +112,5 @@ class NNCLR(InBatchNegatives):
         return None if self.candidates is None else math.log(self.candidates)
 
     def state(self) -> dict[str, float]:
-        """How full the queue is, in [0, 1]."""
+        """Fill of the queue, in [0, 1]."""
         return {"queue_fill": self.Q.fill}

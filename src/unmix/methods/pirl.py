@@ -1,4 +1,4 @@
-"""PIRL: a picture and its jigsaw have the same feature (Misra and van der Maaten 2020)."""
+"""PIRL: an image and its jigsaw have the same feature (Misra and van der Maaten 2020)."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from unmix.backbones import feature_dim, is_vit, linear_head
 from unmix.distributed import rank
 from unmix.errors import UserError, check_number
 from unmix.methods.bank import OneBankMethod
-from unmix.methods.base import Pair, Progress, unit
+from unmix.methods.base import Pair, Progress, l2_normalize
 from unmix.randomness import generator_for, uniform
 from unmix.transfer import to_device
 
@@ -19,23 +19,23 @@ __all__ = ["PIRL", "tiles_of"]
 
 
 class PIRL(OneBankMethod):
-    """Pretext-invariant representations: jigsaw and picture are both near the picture's memory.
+    """Pretext-invariant representations: instance discrimination of an image and of its jigsaw.
 
-    Query: f(v_I) of view 0, the picture; g(v_It) of view 1, whose tiles are encoded one by one and
+    Query: f(v_I) of view 0, the image; g(v_It) of view 1, whose tiles are encoded one by one and
     put together in random order. Target: the sample's row m_I of the memory bank, among K random
-    rows. Kept: the bank, which moves towards the picture's clean features.
+    rows. Memory: the bank, which moves toward the image's clean features.
 
     Tiles are cut edge to edge, from the middle of a view that the grid does not divide. The paper
-    crops 64 of 85 pixels from each; of the 10 pixels that a view of 32 has, too little would stay.
+    crops 64 of 85 pixels from each; of the 10 pixels of a view of 32, too little would remain.
 
     Args:
         backbone: Images to pooled features (N, D); any module, see `unmix.backbones.feature_dim`.
         n_data: Number of training samples.
         dim: Length of features and rows.
         temperature: tau.
-        negatives: K, random rows a sample is told apart from; by default 4096, or all the others.
-        bank_momentum: Share of a row that stays at each update.
-        jigsaw_weight: lambda, the jigsaw's share of the loss; the picture has the rest.
+        negatives: K, the number of random rows; by default 4096, or all of fewer samples.
+        bank_momentum: Weight of the old row in each update.
+        jigsaw_weight: lambda, the jigsaw's share of the loss; the image has the rest.
         contrast: "softmax", or "nce" as in the paper, with its constant Z.
         grid: Tiles in a row and in a column.
     """
@@ -88,7 +88,7 @@ class PIRL(OneBankMethod):
         generator = generator_for(self.seed, "tiles", self.step, rank())
         order = to_device(uniform((n, count), generator).argsort(dim=1), view.device)
         v = v.gather(1, order[:, :, None].expand_as(v))
-        return unit(self.g(v.flatten(1)))
+        return l2_normalize(self.g(v.flatten(1)))
 
 
 def tiles_of(view: Tensor, grid: int) -> Tensor:

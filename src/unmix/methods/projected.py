@@ -1,7 +1,4 @@
-"""What methods without a queue of keys share: a backbone, a projector, and momentum copies of both.
-
-Those whose negatives are the rest of the batch also know the loss of chance level.
-"""
+"""Base classes of methods with a projector: trained targets, EMA targets, in-batch negatives."""
 
 from __future__ import annotations
 
@@ -39,7 +36,7 @@ class Projected(Method):
         self.f, self.g = backbone, projector
 
     def projections(self, images: Tensor) -> Tensor:
-        """z = g(f(x)), before normalisation."""
+        """z = g(f(x)), before normalization."""
         return self.g(self.f(images))
 
     @property
@@ -49,9 +46,9 @@ class Projected(Method):
 
 
 class TrainedTargets(Projected):
-    """A method that trains both branches: the target is the second view's query, with its gradient.
+    """A method without a stop-gradient: the target is the second view's query.
 
-    Its query is z as it is, where a method does not say otherwise.
+    The query is z unless a subclass overrides it.
     """
 
     target_queries: Collection[int] = (1,)
@@ -73,7 +70,7 @@ class TrainedTargets(Projected):
 
 
 class JointHead(TrainedTargets):
-    """A two-sided method whose projector can see all views of the batch at once.
+    """A method whose projector can process all views in one batch.
 
     Its batch norm then takes its statistics over the clean views together, as in the whitening
     paper's code; the backbone's stays with one view. A mixture is projected by itself.
@@ -107,7 +104,7 @@ class JointHead(TrainedTargets):
 
 
 class MomentumTargets(Projected):
-    """A method whose targets are what momentum copies of f and g say of a view.
+    """A method whose targets are projections of an EMA copy of f and g.
 
     Args:
         backbone: f.
@@ -124,8 +121,8 @@ class MomentumTargets(Projected):
         self.m = encoder_momentum
 
     def begin_step(self, progress: Progress) -> None:
-        """The momentum encoder follows the trained one."""
-        m = cosine_ema_momentum(self.m, progress.share)
+        """Update the momentum encoder."""
+        m = cosine_ema_momentum(self.m, progress.fraction)
         ema_update(self.f_k, self.f, m)
         ema_update(self.g_k, self.g, m)
 
@@ -146,19 +143,19 @@ class InBatchNegatives(Projected, InstanceDiscrimination):
     """A method whose negatives are the other samples of the batch, of all processes.
 
     Attributes:
-        batch_size: What `check_batch` was last asked about; what guessing costs depends on it.
+        batch_size: The last argument of `check_batch`; chance level depends on it.
     """
 
     batch_size: int | None = None
 
     def check_batch(self, batch_size: int) -> None:
-        """Two samples are needed to tell them apart."""
+        """A positive needs at least one negative."""
         super().check_batch(batch_size)
         self.batch_size = batch_size
 
     @property
     def candidates(self) -> int | None:
-        """The samples that one is told apart from, itself included; None before `check_batch`."""
+        """Number of classes of the softmax, one per sample; None before `check_batch`."""
         return None if self.batch_size is None else self.batch_size * world_size()
 
 

@@ -10,17 +10,17 @@ from unmix.backbones import feature_dim, mlp
 from unmix.distributed import gather_with_gradient
 from unmix.errors import check_number
 from unmix.losses import nt_xent
-from unmix.methods.base import full_precision, unit
+from unmix.methods.base import full_precision, l2_normalize
 from unmix.methods.projected import InBatchNegatives, JointHead, check_sizes
 
 __all__ = ["SimCLR"]
 
 
 class SimCLR(InBatchNegatives, JointHead):
-    """Contrastive learning in the batch: a sample's two views among all views of all samples.
+    """Contrastive learning in the batch: the negatives are the views of all other samples.
 
     Query: z = g(f(x1)). Target: the other view's z = g(f(x2)), with its gradient. Compared by
-    NT-Xent (Eq. 1) in both directions, half each. Kept: nothing.
+    NT-Xent (Eq. 1) in both directions, half each. Memory: none.
 
     Args:
         backbone: Images to pooled features (N, D); any module, see `unmix.backbones.feature_dim`.
@@ -55,7 +55,7 @@ class SimCLR(InBatchNegatives, JointHead):
 
     def of_output(self, z: Tensor) -> Tensor:
         """z as unit vectors (N, dim)."""
-        return unit(z)
+        return l2_normalize(z)
 
     def compare(self, query: Tensor, target: Tensor) -> Tensor:
         """NT-Xent, from query to target and back: losses (N,)."""

@@ -9,14 +9,14 @@ import torch
 from torch import Tensor, nn
 
 from unmix.backbones import feature_dim, mlp
-from unmix.methods.base import Pair, full_precision, unit
+from unmix.methods.base import Pair, full_precision, l2_normalize
 from unmix.methods.projected import Projected, check_sizes
 
-__all__ = ["Prediction", "SimSiam"]
+__all__ = ["SimSiam", "SimSiamOutput"]
 
 
-class Prediction(NamedTuple):
-    """What the trained branch says of a view.
+class SimSiamOutput(NamedTuple):
+    """Online-branch output (query) of a view.
 
     Attributes:
         p: The predictor's output (N, dim).
@@ -63,26 +63,26 @@ class SimSiam(Projected):
         self.h = mlp((dim, predictor_hidden, dim))
         self.fix_predictor_rate = fix_predictor_rate
 
-    def query(self, view: Tensor, number: int = 0) -> Prediction:
+    def query(self, view: Tensor, number: int = 0) -> SimSiamOutput:
         """p = h(z) and z = g(f(x))."""
         z = self.projections(view)
-        return Prediction(self.h(z), z)
+        return SimSiamOutput(self.h(z), z)
 
     def targets(
         self,
         views: Sequence[Tensor],
-        queries: Mapping[int, Prediction],
+        queries: Mapping[int, SimSiamOutput],
         index: Tensor,
         generator: torch.Generator,
     ) -> dict[int, Tensor]:
         """The views' z, without their gradient."""
         return {b: queries[b].z.detach() for b in (0, 1)}
 
-    def compare(self, query: Prediction, target: Tensor) -> Tensor:
+    def compare(self, query: SimSiamOutput, target: Tensor) -> Tensor:
         """-cos(p, z): losses (N,) in [-1, 1]."""
         with full_precision(query.p):
-            return -(unit(query.p) * unit(target)).sum(dim=1)
+            return -(l2_normalize(query.p) * l2_normalize(target)).sum(dim=1)
 
     def constant_lr_modules(self) -> Sequence[nn.Module]:
-        """The predictor: its rate does not fall (Sec. 4.2)."""
+        """The predictor: its learning rate does not decay (Sec. 4.2)."""
         return (self.h,) if self.fix_predictor_rate else ()

@@ -15,14 +15,14 @@ from unmix.distributed import gather, rank, world_size
 from unmix.errors import check_number
 from unmix.losses import sinkhorn
 from unmix.memory import Queue
-from unmix.methods.base import Pair, Progress, full_precision, unit
+from unmix.methods.base import Pair, Progress, full_precision, l2_normalize
 from unmix.methods.multicrop import MultiCrop
 
-__all__ = ["Prediction", "SwAV"]
+__all__ = ["SwAV", "SwAVOutput"]
 
 
-class Prediction(NamedTuple):
-    """What SwAV says of a view.
+class SwAVOutput(NamedTuple):
+    """Online-branch output (query) of a view.
 
     Attributes:
         embedding: z, unit vectors (N, dim).
@@ -41,13 +41,13 @@ class SwAV(MultiCrop):
 
     Query and target: z, its scores with the prototypes C, and its code q, by which the batch is
     spread evenly over the prototypes (Eqs. 1 to 5). The two large views predict each other's code,
-    small crops predict both. Kept: a queue of embeddings of each large view.
+    small crops predict both. Memory: a queue of embeddings of each large view.
 
     Args:
         backbone: Images to pooled features (N, D); any module, see `unmix.backbones.feature_dim`.
         dim: Length of embeddings and prototypes.
         hidden: Features of the projection head's hidden layer.
-        prototypes: K, at least 2. A loss that stays at ln K, where guessing is, learns nothing.
+        prototypes: K, at least 2. A loss that stays at ln K, chance level, has collapsed.
         temperature: T of the predictions.
         epsilon: Smoothness of the codes; a larger one makes them more even.
         sinkhorn_iterations: Rounds of the Sinkhorn-Knopp algorithm.
@@ -113,12 +113,12 @@ class SwAV(MultiCrop):
         """Codes spread the batch over the prototypes, and mixtures would be in it."""
         return "its codes are computed over all images that are encoded at once"
 
-    def predict(self, output: Tensor, number: int) -> Prediction:
+    def predict(self, output: Tensor, number: int) -> SwAVOutput:
         """From the head's output (N, dim) of view `number`."""
-        z = unit(output)
+        z = l2_normalize(output)
         with full_precision(z):
             scores = self.C(z)
-        return Prediction(z, scores, self.codes(z, number) if number < 2 else None)
+        return SwAVOutput(z, scores, self.codes(z, number) if number < 2 else None)
 
     @torch.no_grad()
     def codes(self, z: Tensor, number: int) -> Tensor:
@@ -133,14 +133,14 @@ class SwAV(MultiCrop):
     def targets(
         self,
         views: Sequence[Tensor],
-        queries: Mapping[int, Prediction],
+        queries: Mapping[int, SwAVOutput],
         index: Tensor,
         generator: torch.Generator,
-    ) -> dict[int, Prediction]:
+    ) -> dict[int, SwAVOutput]:
         """The large views' predictions: codes to predict, and scores that predict the query's."""
         return {b: queries[b] for b in (0, 1)}
 
-    def compare(self, query: Prediction, target: Prediction) -> Tensor:
+    def compare(self, query: SwAVOutput, target: SwAVOutput) -> Tensor:
         """Swapped prediction (N,): the mean of both ways, or one from a small crop (Eq. 2)."""
         assert target.codes is not None
         there = F.cross_entropy(query.scores / self.T, target.codes, reduction="none")
@@ -152,8 +152,8 @@ class SwAV(MultiCrop):
     @torch.no_grad()
     def update_memory(
         self,
-        queries: Mapping[int, Prediction],
-        targets: Mapping[int, Prediction],
+        queries: Mapping[int, SwAVOutput],
+        targets: Mapping[int, SwAVOutput],
         index: Tensor,
     ) -> None:
         """Put the clean embeddings of all processes into the queues; frozen prototypes stay."""
@@ -164,14 +164,14 @@ class SwAV(MultiCrop):
 
     @property
     def chance_loss(self) -> float:
-        """ln K: every prototype alike."""
+        """ln K: a uniform prediction."""
         return math.log(self.C.out_features)
 
     def state(self) -> dict[str, float]:
-        """How full the queue is, in [0, 1]."""
+        """Fill of the queue, in [0, 1]."""
         return {"queue_fill": self.fill} if len(self.queues) else {}
 
     @property
     def fill(self) -> float:
-        """Share of the queues that real embeddings fill; both are filled alike."""
+        """Fraction of the queues that holds embeddings; the same for both."""
         return cast(Queue, self.queues[0]).fill

@@ -19,7 +19,7 @@ class VICReg(TrainedTargets):
     """Three terms keep features equal between views, spread within the batch, and decorrelated.
 
     Query: z = g(f(x1)). Target: the other view's z' = g(f(x2)), with its gradient. Compared by the
-    sum of the three terms (Eq. 6): one number a batch. Kept: nothing.
+    sum of the three terms (Eq. 6): a scalar per batch. Memory: none.
 
     As in the released code the invariance is a mean over the features as well, and the variance
     terms of the two branches are averaged.
@@ -57,23 +57,23 @@ class VICReg(TrainedTargets):
         with full_precision(query):
             z, z_ = query.float(), target.float()
             s = (z - z_).square().mean()
-            z, z_ = centred(z), centred(z_)
+            z, z_ = centered(z), centered(z_)
             v, c = hinge(z) + hinge(z_), covariances(z) + covariances(z_)
             return self.lambda_ * s + self.mu * v / 2 + self.nu * c
 
 
-def centred(z: Tensor) -> Tensor:
+def centered(z: Tensor) -> Tensor:
     """The rows of all processes, each feature with mean 0."""
     z = gather_with_gradient(z)
     return z - z.mean(dim=0)
 
 
 def hinge(z: Tensor) -> Tensor:
-    """v(z): how much the standard deviations of centred features are below 1 (Eqs. 1 and 2)."""
+    """v(z): how much the standard deviations of centered features are below 1 (Eqs. 1 and 2)."""
     return (1 - (z.var(dim=0) + _EPS).sqrt()).relu().mean()
 
 
 def covariances(z: Tensor) -> Tensor:
-    """c(z): the squared covariances of different centred features, over d (Eqs. 3 and 4)."""
+    """c(z): the squared covariances of different centered features, over d (Eqs. 3 and 4)."""
     C = z.T @ z / (len(z) - 1)
     return (C.square().sum() - C.diagonal().square().sum()) / z.shape[1]

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from unmix.backbones import feature_dim, mlp
 from unmix.errors import UserError, check_number
-from unmix.methods.base import Pair, full_precision, unit
+from unmix.methods.base import Pair, full_precision, l2_normalize
 from unmix.methods.projected import JointHead, check_sizes
 from unmix.transfer import to_device
 
@@ -22,7 +22,7 @@ _PAIRS = {2: ((0, 1),), 4: ((0, 1), (0, 2), (0, 3), (1, 2), (2, 3), (3, 1))}
 
 
 class Grouped(NamedTuple):
-    """A target that knows in which sub-batches it is whitened.
+    """A target and the sub-batches in which it is whitened.
 
     Attributes:
         v: The projector's output (N, dim).
@@ -37,8 +37,8 @@ class WMSE(JointHead):
     """Whitening: features are scattered by whitening them over a sub-batch, and agree in between.
 
     Query: v = g(f(x)). Target: the v of another view, with its gradient. Both are whitened over the
-    same random sub-batches, and compared by the squared distance of the normalised z (Eqs. 3 to 6):
-    one number a batch. Kept: nothing.
+    same random sub-batches, and compared by the squared distance of the normalized z (Eqs. 3 to 6):
+    a scalar per batch. Memory: none.
 
     Args:
         backbone: Images to pooled features (N, D); any module, see `unmix.backbones.feature_dim`.
@@ -103,7 +103,7 @@ class WMSE(JointHead):
             for rows in keys.argsort().tensor_split(max(1, n // self.sub_batch)):
                 z = whiten(query[rows], self.epsilon)
                 z_ = whiten(target.v[rows], self.epsilon)
-                losses.append(2 - 2 * (unit(z) * unit(z_)).sum(dim=1))
+                losses.append(2 - 2 * (l2_normalize(z) * l2_normalize(z_)).sum(dim=1))
         return torch.cat(losses).mean()
 
     @property
