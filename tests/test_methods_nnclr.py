@@ -14,7 +14,7 @@ from unmix import backbones
 from unmix.credit import RULES
 from unmix.errors import UserError
 from unmix.methods import NNCLR
-from unmix.methods.nnclr import Embedding
+from unmix.methods.nnclr import NNCLROutput
 from unmix.mixtures import DirichletMixture
 from unmix.step import Mixture, objective
 
@@ -96,7 +96,7 @@ def test_guessing_costs_ln_of_the_batch() -> None:
     method.check_batch(6)
     same = torch.full((6, 8), 8**-0.5)
     assert method.chance_loss == pytest.approx(math.log(6))
-    assert method.compare(Embedding(same, same), same).mean().item() == pytest.approx(math.log(6))
+    assert method.compare(NNCLROutput(same, same), same).mean().item() == pytest.approx(math.log(6))
 
 
 @pytest.mark.parametrize(

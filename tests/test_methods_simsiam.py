@@ -10,7 +10,7 @@ from torch import nn
 
 from unmix import backbones
 from unmix.methods import SimSiam
-from unmix.methods.simsiam import Prediction
+from unmix.methods.simsiam import SimSiamOutput
 from unmix.step import objective
 
 
@@ -63,5 +63,5 @@ def test_the_predictors_rate_stays_if_asked() -> None:
 def test_a_target_is_never_compared_with_its_own_prediction() -> None:
     """Features that are all the same cost -1, the least there is."""
     same = torch.ones(5, 16)
-    loss = simsiam().compare(Prediction(same, -same), same)
+    loss = simsiam().compare(SimSiamOutput(same, -same), same)
     torch.testing.assert_close(loss, -torch.ones(5))
