@@ -51,13 +51,9 @@ class ScaleMix(_Crops):
         UserError: if a string is none of its choices.
     """
 
+    one_draw = "one box"
     weight: Weight = Weight("uniform")  # noqa: RUF009 - frozen
     per: Per = parameter("sample", setting="unmix_per", choices=PER)
-
-    @property
-    def one_draw(self) -> str:
-        """One box."""
-        return "one box"
 
     def describe(self) -> str:
         """What is pasted, and the distribution of lambda."""
@@ -177,17 +173,13 @@ class CropMix(_Crops):
         UserError: if a number is out of its range, or a string is none of its choices.
     """
 
+    one_draw = "one order and weight"
     images: int = parameter(2, setting="unmix_images", at_least=2, at_most=4)
     least: float = parameter(0.01, above=0, at_most=1)
     operation: Literal["global", "region"] = parameter("global", choices=("global", "region"))
     weight: Weight | None = None
     permute: bool = False
     per: Per = parameter("sample", setting="unmix_per", choices=PER)
-
-    @property
-    def one_draw(self) -> str:
-        """One order, and a weight."""
-        return "one order and weight"
 
     def describe(self) -> str:
         """How many crops are mixed, and how."""

@@ -35,15 +35,11 @@ class FMix(PairOperator):
         UserError: if a number is out of its range, or a string is none of its choices.
     """
 
+    one_draw = "one mask"
     decay_power: float = parameter(3.0, at_least=0)
     weight: Weight = Weight()  # noqa: RUF009 - frozen
     per: Per = parameter("batch", setting="unmix_per", choices=PER)
     pairing: Pairing = parameter("reverse", setting="unmix_pairing", choices=PAIRINGS)
-
-    @property
-    def one_draw(self) -> str:
-        """One mask."""
-        return "one mask"
 
     def describe_mixing(self) -> str:
         """Where the masks come from, and the distribution of lambda."""

@@ -38,15 +38,11 @@ class GridMix(PairOperator):
         UserError: if a number is out of its range, or a string is none of its choices.
     """
 
+    one_draw = "one grid"
     cells: int = parameter(4, setting="unmix_patch", at_least=2)
     weight: Weight = Weight()  # noqa: RUF009 - frozen
     per: Per = parameter("batch", setting="unmix_per", choices=PER)
     pairing: Pairing = parameter("reverse", setting="unmix_pairing", choices=PAIRINGS)
-
-    @property
-    def one_draw(self) -> str:
-        """One grid."""
-        return "one grid"
 
     def describe_mixing(self) -> str:
         """The grid, and the distribution of lambda."""

@@ -54,6 +54,7 @@ class ManifoldMixture(PairOperator):
         UserError: if a string is none of its choices.
     """
 
+    one_draw = "one weight"
     mixes_pixels: ClassVar[bool] = False
 
     layer: str = parameter(setting="unmix_layer")
@@ -70,11 +71,6 @@ class ManifoldMixture(PairOperator):
                 parameter="pairing",
                 owner="ManifoldMixture",
             )
-
-    @property
-    def one_draw(self) -> str:
-        """One weight."""
-        return "one weight"
 
     def describe_mixing(self) -> str:
         """Which features are mixed, and the distribution of lambda."""

@@ -22,6 +22,7 @@ __all__ = ["CutMix", "GlobalMixture", "MixUp", "RegionMixture", "UnMix"]
 class _WithAlpha(PairOperator):
     """Pairs whose lambda ~ Beta(alpha, alpha), unless `weight` says otherwise."""
 
+    one_draw = "one weight"
     alpha: float | None
 
     def __post_init__(self) -> None:
@@ -38,11 +39,6 @@ class _WithAlpha(PairOperator):
     def distribution(self) -> Weight:
         """The distribution of lambda."""
         return self.weight or Weight(alpha=1.0 if self.alpha is None else self.alpha)
-
-    @property
-    def one_draw(self) -> str:
-        """One weight."""
-        return "one weight"
 
     def draw(
         self,
@@ -193,7 +189,7 @@ class UnMix(_WithAlpha):
     weight: Weight | None = None
 
     @property
-    def one_draw(self) -> str:
+    def one_draw(self) -> str:  # type: ignore[override]
         """One weight, and a coin if it decides."""
         return "one weight" if self.prob in (0, 1) else "one weight and one coin"
 

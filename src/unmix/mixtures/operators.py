@@ -58,10 +58,12 @@ class MixtureOperator(Operator):
         mixes_pairs: Whether each mixture is of two images.
         mixes_pixels: Whether mixtures are images, which can be encoded in one batch with clean
             ones.
+        one_draw: What is drawn for a batch or a sample, such as "one weight".
     """
 
     mixes_pairs: ClassVar[bool] = False
     mixes_pixels: ClassVar[bool] = True
+    one_draw = "one draw"
 
     per: Per
 
@@ -76,11 +78,6 @@ class MixtureOperator(Operator):
         features: Tensor | None = None,
     ) -> MixtureDraw:
         """Draw for a batch of shape (N, C, H, W); features are (N, D), on any device."""
-
-    @property
-    def one_draw(self) -> str:
-        """What is drawn for a batch or a sample, such as "one weight"."""
-        return "one draw"
 
     @property
     def extra(self) -> tuple[tuple[float, float] | None, ...]:

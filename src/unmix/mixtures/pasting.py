@@ -119,6 +119,7 @@ class ResizeMix(PairOperator):
         UserError: if a number is out of its range, or a string is none of its choices.
     """
 
+    one_draw = "one box"
     tau: tuple[float, float] = parameter((0.1, 0.8), above=0, at_most=1)
     weight: Weight | None = None
     per: Per = parameter("batch", setting="unmix_per", choices=PER)
@@ -128,11 +129,6 @@ class ResizeMix(PairOperator):
         super().__post_init__()
         low, high = self.tau
         check_number("tau", high, at_least=low, at_most=1, owner="ResizeMix")
-
-    @property
-    def one_draw(self) -> str:
-        """One box."""
-        return "one box"
 
     def describe_mixing(self) -> str:
         """What is pasted, and the distribution of its sides."""

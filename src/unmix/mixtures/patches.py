@@ -112,14 +112,10 @@ class PatchMixture(MixtureOperator):
         UserError: if a number is out of its range, or a string is none of its choices.
     """
 
+    one_draw = "one order of the patches"
     patch_size: int | None = parameter(None, setting="unmix_patch", at_least=1)
     images: int = parameter(2, setting="unmix_images", at_least=2)
     per: Per = parameter("batch", setting="unmix_per", choices=PER)
-
-    @property
-    def one_draw(self) -> str:
-        """One order of the patches."""
-        return "one order of the patches"
 
     def describe(self) -> str:
         """The patches, and from how many images they come."""

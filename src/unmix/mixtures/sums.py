@@ -93,15 +93,11 @@ class DirichletMixture(MixtureOperator):
         UserError: if a number is out of its range, or a string is none of its choices.
     """
 
+    one_draw = "one row of shares"
     images: int = parameter(3, setting="unmix_images", at_least=2)
     alpha: float = parameter(1.0, setting="beta", above=0)
     main_at_least: float = parameter(0.5, at_least=0, at_most=1)
     per: Per = parameter("sample", setting="unmix_per", choices=PER)
-
-    @property
-    def one_draw(self) -> str:
-        """One row of shares."""
-        return "one row of shares"
 
     def describe(self) -> str:
         """How many images are summed, and the distribution of their shares."""
