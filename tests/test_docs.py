@@ -113,6 +113,17 @@ def test_the_rules_page_lists_every_rule() -> None:
     assert sorted(re.findall(r"^\| `(\w+)` \|", rows, re.M)) == sorted(RULES)
 
 
+def test_tests_that_the_pages_name_exist() -> None:
+    pages = [*(ROOT / "docs").rglob("*.md"), ROOT / "CONTRIBUTING.md", ROOT / "README.md"]
+    text = "".join(page.read_text(encoding="utf-8") for page in pages)
+    tests = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "tests").rglob("*.py"))
+    named = set(re.findall(r"`(test_\w+_\w+_\w+)`", text))
+    assert named
+    assert {name for name in named if f"def {name}(" not in tests} == set()
+    for path in re.findall(r"`(tests/[\w/*.]+)`", text):
+        assert list(ROOT.glob(path)), path
+
+
 def test_an_unknown_table_is_an_error() -> None:
     assert fill_tables("a\n<!-- table: recipes moco -->\nb").startswith("a\n| recipe | contents |")
     with pytest.raises(KeyError):
