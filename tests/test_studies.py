@@ -22,6 +22,7 @@ from unmix.training.loading.batch import Batch
 from unmix.training.run.parts import build_parts
 from unmix.training.run.pretrain import settings_for
 
+EVIDENCE = Path(__file__).parents[1] / "docs" / "evidence"
 SMALL = {
     "method": "moco", "data": "photos", "limit": 64, "epochs": 2, "batch_size": 32,
     "queue_size": 64, "logger": "none", "device": "cpu",
@@ -326,7 +327,7 @@ def test_a_seed_gives_all_conditions_the_same_weights_order_and_views() -> None:
 
 @pytest.mark.parametrize(
     "path",
-    sorted((Path(__file__).parents[1] / "docs" / "evidence").glob("*.yaml"))
+    sorted(EVIDENCE.glob("*.yaml"))
     + sorted((Path(__file__).parents[1] / "benchmarks").glob("*.yaml")),
     ids=lambda path: path.name,
 )
@@ -338,9 +339,7 @@ def test_the_studies_of_the_evidence_can_be_run_as_they_stand(path: Path) -> Non
 
 @pytest.mark.parametrize(
     "folder",
-    sorted(
-        p.parent for p in (Path(__file__).parents[1] / "docs" / "evidence").glob("*/study.yaml")
-    ),
+    sorted({p.parents[1] for p in EVIDENCE.glob("*/cells/*.json")}),
     ids=lambda path: path.name,
 )
 def test_the_cells_that_ship_are_of_their_study_and_name_no_machine(folder: Path) -> None:

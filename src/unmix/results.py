@@ -41,7 +41,7 @@ _MEASURED = {"top1", "top5", "strength", "seconds", "train_images", "test_images
 
 
 class DamagedResultsError(UserError):
-    """A `results.json` that is there and cannot be understood."""
+    """A `results.json` that exists but cannot be parsed."""
 
 
 @dataclass(frozen=True)
@@ -214,7 +214,7 @@ def load_results(folder: Path) -> RunResults:
         folder: The run folder.
 
     Raises:
-        DamagedResultsError: if the file is no JSON, or a field is missing or cannot be.
+        DamagedResultsError: if the file is not JSON, or a field is missing or invalid.
         UserError: if the file is missing, unreadable, or of another schema.
     """
     path = Path(folder) / FILE

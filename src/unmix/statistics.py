@@ -1,7 +1,7 @@
-"""Whether one condition is better than another: paired seeds, single runs, several data sets.
+"""Comparison of conditions: paired seeds, single runs, several methods or data sets.
 
-The tests and intervals are SciPy's. What is ours is which of them may be asked, and the words of
-the answer: `verdict` is the only place that says "better".
+Tests and intervals are SciPy's. This module decides which of them applies, and phrases the
+result: `verdict` is the only place that says "better".
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class PairedComparison:
         mean: Their mean.
         std: Their standard deviation (n - 1); None with fewer than two.
         interval: Student's t interval of the mean with confidence 1 - ALPHA; None with fewer than
-            two. It is the one that is told, since it covers the truth as often as it says also
+            two. It is the one that is reported, since its coverage is nominal also
             with six pairs (benchmarks/coverage.py).
         bca: BCa bootstrap interval (Efron 1987), which six pairs make too narrow.
         p: Two-sided p-value of the exact sign-flip test of a mean of zero.
@@ -63,7 +63,7 @@ class PairedComparison:
 
     @property
     def pairs(self) -> int:
-        """How many seeds both conditions have."""
+        """Number of seeds that both conditions have."""
         return len(self.differences)
 
 
@@ -172,7 +172,7 @@ def fewest_pairs(comparisons: int = 1) -> int:
 
 
 def verdict(comparison: PairedComparison | None, unit: str = "points") -> str:
-    """Say what a paired comparison shows, and no more.
+    """The result of a paired comparison in words.
 
     Args:
         comparison: From `compare_paired`, corrected by `holm` where there are several; None if the
@@ -207,12 +207,12 @@ def verdict(comparison: PairedComparison | None, unit: str = "points") -> str:
 
 @dataclass(frozen=True)
 class SingleRunComparison:
-    """Two encoders on the same test images; it says nothing about the methods that trained them.
+    """Two encoders on the same test images; not a comparison of the methods that trained them.
 
     Attributes:
         images: Test images.
-        gained: Images that only the candidate predicts rightly.
-        lost: Images that only the reference predicts rightly.
+        gained: Images that only the candidate predicts correctly.
+        lost: Images that only the reference predicts correctly.
         difference: Of the accuracies, in points.
         interval: Of the difference over test images, with confidence 1 - ALPHA.
         p: Two-sided p-value of McNemar's exact test.
@@ -240,7 +240,7 @@ def compare_single_runs(
     """Compare two encoders image by image.
 
     Args:
-        candidate: For each test image, whether it was predicted rightly.
+        candidate: For each test image, whether it was predicted correctly.
         reference: The same of the other encoder, in the same order.
 
     Raises:

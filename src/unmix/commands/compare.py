@@ -103,7 +103,7 @@ def compare(
     folders = _folders(listed(runs))
     known = dict(zip(_names(folders), folders, strict=True))
     found = [_own(name, load_results(path)) for name, path in known.items()]
-    results = _told_by_data(known, found)
+    results = _named_by_data(known, found)
     check_given("out", out)
     folder = Path(out) if out is not None else _beside(folders)
     if folder.exists() and not folder.is_dir():
@@ -210,25 +210,25 @@ def _own(name: str, run: RunResults) -> RunResults:
     return replace(run, name=name, data=data, command=command, evaluations=rows)
 
 
-def _told_by_data(known: Mapping[str, Path], results: Sequence[RunResults]) -> list[RunResults]:
-    """Call the same data by one name, and other data that was typed alike by others."""
+def _named_by_data(known: Mapping[str, Path], results: Sequence[RunResults]) -> list[RunResults]:
+    """Give the same data one name, and different data of the same name different names."""
     names: dict[tuple[tuple[str, str], ...], str] = {}
-    told = []
+    named = []
     for run in results:
         folder = RunFolder(known[run.name])
         record = words = None
         with suppress(UserError):
             record, words = DataRecord.read(folder.path), folder.words()
         if record is None or words is None or not record.splits:
-            told.append(run)
+            named.append(run)
             continue
         key = tuple((split, found.digest) for split, found in sorted(record.splits.items()))
         if key not in names:
             tries = (run.data, shown(str(words.get("data"))))
             fresh = [name for name in tries if name not in names.values()]
             names[key] = fresh[0] if fresh else f"{tries[1]} (as it was for {run.name})"
-        told.append(replace(run, data=names[key]))
-    return told
+        named.append(replace(run, data=names[key]))
+    return named
 
 
 def _unlike(results: Sequence[RunResults]) -> list[str]:

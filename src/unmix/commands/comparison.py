@@ -1,4 +1,4 @@
-"""What a comparison of runs gives, for Python and for notebooks."""
+"""Result of `compare`, for Python and notebooks."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Studies: conditions x paired seeds of any settings, run, compared and told in words."""
+"""Studies: conditions x paired seeds of any settings, trained, compared and described in words."""
 
 from unmix.studies.analysis import StudyResults, read_study
 from unmix.studies.conditions import Condition

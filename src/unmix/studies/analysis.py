@@ -1,4 +1,4 @@
-"""What the cells of a study show: per condition, per comparison, and in words."""
+"""Analysis of a study's cells: table, comparisons, and verdicts in words."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class Comparison:
     result: PairedComparison | None
 
     def verdict(self, exploratory: bool = False) -> str:
-        """What it shows, and no more."""
+        """The result in words, without the names of the conditions."""
         if exploratory and self.result is not None:
             return (
                 f"{self.result.mean:+.1f} points over {self.result.pairs} paired seeds; this study "
@@ -82,8 +82,8 @@ class StudyResults:
     """A study and the cells that were measured.
 
     Attributes:
-        study: What was asked.
-        cells: What each cell's JSON holds; of the study's conditions alone.
+        study: The plan.
+        cells: Content of each cell's JSON file; only of the study's conditions.
         baselines: What needs no training: for its name and protocol, the accuracy by seed.
     """
 
@@ -116,7 +116,7 @@ class StudyResults:
         return [f"{name}, seed {seed}" for name, seed in planned if (name, seed) not in have]
 
     def marks(self) -> list[str]:
-        """What a reader must know of the cells: other settings or code among them."""
+        """Notes on the cells: different settings or versions of the code among them."""
         notes = []
         code = {cell["code"].get("sources") for cell in self.cells}
         if len(code) > 1:
@@ -155,7 +155,7 @@ class StudyResults:
         }
 
     def sentences(self) -> list[str]:
-        """The verdicts, then what a reader must know of the cells."""
+        """The verdicts, then notes on the cells."""
         found = [c.words(self.study.exploratory) for c in self.comparisons()]
         for over in over_rows(self):
             found += over.words(_TITLES.get(over.protocol, over.protocol))
@@ -226,7 +226,7 @@ def read_study(folder: Path) -> StudyResults:
     """Read a study's folder: `study.yaml` and `cells/`.
 
     Raises:
-        UserError: if it is none, or a cell is damaged.
+        UserError: if it is not a study folder, or a cell is damaged.
     """
     if not (folder / "study.yaml").is_file():
         raise UserError(f"{folder}: is not a study's folder; it has no study.yaml.")
@@ -236,7 +236,7 @@ def read_study(folder: Path) -> StudyResults:
 
 
 def _spent(cell: Mapping[str, Any]) -> float:
-    """What a cell's training cost: forward-equivalents of all its images."""
+    """Cost of a cell's training: forward-equivalents of all its images."""
     cost = cell["cost"]
     images = float(cost.get("images_per_epoch", 0)) * cell["epochs"]
     return float(cost.get("forward_equivalents", 0)) * images

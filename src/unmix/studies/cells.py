@@ -14,6 +14,7 @@ from typing import Any
 
 import unmix
 from unmix.config import Settings
+from unmix.config.earlier import upgraded
 from unmix.errors import UserError
 from unmix.files import atomic_write
 from unmix.results import load_results
@@ -175,7 +176,7 @@ _FIELDS: dict[str, type | tuple[type, ...]] = {
 
 
 def read_cell(path: Path) -> dict[str, Any]:
-    """What a cell's JSON holds.
+    """Read a cell's JSON file.
 
     Raises:
         UserError: if it is damaged, or of another version.
@@ -198,7 +199,14 @@ def read_cell(path: Path) -> dict[str, Any]:
     for name, value in content["accuracies"].items():
         if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 100:
             raise UserError(f"{path}: accuracies.{name} is {value!r}; it must be a percentage.")
-    return content
+    return {**content, "settings": _upgraded(content["settings"])}
+
+
+def _upgraded(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings of a cell of an earlier version in the terms of this one."""
+    # Without those that change no result, `upgraded` would not take them for a whole run's.
+    whole = upgraded({**dict.fromkeys(NO_RESULT), **settings})
+    return {name: value for name, value in whole.items() if name not in NO_RESULT}
 
 
 def read_cells(folder: Path) -> list[dict[str, Any]]:

@@ -139,7 +139,7 @@ def mixture_settings(word: str) -> dict[str, Any]:
 def possible(
     conditions: Mapping[str, Condition], content: Mapping[str, Any]
 ) -> tuple[dict[str, Condition], tuple[str, ...]]:
-    """The conditions whose rule goes with their method; why the others of a crossing are left out.
+    """The conditions whose method supports their rule; why others of a crossing are left out.
 
     Raises:
         UserError: if one that was named does not, or none does.
@@ -222,7 +222,7 @@ def parse_seeds(value: Any, where: str = "--seeds") -> tuple[int, ...]:
     """Seeds from a list, or from words such as "0-5" and "0,2,7".
 
     Raises:
-        UserError: if it is neither, or names a seed twice.
+        UserError: if it is neither, or contains a seed twice.
     """
     if isinstance(value, int):
         raise UserError(f"{where}: {value} could be one seed or several; write [{value}] or 0-5.")

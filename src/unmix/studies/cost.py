@@ -1,4 +1,4 @@
-"""What a condition costs: forward-equivalents of a step, and its measured time."""
+"""Cost of a condition: forward-equivalents of a step, and measured time."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _STEPS = 3
 
 @dataclass(frozen=True)
 class Cost:
-    """What training costs.
+    """Cost of training.
 
     Attributes:
         forward_equivalents: Floating-point operations of a step, forward and backward, over those
@@ -49,7 +49,7 @@ class Cost:
         return self.forward_equivalents * images
 
     def per_epoch(self) -> dict[str, float]:
-        """What a table needs."""
+        """The numbers that a cell's JSON file records."""
         images = self.steps_per_epoch * self.batch_size
         return {"forward_equivalents": self.forward_equivalents, "images_per_epoch": images}
 

@@ -41,7 +41,7 @@ class ComparedRun:
 
     @property
     def key(self) -> tuple[Any, ...]:
-        """What runs of one condition have in common."""
+        """The settings that runs of one condition share."""
         own = {**self.settings, "data": self.results.data}
         return tuple(sorted((k, str(v)) for k, v in own.items() if k != "seed"))
 
@@ -56,7 +56,7 @@ class RunGroup:
     """Runs that differ in the seed alone.
 
     Attributes:
-        name: What sets it apart from the other groups.
+        name: What distinguishes it from the other groups.
         runs: By seed.
     """
 
@@ -144,7 +144,7 @@ class GroupedRuns:
         return None
 
     def words(self) -> list[str]:
-        """All comparisons in words, and which cannot be made."""
+        """All comparisons in words, and those that are not possible."""
         lines = []
         for comparison in self.comparisons:
             lines.append(comparison.words())
@@ -220,9 +220,9 @@ def _names(runs: Sequence[ComparedRun]) -> list[str]:
     """Method and mixture, and the settings that differ where these are the same."""
     names = []
     for run in runs:
-        alike = [other for other in runs if other.label == run.label]
-        keys = dict.fromkeys(key for other in alike for key, _ in other.key)
-        values = {key: {str(dict(other.key).get(key)) for other in alike} for key in keys}
+        same_label = [other for other in runs if other.label == run.label]
+        keys = dict.fromkeys(key for other in same_label for key, _ in other.key)
+        values = {key: {str(dict(other.key).get(key)) for other in same_label} for key in keys}
         words = [
             f"{key} {_word(run.results.data if key == 'data' else run.settings.get(key))}"
             for key in keys

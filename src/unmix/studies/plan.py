@@ -1,4 +1,4 @@
-"""What a study is: its conditions, seeds, and which conditions are compared with which."""
+"""The plan of a study: conditions, seeds, and comparisons."""
 
 from __future__ import annotations
 
@@ -54,8 +54,8 @@ class Study:
         about: What the study asks, in a sentence.
         exploratory: Run with fewer seeds than a test needs, and without a verdict.
         baselines: Measure raw pixels and untrained encoders too.
-        published: What others report of a condition, for the tables.
-        left_out: Combinations of crossed factors that cannot be, each with the reason.
+        published: Published numbers of a condition, for the tables.
+        left_out: Incompatible combinations of crossed factors, each with the reason.
     """
 
     name: str
@@ -137,7 +137,7 @@ class Study:
 
     @property
     def cells(self) -> list[tuple[str, int]]:
-        """Every condition with each of its seeds, a seed of all conditions before the next."""
+        """Every condition with each of its seeds, ordered by seed."""
         every = dict.fromkeys(seed for name in self.conditions for seed in self.seeds_of(name))
         return [
             (name, seed)
@@ -150,7 +150,7 @@ class Study:
         return self.seeds.index(seed) if seed in self.seeds else len(self.seeds)
 
     def settings(self, condition: str, seed: int, epochs: int | None = None) -> dict[str, Any]:
-        """What `pretrain` is given for a cell; `epochs` stand in for the condition's own."""
+        """Arguments of `pretrain` for a cell; `epochs` override those of the condition."""
         given = {**self.base, **self.conditions[condition].settings, "seed": seed}
         return given if epochs is None else {**given, "epochs": epochs}
 

@@ -161,7 +161,7 @@ def _costs(study: Study, folder: Path, say: Say) -> dict[str, Cost]:
 
 
 def _cells(study: Study, folder: Path, epochs: Mapping[str, int]) -> list[Cell]:
-    """All cells, a seed of every condition before the next seed."""
+    """All cells, ordered by seed."""
     found = []
     for name, seed in study.cells:
         own = epochs[name] if study.conditions[name].like is not None else None
@@ -275,7 +275,7 @@ def _start(cell: Cell, free: list[Worker], jobs: int) -> _Running:
 
 
 def _finish(one: _Running, status: int, costs: Mapping[str, Cost]) -> str:
-    """Keep a cell's result, and say it."""
+    """Write a cell's result; returns a line for the console."""
     cell = one.cell
     if status != 0:
         text = cell.log.read_text(encoding="utf-8", errors="replace").strip()

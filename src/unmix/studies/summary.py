@@ -1,4 +1,4 @@
-"""What a level of a study shows over several methods or data sets: mean difference, mean rank."""
+"""Levels of a factor over several methods or data sets: mean difference and mean rank."""
 
 from __future__ import annotations
 

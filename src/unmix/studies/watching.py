@@ -66,8 +66,8 @@ def progress(folder: Path, found: StudyResults) -> str:
             continue
         runs = (folder / "runs").glob(f"{slug(name)}-{seed}-????????")
         begun += [f"{name}, seed {seed} (epoch {e})" for e in map(_epochs, runs) if e]
-    told = f"; begun: {'; '.join(begun)}" if begun else ""
-    return f"{total - len(found.missing())} of {total} cells measured{told}"
+    text = f"; begun: {'; '.join(begun)}" if begun else ""
+    return f"{total - len(found.missing())} of {total} cells measured{text}"
 
 
 def _epochs(run: Path) -> str | None:

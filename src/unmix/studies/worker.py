@@ -1,4 +1,4 @@
-"""What a study's processes do: `pretrain`, a cell after the other."""
+"""Worker process of a study: trains one cell after another with `pretrain`."""
 
 from __future__ import annotations
 
