@@ -110,7 +110,7 @@ def test_changed_images_are_never_measured_as_the_runs_own(work: Path) -> None:
     said: list[str] = []
     row = knn(work / "r", data=str(work / "d" / "real"), device="cpu", say=said.append)
     assert row["data"] == str(work / "d" / "real")
-    assert said[0].startswith("note: the data has 11 images, the run had 10; it is measured as ")
+    assert said[0].startswith("note: the data has 11 images, the run had 10; it is evaluated as ")
     assert compare_notes(work) == []  # the test images, which the curves are of, are as they were
     for file in (work / "d" / "real").rglob("*.png"):
         file.write_bytes(file.read_bytes() + b"x")
