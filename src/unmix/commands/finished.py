@@ -179,8 +179,8 @@ class FinishedRun:
         if self.alone:
             say("the encoder file belongs to no run folder, so this is not saved")
         else:
-            found = PerImage(row, digest_of(images, measured.index), measured.correct.numpy())
-            add_row(self.folder, row, main=main, say=say, images=found)
+            predictions = PerImage(row, digest_of(images, measured.index), measured.correct.numpy())
+            add_row(self.folder, row, main=main, say=say, images=predictions)
 
     def splits(
         self,

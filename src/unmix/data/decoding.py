@@ -243,10 +243,10 @@ def orientation(image: Image.Image) -> int:
     Some formats know it only after the pixels are loaded, and TIFF has applied it then.
     """
     try:
-        found = image.getexif().get(ExifTags.Base.Orientation, 1)
+        orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
     except Exception:
         return 1  # damaged metadata does not affect the pixels
-    return found if found in _TURNS else 1
+    return orientation if orientation in _TURNS else 1
 
 
 def _upright(image: Image.Image) -> Image.Image:

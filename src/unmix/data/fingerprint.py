@@ -161,8 +161,8 @@ def _sizes(names: Sequence[bytes]) -> np.ndarray:
     if len(chunks) < 2:
         return np.array([size for chunk in chunks for size in map(_size, chunk)], dtype=np.int64)
     with ThreadPoolExecutor(_THREADS) as pool:
-        found = pool.map(lambda chunk: [_size(name) for name in chunk], chunks)
-        return np.array([size for chunk in found for size in chunk], dtype=np.int64)
+        sizes = pool.map(lambda chunk: [_size(name) for name in chunk], chunks)
+        return np.array([size for chunk in sizes for size in chunk], dtype=np.int64)
 
 
 def _size(name: bytes) -> int:

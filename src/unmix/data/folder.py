@@ -142,26 +142,26 @@ class _LookedAt:
 def _looked_at(name: str, train: Listing, decoding: Decoding) -> _LookedAt:
     sample = tuple(train.paths[i] for i in even_indices(len(train.paths), _SAMPLE))
     stamps = tuple(map(_stamp, sample))
-    found, note = decoding.range, None
+    limits, note = decoding.range, None
     if any(map(may_be_deep, sample)):
         measured = _measure(name, sample, stamps, decoding)
         of = f"{len(sample):,} of {len(train.paths):,}" if len(sample) < len(train.paths) else "the"
         if measured is not None:
-            found = decoding.range or measured
-            low, high = (f"{value:,.6g}" for value in found)
+            limits = decoding.range or measured
+            low, high = (f"{value:,.6g}" for value in limits)
             why = f"the range of {of} training images"
             if decoding.range is not None:
                 why = (
                     f"as was given; {of} training images have {measured[0]:,g} to {measured[1]:,g}"
                 )
             note = f"more than 8 bits: values from {low} to {high} become black to white ({why})"
-            if found[0] == found[1]:
+            if limits[0] == limits[1]:
                 raise UserError(
                     f"--data: all pixels of {of} training images of {name} have one value, {low}; "
                     "there is nothing to learn from them."
                 )
-            decoding = replace(decoding, range=found)
-    if found is not None and note is None:
+            decoding = replace(decoding, range=limits)
+    if limits is not None and note is None:
         note = "--range, --bit_depth: none of the sampled images has more than 8 bits to scale"
     notes = () if note is None else (note,)
     if train.classes is not None and all(map(_WNID.fullmatch, train.classes)):

@@ -98,13 +98,13 @@ class DatasetImages(StreamedImages):
         """Digest of the pixels of some images; empty if they differ from call to call."""
         digests = []
         for _ in range(2):
-            found = hashlib.blake2b(digest_size=16)
+            digest = hashlib.blake2b(digest_size=16)
             for i in even_indices(len(self), _SAMPLE):
                 try:
-                    found.update(self.read(i))
+                    digest.update(self.read(i))
                 except BrokenImage:
-                    found.update(b"broken")
-            digests.append(found.digest())
+                    digest.update(b"broken")
+            digests.append(digest.digest())
         return digests[0] if digests[0] == digests[1] else b""
 
 
@@ -234,7 +234,7 @@ def _image_of(item: Any) -> Any:
 
 def _of_pixels(pixels: Any, labels: Any, split: str, what: str) -> ImageSet:
     images = as_uint8(pixels, what, 4).cpu()
-    found = None
+    labels = None
     if labels is not None:
         values = torch.as_tensor(labels)
         if values.shape != (len(images),) or values.is_floating_point():
@@ -242,12 +242,12 @@ def _of_pixels(pixels: Any, labels: Any, split: str, what: str) -> ImageSet:
                 f"{what}: its labels are {values.dtype} {tuple(values.shape)}; they must be whole "
                 f"numbers, ({len(images)},)."
             )
-        found = Labels(values.tolist(), None)
+        labels = Labels(values.tolist(), None)
     kind = "tensor" if isinstance(pixels, Tensor) else "array"
     whole = TensorImages(
         name=f"{PYTHON}{kind}", split=split, labels=None, classes=None, images=images, **_PLAIN
     )
-    return _completed(whole, found)
+    return _completed(whole, labels)
 
 
 def _of_paths(data: Sequence[Any], split: str, what: str, strict: bool) -> ImageSet:
@@ -255,14 +255,14 @@ def _of_paths(data: Sequence[Any], split: str, what: str, strict: bool) -> Image
     missing = next((path for path in paths if not os.path.isfile(path)), None)
     if missing is not None:
         raise UserError(f"{what}: there is no file {missing}.")
-    found = None
+    labels = None
     if all(isinstance(item, (tuple, list)) and len(item) > 1 for item in data):
-        found = Labels([item[1] for item in data], None)
+        labels = Labels([item[1] for item in data], None)
     files = FileImages(
         name=f"{PYTHON}paths", split=split, labels=None, classes=None,
         paths=Paths([os.path.abspath(path) for path in paths]), skipped=Skipped(strict), **_PLAIN,
     )  # fmt: skip
-    return _completed(files, found)
+    return _completed(files, labels)
 
 
 def _of_dataset(data: Any, first: Any, split: str, what: str, strict: bool) -> ImageSet:

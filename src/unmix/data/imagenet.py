@@ -56,14 +56,14 @@ def _wanted(data_set: DataSet, train: Path) -> Sequence[str]:
     """The class folders of the data set."""
     if data_set is IMAGENET_100:
         return IMAGENET100
-    found = folders_in(train)
-    if len(found) != data_set.classes:
+    folders = folders_in(train)
+    if len(folders) != data_set.classes:
         raise data_set.missing(
             train,
-            f"it holds {len(found):,} class folders, not {data_set.classes:,} (for a part of "
+            f"it holds {len(folders):,} class folders, not {data_set.classes:,} (for a part of "
             f"ImageNet give the folder itself as --data)",
         )
-    return found
+    return folders
 
 
 def _class_folders(data_set: DataSet, folder: Path, wanted: Sequence[str]) -> Listing:

@@ -151,12 +151,12 @@ class PackedImages(StreamedImages):
         """
         rows = self.index
         try:
-            found = self.shards.read(int(rows.shard[i]), int(rows.offset[i]), int(rows.length[i]))
+            content = self.shards.read(int(rows.shard[i]), int(rows.offset[i]), int(rows.length[i]))
         except OSError as error:
             raise BrokenImage(self.place(i), error.strerror or type(error).__name__) from error
-        if zlib.crc32(found) != int(rows.crc[i]):
+        if zlib.crc32(content) != int(rows.crc[i]):
             raise BrokenImage(self.place(i), "its bytes are not those that were packed")
-        return found
+        return content
 
 
 def plain_name(name: object) -> bool:
@@ -263,14 +263,14 @@ def _manifest(folder: Path) -> dict[str, Any]:
 
 def _check_whole(path: Path, size: int) -> None:
     try:
-        found = path.stat().st_size
+        present = path.stat().st_size
     except OSError as error:
         raise UserError(
             f"{path}: this shard of the pack cannot be read ({error.strerror})."
         ) from error
-    if found != size:
+    if present != size:
         raise UserError(
-            f"{path}: has {found:,} bytes, but {size:,} were packed; copy it again, or pack again."
+            f"{path}: has {present:,} bytes, but {size:,} were packed; copy or pack it again."
         )
 
 

@@ -88,9 +88,9 @@ def labels_of(
         what: Name of the data set in messages.
     """
     names = _names_of(data, label)
-    found = _column(data, label) if label is not None else _attribute(data)
-    if found is not None:
-        return _checked(found, names, len(data)), None
+    values = _column(data, label) if label is not None else _attribute(data)
+    if values is not None:
+        return _checked(values, names, len(data)), None
     in_items = label is not None or (isinstance(first, (tuple, list)) and len(first) > 1)
     own = _label_in(first, label) if in_items else None
     if own is None:
@@ -119,8 +119,8 @@ def _names_of(data: Any, label: str | None) -> tuple[str, ...] | None:
     elif isinstance(data, Subset):
         return _names_of(data.dataset, None)
     elif isinstance(data, ConcatDataset):
-        found = {_names_of(part, None) for part in data.datasets}
-        return found.pop() if len(found) == 1 else None
+        distinct = {_names_of(part, None) for part in data.datasets}
+        return distinct.pop() if len(distinct) == 1 else None
     else:
         names = getattr(data, "classes", None)
     return tuple(map(str, names)) if isinstance(names, (list, tuple)) and names else None

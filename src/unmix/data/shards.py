@@ -45,8 +45,8 @@ class Shard:
     def finished(cls, path: Path) -> Shard | None:
         """Find a finished shard; None if there is none at this path, or it is incomplete."""
         try:
-            with np.load(cls.note(path), allow_pickle=False) as found:
-                arrays = {name: found[name] for name in found.files}
+            with np.load(cls.note(path), allow_pickle=False) as mark:
+                arrays = {name: mark[name] for name in mark.files}
             facts = json.loads(arrays.pop("facts").tobytes())
             broken = [(place, reason) for place, reason in facts["broken"]]
             shard = cls(path, Index(**arrays), facts["size"], facts["seen"], broken)

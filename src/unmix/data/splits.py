@@ -87,9 +87,9 @@ def find_splits(
     inner = root
     passed: list[Folder] = []
     for _ in range(_DEEPEST + 1):
-        found = _among(inner)
-        if found is not None:
-            return _within(root, inner, found, passed)
+        splits = _among(inner)
+        if splits is not None:
+            return _within(root, inner, splits, passed)
         images = [name for name in inner.holding if name.lower() in _IMAGE_FOLDERS]
         if inner.images or not inner.holding:
             break
@@ -103,35 +103,35 @@ def find_splits(
     return Splits(root, None, root)
 
 
-def _within(root: Folder, inner: Folder, found: Splits, passed: Sequence[Folder]) -> Splits:
+def _within(root: Folder, inner: Folder, splits: Splits, passed: Sequence[Folder]) -> Splits:
     """Splits of a folder within the root, with paths from the root."""
     place = os.path.relpath(inner.path, root.path)
     aside, others = (
         tuple(os.path.normpath(os.path.join(place, name)) for name in names)
-        for names in (found.aside, found.others)
+        for names in (splits.aside, splits.others)
     )
     beside = tuple(os.path.relpath(folder.path, root.path) for folder in passed)
-    return replace(found, root=root, aside=(*aside, *beside), others=others)
+    return replace(splits, root=root, aside=(*aside, *beside), others=others)
 
 
 def _names(folder: Folder) -> dict[str, _Name]:
     """The folders that are named as splits."""
-    found: dict[str, _Name] = {}
+    named: dict[str, _Name] = {}
     for name in folder.holding:
         match = _ROLE.fullmatch(name)
         if match is not None:
             role = _ROLES[match["role"].lower()]
             rest = ((match["before"] or "").lower(), (match["after"] or "").lower())
-            found[name] = _Name(role, match["year"] or "", rest)
-    plain = {name: each for name, each in found.items() if each.rest == ("", "")}
+            named[name] = _Name(role, match["year"] or "", rest)
+    plain = {name: each for name, each in named.items() if each.rest == ("", "")}
     if plain:
         return plain
     # A prefix or suffix is part of a split's name only if all have the same: a class may be called
     # bullet_train.
-    roles = {each.role for each in found.values()}
-    alike = len({each.rest for each in found.values()}) == 1
-    whole = len(found) == len(folder.holding)
-    return found if alike and whole and "train" in roles and len(roles) > 1 else {}
+    roles = {each.role for each in named.values()}
+    alike = len({each.rest for each in named.values()}) == 1
+    whole = len(named) == len(folder.holding)
+    return named if alike and whole and "train" in roles and len(roles) > 1 else {}
 
 
 def _among(folder: Folder) -> Splits | None:
@@ -188,14 +188,16 @@ def _test_of(
 ) -> str | None:
     """The split to evaluate on: val before test, of several that of the training images' year."""
     for role in ("val", "test"):
-        found = [name for name in tests if names[name].role == role]
-        if len(found) > 1:
-            same = [name for name in found if names[name].year == names[train].year]
+        candidates = [name for name in tests if names[name].role == role]
+        if len(candidates) > 1:
+            same = [name for name in candidates if names[name].year == names[train].year]
             if len(same) != 1:
-                raise _unclear(folder, f"any of {_few(found)} can be the images to evaluate on")
-            found = same
-        if found:
-            return found[0]
+                raise _unclear(
+                    folder, f"any of {_few(candidates)} can be the images to evaluate on"
+                )
+            candidates = same
+        if candidates:
+            return candidates[0]
     return None
 
 

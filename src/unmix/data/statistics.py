@@ -102,11 +102,11 @@ def estimate_range(image_set: StreamedImages, limit: int = 1000) -> tuple[Range 
         if not may_be_deep(place.name):
             continue
         try:
-            found = gray_range(place, image_set.read(i), image_set.decoding)
+            extremes = gray_range(place, image_set.read(i), image_set.decoding)
         except BrokenImage:
             continue  # reported when it is read for training
-        if found is not None:
-            both = found if limits is None else (*found, *limits)
+        if extremes is not None:
+            both = extremes if limits is None else (*extremes, *limits)
             limits = min(both), max(both)
     return limits, len(chosen)
 

@@ -48,31 +48,31 @@ def _open(data_set: DataSet, request: Request, reader: Any, **split: Any) -> Any
 def _read_cifar(data_set: DataSet, request: Request) -> ImageSet:
     reader = datasets.CIFAR10 if data_set.name == "cifar10" else datasets.CIFAR100
     split = "test" if request.split == "test" else "train"
-    found = _open(data_set, request, reader, train=split == "train")
+    source = _open(data_set, request, reader, train=split == "train")
     return TensorImages(
         name=data_set.name,
         split=split,
-        labels=torch.tensor(found.targets, dtype=torch.int64),
-        classes=tuple(found.classes),
+        labels=torch.tensor(source.targets, dtype=torch.int64),
+        classes=tuple(source.classes),
         mean=data_set.mean,
         std=data_set.std,
         # torchvision has (N, H, W, 3) as a view of (N, 3, H, W), so nothing is copied.
-        images=torch.from_numpy(found.data).permute(0, 3, 1, 2).contiguous(),
+        images=torch.from_numpy(source.data).permute(0, 3, 1, 2).contiguous(),
     )
 
 
 def _read_stl10(data_set: DataSet, request: Request) -> ImageSet:
     both = request.split == "pretrain"
     split = "train+unlabeled" if both else request.split
-    found = _open(data_set, request, datasets.STL10, split=split)
+    source = _open(data_set, request, datasets.STL10, split=split)
     return TensorImages(
         name=data_set.name,
         split=request.split,
-        labels=None if both else torch.from_numpy(found.labels).to(torch.int64),
+        labels=None if both else torch.from_numpy(source.labels).to(torch.int64),
         classes=None if both else _STL10_CLASSES,
         mean=data_set.mean,
         std=data_set.std,
-        images=torch.from_numpy(found.data).contiguous(),
+        images=torch.from_numpy(source.data).contiguous(),
     )
 
 
@@ -123,13 +123,13 @@ _TRAIN = 1437
 def _read_digits(data_set: DataSet, request: Request) -> ImageSet:
     from sklearn.datasets import load_digits  # takes a second
 
-    found = load_digits()
+    source = load_digits()
     part = slice(_TRAIN, None) if request.split == "test" else slice(_TRAIN)
-    gray = torch.from_numpy(found.images[part] * 255 / 16).round().to(torch.uint8)
+    gray = torch.from_numpy(source.images[part] * 255 / 16).round().to(torch.uint8)
     return TensorImages(
         name=data_set.name,
         split="test" if request.split == "test" else "train",
-        labels=torch.from_numpy(found.target[part]).to(torch.int64),
+        labels=torch.from_numpy(source.target[part]).to(torch.int64),
         classes=tuple(str(digit) for digit in range(10)),
         mean=data_set.mean,
         std=data_set.std,

@@ -42,8 +42,8 @@ def accuracies(
         split_features(encode, images, prepare, size, device=device, dtype=dtype)
         for images in (train, test)
     ]
-    found = evaluate_features(
+    evaluations = evaluate_features(
         splits[0], splits[1], len(train.classes), protocols,
         k=k, temperature=temperature, generator=generator, device=device,
     )  # fmt: skip
-    return {each.row["protocol"]: each.row["top1"] for each in found}
+    return {each.row["protocol"]: each.row["top1"] for each in evaluations}

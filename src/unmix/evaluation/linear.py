@@ -57,10 +57,10 @@ def linear_probe(
     Raises:
         UserError: if features and labels do not match, or no class has two images.
     """
-    found = _predict(
+    prediction = _predict(
         train_features, train_labels, test_features, test_labels, classes, generator, device
     )
-    return {**accuracy(found.ranking, test_labels), **found.details}
+    return {**accuracy(prediction.ranking, test_labels), **prediction.details}
 
 
 def _predict(

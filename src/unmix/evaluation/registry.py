@@ -40,15 +40,15 @@ def evaluate(name: str, task: Task) -> Measurement:
             of range.
     """
     protocol = PROTOCOLS[check_choice("protocol", name, PROTOCOLS)]
-    found = protocol.predict(task)
+    prediction = protocol.predict(task)
     assert task.test.labels is not None
-    ranking, labels = found.ranking.cpu(), task.test.labels.cpu()
+    ranking, labels = prediction.ranking.cpu(), task.test.labels.cpu()
     if protocol.needs_images and task.images is not None:
         train_images = task.images.count
     else:
         train_images = len(task.train.features)
     row = {
-        "protocol": name, **accuracy(ranking, labels), **found.details,
+        "protocol": name, **accuracy(ranking, labels), **prediction.details,
         "train_images": train_images, "test_images": len(labels),
     }  # fmt: skip
     return Measurement(row, ranking[:, 0] == labels, task.test.index)

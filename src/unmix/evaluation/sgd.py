@@ -195,12 +195,12 @@ def train_classifier(
     Raises:
         UserError: if features and labels do not match, or `epochs` is less than 1.
     """
-    found = _predict(
+    prediction = _predict(
         settings, encode, augmented_batches, test_features, test_labels,
         classes=classes, generator=generator, device=device, dtype=dtype, epochs=epochs,
         progress=progress,
     )  # fmt: skip
-    return {**accuracy(found.ranking, test_labels.cpu()), **found.details}
+    return {**accuracy(prediction.ranking, test_labels.cpu()), **prediction.details}
 
 
 def _predict(

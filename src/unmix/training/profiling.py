@@ -116,17 +116,17 @@ def measure_stages(parts: Parts, *, steps: int = 5, warmup: int = 2) -> dict[str
     }
 
 
-def facts(parts: Parts, found: dict[str, Any]) -> dict[str, Any]:
+def facts(parts: Parts, measured: dict[str, Any]) -> dict[str, Any]:
     """What was measured, as plain numbers: the content of the JSON file.
 
     Args:
         parts: Of the run.
-        found: From `measure_stages`.
+        measured: From `measure_stages`.
     """
-    times: Times = found["times"]
+    times: Times = measured["times"]
     model = sum(times.per_image(stage) for stage in MODEL)
-    step, flops = times.per_image("step"), found["flops_per_image"]
-    limit = found["matmul_flops_per_second"]
+    step, flops = times.per_image("step"), measured["flops_per_image"]
+    limit = measured["matmul_flops_per_second"]
     return {
         "schema": 1,
         "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
@@ -149,7 +149,7 @@ def facts(parts: Parts, found: dict[str, Any]) -> dict[str, Any]:
         "matmul_flops_per_second": limit,
         "model_share_of_matmul_rate": flops / model / limit,
         "images_per_second_at_matmul_rate": limit / flops,
-        "peak_memory_bytes": found["peak_memory_bytes"],
+        "peak_memory_bytes": measured["peak_memory_bytes"],
         "hardware": {**hardware(parts.machine.device), "precision": parts.machine.precision},
         "versions": versions(),
     }

@@ -134,10 +134,10 @@ _OPTIONAL = {"wandb": _wandb, "mlflow": _mlflow, "trackio": _trackio}
 def _known(folder: RunFolder, name: str) -> str | None:
     """The id that the logger gave this run when it started; None if there is none."""
     try:
-        found = json.loads(folder.logged.read_text(encoding="utf-8"))[name]
+        run_id = json.loads(folder.logged.read_text(encoding="utf-8"))[name]
     except (OSError, ValueError, KeyError, TypeError):
         return None
-    return found if isinstance(found, str) else None
+    return run_id if isinstance(run_id, str) else None
 
 
 def _remember(folder: RunFolder, name: str, run: int | str | None) -> None:

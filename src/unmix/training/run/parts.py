@@ -157,22 +157,22 @@ def _training_images(
     """
     run_ = settings.run
     if images is None:
-        found = load_split(run_, "pretrain", seen)
+        training = load_split(run_, "pretrain", seen)
     else:
-        found = as_wanted(images, run_, seen)
+        training = as_wanted(images, run_, seen)
         if test is not None:
             as_wanted(test, run_, seen)
-        check_sendable(found, settings.machine.workers)
-    if max(found.std) == 0:
+        check_sendable(training, settings.machine.workers)
+    if max(training.std) == 0:
         raise UserError(
-            f"--data: all pixels of {found.name} that were looked at have one value "
-            f"({255 * found.mean[0]:.0f}); there is nothing to learn from them."
+            f"--data: all pixels of {training.name} that were looked at have one value "
+            f"({255 * training.mean[0]:.0f}); there is nothing to learn from them."
         )
-    if len(found) < 2:
+    if len(training) < 2:
         raise UserError(
-            f"--data: {run_.data} has {len(found)} training image; pretraining needs 2."
+            f"--data: {run_.data} has {len(training)} training image; pretraining needs 2."
         )
-    return found
+    return training
 
 
 def _order(run_: RunSettings, count: int, smallest: int, processes: int) -> EpochOrder:

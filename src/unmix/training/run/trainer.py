@@ -173,8 +173,8 @@ def check_fits(module: Pretraining, checkpoint: Any, path: Path, folder: RunFold
     for name, value in ours.items():
         theirs = state.get(name)
         if theirs is None or theirs.shape != value.shape:
-            found = "is missing" if theirs is None else f"has shape {tuple(theirs.shape)}"
+            difference = "is missing" if theirs is None else f"has shape {tuple(theirs.shape)}"
             raise UserError(
-                f"{path}: does not match the run: {name} {found}, not "
+                f"{path}: does not match the run: {name} {difference}, not "
                 f"{tuple(value.shape)}; it does not belong to the settings in {folder.config}."
             )
