@@ -160,3 +160,18 @@ def test_the_page_describes_every_package_and_names_no_missing_module():
             assert any((PACKAGE / part / name).exists() for part in ("", package)), name
     for name in re.findall(r"`([\w/]+\.py)`", text.split("\n## A training step\n")[1]):
         assert (PACKAGE / name).exists(), name
+
+
+def test_the_packages_of_training_import_in_one_direction():
+    """loading < loop < run < profiling; console is open to all, and mixing is below run."""
+    above = {"loading": {"loop", "run", "profiling", "mixing"}, "loop": {"run", "profiling"}}
+    above["run"] = {"profiling"}
+    for package, forbidden in above.items():
+        for path in (PACKAGE / "training" / package).glob("*.py"):
+            modules = {
+                node.module.split(".")[2]
+                for node in ast.walk(ast.parse(path.read_text()))
+                if isinstance(node, ast.ImportFrom)
+                and (node.module or "").startswith("unmix.training.")
+            }
+            assert modules & forbidden == set(), path
