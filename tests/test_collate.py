@@ -1,4 +1,4 @@
-"""A batch gets the same mixture whoever collates it, and a draw survives its way to the loop."""
+"""A batch gets the same mixture from any worker, and the draw reaches the loop unchanged."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ N, SHAPE = 8, (3, 6, 6)
 
 
 class Pairs(torch.utils.data.Dataset):
-    """Two views, a label and a name an item."""
+    """Two views, a label and a name per item."""
 
     def __init__(self, n: int = 32) -> None:
         self.images = torch.rand(n, *SHAPE, generator=torch.Generator().manual_seed(0))
@@ -59,8 +59,8 @@ def test_batches_and_seeds_differ():
     assert not same(MixedBatch(UnMix(per="sample"), 4)(*images), first)
 
 
-def test_over_many_batches_the_numbers_are_those_of_the_operator():
-    """lambda ~ U(0, 1) and P = 0.5, though they follow from pixels: mean, variance, coin."""
+def test_draws_over_many_batches_have_the_operators_distribution():
+    """lambda ~ U(0, 1) and P = 0.5, though the seeds are pixels: mean, variance, coin flips."""
     images = torch.rand(2000, 2, 1, 4, 4, generator=torch.Generator().manual_seed(0))
     draws = [MixedBatch(UnMix())(batch).draw for batch in images]
     coin = torch.tensor([float(draw.box[0].tolist() == [0, 0, 4, 4] and draw.ratio[0] > 0)
@@ -93,7 +93,7 @@ def test_samples_of_any_structure(samples):
     assert draw.apply(images).shape == (N, *SHAPE)
 
 
-def test_a_batch_stays_as_it_is():
+def test_a_batch_is_not_collated_again():
     """Called as torchvision's CutMix is, also at the end of its Compose."""
     images, labels = torch.rand(N, *SHAPE), torch.arange(N)
     batch, draw = v2.Compose([v2.RandomHorizontalFlip(p=1), MixedBatch()])(images, labels)
@@ -102,14 +102,14 @@ def test_a_batch_stays_as_it_is():
     torch.testing.assert_close(MixedBatch()(batch[0]).draw.shares, draw.shares)
 
 
-def test_images_of_torchvision_s_own_type_and_of_bytes():
+def test_torchvision_images_and_uint8_images():
     images = tv_tensors.Image(torch.randint(256, (N, *SHAPE), dtype=torch.uint8))
     assert same(MixedBatch()(list(images)), MixedBatch()(images.as_subclass(torch.Tensor)))
     half = [torch.rand(SHAPE, dtype=torch.bfloat16) for _ in range(N)]
     assert MixedBatch()(half).draw.owners.shape == (N, 2)
 
 
-def test_the_loss_can_be_shared_after_two_workers():
+def test_shared_loss_takes_the_draw_of_two_workers():
     """Against the sum written out: w l(q, t) + (1 - w) l(q, t[p])."""
     for batch, draw in loaded(2):
         x1, x2 = batch["views"]
@@ -120,14 +120,14 @@ def test_the_loss_can_be_shared_after_two_workers():
         torch.testing.assert_close(shared_loss(loss, query, target, draw), wanted)
 
 
-def test_a_draw_of_image_space_comes_through_workers():
+def test_an_image_space_draw_passes_through_workers():
     (first, *_) = loaded(2, ImageMixture(g_prob=1.0))
     assert first.draw.is_mixed.all()
     assert first.draw.apply(first.batch["views"][1]).shape == (N, *SHAPE)
 
 
-def test_moved_and_pinned_the_draw_stays_and_names_stay(monkeypatch):
-    """Pinning needs an accelerator: here it is a mark."""
+def test_moving_and_pinning_keep_the_draw_and_other_values(monkeypatch):
+    """Pinning needs an accelerator: here it only marks the tensor."""
     monkeypatch.setattr(torch.Tensor, "pin_memory", lambda tensor: tensor + 0)
     drawn = loaded(0)[0]
     for other in (drawn.to("cpu"), drawn.pin_memory()):
@@ -139,7 +139,7 @@ def test_moved_and_pinned_the_draw_stays_and_names_stay(monkeypatch):
     assert drawn.to("meta").draw.owners.device.type == "cpu"
 
 
-def test_lightning_moves_it_whole():
+def test_lightning_moves_the_batch():
     """A frozen draw in a plain tuple is refused by Lightning's transfer."""
     from lightning.fabric.utilities import move_data_to_device
 
@@ -151,7 +151,7 @@ def test_lightning_moves_it_whole():
         move_data_to_device(tuple(drawn), torch.device("meta"))
 
 
-def test_it_can_be_sent_to_a_worker_that_is_spawned():
+def test_it_can_be_pickled_for_a_spawned_worker():
     mixed = MixedBatch(GlobalMixture(0.5), seed=2)
     assert pickle.loads(pickle.dumps(mixed)) == mixed
 
@@ -173,7 +173,7 @@ class ByFeatures:
     ],
     ids=["class", "word", "features", "no image", "one image"],
 )
-def test_mistakes_are_told_in_one_line(make, says):
+def test_invalid_arguments_are_one_line_errors(make, says):
     with pytest.raises(UserError, match=says) as caught:
         make()
     assert "\n" not in str(caught.value)

@@ -1,4 +1,4 @@
-"""The examples run against the real packages, learn, are short, and are in the documentation."""
+"""The examples run with the real packages, learn, are short, and are in the documentation."""
 
 from __future__ import annotations
 
@@ -35,8 +35,8 @@ def test_the_loss_falls(path):
     assert sum(losses[-4:]) < sum(losses[:4])
 
 
-def test_as_a_script_with_workers_it_says_the_loss_before_and_after():
-    """The one example whose draws are made in other processes."""
+def test_the_script_with_workers_prints_the_loss_before_and_after():
+    """The example whose draws are made in worker processes."""
     ran = subprocess.run(
         [sys.executable, str(ROOT / "examples" / "with_torchvision.py")],
         env={**os.environ, "OMP_NUM_THREADS": "1"},
@@ -56,20 +56,20 @@ def test_an_example_has_at_most_60_lines_and_is_a_script(path):
     assert lines[-2:] == ['if __name__ == "__main__":', "    main()"]
 
 
-def test_the_documentation_shows_every_example_as_it_is():
+def test_the_documentation_includes_every_example():
     """By inclusion of the files, which mkdocs checks to exist."""
     shown = re.findall(r'^```python\n--8<-- "examples/(\w+)\.py"\n```$', DOCS.read_text(), re.M)
     assert sorted(shown) == [path.stem for path in EXAMPLES]
     assert "pymdownx.snippets" in (ROOT / "mkdocs.yml").read_text()
 
 
-def test_what_the_examples_import_is_installed_for_development():
+def test_imports_of_the_examples_are_development_dependencies():
     needed = re.search(r"^dev = \[(.*?)^\]", (ROOT / "pyproject.toml").read_text(), re.M | re.S)
     assert {"lightly", "timm"} <= set(re.findall(r'"([\w-]+)', needed.group(1)))
 
 
 def test_the_bank_of_lightly_gets_each_clean_key_once():
-    """Nine steps, nine batches of keys; NTXentLoss with a bank would take in three a step."""
+    """Nine steps, nine batches of keys; NTXentLoss with a bank would store three per step."""
     from lightly.models.modules.memory_bank import MemoryBankModule
 
     module, taken = imported(ROOT / "examples" / "with_lightly_moco.py"), []
@@ -85,8 +85,8 @@ def test_the_bank_of_lightly_gets_each_clean_key_once():
     assert not any(batch.requires_grad for batch in taken)
 
 
-def test_the_loss_of_lightly_with_a_bank_takes_in_keys_at_every_call():
-    """What the documentation warns of: a clean loss and a mixture's two, and 3 N rows are new."""
+def test_lightlys_loss_with_a_bank_stores_keys_at_every_call():
+    """As the documentation warns: the clean loss and the two of a mixture store 3 N rows."""
     from lightly.loss import NTXentLoss
 
     from unmix import UnMix, shared_loss
@@ -99,7 +99,7 @@ def test_the_loss_of_lightly_with_a_bank_takes_in_keys_at_every_call():
     assert int(criterion.memory_bank.bank_ptr) == 3 * N
 
 
-def test_moco_in_your_loop_moves_all_of_it(tmp_path):
+def test_moco_in_your_loop_updates_encoder_queue_and_step(tmp_path):
     """After three steps: the momentum encoder, the queue, and the count of the schedules."""
     module, losses = imported(ROOT / "examples" / "moco_in_your_loop.py"), []
     for steps in (2, 3, 5):
@@ -113,7 +113,7 @@ def test_moco_in_your_loop_moves_all_of_it(tmp_path):
     assert int(losses[-1]["method.queue.seen"]) == 5 * 32
 
 
-def test_byol_with_lightning_moves_its_target_and_is_in_the_checkpoint(tmp_path):
+def test_byol_with_lightning_updates_its_target_and_is_in_the_checkpoint(tmp_path):
     import lightning as L
     from torch.utils.data import DataLoader, TensorDataset
 
@@ -139,8 +139,8 @@ def test_byol_with_lightning_moves_its_target_and_is_in_the_checkpoint(tmp_path)
     assert state["step._extra_state"]["batches"] == 3
 
 
-def test_the_documented_loop_runs_as_it_is_and_moves_the_momentum_encoder():
-    """docs/rules.md, "In your own loop": what a reader pastes."""
+def test_the_documented_loop_runs_and_updates_the_momentum_encoder():
+    """docs/rules.md, "In your own loop", as a reader pastes it."""
     import unmix
     from unmix.backbones import build
 

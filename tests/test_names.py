@@ -1,4 +1,4 @@
-"""Names reach terminals without being obeyed, and files without being lost."""
+"""Names are safe to print in a terminal, and are restored from files."""
 
 from __future__ import annotations
 
@@ -38,17 +38,17 @@ TEXTS = st.text(st.characters()) | st.text(st.sampled_from("\\uxd8cf0a\udcff\ud8
         ("\ud800", r"\ud800"),
     ],
 )
-def test_a_name_is_shown_as_one_harmless_line(name, line):
+def test_a_name_is_shown_as_one_safe_line(name, line):
     assert shown(name) == line
 
 
-def test_paths_and_other_things_are_shown_too():
+def test_paths_and_other_objects_are_shown():
     assert shown(Path("a\nb")) == r"a\nb"
     assert shown(7) == "7"
 
 
 @given(TEXTS)
-def test_what_is_shown_can_be_encoded_is_one_line_and_is_shown_the_same_again(text):
+def test_shown_names_are_one_encodable_line_and_idempotent(text):
     line = shown(text)
     line.encode()
     assert len(line.splitlines()) <= 1
@@ -56,19 +56,19 @@ def test_what_is_shown_can_be_encoded_is_one_line_and_is_shown_the_same_again(te
     assert shown(line) == line
 
 
-def test_the_newlines_of_a_text_of_several_lines_are_kept():
+def test_newlines_of_a_text_are_kept():
     assert shown_lines("one\ntwo\x1b\n") == "one\ntwo\\x1b\n"
 
 
 @given(TEXTS)
-def test_every_name_survives_being_stored(text):
+def test_every_name_can_be_restored(text):
     kept = stored(text)
     kept.encode()
     assert restored(kept) == text
 
 
 @given(st.text(st.characters(codec="utf-8"), max_size=20))
-def test_names_that_are_text_are_stored_as_they_are(text):
+def test_plain_names_are_stored_unchanged(text):
     if "\\ud" not in text:
         assert stored(text) == text
 
@@ -84,13 +84,13 @@ def test_names_survive_json_csv_and_yaml(text):
     assert restored(rows[0][0]) == text
 
 
-def test_a_mistake_is_told_in_one_line_whatever_the_name():
+def test_an_error_is_one_line_whatever_the_name():
     path = Path(os.fsdecode(b"a\xff"))
     error = UserError(f"{path}\x1b[2J\nunmix: error: forged")
     assert str(error) == r"a\xff\x1b[2J\nunmix: error: forged"
 
 
-def test_a_run_over_names_that_no_terminal_likes_ends_well(tmp_path, monkeypatch, capsys):
+def test_a_run_with_hostile_names_completes(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     data = os.fsdecode(b"caf\xe9\x1b[2J")
     noise = np.random.default_rng(0).integers(0, 256, (6, 8, 8, 3), dtype=np.uint8)

@@ -32,7 +32,7 @@ def test_the_names_that_users_look_for_are_attributes() -> None:
         assert getattr(unmix, name) is not None
 
 
-def test_dir_has_public_names_alone_and_each_exists() -> None:
+def test_dir_has_only_public_names() -> None:
     names = dir(unmix)
     assert names == sorted(set(names))
     assert [name for name in names if name.startswith("_")] == []
@@ -56,7 +56,7 @@ def test_a_name_that_is_not_there_has_the_nearest_match() -> None:
     assert not hasattr(unmix, "Any")
 
 
-def test_importing_it_imports_no_pytorch_and_takes_no_time() -> None:
+def test_import_does_not_import_pytorch() -> None:
     code = """
 import sys, unmix
 dir(unmix), unmix.__doc__, unmix.__version__
@@ -70,7 +70,7 @@ assert "lightning" not in sys.modules
     assert ran.returncode == 0, ran.stderr
 
 
-def test_type_checkers_see_the_names_that_there_are() -> None:
+def test_type_checkers_see_the_same_names() -> None:
     """The imports that only type checkers read, and the table that Python reads."""
     tree = ast.parse((SOURCE / "__init__.py").read_text())
     (block,) = [

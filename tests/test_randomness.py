@@ -1,4 +1,4 @@
-"""Random numbers follow from the generator that is handed in, and from nothing else."""
+"""Random numbers depend only on the given generator."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def seeded(seed: int) -> torch.Generator:
 
 
 @given(st.integers(0, 2**31), places)
-def test_the_same_place_gives_the_same_stream_whatever_was_drawn_elsewhere(
+def test_a_place_has_one_stream_whatever_else_was_drawn(
     seed: int, place: tuple[int | str, ...]
 ) -> None:
     first = torch.rand(5, generator=generator_for(seed, *place))
@@ -40,8 +40,8 @@ def test_different_places_have_different_seeds(
     assert same == (one == other)
 
 
-def test_the_stream_of_a_place_is_that_of_earlier_versions() -> None:
-    """Pinned numbers: a run that an earlier version began goes on with its own draws."""
+def test_streams_are_those_of_earlier_versions() -> None:
+    """Fixed values: a run of an earlier version is resumed with the same draws."""
     assert generator_for(0, "step", 17).initial_seed() == 9168107782540815465
     assert generator_for(3, "order", 0).initial_seed() == 4917129201955457761
 
@@ -53,7 +53,7 @@ def test_first_draws_of_consecutive_steps_are_uniform_and_uncorrelated() -> None
 
 
 @pytest.mark.parametrize("draw", [lambda g: uniform((6,), g), lambda g: beta(0.3, 2.0, (6,), g)])
-def test_global_generators_are_neither_read_nor_moved(draw) -> None:  # type: ignore[no-untyped-def]
+def test_global_generators_are_neither_read_nor_advanced(draw) -> None:  # type: ignore[no-untyped-def]
     torch_state, numpy_state = torch.get_rng_state(), np.random.get_state()[1].copy()  # type: ignore[index, union-attr]
     first = draw(seeded(4))
     assert torch.equal(torch.get_rng_state(), torch_state)
@@ -66,7 +66,7 @@ def test_global_generators_are_neither_read_nor_moved(draw) -> None:  # type: ig
 @pytest.mark.parametrize(
     ("a", "b"), [(1.0, 1.0), (0.1, 0.1), (0.5, 0.5), (2.0, 2.0), (0.3, 2.0), (8.0, 1.0)]
 )
-def test_beta_has_scipys_distribution_and_moments(a: float, b: float) -> None:
+def test_beta_matches_scipys_distribution_and_moments(a: float, b: float) -> None:
     n = 50_000
     numbers = beta(a, b, (n,), seeded(0)).double().numpy()
     exact = stats.beta(a, b)
@@ -78,7 +78,7 @@ def test_beta_has_scipys_distribution_and_moments(a: float, b: float) -> None:
     assert stats.kstest(numbers, exact.cdf).statistic < 0.01 + exact.sf(1 - 2**-24)
 
 
-def test_beta_follows_from_its_generator_and_moves_it() -> None:
+def test_beta_depends_on_its_generator_and_advances_it() -> None:
     generator = seeded(5)
     first, second = beta(0.5, 0.5, (4,), generator), beta(0.5, 0.5, (4,), generator)
     assert torch.equal(first, beta(0.5, 0.5, (4,), seeded(5)))
@@ -94,7 +94,7 @@ def test_shapes_and_types(a: float, shape: tuple[int, ...]) -> None:
         assert numbers.dtype == torch.float32
 
 
-def test_a_generator_that_is_on_the_device_is_used_itself_and_not_moved() -> None:
+def test_a_generator_on_the_device_is_returned_unchanged() -> None:
     generator = seeded(0)
     state = generator.get_state()
     assert on_device(generator, torch.device("cpu")) is generator
@@ -102,7 +102,7 @@ def test_a_generator_that_is_on_the_device_is_used_itself_and_not_moved() -> Non
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-def test_a_generator_for_another_device_follows_from_the_given_one() -> None:
+def test_a_generator_for_another_device_is_seeded_from_the_given_one() -> None:
     device = torch.device("cuda")
     first, again, other = (
         torch.rand(4, generator=on_device(seeded(seed), device), device=device)

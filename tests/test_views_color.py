@@ -1,4 +1,4 @@
-"""Color jitter, grayscale and solarize agree with torchvision's."""
+"""Color jitter, grayscale and solarize, compared with torchvision."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def photographs(side: int = 48) -> torch.Tensor:
 
 
 def neutral(n: int, **changes: torch.Tensor) -> ColorDraw:
-    """A draw that changes nothing but what is named."""
+    """A draw that changes nothing but the given factors."""
     one = torch.ones(n)
     draw = ColorDraw(
         brightness=one,
@@ -54,7 +54,7 @@ def neutral(n: int, **changes: torch.Tensor) -> ColorDraw:
 
 @pytest.mark.parametrize("name", ["brightness", "contrast", "saturation"])
 @pytest.mark.parametrize("factor", [0.0, 0.6, 1.0, 1.4])
-def test_one_step_is_torchvisions(name, factor):
+def test_one_step_matches_torchvision(name, factor):
     """To 1e-3, on colors that nothing clamps."""
     images = 0.35 + 0.25 * photographs()
     ours = apply_color(images, color_maps(neutral(4, **{name: torch.full((4,), factor)})))
@@ -64,7 +64,7 @@ def test_one_step_is_torchvisions(name, factor):
     torch.testing.assert_close(ours, expected, atol=1e-3, rtol=0)
 
 
-def test_gray_is_torchvisions():
+def test_gray_matches_torchvision():
     images = photographs()
     gray = torch.tensor([True, False, True, False])
     ours = apply_color(images, color_maps(neutral(4, gray=gray)))
@@ -75,7 +75,7 @@ def test_gray_is_torchvisions():
 
 
 @pytest.mark.parametrize("hue", [0.08, -0.1, 0.25, 1 / 3, -0.5])
-def test_chain_of_steps_is_torchvisions_in_every_order(hue):
+def test_chained_steps_match_torchvision_in_every_order(hue):
     """All 24 orders of the four, and gray: the composed map is the chain of torchvision's steps.
 
     The hue is shifted where it stands among the others, whose grays and means it changes.
@@ -107,7 +107,7 @@ def luma(images: torch.Tensor) -> torch.Tensor:
 
 
 @given(hue=st.floats(-0.5, 0.5), seed=st.integers(0, 2**31), levels=st.integers(1, 255))
-def test_hue_is_torchvisions(hue, seed, levels):
+def test_hue_matches_torchvision(hue, seed, levels):
     """To 1e-5, any shift of any colors; of few levels, many channels are equal."""
     generator = torch.Generator().manual_seed(seed)
     images = torch.randint(0, levels + 1, (2, 3, 8, 8), generator=generator) / levels
@@ -125,14 +125,14 @@ def test_each_sample_has_its_own_hue():
 
 
 @given(hue=st.floats(-0.5, 0.5), factor=st.floats(0, 3), gray=st.floats(-1, 1))
-def test_hue_goes_with_any_scale_and_gray(hue, factor, gray):
-    """What lets it be done first: `H(a x + b) = a H(x) + b`, also outside of [0, 1]."""
+def test_hue_commutes_with_scaling_and_gray(hue, factor, gray):
+    """Why it can be applied first: `H(a x + b) = a H(x) + b`, also outside of [0, 1]."""
     images, hues = photographs(8), torch.full((4,), hue)
     ours = shifted(factor * images + gray, hues)
     torch.testing.assert_close(ours, factor * shifted(images, hues) + gray, atol=1e-5, rtol=0)
 
 
-def test_without_hue_nothing_of_it_is_computed_and_nothing_else_changes():
+def test_hue_is_skipped_where_it_is_zero():
     words = {"jitter_p": 0.8, "gray_p": 0.2}
     draws = [
         draw_color(64, torch.Generator().manual_seed(0), jitter=(0.4, 0.4, 0.4, hue), **words)
@@ -149,8 +149,8 @@ def test_without_hue_nothing_of_it_is_computed_and_nothing_else_changes():
 @pytest.mark.parametrize(
     ("jitter", "bound"), [((0.0, 0.0, 0.0, 0.5), 0.01), ((0.4, 0.4, 0.4, 0.1), 0.5)]
 )
-def test_jitter_is_within_half_a_gray_level_of_torchvisions(jitter, bound):
-    """Mean absolute difference on photographs; what is left is torchvision's clamp in between.
+def test_jitter_is_within_half_a_gray_level_of_torchvision(jitter, bound):
+    """Mean absolute difference on photographs; the rest is torchvision's clamping between steps.
 
     Without any hue it is above 6 gray levels, by a rotation about the gray axis above 4.
     """
@@ -169,7 +169,7 @@ def test_jitter_is_within_half_a_gray_level_of_torchvisions(jitter, bound):
 
 
 def test_factors_are_distributed_as_documented():
-    """100,000 draws: ranges, means, coins, and all 24 orders equally often (5 sigma)."""
+    """100,000 draws: ranges, means, coin flips, and all 24 orders equally often (5 sigma)."""
     n = 100_000
     draw = draw_color(
         n,
@@ -200,7 +200,7 @@ def test_factors_are_distributed_as_documented():
 
 
 @pytest.mark.parametrize("hue", [0.0, 0.1])
-def test_jittered_images_are_distributed_as_torchvisions(hue):
+def test_jittered_images_have_torchvisions_distribution(hue):
     """500 jittered versions of each of four photographs have torchvision's statistics.
 
     Of every version, the mean of each channel and the spread of all its values. Of those over all
@@ -229,7 +229,7 @@ def test_jittered_images_are_distributed_as_torchvisions(hue):
     )
 
 
-def test_solarize_is_torchvisions():
+def test_solarize_matches_torchvision():
     images = photographs(16)
     which = torch.tensor([True, False, True, True])
     ours = solarize(images, which, threshold=torch.full((3,), 0.5), bound=torch.ones(3))

@@ -1,4 +1,4 @@
-"""Lab and YCbCr are scikit-image's; their normalization is CMC's."""
+"""Lab and YCbCr, compared with scikit-image; their normalization with CMC."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def channels_first(array: torch.Tensor) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("space", ["lab", "ycbcr"])
-def test_color_space_is_the_published_one(space, golden):
+def test_color_spaces_match_the_published_values(space, golden):
     """Raw to 1e-3 in the space's units; normalized, whose unit is about 100 of those, to 1e-5."""
     values = golden("colour_spaces")
     rgb = channels_first(values["rgb"]) / 255
@@ -29,7 +29,7 @@ def test_color_space_is_the_published_one(space, golden):
 
 
 @pytest.mark.parametrize("space", ["lab", "ycbcr"])
-def test_color_space_is_scikit_images_on_the_whole_cube(space):
+def test_color_spaces_match_scikit_image_on_the_rgb_cube(space):
     """Every 15th level of each channel, black, white and the dark linear part included."""
     levels = torch.cat([torch.arange(0, 12), torch.arange(15, 256, 15)]).float() / 255
     rgb = torch.cartesian_prod(levels, levels, levels)
@@ -38,8 +38,8 @@ def test_color_space_is_scikit_images_on_the_whole_cube(space):
     torch.testing.assert_close(ours[0, :, 0].T, expected[0], atol=1e-3, rtol=0)
 
 
-def test_color_spaces_keep_shape_and_samples_apart():
-    """A sample converted alone gives what it gives in a batch."""
+def test_color_spaces_keep_the_shape_and_treat_samples_independently():
+    """A sample converted alone is the same as in a batch."""
     images = torch.rand(3, 3, 5, 7, generator=torch.Generator().manual_seed(0))
     for convert in CONVERT.values():
         batch = convert(images)

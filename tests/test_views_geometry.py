@@ -1,4 +1,4 @@
-"""Crops and resampling agree with torchvision and Pillow."""
+"""Crops and resampling, compared with torchvision and Pillow."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def largest_gap(a: torch.Tensor, b: torch.Tensor) -> float:
         (48, 48, (0.2, 0.6), (0.5, 1.0)),
     ],
 )
-def test_boxes_are_distributed_as_torchvisions(height, width, scale, ratio):
+def test_boxes_have_torchvisions_distribution(height, width, scale, ratio):
     """3,000 boxes each: area, aspect and place stay within the 0.1% point of the KS test."""
     n = 3000
     ours = draw_boxes(
@@ -75,7 +75,7 @@ def test_boxes_are_distributed_as_torchvisions(height, width, scale, ratio):
         assert largest_gap(measure(ours), measure(theirs)) < bound
 
 
-def test_fallback_box_is_torchvisions():
+def test_fallback_box_matches_torchvision():
     """An image too long for any attempt gives torchvision's centered crop, exactly."""
     for height, width in ((1, 50), (50, 1), (7, 100), (100, 7), (1, 1)):
         ours = draw_boxes(4, height, width, torch.Generator().manual_seed(0), scale=(0.99, 1.0))
@@ -103,7 +103,7 @@ def test_boxes_lie_within_the_image(height, width, low, seed):
 
 
 def test_each_image_may_have_its_own_size(generator):
-    """With sizes as tensors, a box is what its own image's size and numbers give."""
+    """With sizes as tensors, a box depends only on its own image's size and numbers."""
     heights, widths = torch.tensor([20, 300]), torch.tensor([400, 30])
     together = draw_boxes(2, heights, widths, torch.Generator().manual_seed(3))
     for i in range(2):
@@ -111,7 +111,7 @@ def test_each_image_may_have_its_own_size(generator):
         assert torch.equal(together[i], alone[i])
 
 
-def test_centre_boxes_are_the_largest_squares():
+def test_center_boxes_are_the_largest_squares():
     heights, widths = torch.tensor([10, 5, 7]), torch.tensor([5, 10, 7])
     expected = [[2, 0, 5, 5], [0, 2, 5, 5], [0, 0, 7, 7]]
     assert center_boxes(3, heights, widths).tolist() == expected
@@ -119,7 +119,7 @@ def test_centre_boxes_are_the_largest_squares():
 
 @pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
 @pytest.mark.parametrize(("height", "width", "size"), [(48, 40, 32), (20, 60, 24), (300, 200, 16)])
-def test_crops_are_torchvisions(height, width, size, interpolation, generator):
+def test_crops_match_torchvision(height, width, size, interpolation, generator):
     """Crop, antialiased resize and flip equal torchvision's `resized_crop` to 1e-3 of 255."""
     images = random_images(8, height, width)
     boxes = draw_boxes(8, height, width, generator, scale=(0.05, 1.0))
@@ -144,7 +144,7 @@ def test_crops_are_torchvisions(height, width, size, interpolation, generator):
     data=st.data(),
     interpolation=st.sampled_from(["bilinear", "bicubic"]),
 )
-def test_weights_sum_to_one_and_read_the_crop_alone(size_in, size_out, data, interpolation):
+def test_weights_sum_to_one_and_are_zero_outside_the_crop(size_in, size_out, data, interpolation):
     start = data.draw(st.integers(0, size_in - 1))
     length = data.draw(st.integers(1, size_in - start))
     weights = resampling_weights(
@@ -162,7 +162,7 @@ def test_weights_sum_to_one_and_read_the_crop_alone(size_in, size_out, data, int
 
 @pytest.mark.parametrize("size", [1, 2, 5, 32])
 @pytest.mark.parametrize("kernel_size", [3, 23])
-def test_blur_is_torchvisions(size, kernel_size):
+def test_blur_matches_torchvision(size, kernel_size):
     """Every sigma gives torchvision's `gaussian_blur`; sigma 0 gives the image."""
     images = random_images(5, size, size).float()
     sigma = torch.tensor([0.0, 0.1, 0.5, 1.3, 2.0])
@@ -176,7 +176,7 @@ def test_blur_is_torchvisions(size, kernel_size):
 
 
 @pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
-def test_crop_pil_is_torchvisions_crop_of_a_pil_image(interpolation):
+def test_crop_pil_matches_torchvision(interpolation):
     """Byte for byte, shrinking and growing."""
     pixels = random_images(1, 60, 90)[0]
     image = Image.fromarray(pixels.permute(1, 2, 0).numpy())
@@ -189,7 +189,7 @@ def test_crop_pil_is_torchvisions_crop_of_a_pil_image(interpolation):
         assert torch.equal(crop, torch.from_numpy(np.array(expected)).permute(2, 0, 1))
 
 
-def test_crop_pil_names_what_is_wrong():
+def test_crop_pil_refuses_invalid_arguments():
     box = torch.tensor([0, 0, 4, 4])
     with pytest.raises(UserError, match="convert it to 'RGB'"):
         crop_pil(Image.new("L", (4, 4)), box, 4)

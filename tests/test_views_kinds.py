@@ -1,4 +1,4 @@
-"""Multi-crop and asymmetric views: how many, how large, drawn how, and with which numbers."""
+"""Multi-crop and asymmetric views: number, size, settings and random numbers."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def test_global_views_come_first_then_local_crops_then_extra_ones():
     assert len(views_of(EVERYTHING, count=4)) == 4
 
 
-def test_no_number_of_two_equal_views_has_changed():
+def test_draws_of_two_equal_views_are_those_of_earlier_versions():
     views = views_of(EVERYTHING, size=16)
     generator = seeded(3)
     first, second = views.draw_all(3, 40, 36, generator)
@@ -56,7 +56,7 @@ def test_no_number_of_two_equal_views_has_changed():
     assert torch.rand((), generator=generator).item() == pytest.approx(NEXT, abs=1e-7)
 
 
-def test_local_and_extra_crops_leave_the_global_views_as_they_are():
+def test_local_and_extra_crops_do_not_change_the_global_views():
     more = dataclasses.replace(EVERYTHING, local_crops=4)
     plain = views_of(EVERYTHING)(images(6), seeded(1))
     for views in (views_of(more), views_of(EVERYTHING, extra=[(0.2, 0.4)])):
@@ -101,8 +101,8 @@ def test_each_view_is_blurred_and_solarized_with_its_own_probability():
             assert draw.solarize.float().mean().item() == pytest.approx(solarize, abs=0.015)
 
 
-def test_a_second_view_can_be_without_what_the_first_has():
-    """0 is not the same as nothing said."""
+def test_the_second_view_can_turn_off_steps_of_the_first():
+    """0 differs from not given."""
     settings = ViewSettings(blur_p=1, solarize_p=1, second_blur_p=0, second_solarize_p=0)
     first, second = views_of(settings).draw_all(4, 8, 8, seeded())
     assert first.sigma is not None
@@ -113,8 +113,8 @@ def test_a_second_view_can_be_without_what_the_first_has():
     assert third.sigma is not None
 
 
-def test_a_local_crop_is_a_view_of_that_size_and_scale():
-    """Of images, and of what was cropped where it was decoded."""
+def test_a_local_crop_equals_a_view_of_its_size_and_scale():
+    """For images, and for crops that are made where images are decoded."""
     settings = dataclasses.replace(
         EVERYTHING, interpolation="bicubic", local_crops=2, local_size=12, local_blur_p=0.9
     )
@@ -136,7 +136,7 @@ OTHER = {
     "interpolation": "bicubic", "flip_p": 0.9, "jitter": (0.1, 0.2, 0.3, 0.0), "jitter_p": 0.3,
     "gray_p": 0.7, "blur_p": 0.2, "blur_sigma": (1.0, 1.5), "blur_kernel": 3, "solarize_p": 0.8,
 }  # fmt: skip
-"""A value for every setting of a view that is none of EVERYTHING's."""
+"""A value for every setting of a view that differs from EVERYTHING's."""
 
 
 def test_there_is_a_second_and_a_local_setting_for_each_of_the_first_view():
@@ -149,7 +149,7 @@ def test_there_is_a_second_and_a_local_setting_for_each_of_the_first_view():
 
 
 def alike(ours: Views, view: int, theirs: Views) -> None:
-    """Check that a view of ours is the first of theirs, to the bit, also where crops are given."""
+    """Check that a view of ours equals the first of theirs bit by bit, also for given crops."""
     draw = ours.draw(6, 40, 36, seeded(4), view)
     other = theirs.draw(6, 40, 36, seeded(4))
     assert torch.equal(draw.boxes, other.boxes)
@@ -162,7 +162,7 @@ def alike(ours: Views, view: int, theirs: Views) -> None:
 @pytest.mark.parametrize("chosen", [*([name] for name in OTHER), list(OTHER)], ids=str)
 @pytest.mark.parametrize("which", ["second", "local"])
 def test_every_setting_of_a_view_can_be_its_own(which: str, chosen: list[str]):
-    """The view is what it is where all have these settings, and no other view has changed."""
+    """The view is as if all views had these settings, and the other views are unchanged."""
     base = dataclasses.replace(EVERYTHING, local_crops=2, local_size=16)
     if chosen == ["crop_scale_max"]:
         base = dataclasses.replace(base, crop_scale_min=0.1)
@@ -188,7 +188,7 @@ def test_every_setting_of_a_view_can_be_its_own(which: str, chosen: list[str]):
 
 
 def test_a_weak_second_view_is_only_cropped_and_flipped():
-    """As the target of ReSSL (Zheng et al. 2021, section 3.2); frequencies within 3 sigma."""
+    """Like the weak augmentation of ReSSL (Zheng et al. 2021); frequencies within 3 sigma."""
     weak = {"second_jitter_p": 0, "second_gray_p": 0, "second_blur_p": 0, "second_solarize_p": 0}
     strong = ViewSettings(jitter_p=0.8, gray_p=0.2, blur_p=0.5, solarize_p=0.1)
     settings = dataclasses.replace(strong, **weak, second_crop_scale_min=0.4)

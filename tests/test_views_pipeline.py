@@ -1,4 +1,4 @@
-"""`Views`: drawn records replay, agree with torchvision's steps, and keep samples apart."""
+"""`Views`: draws can be replayed, match torchvision's steps, and are independent by sample."""
 
 from __future__ import annotations
 
@@ -63,8 +63,8 @@ def normalized(images: torch.Tensor) -> torch.Tensor:
     return functional.normalize(images, list(MEAN), list(STD))
 
 
-def test_whole_pipeline_is_torchvisions_where_nothing_is_clamped():
-    """Every step but blur, on muted images: a replayed draw agrees to 1e-3."""
+def test_pipeline_matches_torchvision_without_clamping():
+    """Every step but blur, on muted images: a replayed draw matches to 1e-3."""
     settings = dataclasses.replace(EVERYTHING, jitter=(0.3, 0.3, 0.3, 0.1), blur_p=0.0)
     views = Views(settings, 24, MEAN, STD)
     images = random_images(32, 40, 30, low=70, high=170)
@@ -74,7 +74,7 @@ def test_whole_pipeline_is_torchvisions_where_nothing_is_clamped():
     torch.testing.assert_close(ours, normalized(expected), atol=1e-3, rtol=0)
 
 
-def test_moco_v2_views_are_near_torchvisions_on_photographs():
+def test_moco_v2_views_are_close_to_torchvision_on_photographs():
     """Mean RMS over 64 views of four photographs: below 0.006, with the hue or without."""
     pictures = (data.astronaut(), data.chelsea(), data.coffee(), data.rocket())
     images = torch.stack(
@@ -101,7 +101,7 @@ def test_a_draw_replays_and_a_seed_repeats():
 
 
 @pytest.mark.parametrize("color_space", ["RGB", "Lab", "YCbCr"])
-def test_a_samples_view_depends_on_its_own_image_alone(color_space):
+def test_a_view_depends_only_on_its_own_image(color_space):
     views = Views(EVERYTHING, 16, MEAN, STD, color_space=color_space)
     images = random_images(8, 20, 20)
     others = images.clone()
@@ -112,7 +112,7 @@ def test_a_samples_view_depends_on_its_own_image_alone(color_space):
     assert not torch.allclose(after[2], before[2])
 
 
-def test_samples_are_drawn_apart():
+def test_samples_are_drawn_independently():
     """64 copies of one image give 64 different views."""
     views = Views(preset("moco-cifar"), 8, MEAN, STD)
     out = views.apply(
@@ -121,7 +121,7 @@ def test_samples_are_drawn_apart():
     assert len(out.flatten(1).unique(dim=0)) == 64
 
 
-def test_flip_mirrors_and_comes_as_often_as_asked():
+def test_flip_is_horizontal_with_the_given_probability():
     """With only flips drawn, each view is the plain one or its mirror image; n = 4,000, 5 sigma."""
     settings = dataclasses.replace(preset("none"), flip_p=0.3)
     views = Views(settings, 4, MEAN, STD)
@@ -133,7 +133,7 @@ def test_flip_mirrors_and_comes_as_often_as_asked():
     assert abs(draw.flip.float().mean() - 0.3) < 5 * (0.21 / 4000) ** 0.5
 
 
-def test_blur_and_solarize_come_as_often_as_asked():
+def test_blur_and_solarize_have_the_given_probabilities():
     views = Views(ViewSettings(blur_p=0.5, blur_sigma=(0.1, 2.0), solarize_p=0.2), 4, MEAN, STD)
     draw = views.draw(10_000, 4, 4, seeded())
     drawn = draw.sigma[draw.sigma > 0]
@@ -144,8 +144,8 @@ def test_blur_and_solarize_come_as_often_as_asked():
     assert abs(draw.solarize.float().mean() - 0.2) < 5 * 0.004
 
 
-def test_crops_cut_elsewhere_get_everything_but_the_crop():
-    """`apply_crops` gives what `apply` gives for boxes that are the whole image."""
+def test_given_crops_get_every_step_but_the_crop():
+    """`apply_crops` equals `apply` with boxes of the whole image."""
     views = Views(dataclasses.replace(EVERYTHING, crop_scale_min=0.05), 16, MEAN, STD)
     crops = random_images(32, 16, 16)
     draw = views.draw(32, 500, 400, seeded())
@@ -161,7 +161,7 @@ def test_plain_normalizes_and_nothing_else():
     torch.testing.assert_close(views.plain(images), normalized(images / 255))
 
 
-def test_plain_resizes_the_centred_square_of_other_sizes():
+def test_plain_resizes_the_center_square_of_other_sizes():
     views = Views(EVERYTHING, 16, MEAN, STD)
     images = random_images(2, 40, 30)
     expected = functional.resize(functional.center_crop(images / 255, [30, 30]), [16, 16])
@@ -176,7 +176,7 @@ def test_preset_none_gives_the_plain_view():
             torch.testing.assert_close(view, views.plain(images), atol=1e-4, rtol=0)
 
 
-def test_lab_and_ycbcr_views_are_cmcs_and_ignore_the_rgb_mean():
+def test_lab_and_ycbcr_views_match_cmc_and_ignore_the_rgb_mean():
     images = random_images(4, 16, 16)
     for name, convert, normalize in (
         ("Lab", rgb_to_lab, normalize_lab),
@@ -212,10 +212,8 @@ def test_thin_images_work(name, height, width, size):
 
 @pytest.mark.parametrize("color_space", ["RGB", "YCbCr"])
 @pytest.mark.parametrize("channels_last", [False, True])
-def test_images_that_are_colored_a_few_at_a_time_are_the_same(
-    color_space, channels_last, monkeypatch
-):
-    """Of a batch of 7, in blocks of 3: the last block is short."""
+def test_chunked_color_steps_give_the_same_images(color_space, channels_last, monkeypatch):
+    """Of a batch of 7, in chunks of 3: the last chunk is short."""
     views = Views(EVERYTHING, 8, MEAN, STD, color_space=color_space, channels_last=channels_last)
     images = random_images(7, 10, 10)
     whole = views(images, seeded())
@@ -224,15 +222,15 @@ def test_images_that_are_colored_a_few_at_a_time_are_the_same(
         torch.testing.assert_close(one, other, atol=1e-5, rtol=0)
 
 
-def test_a_batch_without_images_has_views_without_images():
+def test_an_empty_batch_has_empty_views():
     for view in Views(EVERYTHING, 8, MEAN, STD)(random_images(0, 10, 10), seeded()):
         assert view.shape == (0, 3, 8, 8)
 
 
 @pytest.mark.parametrize("color_space", ["RGB", "Lab"])
 @pytest.mark.parametrize("channels_last", [False, True])
-def test_views_can_be_traced_whole_and_functionalised(color_space, channels_last):
-    """As for Inductor: no break in the graph, nothing left in place, the same numbers."""
+def test_views_can_be_traced_and_functionalized(color_space, channels_last):
+    """As for Inductor: no graph break, no in-place operation left, the same numbers."""
     views = Views(EVERYTHING, 8, MEAN, STD, color_space=color_space, channels_last=channels_last)
     images = random_images(4, 10, 10)
     draw = views.draw(4, 10, 10, seeded())
@@ -252,7 +250,7 @@ def test_no_jitter_at_all_changes_nothing():
         torch.testing.assert_close(view, views.plain(images), atol=1e-5, rtol=0)
 
 
-def test_memory_format_is_as_asked_and_changes_nothing_else():
+def test_the_memory_format_changes_no_value():
     images = random_images(4, 20, 20)
     usual = Views(EVERYTHING, 16, MEAN, STD)(images, seeded())
     last = Views(EVERYTHING, 16, MEAN, STD, channels_last=True)(images, seeded())
@@ -280,7 +278,7 @@ def test_count_is_the_number_of_views():
         assert len(Views(EVERYTHING, 8, MEAN, STD, count=count)(images, seeded())) == count
 
 
-def test_mistakes_are_named():
+def test_invalid_arguments_are_named():
     views = Views(EVERYTHING, 8, MEAN, STD)
     draw = views.draw(2, 8, 8, seeded())
     for call, message in (

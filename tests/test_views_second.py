@@ -1,4 +1,4 @@
-"""A second view of its own, from the words of a user to the run folder and back."""
+"""Settings of the second view, from the user's input to the run folder and back."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ WEAK = {"jitter_p": 0.0, "gray_p": 0.0, "crop_scale_min": 0.5}
 FLAT = {f"second_{name}": value for name, value in WEAK.items()}
 
 
-def test_a_mapping_in_a_file_in_python_and_flags_say_the_same(tmp_path: Path) -> None:
+def test_a_mapping_and_flags_give_the_same_settings(tmp_path: Path) -> None:
     file = tmp_path / "weak.yaml"
     file.write_text(yaml.safe_dump({"method": "moco", "second_view": WEAK}))
     assert recipe(str(file)) == {"method": "moco", **FLAT}
@@ -60,24 +60,24 @@ def test_later_sources_override_single_settings_of_the_mapping(tmp_path: Path) -
         ),
     ],
 )
-def test_what_cannot_be_is_said_in_one_line(words: dict, message: str) -> None:
+def test_invalid_view_settings_are_one_line_errors(words: dict, message: str) -> None:
     with pytest.raises(UserError, match=message) as caught:
         settings_for(words)
     assert "\n" not in str(caught.value)
 
 
-def test_a_recipe_may_say_what_local_crops_would_be() -> None:
+def test_a_recipe_may_have_settings_for_possible_local_crops() -> None:
     words = {"method": "dino", "local_crops": 0}
     assert settings_for(words, "dino-imagenet")[0].views.local_blur_p == 0.5
 
 
-def test_a_method_with_one_view_has_no_second() -> None:
+def test_a_method_with_one_view_refuses_second_settings() -> None:
     words = {"method": "insdis", "data": "digits", "limit": 32, "batch_size": 16, "device": "cpu"}
     with pytest.raises(UserError, match="--second_blur_p: does not apply to --method insdis"):
         build_parts(Settings.of({**words, "negatives": 8, "second_blur_p": 0.5}))
 
 
-def test_a_run_folder_keeps_it_and_is_not_another_run(tmp_path: Path) -> None:
+def test_a_run_folder_keeps_and_compares_view_settings(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path)
     settings = settings_for({"method": "moco", "second_view": WEAK})[0]
     folder.write_settings(settings)
@@ -91,8 +91,8 @@ def test_a_run_folder_keeps_it_and_is_not_another_run(tmp_path: Path) -> None:
     assert FLAT.items() <= saved.items()
 
 
-def test_a_file_of_an_earlier_version_says_nothing_of_them(tmp_path: Path) -> None:
-    """All views but for the blur were alike then, and are."""
+def test_a_file_of_an_earlier_version_has_defaults(tmp_path: Path) -> None:
+    """The second view differs only in what that version could set."""
     words = {"method": "moco", "second_blur_p": 0.1, "second_solarize_p": None}
     (tmp_path / "config.yaml").write_text(yaml.safe_dump(words))
     views = Settings.of(saved_settings(tmp_path)).views

@@ -1,4 +1,4 @@
-"""View settings refuse what cannot be, by the flag's name; presets are the published ones."""
+"""View settings refuse invalid values by name; presets have the published values."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ from unmix.views import PRESETS, ViewSettings, preset
         ("local_scale_max", 0.01),
     ],
 )
-def test_a_wrong_setting_is_named(field, value):
+def test_an_invalid_setting_is_named(field, value):
     """In one line, by its name; on the command line by its flag."""
     with pytest.raises(UserError, match=rf"\b{field}") as caught:
         ViewSettings(**{field: value})
@@ -66,7 +66,7 @@ def test_a_wrong_setting_is_named(field, value):
     assert caught.value.on_command_line().count(f"--{field}") == 1
 
 
-def test_presets_are_the_published_values():
+def test_presets_have_the_published_values():
     """Crop, jitter, its probability, gray, blur and flip of each recipe (reference, section b)."""
     published = {
         "moco-v1": (0.2, (0.4, 0.4, 0.4, 0.4), 1.0, 0.2, 0.0, 0.5),
@@ -97,11 +97,11 @@ ASYMMETRIC = {
     "dino": (0.4, "bicubic", (0.4, 0.4, 0.2, 0.1), (1.0, 0.0), (0.1, 0.2), 8),
     "swav-imagenet": (0.14, "bilinear", (0.8, 0.8, 0.8, 0.2), (0.5, 0.0), (None, None), 6),
 }
-"""Least crop, interpolation, jitter, blur and solarize of the first and second view, local crops,
-from the released code of each (Barlow Twins' for BYOL)."""
+"""Smallest crop, interpolation, jitter, blur and solarize of the first and of the second view, local
+crops, from the released code of each (Barlow Twins' for BYOL)."""
 
 
-def test_presets_of_imagenet_views_are_those_of_the_released_code():
+def test_imagenet_presets_have_the_values_of_the_released_code():
     for name, values in ASYMMETRIC.items():
         chosen = preset(name)
         assert values == (
@@ -121,6 +121,6 @@ def test_presets_of_imagenet_views_are_those_of_the_released_code():
     assert (swav.local_scale_min, swav.local_scale_max, swav.local_blur_p) == (0.05, 0.14, None)
 
 
-def test_an_unknown_preset_gets_a_hint():
+def test_an_unknown_preset_suggests_the_nearest():
     with pytest.raises(UserError, match="Did you mean 'moco-v2'"):
         preset("mocov2")
