@@ -26,7 +26,9 @@ SOURCE = ROOT / "src" / "unmix"
 
 
 def test_the_names_that_users_look_for_are_attributes() -> None:
-    names = "pretrain load_encoder METHODS RULES Method Rule UnMix Stepper UserError views mixtures"
+    names = (
+        "pretrain load_encoder METHODS RULES Method Rule MixUp CutMix UnMix Stepper UserError views"
+    )
     for name in names.split():
         assert name in dir(unmix)
         assert getattr(unmix, name) is not None

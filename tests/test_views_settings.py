@@ -97,8 +97,8 @@ ASYMMETRIC = {
     "dino": (0.4, "bicubic", (0.4, 0.4, 0.2, 0.1), (1.0, 0.0), (0.1, 0.2), 8),
     "swav-imagenet": (0.14, "bilinear", (0.8, 0.8, 0.8, 0.2), (0.5, 0.0), (None, None), 6),
 }
-"""Smallest crop, interpolation, jitter, blur and solarize of the first and of the second view, local
-crops, from the released code of each (Barlow Twins' for BYOL)."""
+"""Smallest crop, interpolation, jitter, blur and solarize of the first and second view, local
+crops: from the released code of each (Barlow Twins' for BYOL)."""
 
 
 def test_imagenet_presets_have_the_values_of_the_released_code():

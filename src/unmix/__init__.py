@@ -19,11 +19,12 @@ Methods: METHODS by name; BYOL, CMC, DINO, NNCLR, PIRL, WMSE, BarlowTwins, DeepC
 MoCo, MoCoV3, SimCLR, SimSiam, SwAV, VICReg; their base Method. Stepper is a method with its
 schedules, mixture and memory in a loop of yours; objective, with a Mixture, is the loss of a step.
 
-Mixtures: UnMix, MixUp, CutMix, ResizeMix, GridMix, FMix, PatchMixture, DirichletMixture,
-ManifoldMixture, ScaleMix, CropMix; of image space ImageMixture, Cutout, RandomErasing. Each is an
-Operator; mixup and cutmix mix a batch in one call. Weight is a distribution of lambda, PairDraw
-what was drawn, mixed_at mixes a layer's output, MixedBatch is a collate function, and DrawnBatch
-what it gives. GlobalMixture and RegionMixture are MixUp and CutMix with random partners per sample.
+Mixtures: MIXTURES by name; UnMix, MixUp, CutMix, ResizeMix, GridMix, FMix, PatchMixture,
+DirichletMixture, ManifoldMixture, ScaleMix, CropMix; of image space ImageMixture, Cutout,
+RandomErasing. Each is an Operator; mixup, cutmix, or mix with an operator, mix a batch in one call.
+Weight is a distribution of lambda, PairDraw what was drawn, mixed_at mixes a layer's output,
+MixedBatch is a collate function, and DrawnBatch what it gives. GlobalMixture and RegionMixture are
+MixUp and CutMix with random partners per sample.
 
 Mixing rules: RULES by name, rule gives one with changes, shared_loss; their base Rule.
 
@@ -51,9 +52,9 @@ _PUBLIC = {
         "SimCLR SimSiam SwAV VICReg"
     ),
     "mixtures": (
-        "CropMix CutMix Cutout DirichletMixture FMix GlobalMixture GridMix ImageMixture "
+        "MIXTURES CropMix CutMix Cutout DirichletMixture FMix GlobalMixture GridMix ImageMixture "
         "ManifoldMixture MixUp Operator PairDraw PatchMixture RandomErasing RegionMixture "
-        "ResizeMix ScaleMix UnMix Weight cutmix mixed_at mixup"
+        "ResizeMix ScaleMix UnMix Weight cutmix mix mixed_at mixup"
     ),
     "step": "Mixture objective",
     "stepper": "Stepper",
@@ -121,6 +122,7 @@ if TYPE_CHECKING:
     from unmix.methods import SimSiam as SimSiam
     from unmix.methods import SwAV as SwAV
     from unmix.methods import VICReg as VICReg
+    from unmix.mixtures import MIXTURES as MIXTURES
     from unmix.mixtures import CropMix as CropMix
     from unmix.mixtures import CutMix as CutMix
     from unmix.mixtures import Cutout as Cutout
@@ -141,6 +143,7 @@ if TYPE_CHECKING:
     from unmix.mixtures import UnMix as UnMix
     from unmix.mixtures import Weight as Weight
     from unmix.mixtures import cutmix as cutmix
+    from unmix.mixtures import mix as mix
     from unmix.mixtures import mixed_at as mixed_at
     from unmix.mixtures import mixup as mixup
     from unmix.step import Mixture as Mixture

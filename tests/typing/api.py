@@ -32,6 +32,8 @@ def mistakes() -> None:
     unmix.pretrain(method="moco", second_view={"jiter_p": 0})  # type: ignore[typeddict-unknown-key]
     unmix.commands.bench(metod="moco")  # type: ignore[call-arg]
     unmix.commands.study("first", metod="moco")  # type: ignore[call-arg]
+    unmix.UnMix(pairing="nonsense")  # type: ignore[arg-type]
+    unmix.MixUp(per="image")  # type: ignore[arg-type]
     unmix.views.ViewSettings(interpolation="nearest")  # type: ignore[arg-type]
     unmix.views.ViewSettings(blur=0.5)  # type: ignore[call-arg]
     print(unmix.Moco)  # type: ignore[attr-defined]
@@ -64,6 +66,11 @@ def parts(backbone: torch.nn.Module, generator: torch.Generator) -> unmix.Steppe
     method: unmix.Method = unmix.MoCo(backbone, n_data=100)
     rules: dict[str, unmix.Rule] = unmix.RULES
     assert issubclass(unmix.METHODS["moco"], unmix.Method)
+    x = torch.zeros(4, 3, 8, 8)
+    mixed, draw = unmix.mixup(x, alpha=0.4, generator=generator)
+    assert mixed.shape == unmix.CutMix(per="sample").draw(x.shape, generator).apply(x).shape
+    assert isinstance(unmix.MixUp(), unmix.mixtures.MixtureOperator)
+    assert draw.weight is not None
     views = unmix.views.Views(unmix.views.preset("moco-v2"), 32, (0.5,) * 3, (0.2,) * 3)
     assert len(views) == 2
     assert rules
