@@ -388,7 +388,7 @@ def test_reasons_are_given_where_a_rule_has_no_meaning() -> None:
 def test_unknown_rules_and_numbers_are_refused() -> None:
     with pytest.raises(UserError, match=r"^rule: 'imixx' is unknown. Did you mean 'imix'"):
         rule("imixx")
-    with pytest.raises(UserError, match=r"^temperature: is not for `rule=imix`"):
+    with pytest.raises(UserError, match=r'^temperature: is not for `rule="imix"`'):
         rule("imix", temperature=0.1)
     with pytest.raises(UserError, match=r"^MixCo: temperature must be greater than 0"):
         MixCo(temperature=0)

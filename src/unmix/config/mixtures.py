@@ -136,7 +136,7 @@ class MixtureSettings:
         of_rules = {word for entry in rules.values() for word in entry.facts["settings"]}
         for word, value in self._given().items():
             if word in of_rules and of_rule is not None and word not in of_rule:
-                raise UserError(f"is not for `unmix_rule={self.unmix_rule}`.", parameter=word)
+                raise UserError(f'is not for `unmix_rule="{self.unmix_rule}"`.', parameter=word)
             if word not in of_rules and word not in of_mixture:
                 raise UserError(_does_not_apply(word, value, mixture), parameter=word)
         _check_values(self._given(), {**of_mixture, **(of_rule or {})})
@@ -145,11 +145,11 @@ class MixtureSettings:
             and self.beta is not None
             and "unmix_weight" in of_mixture
         ):
-            message = f"{self.beta:g} does not apply to `unmix_weight=uniform`; leave it out."
+            message = f'{self.beta:g} does not apply to `unmix_weight="uniform"`; leave it out.'
             raise UserError(message, parameter="beta")
         if mixture == "manifold" and not self.unmix_layer:
             raise UserError(
-                "`unmix_mixture=manifold` needs the name of a layer, such as layer2 of a ResNet or "
+                '`unmix_mixture="manifold"` needs the name of a layer, such as layer2 of a ResNet or '
                 "blocks.5 of a ViT.",
                 parameter="unmix_layer",
             )
@@ -218,7 +218,9 @@ class MixtureSettings:
 def _does_not_apply(word: str, value: Any, mixture: str) -> str:
     names = [name for name, words in catalog().mixtures.items() if word in words]
     others = " or ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)
-    return f"{value!r} does not apply to `unmix_mixture={mixture}`; leave it out, or use {others}."
+    return (
+        f'{value!r} does not apply to `unmix_mixture="{mixture}"`; leave it out, or use {others}.'
+    )
 
 
 def _check_values(values: Mapping[str, Any], facts: Mapping[str, Any]) -> None:

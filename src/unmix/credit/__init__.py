@@ -61,5 +61,5 @@ def rule(name: str, **changes: Any) -> Rule:
     known = {f.name for f in fields(found)}
     for word in changes:
         if word not in known:
-            raise UserError(f"is not for `rule={name}`.", parameter=word)
+            raise UserError(f'is not for `rule="{name}"`.', parameter=word)
     return replace(found, **changes)
