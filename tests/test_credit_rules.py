@@ -373,11 +373,11 @@ def test_a_mixture_of_three_images_has_three_targets(name: str) -> None:
     torch.testing.assert_close(RULES[name](m), 0.5 * parts[0] + 0.3 * parts[1] + 0.2 * parts[2])
 
 
-def test_reasons_are_given_where_a_rule_has_no_meaning() -> None:
-    assert "number a batch" in str(RULES["imix"].why_not(Correlate()))
+def test_reasons_are_given_where_a_rule_does_not_apply() -> None:
+    assert "scalar per batch" in str(RULES["imix"].why_not(Correlate()))
     assert "label" in str(RULES["mixco"].why_not(Regress()))
-    assert "number a batch" in str(RULES["sdmp"].why_not(Correlate()))
-    assert "number a batch" in str(RULES["sdmp_released"].why_not(Correlate()))
+    assert "scalar per batch" in str(RULES["sdmp"].why_not(Correlate()))
+    assert "scalar per batch" in str(RULES["sdmp_released"].why_not(Correlate()))
     assert "probabilities" in str(RULES["sdmp_released"].why_not(Regress()))
     assert "correlation" in str(RULES["mixbt"].why_not(Regress()))
     assert "codes" in str(RULES["swav_released"].why_not(Regress()))

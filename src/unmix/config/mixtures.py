@@ -149,8 +149,8 @@ class MixtureSettings:
             raise UserError(message, parameter="beta")
         if mixture == "manifold" and not self.unmix_layer:
             raise UserError(
-                '`unmix_mixture="manifold"` needs the name of a layer, such as layer2 of a ResNet or '
-                "blocks.5 of a ViT.",
+                '`unmix_mixture="manifold"` needs the name of a layer, such as layer2 of a ResNet '
+                "or blocks.5 of a ViT.",
                 parameter="unmix_layer",
             )
 
