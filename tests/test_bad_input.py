@@ -63,7 +63,7 @@ def on(folder: Path) -> list[str]:
 FLAGS = [
     ("--method mocco", "--method: 'mocco' is unknown. Did you mean 'moco'?"),
     ("--data photoz", "--data: 'photoz' is unknown. Did you mean 'photos'?"),
-    ("--config moco-photoz", "--config: 'moco-photoz' is unknown. Did you mean 'moco-photos'?"),
+    ("--config moco-photoz", "--config: 'moco-photoz' is not a recipe. Did you mean 'moco-photos'?"),
     ("--IM --IM_type regoin", "--IM_type: 'regoin' is unknown. Did you mean 'region'?"),
     ("--backbone resnet19", "--backbone: 'resnet19' is unknown. Did you mean 'resnet18'?"),
     ("--device cpuu", "--device: 'cpuu' is unknown. Did you mean 'cpu'?"),
@@ -141,7 +141,7 @@ def test_a_logger_that_is_not_installed(refuse, monkeypatch, logger: str):
         ("knn none --K 3", "--K: unknown flag. Did you mean --k?"),
         ("probe none", "none: there is no such run folder."),
         ("compare none", "none: there is no such run folder."),
-        ("recipes mocco", "RECIPE: 'mocco' is unknown. Did you mean 'moco'?"),
+        ("recipes mocco", "RECIPE: 'mocco' is not a recipe. Did you mean 'moco'?"),
         ("preview --data digits", "--out is required."),
         ("preview --IM --out x.txt", "--out: x.txt must end in .png, .svg or .pdf."),
         ("preview --IM --g_prob 2 --out x.png", "--g_prob: 2 is out of range"),

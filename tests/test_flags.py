@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import yaml
 
+import unmix
 from unmix import synonyms
 from unmix.cli import COMMANDS, main, parse_pretrain
 from unmix.config import GROUPS, Settings, earlier, field_names
@@ -201,7 +202,7 @@ def test_the_chain_is_printed_and_recorded(capsys):
 def test_each_of_several_recipes_is_checked(refuse: Refuse):
     Path("a.yaml").write_text("epochs: 3\n")
     line = refuse("pretrain", "--config", "a.yaml", "--config", "moco-photoz")
-    assert line.startswith("--config: 'moco-photoz' is unknown. Did you mean 'moco-photos'?")
+    assert line.startswith("--config: 'moco-photoz' is not a recipe. Did you mean 'moco-photos'?")
     assert refuse("pretrain", "--config", "a.yaml", "--config") == "--config: expects one value."
 
 
@@ -400,3 +401,41 @@ def test_a_setting_by_both_its_names_is_refused(refuse: Refuse):
     assert (
         line == "centre_momentum: is the old name of center_momentum, which is given too; keep one."
     )
+
+
+# --- in Python --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"metod": "moco"}, "metod: unknown setting. Did you mean `method`?"),
+        ({"method": "mocco"}, "method: 'mocco' is unknown. Did you mean 'moco'?"),
+        ({"lr": -1}, "lr must be greater than 0, got -1"),
+        ({"epochs": "ten"}, "epochs: 'ten' is not an integer."),
+        ({"jitter": [1]}, "jitter: [1] must be 4 numbers."),
+        ({"negatives": 4}, "negatives: applies only to `method` cmc or insdis or pirl."),
+        ({"backbone": "resnet19"}, "backbone: 'resnet19' is unknown. Did you mean 'resnet18'?"),
+        ({"data": "cifar11"}, "data: 'cifar11' is unknown. Did you mean 'cifar10'?"),
+        ({"data": "./none"}, "data: there is no folder ./none."),
+        ({"data": "cifar10"}, "data_dir: cifar10 needs a folder DIR that holds"),
+        ({"train_folder": "x"}, "train_folder: applies only to a folder of images, not to"),
+        (
+            {"config": "moco-cifr10"},
+            "config: 'moco-cifr10' is not a recipe. Did you mean",
+        ),
+        ({"bit_depth": 12, "range": (0, 9)}, "bit_depth: cannot be combined with `range`"),
+        ({"schedule": "step"}, "milestones: required by a step schedule"),
+        ({"final_lr": 0.1, "schedule": "constant"}, "final_lr: 0.1 applies only to `schedule=cos"),
+        ({"local_size": 8}, "local_size: applies to local crops; give `local_crops` too."),
+        ({"patch": 4}, "patch: 4 applies only to vision transformers"),
+        ({"gpus": 2}, "gpus: unknown setting. Use `devices` (the number of devices per machine)."),
+    ],
+)
+def test_a_mistake_in_python_is_told_in_the_names_of_python(settings: dict, message: str):
+    with pytest.raises(UserError) as error:
+        unmix.pretrain(**{"data": "digits", "run": "r", **settings})
+    assert str(error.value).startswith(message)
+    assert "--" not in str(error.value)
+    assert error.value.on_command_line().startswith(f"--{error.value.parameter}: ")
+    assert not Path("r").exists()

@@ -18,7 +18,7 @@ import yaml
 
 from unmix.config.earlier import current, upgraded
 from unmix.config.nested import flattened
-from unmix.errors import UserError, check_choice
+from unmix.errors import UserError
 from unmix.synonyms import nearest
 
 __all__ = ["recipe", "recipe_in_full", "recipe_names", "recipe_text", "resolve", "summary"]
@@ -105,7 +105,10 @@ def recipe_text(name: str, flag: str | None = None) -> str:
     Raises:
         UserError: if there is none of that name, with the nearest match.
     """
-    check_choice("config", name, recipe_names(), flag=flag)
+    if name not in recipe_names():
+        near = nearest(name, recipe_names())
+        hint = f"Did you mean {near!r}?" if near else "Run `unmix recipes` for a list."
+        raise UserError(f"{name!r} is not a recipe. {hint}", parameter="config", flag=flag)
     file = _ROOT / _folders()[name] / f"{name}.yaml"
     return file.read_text(encoding="utf-8")
 
