@@ -63,7 +63,7 @@ def on(folder: Path) -> list[str]:
 FLAGS = [
     ("--method mocco", "--method: 'mocco' is unknown. Did you mean 'moco'?"),
     ("--data photoz", "--data: 'photoz' is unknown. Did you mean 'photos'?"),
-    ("--config moco-photoz", "--config: 'moco-photoz' is not a recipe. Did you mean 'moco-photos'?"),
+    ("--config moco-photoz", "--config: 'moco-photoz' is not a recipe. Did you mean 'moco-ph"),
     ("--IM --IM_type regoin", "--IM_type: 'regoin' is unknown. Did you mean 'region'?"),
     ("--backbone resnet19", "--backbone: 'resnet19' is unknown. Did you mean 'resnet18'?"),
     ("--device cpuu", "--device: 'cpuu' is unknown. Did you mean 'cpu'?"),

@@ -291,9 +291,9 @@ def test_values_of_other_tools_are_only_offered_where_they_can_be_given():
     for flag, values in synonyms.VALUES.items():
         for word, meant in values.items():
             with pytest.raises(UserError, match=f"Did you mean {meant!r}"):
-                check_choice(f"--{flag}", word, ["something", meant])
+                check_choice(flag, word, ["something", meant])
             with pytest.raises(UserError) as caught:
-                check_choice(f"--{flag}", word, ["qqqqqqqq"])
+                check_choice(flag, word, ["qqqqqqqq"])
             assert "Did you mean" not in str(caught.value)
 
 
