@@ -93,6 +93,7 @@ def test_new_cells_change_sentence_figure_and_table(
     monkeypatch.setattr(tables, "EVIDENCE", tmp_path)
     assert "**Without augmentation**: not measured yet." in tables.answer()
     assert "**With full augmentation**: not measured yet." in tables.answer()
+    assert tables.answer().startswith("**Nothing was measured yet.**")
     figures = set()
     for seed in range(6):
         for condition, knn in (("plain", 28.0 + seed / 10), ("Un-Mix", 35.0 + seed / 5)):
@@ -101,6 +102,11 @@ def test_new_cells_change_sentence_figure_and_table(
         figures.add(tables.answer_figure())
         told = tables.answer()
         assert ("kNN better by" in told) == (seed == 5)
+        assert ("undecided, with too few seeds, without" in told) == (seed < 5)
     assert "kNN better by 7.2 points (95% interval 7.1 to 7.4, 6 paired seeds)" in told
+    assert told.startswith(
+        "**MoCo with Un-Mix, compared with MoCo alone, is better without augmentation "
+        "(kNN and linear probe).**"
+    )
     assert len(figures) == 6
     assert "| Un-Mix | 40 | 4.0 | 1.00x |" in tables.study("augmentation-none")

@@ -141,7 +141,36 @@ def answer() -> str:
         ]
         more = f" At equal compute: {'; '.join(equal)}." if equal else ""
         lines.append(f"- **{title}**, Un-Mix against plain MoCo: {'; '.join(verdicts)}.{more}")
-    return "\n".join(lines)
+    return f"{_lead()}\n\n" + "\n".join(lines)
+
+
+def _lead() -> str:
+    """In which cases Un-Mix is better, worse, or neither, in one sentence."""
+    outcomes: dict[str, dict[str, list[str]]] = {}
+    for name, title in ANSWER.items():
+        found = _study(name)
+        for c in [] if found is None else found.comparisons():
+            if c.family == "primary" and c.result is not None:
+                cases = outcomes.setdefault(_outcome(c.verdict()), {})
+                case = f"{title[0].lower()}{title[1:]}"
+                cases.setdefault(case, []).append(PROTOCOL_TITLES[c.protocol])
+    if not outcomes:
+        return "**Nothing was measured yet.**"
+    parts = []
+    for outcome, cases in outcomes.items():
+        each = [f"{case} ({' and '.join(by)})" for case, by in cases.items()]
+        parts.append(f"{outcome} {', '.join(each)}")
+    return f"**MoCo with Un-Mix, compared with MoCo alone, is {'; '.join(parts)}.**"
+
+
+def _outcome(verdict: str) -> str:
+    """The kind of a verdict."""
+    for start, outcome in (
+        ("better", "better"), ("worse", "worse"), ("no difference", "not distinguishable"),
+    ):  # fmt: skip
+        if verdict.startswith(start):
+            return outcome
+    return "undecided, with too few seeds,"
 
 
 def answer_figure() -> str:
@@ -158,6 +187,7 @@ def answer_figure() -> str:
                 if (values := study.accuracies(condition, protocol))
             }
             for augmentation, study in found.items()
+            if study.cells
         }
         for protocol, title in PROTOCOL_TITLES.items()
     }

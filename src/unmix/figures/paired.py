@@ -19,12 +19,12 @@ Panel = Mapping[str, Mapping[int, float]]
 """For each condition, accuracy in percent by seed."""
 
 # Dark enough on white and bright enough on black; markers differ too, for black and white.
-_COLORS = ("#77777A", "#CC3311", "#0077BB", "#009966", "#AA3377", "#B8860B")
+_COLORS = ("#808084", "#CC3311", "#0077BB", "#009966", "#AA3377", "#B8860B")
 _MARKERS = "oD^sPv"
 _INK = "#123456"  # stands for the color of the text around an inline figure
 
 
-@rc_context({**STYLE, "axes.grid.axis": "y"})
+@rc_context({**STYLE, "axes.grid.axis": "y", "grid.color": GRAY, "grid.alpha": 0.35})
 def paired_dots(
     rows: Mapping[str, Mapping[str, Panel]], *, ink: str = "#333333", transparent: bool = False
 ) -> Figure:
@@ -64,7 +64,7 @@ def _panel(axes: Axes, panel: Panel, names: Sequence[str], ink: str) -> None:
     for seed in sorted({seed for values in panel.values() for seed in values}):
         points = [(at[name], panel[name][seed]) for name in at if seed in panel[name]]
         if len(points) > 1:
-            axes.plot(*zip(*points, strict=True), color=GRAY, linewidth=0.7, alpha=0.6, zorder=1)
+            axes.plot(*zip(*points, strict=True), color="#888888", linewidth=0.7, zorder=1)
     for name, x in at.items():
         number, values = names.index(name), list(panel[name].values())
         color = _COLORS[number % len(_COLORS)]
