@@ -117,7 +117,7 @@ def test_what_a_logger_wrote_does_not_stand_in_the_way_of_the_next_try(tmp_path:
         (folder.path / name).parent.mkdir(parents=True, exist_ok=True)
         (folder.path / name).touch()
     folder.discard()
-    assert not folder.begun()
+    assert not folder.has_run()
 
 
 def test_wandb_is_ended_before_the_files_of_a_failed_run_are_removed(

@@ -74,13 +74,13 @@ def _content(run: RunFolder, say: Callable[[str], None]) -> dict[str, Any]:
         load_results(run.path)
         return dict(json.loads(run.results.read_text(encoding="utf-8")))
     except DamagedResultsError:
-        new = _begun_anew(run)
+        new = _new_results(run)
         aside = set_aside(run.results)
         say(f"warning: {run.results} was damaged; it is {aside.name} now, with its earlier rows")
         return new
 
 
-def _begun_anew(run: RunFolder) -> dict[str, Any]:
+def _new_results(run: RunFolder) -> dict[str, Any]:
     """The content of `results.json` without evaluations."""
     settings = run.settings()
     words = settings.flat()

@@ -43,7 +43,7 @@ def pixel_batches(
         images: The split; broken files are noted in its `skipped`.
         size: Side of the images in pixels.
         batch_size: Images at a time.
-        workers: Processes that read files; by default one a core, at most 8 and one a batch, and
+        workers: Processes that read files; by default one per core, at most 8 and one per batch, and
             none for a single batch. Images in memory need none.
         device: Where the pixels will go: for a GPU their memory is pinned, so that the copy does
             not wait for what the GPU is doing.
@@ -80,7 +80,7 @@ def pixel_batches(
 
 
 class _Chunks(Dataset[_Chunk]):
-    """Reads the images of a batch, in whatever process."""
+    """Reads the images of a batch."""
 
     def __init__(self, images: StreamedImages, chunks: tuple[Tensor, ...], size: int) -> None:
         self.images, self.chunks, self.size = images, chunks, size
@@ -96,7 +96,7 @@ class _Chunks(Dataset[_Chunk]):
 
 
 class _Broken(Skipped):
-    """Collects the errors of one batch, to be noted where the run is."""
+    """Collects the errors of one batch, to be added in the main process."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""What an evaluation protocol is, and what it may use."""
+"""The interface of evaluation protocols."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Batches = Callable[[int], Iterable[tuple[Tensor, Tensor]]]
 
 @dataclass(frozen=True)
 class Prediction:
-    """What a protocol predicts.
+    """The predictions of a protocol for the test images.
 
     Attributes:
         ranking: Classes of each test image, best first, int64 `(M, K)`; five are enough. -1 where
@@ -37,12 +37,12 @@ class Prediction:
 
 @dataclass(frozen=True)
 class Measurement:
-    """An encoder measured by a protocol.
+    """The result of a protocol.
 
     Attributes:
         row: A row of `results.json`, without its epoch: accuracies in percent and details.
         correct: Whether each test image was predicted correctly, bool `(M,)`, on the CPU.
-        index: Which images of the test split they are, int64 `(M,)`.
+        index: Indices of the images in the test split, int64 `(M,)`.
     """
 
     row: dict[str, Any]

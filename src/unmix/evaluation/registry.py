@@ -1,4 +1,4 @@
-"""Every evaluation protocol by name."""
+"""The evaluation protocols by name."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ PROTOCOLS: dict[str, Protocol] = {
     "cmc": SGDProbe(cmc_settings),
     "moco": SGDProbe(moco_settings),
 }
-"""Name to protocol. The names stand in `results.json`."""
+"""Protocols by name, as in `results.json`."""
 
 PROBES = tuple(name for name in PROTOCOLS if name != "knn")
-"""The protocols of `unmix probe`; kNN has a command with options of its own."""
+"""The protocols of `unmix probe`; kNN has a command of its own, `unmix knn`."""
 
 
 def evaluate(name: str, task: Task) -> Measurement:
@@ -33,7 +33,7 @@ def evaluate(name: str, task: Task) -> Measurement:
 
     Args:
         name: One of `PROTOCOLS`.
-        task: What it may use.
+        task: Features and images to evaluate on.
 
     Raises:
         UserError: if the protocol is unknown, features and labels do not match, or a number is out
@@ -65,15 +65,15 @@ def evaluate_features(
     generator: torch.Generator,
     device: torch.device | str | None = None,
 ) -> list[Measurement]:
-    """Evaluate by protocols that need nothing but features.
+    """Evaluate by protocols that need features alone.
 
     Args:
         train: Features and labels of the training images.
         test: Features and labels to predict.
         classes: Number of classes.
         protocols: Of `PROTOCOLS`, those that need no images.
-        k: Neighbors that vote.
-        temperature: T of the kNN's weights.
+        k: Number of neighbors that vote in the kNN.
+        temperature: T of their weights.
         generator: For the linear probe's split of the training features.
         device: Where to compute; by default the CPU.
 

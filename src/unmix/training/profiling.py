@@ -1,4 +1,4 @@
-"""How long each stage of a training step takes, apart and together."""
+"""Profiling of a training step: the time of each stage, and of the whole."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ STAGES = {
     "optimizer": "step, momentum encoder, memory",
     "step": "whole training step, through the trainer",
 }
-"""What is measured, in the order of a step, and what it is."""
+"""The stages in the order of a step, with a description."""
 
 MODEL = ("forward", "backward")
 _FILES = 64
@@ -50,43 +50,43 @@ _FILES = 64
 
 @dataclass
 class Times:
-    """Seconds that stages took, each time for so many images.
+    """Durations of stages, and their numbers of images.
 
     Attributes:
-        seconds: For each stage the time of each run.
-        images: For each stage the images of a run.
+        seconds: For each stage the duration of each run.
+        images: For each stage the number of images of a run.
     """
 
     seconds: dict[str, list[float]] = field(default_factory=dict)
     images: dict[str, int] = field(default_factory=dict)
 
     def add(self, stage: str, seconds: float, images: int) -> None:
-        """Note one run of a stage."""
+        """Add one run of a stage."""
         self.seconds.setdefault(stage, []).append(seconds)
         self.images[stage] = images
 
     def rates(self, stage: str) -> dict[str, float]:
-        """Median, least and greatest images a second."""
+        """Median, minimum and maximum images per second."""
         rates = [self.images[stage] / s for s in self.seconds[stage]]
         return {"median": statistics.median(rates), "min": min(rates), "max": max(rates)}
 
     def per_image(self, stage: str) -> float:
-        """The median of the seconds that an image takes; 0 for a stage that is not there."""
+        """Median seconds per image; 0 for a stage that was not timed."""
         if stage not in self.seconds:
             return 0.0
         return statistics.median(self.seconds[stage]) / self.images[stage]
 
 
 def measure_stages(parts: Parts, *, steps: int = 5, warmup: int = 2) -> dict[str, Any]:
-    """Measure whole steps through the trainer, then the stages of further steps.
+    """Time whole steps through the trainer, then the stages of further steps.
 
-    Whole steps are first: they compile what is to be compiled, and do not wait for the device
-    between stages.
+    Whole steps are first: compilation happens in them, and they do not wait for the device between
+    stages.
 
     Args:
-        parts: A run's parts; its method is trained meanwhile.
-        steps: Steps that count, of either kind.
-        warmup: Steps before them.
+        parts: Components of a run; its method is trained meanwhile.
+        steps: Number of timed steps, of either kind.
+        warmup: Number of steps before them.
 
     Returns:
         "times" (`Times`), "flops_per_image" of the matrix products and convolutions of forward and
@@ -117,10 +117,10 @@ def measure_stages(parts: Parts, *, steps: int = 5, warmup: int = 2) -> dict[str
 
 
 def facts(parts: Parts, measured: dict[str, Any]) -> dict[str, Any]:
-    """What was measured, as plain numbers: the content of the JSON file.
+    """The measurements as plain numbers: the content of the JSON file.
 
     Args:
-        parts: Of the run.
+        parts: Components of the run.
         measured: From `measure_stages`.
     """
     times: Times = measured["times"]
@@ -238,7 +238,7 @@ def count_flops(module: Pretraining, batch: Batch, dtype: torch.dtype | None) ->
     """
     generator = generator_for(module.seed, "bench", "flops")
     autocast = torch.autocast(module.device.type, dtype=dtype, enabled=dtype is not None)
-    # What is compiled hides its operations from the counter.
+    # The counter does not see operations in compiled code.
     with autocast, torch.compiler.set_stance("force_eager"):
         views = module.make_views(batch, generator)
         with FlopCounterMode(display=False) as counter:
@@ -248,7 +248,7 @@ def count_flops(module: Pretraining, batch: Batch, dtype: torch.dtype | None) ->
 
 
 def _a_batch(parts: Parts) -> Batch:
-    """A batch as the trainer gets it.
+    """A batch from the data loader.
 
     Raises:
         UserError: if fewer than 2 of its images can be read.
@@ -270,7 +270,7 @@ def _a_batch(parts: Parts) -> Batch:
 
 
 def _file_stages(parts: Parts, times: Times, steps: int) -> None:
-    """Reading and decoding, by one process and by the workers."""
+    """Time reading and decoding, in one process and in the workers."""
     images, module = parts.train, parts.module
     assert isinstance(images, StreamedImages)
     chosen = range(0, len(images), max(1, len(images) // _FILES))
@@ -291,13 +291,13 @@ def _file_stages(parts: Parts, times: Times, steps: int) -> None:
 
 
 def _loading(parts: Parts, batches: int) -> Iterator[tuple[float, int]]:
-    """Seconds and images of some batches from the workers, once they run."""
+    """Seconds and images of some batches from running workers."""
     loader = build_loader(
         parts.train, parts.module.views, parts.module.order,
         workers=parts.settings.machine.workers,
         pin_memory=parts.machine.device.type == "cuda",
     )  # fmt: skip
-    # What the workers have read ahead while they started is not their rate.
+    # Batches prefetched during the start are not counted.
     ahead = 2 * max(1, getattr(loader, "num_workers", 1))
     whole = max(1, len(loader) - ahead)
     iterator = iter(loader)
@@ -311,11 +311,11 @@ def _loading(parts: Parts, batches: int) -> Iterator[tuple[float, int]]:
 
 
 def matmul_rate(device: torch.device, dtype: torch.dtype | None) -> float:
-    """Floating-point operations a second of a large matrix product: the device's practical limit.
+    """FLOP/s of a large matrix product: the practical limit of the device.
 
     Args:
-        device: Where.
-        dtype: Number format; None is float32.
+        device: The device.
+        dtype: Type of the matrices; None for float32.
     """
     n = 8192 if device.type == "cuda" else 2048
     a, b = (torch.ones(n, n, device=device, dtype=dtype or torch.float32) for _ in range(2))
@@ -326,7 +326,7 @@ def matmul_rate(device: torch.device, dtype: torch.dtype | None) -> float:
 
 
 class _Marks(Callback):
-    """Notes when steps end. On a GPU the host runs ahead, so only the ends of runs are waited for.
+    """Records when steps end. On a GPU it synchronizes only at the ends of runs.
 
     Args:
         warmup: Steps before the first mark.
@@ -350,15 +350,14 @@ class _Marks(Callback):
 def whole_steps(
     parts: Parts, steps: int, warmup: int = 2, clock: _StageClock | None = None
 ) -> list[float]:
-    """Seconds of a training step through the trainer, `steps` times.
+    """Duration of a training step through the trainer, `steps` times, in seconds.
 
-    On a GPU each is the mean of several steps, so that waiting for the device at their end does
-    not count.
+    On a GPU each is the mean of several steps, so that synchronization does not count.
 
     Args:
-        parts: A run's parts; its method is trained meanwhile.
-        steps: Times.
-        warmup: Steps before them, in which memory is taken and code is compiled.
+        parts: Components of a run; its method is trained meanwhile.
+        steps: Number of measurements.
+        warmup: Number of steps before them, for allocation and compilation.
         clock: Times the stages of further steps.
     """
     run = 1 if parts.machine.device.type == "cpu" else 10

@@ -98,7 +98,7 @@ class RunFolder:
         text += chain + yaml.safe_dump(dict(words), sort_keys=False)
         atomic_write(self.config, text.encode())
 
-    def begun(self) -> bool:
+    def has_run(self) -> bool:
         """Whether the folder holds a run; False if it is empty or missing.
 
         Raises:

@@ -162,7 +162,7 @@ def run(
 def _way_on(folder: RunFolder, given: Given | None) -> str:
     """How to continue a run that was interrupted."""
     if not folder.last.exists():
-        return "nothing was saved yet, so the same command begins anew"
+        return "nothing was saved yet, so the same command starts from the beginning"
     if given is not None:
         return "the same call of pretrain goes on"
     return f"to go on: unmix pretrain --run {shlex.quote(str(folder.path))}"
@@ -170,7 +170,7 @@ def _way_on(folder: RunFolder, given: Given | None) -> str:
 
 def _complete(folder: RunFolder, settings: Settings) -> RunResults | None:
     """Print and return the results of a run that is complete; None if it is not."""
-    if not folder.begun():
+    if not folder.has_run():
         return None
     folder.check_same(settings.flat())
     if not (folder.results.exists() and folder.encoder.exists()):
@@ -201,7 +201,7 @@ def _train(
     """
     check_launch(settings.machine.devices)
     cores = CoreMeter()
-    resume = folder.begun()
+    resume = folder.has_run()
     if resume:
         check_there(settings.run.data)
     seen: dict[str, Fingerprint] = {}
