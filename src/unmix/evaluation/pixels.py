@@ -43,8 +43,8 @@ def pixel_batches(
         images: The split; broken files are noted in its `skipped`.
         size: Side of the images in pixels.
         batch_size: Images at a time.
-        workers: Processes that read files; by default one per core, at most 8 and one per batch, and
-            none for a single batch. Images in memory need none.
+        workers: Processes that read files; by default one per core, at most 8 or one per batch,
+            and none for a single batch. Images in memory need none.
         device: Where the pixels will go: for a GPU their memory is pinned, so that the copy does
             not wait for what the GPU is doing.
 
