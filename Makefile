@@ -1,4 +1,4 @@
-# make demo      a few small runs, a table and a report, in minutes
+# make demo      does mixing help without augmentation? 24 small runs and a verdict, in minutes
 # make test      lint, types and tests
 # make docs      the documentation, in site/
 # make tutorial  execute the tutorial's notebook and store its outputs

@@ -49,8 +49,8 @@ ALLOWED = {
     "statistics": set(),
     "workers": set(),
     "studies": {
-        "statistics", "training", "evaluation", "hardware", "config", "results", "per_image",
-        "files", "workers",
+        "statistics", "training", "evaluation", "methods", "hardware", "config", "results",
+        "per_image", "files", "workers",
     },
     "commands": {
         "studies", "statistics",

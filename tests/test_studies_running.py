@@ -222,15 +222,15 @@ def test_baselines_are_measured_once_and_stand_in_the_table(tmp_path: Path) -> N
     found = read_study(folder)
     assert {name: sorted(rows["knn"]) for name, rows in found.baselines.items()} == {
         "raw pixels": [1],
-        "untrained encoder of moco": [1, 2],
-        "untrained encoder of simclr": [1],
+        "untrained encoder (MoCo)": [1, 2],
+        "untrained encoder (SimCLR)": [1],
     }
     assert found.as_dict()["baselines"] == found.baselines
     first, *rows = found.rows()
     assert first[:6] == ["raw pixels", "–", "–", "–", "–", "1"]
     assert first[6] == f"{found.baselines['raw pixels']['knn'][1]:.1f}"
     assert [row[0] for row in rows[2:]] == ["MoCo", "slower", "SimCLR"]
-    one, other = found.baselines["untrained encoder of moco"]["linear"].values()
+    one, other = found.baselines["untrained encoder (MoCo)"]["linear"].values()
     assert one != other
     before = (folder / "baselines.json").read_bytes()
     again: list[str] = []

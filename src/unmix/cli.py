@@ -66,7 +66,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _way_on(args: Sequence[str], interrupt: KeyboardInterrupt) -> str:
     """How to continue after an interrupt, if that is possible."""
-    if interrupt.args and args[0] == "pretrain":  # a demo is four runs
+    if interrupt.args and args[0] == "pretrain":  # other commands have many runs
         return f"; {interrupt.args[0]}"
     if args[0] in RESUMED:
         return "; give the same command again to continue"

@@ -1,100 +1,141 @@
-"""The demonstration: MoCo and CMC with and without image mixtures, in minutes, on a laptop."""
+"""The demo: where images cannot be augmented, does mixing help? A small study with a verdict."""
 
 from __future__ import annotations
 
+import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from unmix.commands.compare import compare
 from unmix.commands.finished import Say
-from unmix.errors import check_number
-from unmix.evaluation.baselines import accuracies, raw_pixels
-from unmix.randomness import generator_for
-from unmix.training.console import duration
+from unmix.commands.study_page import results_table, write_page
+from unmix.errors import UserError, check_choice, check_number
+from unmix.names import shown_lines
+from unmix.studies import Study, read_study, run_study
+from unmix.studies.running import STALE
+from unmix.training.console import duration, quiet_libraries
 from unmix.training.console import say as print_line
-from unmix.training.run.parts import build_parts
-from unmix.training.run.pretrain import pretrain, settings_for
 
-__all__ = ["RUNS", "demo"]
+__all__ = ["demo", "demo_study"]
 
-RUNS: dict[str, dict[str, Any]] = {
-    "moco": {"method": "moco"},
-    "moco-im": {"method": "moco", "IM": True},
-    "cmc": {"method": "cmc"},
-    "cmc-im": {"method": "cmc", "IM": True},
-}
+PLAIN = "MoCo, no augmentation"
+MIXED = "MoCo + Un-Mix, no augmentation"
+AUGMENTED = "MoCo, full augmentation"
+
+# The whole image, as it is.
+_NONE = {"crop_scale_min": 1, "crop_ratio": [1, 1], "flip_p": 0, "jitter_p": 0, "gray_p": 0}
+_MOCO = {"method": "moco", "queue_size": 512, "bn_splits": 1}
+_CMC = {"method": "cmc", "contrast": "softmax", "negatives": 511, "seeds": "0-2"}
+_STUDY: Mapping[str, Any] = {
+    "about": (
+        "MoCo without augmentation, with Un-Mix in place of augmentation, and with the usual "
+        "augmentation; and CMC with and without IM. Few images, many epochs."
+    ),
+    "base": {
+        "data": "photos", "limit": 512, "size": 16, "backbone": "resnet10", "width": 0.25,
+        "batch_size": 64, "epochs": 40, "knn_every": 0, "logger": "none",
+    },
+    "conditions": {
+        PLAIN: {**_MOCO, **_NONE},
+        MIXED: {**_MOCO, **_NONE, "unmix": True},
+        AUGMENTED: _MOCO,
+        "CMC, crop and flip": _CMC,
+        "CMC + IM, crop and flip": {**_CMC, "IM": True},
+    },
+    # A question each, so that six seeds can answer it.
+    "comparisons": {
+        "mixing instead of nothing": [[MIXED, PLAIN]],
+        "mixing instead of augmentation": [[MIXED, AUGMENTED]],
+    },
+    "seeds": "0-5",
+    "baselines": True,
+}  # fmt: skip
 
 
 def demo(
     *,
     run: str = "runs/demo",
     data: str = "photos",
-    epochs: int = 6,
+    epochs: int = 40,
     seed: int = 0,
+    jobs: int = 2,
     device: str = "auto",
+    stale: str = "refuse",
     say: Say = print_line,
 ) -> Path:
-    """Train MoCo, MoCo + IM, CMC and CMC + IM; print one table, write figures and a report.
+    """Train 24 small encoders, and say whether mixing helps where images are not augmented.
 
-    Beside them stand raw pixels and an untrained encoder, measured in the same way. Runs that are
-    complete already are not repeated.
+    MoCo without augmentation, MoCo with Un-Mix in its place and MoCo with augmentation, six paired
+    seeds each; CMC with and without IM, three seeds each, without a verdict; beside them raw pixels
+    and untrained encoders. About five minutes on two cores. The first line is the verdict; a table,
+    a figure and report.html follow. The same command goes on where it was stopped, and shows the
+    result again when it is done. It is `unmix study` with a plan that ships.
 
     Args:
-        run: Folder of the four run folders and the report.
-        data: Data set with classes, by name or folder.
+        run: Folder of the study, the figure and the report.
+        data: Data set with classes, by name or folder; 512 of its images are trained on.
         epochs: Epochs of each run.
-        seed: Of all runs.
+        seed: The first of the six.
+        jobs: Runs at a time.
         device: auto, cpu, cuda or mps.
-        say: Prints a line.
+        stale: What is done with runs that other settings or code trained: refuse, keep or rerun.
+        say: Prints the result; progress goes to the standard error.
 
     Returns:
         The folder.
 
     Raises:
-        UserError: as `pretrain` and `compare` do.
+        UserError: as `study` does.
     """
-    check_number("epochs", epochs, at_least=1)
+    check_number("--epochs", epochs, at_least=1)
+    check_number("--seed", seed, at_least=0)
+    check_number("--jobs", jobs, at_least=1)
+    check_choice("--stale", stale, STALE)
     start = time.perf_counter()
+    quiet_libraries()
     folder = Path(run)
-    every = max(1, epochs // 3)
-    common: dict[str, Any] = {
-        "data": data,
-        "epochs": epochs,
-        "seed": seed,
-        "device": device,
-        "knn_every": every,
-        "linear_every": every,
-    }
-    for name, words in RUNS.items():
-        say(f"\n[{name}]")
-        pretrain(run=str(folder / name), **common, **words)
-    say("")
-    compare(
-        [folder / name for name in RUNS],
-        out=folder,
-        device=device,
-        baselines=untrained(data, seed, device),
-        say=say,
+    planned = demo_study(data, epochs, seed)
+    failed = run_study(
+        planned, folder, jobs=jobs, stale=stale, here={"device": device}, flag="--run", say=_note
     )
+    found = read_study(folder)
+    for line in (*found.verdicts(), *found.notes()):
+        say(line)
+    say("")
+    say(results_table(found).text())
+    say(f"report: {write_page(found, folder)}")
     say(f"took {duration(time.perf_counter() - start)}")
+    if failed:
+        raise UserError(
+            f"{len(failed)} runs failed, such as {failed[0]}; the reasons are above. The same "
+            "command tries them again."
+        )
     return folder
 
 
-def untrained(data: str, seed: int, device: str) -> dict[str, dict[str, float]]:
-    """kNN and linear accuracy of raw pixels and of MoCo's encoder before its first step."""
-    words = {"method": "moco", "data": data, "seed": seed, "device": device}
-    parts = build_parts(settings_for(words)[0])
-    module = parts.module.to(parts.machine.device)
-    if parts.test is None:
-        return {}
-    found = {}
-    for name, encode, dtype in (
-        ("raw pixels", raw_pixels, None),
-        ("untrained encoder", module.method.features, parts.machine.autocast),
-    ):
-        found[name] = accuracies(
-            encode, parts.labeled, parts.test, module.views.plain, module.views.size,
-            generator=generator_for(seed, "probe"), device=parts.machine.device, dtype=dtype,
-        )  # fmt: skip
-    return found
+def demo_study(data: str = "photos", epochs: int = 40, seed: int = 0) -> Study:
+    """The plan of the demo.
+
+    Args:
+        data: Data set.
+        epochs: Of each run.
+        seed: The first.
+    """
+    conditions = {
+        name: {k: _moved(v, seed) if k == "seeds" else v for k, v in settings.items()}
+        for name, settings in _STUDY["conditions"].items()
+    }
+    base = {**_STUDY["base"], "data": data, "epochs": epochs}
+    seeds = _moved(_STUDY["seeds"], seed)
+    content = {**_STUDY, "base": base, "conditions": conditions, "seeds": seeds}
+    return Study.of(content, "demo", "demo")
+
+
+def _moved(seeds: str, first: int) -> str:
+    low, high = map(int, seeds.split("-"))
+    return f"{low + first}-{high + first}"
+
+
+def _note(text: str) -> None:
+    print(shown_lines(text), file=sys.stderr, flush=True)

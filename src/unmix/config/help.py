@@ -15,7 +15,6 @@ ABOUTS = {
     "preview": "Draw images, their partners and their mixtures.",
     "methods": "List the methods and the mixing rules that they support.",
     "recipes": "List the recipes, or print one.",
-    "demo": "Train MoCo and CMC with and without image mixtures, and compare them.",
 }
 
 STUDY_EXAMPLES = """\

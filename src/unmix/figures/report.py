@@ -8,17 +8,17 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, StrictUndefined
+from jinja2 import Environment, FunctionLoader, StrictUndefined
 from matplotlib.figure import Figure
 
 from unmix.figures.saving import render
 from unmix.figures.style import method_name
-from unmix.figures.table import Baselines, results_table
+from unmix.figures.table import Baselines, ResultsTable, results_table
 from unmix.files import atomic_write
 from unmix.names import shown
 from unmix.results import Evaluation, RunResults, described
 
-__all__ = ["write_report"]
+__all__ = ["write_report", "write_study_report"]
 
 CITATIONS = (
     "Zhiqiang Shen, Zechun Liu, Zhuang Liu, Marios Savvides, Trevor Darrell. Rethinking Image "
@@ -60,11 +60,9 @@ def write_report(
     Raises:
         UserError: if the file cannot be written.
     """
-    template = resources.files("unmix.figures").joinpath("report.html").read_text(encoding="utf-8")
-    environment = Environment(
-        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    page = environment.from_string(template).render(
+    _write(
+        path,
+        "report.html",
         title=title,
         verdicts=verdicts,
         summary=_summary(results),
@@ -73,6 +71,7 @@ def write_report(
         figures=[
             {
                 "title": name,
+                "alt": name,
                 "caption": (captions or {}).get(name, ""),
                 "source": _source(figure),
             }
@@ -80,9 +79,71 @@ def write_report(
         ],
         settings=_flat(settings or {}),
         runs=[_details(run) for run in results],
-        citations=CITATIONS,
     )
+
+
+def write_study_report(
+    path: Path,
+    *,
+    title: str,
+    verdicts: Sequence[str],
+    notes: Sequence[str],
+    figure: Figure,
+    caption: str,
+    table: ResultsTable,
+    cells: Sequence[Mapping[str, Any]],
+) -> None:
+    """Write one HTML file that opens with a study's verdict; it loads nothing.
+
+    Args:
+        path: The file.
+        title: The first verdict.
+        verdicts: The others.
+        notes: Sentences below them, one per paragraph.
+        figure: The runs by condition and seed.
+        caption: What the figure shows.
+        table: The conditions.
+        cells: What each run's JSON holds.
+
+    Raises:
+        UserError: if the file cannot be written.
+    """
+    _write(
+        path,
+        "study.html",
+        title=title,
+        verdicts=verdicts,
+        summary="",
+        notes=notes,
+        figure={"title": "", "alt": title, "caption": caption, "source": _source(figure)},
+        table=table,
+        runs=[_cell_details(cell) for cell in cells],
+    )
+
+
+def _write(path: Path, name: str, **content: Any) -> None:
+    folder = resources.files("unmix.figures")
+    environment = Environment(
+        loader=FunctionLoader(lambda file: folder.joinpath(file).read_text(encoding="utf-8")),
+        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True,
+    )  # fmt: skip
+    page = environment.get_template(name).render(citations=CITATIONS, **content)
     atomic_write(Path(path), page.encode(errors="backslashreplace"))
+
+
+def _cell_details(cell: Mapping[str, Any]) -> dict[str, Any]:
+    """A cell of a study: its command, and everything that its JSON has."""
+    groups = {
+        "Accuracies, top-1 in percent": cell["accuracies"],
+        "Settings": cell["settings"],
+        "Hardware": cell.get("hardware", {}),
+        "Versions": {**cell["code"], **cell.get("versions", {})},
+    }
+    return {
+        "name": shown(f"{cell['condition']}, seed {cell['seed']}"),
+        "command": shown(str(cell.get("command", ""))),
+        "groups": [(heading, _flat(items)) for heading, items in groups.items() if items],
+    }
 
 
 def _source(figure: Figure) -> str:

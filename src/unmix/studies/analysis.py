@@ -36,6 +36,13 @@ class Comparison:
     protocol: str
     result: PairedComparison | None
 
+    def short(self) -> str:
+        """The mean difference to the reference with its interval, for a figure."""
+        if self.result is None or self.result.interval is None:
+            return f"{self.reference}: too few seeds"
+        low, high = self.result.interval
+        return f"{self.reference}: {self.result.mean:+.1f} (95% interval {low:+.1f} to {high:+.1f})"
+
     def verdict(self, exploratory: bool = False) -> str:
         """The result in words, without the names of the conditions."""
         if exploratory and self.result is not None:
@@ -154,12 +161,16 @@ class StudyResults:
             "missing": self.missing(),
         }
 
-    def sentences(self) -> list[str]:
-        """The verdicts, then notes on the cells."""
+    def verdicts(self) -> list[str]:
+        """All comparisons in words."""
         found = [c.words(self.study.exploratory) for c in self.comparisons()]
         for over in over_rows(self):
             found += over.words(_TITLES.get(over.protocol, over.protocol))
-        found += [f"note: {note}" for note in self.marks()]
+        return found
+
+    def notes(self) -> list[str]:
+        """What a reader must know of the cells."""
+        found = [f"note: {note}" for note in self.marks()]
         if gone := self.missing():
             more = f" and {len(gone) - 3} more" if len(gone) > 3 else ""
             found.append(f"note: {len(gone)} cells are missing: {'; '.join(gone[:3])}{more}")
@@ -185,7 +196,7 @@ class StudyResults:
     def markdown(self) -> str:
         """The verdicts, then the table."""
         columns = self.columns()
-        lines = [*(f"- {line}" for line in self.sentences()), "", _row(columns)]
+        lines = [*(f"- {line}" for line in (*self.verdicts(), *self.notes())), "", _row(columns)]
         lines += [_row(["---"] * len(columns)), *map(_row, self.rows())]
         return "\n".join(lines) + "\n"
 

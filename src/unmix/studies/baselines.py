@@ -12,6 +12,7 @@ from unmix.config import Settings
 from unmix.errors import UserError
 from unmix.evaluation.baselines import accuracies, raw_pixels
 from unmix.files import atomic_write
+from unmix.methods import method_class
 from unmix.randomness import generator_for
 from unmix.studies.cells import result_settings
 from unmix.studies.plan import Study
@@ -75,10 +76,10 @@ def _planned(study: Study) -> list[tuple[str, str, int]]:
     first = next(iter(study.conditions))
     found = [("raw pixels", first, study.seeds[0])]
     for condition in encoders.values():
-        of = study.resolved(condition, study.seeds[0]).run.method
-        name = "untrained encoder" if len(encoders) == 1 else f"untrained encoder of {of}"
+        of = method_class(study.resolved(condition, study.seeds[0]).run.method).__name__
+        name = "untrained encoder" if len(encoders) == 1 else f"untrained encoder ({of})"
         if any(known == name for known, *_ in found):  # a method with two networks
-            name = f"untrained encoder of {condition}"
+            name = f"untrained encoder ({condition})"
         found += [(name, condition, seed) for seed in study.seeds_of(condition)]
     return found
 

@@ -68,6 +68,7 @@ def run_study(
     only: Sequence[str] = (),
     seeds: Sequence[int] = (),
     here: Mapping[str, Any] | None = None,
+    flag: str = "--out",
     say: Say = print,
 ) -> list[str]:
     """Train and measure every cell that is missing.
@@ -84,6 +85,7 @@ def run_study(
         only: Conditions to train now; the others stay in the study. By default all.
         seeds: Likewise.
         here: Settings of this machine, such as `data_dir`; they are not part of the study.
+        flag: What messages call the folder.
         say: Prints a line.
 
     Returns:
@@ -94,7 +96,7 @@ def run_study(
             folder cannot be written.
         KeyboardInterrupt: when it is interrupted; the same call goes on.
     """
-    with run_lock(folder, say, "--out"):
+    with run_lock(folder, say, flag):
         local = replace(study, base={**study.base, **(here or {})})
         return _run_locked(study, local, folder, jobs, stale, only, seeds, say)
 
@@ -154,7 +156,10 @@ def _costs(study: Study, folder: Path, say: Say) -> dict[str, Cost]:
             found[name] = Cost(**entry["cost"])
             continue
         say(f"measuring a few steps of {name!r}")
-        found[name] = measure_cost(settings)
+        try:
+            found[name] = measure_cost(settings)
+        except UserError as error:
+            raise UserError(f"condition {name!r}: {error}") from None
         known[name] = {"settings": key, "cost": found[name].as_dict()}
         atomic_write(file, (json.dumps(known, indent=1) + "\n").encode())
     return found
@@ -223,7 +228,7 @@ def _estimate(
         f"{len(cells)} cells, {len(missing)} to train"
     )
     if not missing:
-        return head
+        return f"{head}: it is done"
     return (
         f"{head}: {duration(seconds / min(jobs, len(missing)))} of training with --jobs {jobs}, "
         "as measured now, and evaluations"

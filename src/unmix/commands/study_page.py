@@ -1,0 +1,72 @@
+"""A study's figure and report."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from unmix.figures import save
+from unmix.figures.report import write_study_report
+from unmix.figures.study import Panel, paired_dots
+from unmix.figures.table import Cell, ResultsTable
+from unmix.studies import StudyResults
+
+__all__ = ["panels", "results_table", "write_page"]
+
+_TITLES = {"knn": "kNN top-1 (%)", "linear": "linear probe top-1 (%)"}
+
+
+def results_table(found: StudyResults) -> ResultsTable:
+    """What needs no training and the conditions, with their cost and accuracies."""
+    columns = found.columns()
+    numeric = [column not in ("condition", "published") for column in columns]
+    rows = tuple(tuple(map(Cell, row)) for row in found.rows())
+    return ResultsTable(tuple(columns), tuple(numeric), rows)
+
+
+def panels(found: StudyResults) -> list[Panel]:
+    """What the figure of a study shows, a panel per protocol."""
+    comparisons = found.comparisons()
+    return [
+        Panel(
+            _TITLES.get(protocol, protocol),
+            {name: found.accuracies(name, protocol) for name in found.study.conditions},
+            {
+                name: sum(values.values()) / len(values)
+                for name, by_protocol in found.baselines.items()
+                if (values := by_protocol.get(protocol))
+            },
+            [
+                (c.candidate, c.reference, c.short())
+                for c in comparisons
+                if c.protocol == protocol and c.result is not None
+            ],
+        )
+        for protocol in found.study.protocols
+    ]
+
+
+def write_page(found: StudyResults, folder: Path) -> Path:
+    """Write `seeds.png`, `seeds.svg` and `report.html`; the path of the report.
+
+    Raises:
+        UserError: if a file cannot be written.
+    """
+    figure = paired_dots(panels(found))
+    save(figure, folder / "seeds")
+    path = folder / "report.html"
+    verdict, *others = found.verdicts() or ["Nothing is measured yet."]
+    write_study_report(
+        path,
+        title=verdict,
+        verdicts=others,
+        notes=[*found.notes(), found.study.about],
+        figure=figure,
+        caption=(
+            "A dot per seed, a bar at the mean. The same seed gives every condition the same "
+            "initial weights and order of images; lines join the seeds of two conditions that are "
+            "compared."
+        ),
+        table=results_table(found),
+        cells=[dict(cell) for name in found.study.conditions for cell in found.of(name)],
+    )
+    return path
