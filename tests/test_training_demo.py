@@ -21,6 +21,7 @@ from unmix.cli import main
 from unmix.commands import demo
 from unmix.errors import UserError
 from unmix.studies import read_study
+from unmix.studies.worker import train
 
 # The package's `demo` is the function, which hides the module of the same name.
 MODULE = import_module("unmix.commands.demo")
@@ -41,11 +42,29 @@ def small_study() -> dict[str, Any]:
     return found
 
 
+class Here:
+    """A worker that trains in this process, at once; the last test has real ones."""
+
+    def __init__(self, *_: object) -> None: ...
+
+    def give(self, task: dict[str, Any], log: Path) -> None:
+        train(task)
+
+    def status(self) -> int:
+        return 0
+
+    def ask_to_end(self) -> None: ...
+
+    def wait(self) -> None: ...
+
+
 @pytest.fixture(scope="module")
 def small() -> Iterator[None]:
     """The demo at a size for tests."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(MODULE, "_STUDY", small_study())
+        patch.setattr("unmix.studies.running.Worker", Here)
+        patch.setattr("unmix.studies.running._POLL", 0)
         yield
 
 
@@ -195,7 +214,7 @@ def test_after_ctrl_c_the_same_command_goes_on(tmp_path: Path) -> None:
     os.killpg(process.pid, signal.SIGINT)  # as a terminal does
     out, err = process.communicate(timeout=120)
     assert process.returncode == 130, err
-    assert "unmix: interrupted; give the same command again to go on." in err
+    assert "unmix: interrupted; give the same command again to continue." in err
     assert "Traceback" not in err
     assert out == ""
     kept = sorted(cells.glob("*.json"))

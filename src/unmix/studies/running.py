@@ -150,10 +150,12 @@ def _costs(study: Study, folder: Path, say: Say) -> dict[str, Cost]:
     found: dict[str, Cost] = {}
     for name in study.conditions:
         settings = study.resolved(name, study.seeds[0])
-        key = json.dumps({**result_settings(settings), "seed": 0}, sort_keys=True)
+        # The cost of a step depends neither on the seed nor on the number of epochs.
+        words = {**result_settings(settings), "seed": 0, "epochs": 0}
+        key = json.dumps(words, sort_keys=True)
         entry = known.get(name)
         if isinstance(entry, dict) and entry.get("settings") == key:
-            found[name] = Cost(**entry["cost"])
+            found[name] = replace(Cost(**entry["cost"]), epochs=settings.run.epochs)
             continue
         say(f"measuring a few steps of {name!r}")
         try:
