@@ -78,7 +78,9 @@ def evidence(seeds: Sequence[int], base: str = "docs/") -> str:
         f"![Accuracy of each seed with and without Un-Mix]({base}images/evidence.png)",
         f"**MoCo without augmentation, {CANDIDATE} against {REFERENCE}** ({where}):",
         "\n".join(lines),
-        f"The plan, all conditions and equal compute: [evidence]({base}evidence/plan.md).",
+        f"All conditions, also at equal compute: [Results]({base}results.md), or\n"
+        "`unmix study show docs/evidence/augmentation-none`. "
+        f"The [plan]({base}evidence/plan.md) was written before the runs.",
     ]
     return "\n\n".join(parts)
 
