@@ -124,23 +124,19 @@ class GroupedRuns:
         for setting in ("data", "size", *SHARED):
             if setting == "data_dir":
                 continue
-            ours, theirs = (
-                getattr(run.results, setting, run.settings.get(setting)) for run in runs
-            )
-            if ours != theirs:
-                return f"{setting} is {_word(ours)} and {_word(theirs)}"
-        rows = [run.final(protocol) for run in runs]
-        if None in rows:
+            values = [getattr(run.results, setting, run.settings.get(setting)) for run in runs]
+            if values[0] != values[1]:
+                return f"{setting} is {_word(values[0])} and {_word(values[1])}"
+        ours, theirs = (run.final(protocol) for run in runs)
+        if ours is None or theirs is None:
             return ""
-        ways = [{**settings_of(row.details), "epoch": None} for row in rows if row is not None]
-        ways = [
-            {**way, "test_images": row.details.get("test_images")}
-            for way, row in zip(ways, rows, strict=True)
-            if row is not None
-        ]
-        for word in dict.fromkeys((*ways[0], *ways[1])):
-            if ways[0].get(word) != ways[1].get(word):
-                return f"{word} is {_word(ways[0].get(word))} and {_word(ways[1].get(word))}"
+        a_way, b_way = (
+            {**settings_of(row.details), "test_images": row.details.get("test_images")}
+            for row in (ours, theirs)
+        )
+        for word in dict.fromkeys((*a_way, *b_way)):
+            if a_way.get(word) != b_way.get(word):
+                return f"{word} is {_word(a_way.get(word))} and {_word(b_way.get(word))}"
         return None
 
     def words(self) -> list[str]:
