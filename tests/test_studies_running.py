@@ -104,7 +104,7 @@ def test_cells_are_trained_once_and_more_seeds_are_added(tmp_path: Path) -> None
 def test_a_failing_condition_is_told_and_the_others_go_on(tmp_path: Path) -> None:
     folder, said = tmp_path / "s", []
     failed = run_study(study(lr=5.0), folder, say=said.append)
-    assert failed == ["high, seed 0", "high, seed 1"]
+    assert sorted(failed) == ["high, seed 0", "high, seed 1"]  # whichever ends first
     line = next(line for line in said if "FAILED" in line)
     assert "the loss is nan" in line
     assert "log:" in line
@@ -128,7 +128,7 @@ def test_a_process_takes_cell_after_cell_and_a_failure_is_its_last(tmp_path: Pat
 def test_a_process_that_dies_is_a_cell_that_failed(tmp_path: Path) -> None:
     folder, said = tmp_path / "s", []
     failed = run_study(study(lr=7), folder, jobs=2, say=said.append)
-    assert failed == ["high, seed 0", "high, seed 1"]
+    assert sorted(failed) == ["high, seed 0", "high, seed 1"]  # whichever ends first
     assert sorted(p.name for p in (folder / "cells").iterdir()) == ["low-0.json", "low-1.json"]
 
 
