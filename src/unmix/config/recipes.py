@@ -106,7 +106,7 @@ def recipe_text(name: str, flag: str | None = None) -> str:
         UserError: if there is none of that name, with the nearest match.
     """
     if name not in recipe_names():
-        near = nearest(name, recipe_names())
+        near = nearest(name, recipe_names(), cutoff=0.6)
         hint = f"Did you mean {near!r}?" if near else "Run `unmix recipes` for a list."
         raise UserError(f"{name!r} is not a recipe. {hint}", parameter="config", flag=flag)
     file = _ROOT / _folders()[name] / f"{name}.yaml"
@@ -160,7 +160,7 @@ def _unknown_base(by: str, extends: str, path: str) -> str:
     """The message for a recipe or file that does not exist."""
     if Path(extends).suffix in (".yaml", ".yml"):
         return f"{by} extends {extends}, but there is no file {path}."
-    near = nearest(extends, recipe_names())
+    near = nearest(extends, recipe_names(), cutoff=0.6)
     hint = f"Did you mean {near!r}?" if near else "`unmix recipes` lists them."
     return f"{by} extends {extends!r}, which is not a recipe. {hint}"
 
