@@ -146,7 +146,7 @@ def test_encoder_files_that_cannot_be_used_are_told_in_one_line(finished: Path, 
     save_file(weights, path)
     assert "does not say its method" in message()
     save_file(weights, path, {**facts, "backbone": json.dumps("resnet18")})
-    assert "another architecture than the resnet18 of width 0.125" in message()
+    assert "does not match the resnet18 of width 0.125" in message()
     assert "layer1.1.conv1.weight is missing" in message()
     save_file({**weights, "fc.weight": torch.zeros(2)}, path, facts)
     assert "fc.weight is unexpected" in message()
