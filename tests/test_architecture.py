@@ -119,6 +119,11 @@ def test_no_error_of_the_domain_names_a_flag(path):
     assert [text for text in texts(path) if re.search(r"(?<![\w-])--(?=[a-z{]|$)", text)] == []
 
 
+def test_checks_of_values_are_given_parameters_and_no_flags():
+    call = re.compile(r"check_(?:number|choice|given)\(\s*f?\"--")
+    assert [str(path) for path in FILES if call.search(path.read_text(encoding="utf-8"))] == []
+
+
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
 def test_a_module_imports_only_allowed_packages(path):
     package = package_of(path)

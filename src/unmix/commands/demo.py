@@ -10,6 +10,7 @@ from typing import Any
 
 from unmix.commands.finished import Say
 from unmix.commands.study_page import results_table, write_page
+from unmix.config.compatibility import check_data
 from unmix.errors import UserError, check_choice, check_number
 from unmix.names import shown_lines
 from unmix.studies import Study, read_study, run_study
@@ -88,10 +89,11 @@ def demo(
     Raises:
         UserError: as `study` does.
     """
-    check_number("--epochs", epochs, at_least=1)
-    check_number("--seed", seed, at_least=0)
-    check_number("--jobs", jobs, at_least=1)
-    check_choice("--stale", stale, STALE)
+    check_data(data)
+    check_number("epochs", epochs, at_least=1)
+    check_number("seed", seed, at_least=0)
+    check_number("jobs", jobs, at_least=1)
+    check_choice("stale", stale, STALE)
     start = time.perf_counter()
     quiet_libraries()
     folder = Path(run)
