@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import io
 import json
 import os
 import re
@@ -15,12 +16,16 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from PIL import Image
+from tools.demo import pictures
 
+from docsite import ROOT
 from unmix.cli import main
 from unmix.commands import demo
 from unmix.errors import UserError
-from unmix.studies import read_study
+from unmix.studies import Study, read_study
 from unmix.studies.worker import train
 
 # The package's `demo` is the function, which hides the module of the same name.
@@ -219,3 +224,29 @@ def test_after_ctrl_c_the_same_command_goes_on(tmp_path: Path) -> None:
     assert out == ""
     kept = sorted(cells.glob("*.json"))
     assert json.loads(kept[0].read_text())["epochs"] == 30
+
+
+EVIDENCE = ROOT / "docs" / "evidence"
+
+
+def test_the_committed_result_is_complete_and_of_this_plan() -> None:
+    planned = MODULE.demo_study()
+    assert Study.load(EVIDENCE / "demo.yaml") == planned
+    found = read_study(EVIDENCE / "demo")
+    assert found.study == planned
+    assert found.missing() == []
+    assert set(found.baselines) == {
+        "raw pixels", "untrained encoder (MoCo)", "untrained encoder (CMC)"
+    }  # fmt: skip
+
+
+def test_the_pictures_of_the_docs_are_drawn_from_the_committed_result() -> None:
+    """If this fails: python docs/tools/demo.py."""
+    for name, content in pictures().items():
+        new, old = (
+            np.asarray(Image.open(file).convert("L"), float)
+            for file in (io.BytesIO(content), EVIDENCE.parent / "images" / name)
+        )
+        assert new.shape == old.shape
+        # Versions of Matplotlib and FreeType differ in single pixels.
+        assert np.abs(new - old).mean() < 2

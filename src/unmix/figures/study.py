@@ -29,7 +29,7 @@ class Panel:
         conditions: For each condition, the accuracy in percent by seed.
         baselines: Accuracy of what needs no training, by name.
         comparisons: (candidate, reference, text): the seeds of both are joined, and the text, such
-            as "plain: +3.1 (95% interval +2.0 to +4.2)", is written below.
+            as "+3.1 (95% interval +2.0 to +4.2) against plain", is written below.
     """
 
     title: str
@@ -99,15 +99,16 @@ def _draw(axes: Axes, panel: Panel, colors: Mapping[str, str]) -> None:
             facecolor=color if name in candidates else colors["paper"],
         )  # fmt: skip
     _baselines(axes, panel.baselines, colors)
-    axes.set_xlabel(panel.title)
     lines = [
-        f"{candidate if len(candidates) > 1 else 'difference'} to {text}"
+        f"{text}, {candidate}" if len(candidates) > 1 else text
         for candidate, _, text in panel.comparisons
     ]
+    # Room below; the text itself may be wider than its panel.
+    axes.set_xlabel(panel.title + "\n" * len(lines))
     axes.annotate(
-        "\n".join(lines), (0, 0), xycoords="axes fraction", xytext=(0, -32), va="top",
-        textcoords="offset points", color=colors["soft"], fontsize=7.5,
-    )  # fmt: skip
+        "\n".join(lines), (0.5, 0), xycoords="axes fraction", xytext=(0, -33), va="top",
+        ha="center", textcoords="offset points", color=colors["ink"], fontsize=7.5,
+    ).set_in_layout(False)  # fmt: skip
 
 
 def _baselines(axes: Axes, baselines: Mapping[str, float], colors: Mapping[str, str]) -> None:
@@ -116,6 +117,7 @@ def _baselines(axes: Axes, baselines: Mapping[str, float], colors: Mapping[str, 
     low = min([low, *(value - 0.04 * (high - low) for value in baselines.values())])
     axes.set_xlim(low, high)
     ordered = sorted(baselines.items(), key=lambda item: item[1])
+    axes.set_title("\n" * (len(baselines) - 1), fontsize=7)  # room for their names
     for level, (name, value) in enumerate(reversed(ordered)):
         axes.axvline(value, color=colors["soft"], linestyle=":", linewidth=1.1, zorder=0)
         axes.annotate(
@@ -125,7 +127,7 @@ def _baselines(axes: Axes, baselines: Mapping[str, float], colors: Mapping[str, 
                 "arrowstyle": "-", "color": colors["soft"], "linewidth": 0.6,
                 "linestyle": ":", "shrinkA": 0, "shrinkB": 0, "relpos": (0, 0),
             },
-        )  # fmt: skip
+        ).set_in_layout(False)  # fmt: skip
 
 
 def _style(axes: Axes, colors: Mapping[str, str]) -> None:

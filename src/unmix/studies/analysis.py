@@ -39,9 +39,10 @@ class Comparison:
     def short(self) -> str:
         """The mean difference to the reference with its interval, for a figure."""
         if self.result is None or self.result.interval is None:
-            return f"{self.reference}: too few seeds"
+            return f"too few seeds against {self.reference}"
         low, high = self.result.interval
-        return f"{self.reference}: {self.result.mean:+.1f} (95% interval {low:+.1f} to {high:+.1f})"
+        interval = f"95% interval {low:+.1f} to {high:+.1f}"
+        return f"{self.result.mean:+.1f} ({interval}) against {self.reference}"
 
     def verdict(self, exploratory: bool = False) -> str:
         """The result in words, without the names of the conditions."""
