@@ -19,7 +19,6 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
-from tools.demo import pictures
 
 from docsite import ROOT
 from unmix.cli import main
@@ -242,6 +241,8 @@ def test_the_committed_result_is_complete_and_of_this_plan() -> None:
 
 def test_the_pictures_of_the_docs_are_drawn_from_the_committed_result() -> None:
     """If this fails: python docs/tools/demo.py."""
+    from tools.demo import pictures  # docsite makes it importable
+
     for name, content in pictures().items():
         new, old = (
             np.asarray(Image.open(file).convert("L"), float)
