@@ -402,3 +402,13 @@ def test_a_misspelt_method_is_told_with_the_nearest() -> None:
     assert told(method_class, "mocco") == (
         f"--method: 'mocco' is unknown. Did you mean 'moco'? Known: {', '.join(METHODS)}."
     )
+
+
+@pytest.mark.parametrize(
+    ("old", "new"), [("keep", "update_memory"), ("steady", "constant_lr_modules")]
+)
+def test_a_method_written_for_0_1_is_refused_instead_of_losing_its_memory(
+    old: str, new: str
+) -> None:
+    with pytest.raises(TypeError, match=rf"^Mine\.{old} is called {new} since unmix 0\.2"):
+        type("Mine", (MoCo,), {old: lambda self: None})

@@ -87,6 +87,10 @@ class Encoder(nn.Module):
         return l2_normalize(self.head(self.backbone(images)))
 
 
+_RENAMED = {"keep": "update_memory", "steady": "constant_lr_modules"}
+"""Methods of `Method` that had another name in unmix 0.1."""
+
+
 class Method(nn.Module, ABC):
     """A self-supervised method, as separate parts that a mixing rule can combine.
 
@@ -118,6 +122,12 @@ class Method(nn.Module, ABC):
     special_rules: frozenset[str] = frozenset()
     color_space: Literal["RGB", "Lab", "YCbCr"] = "RGB"
     pairs: Sequence[Pair] = (Pair(0, 1),)
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        for old, new in _RENAMED.items():
+            if old in vars(cls):  # it would never be called, and the memory would stay as it began
+                raise TypeError(f"{cls.__name__}.{old} is called {new} since unmix 0.2; rename it.")
 
     @staticmethod
     def build_backbone(name: str, **options: Any) -> nn.Module:
