@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from unmix.config import MixtureSettings, Settings, ViewSettings
 from unmix.errors import UserError
-from unmix.training.run.notes import note_on_width, notes_on_sizes
+from unmix.training.run.notes import note_on_width, notes_on_image_space, notes_on_sizes
 from unmix.training.run.parts import build_parts, headline
 
 TINY = {
@@ -64,7 +66,7 @@ def test_patches_of_a_mixture_are_the_transformers():
     given = build_parts(Settings.of({**words, "unmix_patch": 4})).module.label_space
     assert given is not None
     assert given.patch_size == 4
-    with pytest.raises(UserError, match="--unmix_patch: 1 pixels would cut the patches that timm:"):
+    with pytest.raises(UserError, match=r"^unmix_patch: 1 pixels would cut the patches that timm:"):
         build_parts(Settings.of({**words, "unmix_patch": 1}))
 
 
@@ -75,3 +77,21 @@ def test_an_encoder_wider_than_any_published_one_is_told_before_it_is_built(meth
     assert line is not None
     assert f"resnet18 has {'1,428' if method == 'cmc' else '714'} M parameters with it" in line
     assert note_on_width(Settings.of({**plain, "width": 4})) is None
+
+
+@pytest.mark.parametrize(
+    ("settings", "noted"),
+    [
+        ({"IM_type": "Cutout", "g_prob": 0.5}, ["--g_prob does not apply to --IM_type Cutout"]),
+        ({"IM_type": "global", "r_prob": 0.5, "mask_size": 9}, ["--mask_size, --r_prob do not"]),
+        ({"IM_type": "region", "r_prob": 0.5}, []),
+        ({"g_prob": 0.5, "r_prob": 0.5}, []),
+        ({"g_prob": 0.1, "IM_type": "Cutout"}, []),  # the default, as in the released commands
+    ],
+)
+def test_settings_of_another_type_of_image_space_are_noted(
+    settings: dict[str, Any], noted: list[str]
+) -> None:
+    lines = notes_on_image_space(MixtureSettings(IM=True, **settings))
+    assert len(lines) == len(noted)
+    assert all(part in line for part, line in zip(noted, lines, strict=True))

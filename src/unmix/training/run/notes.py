@@ -5,12 +5,19 @@ from __future__ import annotations
 import torch
 
 from unmix.config import MixtureSettings, Settings, ViewSettings
+from unmix.config.catalog import catalog
 from unmix.config.groups import TIMM
 from unmix.methods import method_class
 from unmix.mixtures import Cutout
 from unmix.views.kinds import view_kinds
 
-__all__ = ["cutout_line", "note_on_width", "notes_on_sizes", "notes_on_weights"]
+__all__ = [
+    "cutout_line",
+    "note_on_width",
+    "notes_on_image_space",
+    "notes_on_sizes",
+    "notes_on_weights",
+]
 
 _PUBLISHED = 224
 _LARGE_SHARE = 0.25
@@ -50,6 +57,20 @@ def cutout_line(operator: Cutout, size: int) -> str:
         f"warning: --mask_size {side} erases {share}; without it, Cutout would be as published, "
         f"squares of {right} px"
     )
+
+
+def notes_on_image_space(mixture: MixtureSettings) -> tuple[str, ...]:
+    """A note if settings of another `IM_type` were changed: the released code ignores them too."""
+    if not mixture.IM:
+        return ()
+    kind, found = mixture.IM_type, catalog().image_space
+    used = {n for n in found[kind] if n[:2] == {"global": "g_", "region": "r_"}.get(kind, n[:2])}
+    others = sorted({name for names in found.values() for name in names} - used)
+    changed = [f"--{n}" for n in others if getattr(mixture, n) != getattr(MixtureSettings, n)]
+    if not changed:
+        return ()
+    verb = "does" if len(changed) == 1 else "do"
+    return (f"note: {', '.join(changed)} {verb} not apply to --IM_type {kind}",)
 
 
 def notes_on_weights(backbone: str) -> tuple[str, ...]:
