@@ -121,7 +121,7 @@ def test_a_strict_set_ends_at_its_first_broken_file_whoever_reads_it(workers, tm
 @pytest.mark.parametrize("most", [0, 100, 10**6])
 def test_features_of_another_device_are_fetched_in_pieces_and_in_order(most, monkeypatch):
     """The meta device stands for a GPU; its tensors have shapes and no values."""
-    monkeypatch.setattr(features, "_MOST_HELD", most)
+    monkeypatch.setattr(features, "_MAX_HELD", most)
     fetched = []
     monkeypatch.setattr(Tensor, "cpu", lambda self: fetched.append(len(self)) or self)
     batches = [torch.empty(n, 5, device="meta") for n in (4, 3, 2)]

@@ -103,7 +103,7 @@ def test_a_covariance_that_is_not_that_of_the_features_does_no_harm(digits, gene
 
 def test_features_too_wide_for_a_covariance_are_fitted_without(digits, monkeypatch):
     expected = _probe(digits)
-    monkeypatch.setattr(linear, "_MOST_CORRELATED", 63)
+    monkeypatch.setattr(linear, "_MAX_DECORRELATED", 63)
     assert linear._covariance(digits[0]) is None
     assert _probe(digits)["top1"] == pytest.approx(expected["top1"], abs=0.5)
 

@@ -58,7 +58,11 @@ def test_two_processes_train_one_model_and_leave_one_run(tmp_path: Path) -> None
     assert state["method.queue.seen"] == 2 * (4 * 16 + 8)
 
 
-def test_a_batch_that_cannot_be_shared_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_batch_that_cannot_be_shared_is_refused(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # A process of pytest-xdist is a `python -c`, from which several devices are refused.
+    monkeypatch.setattr("sys.argv", ["unmix"])
     assert main(["pretrain", *FLAGS, "--devices", "3", "--run", "nowhere"]) == 2
     line = capsys.readouterr().err
     assert "--batch_size: 16 cannot be shared by 3 devices; use a multiple of 3." in line

@@ -27,7 +27,7 @@ TINY: dict[str, Any] = {
              "bn_splits": 1, "queue_size": 16},
             "--data: 3 training images make no batch.*at least 4",
         ),
-        ({"method": "wmse", "limit": 10}, "--data: 10 training images fill no batch of the 65"),
+        ({"method": "wmse", "limit": 10}, "data: 10 training images fill no batch of the 65"),
         ({"method": "wmse", "limit": 10, "epsilon": 0.01}, None),
     ],
 )  # fmt: skip

@@ -234,7 +234,7 @@ def _image_of(item: Any) -> Any:
 
 def _of_pixels(pixels: Any, labels: Any, split: str, what: str) -> ImageSet:
     images = as_uint8(pixels, what, 4).cpu()
-    labels = None
+    named = None
     if labels is not None:
         values = torch.as_tensor(labels)
         if values.shape != (len(images),) or values.is_floating_point():
@@ -242,12 +242,12 @@ def _of_pixels(pixels: Any, labels: Any, split: str, what: str) -> ImageSet:
                 f"{what}: its labels are {values.dtype} {tuple(values.shape)}; they must be whole "
                 f"numbers, ({len(images)},)."
             )
-        labels = Labels(values.tolist(), None)
+        named = Labels(values.tolist(), None)
     kind = "tensor" if isinstance(pixels, Tensor) else "array"
     whole = TensorImages(
         name=f"{PYTHON}{kind}", split=split, labels=None, classes=None, images=images, **_PLAIN
     )
-    return _completed(whole, labels)
+    return _completed(whole, named)
 
 
 def _of_paths(data: Sequence[Any], split: str, what: str, strict: bool) -> ImageSet:
