@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 hypothesis.settings.register_profile("no deadline", deadline=None)
 hypothesis.settings.load_profile("no deadline")
 
-# A shell that starts the tests in the background ignores SIGINT, and so would the programs that tests
-# start and interrupt.
+# A shell that starts the tests in the background ignores SIGINT, and so would the programs that
+# tests start and interrupt.
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
