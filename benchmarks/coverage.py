@@ -31,7 +31,7 @@ def draw(shape: str, rng: np.random.Generator, n: int) -> np.ndarray:
     return rng.exponential(size=n) - 1
 
 
-def simulate(shape: str, n: int, effect: float, studies: int, seed: int) -> dict[str, float]:
+def simulate(shape: str, n: int, effect: float, studies: int, seed: int) -> dict[str, float | str]:
     """Shares of made-up studies whose intervals hold the truth, and whose verdict claims one."""
     rng = np.random.default_rng([seed, n, round(effect * 10)])
     covered = bca = claimed = wrong = 0

@@ -38,20 +38,20 @@ def parts_of(data_dir: str) -> Parts:
 def random_features(n: int, m: int, d: int, classes: int) -> tuple[Split, Split]:
     """Features of classes that overlap, as those of a trained encoder do."""
     generator = torch.Generator().manual_seed(0)
-    centres = torch.randn(classes, d, generator=generator)
+    centers = torch.randn(classes, d, generator=generator)
     splits = []
     for count in (n, m):
         labels = torch.randint(classes, (count,), generator=generator)
         features = torch.randn(count, d, generator=generator).mul_(4)
         for start in range(0, count, 10_000):
-            features[start : start + 10_000] += centres[labels[start : start + 10_000]]
+            features[start : start + 10_000] += centers[labels[start : start + 10_000]]
         splits.append((features.relu_(), labels))
     return splits[0], splits[1]
 
 
 def extraction(parts: Parts, images: int, repeats: int) -> dict[str, Any]:
-    """Images a second of `split_features` beside bare forward passes, in turn."""
-    subset = parts.labelled.evenly(images)
+    """Images per second of `split_features` beside bare forward passes, in turn."""
+    subset = parts.labeled.evenly(images)
     module, machine = parts.module, parts.machine
     encode, views = module.method.features, module.views
     prepared = [views.plain(chunk) for chunk in subset.images.split(256)]  # type: ignore[attr-defined]
@@ -173,12 +173,13 @@ def cached(parts: Parts, path: Path | None) -> tuple[Split, Split]:
     """Features and labels of both splits, from a file if it is there."""
     if path is None or not path.exists():
         found = {}
-        for name, images in (("train", parts.labelled), ("test", parts.test)):
+        for name, images in (("train", parts.labeled), ("test", parts.test)):
             assert images is not None
             split = split_features(
                 parts.module.method.features, images, parts.module.views.plain, 32,
                 dtype=parts.machine.autocast,
             )  # fmt: skip
+            assert split.labels is not None
             found[name] = split.features, split.labels
         if path is None:
             return found["train"], found["test"]

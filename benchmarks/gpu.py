@@ -19,6 +19,7 @@ import json
 import time
 import traceback
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -58,7 +59,7 @@ EXTRA: dict[str, dict[str, Any]] = {
 }
 COMPILED = ("MoCo", "MoCo + Un-Mix", "MoCo + Un-Mix, symmetric", "CMC")
 TARGETS = {"MoCo": 20_000, "MoCo + Un-Mix": 11_000}
-GREY = 1 / 255
+GRAY = 1 / 255
 
 
 def parts_of(words: dict[str, Any], images: ImageSet, **others: Any) -> Parts:
@@ -131,7 +132,7 @@ def check_cells(images: ImageSet, device: torch.device) -> dict[str, Any]:
             words = {**COMMON, "method": method, "unmix": True, "unmix_rule": rule, **small}
             words.update(EXTRA.get(method, {}))
             key = f"{method} {rule}"
-            found[key] = attempt(lambda words=words: fast_against_plain(words, images, device))
+            found[key] = attempt(partial(fast_against_plain, words, images, device))
     return found
 
 
@@ -146,17 +147,18 @@ def fast_against_plain(
 
 
 def check_views(images: ImageSet, device: torch.device) -> dict[str, Any]:
-    """The largest difference of views from the CPU's, in grey levels."""
+    """The largest difference of views from the CPU's, in gray levels."""
     parts = parts_of(KINDS["MoCo"], images, blur_p=0.5, solarize_p=0.2, device=device.type)
     views = parts.module.views
     assert isinstance(images, TensorImages)
     pixels = images.images[:512]
-    draw = views.draw(512, *pixels.shape[2:], generator_for(0, "views"))
+    height, width = pixels.shape[2:]
+    draw = views.draw(512, height, width, generator_for(0, "views"))
     apart = (views.apply(pixels.to(device), draw).cpu() - views.apply(pixels, draw)).abs()
     # Solarize jumps at its threshold: a pixel on either side of it differs in full.
     worst = apart.flatten().kthvalue(int(0.9999 * apart.numel())).values.item()
-    levels = worst * max(views.std) / GREY
-    return {"difference_grey_levels_99.99%": levels, "passed": levels < 0.5}
+    levels = worst * max(views.std) / GRAY
+    return {"difference_gray_levels_99.99%": levels, "passed": levels < 0.5}
 
 
 def check_no_waiting(images: ImageSet, device: torch.device) -> dict[str, Any]:
@@ -261,7 +263,7 @@ def main() -> None:
         ("no waiting", check_no_waiting),
         ("cells", check_cells),
     ):
-        keep("checks", name, attempt(lambda check=check: check(images, device)))
+        keep("checks", name, attempt(partial(check, images, device)))
     print(json.dumps(result["checks"], indent=1), flush=True)
     runs = [(name, False) for name in KINDS] + [(name, True) for name in COMPILED]
     longest = {False: 20.0, True: 60.0}
@@ -272,7 +274,7 @@ def main() -> None:
             keep("speed", key, {"skipped": f"{left:.0f} s were left"})
             continue
         begun = time.perf_counter()
-        row = attempt(lambda n=name, c=compiled: speed(KINDS[n], images, c))
+        row = attempt(partial(speed, KINDS[name], images, compiled))
         longest[compiled] = max(longest[compiled], 1.2 * (time.perf_counter() - begun))
         keep("speed", key, row)
     print(summary(result), flush=True)

@@ -4,7 +4,7 @@
         --backbone resnet18 --stem small --size 32 --batch_size 128 --bn_splits 8 --no-symmetric
 
 What stands behind `--` are flags of `unmix pretrain`. Measured from the end of the last warm-up
-step to the end of the last step, so that views, mixtures, loss, optimiser and Lightning count.
+step to the end of the last step, so that views, mixtures, loss, optimizer and Lightning count.
 """
 
 from __future__ import annotations

@@ -86,7 +86,7 @@ def images_in(batch: Any) -> int:
 
 
 def rate(loader: Iterable[Any]) -> float:
-    """Images a second over one epoch."""
+    """Images per second over one epoch."""
     start = time.perf_counter()
     count = sum(images_in(batch) for batch in loader)
     return count / (time.perf_counter() - start)
@@ -149,7 +149,7 @@ def main() -> None:
         packs = {"pack": Path(scratch) / "pack"}
         packs[f"pack of short side {args.short_side}"] = Path(scratch) / "small"
         for place, side in zip(packs.values(), (None, args.short_side), strict=True):
-            pack(str(args.folder), str(place), short_side=side)
+            pack(str(args.folder), out=str(place), short_side=side)
         print(f"{'':34}workers   images/s (smallest-largest)   ratio")
         for workers in args.workers:
             for row in measure(args, workers, packs):

@@ -4,7 +4,7 @@
 
 MoCo on CIFAR-10: ResNet-18 with the small stem, batch 128. In every round lightly's script runs and
 then each of ours, so that a machine that changes its speed does so for all; the ratio is of the
-same round. Images a second are those of the data set: two views of each.
+same round. Images per second are those of the data set: two views of each.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ def run(command: list[str]) -> dict[str, Any]:
 
 
 def table(rounds: dict[str, list[dict[str, Any]]]) -> list[dict[str, Any]]:
-    """Median, least and most of images a second, of the ratio to lightly, and the peak memory."""
+    """Median, minimum and maximum of images per second and of the ratio to lightly; peak memory."""
     speeds = {name: [r["images_per_second"] for r in found] for name, found in rounds.items()}
     rows = []
     for name, found in rounds.items():

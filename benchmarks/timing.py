@@ -1,4 +1,4 @@
-"""What the benchmarks share: counting images a second in a loop, memory, machine and versions."""
+"""What the benchmarks share: counting images per second in a loop, memory, machine and versions."""
 
 from __future__ import annotations
 

@@ -3,8 +3,8 @@
     python benchmarks/views.py --data_dir DIR --json views.json
     python benchmarks/views.py --folder IMAGENETTE/val --json views-224.json
 
-Two views of CIFAR-10's images at 32 px: crop, flip, colour jitter with p 0.8, grayscale with p 0.2,
-normalised float32 (the views of MoCo on CIFAR-10), then the same with Gaussian blur, then with blur
+Two views of CIFAR-10's images at 32 px: crop, flip, color jitter with p 0.8, grayscale with p 0.2,
+normalized float32 (the views of MoCo on CIFAR-10), then the same with Gaussian blur, then with blur
 and multi-crop: two views of 32 px and six of 16 px. torchvision
 starts from PIL images, ours from uint8 tensors: each as its data set holds them. Both run on one
 thread; with bfloat16 the time includes giving the views in it, as a network under autocast wants;

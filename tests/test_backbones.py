@@ -1,4 +1,4 @@
-"""Backbones are torchvision's in names and initialisation, with CMC's widths and small stems."""
+"""Backbones are torchvision's in names and initialization, with CMC's widths and small stems."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def test_weights_loaded_into_torchvision_give_the_same_features(name: str, gener
     torch.testing.assert_close(ours(images), theirs(images))
 
 
-def test_initialisation_has_torchvisions_spread():
+def test_initialization_has_torchvisions_spread():
     """Convolutions start from N(0, 2 / fan_out), as the default of torchvision's ResNet."""
     model = build("resnet18")
     for name in ("layer1.0.conv1", "layer3.1.conv2", "layer4.0.downsample.0"):

@@ -169,7 +169,7 @@ def test_a_projector_of_all_views_sees_them_all_under_every_rule(name: str) -> N
 
 @every_cell
 def test_what_is_kept_is_what_a_clean_step_keeps(name: str, rule: str) -> None:
-    """Queue, bank and centre: mixtures do not get into them."""
+    """Queue, bank and center: mixtures do not get into them."""
     clean, mixed = settled(name), settled(name)
     before = copy.deepcopy(clean.state_dict())
     step(clean, views_of(clean)).update_memory()

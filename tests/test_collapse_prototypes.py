@@ -98,7 +98,7 @@ def swav(monkeypatch: pytest.MonkeyPatch, even: bool) -> float:
 def test_dino_needs_both_centring_and_sharpening() -> None:
     """Without either, what the teacher says no longer depends on the picture (its Fig. 7)."""
     assert dino() > 0.4
-    assert dino(center_momentum=1.0) < 0.05  # the centre stays 0
+    assert dino(center_momentum=1.0) < 0.05  # the center stays 0
     assert dino(teacher_temperature=0.1, warmup_teacher_temperature=0.1) < 0.05
 
 

@@ -57,9 +57,9 @@ def runs(finished: Path, tmp_path: Path) -> Path:
 
 
 @pytest.fixture(scope="session")
-def unlabelled(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def unlabeled(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished run on a folder of images without classes."""
-    root = tmp_path_factory.mktemp("unlabelled")
+    root = tmp_path_factory.mktemp("unlabeled")
     (root / "images").mkdir()
     pixels = load("digits", "train").images[:24]  # type: ignore[attr-defined]
     for i, digit in enumerate(pixels):
@@ -244,13 +244,13 @@ def test_knn_refuses_values_that_cannot_be(finished: Path, words: dict[str, Any]
     assert caught.value.on_command_line().startswith(message)
 
 
-def test_measuring_needs_a_finished_run_and_classes(unlabelled: Path, runs: Path, tmp_path: Path):
+def test_measuring_needs_a_finished_run_and_classes(unlabeled: Path, runs: Path, tmp_path: Path):
     with pytest.raises(UserError, match="there is no such run folder"):
         knn(tmp_path / "nothing", say=silent)
     for measure in (knn, probe):
         with pytest.raises(UserError, match=r"--data: .*images has no classes, and (kNN|a probe)"):
-            measure(unlabelled, device="cpu", say=silent)
-    assert knn(unlabelled, data="digits", device="cpu", say=silent)["data"] == "digits"
+            measure(unlabeled, device="cpu", say=silent)
+    assert knn(unlabeled, data="digits", device="cpu", say=silent)["data"] == "digits"
     (runs / "moco" / "results.json").unlink()
     with pytest.raises(UserError, match="a run folder has one once its run has finished"):
         knn(runs / "moco", say=silent)
@@ -286,7 +286,7 @@ def test_all_checkpoints_make_a_curve_over_epochs(runs: Path):
 def test_published_protocols_learn_and_can_be_repeated(runs: Path, name: str, protocol: str):
     words = {"protocol": protocol, "epochs": 2, "lr": 0.5, "device": "cpu", "say": silent}
     (row,) = probe(runs / name, **words)
-    assert row["top1"] > 20  # guessing is 10
+    assert row["top1"] > 20  # chance level is 10
     assert (row["epochs"], row["lr"], row["features"]) == (2, 0.5, "backbone")
     (again,) = probe(runs / name, **words)
     assert again["top1"] == row["top1"]
@@ -318,7 +318,7 @@ def test_published_protocols_stream_files_and_name_broken_ones(runs: Path, tmp_p
     )  # fmt: skip
     assert row["data"] == str(tmp_path / "tree")
     assert row["test_images"] == 40
-    assert row["top1"] > 75  # zeros against ones, where guessing is 50
+    assert row["top1"] > 75  # zeros against ones, where chance level is 50
     assert "Skipped 1 image file" in lines[-1]
 
 
@@ -339,9 +339,9 @@ def test_a_probe_refuses_values_that_cannot_be(finished: Path, words: dict, mess
     assert caught.value.on_command_line().startswith(message)
 
 
-def test_all_checkpoints_need_checkpoints(unlabelled: Path):
+def test_all_checkpoints_need_checkpoints(unlabeled: Path):
     with pytest.raises(UserError, match="has no checkpoints of earlier epochs; pretrain with --ch"):
-        probe(unlabelled, checkpoint="all", data="digits", device="cpu", say=silent)
+        probe(unlabeled, checkpoint="all", data="digits", device="cpu", say=silent)
 
 
 # --- comparing --------------------------------------------------------------------------------
@@ -401,9 +401,9 @@ def test_transfer_accuracies_are_not_shown_as_the_runs_own(runs: Path):
 
 
 @pytest.mark.usefixtures("unrendered")
-def test_runs_without_classes_have_curves_of_training_images(unlabelled: Path, tmp_path: Path):
+def test_runs_without_classes_have_curves_of_training_images(unlabeled: Path, tmp_path: Path):
     lines: list[str] = []
-    folder = compare([unlabelled], out=tmp_path / "out", device="cpu", say=lines.append).folder
+    folder = compare([unlabeled], out=tmp_path / "out", device="cpu", say=lines.append).folder
     found = json.loads((folder / "softness.json").read_text())
     assert (found["split"], found["images"]) == ("train", 24)
     assert not (folder / "accuracy.png").exists()
@@ -412,11 +412,11 @@ def test_runs_without_classes_have_curves_of_training_images(unlabelled: Path, t
 
 @pytest.mark.usefixtures("unrendered")
 def test_runs_on_different_data_have_no_prediction_curves(
-    runs: Path, unlabelled: Path, tmp_path: Path
+    runs: Path, unlabeled: Path, tmp_path: Path
 ):
     lines: list[str] = []
     folder = compare(
-        [runs / "moco", unlabelled], out=tmp_path / "out", device="cpu", say=lines.append
+        [runs / "moco", unlabeled], out=tmp_path / "out", device="cpu", say=lines.append
     ).folder
     assert not (folder / "softness.json").exists()
     assert any("The runs are on different data" in line for line in lines)

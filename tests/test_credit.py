@@ -38,7 +38,7 @@ def cross_entropy(query: Tensor, target: Tensor) -> Tensor:
 
 
 def correlation(query: Tensor, target: Tensor) -> Tensor:
-    """One number a batch, as in Barlow Twins."""
+    """A scalar per batch, as in Barlow Twins."""
     return (query.T @ target / len(query) - torch.eye(D)).square().sum()
 
 

@@ -56,7 +56,7 @@ def test_lossless_rgb_files_come_back_unchanged(tmp_path, pixels, extension):
 
 
 @pytest.mark.parametrize("extension", ["jpg", "png"])
-def test_grey_images_get_three_equal_channels(tmp_path, pixels, extension):
+def test_gray_images_get_three_equal_channels(tmp_path, pixels, extension):
     path = tmp_path / f"a.{extension}"
     Image.fromarray(pixels[..., 0]).save(path)
     found = decoded(path)
@@ -73,7 +73,7 @@ def test_cmyk_is_converted_not_reinterpreted(tmp_path, extension):
 
 
 @pytest.mark.parametrize("extension", ["png", "tif"])
-def test_16_bit_grey_is_scaled_to_8_bits_not_clipped(tmp_path, extension):
+def test_16_bit_gray_is_scaled_to_8_bits_not_clipped(tmp_path, extension):
     values = np.linspace(0, 65535, 240).round().astype(np.uint16).reshape(12, 20)
     path = tmp_path / f"a.{extension}"
     Image.fromarray(values).save(path)

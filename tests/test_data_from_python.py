@@ -135,7 +135,7 @@ def test_without_labels(data: Any) -> None:
     assert torch.equal(pixels_of(images), PIXELS)
 
 
-def test_grey_pixels_are_repeated() -> None:
+def test_gray_pixels_are_repeated() -> None:
     images = from_python(PIXELS[:, :1], "train")
     assert torch.equal(pixels_of(images), PIXELS[:, :1].repeat(1, 3, 1, 1))
 

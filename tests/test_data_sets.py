@@ -174,7 +174,7 @@ def test_a_missing_picture_is_named_with_the_version_that_has_it(monkeypatch):
 # digits
 
 
-def test_digits_are_scikit_learns_with_the_full_range_of_grey():
+def test_digits_are_scikit_learns_with_the_full_range_of_gray():
     train, test = load_tensor("digits", "train"), load_tensor("digits", "test")
     original = load_digits()
     images = torch.cat([train.images, test.images])

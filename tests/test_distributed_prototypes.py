@@ -117,7 +117,7 @@ def one() -> dict[str, Any]:
 def test_losses_and_what_is_learnt_are_those_of_one_process(
     name: str, two: list[dict[str, Any]], one: dict[str, Any]
 ) -> None:
-    """Sinkhorn over both processes and the queue, the centre, the clusters of a common memory."""
+    """Sinkhorn over both processes and the queue, the center, the clusters of a common memory."""
     torch.testing.assert_close(two[0][name]["losses"], one[name]["losses"])
     assert name != "deepclusterv2" or one[name]["losses"][2] > 0
     for key, value in one[name]["state"].items():

@@ -146,7 +146,7 @@ def test_freezing_what_a_backbone_has_not_is_told() -> None:
     )
 
 
-def test_guessing_costs_ln_of_the_batch_in_each_direction() -> None:
+def test_chance_level_is_ln_of_the_batch_in_each_direction() -> None:
     """Exactly so where all features are the same; times 2 T."""
     method = mocov3(temperature=0.3)
     assert method.chance_loss is None

@@ -89,7 +89,7 @@ def test_heads_have_the_papers_layers() -> None:
     assert [type(x) for x in method.h] == [*hidden, nn.Linear]
 
 
-def test_guessing_costs_ln_of_the_batch() -> None:
+def test_chance_level_is_ln_of_the_batch() -> None:
     """Exactly so where all features are the same."""
     method = nnclr()
     assert method.chance_loss is None

@@ -1,4 +1,4 @@
-"""SimCLR: NT-Xent against a loop over pairs and the golden value; heads; guessing."""
+"""SimCLR: NT-Xent against a loop over pairs and the golden value; heads; chance level."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ def test_heads(options: dict[str, Any], kinds: list[type]) -> None:
     assert method.g[0].out_features == (8 if options.get("layers") == 1 else 64)
 
 
-def test_guessing_costs_ln_of_the_other_views() -> None:
+def test_chance_level_is_ln_of_the_other_views() -> None:
     """Exactly so where all features are the same."""
     method = simclr()
     assert method.chance_loss is None

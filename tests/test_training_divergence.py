@@ -137,7 +137,7 @@ def test_what_is_advised_for_insdis_with_few_images_helps(
     assert softmax.training["loss"] < 10 < nce.training["loss"]
 
 
-def test_a_loss_is_judged_beside_what_it_began_with_and_what_guessing_costs() -> None:
+def test_a_loss_is_judged_beside_what_it_began_with_and_the_chance_level() -> None:
     health = Health(4.0)
     health.first_loss = 2.0
     assert health.warnings({"loss": 39.0}, 0.1) == []

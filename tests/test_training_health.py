@@ -60,12 +60,12 @@ def test_features_that_are_nearly_the_same_for_all_images_are_a_collapse(
         ({"loss": 0.9 * CHANCE}, 1.0, False),
         ({"loss": CHANCE}, 0.1, False),
         ({"loss": CHANCE, "queue_fill": 0.5}, 0.5, False),
-        # A mixture adds as much again; only the clean part compares with guessing.
+        # A mixture adds as much again; only the clean part compares with chance level.
         ({"loss": 2 * CHANCE, "loss_clean": 0.5 * CHANCE}, 0.5, False),
         ({"loss": 2 * CHANCE, "loss_clean": CHANCE}, 0.5, True),
     ],
 )
-def test_a_loss_of_guessing_is_told_once_it_can_be_known(
+def test_a_loss_of_chance_level_is_told_once_it_can_be_known(
     measured: dict[str, float], progress: float, warned: bool
 ) -> None:
     """Not in the first fifth of a run, not while the queue holds random keys, and not at once."""
@@ -82,7 +82,7 @@ def test_an_epoch_that_learns_in_between_takes_the_suspicion_back() -> None:
         assert health.warnings({**WELL, "loss": loss}, 0.5) == []
 
 
-def test_a_method_without_a_loss_of_guessing_is_not_judged_by_it() -> None:
+def test_a_method_without_a_loss_of_chance_level_is_not_judged_by_it() -> None:
     assert Health(None).warnings({**WELL, "loss": 1e6}, 1.0) == []
 
 
@@ -137,7 +137,7 @@ def test_times_are_told_as_people_say_them(seconds: float, words: str) -> None:
     assert duration(seconds) == words
 
 
-def test_what_guessing_costs_is_known_once_the_processes_are_joined(
+def test_what_chance_level_is_is_known_once_the_processes_are_joined(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """SimCLR tells a sample apart from those of all processes: ln(2 x 2 x 8 - 1)."""

@@ -1,4 +1,4 @@
-"""The files of a run: enough to repeat it, readable by others, whole or not at all."""
+"""The files of a run: enough to repeat it, readable by others, written atomically."""
 
 from __future__ import annotations
 
@@ -159,7 +159,7 @@ def test_the_exported_resnet18_is_torchvisions(bn_splits: int, tmp_path: Path) -
     torch.testing.assert_close(encoder.encode(images), expected, rtol=1e-3, atol=1e-4)
 
 
-# --- whole or not at all ----------------------------------------------------------------------
+# --- written atomically ----------------------------------------------------------------------
 
 
 def refuse(self: Path, target: Path) -> Path:

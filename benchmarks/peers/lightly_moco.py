@@ -16,9 +16,9 @@ import json
 import resource
 import time
 from collections.abc import Iterator
+from importlib.metadata import version
 from typing import Any
 
-import lightly
 import torch
 import torchvision
 from lightly.data import LightlyDataset
@@ -129,7 +129,7 @@ def main() -> None:
         "threads": torch.get_num_threads(),
         "workers": given.workers,
         "loss": loss,
-        "versions": {"lightly": lightly.__version__, "torch": torch.__version__},
+        "versions": {"lightly": version("lightly"), "torch": torch.__version__},
     }
     print(json.dumps(found))
 

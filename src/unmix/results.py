@@ -249,7 +249,7 @@ def _remedy(folder: Path) -> str:
 
 
 def write_results(path: Path, data: Mapping[str, Any]) -> None:
-    """Write `results.json`, whole or not at all.
+    """Write `results.json` atomically.
 
     Numbers that JSON has no word for (NaN, infinity) become null.
 

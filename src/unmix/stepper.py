@@ -55,7 +55,7 @@ class Stepper(nn.Module):
         mixture: A label-space mixture, such as `unmix.UnMix()`; with a rule by default the one that
             the rule was published with, else none.
         rule: How the mixture's loss is shared, by its name or `unmix.rule(...)`; by default Un-Mix.
-        image_space: A perturbation of all views that the loss does not know, such as
+        image_space: A perturbation of all views that leaves the loss unchanged, such as
             `unmix.ImageMixture()`.
         joint: Encode clean and mixed images in one forward, or not; None as the rule was released.
         seed: Of the run.
