@@ -14,7 +14,7 @@ if __name__ == "__main__":
 
 from unmix.commands.study_page import panels  # noqa: E402
 from unmix.figures.saving import render  # noqa: E402
-from unmix.figures.study import paired_dots  # noqa: E402
+from unmix.figures.study import runs_by_condition  # noqa: E402
 from unmix.studies import read_study  # noqa: E402
 
 __all__ = ["STUDY", "pictures"]
@@ -26,8 +26,8 @@ def pictures() -> dict[str, bytes]:
     """PNG files by name."""
     found = panels(read_study(STUDY))
     return {
-        "demo.png": render(paired_dots(found), "png"),
-        "demo-dark.png": render(paired_dots(found, dark=True), "png"),
+        "demo.png": render(runs_by_condition(found), "png"),
+        "demo-dark.png": render(runs_by_condition(found, dark=True), "png"),
     }
 
 

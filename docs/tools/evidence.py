@@ -17,9 +17,9 @@ DOCS = Path(__file__).resolve().parents[1]
 if __name__ == "__main__":
     sys.path[:0] = [str(DOCS), str(DOCS.parent / "src")]
 
-from matplotlib import rc_context  # noqa: E402
 from matplotlib.figure import Figure  # noqa: E402
 
+from unmix.figures.paired import paired_dots  # noqa: E402
 from unmix.studies import read_study  # noqa: E402
 from unmix.studies.analysis import StudyResults  # noqa: E402
 
@@ -99,33 +99,13 @@ def block_of(text: str) -> tuple[list[int], str]:
 
 def picture(seeds: Sequence[int]) -> Figure:
     """A line per seed from plain to Un-Mix, for each protocol."""
-    from unmix.figures.style import GRAY, STYLE, color_of
-
     results = _results(seeds)
-    with rc_context(STYLE):
-        figure = Figure(figsize=(6.4, 2.6), layout="constrained")
-        panels = figure.subplots(1, len(TITLES))
-        for axes, (protocol, title) in zip(panels, TITLES.items(), strict=True):
-            columns = [results.accuracies(name, protocol) for name in (REFERENCE, CANDIDATE)]
-            for seed in seeds:
-                pair = [column[seed] for column in columns]
-                axes.plot([0, 1], pair, "o-", color=GRAY, alpha=0.5, markersize=4, linewidth=1)
-            means = [sum(column.values()) / len(column) for column in columns]
-            axes.plot([0, 1], means, "D-", color=color_of("moco"), markersize=6)
-            for x, mean, side in zip((0, 1), means, ("right", "left"), strict=True):
-                axes.annotate(
-                    f"{mean:.1f}", (x, mean), xytext=(-8 if side == "right" else 8, 0), ha=side,
-                    textcoords="offset points", va="center", color=color_of("moco"),
-                )  # fmt: skip
-            axes.set_xlim(-0.45, 1.45)
-            axes.set_xticks([0, 1], ["MoCo", "MoCo + Un-Mix"])
-            axes.set_ylabel("top-1 accuracy (%)")
-            axes.set_title(title, loc="left")
-        figure.suptitle(
-            f"MoCo without augmentation, CIFAR-10, {len(seeds)} paired seeds and their mean",
-            fontsize=9.5,
-        )
-    return figure
+    names = {"MoCo": REFERENCE, "MoCo + Un-Mix": CANDIDATE}
+    panels = {
+        title: {name: results.accuracies(condition, protocol) for name, condition in names.items()}
+        for protocol, title in TITLES.items()
+    }
+    return paired_dots({"top-1 accuracy (%)": panels})
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from unmix.figures import save
 from unmix.figures.report import write_study_report
-from unmix.figures.study import Panel, paired_dots
+from unmix.figures.study import Panel, runs_by_condition
 from unmix.figures.table import Cell, ResultsTable
 from unmix.studies import StudyResults
 
@@ -51,7 +51,7 @@ def write_page(found: StudyResults, folder: Path) -> Path:
     Raises:
         UserError: if a file cannot be written.
     """
-    figure = paired_dots(panels(found))
+    figure = runs_by_condition(panels(found))
     save(figure, folder / "seeds")
     path = folder / "report.html"
     verdict, *others = found.verdicts() or ["Nothing is measured yet."]

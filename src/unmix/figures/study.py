@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 
 from unmix.figures.style import STYLE, message, shorten
 
-__all__ = ["Panel", "paired_dots"]
+__all__ = ["Panel", "runs_by_condition"]
 
 _LIGHT = {"ink": "#222222", "soft": "#5f5f5f", "line": "#b9b9b9", "grid": "#e3e3e3",
           "paper": "#ffffff", "mark": "#b3261e"}  # fmt: skip
@@ -38,7 +38,7 @@ class Panel:
     comparisons: Sequence[tuple[str, str, str]]
 
 
-def paired_dots(panels: Sequence[Panel], *, dark: bool = False) -> Figure:
+def runs_by_condition(panels: Sequence[Panel], *, dark: bool = False) -> Figure:
     """Draw every run as a dot in its condition's row, the mean as a bar.
 
     Seeds of two conditions that are compared are joined if their rows are neighbors. Candidates of
