@@ -114,6 +114,12 @@ def study(name: str) -> str:
     return "Not measured yet." if found is None else found.markdown()
 
 
+def verdicts(name: str) -> str:
+    """The verdicts of a study of the evidence."""
+    found = _study(name)
+    return "Not measured yet." if found is None else "\n".join(f"- {v}" for v in found.verdicts())
+
+
 EVIDENCE = Path(__file__).parents[1] / "evidence"
 # The question of docs/evidence/plan.md, from the least augmentation to the most.
 ANSWER = {
@@ -249,6 +255,7 @@ TABLES: dict[str, Callable[..., str]] = {
     "extensions": extensions,
     "coverage": coverage,
     "study": study,
+    "verdicts": verdicts,
     "answer": answer,
     "answer-figure": answer_figure,
     "matrix-results": matrix_results,
