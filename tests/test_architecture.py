@@ -14,6 +14,7 @@ PACKAGE = Path(__file__).parents[1] / "src" / "unmix"
 ALLOWED = {
     "errors": set(),
     "names": set(),
+    "display": set(),
     "html": {"names"},
     "synonyms": set(),
     "randomness": set(),
@@ -62,7 +63,7 @@ ALLOWED = {
     },
     "cli": {"config", "commands", "training"},
 }  # fmt: skip
-OPEN = {"errors", "names", "synonyms", "randomness", "transfer", "distributed", "stages"}
+OPEN = {"errors", "names", "display", "synonyms", "randomness", "transfer", "distributed", "stages"}
 
 
 def package_of(path: Path) -> str:

@@ -366,7 +366,7 @@ def test_compare_writes_everything_beside_the_runs(runs: Path):
     report = (folder / "report.html").read_text()
     assert "Prediction curves" in report
     assert "batch size" in report
-    assert report.index("cannot be told from noise") < report.index("<table>")
+    assert report.index("no verdict from") < report.index("<table>")
 
 
 @pytest.mark.usefixtures("unrendered")

@@ -24,6 +24,7 @@ from matplotlib.text import Annotation
 from PIL import Image
 from sklearn.isotonic import IsotonicRegression
 
+from unmix.display import method_name, run_label
 from unmix.errors import UserError
 from unmix.figures import (
     accuracy_against_epochs,
@@ -33,7 +34,7 @@ from unmix.figures import (
     read_metrics,
     save,
 )
-from unmix.figures.style import color_of, method_name, run_label, separate_labels, shorten
+from unmix.figures.style import color_of, separate_labels, shorten
 from unmix.results import Evaluation, RunResults
 
 PAPER = {
@@ -232,7 +233,7 @@ def test_prediction_curves_name_the_measures_under_their_models(photos: np.ndarr
     figure = prediction_curves(photos, features, measures)
     heads, moco, cmc = ([text.get_text() for text in axes.texts] for axes in figure.axes[-3:])
     assert heads[1:] == ["entropy", "max / sum"]
-    assert moco[1:] == ["6.9 ± 0.2", "0.0123 ± 0.003"]
+    assert moco[1:] == ["6.90 ± 0.20", "0.0123 ± 0.0030"]
     assert cmc[1:] == ["–", "–"]
 
 

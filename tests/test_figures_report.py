@@ -51,9 +51,9 @@ def test_baselines_come_first_and_no_single_run_is_marked_as_the_best() -> None:
     table = results_table(runs, {"raw pixels": {"knn": 39.5}})
     assert column(table, "run") == ["raw pixels", "plain", "mixed"]
     assert column(table, "kNN") == ["39.5", "70.1", "74.2"]
-    assert column(table, "Linear") == ["–", "–", "–"]
+    assert column(table, "linear") == ["–", "–", "–"]
     assert column(table, "images/s") == ["–", "1,234", "1,234"]
-    assert column(table, "minutes") == ["–", "1.5", "1.5"]
+    assert column(table, "training time") == ["–", "1:30 min", "1:30 min"]
 
 
 def test_an_evaluation_of_another_epoch_says_which() -> None:
@@ -70,13 +70,13 @@ def test_different_data_sets_have_a_column() -> None:
 
 def test_the_published_protocols_have_columns_where_they_were_used() -> None:
     runs = [made("a", evaluations=(Evaluation("cmc", 12, 66.0),)), made("b")]
-    assert column(results_table(runs), "Linear (CMC)") == ["66.0", "–"]
-    assert "Linear (MoCo)" not in results_table(runs).columns
+    assert column(results_table(runs), "linear (CMC)") == ["66.0", "–"]
+    assert "linear (MoCo)" not in results_table(runs).columns
 
 
 def test_measurements_that_are_missing_are_dashes() -> None:
     table = results_table([made("a", training={"seconds": None})])
-    assert column(table, "minutes") == ["–"]
+    assert column(table, "training time") == ["–"]
     assert column(table, "images/s") == ["–"]
 
 
@@ -167,7 +167,7 @@ def test_the_report_says_what_was_run_and_how_to_repeat_it(tmp_path: Path, figur
     for said in (
         "2 runs of MoCo and CMC on photos",
         "12 to 24 epochs, without a mixture and with IM.",
-        "Training took 3.0 minutes in all.",
+        "Training took 3:00 min in all.",
         "A note.",
         "raw pixels",
         "Accuracy. Its caption.",

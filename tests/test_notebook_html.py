@@ -54,7 +54,7 @@ def test_results_show_tables_and_accuracy_over_epochs() -> None:
     page = RUN._repr_html_()
     found = Balanced(page)
     assert found.seen.count("table") == 2
-    for word in ("moco", "resnet18, width 0.5", "61.25", "90.50", "k 200", "1.5 min", "5.5"):
+    for word in ("MoCo", "resnet18, width 0.5", "61.25", "90.50", "k 200", "1:30 min", "5.5"):
         assert word in found.text
     svg = ET.fromstring(re.search(r"<svg.*</svg>", page).group())
     (line,) = svg.findall("{*}polyline")

@@ -18,6 +18,7 @@ from unmix.statistics import (
     fewest_pairs,
     holm,
     mean_ranks,
+    outcome,
     sign_flip,
     verdict,
 )
@@ -119,8 +120,8 @@ def test_holm_by_hand() -> None:
             [-7.0, -7.4, -6.9, -7.3, -7.2, -7.4],
             "worse by 7.2 points (95% interval 7.0 to 7.4, 6 paired seeds)",
         ),
-        ([1.0, 1.2, 1.4], "3 seeds: +1.2, cannot be told from noise; 6 are the fewest"),
-        ([1.0], "1 seed: +1.0, cannot be told from noise; 6 are the fewest"),
+        ([-6.1, -6.0, -5.9], "no verdict from 3 paired seeds (-6.0 points); 6 are needed"),
+        ([1.0], "no verdict from 1 paired seed (+1.0 points); 6 are needed"),
         (
             [0.0] * 6,
             "no difference that these runs can show (+0.0 points, 95% interval +0.0 to +0.0, "
@@ -141,8 +142,55 @@ def test_a_correction_can_take_the_verdict_away() -> None:
     assert verdict(clear).startswith("better by")
     corrected = holm([clear, paired([1.0, -1.0] * 3)])[0]
     assert verdict(corrected) == (
-        "6 seeds: +1.0, cannot be told from noise; 7 are the fewest for 2 comparisons"
+        "no verdict from 6 paired seeds (+1.0 points); 7 are needed for 2 comparisons"
     )
+
+
+@pytest.mark.parametrize(
+    ("differences", "many", "words"),
+    [
+        (  # 0 is outside of the interval, and the test does not reject
+            [2.0, 2.1, 1.9, 2.0, 2.2, -0.1], 1,
+            "undecided: +1.7 points (95% interval +0.8 to +2.6, 6 paired seeds), not significant "
+            "by the exact test, p = 0.062",
+        ),
+        (  # the test rejects, and the interval has 0
+            [0.1, 0.1, 0.1, 0.1, 0.1, 9.0], 1,
+            "better by 1.6 points (95% interval -2.2 to 5.4, with 0; significant by the exact "
+            "test, p = 0.031, 6 paired seeds)",
+        ),
+        (  # significant alone, not after the correction
+            [1.0, 1.0, 1.0, 1.0, 1.0, 1.0, -0.1, -0.2], 3,
+            "undecided: +0.7 points (95% interval +0.3 to +1.2, 8 paired seeds), not significant "
+            "after the correction for 3 comparisons, p = 0.031, corrected 0.094",
+        ),
+    ],
+)  # fmt: skip
+def test_the_words_fit_the_interval_that_they_quote(
+    differences: list[float], many: int, words: str
+) -> None:
+    found = holm([paired(differences)] + [paired([1.0, -1.0])] * (many - 1))[0]
+    assert verdict(found) == words
+
+
+@given(DIFFERENCES, st.integers(1, 12))
+@settings(max_examples=100, deadline=None)
+def test_no_difference_is_never_said_beside_an_interval_without_zero(
+    differences: list[int], many: int
+) -> None:
+    found = holm([paired([float(d) for d in differences])] + [paired([1.0, -1.0])] * (many - 1))[0]
+    if outcome(found) == "no difference":
+        low, high = found.interval or (0.0, 0.0)
+        assert low <= 0 <= high
+        assert found.p > ALPHA
+    assert (outcome(found) in ("better", "worse")) == (found.p_adjusted <= ALPHA)
+
+
+def test_enough_pairs_after_the_smallest_p_are_fewer() -> None:
+    """Holm's correction of the second of two comparisons is none: six pairs are enough for it."""
+    first, second = holm([paired([1.0] * 8), paired([2.0] * 6)])
+    assert (first.p_adjusted, second.p_adjusted) == (2 * 2 / 256, 2 / 64)
+    assert verdict(second).startswith("better by 2.0")
 
 
 @given(DIFFERENCES, st.integers(1, 12))

@@ -124,7 +124,7 @@ def test_a_condition_may_have_fewer_seeds_if_no_verdict_is_asked_of_it() -> None
     shown = StudyResults(found, cells).markdown()
     assert "i-Mix against" not in shown
     assert "missing" not in shown
-    assert "| i-Mix | 40 | 4.0 | 1.00x | 3.0 | 2 | 50.5 ± 0.7 | 55.5 ± 0.7 |" in shown
+    assert "| i-Mix | 40 | 4.0 | 1.00x | 3:00 min | 2 | 50.5 ± 0.7 | 55.5 ± 0.7 |" in shown
     assert StudyResults(found, cells[:-1]).missing() == ["Un-Mix, seed 5"]
     with pytest.raises(UserError, match=r"seeds: 2 cannot show a difference at 0\.05"):
         study(SOME.replace("[[Un-Mix, plain]]", "[[i-Mix, plain]]"))
@@ -198,8 +198,8 @@ def test_a_table_opens_with_the_verdict_and_has_what_it_cost() -> None:
     lines = StudyResults(study(TWO), cells).markdown().splitlines()
     assert lines[0].startswith("- Un-Mix against plain, kNN: better by 7.2 points (95% interval 7.")
     assert lines[1].startswith("- Un-Mix against plain, linear: better by")
-    assert "| plain | 40 | 4.0 | 1.00x | 3.0 | 6 | 28.2 ± 0.2 | 33.2 ± 0.2 |" in lines
-    assert "| Un-Mix | 40 | 7.0 | 1.75x | 3.0 | 6 | 35.5 ± 0.4 | 40.5 ± 0.4 |" in lines
+    assert "| plain | 40 | 4.0 | 1.00x | 3:02 min | 6 | 28.2 ± 0.2 | 33.2 ± 0.2 |" in lines
+    assert "| Un-Mix | 40 | 7.0 | 1.75x | 3:02 min | 6 | 35.5 ± 0.4 | 40.5 ± 0.4 |" in lines
 
 
 def test_json_has_every_number(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -236,7 +236,7 @@ def test_planned_comparisons_count_also_where_cells_are_missing() -> None:
     first = results.comparisons()[0]
     assert first.result is not None
     assert first.result.comparisons == 4
-    assert "8 are the fewest for 4 comparisons" in first.words()
+    assert "8 are needed for 4 comparisons" in first.words()
     assert "28 cells are missing: plain, seed 6" in results.markdown()
 
 

@@ -48,7 +48,7 @@ def test_runs_that_differ_in_the_seed_alone_are_one_condition_with_the_verdict_o
         "6",
         "12",
         "35.5 ± 0.4",
-        "1.5",
+        "1:30 min",
     ]
     assert [cell.best for cell in table.rows[1]] == [False, False, False, True, False]
     assert not any(cell.best for cell in table.rows[0])
@@ -59,8 +59,8 @@ def test_three_seeds_cannot_be_told_from_noise_and_nothing_is_marked():
         *(run(s, 28.0) for s in range(3)), *(run(s, 29.2, unmix=True) for s in range(3))
     )
     assert found.words() == [
-        "moco + Un-Mix against moco, kNN: 3 seeds: +1.2, cannot be told from noise; "
-        "6 are the fewest"
+        "moco + Un-Mix against moco, kNN: no verdict from 3 paired seeds (+1.2 points); "
+        "6 are needed"
     ]
     assert not any(cell.best for row in conditions_table(found).rows for cell in row)
 
@@ -120,7 +120,7 @@ def test_two_single_runs_are_compared_on_the_same_test_images(tmp_path: Path):
     plain = kept(tmp_path / "a", [True] * 50 + [False] * 50)
     mixed = kept(tmp_path / "b", [True] * 60 + [False] * 40, unmix=True)
     verdict, single = grouped(plain, mixed).words()
-    assert verdict.endswith("1 seed: +10.0, cannot be told from noise; 6 are the fewest")
+    assert verdict.endswith("no verdict from 1 paired seed (+10.0 points); 6 are needed")
     assert single == (
         "  single runs: +10.0 points on 100 test images (95% interval over images +4.0 to +16.0, "
         "McNemar p = 0.002): of these two encoders, not of their methods"

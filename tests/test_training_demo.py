@@ -125,7 +125,7 @@ def test_the_table_has_every_condition_its_cost_and_what_needs_no_training(
     folder, lines = shown
     (table,) = (text for text in lines if "raw pixels" in text)
     head = table.splitlines()[0]
-    for column in ("forward-equivalents", "seconds", "seeds", "kNN", "linear"):
+    for column in ("forward-equivalents", "time per run", "seeds", "kNN", "linear"):
         assert column in head
     rows = {re.split(r" {2,}", row)[0]: re.split(r" {2,}", row) for row in table.splitlines()[2:]}
     found = read_study(folder)

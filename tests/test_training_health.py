@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 
 from unmix.config import Settings
+from unmix.display import duration
 from unmix.methods import MoCo, projected
 from unmix.training import pretrain
-from unmix.training.console import duration
 from unmix.training.loop.callbacks import Reporter
 from unmix.training.loop.evaluator import Evaluator
 from unmix.training.loop.health import Health
@@ -124,7 +124,7 @@ def test_a_run_that_cannot_learn_is_told_once(
 @pytest.mark.parametrize(
     ("seconds", "words"),
     [
-        (0.4, "0 s"),
+        (0.4, "0.4 s"),
         (42.4, "42 s"),
         (187, "3:07 min"),
         (3599.4, "59:59 min"),

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from unmix.results import rate
+from unmix.display import rate
 from unmix.training.console import Estimate
 from unmix.training.loop.callbacks import Reporter
 from unmix.training.loop.module import Pretraining

@@ -128,6 +128,10 @@ ANSWER = {
     "augmentation-full": "With full augmentation",
 }
 PROTOCOL_TITLES = {"knn": "kNN", "linear": "linear probe"}
+_OUTCOMES = {
+    "better": "better", "worse": "worse", "no difference": "not distinguishable",
+    "undecided": "undecided", "too few": "undecided, with too few seeds,",
+}  # fmt: skip
 
 
 def answer() -> str:
@@ -157,7 +161,7 @@ def _lead() -> str:
         found = _study(name)
         for c in [] if found is None else found.comparisons():
             if c.family == "primary" and c.result is not None:
-                cases = outcomes.setdefault(_outcome(c.verdict()), {})
+                cases = outcomes.setdefault(_OUTCOMES[c.outcome], {})
                 case = f"{title[0].lower()}{title[1:]}"
                 cases.setdefault(case, []).append(PROTOCOL_TITLES[c.protocol])
     if not outcomes:
@@ -167,16 +171,6 @@ def _lead() -> str:
         each = [f"{case} ({' and '.join(by)})" for case, by in cases.items()]
         parts.append(f"{outcome} {', '.join(each)}")
     return f"**MoCo with Un-Mix, compared with MoCo alone, is {'; '.join(parts)}.**"
-
-
-def _outcome(verdict: str) -> str:
-    """The kind of a verdict."""
-    for start, outcome in (
-        ("better", "better"), ("worse", "worse"), ("no difference", "not distinguishable"),
-    ):  # fmt: skip
-        if verdict.startswith(start):
-            return outcome
-    return "undecided, with too few seeds,"
 
 
 def answer_figure() -> str:

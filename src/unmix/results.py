@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from unmix.display import DASH, duration, measure_name, method_name, number, value_text
 from unmix.errors import UserError
 from unmix.files import atomic_write
 from unmix.html import chart, escaped, table
@@ -21,11 +22,10 @@ __all__ = [
     "Evaluation",
     "RunResults",
     "described",
+    "details_in_words",
     "finite",
     "load_results",
-    "protocol_title",
     "protocols_of",
-    "rate",
     "set_aside",
     "settings_of",
     "write_results",
@@ -34,7 +34,8 @@ __all__ = [
 SCHEMA = 1
 FILE = "results.json"
 
-_TITLES = {"knn": "kNN", "linear": "Linear", "cmc": "Linear (CMC)", "moco": "Linear (MoCo)"}
+# The order of tables; other protocols follow.
+_FIRST = ("knn", "linear", "cmc", "moco")
 
 # What comes out of a measurement; all else in a row says what was measured, and how.
 _MEASURED = {"top1", "top5", "strength", "seconds", "train_images", "test_images"}
@@ -117,31 +118,30 @@ class RunResults:
         """In a notebook: what was run, what was measured, and the course of the accuracies."""
         seconds, loss = self.training.get("seconds"), self.training.get("loss")
         facts = [
-            ("method", self.method),
+            ("method", method_name(self.method)),
             ("mixture", self.mixture),
             ("data", self.data),
             ("encoder", f"{self.backbone}, width {self.width:g}, images of {self.size} px"),
             ("epochs", f"{self.epochs}, seed {self.seed}"),
-            ("loss", f"{loss:.4g}" if isinstance(loss, int | float) else "–"),
-            ("training", f"{seconds / 60:,.1f} min" if isinstance(seconds, int | float) else "–"),
+            ("loss", number(loss) if isinstance(loss, int | float) else DASH),
+            ("training", duration(seconds) if isinstance(seconds, int | float) else DASH),
         ]
         parts = [f"<b>{escaped(self.name)}</b>", table((), facts)]
         if self.evaluations:
             rows = [
                 (
-                    row.protocol, str(row.epoch), f"{row.top1:.2f}",
-                    "–" if row.top5 is None else f"{row.top5:.2f}",
-                    ", ".join(f"{key} {value}" for key, value in row.details.items()),
+                    measure_name(row.protocol), str(row.epoch), f"{row.top1:.2f}",
+                    DASH if row.top5 is None else f"{row.top5:.2f}",
+                    details_in_words(row.details),
                 )
                 for row in self.evaluations
             ]  # fmt: skip
             columns = ("protocol", "epoch", "top-1 %", "top-5 %", "how")
             parts.append(table(columns, rows, numeric=(False, True, True, True, False)))
         own = [row for row in self.evaluations if "data" not in row.details]
-        courses = {
-            name: [(float(row.epoch), row.top1) for row in own if row.protocol == name]
-            for name in dict.fromkeys(row.protocol for row in own)
-        }
+        courses: dict[str, list[tuple[float, float]]] = {}
+        for row in own:
+            courses.setdefault(measure_name(row.protocol), []).append((float(row.epoch), row.top1))
         return "".join([*parts, chart("top-1 in % by epoch", courses)])
 
 
@@ -150,22 +150,15 @@ def settings_of(row: Mapping[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in row.items() if key not in _MEASURED}
 
 
-def rate(images_per_second: float) -> str:
-    """Images per second with the digits that tell: 1,234, 56, 7.8, 0.034."""
-    if images_per_second >= 10:
-        return f"{images_per_second:,.0f}"
-    return f"{images_per_second:.1f}" if images_per_second >= 1 else f"{images_per_second:.2g}"
-
-
-def protocol_title(name: str) -> str:
-    """An evaluation protocol as tables and figures name it."""
-    return _TITLES.get(name, name)
-
-
 def protocols_of(results: Sequence[RunResults]) -> list[str]:
     """The protocols by which runs were evaluated: kNN and linear probes first."""
     seen = {row.protocol: None for run in results for row in run.evaluations}
-    return [*(name for name in _TITLES if name in seen), *(n for n in seen if n not in _TITLES)]
+    return [*(name for name in _FIRST if name in seen), *(n for n in seen if n not in _FIRST)]
+
+
+def details_in_words(details: Mapping[str, Any]) -> str:
+    """Everything that a row says beside its accuracies: `k 200, train images 4,000`."""
+    return ", ".join(f"{measure_name(key)} {value_text(x, key)}" for key, x in details.items())
 
 
 def described(row: Evaluation | Mapping[str, Any]) -> str:

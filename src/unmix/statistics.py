@@ -10,22 +10,28 @@ import math
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Literal
 
 import numpy as np
 from scipy import stats
 
 __all__ = [
     "ALPHA",
+    "Outcome",
     "PairedComparison",
     "Rank",
     "SingleRunComparison",
     "compare_paired",
     "compare_single_runs",
+    "excludes_zero",
     "fewest_pairs",
     "holm",
     "mean_ranks",
+    "outcome",
     "verdict",
 ]
+
+Outcome = Literal["better", "worse", "undecided", "no difference", "too few", "none"]
 
 ALPHA = 0.05
 """Significance level of every test; the intervals have confidence 1 - ALPHA."""
@@ -171,8 +177,30 @@ def fewest_pairs(comparisons: int = 1) -> int:
     return math.ceil(math.log2(2 * comparisons / ALPHA))
 
 
+def outcome(comparison: PairedComparison | None) -> Outcome:
+    """What a paired comparison shows, in a word.
+
+    "better" and "worse" are significant after the correction. "undecided" is what the test does not
+    show, but its p-value before the correction, or the interval of this comparison alone, might
+    suggest. "too few" pairs cannot show anything by the exact test, whatever they are.
+    """
+    if comparison is None:
+        return "none"
+    if comparison.p_adjusted <= ALPHA:
+        return "better" if comparison.mean > 0 else "worse"
+    if comparison.pairs < fewest_pairs(comparison.comparisons):
+        return "too few"
+    return "undecided" if comparison.p <= ALPHA or excludes_zero(comparison) else "no difference"
+
+
+def excludes_zero(comparison: PairedComparison) -> bool:
+    """Whether 0 is outside of the interval."""
+    low, high = comparison.interval or (0.0, 0.0)
+    return low > 0 or high < 0
+
+
 def verdict(comparison: PairedComparison | None, unit: str = "points") -> str:
-    """The result of a paired comparison in words.
+    """The result of a paired comparison in words, which fit the interval that they quote.
 
     Args:
         comparison: From `compare_paired`, corrected by `holm` where there are several; None if the
@@ -181,28 +209,31 @@ def verdict(comparison: PairedComparison | None, unit: str = "points") -> str:
     """
     if comparison is None:
         return "no seed in common: no comparison"
-    n, least = comparison.pairs, fewest_pairs(comparison.comparisons)
-    seeds = f"{n} paired seed{'' if n == 1 else 's'}"
-    if n < least:
-        many = comparison.comparisons
+    found, many = outcome(comparison), comparison.comparisons
+    mean, p = f"{comparison.mean:+.1f} {unit}", f"p = {comparison.p:.2g}"
+    seeds = f"{comparison.pairs} paired seed{'' if comparison.pairs == 1 else 's'}"
+    if found == "too few":
         over = "" if many == 1 else f" for {many} comparisons"
-        return (
-            f"{n} seed{'' if n == 1 else 's'}: {comparison.mean:+.1f}, cannot be told from noise; "
-            f"{least} are the fewest{over}"
-        )
+        return f"no verdict from {seeds} ({mean}); {fewest_pairs(many)} are needed{over}"
     assert comparison.interval is not None
     low, high = comparison.interval
-    if comparison.p_adjusted <= ALPHA:
-        better = comparison.mean > 0
-        ends = (low, high) if better else (-high, -low)
+    if found in ("better", "worse"):
+        ends = (low, high) if found == "better" else (-high, -low)
+        why = "" if excludes_zero(comparison) else f", with 0; significant by the exact test, {p}"
         return (
-            f"{'better' if better else 'worse'} by {abs(comparison.mean):.1f} {unit} "
-            f"(95% interval {ends[0]:.1f} to {ends[1]:.1f}, {seeds})"
+            f"{found} by {abs(comparison.mean):.1f} {unit} "
+            f"(95% interval {ends[0]:.1f} to {ends[1]:.1f}{why}, {seeds})"
         )
-    return (
-        f"no difference that these runs can show ({comparison.mean:+.1f} {unit}, "
-        f"95% interval {low:+.1f} to {high:+.1f}, {seeds})"
-    )
+    interval = f"95% interval {low:+.1f} to {high:+.1f}"
+    if found == "no difference":
+        return f"no difference that these runs can show ({mean}, {interval}, {seeds})"
+    why = f"not significant by the exact test, {p}"
+    if comparison.p <= ALPHA:
+        why = (
+            f"not significant after the correction for {many} comparisons, {p}, corrected "
+            f"{comparison.p_adjusted:.2g}"
+        )
+    return f"undecided: {mean} ({interval}, {seeds}), {why}"
 
 
 @dataclass(frozen=True)

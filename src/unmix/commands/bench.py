@@ -11,10 +11,10 @@ from typing_extensions import Unpack
 
 from unmix.config.keywords import PretrainSettings
 from unmix.data import StreamedImages
+from unmix.display import memory, rate
 from unmix.errors import UserError, check_number
 from unmix.files import atomic_write
 from unmix.names import shown
-from unmix.results import rate
 from unmix.training.console import quiet_libraries
 from unmix.training.console import say as print_line
 from unmix.training.profiling import STAGES, facts, measure_stages
@@ -97,7 +97,7 @@ def table(measured: dict[str, Any]) -> str:
         f"{measured['model_flops_per_second'] / 1e12:,.2f} of "
         f"{measured['matmul_flops_per_second'] / 1e12:,.2f} TFLOP/s "
         f"({measured['model_share_of_matmul_rate']:.0%})   peak memory: "
-        f"{measured['peak_memory_bytes'] / 1e9:.2f} GB",
+        f"{memory(measured['peak_memory_bytes'])}",
     ]
     return "\n".join(lines)
 

@@ -18,6 +18,7 @@ from unmix.commands.conditions import conditions_table, grouped
 from unmix.commands.finished import Say
 from unmix.commands.predictions import Predictions, predictions
 from unmix.config import field_names
+from unmix.display import measure_name, measure_title, run_label
 from unmix.errors import UserError, check_given
 from unmix.figures import (
     accuracy_against_epochs,
@@ -27,7 +28,6 @@ from unmix.figures import (
     save,
     write_report,
 )
-from unmix.figures.style import run_label
 from unmix.files import atomic_write
 from unmix.names import json_bytes, shown
 from unmix.results import (
@@ -36,7 +36,6 @@ from unmix.results import (
     described,
     finite,
     load_results,
-    protocol_title,
     protocols_of,
     settings_of,
 )
@@ -243,9 +242,9 @@ def _unlike(results: Sequence[RunResults]) -> list[str]:
         }
         for word, values in words.items():
             if len({str(value) for value in values.values()}) > 1:
-                title = protocol_title(protocol)
+                way = measure_title(protocol)
                 each = ", ".join(f"{value} for {name}" for name, value in values.items())
-                notes.append(f"{title} was measured with different settings: {word} is {each}.")
+                notes.append(f"{way} was measured with different settings: {word} is {each}.")
     return notes
 
 
@@ -283,7 +282,7 @@ def _figures(
                 protocol,
                 {name: row[protocol] for name, row in baselines.items() if protocol in row},
             ),
-            f"Top-1 accuracy, {protocol_title(protocol)}; baselines are dotted.",
+            f"Top-1 accuracy, {measure_name(protocol)}; baselines are dotted.",
         )
     metrics = _metrics(known, results, notes)
     if metrics:

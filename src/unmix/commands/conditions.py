@@ -6,11 +6,11 @@ import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from unmix.display import DASH, duration, measure_name, percents, run_label
 from unmix.errors import UserError
-from unmix.figures.style import run_label
 from unmix.figures.table import Cell, ResultsTable
 from unmix.names import shown
-from unmix.results import RunResults, protocol_title
+from unmix.results import RunResults
 from unmix.statistics import ALPHA
 from unmix.studies.cells import result_settings
 from unmix.studies.grouping import ComparedRun, GroupedRuns, group_runs
@@ -18,7 +18,6 @@ from unmix.training.run.folder import RunFolder
 
 __all__ = ["conditions_table", "grouped"]
 
-_DASH = "–"
 # For a run whose settings cannot be read: what its results say.
 _FACTS = ("method", "mixture", "backbone", "width", "size", "epochs", "seed")
 
@@ -55,7 +54,7 @@ def conditions_table(found: GroupedRuns) -> ResultsTable:
     rows = []
     for name, group in found.groups.items():
         seconds = [run.results.training.get("seconds") for run in group.runs.values()]
-        known = [value / 60 for value in seconds if isinstance(value, int | float)]
+        known = [float(value) for value in seconds if isinstance(value, int | float)]
         cells = [
             Cell(shown(name)),
             Cell(str(len(group.runs))),
@@ -63,17 +62,9 @@ def conditions_table(found: GroupedRuns) -> ResultsTable:
         ]
         for protocol in found.protocols:
             values = list(group.accuracies(protocol).values())
-            cells.append(Cell(mean_and_std(values), (name, protocol) in better))
-        cells.append(Cell(f"{statistics.median(known):.1f}" if known else _DASH))
+            cells.append(Cell(percents(values), (name, protocol) in better))
+        cells.append(Cell(duration(statistics.median(known)) if known else DASH))
         rows.append(tuple(cells))
-    titles = [protocol_title(protocol) for protocol in found.protocols]
-    columns = ("condition", "seeds", "epochs", *titles, "minutes")
+    titles = [measure_name(protocol) for protocol in found.protocols]
+    columns = ("condition", "seeds", "epochs", *titles, "training time")
     return ResultsTable(columns, (False, *[True] * (len(columns) - 1)), tuple(rows))
-
-
-def mean_and_std(values: Sequence[float]) -> str:
-    """Mean and standard deviation over seeds; one seed has no deviation."""
-    if not values:
-        return _DASH
-    mean = f"{statistics.mean(values):.1f}"
-    return mean if len(values) == 1 else f"{mean} ± {statistics.stdev(values):.1f}"

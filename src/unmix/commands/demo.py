@@ -11,11 +11,12 @@ from typing import Any
 from unmix.commands.finished import Say
 from unmix.commands.study_page import results_table, write_page
 from unmix.config.compatibility import check_data
+from unmix.display import duration
 from unmix.errors import UserError, check_choice, check_number
 from unmix.names import shown_lines
 from unmix.studies import Study, read_study, run_study
 from unmix.studies.running import STALE
-from unmix.training.console import duration, quiet_libraries
+from unmix.training.console import quiet_libraries
 from unmix.training.console import say as print_line
 
 __all__ = ["demo", "demo_study"]

@@ -11,6 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from unmix.display import measure_title, run_label
 from unmix.figures.style import (
     GRAY,
     STYLE,
@@ -20,9 +21,8 @@ from unmix.figures.style import (
     line_of,
     marker_of,
     message,
-    run_label,
 )
-from unmix.results import RunResults, protocol_title
+from unmix.results import RunResults
 
 __all__ = ["accuracy_against_epochs"]
 
@@ -57,7 +57,7 @@ def accuracy_against_epochs(
     curves = _curves([run for run in results if run.of(protocol)], protocol)
     figure = Figure(figsize=(6.4, max(3.8, 1.2 + 0.19 * len(curves))), layout="constrained")
     axes = figure.add_subplot()
-    title = protocol_title(protocol)
+    title = measure_title(protocol)
     if not curves:
         message(axes, f"No run has an evaluation by the protocol “{protocol}”.")
         return figure

@@ -8,7 +8,8 @@ from typing import Any
 from matplotlib import rc_context
 from matplotlib.figure import Figure
 
-from unmix.figures.style import GRAY, STYLE, run_label
+from unmix.display import run_label
+from unmix.figures.style import GRAY, STYLE
 
 __all__ = ["step_chart"]
 

@@ -11,6 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import ArrayLike, NDArray
 
+from unmix.display import DASH, mean_and_std, measure_name, number
 from unmix.errors import UserError
 from unmix.figures.style import GRAY, STYLE, color_of, shorten
 
@@ -77,7 +78,7 @@ def prediction_curves(
             if row == rows - 1:
                 axes.set_xlabel("feature, sorted by value", fontsize=8)
     if names and measures:
-        heads = ["test set, mean ± std", *names]
+        heads = ["test set, mean ± std", *map(measure_name, names)]
         _column(figure.add_subplot(grid[rows, 0]), heads, GRAY, "left")
         for column, label in enumerate(features, start=1):
             lines = ["", *(_cell(measures.get(label, {}).get(name)) for name in names)]
@@ -126,7 +127,7 @@ def _draw(axes: Axes, values: NDArray[Any], color: str, line: str) -> None:
     axes.set_xticks([0, last])
     axes.locator_params(axis="y", nbins=4)
     axes.annotate(
-        f"max {ordered[-1]:.3g}",
+        f"max {number(float(ordered[-1]), 3)}",
         xy=(0, ordered[-1]),
         xytext=(4, 2),
         textcoords="offset points",
@@ -139,10 +140,10 @@ def _draw(axes: Axes, values: NDArray[Any], color: str, line: str) -> None:
 def _column(axes: Axes, lines: Sequence[str], color: str, side: str) -> None:
     """Write one column of the table of measures."""
     axes.set_axis_off()
-    for number, line in enumerate(lines):
+    for row, line in enumerate(lines):
         axes.text(
             0.5 if side == "center" else 0.0,
-            1 - (number + 0.5) / len(lines),
+            1 - (row + 0.5) / len(lines),
             line,
             color=color,
             fontsize=8,
@@ -153,4 +154,4 @@ def _column(axes: Axes, lines: Sequence[str], color: str, side: str) -> None:
 
 
 def _cell(value: tuple[float, float] | None) -> str:
-    return "–" if value is None else f"{value[0]:.3g} ± {value[1]:.2g}"
+    return DASH if value is None else mean_and_std(*value)

@@ -11,12 +11,12 @@ from typing import Any
 from jinja2 import Environment, FunctionLoader, StrictUndefined
 from matplotlib.figure import Figure
 
+from unmix.display import counted, duration, measure_name, method_name, value_text
 from unmix.figures.saving import render
-from unmix.figures.style import method_name
 from unmix.figures.table import Baselines, ResultsTable, results_table
 from unmix.files import atomic_write
 from unmix.names import shown
-from unmix.results import Evaluation, RunResults, described
+from unmix.results import Evaluation, RunResults, described, details_in_words
 
 __all__ = ["write_report", "write_study_report"]
 
@@ -155,7 +155,7 @@ def _summary(results: Sequence[RunResults]) -> str:
     """Describe the runs in a sentence or two."""
     if not results:
         return "No run is in this report."
-    count = f"{len(results)} runs" if len(results) > 1 else "One run"
+    runs = counted(len(results), "run") if len(results) > 1 else "One run"
     methods = _join(method_name(run.method) for run in results)
     networks = _join(f"{run.backbone} of width {run.width:g}" for run in results)
     sizes = _join(f"{run.size}" for run in results)
@@ -164,12 +164,12 @@ def _summary(results: Sequence[RunResults]) -> str:
     plain = "without a mixture" if any(run.baseline for run in results) else ""
     how = " and ".join(part for part in (plain, f"with {mixed}" if mixed else "") if part)
     low, high = min(run.epochs for run in results), max(run.epochs for run in results)
-    epochs = f"{low} to {high} epochs" if low < high else f"{low} epoch{'s' * (low != 1)}"
-    text = f"{count} of {methods} on {data}: {networks}, images of {sizes} pixels, {epochs}, {how}."
+    epochs = f"{low} to {high} epochs" if low < high else counted(low, "epoch")
+    text = f"{runs} of {methods} on {data}: {networks}, images of {sizes} pixels, {epochs}, {how}."
     seconds = [run.training.get("seconds") for run in results]
     known = [value for value in seconds if isinstance(value, int | float)]
     if len(known) == len(results):
-        text += f" Training took {sum(known) / 60:,.1f} minutes in all."
+        text += f" Training took {duration(sum(known))} in all."
     if not any(run.evaluations for run in results):
         text += " The images have no labels, so there are no accuracies."
     return text
@@ -205,23 +205,17 @@ def _details(run: RunResults) -> dict[str, Any]:
 
 def _evaluation(row: Evaluation) -> str:
     top5 = "" if row.top5 is None else f", top-5 {row.top5:.2f}"
-    details = "".join(f", {name} {value}" for name, value in row.details.items())
-    return f"top-1 {row.top1:.2f}{top5}{details}".replace("_", " ")
+    details = f", {details_in_words(row.details)}" if row.details else ""
+    return f"top-1 {row.top1:.2f}{top5}{details}"
 
 
 def _flat(items: Mapping[str, object], prefix: str = "") -> list[tuple[str, str]]:
     """Turn nested settings into rows of name and text."""
     rows: list[tuple[str, str]] = []
-    for name, value in items.items():
-        label = f"{prefix}{name}".replace("_", " ")
-        if isinstance(value, Mapping):
-            rows += _flat(value, f"{label}, ")
+    for name, item in items.items():
+        label = prefix + measure_name(name)
+        if isinstance(item, Mapping):
+            rows += _flat(item, f"{label}, ")
         else:
-            rows.append((label, "–" if value is None else _text(value)))
+            rows.append((label, value_text(item, name)))
     return rows
-
-
-def _text(value: object) -> str:
-    if isinstance(value, float):
-        return f"{value:,.6g}"
-    return f"{value:,}" if isinstance(value, int) and abs(value) >= 10_000 else shown(value)

@@ -20,8 +20,6 @@ __all__ = [
     "line_of",
     "marker_of",
     "message",
-    "method_name",
-    "run_label",
     "separate_labels",
     "shorten",
 ]
@@ -60,22 +58,22 @@ STYLE: Any = {
 }
 
 # Dark enough on white, and distinguishable with common color vision deficiencies.
-_METHODS: dict[str, tuple[str, str]] = {
-    "moco": ("MoCo", "#CC3311"),
-    "cmc": ("CMC", "#0077BB"),
-    "insdis": ("InsDis", "#009966"),
-    "simclr": ("SimCLR", "#EE7733"),
-    "byol": ("BYOL", "#AA3377"),
-    "swav": ("SwAV", "#33A5CC"),
-    "simsiam": ("SimSiam", "#775500"),
-    "vicreg": ("VICReg", "#888800"),
-    "wmse": ("W-MSE", "#000000"),
-    "dino": ("DINO", "#882255"),
-    "barlow": ("Barlow Twins", "#332288"),
-    "mocov3": ("MoCo v3", "#FF6B6B"),
-    "nnclr": ("NNCLR", "#117733"),
-    "pirl": ("PIRL", "#6655BB"),
-    "deepclusterv2": ("DeepCluster-v2", "#446688"),
+_COLORS: dict[str, str] = {
+    "moco": "#CC3311",
+    "cmc": "#0077BB",
+    "insdis": "#009966",
+    "simclr": "#EE7733",
+    "byol": "#AA3377",
+    "swav": "#33A5CC",
+    "simsiam": "#775500",
+    "vicreg": "#888800",
+    "wmse": "#000000",
+    "dino": "#882255",
+    "barlow": "#332288",
+    "mocov3": "#FF6B6B",
+    "nnclr": "#117733",
+    "pirl": "#6655BB",
+    "deepclusterv2": "#446688",
 }
 _OTHERS = ("#555555", "#117733", "#6699CC", "#B8860B", "#994455", "#44AA99")
 
@@ -86,28 +84,14 @@ def _plain(method: str) -> str:
     return re.sub(r"[^a-z0-9]", "", method.lower())
 
 
-def _family(method: str) -> tuple[str, str] | None:
-    """The name and color of a method or of a version of it (`moco-v2`)."""
-    plain = _plain(method)
-    return _METHODS.get(plain) or _METHODS.get(re.sub(r"v\d+$|\d+$", "", plain))
-
-
 def color_of(method: str) -> str:
-    """Return a method's color: MoCo red, CMC blue, InsDis green, others from a fixed list."""
-    known = _family(method)
-    return known[1] if known else _OTHERS[zlib.crc32(_plain(method).encode()) % len(_OTHERS)]
+    """Return a method's color: MoCo red, CMC blue, InsDis green, others from a fixed list.
 
-
-def method_name(method: str) -> str:
-    """Return a method's name as in the literature; an unknown one unchanged."""
-    known = _METHODS.get(_plain(method))
-    return known[0] if known else method
-
-
-def run_label(method: str, mixture: str) -> str:
-    """Return `MoCo` for a baseline and `MoCo + IM` for a run with a mixture."""
-    name = method_name(method)
-    return name if mixture == "none" else f"{name} + {mixture}"
+    A version of a method (`moco-v2`) has that of the method.
+    """
+    plain = _plain(method)
+    known = _COLORS.get(plain) or _COLORS.get(re.sub(r"v\d+$|\d+$", "", plain))
+    return known or _OTHERS[zlib.crc32(plain.encode()) % len(_OTHERS)]
 
 
 def line_of(mixture: str) -> str:

@@ -5,17 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from unmix.figures.style import method_name
+from unmix.display import DASH, duration, measure_name, method_name, percent, rate
 from unmix.html import table
 from unmix.names import shown
-from unmix.results import RunResults, protocol_title, protocols_of, rate
+from unmix.results import RunResults, protocols_of
 
 __all__ = ["Baselines", "Cell", "ResultsTable", "results_table"]
 
 # Baselines without training: name to protocol to top-1 in percent.
 Baselines = Mapping[str, Mapping[str, float]]
 
-_DASH = "–"
 _ALWAYS = ("knn", "linear")
 _SETTINGS = ("data", "backbone", "size", "seed")
 
@@ -83,7 +82,7 @@ def results_table(
     runs = sorted(results, key=lambda run: not run.baseline)
     columns = ["run", "method", "mixture", *settings, "epochs"]
     numeric = [column in ("epochs", "size", "seed") for column in columns]
-    rows = [[name, *[_DASH] * (len(columns) - 1)] for name in others]
+    rows = [[name, *[DASH] * (len(columns) - 1)] for name in others]
     rows += [
         [
             *(run.name, method_name(run.method), run.mixture),
@@ -97,16 +96,16 @@ def results_table(
         values = [accuracies.get(protocol) for accuracies in others.values()]
         finals = [run.final(protocol) for run in runs]
         values += [row.top1 if row else None for row in finals]
-        texts = [_DASH if value is None else f"{value:.1f}" for value in values]
+        texts = [DASH if value is None else percent(value) for value in values]
         for index, (run, row) in enumerate(zip(runs, finals, strict=True), start=len(others)):
             if row and row.epoch != run.epochs:
                 texts[index] += f" (epoch {row.epoch})"
         _append(cells, texts)
-    for key, text in (("images_per_second", rate), ("seconds", _minutes)):
+    for key, text in (("images_per_second", rate), ("seconds", duration)):
         numbers = [None] * len(others) + [_measure(run, key) for run in runs]
-        texts = [_DASH if value is None else text(value) for value in numbers]
+        texts = [DASH if value is None else text(value) for value in numbers]
         _append(cells, texts)
-    columns += [protocol_title(name) for name in protocols] + ["images/s", "minutes"]
+    columns += [measure_name(name) for name in protocols] + ["images/s", "training time"]
     numeric += [True] * (len(columns) - len(numeric))
     return ResultsTable(tuple(columns), tuple(numeric), tuple(map(tuple, cells)))
 
@@ -125,8 +124,3 @@ def _setting(run: RunResults, name: str) -> str:
 def _measure(run: RunResults, key: str) -> float | None:
     value = run.training.get(key)
     return float(value) if isinstance(value, int | float) else None
-
-
-def _minutes(seconds: float) -> str:
-    minutes = seconds / 60
-    return f"{minutes:,.0f}" if minutes >= 100 else f"{minutes:.1f}"

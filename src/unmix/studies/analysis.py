@@ -8,17 +8,15 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from unmix.display import DASH, duration, measure_name, percents, ratio
 from unmix.errors import UserError
-from unmix.results import protocol_title
-from unmix.statistics import PairedComparison, compare_paired, holm, verdict
+from unmix.statistics import Outcome, PairedComparison, compare_paired, holm, outcome, verdict
 from unmix.studies.baselines import Baselines, read_baselines
 from unmix.studies.cells import read_cells
 from unmix.studies.plan import Study
 from unmix.studies.summary import over_rows
 
 __all__ = ["Comparison", "StudyResults", "compare_conditions", "read_study"]
-
-_TITLES = {"knn": "kNN", "linear": "linear"}
 
 
 @dataclass(frozen=True)
@@ -38,11 +36,16 @@ class Comparison:
 
     def short(self) -> str:
         """The mean difference to the reference with its interval, for a figure."""
-        if self.result is None or self.result.interval is None:
+        if self.result is None or self.result.interval is None or self.outcome == "too few":
             return f"too few seeds against {self.reference}"
         low, high = self.result.interval
         interval = f"95% interval {low:+.1f} to {high:+.1f}"
         return f"{self.result.mean:+.1f} ({interval}) against {self.reference}"
+
+    @property
+    def outcome(self) -> Outcome:
+        """What it shows, in a word."""
+        return outcome(self.result)
 
     def verdict(self, exploratory: bool = False) -> str:
         """The result in words, without the names of the conditions."""
@@ -55,8 +58,8 @@ class Comparison:
 
     def words(self, exploratory: bool = False) -> str:
         """The comparison as a sentence."""
-        title = _TITLES.get(self.protocol, protocol_title(self.protocol))
-        return f"{self.candidate} against {self.reference}, {title}: {self.verdict(exploratory)}"
+        pair = f"{self.candidate} against {self.reference}"
+        return f"{pair}, {measure_name(self.protocol)}: {self.verdict(exploratory)}"
 
 
 def compare_conditions(
@@ -166,7 +169,7 @@ class StudyResults:
         """All comparisons in words."""
         found = [c.words(self.study.exploratory) for c in self.comparisons()]
         for over in over_rows(self):
-            found += over.words(_TITLES.get(over.protocol, over.protocol))
+            found += over.words(measure_name(over.protocol))
         return found
 
     def notes(self) -> list[str]:
@@ -179,8 +182,8 @@ class StudyResults:
 
     def columns(self) -> list[str]:
         """Headings of the table."""
-        titles = [_TITLES.get(p, p) for p in self.study.protocols]
-        head = ["condition", "epochs", "forward-equivalents", "cost", self._unit(), "seeds"]
+        titles = [measure_name(p) for p in self.study.protocols]
+        head = ["condition", "epochs", "forward-equivalents", "cost", "time per run", "seeds"]
         return [*head, *titles, *(["published"] if self.study.published else [])]
 
     def rows(self) -> list[list[str]]:
@@ -188,10 +191,10 @@ class StudyResults:
         cheapest = self._cheapest()
         found = []
         for name, by_protocol in self.baselines.items():
-            spreads = [_spread(by_protocol.get(p, {}).values()) for p in self.study.protocols]
+            spreads = [percents([*by_protocol.get(p, {}).values()]) for p in self.study.protocols]
             seeds = str(max(map(len, by_protocol.values())))
             published = [""] if self.study.published else []
-            found.append([name, *["–"] * 4, seeds, *spreads, *published])
+            found.append([name, *[DASH] * 4, seeds, *spreads, *published])
         return found + [self._condition_row(name, cheapest) for name in self.study.conditions]
 
     def markdown(self) -> str:
@@ -201,11 +204,6 @@ class StudyResults:
         lines += [_row(["---"] * len(columns)), *map(_row, self.rows())]
         return "\n".join(lines) + "\n"
 
-    def _unit(self) -> str:
-        """Seconds, if every run took less than two minutes."""
-        known = [cell["seconds"] for cell in self.cells if cell.get("seconds")]
-        return "seconds" if known and max(known) < 120 else "minutes"
-
     def _cheapest(self) -> float:
         spent = [_spent(cell) for cell in self.cells]
         return min([s for s in spent if s], default=0.0)
@@ -213,22 +211,19 @@ class StudyResults:
     def _condition_row(self, name: str, cheapest: float) -> list[str]:
         cells = self.of(name)
         if not cells:
-            return [name, *["–"] * (5 + len(self.study.protocols)), *self._published(name)]
+            return [name, *[DASH] * (5 + len(self.study.protocols)), *self._published(name)]
         seconds = [c["seconds"] for c in cells if c.get("seconds")]
         spent = _spent(cells[0])
         return [
             name,
             ", ".join(str(e) for e in sorted({c["epochs"] for c in cells})),
             f"{cells[0]['cost'].get('forward_equivalents', 0):.1f}",
-            f"{spent / cheapest:.2f}x" if cheapest else "–",
-            self._time(statistics.median(seconds)) if seconds else "–",
+            ratio(spent / cheapest) if cheapest else DASH,
+            duration(statistics.median(seconds)) if seconds else DASH,
             str(len(cells)),
-            *(_spread(self.accuracies(name, p).values()) for p in self.study.protocols),
+            *(percents([*self.accuracies(name, p).values()]) for p in self.study.protocols),
             *self._published(name),
         ]
-
-    def _time(self, seconds: float) -> str:
-        return f"{seconds:.0f}" if self._unit() == "seconds" else f"{seconds / 60:.1f}"
 
     def _published(self, name: str) -> list[str]:
         return [self.study.published.get(name, "")] if self.study.published else []
@@ -252,16 +247,6 @@ def _spent(cell: Mapping[str, Any]) -> float:
     cost = cell["cost"]
     images = float(cost.get("images_per_epoch", 0)) * cell["epochs"]
     return float(cost.get("forward_equivalents", 0)) * images
-
-
-def _spread(values: Any) -> str:
-    """Mean and standard deviation over the seeds."""
-    known = list(values)
-    if not known:
-        return "–"
-    if len(known) == 1:
-        return f"{known[0]:.1f}"
-    return f"{statistics.mean(known):.1f} ± {statistics.stdev(known):.1f}"
 
 
 def _row(words: Sequence[str]) -> str:

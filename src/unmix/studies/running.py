@@ -14,6 +14,7 @@ from typing import Any
 
 from tqdm import tqdm
 
+from unmix.display import duration
 from unmix.errors import UserError
 from unmix.files import atomic_write
 from unmix.hardware.threads import usable_cores
@@ -27,7 +28,6 @@ from unmix.studies.cells import (
 )
 from unmix.studies.cost import Cost, epochs_for, measure_cost
 from unmix.studies.plan import Study
-from unmix.training.loop.callbacks import duration
 from unmix.training.run.lock import run_lock
 from unmix.workers import Worker
 

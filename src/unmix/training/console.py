@@ -7,9 +7,10 @@ import time
 import warnings
 from collections.abc import Callable
 
+from unmix.display import duration
 from unmix.names import shown_lines
 
-__all__ = ["Estimate", "duration", "is_leader", "quiet_libraries", "say"]
+__all__ = ["Estimate", "is_leader", "quiet_libraries", "say"]
 
 
 def is_leader() -> bool:
@@ -34,18 +35,6 @@ def quiet_libraries() -> None:
         logging.getLogger(name).setLevel(logging.ERROR)
     for package in ("lightning", "torch", "torchvision", "tensorboard"):
         warnings.filterwarnings("ignore", module=rf"{package}\b.*")
-
-
-def duration(seconds: float) -> str:
-    """Format a duration: 42 s, 3:07 min, 5:12 h."""
-    seconds = round(seconds)
-    if seconds < 60:
-        return f"{seconds} s"
-    minutes, rest = divmod(seconds, 60)
-    if minutes < 60:
-        return f"{minutes}:{rest:02d} min"
-    minutes = round(seconds / 60)
-    return f"{minutes // 60}:{minutes % 60:02d} h"
 
 
 class Estimate:

@@ -12,6 +12,7 @@ from torch.utils.data import DataLoader, Dataset
 from unmix.config import MachineSettings
 from unmix.data import BrokenImage, ImageSet, StreamedImages, TensorImages
 from unmix.data.opened import OpenedImage
+from unmix.display import memory
 from unmix.errors import UserError
 from unmix.hardware.devices import Machine, free_memory
 from unmix.training.loading.loaders import worker_count
@@ -56,7 +57,7 @@ def hold(images: ImageSet, machine: Machine, settings: MachineSettings) -> Held:
         size = images.images.nbytes
         # On a CPU they are on the device already.
         if machine.device.type == "cpu" or _fits(size, machine, settings):
-            return Held(images, True, f"on the device ({_amount(size)})")
+            return Held(images, True, f"on the device ({memory(size)})")
         return _streamed(images)
     assert isinstance(images, StreamedImages)
     must = settings.resident == "yes"
@@ -73,7 +74,7 @@ def hold(images: ImageSet, machine: Machine, settings: MachineSettings) -> Held:
     )
     if isinstance(decoded, TensorImages):
         line = images.skipped.line()
-        about = f"decoded once and held on the device ({_amount(decoded.images.nbytes)})"
+        about = f"decoded once and held on the device ({memory(decoded.images.nbytes)})"
         return Held(decoded, True, about, () if line is None else (line,))
     if must:
         raise UserError(_needs_one_size(images, {shape, decoded}))
@@ -96,18 +97,11 @@ def _fits(size: int, machine: Machine, settings: MachineSettings) -> bool:
     if settings.resident == "yes":
         if size > free:
             raise UserError(
-                f"--resident: yes needs {_amount(size)}, but {_amount(free)} are free on "
+                f"--resident: yes needs {memory(size)}, but {memory(free)} are free on "
                 f"{machine.device.type}; use --resident auto, or no."
             )
         return True
     return size <= settings.resident_share * free
-
-
-def _amount(size: float) -> str:
-    for unit, name in ((1e9, "GB"), (1e6, "MB")):
-        if size >= unit:
-            return f"{size / unit:,.{0 if size >= 10 * unit else 1}f} {name}"
-    return f"{size / 1e3:.0f} kB"
 
 
 def _needs_one_size(images: ImageSet, shapes: set[tuple[int, int]]) -> str:

@@ -11,8 +11,7 @@ import lightning as L
 from lightning.pytorch.callbacks import Callback
 
 from unmix.config import EvaluationSettings
-from unmix.results import rate
-from unmix.training.console import duration
+from unmix.display import duration, rate
 from unmix.training.loop.evaluator import Evaluator, spread_and_rank
 from unmix.training.loop.health import Health
 from unmix.training.loop.module import Pretraining

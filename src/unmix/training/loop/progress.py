@@ -11,9 +11,8 @@ from typing import Any
 import lightning as L
 from lightning.pytorch.callbacks import Callback, TQDMProgressBar
 
+from unmix.display import duration, rate
 from unmix.names import shown_lines
-from unmix.results import rate
-from unmix.training.console import duration
 from unmix.training.console import say as print_line
 from unmix.training.loop.callbacks import Reporter
 from unmix.training.loop.module import Pretraining
