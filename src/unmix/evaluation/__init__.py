@@ -3,6 +3,7 @@
 from unmix.evaluation.encoder import LoadedEncoder, load_encoder
 from unmix.evaluation.features import LabeledFeatures, extract, split_features
 from unmix.evaluation.knn import knn_accuracy, knn_predict
+from unmix.evaluation.layers import LayerFeatures, check_layer, layer_names
 from unmix.evaluation.linear import STRENGTHS, linear_probe
 from unmix.evaluation.metrics import (
     accuracy,
@@ -11,6 +12,7 @@ from unmix.evaluation.metrics import (
     softness_summary,
     spread,
 )
+from unmix.evaluation.neighbors import Neighbors, nearest_neighbors
 from unmix.evaluation.protocol import AugmentedImages, Measurement, Prediction, Protocol, Task
 from unmix.evaluation.registry import PROBES, PROTOCOLS, evaluate, evaluate_features
 from unmix.evaluation.sgd import SGDSettings, cmc_settings, moco_settings, train_classifier
@@ -21,13 +23,16 @@ __all__ = [
     "STRENGTHS",
     "AugmentedImages",
     "LabeledFeatures",
+    "LayerFeatures",
     "LoadedEncoder",
     "Measurement",
+    "Neighbors",
     "Prediction",
     "Protocol",
     "SGDSettings",
     "Task",
     "accuracy",
+    "check_layer",
     "cmc_settings",
     "effective_rank",
     "evaluate",
@@ -35,9 +40,11 @@ __all__ = [
     "extract",
     "knn_accuracy",
     "knn_predict",
+    "layer_names",
     "linear_probe",
     "load_encoder",
     "moco_settings",
+    "nearest_neighbors",
     "softness",
     "softness_summary",
     "split_features",
