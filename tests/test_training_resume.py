@@ -59,6 +59,14 @@ METHODS = {
         "method": "swav", "prototypes": 16, "hidden": 32, "queue_size": 60, "queue_from_epoch": 1,
         "freeze_prototypes_steps": 9, "optimizer": "lars", "lr": 0.3, "unmix": True,
     },
+    "byol-frozen": {  # stopped while the backbone is frozen
+        "method": "byol", "hidden": 32, "dim": 16, "freeze_backbone_epochs": 2, "lr_decay": 0.7,
+        "optimizer": "adam", "lr": 1e-3,
+    },
+    "moco-unfrozen": {  # stopped just after it was
+        "method": "moco", "queue_size": 64, "bn_splits": 2, "freeze_backbone_epochs": 1,
+        "lr_decay": 0.5, "optimizer": "lars", "lr": 0.3,
+    },
 }  # fmt: skip
 
 

@@ -50,7 +50,12 @@ _FLAGS: tuple[tuple[str, str, str], ...] = (
     ("milestones", "the epochs of `schedule=step`",
      "lr_decay_epochs lr_steps decay_epochs lr_decay_steps lr_milestones lr_drop steps_lr"),
     ("gamma", "the factor of `schedule=step`",
-     "lr_gamma lr_decay_rate lr_decay decay_rate lr_drop_rate"),
+     "lr_gamma lr_decay_rate decay_rate lr_drop_rate"),
+    ("lr_decay", "of the learning rate, from a layer to the one before",
+     "layer_decay layerwise_lr_decay layer_wise_lr_decay layer_lr_decay llrd layerwise_decay"),
+    ("freeze_backbone_epochs", "",
+     "freeze_backbone freeze_encoder freeze_epochs frozen_epochs freeze_encoder_epochs "
+     "unfreeze_after unfreeze_epoch"),
     ("warmup_epochs", "",
      "warmup warm_up warm warmup_epoch lr_warmup_epochs warmup_steps linear_warmup_epochs"),
     ("epochs", "", "max_epochs num_epochs n_epochs nb_epochs nepochs num_train_epochs "

@@ -5,6 +5,7 @@ from unmix.backbones.base import STEMS, Backbone, check_stem
 from unmix.backbones.build import BACKBONES, build, is_vit, patch_side
 from unmix.backbones.half_encoders import HalfEncoders
 from unmix.backbones.heads import linear_head, mlp, mlp_head
+from unmix.backbones.layers import layer_numbers, layer_scales, parameter_groups
 from unmix.backbones.measuring import feature_dim
 from unmix.backbones.resnet import RESNETS, ResNet
 from unmix.backbones.split_batch_norm import (
@@ -28,8 +29,11 @@ __all__ = [
     "encode_in_splits",
     "feature_dim",
     "is_vit",
+    "layer_numbers",
+    "layer_scales",
     "linear_head",
     "mlp",
     "mlp_head",
+    "parameter_groups",
     "patch_side",
 ]

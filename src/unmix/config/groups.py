@@ -192,6 +192,10 @@ class OptimizerSettings:
         momentum: Momentum of sgd, lars and larc.
         trust: Trust coefficient of lars and larc.
         weight_decay: L2 penalty; with adamw decoupled from the gradient.
+        lr_decay: Factor on the learning rate from each layer of the backbone to the one before, in
+            (0, 1]; transformers by block, ResNets by stage, as BEiT and MAE are fine-tuned.
+        freeze_backbone_epochs: Epochs at the start in which the backbone is not trained, only what
+            follows it: neither weights nor statistics of batch norm change.
         decay_all: Whether weight decay also applies to biases and norms (parameters of one
             dimension); by default with sgd, adam and larc, not with adamw and lars.
         final_weight_decay: Weight decay at the end of a cosine schedule; by default it is constant.
@@ -208,6 +212,8 @@ class OptimizerSettings:
     momentum: float = 0.9
     trust: float = 0.001
     weight_decay: float = 5e-4
+    lr_decay: float = 1.0
+    freeze_backbone_epochs: int = 0
     decay_all: bool | None = None
     final_weight_decay: float | None = None
     schedule: str = "cosine"
@@ -229,6 +235,8 @@ class OptimizerSettings:
         check_number("momentum", self.momentum, at_least=0, at_most=1)
         check_number("trust", self.trust, above=0)
         check_number("weight_decay", self.weight_decay, at_least=0)
+        check_number("lr_decay", self.lr_decay, above=0, at_most=1)
+        check_number("freeze_backbone_epochs", self.freeze_backbone_epochs, at_least=0)
         if self.final_weight_decay is not None:
             check_number("final_weight_decay", self.final_weight_decay, at_least=0)
         check_number("gamma", self.gamma, above=0)

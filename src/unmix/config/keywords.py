@@ -137,6 +137,8 @@ class PretrainSettings(TypedDict, total=False):
     momentum: float
     trust: float
     weight_decay: float
+    lr_decay: float
+    freeze_backbone_epochs: int
     decay_all: bool | None
     final_weight_decay: float | None
     schedule: Literal["cosine", "step", "constant"]

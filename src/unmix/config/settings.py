@@ -43,6 +43,13 @@ class Settings:
     machine: MachineSettings = field(default_factory=MachineSettings)
 
     def __post_init__(self) -> None:
+        frozen, epochs = self.optimizer.freeze_backbone_epochs, self.run.epochs
+        if frozen >= epochs:
+            raise UserError(
+                f"{frozen} of `epochs={epochs}` would leave the backbone untrained; it must be at "
+                f"most {epochs - 1}.",
+                parameter="freeze_backbone_epochs",
+            )
         least, processes = 2 * self.machine.processes, self.machine.processes
         if processes > 1 and self.run.batch_size < least:
             nodes = f" of `nodes={self.machine.nodes}`" if self.machine.nodes > 1 else ""

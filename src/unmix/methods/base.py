@@ -220,6 +220,11 @@ class Method(nn.Module, ABC):
         """The encoder that is kept after pretraining."""
 
     @property
+    def momentum_backbones(self) -> Sequence[nn.Module]:
+        """The momentum copies of the backbone; they are frozen with it."""
+        return ()
+
+    @property
     def chance_loss(self) -> float | None:
         """The loss at chance level; None if it is unknown."""
         return None

@@ -157,6 +157,11 @@ class DINO(MultiCrop):
         mean = torch.stack([t.mean(dim=0) for t in targets.values()]).mean(dim=0)
         self.c.lerp_(all_reduce_sum(mean) / world_size(), 1 - self.m)
 
+    @property
+    def momentum_backbones(self) -> Sequence[nn.Module]:
+        """The teacher's."""
+        return (self.f_t.backbone,)
+
     def projections(self, images: Tensor) -> Tensor:
         """The bottleneck of the student's head (N, bottleneck), before normalization."""
         return self.f.head.mlp(self.f.backbone(images))  # type: ignore[operator]

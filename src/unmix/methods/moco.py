@@ -149,6 +149,11 @@ class MoCo(InstanceDiscrimination):
         return self.f_q.backbone
 
     @property
+    def momentum_backbones(self) -> Sequence[nn.Module]:
+        """The key encoder's."""
+        return (self.f_k.backbone,)
+
+    @property
     def chance_loss(self) -> float | None:
         """ln(K + 1) for each pair under softmax."""
         return (

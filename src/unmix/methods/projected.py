@@ -120,6 +120,11 @@ class MomentumTargets(Projected):
         self.f_k, self.g_k = momentum_copy(self.f), momentum_copy(self.g)
         self.m = encoder_momentum
 
+    @property
+    def momentum_backbones(self) -> Sequence[nn.Module]:
+        """f_k, the EMA copy of f."""
+        return (self.f_k,)
+
     def begin_step(self, progress: Progress) -> None:
         """Update the momentum encoder."""
         m = cosine_ema_momentum(self.m, progress.fraction)

@@ -15,6 +15,7 @@ from unmix.display import duration, rate
 from unmix.training.loop.evaluator import Evaluator, spread_and_rank
 from unmix.training.loop.health import Health
 from unmix.training.loop.module import Pretraining
+from unmix.training.loop.optimizers import learning_rate
 from unmix.training.loop.records import Records
 
 __all__ = ["Checkpoints", "Reporter"]
@@ -128,7 +129,6 @@ class Reporter(Callback):
         self.train_seconds += seconds
         samples = (pl_module.samples - self.before) * trainer.world_size
         self.samples += samples
-        optimizer = trainer.optimizers[0]
         self.loss = means.get("loss")
         if pl_module.first_loss is not None:
             self.health.first_loss = pl_module.first_loss.item()
@@ -136,7 +136,7 @@ class Reporter(Callback):
             "epoch": trainer.current_epoch,
             "step": trainer.global_step,
             **means,
-            "lr": float(optimizer.param_groups[0]["lr"]),
+            "lr": learning_rate(trainer.optimizers[0]),
             "images_per_second": samples / seconds,
             **pl_module.method.state(),
         }
@@ -155,6 +155,8 @@ class Reporter(Callback):
         self.pending = None
         self._record(metrics, trainer)
         self.say(self._line(epoch, module, metrics))
+        if epoch <= module.freezing.epochs:
+            self.health.stuck_epochs = 0  # of a frozen backbone no progress is expected
         for warning in self.health.warnings(metrics, epoch / module.epochs):
             kind = warning.split(":", 1)[0]
             if kind not in self.warned:

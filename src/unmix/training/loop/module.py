@@ -28,8 +28,9 @@ from unmix.step import (
     step_generator,
 )
 from unmix.training.loading.loaders import Batch, EpochOrder
+from unmix.training.loop.freezing import Freezing
 from unmix.training.loop.health import EXPLODED_WEIGHTS, Advice, all_finite, weight_norm
-from unmix.training.loop.optimizers import build_optimizer, build_schedule
+from unmix.training.loop.optimizers import build_optimizer, build_schedule, learning_rate
 from unmix.views import Views
 
 __all__ = ["Pretraining"]
@@ -85,6 +86,7 @@ class Pretraining(L.LightningModule):
         self.optimizer_settings, self.epochs, self.seed = optimizer, epochs, seed
         self.image_space, self.label_space = image_space, label_space
         self.joint, self.rule = joint, rule or UnMixRule()
+        self.freezing = Freezing(method, optimizer.freeze_backbone_epochs)
         self.compiled = False
         held = resident and isinstance(images, TensorImages)
         self.resident = images.images if held and isinstance(images, TensorImages) else None
@@ -104,8 +106,9 @@ class Pretraining(L.LightningModule):
         """The optimizer, and its schedule per step."""
         settings, method = self.optimizer_settings, self.method
         optimizer = build_optimizer(
-            settings, method.parameters(), self.device, method.constant_lr_modules()
-        )
+            settings, method.parameters(), self.device, method.constant_lr_modules(),
+            method.backbone,
+        )  # fmt: skip
         schedule = build_schedule(optimizer, settings, self.epochs, len(self.order))
         return {
             "optimizer": optimizer,
@@ -150,6 +153,7 @@ class Pretraining(L.LightningModule):
         if len(batch.index) < self.order.smallest:
             return None
         with stage("optimizer"):
+            self.freezing.begin_step(self.current_epoch)
             self.method.begin_step(
                 Progress(self.global_step, self.total_steps, len(self.order), self.seed)
             )
@@ -198,6 +202,7 @@ class Pretraining(L.LightningModule):
 
     def on_after_backward(self) -> None:
         """The method keeps its clean queries and targets: no gradient needs the old ones now."""
+        self.freezing.end_backward()
         if self._update_memory is not None:
             with stage("optimizer"):
                 self._update_memory()
@@ -307,7 +312,7 @@ class Pretraining(L.LightningModule):
             what: What is wrong.
             step: Where it was detected; on a GPU it may have happened a few steps earlier.
         """
-        rate = self.trainer.optimizers[0].param_groups[0]["lr"]
+        rate = learning_rate(self.trainer.optimizers[0])
         raise UserError(
             f"{what} at step {step} with learning rate {rate:.3g}; {self.advice.if_diverged}."
         )

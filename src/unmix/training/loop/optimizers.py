@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 
+from unmix.backbones import layer_scales, parameter_groups
 from unmix.config import OptimizerSettings
 
 __all__ = [
@@ -19,6 +20,7 @@ __all__ = [
     "build_optimizer",
     "build_schedule",
     "decays_all",
+    "learning_rate",
     "learning_rate_factor",
     "weight_decay_at",
 ]
@@ -108,6 +110,7 @@ def build_optimizer(
     parameters: Iterable[nn.Parameter],
     device: torch.device,
     steady: Sequence[nn.Module] = (),
+    backbone: nn.Module | None = None,
 ) -> torch.optim.Optimizer:
     """Build the optimizer for the parameters that need a gradient.
 
@@ -120,18 +123,24 @@ def build_optimizer(
         parameters: Parameters of the method.
         device: Their device; on a CPU and on CUDA the step is one fused kernel.
         steady: Modules whose learning rate the schedule leaves as it is.
+        backbone: The backbone among them, whose layers' learning rates are scaled by `lr_decay`;
+            see `unmix.backbones.layer_scales`. None for the same rate everywhere.
+
+    Raises:
+        UserError: if the layers of the backbone are not known.
     """
     held = {id(p) for module in steady for p in module.parameters()}
-    groups: dict[tuple[bool, bool], dict[str, Any]] = {}
     everything = decays_all(settings)
-    for p in parameters:
-        if not p.requires_grad:
-            continue
+
+    def facts(p: nn.Parameter) -> dict[str, Any]:
         bare = not everything and p.ndim <= 1 and settings.optimizer not in ("lars", "larc")
-        key = id(p) in held, bare
-        words = {"steady": key[0], "bare": bare, **({"weight_decay": 0.0} if bare else {})}
-        groups.setdefault(key, {"params": [], **words})["params"].append(p)
-    chosen, lr, decay_ = list(groups.values()), settings.lr, settings.weight_decay
+        return {"steady": id(p) in held, "bare": bare, **({"weight_decay": 0.0} if bare else {})}
+
+    scales: dict[nn.Parameter, float] = {}
+    if backbone is not None and settings.lr_decay != 1:
+        scales = layer_scales(backbone, settings.lr_decay)
+    chosen = parameter_groups(parameters, settings.lr, scales, facts)
+    lr, decay_ = settings.lr, settings.weight_decay
     fused = device.type in ("cpu", "cuda")
     if settings.optimizer == "adam":
         return torch.optim.Adam(chosen, lr, weight_decay=decay_, fused=fused)
@@ -151,6 +160,13 @@ def build_optimizer(
             for parameter in group["params"]:
                 sgd.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
     return sgd
+
+
+def learning_rate(optimizer: torch.optim.Optimizer) -> float:
+    """The present learning rate of a layer-wise factor of 1, for display."""
+    groups = optimizer.param_groups
+    group = next((g for g in groups if g.get("lr_scale", 1.0) == 1.0), groups[0])
+    return float(group["lr"]) / float(group.get("lr_scale", 1.0))
 
 
 def decays_all(settings: OptimizerSettings) -> bool:

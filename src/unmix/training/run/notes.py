@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import torch
 
+from unmix.backbones import layer_scales
 from unmix.config import MixtureSettings, Settings, ViewSettings
 from unmix.config.catalog import catalog
 from unmix.config.groups import TIMM
-from unmix.methods import method_class
+from unmix.methods import Method, method_class
 from unmix.mixtures import Cutout
 from unmix.views.kinds import view_kinds
 
@@ -15,6 +16,7 @@ __all__ = [
     "cutout_line",
     "note_on_width",
     "notes_on_image_space",
+    "notes_on_layers",
     "notes_on_sizes",
     "notes_on_weights",
 ]
@@ -82,6 +84,29 @@ def notes_on_weights(backbone: str) -> tuple[str, ...]:
         f"note: {backbone} starts from random weights, as every run does; the trained ones that "
         f"{tag} names are not loaded, and {TIMM}{name} is the same run",
     )
+
+
+def notes_on_layers(settings: Settings, method: Method) -> tuple[str, ...]:
+    """What `lr_decay` and `freeze_backbone_epochs` do, in a line each, if they are given.
+
+    Raises:
+        UserError: if the layers of the backbone are not known.
+    """
+    chosen, lines = settings.optimizer, []
+    if chosen.lr_decay != 1:
+        scales = sorted(set(layer_scales(method.backbone, chosen.lr_decay).values()))
+        lines.append(
+            f"learning rates: {chosen.lr:g} for what follows the backbone's layers, times "
+            f"{chosen.lr_decay:g} for each layer before, to {chosen.lr * scales[0]:.3g} in the "
+            "first"
+        )
+    if frozen := chosen.freeze_backbone_epochs:
+        which = "first epoch" if frozen == 1 else f"first {frozen} epochs"
+        lines.append(
+            f"backbone: frozen for the {which}, weights and batch-norm statistics; the schedule of "
+            "the learning rate runs meanwhile"
+        )
+    return tuple(lines)
 
 
 def note_on_width(settings: Settings) -> str | None:

@@ -35,7 +35,12 @@ from unmix.training.loop.health import advice_for
 from unmix.training.loop.module import Pretraining
 from unmix.training.mixing import check_views, label_space
 from unmix.training.run.loggers import check_logger
-from unmix.training.run.notes import notes_on_image_space, notes_on_sizes, notes_on_weights
+from unmix.training.run.notes import (
+    notes_on_image_space,
+    notes_on_layers,
+    notes_on_sizes,
+    notes_on_weights,
+)
 from unmix.views import Views
 
 __all__ = [
@@ -140,6 +145,7 @@ def build_parts(
         *source.notes,
         *notes_on(run_, images),
         *notes_on_weights(settings.model.backbone),
+        *notes_on_layers(settings, method),
         *notes_on_image_space(settings.mixture),
         *notes_on_sizes(settings.mixture, settings.views, size),
     )
