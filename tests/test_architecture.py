@@ -35,7 +35,7 @@ ALLOWED = {
     "step": {"methods", "credit", "mixtures"},
     "together": {"methods", "credit", "mixtures", "backbones"},
     "stepper": {"step", "together", "methods", "credit", "mixtures", "config"},
-    "data": set(),
+    "data": {"files"},
     "config": {"mixtures"},
     "views": {"config"},
     "results": {"files", "html"},

@@ -249,10 +249,10 @@ def test_every_broken_file_raises_one_line_with_its_name_and_prints_nothing(tmp_
 
 
 def test_a_file_that_may_not_be_read_is_a_broken_image(tmp_path, monkeypatch):
-    def refuse(path, **_):
+    def refuse(path, *_):
         raise PermissionError(13, "Permission denied", os.fspath(path))
 
-    monkeypatch.setattr(Image, "open", refuse)
+    monkeypatch.setattr(os, "open", refuse)
     with pytest.raises(BrokenImage, match=r"a\.jpg: Permission denied"):
         decode(tmp_path / "a.jpg")
 

@@ -14,8 +14,10 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from unmix.data import IMAGENET_MEAN, IMAGENET_STD, FileImages, load, read_uint8
+from unmix.data.decoding import BrokenImage, decode
 from unmix.data.folder import hold_out
-from unmix.data.listing import EXTENSIONS, Listing, Paths, list_tree
+from unmix.data.listing import EXTENSIONS, Folder, Listing, list_tree
+from unmix.data.paths import Paths
 from unmix.data.statistics import even_indices
 from unmix.errors import UserError
 
@@ -214,6 +216,72 @@ def test_linked_class_folders_are_followed_and_loops_end(tmp_path):
     assert set(list_tree(tmp_path / "store").paths) >= set(
         map(str, (tmp_path / "store").glob("?/*.png"))
     )
+
+
+def test_folders_that_link_to_each_other_are_listed_once(tmp_path):
+    names = [f"class{i}" for i in range(9)]
+    tree(tmp_path, dict.fromkeys(names, 2))
+    for one in names:
+        for other in names:
+            if one != other:
+                (tmp_path / one / f"to-{other}").symlink_to(tmp_path / other)
+    whole = Folder(tmp_path)
+    listing = list_tree(whole)
+    assert listing.classes == tuple(names)
+    assert listing.paths == sorted(map(str, tmp_path.glob("*/*.png")))
+
+    (tmp_path / "beside.png").write_bytes(b"never opened")  # so that there are no classes
+    whole = Folder(tmp_path)
+    assert list_tree(whole).paths == sorted(
+        [str(tmp_path / "beside.png"), *map(str, tmp_path.glob("*/*.png"))]
+    )
+    assert any("72 links to folders" in line for line in whole.passed.lines())
+
+
+def test_empty_folders_that_link_to_each_other_end(tmp_path):
+    for i in range(9):
+        (tmp_path / f"{i}").mkdir()
+        for j in range(9):
+            if i != j:
+                (tmp_path / f"{i}" / f"{j}").symlink_to(tmp_path / f"{j}")
+    with pytest.raises(UserError, match="holds no images"):
+        list_tree(tmp_path)
+
+
+def test_what_is_not_a_regular_file_is_ignored_and_named(tmp_path):
+    tree(tmp_path, {"a": 2, "b": 2})
+    os.mkfifo(tmp_path / "a" / "fifo.jpg")
+    (tmp_path / "a" / "zero.png").symlink_to("/dev/zero")
+    (tmp_path / "b" / "self.png").symlink_to("self.png")
+    (tmp_path / "b" / "nothing.png").symlink_to("nowhere")
+    whole = Folder(tmp_path)
+    listing = list_tree(whole)
+    # Links that lead nowhere are listed, and told as broken images when they are read.
+    assert {os.path.basename(path) for path in listing.paths} >= {"self.png", "nothing.png"}
+    assert not {"fifo.jpg", "zero.png"} & {os.path.basename(path) for path in listing.paths}
+    (line,) = whole.passed.lines()
+    assert line.startswith("ignored: 2 names that are not regular files")
+    assert "a FIFO" in line or "a device" in line
+
+
+@pytest.mark.parametrize("kind", ["fifo", "device", "directory", "loop"])
+def test_a_file_that_became_something_else_is_a_broken_image(tmp_path, kind):
+    path = tmp_path / "x.jpg"
+    {
+        "fifo": lambda: os.mkfifo(path),
+        "device": lambda: path.symlink_to("/dev/zero"),
+        "directory": path.mkdir,
+        "loop": lambda: path.symlink_to("x.jpg"),
+    }[kind]()
+    with pytest.raises(BrokenImage, match=r"x\.jpg: (a .*, not a regular file|Too many levels)"):
+        decode(path)
+
+
+def test_a_file_larger_than_any_allowed_image_is_not_read(tmp_path):
+    with open(tmp_path / "large.jpg", "wb") as file:
+        file.truncate(12 << 30)  # sparse
+    with pytest.raises(BrokenImage, match="12,884,901,888 bytes, more than"):
+        decode(tmp_path / "large.jpg")
 
 
 def test_an_empty_folder_and_one_without_images_are_told(tmp_path):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -25,6 +27,7 @@ from unmix.data import (
     load,
     read_uint8,
 )
+from unmix.data.reading import resize_batch, resize_image
 from unmix.errors import UserError
 
 HALF = (0.5, 0.5, 0.5)
@@ -105,6 +108,39 @@ def test_a_large_jpeg_read_at_a_smaller_scale_hardly_differs_from_the_published_
     found, _ = read_uint8(files(tmp_path / "a.jpg"), [0], 32)
     difference = np.abs(found[0].permute(1, 2, 0).numpy().astype(int) - expected)
     assert difference.mean() < 1
+
+
+@pytest.mark.parametrize(("width", "height"), [(3000, 100), (20000, 7), (100, 3000)])
+def test_of_a_long_strip_only_the_crop_is_resized(width, height):
+    noise = np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
+    image, size = Image.fromarray(noise), 32
+    side = round(size * 256 / 224)
+    short = min(width, height)
+    whole = image.resize((side * width // short, side * height // short), Image.Resampling.BILINEAR)
+    left, top = (round((side_ - size) / 2) for side_ in whole.size)
+    expected = np.asarray(whole.crop((left, top, left + size, top + size))).astype(int)
+    found = np.asarray(resize_image(image, size)).astype(int)
+    assert abs(found - expected).max() <= 1
+    strips = resize_batch(torch.from_numpy(noise).permute(2, 0, 1)[None], size)
+    assert abs(strips[0].permute(1, 2, 0).numpy().astype(int) - expected).max() <= 1
+
+
+def test_a_line_of_pixels_needs_little_memory(tmp_path):
+    Image.new("RGB", (60_000, 1), "red").save(tmp_path / "line.png")
+    code = (
+        "import resource, sys; from pathlib import Path; from unmix.data.decoding import decode; "
+        "from unmix.data.reading import resize_image; import resource as r; "
+        "before = r.getrusage(r.RUSAGE_SELF).ru_maxrss; "
+        "resize_image(decode(Path(sys.argv[1])), 224); "
+        "print(r.getrusage(r.RUSAGE_SELF).ru_maxrss - before)"
+    )
+    kilobytes = subprocess.run(
+        [sys.executable, "-c", code, tmp_path / "line.png"],
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+    assert int(kilobytes) < 50_000  # the whole would be 60,000 x 256 x 256 pixels
 
 
 def test_indices_may_be_a_tensor_a_range_or_empty():

@@ -1,15 +1,64 @@
-"""Atomic file writes."""
+"""Reading files of strangers, and atomic writes."""
 
 from __future__ import annotations
 
+import errno
 import os
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from unmix.errors import UserError
 
-__all__ = ["atomic_path", "atomic_write"]
+__all__ = ["atomic_path", "atomic_write", "kind_of", "open_regular", "read_regular"]
+
+_KINDS = (
+    (stat.S_ISDIR, "a directory"), (stat.S_ISFIFO, "a FIFO"), (stat.S_ISSOCK, "a socket"),
+    (stat.S_ISCHR, "a device"), (stat.S_ISBLK, "a device"),
+)  # fmt: skip
+
+
+def kind_of(mode: int) -> str | None:
+    """What a path is that is not a regular file, from its mode; None for a regular file."""
+    if stat.S_ISREG(mode):
+        return None
+    return next((name for test, name in _KINDS if test(mode)), "something else")
+
+
+def open_regular(path: str | os.PathLike[str]) -> int:
+    """Open a regular file for reading, links followed: a FIFO or a device might never end.
+
+    Returns:
+        The file descriptor.
+
+    Raises:
+        OSError: if it cannot be opened, or is not a regular file.
+    """
+    # Opening a FIFO would wait for its writer.
+    descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
+    if (kind := kind_of(os.fstat(descriptor).st_mode)) is not None:
+        os.close(descriptor)
+        raise OSError(errno.EINVAL, f"{kind}, not a regular file", os.fspath(path))
+    return descriptor
+
+
+def read_regular(path: str | os.PathLike[str], at_most: int | None = None) -> bytes:
+    """Read a regular file at once.
+
+    Args:
+        path: The file.
+        at_most: Greatest size in bytes, since a file may be larger than memory.
+
+    Raises:
+        OSError: if it cannot be read, is not a regular file, or is larger.
+    """
+    with open(open_regular(path), "rb", buffering=0) as file:
+        size = os.fstat(file.fileno()).st_size
+        if at_most is not None and size > at_most:
+            reason = f"the file has {size:,} bytes, more than {at_most:,}"
+            raise OSError(errno.EFBIG, reason, os.fspath(path))
+        return file.read()
 
 
 @contextmanager

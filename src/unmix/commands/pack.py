@@ -17,7 +17,6 @@ from tqdm import tqdm
 
 from unmix.commands.packing import Options, SplitPacker
 from unmix.data import FileImages, StreamedImages, load
-from unmix.data.listing import Paths
 from unmix.data.packed import (
     MANIFEST,
     UNFINISHED,
@@ -27,6 +26,7 @@ from unmix.data.packed import (
     plain_name,
     read_unfinished,
 )
+from unmix.data.paths import Paths
 from unmix.data.shards import Shard
 from unmix.errors import UserError, check_number
 from unmix.files import atomic_path, atomic_write

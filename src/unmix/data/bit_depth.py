@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 from functools import lru_cache
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -46,20 +45,18 @@ def _is_deep_color(image: Image.Image, start: bytes) -> bool:
     return False
 
 
-def deep_values(image: Image.Image, path: Path, content: bytes | None) -> np.ndarray:
+def deep_values(image: Image.Image, content: bytes) -> np.ndarray:
     """The stored values of an image of more than 8 bits: `(H, W)`, or `(H, W, C)` with C 2 to 4.
 
     Args:
         image: The image, not loaded yet.
-        path: The file.
-        content: The file's bytes, if they are read already.
+        content: The file's bytes.
 
     Raises:
         ValueError: if they cannot be read.
     """
     if image.mode != "F" and not image.mode.startswith("I"):
-        encoded = path.read_bytes() if content is None else content
-        return _png_color(encoded) if image.format == "PNG" else _tiff_color(encoded)
+        return _png_color(content) if image.format == "PNG" else _tiff_color(content)
     # Pillow rescales a PGM whose maximum is not 65535.
     tiles: Any = getattr(image, "tile", ())
     greatest = tiles[0][3][1] if image.format == "PPM" and image.mode == "I" else None

@@ -10,7 +10,8 @@ import torch
 
 from unmix.data.decoding import Decoding
 from unmix.data.imageset import RGB, FileImages, ImageSet, Skipped
-from unmix.data.listing import Listing, Paths
+from unmix.data.listing import Listing
+from unmix.data.paths import Paths
 from unmix.errors import UserError
 
 __all__ = ["DataSet", "Request", "file_images"]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import os
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,6 +17,7 @@ from unmix.data.bit_depth import FULL, Range, deep_values, is_deep, to_8_bits
 from unmix.data.formats import HEIC_REASON, formats_for, is_heic
 from unmix.data.outputs import drawn_by_us
 from unmix.errors import UserError
+from unmix.files import read_regular
 
 __all__ = [
     "MAX_PIXELS",
@@ -27,6 +27,7 @@ __all__ = [
     "gray_range",
     "opened",
     "orientation",
+    "read_image",
     "rgb8",
 ]
 
@@ -34,6 +35,7 @@ MAX_PIXELS = 178_956_970
 """Twice the number at which Pillow warns, where it refuses by itself: 512 MiB as RGB."""
 
 _STARTS = 200
+_BYTES_PER_PIXEL, _METADATA = 8, 1 << 26  # of the largest file that is read: 16-bit RGBA
 
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -78,6 +80,23 @@ class Decoding:
     range: Range | None = None
 
 
+def read_image(path: Path, decoding: Decoding = Decoding()) -> bytes:
+    """Read an encoded image.
+
+    Args:
+        path: The file.
+        decoding: Bounds the size of the file, by `max_pixels`.
+
+    Raises:
+        BrokenImage: if it cannot be read, is not a regular file, or has more bytes than an image
+            that is allowed.
+    """
+    try:
+        return read_regular(path, decoding.max_pixels * _BYTES_PER_PIXEL + _METADATA)
+    except OSError as error:
+        raise BrokenImage(path, error.strerror or type(error).__name__) from error
+
+
 def decode(
     path: Path,
     at_least: int | tuple[int, int] | None = None,
@@ -104,21 +123,22 @@ def decode(
             unknown (floating point, or integers of more than 16 bits, without `decoding.range`),
             or if it is a figure drawn by unmix.
     """
+    content = read_image(path, decoding) if content is None else content
     try:
         with opened(path, content, decoding) as image:
             if at_least is not None:
                 both = (at_least, at_least) if isinstance(at_least, int) else at_least
                 image.draft(None, both)
-            start = _start(path, content)
+            start = content[:_STARTS]
             if drawn_by_us(start):
                 raise ValueError("a figure drawn by unmix, not an image")
             if is_deep(image, start):
-                return _of_deep(image, path, content, decoding.range)
+                return _of_deep(image, content, decoding.range)
             image.load()
             return _rgb(_upright(image))
     # On damaged files Pillow raises exceptions of many kinds: SyntaxError, struct.error, KeyError.
     except Exception as error:
-        raise BrokenImage(path, _reason(path, error, content)) from error
+        raise BrokenImage(path, _reason(error, content)) from error
 
 
 def rgb8(image: Image.Image, limits: Range | None = None) -> Image.Image:
@@ -140,9 +160,7 @@ def rgb8(image: Image.Image, limits: Range | None = None) -> Image.Image:
 
 
 @contextmanager
-def opened(
-    path: Path, content: bytes | None = None, decoding: Decoding = Decoding()
-) -> Iterator[Image.Image]:
+def opened(path: Path, content: bytes, decoding: Decoding = Decoding()) -> Iterator[Image.Image]:
     """Open an image of a supported format, and check its size before it is decoded.
 
     Raises:
@@ -155,9 +173,8 @@ def opened(
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            source = path if content is None else io.BytesIO(content)
             formats = formats_for(path.suffix[1:])
-            with Image.open(source, formats=formats) as image:
+            with Image.open(io.BytesIO(content), formats=formats) as image:
                 _check(image, decoding)
                 yield image
     finally:
@@ -172,11 +189,11 @@ def gray_range(path: Path, content: bytes, decoding: Decoding) -> Range | None:
     """
     try:
         with opened(path, content, decoding) as image:
-            if not is_deep(image, _start(path, content)):
+            if not is_deep(image, content[:_STARTS]):
                 return None
-            values = _colors(deep_values(image, path, content))
+            values = _colors(deep_values(image, content))
     except Exception as error:
-        raise BrokenImage(path, _reason(path, error, content)) from error
+        raise BrokenImage(path, _reason(error, content)) from error
     if values.dtype.kind == "f":
         values = values[np.isfinite(values)]
     return (float(values.min()), float(values.max())) if values.size else None
@@ -203,27 +220,14 @@ _BANDS = (
 )
 
 
-def _start(path: Path, content: bytes | None) -> bytes:
-    """The first bytes of a file; empty if it cannot be read."""
-    if content is not None:
-        return content[:_STARTS]
-    try:
-        with open(path, "rb", buffering=0) as file:
-            return file.read(_STARTS)
-    except OSError:
-        return b""
-
-
 def _colors(values: np.ndarray) -> np.ndarray:
     """Values without the alpha channel, if any."""
     return values[..., :-1] if values.ndim == 3 and values.shape[2] in (2, 4) else values
 
 
-def _of_deep(
-    image: Image.Image, path: Path, content: bytes | None, limits: Range | None
-) -> Image.Image:
+def _of_deep(image: Image.Image, content: bytes, limits: Range | None) -> Image.Image:
     turned = orientation(image)
-    values = deep_values(image, path, content)
+    values = deep_values(image, content)
     scaled = to_8_bits(_colors(values), limits)
     if values.ndim == 3 and values.shape[2] in (2, 4):
         alpha = to_8_bits(values[..., -1:], FULL)
@@ -261,38 +265,34 @@ def _rgb(image: Image.Image) -> Image.Image:
     return image if image.mode == "RGB" else image.convert("RGB")
 
 
-def _reason(path: Path, error: Exception, content: bytes | None) -> str:
-    try:
-        if (os.path.getsize(path) if content is None else len(content)) == 0:
-            return "the file is empty"
-    except OSError:
-        pass  # the error itself says that the file cannot be reached
+def _reason(error: Exception, content: bytes) -> str:
+    if not content:
+        return "the file is empty"
     if isinstance(error, UnidentifiedImageError):
-        return _unidentified(path, content)
+        return _unidentified(content)
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
     return " ".join(str(error).split()) or type(error).__name__
 
 
-def _unidentified(path: Path, content: bytes | None) -> str:
-    start = _start(path, content)
+def _unidentified(content: bytes) -> str:
+    start = content[:_STARTS]
     if is_heic(start):
         return HEIC_REASON
     if start.startswith((b"%!PS", b"\xc5\xd0\xd3\xc6")):
         return "PostScript, which is not supported; convert it to PNG or JPEG"
     if start[:4] in (b"II*\0", b"MM\0*"):
-        bands = _tiff_bands(path, content)
+        bands = _tiff_bands(content)
         if bands > 1:
             return _BANDS.format(bands=bands)
     return "not an image, or damaged in its first bytes"
 
 
-def _tiff_bands(path: Path, content: bytes | None) -> int:
+def _tiff_bands(content: bytes) -> int:
     """Number of bands of a TIFF that Pillow cannot open; 0 if unknown."""
     try:
-        encoded = path.read_bytes() if content is None else content
-        tags = TiffImagePlugin.ImageFileDirectory_v2(encoded[:8])
-        file = io.BytesIO(encoded)
+        tags = TiffImagePlugin.ImageFileDirectory_v2(content[:8])
+        file = io.BytesIO(content)
         file.seek(tags.next)
         tags.load(file)
         return int(tags.get(TiffImagePlugin.SAMPLESPERPIXEL, 0))

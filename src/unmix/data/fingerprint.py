@@ -16,8 +16,8 @@ from torch import Tensor
 
 from unmix.data.from_python import DatasetImages
 from unmix.data.imageset import FileImages, ImageSet, TensorImages
-from unmix.data.listing import Paths
 from unmix.data.packed import PackedImages
+from unmix.data.paths import Paths
 from unmix.data.statistics import even_indices
 
 __all__ = ["Fingerprint", "digest_of", "fingerprint"]

@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from unmix.data.decoding import BrokenImage, Decoding
 from unmix.data.imageset import FileImages, ImageSet, Skipped, StreamedImages, TensorImages
-from unmix.data.listing import Paths
+from unmix.data.paths import Paths
 from unmix.data.python_images import as_picture, as_uint8, is_path
 from unmix.data.python_labels import Labels, columns_of, labels_of
 from unmix.data.statistics import (

@@ -16,7 +16,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from unmix.data.decoding import BrokenImage, Decoding, decode
+from unmix.data.decoding import BrokenImage, Decoding, decode, read_image
 from unmix.names import shown, stored
 
 __all__ = ["RGB", "FileImages", "ImageSet", "Skipped", "StreamedImages", "TensorImages"]
@@ -243,10 +243,4 @@ class FileImages(StreamedImages):
         Raises:
             BrokenImage: if it cannot be read.
         """
-        path = self.paths[i]
-        try:
-            # Unbuffered, since the file is read at once.
-            with open(path, "rb", buffering=0) as file:
-                return file.read()
-        except OSError as error:
-            raise BrokenImage(path, error.strerror or type(error).__name__) from error
+        return read_image(self.paths[i], self.decoding)

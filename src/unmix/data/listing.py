@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import os
+import stat
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import overload
-
-import numpy as np
 
 from unmix.data.formats import EXTENSIONS, HEIC, HEIC_REASON, extensions
 from unmix.data.outputs import CONFIG, is_own_figure, is_run_folder
 from unmix.errors import UserError
+from unmix.files import kind_of
 from unmix.names import shown
 
 __all__ = [
@@ -22,53 +21,11 @@ __all__ = [
     "Folder",
     "Listing",
     "Passed",
-    "Paths",
     "folders_in",
     "images_in",
     "list_classes",
     "list_tree",
 ]
-
-
-class Paths(Sequence[Path]):
-    """A sequence of paths, stored in one block of bytes.
-
-    A tuple of 1.28 million `Path`s takes 440 MB, and every forked data worker would get a copy,
-    since reading a Python object writes its reference count.
-
-    Args:
-        paths: The paths.
-    """
-
-    def __init__(self, paths: Sequence[str]) -> None:
-        encoded = [os.fsencode(path) for path in paths]
-        self._bytes = np.frombuffer(b"".join(encoded), dtype=np.uint8)
-        self._ends = np.cumsum([len(path) for path in encoded], dtype=np.int64)
-
-    @classmethod
-    def of_arrays(cls, block: np.ndarray, ends: np.ndarray) -> Paths:
-        """The inverse of `arrays`."""
-        paths = cls(())
-        paths._bytes, paths._ends = block, ends
-        return paths
-
-    def arrays(self) -> tuple[np.ndarray, np.ndarray]:
-        """The bytes of all paths, uint8, and where each ends in them, int64."""
-        return self._bytes, self._ends
-
-    def __len__(self) -> int:
-        return len(self._ends)
-
-    @overload
-    def __getitem__(self, index: int) -> Path: ...
-    @overload
-    def __getitem__(self, index: slice) -> list[Path]: ...
-    def __getitem__(self, index: int | slice) -> Path | list[Path]:
-        if isinstance(index, slice):
-            return [self[i] for i in range(*index.indices(len(self)))]
-        i = range(len(self))[index]
-        start = self._ends[i - 1] if i else 0
-        return Path(os.fsdecode(self._bytes[start : self._ends[i]].tobytes()))
 
 
 _MOST_NAMED = 6
@@ -96,12 +53,24 @@ class Listing:
 
 
 class Passed:
-    """Files that were ignored: those that are not images, counted, and output of unmix."""
+    """What was ignored: files that are not images, counted, output of unmix, and repeated folders.
+
+    Attributes:
+        others: Number of files by extension.
+        special: Paths with the name of an image that are not regular files, and what they are.
+        runs: Run folders.
+        figures: Figures of unmix.
+        again: Links to folders whose images are listed already.
+        holding: For device and inode of a folder, whether there are images in it at any depth.
+    """
 
     def __init__(self) -> None:
         self.others: Counter[str] = Counter()
+        self.special: list[tuple[str, str]] = []
         self.runs: list[str] = []
         self.figures: list[str] = []
+        self.again: dict[str, None] = {}
+        self.holding: dict[tuple[int, int], bool] = {}
 
     def lines(self) -> list[str]:
         """A line for each kind."""
@@ -115,6 +84,15 @@ class Passed:
             rest = sum(sorted(self.others.values(), reverse=True)[_MOST_NAMED:])
             named = named[:_MOST_NAMED] + ([f"{rest:,} others"] if rest else [])
             lines.append(f"ignored, since they are not images: {', '.join(named)}")
+        if self.special:
+            path, kind = self.special[0]
+            count = _counted(len(self.special), "name")
+            verb = "are not regular files" if len(self.special) > 1 else "is not a regular file"
+            lines.append(f"ignored: {count} that {verb} ({shown(path)}: {kind})")
+        if self.again:
+            count = _counted(len(self.again), "link")
+            first = shown(next(iter(self.again)))
+            lines.append(f"ignored: {count} to folders whose images are listed already ({first})")
         own = []
         if self.runs:
             own.append(f"{_counted(len(self.runs), 'run folder')} ({shown(self.runs[0])})")
@@ -128,8 +106,9 @@ class Passed:
 class Folder:
     """A folder, whose content is read once, when it is first used.
 
-    Hidden files and folders are ignored, links are followed, except to a folder above. Run folders
-    and figures of unmix are ignored.
+    Hidden files and folders are ignored, links are followed, except to a folder above, and a walk
+    visits each folder once. Run folders and figures of unmix are ignored, and names that are not
+    regular files, such as FIFOs.
 
     Args:
         path: The folder.
@@ -152,32 +131,46 @@ class Folder:
         return os.path.basename(os.path.normpath(self.path))
 
     @cached_property
+    def _identity(self) -> tuple[int, int]:
+        """Device and inode."""
+        try:
+            status = os.stat(self.path)
+        except OSError as error:
+            raise self._unreadable(error) from error
+        return status.st_dev, status.st_ino
+
+    def _unreadable(self, error: OSError) -> UserError:
+        reason = error.strerror or type(error).__name__
+        return UserError(f"{self.path}: this folder cannot be read ({reason}).")
+
+    @cached_property
     def _found(self) -> tuple[list[str], dict[str, Folder]]:
+        if self._identity in self.above:
+            return [], {}
+        inside = self.above | {self._identity}
         images: list[str] = []
         folders: list[str] = []
         others: Counter[str] = Counter()
         wanted, config = extensions(), False
         try:
-            status = os.stat(self.path)
-            inside = self.above | {(status.st_dev, status.st_ino)}
-            if len(inside) == len(self.above):
-                return [], {}
             with os.scandir(self.path) as entries:
                 for entry in entries:
                     name = entry.name
                     if name.startswith("."):
                         continue
                     extension = os.path.splitext(name)[1][1:].lower()
-                    if entry.is_dir():
+                    kind = _kind(entry)
+                    if kind == _FOLDER:
                         folders.append(name)
+                    elif extension in wanted and kind is not None:
+                        self.passed.special.append((entry.path, kind))
                     elif extension in wanted:
                         images.append(name)
                     else:
                         others[extension] += 1
                         config = config or name == CONFIG
         except OSError as error:
-            reason = error.strerror or type(error).__name__
-            raise UserError(f"{self.path}: this folder cannot be read ({reason}).") from error
+            raise self._unreadable(error) from error
         if config and is_run_folder(self.path):
             self.passed.runs.append(self.path)
             return [], {}
@@ -215,14 +208,43 @@ class Folder:
     @cached_property
     def holds_images(self) -> bool:
         """Whether there are images in it at any depth."""
-        return bool(self.images) or any(folder.holds_images for folder in self.folders.values())
+        known = self.passed.holding
+        if self._identity in self.above:
+            return False
+        if self._identity not in known:
+            known[self._identity] = False  # until it is known: a link to here holds nothing more
+            known[self._identity] = bool(self.images) or any(
+                folder.holds_images for folder in self.folders.values()
+            )
+        return known[self._identity]
 
-    def walk(self) -> Iterator[str]:
-        """The paths of the images in it at any depth."""
+    def walk(self, visited: set[tuple[int, int]] | None = None) -> Iterator[str]:
+        """The paths of the images in it at any depth, each folder once, in its own place if it can.
+
+        Args:
+            visited: Folders whose images are not wanted; those of this walk are added.
+        """
+        visited = set() if visited is None else visited
+        linked: list[Folder] = []
+        yield from self._walk_own(visited, linked)
+        while linked:
+            folder = linked.pop(0)
+            if folder._identity in visited:
+                if folder._identity not in folder.above:
+                    self.passed.again[folder.path] = None
+            else:
+                yield from folder._walk_own(visited, linked)
+
+    def _walk_own(self, visited: set[tuple[int, int]], linked: list[Folder]) -> Iterator[str]:
+        """Images of this folder and of those in it that are not links, which are collected."""
+        visited.add(self._identity)
         for name in self.images:
             yield os.path.join(self.path, name)
         for folder in self.folders.values():
-            yield from folder.walk()
+            if os.path.islink(folder.path):
+                linked.append(folder)
+            elif folder._identity not in visited:
+                yield from folder._walk_own(visited, linked)
 
     def without(self, names: Iterable[str]) -> Folder:
         """The same folder without some of its folders."""
@@ -230,6 +252,8 @@ class Folder:
         left_out = set(names)
         children = {name: folder for name, folder in self.folders.items() if name not in left_out}
         rest.__dict__["_found"] = self.images, children
+        holds = bool(self.images) or any(folder.holds_images for folder in children.values())
+        rest.__dict__["holds_images"] = holds
         return rest
 
     def unwrapped(self) -> Folder:
@@ -243,6 +267,22 @@ class Folder:
                 break
             (inner,) = inner.holding.values()
         return inner
+
+
+_FOLDER = kind_of(stat.S_IFDIR)
+
+
+def _kind(entry: os.DirEntry[str]) -> str | None:
+    """What an entry is that is not a regular file; None for one, and for a link to nothing.
+
+    A link that cannot be followed is told when it is read, as a broken image.
+    """
+    try:
+        if entry.is_file():
+            return None
+        return _FOLDER if entry.is_dir() else kind_of(entry.stat().st_mode)
+    except OSError:
+        return None
 
 
 def folders_in(folder: Path | str) -> list[str]:
@@ -304,9 +344,11 @@ def _why_no_classes(folder: Folder) -> str | None:
             f"{shown(folder.images[0])}{more} {verb} beside the class folders; with every image "
             "in one there are classes"
         )
+    # A link from one class to another is not a deeper folder.
+    places = {each._identity for each in classes.values()}
     deeper = next(
         (path for each in classes.values() for inner in each.folders.values()
-         for path in inner.walk()), None
+         if inner._identity not in places for path in inner.walk(set(places))), None
     )  # fmt: skip
     if deeper is not None:
         place = shown(os.path.relpath(deeper, folder.path))

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import re
 
+from unmix.files import open_regular
+
 __all__ = ["CONFIG", "FIGURE_MARK", "drawn_by_us", "is_own_figure", "is_run_folder"]
 
 CONFIG = "config.yaml"
@@ -21,8 +23,8 @@ _MOST_CONFIG = 100_000
 def is_run_folder(folder: str | os.PathLike[str]) -> bool:
     """Whether a folder has a `config.yaml` written by a run of unmix."""
     try:
-        with open(os.path.join(folder, CONFIG), encoding="utf-8", errors="replace") as file:
-            text = file.read(_MOST_CONFIG)
+        with open(open_regular(os.path.join(folder, CONFIG)), "rb") as file:
+            text = file.read(_MOST_CONFIG).decode("utf-8", errors="replace")
     except OSError:
         return False
     return all(re.search(rf"^{word}:", text, re.MULTILINE) for word in _WORDS)
@@ -36,7 +38,7 @@ def drawn_by_us(start: bytes) -> bool:
 def is_own_figure(path: str) -> bool:
     """Whether a file is a PNG drawn by unmix; False if it cannot be read."""
     try:
-        with open(path, "rb", buffering=0) as file:
+        with open(open_regular(path), "rb", buffering=0) as file:
             return drawn_by_us(file.read(_START))
     except OSError:
         return False

@@ -27,8 +27,9 @@ from torch import Tensor
 
 from unmix.data.decoding import BrokenImage, Decoding
 from unmix.data.imageset import Skipped, StreamedImages
-from unmix.data.listing import Paths
+from unmix.data.paths import Paths
 from unmix.errors import UserError
+from unmix.files import kind_of, open_regular
 
 __all__ = [
     "MANIFEST",
@@ -107,7 +108,7 @@ class Shards:
         Not by a memory map, whose pages would count as memory of this process.
         """
         if shard not in self._open:
-            self._open[shard] = os.open(self.paths[shard], os.O_RDONLY)
+            self._open[shard] = open_regular(self.paths[shard])
         return os.pread(self._open[shard], length, offset)
 
     def __getstate__(self) -> dict[str, Any]:
@@ -263,14 +264,17 @@ def _manifest(folder: Path) -> dict[str, Any]:
 
 def _check_whole(path: Path, size: int) -> None:
     try:
-        present = path.stat().st_size
+        status = path.stat()
     except OSError as error:
         raise UserError(
             f"{path}: this shard of the pack cannot be read ({error.strerror})."
         ) from error
-    if present != size:
+    if (kind := kind_of(status.st_mode)) is not None:
+        raise UserError(f"{path}: this shard of the pack is {kind}, not a regular file.")
+    if status.st_size != size:
         raise UserError(
-            f"{path}: has {present:,} bytes, but {size:,} were packed; copy or pack it again."
+            f"{path}: has {status.st_size:,} bytes, but {size:,} were packed; copy or pack it "
+            "again."
         )
 
 

@@ -15,6 +15,8 @@ from unmix.data.imageset import ImageSet, StreamedImages, TensorImages
 
 __all__ = ["read_uint8", "resize_batch", "resize_image"]
 
+_MOST_RESIZED = 16  # pixels of a whole resized image, over those of its crop
+
 
 def read_uint8(
     image_set: ImageSet, indices: Sequence[int] | Tensor, size: int
@@ -72,15 +74,28 @@ def _corner(height: int, width: int, size: int) -> tuple[int, int]:
 def resize_image(image: Image.Image, size: int) -> Image.Image:
     """Resize and crop one image as `read_uint8` does."""
     height, width = _resized_sides(image.height, image.width, size)
+    top, left = _corner(height, width, size)
+    if height * width > _MOST_RESIZED * size * size:
+        # Only the crop is resized: a line of 20,000 pixels would take gigabytes.
+        across, down = image.width / width, image.height / height
+        box = (left * across, top * down, (left + size) * across, (top + size) * down)
+        return image.resize((size, size), Image.Resampling.BILINEAR, box=box)
     if (width, height) != image.size:
         image = image.resize((width, height), Image.Resampling.BILINEAR)
-    top, left = _corner(height, width, size)
     return image.crop((left, top, left + size, top + size))
+
+
+def _resized_alone(image: Tensor, size: int) -> Tensor:
+    array = image.permute(1, 2, 0).cpu().numpy()
+    resized = np.array(resize_image(Image.fromarray(array), size))
+    return torch.from_numpy(resized).permute(2, 0, 1).to(image.device)
 
 
 def resize_batch(images: Tensor, size: int) -> Tensor:
     """Resize and crop uint8 images (N, 3, H, W) as `read_uint8` does."""
     height, width = _resized_sides(images.shape[2], images.shape[3], size)
+    if height * width > _MOST_RESIZED * size * size and len(images):
+        return torch.stack([_resized_alone(image, size) for image in images])
     if (height, width) != images.shape[2:] and len(images):
         resized = functional.interpolate(
             images.float(), size=(height, width), mode="bilinear", antialias=True
