@@ -29,6 +29,7 @@ README = DOCS.parent / "README.md"
 PICTURE = DOCS / "images" / "evidence.png"
 STUDY = DOCS / "evidence" / "augmentation-none"
 CANDIDATE, REFERENCE = "Un-Mix", "plain"
+EQUAL = "plain at Un-Mix's compute"
 BLOCK = re.compile(
     r"<!-- evidence: seeds ([\d ]*) -->\n\n(.*?)\n\n<!-- end of evidence -->", re.DOTALL
 )
@@ -42,10 +43,10 @@ def _results(seeds: Sequence[int]) -> StudyResults:
 
 
 def paired_seeds() -> list[int]:
-    """The seeds for which both conditions were measured."""
+    """The seeds for which all three conditions were measured."""
     found = read_study(STUDY)
-    candidate, reference = (found.accuracies(name, "linear") for name in (CANDIDATE, REFERENCE))
-    return sorted(set(candidate) & set(reference))
+    measured = [set(found.accuracies(name, "linear")) for name in (CANDIDATE, REFERENCE, EQUAL)]
+    return sorted(set.intersection(*measured))
 
 
 def evidence(seeds: Sequence[int], base: str = "docs/") -> str:
@@ -57,29 +58,35 @@ def evidence(seeds: Sequence[int], base: str = "docs/") -> str:
     """
     results = _results(seeds)
     cost = {row[0]: row[results.columns().index("cost")] for row in results.rows()}
+    epochs = {name: results.of(name)[0]["epochs"] for name in (CANDIDATE, EQUAL)}
     lines = []
-    for comparison in results.comparisons():
-        if (comparison.candidate, comparison.reference) == (CANDIDATE, REFERENCE):
-            means = [
-                sum(values.values()) / len(values)
-                for name in (CANDIDATE, REFERENCE)
-                if (values := results.accuracies(name, comparison.protocol))
-            ]
-            words = comparison.words().split(": ", 1)[1]
-            title = TITLES[comparison.protocol]
-            lines.append(f"- {title}: {means[0]:.1f}% against {means[1]:.1f}%, {words}")
-    cell = results.of(CANDIDATE)[0]
+    for reference, how in (
+        (REFERENCE, "equal epochs"),
+        (EQUAL, f"equal compute ({epochs[EQUAL]} epochs without mixtures)"),
+    ):
+        for comparison in results.comparisons():
+            if (comparison.candidate, comparison.reference) == (CANDIDATE, reference):
+                values = [
+                    results.accuracies(name, comparison.protocol) for name in (CANDIDATE, reference)
+                ]
+                means = [sum(each.values()) / len(each) for each in values]
+                words = comparison.words().split(": ", 1)[1]
+                lines.append(
+                    f"- {how}, {TITLES[comparison.protocol]}: {means[0]:.1f}% against "
+                    f"{means[1]:.1f}%,\n  {words}"
+                )
+    settings = results.of(CANDIDATE)[0]["settings"]
     where = (
-        f"CIFAR-10, {cell['settings']['limit']:,} training images, all 10,000 test images,\n"
-        f"ResNet-10 of width 0.25, {cell['epochs']} epochs each; a step with Un-Mix costs "
+        f"CIFAR-10, {settings['limit']:,} training images, all 10,000 test images,\n"
+        f"ResNet-10 of width 0.25, {epochs[CANDIDATE]} epochs; a step with Un-Mix costs "
         f"{cost[CANDIDATE].removesuffix('x')} times as much"
     )
     parts = [
         f"![Accuracy of each seed with and without Un-Mix]({base}images/evidence.png)",
         f"**MoCo without augmentation, {CANDIDATE} against {REFERENCE}** ({where}):",
         "\n".join(lines),
-        f"All conditions, also at equal compute: [Results]({base}results.md), or\n"
-        "`unmix study show docs/evidence/augmentation-none`. "
+        f"All conditions: [Results]({base}results.md), or "
+        "`unmix study show docs/evidence/augmentation-none`.\n"
         f"The [plan]({base}evidence/plan.md) was written before the runs.",
     ]
     return "\n\n".join(parts)
@@ -98,9 +105,10 @@ def block_of(text: str) -> tuple[list[int], str]:
 
 
 def picture(seeds: Sequence[int]) -> Figure:
-    """A line per seed from plain to Un-Mix, for each protocol."""
+    """A line per seed through the conditions, for each protocol."""
     results = _results(seeds)
-    names = {"MoCo": REFERENCE, "MoCo + Un-Mix": CANDIDATE}
+    longer = f"MoCo, {results.of(EQUAL)[0]['epochs']} epochs"
+    names = {"MoCo": REFERENCE, longer: EQUAL, "MoCo + Un-Mix": CANDIDATE}
     panels = {
         title: {name: results.accuracies(condition, protocol) for name, condition in names.items()}
         for protocol, title in TITLES.items()
