@@ -59,6 +59,11 @@ METHODS = {
         "method": "swav", "prototypes": 16, "hidden": 32, "queue_size": 60, "queue_from_epoch": 1,
         "freeze_prototypes_steps": 9, "optimizer": "lars", "lr": 0.3, "unmix": True,
     },
+    "dino-restarts": {  # stopped in its second schedule
+        "method": "dino", "dim": 64, "hidden": 32, "bottleneck": 16, "warmup_teacher_epochs": 2,
+        "optimizer": "adamw", "final_weight_decay": 0.4, "final_lr": 1e-3, "warmup_epochs": 0.5,
+        "restarts": (1,),
+    },
     "byol-frozen": {  # stopped while the backbone is frozen
         "method": "byol", "hidden": 32, "dim": 16, "freeze_backbone_epochs": 2, "lr_decay": 0.7,
         "optimizer": "adam", "lr": 1e-3,

@@ -156,9 +156,10 @@ def parser_of(command: str, args: list[str]) -> Parser:
 def pretrain_command(args: list[str]) -> None:
     """`unmix pretrain`."""
     config, given = parse_pretrain(args)
+    extend = given.pop("extend", False)
     from unmix.training.run.pretrain import pretrain
 
-    pretrain(config, **given)
+    pretrain(config, extend=extend, **given)
 
 
 def parse_pretrain(args: list[str]) -> tuple[list[str] | None, dict[str, Any]]:
@@ -192,6 +193,7 @@ def _parse_settings(
     parser, defaults = _settings_parser(command, args)
     given = parser.parse(args)
     config = given.pop("config", None)
+    extend = given.pop("extend", False)
     own = _own_parameters(command)
     own_given = {name: given.pop(name) for name in own if name in given}
     if command in _RUNLESS and "run" in given:
@@ -200,7 +202,7 @@ def _parse_settings(
     settings = Settings.of({**defaults, **given})
     check_rule(settings)
     check_mixture(given, settings)
-    return config, given, own_given
+    return config, given | ({"extend": True} if extend else {}), own_given
 
 
 def _own_parameters(command: str) -> dict[str, Parameter]:
@@ -225,6 +227,9 @@ def _settings_parser(command: str, args: list[str]) -> tuple[Parser, dict[str, A
         action="append",
         help="A recipe (see unmix recipes) or YAML file; later ones override earlier ones.",
     )
+    if command == "pretrain":
+        text = "Go on with a run that has ended to --epochs in all: its schedules start again."
+        parser.add_argument("--extend", action="store_true", help=text)
     for name, group in GROUPS.items():
         parser.add_group(group, name.capitalize(), defaults)
         if name == "run":

@@ -42,6 +42,7 @@ from unmix.results import (
 from unmix.training.console import quiet_libraries
 from unmix.training.console import say as print_line
 from unmix.training.run.data_record import DataRecord
+from unmix.training.run.extending import notes_on_extensions
 from unmix.training.run.folder import RunFolder
 
 __all__ = ["COMPARISON", "compare"]
@@ -115,7 +116,9 @@ def compare(
         if part:
             say(f"{part}\n")
     say(table.text())
-    notes = [*groups.repeated, *_unlike(results), *_other_rows(results)]
+    notes = [
+        *groups.repeated, *_unlike(results), *_other_rows(results), *notes_on_extensions(known),
+    ]  # fmt: skip
     figures = _figures(known, results, notes, baselines or {})
     curves_ = _predictions(known, results, notes, device, data_dir, say)
     if curves_ is not None:

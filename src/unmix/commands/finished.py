@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
@@ -31,6 +32,7 @@ from unmix.training.run.data_record import (
     is_folder,
     same_place,
 )
+from unmix.training.run.extending import is_extending
 from unmix.training.run.folder import RunFolder
 from unmix.training.run.parts import load_split
 
@@ -128,7 +130,11 @@ class FinishedRun:
         folder = RunFolder(run)
         settings = folder.settings()
         with suppress(DamagedResultsError):  # a new one is written by the next evaluation
-            load_results(folder.path)
+            if is_extending(settings, load_results(folder.path)):
+                raise UserError(
+                    f"{folder.path}: is being extended to {settings.run.epochs} epochs; to finish "
+                    f"it: unmix pretrain --run {shlex.quote(str(folder.path))}"
+                )
         machine = choose_machine(MachineSettings(device=device))
         precision = str(settings.machine.precision)
         if not (precision == "16" and machine.device.type == "cpu"):

@@ -202,6 +202,8 @@ class OptimizerSettings:
         schedule: cosine, step or constant, per optimizer step.
         milestones: Epochs after which the step schedule multiplies the learning rate by gamma.
         gamma: Factor of the step schedule.
+        restarts: Epochs at which the schedules start again, such as 200: the cosine with its
+            warmup, those of weight decay and of momentum encoders; --extend adds one.
         warmup_epochs: Epochs of linear warmup of the learning rate.
         warmup_start_lr: Learning rate at the start of the warmup.
     """
@@ -219,6 +221,7 @@ class OptimizerSettings:
     schedule: str = "cosine"
     milestones: tuple[int, ...] = ()
     gamma: float = 0.1
+    restarts: tuple[int, ...] = ()
     warmup_epochs: float = 0.0
     warmup_start_lr: float = 0.0
 
@@ -253,6 +256,11 @@ class OptimizerSettings:
             raise UserError(
                 f"{list(self.milestones)} must be increasing, such as 120 160.",
                 parameter="milestones",
+            )
+        if list(self.restarts) != sorted({n for n in self.restarts if n > 0}):
+            raise UserError(
+                f"{list(self.restarts)} must be increasing, and greater than 0, such as 200 300.",
+                parameter="restarts",
             )
 
 

@@ -144,6 +144,7 @@ class PretrainSettings(TypedDict, total=False):
     schedule: Literal["cosine", "step", "constant"]
     milestones: Sequence[int]
     gamma: float
+    restarts: Sequence[int]
     warmup_epochs: float
     warmup_start_lr: float
     knn_every: int

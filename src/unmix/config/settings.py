@@ -50,6 +50,11 @@ class Settings:
                 f"most {epochs - 1}.",
                 parameter="freeze_backbone_epochs",
             )
+        if any(epoch >= epochs for epoch in self.optimizer.restarts):
+            raise UserError(
+                f"{list(self.optimizer.restarts)} must lie within the run of `epochs={epochs}`.",
+                parameter="restarts",
+            )
         least, processes = 2 * self.machine.processes, self.machine.processes
         if processes > 1 and self.run.batch_size < least:
             nodes = f" of `nodes={self.machine.nodes}`" if self.machine.nodes > 1 else ""

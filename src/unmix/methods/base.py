@@ -48,20 +48,22 @@ class Progress:
 
     Attributes:
         step: Number of steps done.
-        total_steps: Steps of the whole run.
+        total_steps: Steps of the whole run, or until its schedules start again.
         steps_per_epoch: Steps of an epoch.
         seed: Seed of the run, for what a method draws between steps.
+        restarted: The step at which the run's schedules last started again.
     """
 
     step: int
     total_steps: int
     steps_per_epoch: int
     seed: int = 0
+    restarted: int = 0
 
     @property
     def fraction(self) -> float:
-        """The fraction of the run that is done, in [0, 1]."""
-        return self.step / self.total_steps
+        """The fraction of the schedules that is done, in [0, 1]."""
+        return (self.step - self.restarted) / (self.total_steps - self.restarted)
 
     @property
     def epoch(self) -> float:

@@ -30,7 +30,14 @@ from unmix.step import (
 from unmix.training.loading.loaders import Batch, EpochOrder
 from unmix.training.loop.freezing import Freezing
 from unmix.training.loop.health import EXPLODED_WEIGHTS, Advice, all_finite, weight_norm
-from unmix.training.loop.optimizers import build_optimizer, build_schedule, learning_rate
+from unmix.training.loop.optimizers import (
+    Schedule,
+    build_optimizer,
+    build_schedule,
+    learning_rate,
+    schedule_spans,
+    span_of,
+)
 from unmix.views import Views
 
 __all__ = ["Pretraining"]
@@ -115,6 +122,13 @@ class Pretraining(L.LightningModule):
             "lr_scheduler": {"scheduler": schedule, "interval": "step"},
         }
 
+    def on_train_start(self) -> None:
+        """Set the rates of a run that was extended; its checkpoint has those of its first end."""
+        if self.optimizer_settings.restarts:
+            schedule = self.lr_schedulers()
+            assert isinstance(schedule, Schedule)
+            schedule.refresh()
+
     def on_fit_start(self) -> None:
         """Move held images to the device, and tie the order to the trainer's progress."""
         self.order.position = self._position
@@ -152,10 +166,12 @@ class Pretraining(L.LightningModule):
             batch = batch.rows(torch.arange(len(batch.index) - 1, device=batch.index.device))
         if len(batch.index) < self.order.smallest:
             return None
+        spans = schedule_spans(self.optimizer_settings, self.epochs, len(self.order))
+        start, end = span_of(spans, self.global_step)
         with stage("optimizer"):
             self.freezing.begin_step(self.current_epoch)
             self.method.begin_step(
-                Progress(self.global_step, self.total_steps, len(self.order), self.seed)
+                Progress(self.global_step, end, len(self.order), self.seed, restarted=start)
             )
         # Compiled for full batches; compiling again for a smaller one would not pay.
         short = self.compiled and len(batch.index) != self.order.share

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Sequence
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -22,6 +23,8 @@ __all__ = [
     "decays_all",
     "learning_rate",
     "learning_rate_factor",
+    "schedule_spans",
+    "span_of",
     "weight_decay_at",
 ]
 
@@ -202,6 +205,17 @@ class Schedule(LambdaLR):
     def step(self, epoch: int | None = None) -> None:
         """Set learning rate and weight decay of the next step."""
         super().step(epoch)
+        self._set_decay()
+
+    def refresh(self) -> None:
+        """Set the rates of the present step, which differ from a checkpoint's after `--extend`."""
+        groups = self.optimizer.param_groups
+        for group, base, factor in zip(groups, self.base_lrs, self.lr_lambdas, strict=True):
+            group["lr"] = base * factor(self.last_epoch)
+        self._last_lr = [group["lr"] for group in groups]
+        self._set_decay()
+
+    def _set_decay(self) -> None:
         if self.decay is None:
             return
         for group, bare in zip(self.optimizer.param_groups, self.bare, strict=True):
@@ -224,21 +238,37 @@ def build_schedule(
     factor = learning_rate_factor(settings, epochs, steps_per_epoch)
     if settings.final_weight_decay is None:
         return Schedule(optimizer, factor)
-    return Schedule(optimizer, factor, weight_decay_at(settings, epochs * steps_per_epoch))
+    spans = schedule_spans(settings, epochs, steps_per_epoch)
+    return Schedule(optimizer, factor, weight_decay_at(settings, spans))
 
 
-def weight_decay_at(settings: OptimizerSettings, total: int) -> Callable[[int], float]:
+Spans = Sequence[tuple[int, int]]
+
+
+def schedule_spans(settings: OptimizerSettings, epochs: int, steps_per_epoch: int) -> Spans:
+    """The spans of steps over which the schedules go once: the run, cut at its restarts."""
+    cuts = [epoch * steps_per_epoch for epoch in (0, *settings.restarts, epochs)]
+    return list(pairwise(cuts))
+
+
+def span_of(spans: Spans, step: int) -> tuple[int, int]:
+    """The first step of the span that a step is in, and the step after its last."""
+    return next((span for span in spans if step < span[1]), spans[-1])
+
+
+def weight_decay_at(settings: OptimizerSettings, spans: Spans) -> Callable[[int], float]:
     """Weight decay at each step: half a cosine to the final value (Caron et al. 2021, DINO).
 
     Args:
         settings: Has `final_weight_decay`.
-        total: Steps of the whole run.
+        spans: Of the schedules, in each of which it goes from the first value to the final one.
     """
-    start, end = settings.weight_decay, settings.final_weight_decay
-    assert end is not None
+    first, last = settings.weight_decay, settings.final_weight_decay
+    assert last is not None
 
     def decay(step: int) -> float:
-        return end + (start - end) * _falling(step / max(1, total))
+        start, end = span_of(spans, step)
+        return last + (first - last) * _falling((step - start) / max(1, end - start))
 
     return decay
 
@@ -250,17 +280,23 @@ def learning_rate_factor(
 
     Cosine ends at `final_lr` at the last step (Loshchilov and Hutter 2017, without restarts); a
     step schedule multiplies by gamma after each of `milestones` epochs; both after a linear warmup
-    from `warmup_start_lr`.
+    from `warmup_start_lr`. At each of `restarts` the cosine starts again, over the epochs to the
+    next, after a warmup from where it had ended: warm restarts. A step schedule goes on.
     """
-    total = epochs * steps_per_epoch
+    spans = schedule_spans(settings, epochs, steps_per_epoch)
     warmup = round(settings.warmup_epochs * steps_per_epoch)
     first, last = settings.warmup_start_lr / settings.lr, settings.final_lr / settings.lr
 
+    cosine = settings.schedule == "cosine"
+
     def factor(step: int) -> float:
-        if step < warmup:
-            return first + (1 - first) * (step + 1) / warmup
-        if settings.schedule == "cosine":
-            return last + (1 - last) * _falling((step - warmup) / max(1, total - warmup))
+        start, end = span_of(spans, step)
+        done, total = step - start, end - start
+        if done < warmup and (cosine or start == 0):
+            low = first if start == 0 else last
+            return low + (1 - low) * (done + 1) / warmup
+        if cosine:
+            return last + (1 - last) * _falling((done - warmup) / max(1, total - warmup))
         if settings.schedule == "step":
             passed = sum(step >= m * steps_per_epoch for m in settings.milestones)
             return settings.gamma**passed

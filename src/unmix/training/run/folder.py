@@ -25,6 +25,7 @@ from unmix.training.run.data_record import DATA_RECORD, is_folder, same_place
 __all__ = ["RunFolder"]
 
 _RECIPES = "# Recipes: "
+_IN_PYTHON = "# The images were given in Python"
 
 # Settings that may differ when a run is resumed, since they do not change what it computes.
 _FREE = {"run", *field_names("machine")} - {"precision"}
@@ -77,17 +78,13 @@ class RunFolder:
         """
         chain = f"{_RECIPES}{' < '.join(map(shown, recipes))}.\n" if recipes else ""
         if is_python(settings.run.data):
-            chain += (
-                "# The images were given in Python: unmix.pretrain(..., data=...) repeats it.\n"
-            )
+            chain += f"{_IN_PYTHON}: unmix.pretrain(..., data=...) repeats it.\n"
         # The run's own location is not stored: a folder that was moved is the same run.
         self._write_words({**settings.flat(), "run": None}, chain)
 
     def move_data(self, data: str, data_dir: str | None) -> None:
         """Update the location of the run's data in `config.yaml`."""
-        text = self.config.read_text(encoding="utf-8")
-        chain = [line for line in text.splitlines(keepends=True) if line.startswith(_RECIPES)]
-        self._write_words({**self.words(), "data": data, "data_dir": data_dir}, "".join(chain))
+        self.change(data=data, data_dir=data_dir)
 
     def _write_words(self, words: Mapping[str, Any], chain: str) -> None:
         names = ["run", "method", *list(GROUPS)[1:]]
@@ -147,7 +144,7 @@ class RunFolder:
                 name == "precision" and "auto" in pair
             )
             if name == "epochs" and ours != pair[1] and self.encoder.exists():
-                raise UserError(self._more_epochs(ours, pair[1]))
+                raise UserError(self._more_epochs(ours))
             if name in ("data", "data_dir") and self._may_be_moved(name, *pair):
                 continue
             if name not in _FREE and not unknown and pair[0] != pair[1]:
@@ -156,15 +153,31 @@ class RunFolder:
                     f"not {ours}. Give another --run, or the same settings to resume."
                 )
 
-    def _more_epochs(self, ours: Any, theirs: Any) -> str:
+    def _more_epochs(self, ours: Any) -> str:
         """Advice where a run that has ended is given another number of epochs."""
-        config = shlex.quote(str(self.config))
+        settings = self.settings()
+        theirs, chosen = settings.run.epochs, settings.optimizer
+        run, config = shlex.quote(str(self.path)), shlex.quote(str(self.config))
+        rate = f", which end at a learning rate of {chosen.final_lr:g}"
+        again = f"to start its schedules again for {ours - theirs} epochs more: unmix pretrain "
+        again += f"--run {run} --epochs {ours} --extend; "
         return (
             f"--epochs: {self.path} has ended after its {theirs} epochs, for which its schedules "
-            f"were made, and is not trained to {ours}. For a new run of {ours} with its settings: "
-            f"unmix pretrain --config {config} --epochs {ours} --run OTHER; for its results leave "
+            f"were made{rate if chosen.schedule == 'cosine' else ''}. "
+            f"{again.capitalize() if ours > theirs else ''}"
+            f"{'for' if ours > theirs else 'For'} a new run of {ours} with its settings: unmix "
+            f"pretrain --config {config} --epochs {ours} --run OTHER; for its results leave "
             "--epochs out."
         )
+
+    def change(self, **changes: Any) -> None:
+        """Change settings in `config.yaml`."""
+        self._write_words({**self.words(), **changes}, self._chain())
+
+    def _chain(self) -> str:
+        """The lines of `config.yaml` that say where the settings are from."""
+        lines = self.config.read_text(encoding="utf-8").splitlines(keepends=True)
+        return "".join(line for line in lines if line.startswith((_RECIPES, _IN_PYTHON)))
 
     def _may_be_moved(self, name: str, ours: Any, theirs: Any) -> bool:
         """Whether a path to the data is the run's, or may be after its data was moved."""

@@ -37,6 +37,7 @@ from unmix.training.console import is_leader, quiet_libraries, say
 from unmix.training.loop.callbacks import Reporter
 from unmix.training.loop.evaluator import Evaluator, spread_and_rank
 from unmix.training.loop.health import EXPLODED_LOSS, Health, useless
+from unmix.training.run import extending
 from unmix.training.run.data_record import DataRecord, check_there, located
 from unmix.training.run.folder import RunFolder
 from unmix.training.run.launching import check_launch, check_workers
@@ -55,6 +56,7 @@ def pretrain(
     config: str | Sequence[str] | None = None,
     *,
     test_data: Any = None,
+    extend: bool = False,
     **words: Unpack[PretrainSettings],
 ) -> RunResults:
     """Pretrain an encoder and evaluate it; the Python form of `unmix pretrain`.
@@ -69,6 +71,8 @@ def pretrain(
             earlier ones.
         test_data: If `data` is a Python object, the images to evaluate on, likewise; without it
             there is no evaluation.
+        extend: Go on with a run that has ended, to the `epochs` that are given: its schedules start
+            again at the epoch where it ended.
         words: Settings by name, such as `method="moco", data="photos", IM=True`; their types are in
             `unmix.config.keywords`, and `unmix pretrain --help` says what they are.
 
@@ -90,7 +94,11 @@ def pretrain(
             "where the images to evaluate on are."
         )
     settings, used = settings_for(flat, config)
-    return run(settings, used, command=command_line(config, flat), given=given)
+    command = command_line(config, flat)
+    if extend:
+        settings = extending.extend(settings, "epochs" in flat)
+        command += " --extend"
+    return run(settings, used, command=command, given=given)
 
 
 @dataclass(frozen=True)
@@ -176,6 +184,8 @@ def _complete(folder: RunFolder, settings: Settings) -> RunResults | None:
     if not (folder.results.exists() and folder.encoder.exists()):
         return None
     results = load_results(folder.path)
+    if extending.is_extending(folder.settings(), results):
+        return None
     say(f"{shown(folder.path)} is complete; nothing to do. Its results:")
     say_accuracies(results)
     return results

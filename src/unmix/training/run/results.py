@@ -17,6 +17,7 @@ from unmix.results import (
 from unmix.training.console import say
 from unmix.training.loop.callbacks import Reporter
 from unmix.training.run.data_record import DataRecord
+from unmix.training.run.extending import extensions
 from unmix.training.run.folder import RunFolder
 from unmix.training.run.parts import Parts
 
@@ -65,6 +66,7 @@ def results_of(
             "steps": parts.module.total_steps,
             "loss": reporter.loss,
             **record.changes,
+            **extensions(folder, settings),
         },
         "hardware": {**hardware(parts.machine.device), "precision": parts.machine.precision},
         "versions": versions(),
