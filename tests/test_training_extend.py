@@ -83,7 +83,11 @@ def test_an_extended_run_is_a_run_with_that_restart(run: Path, tmp_path: Path) -
     assert [row["epoch"] for row in metrics(run)] == ["0", "1", "2", "3", "4"]
     assert extended.epochs == 5
     assert [e.epoch for e in extended.of("knn")] == [1, 2, 3, 4, 5]
-    assert extended.final("linear") == whole.final("linear")
+    for protocol in ("knn", "linear"):
+        one, other = extended.final(protocol), whole.final(protocol)
+        assert one is not None
+        assert other is not None
+        assert (one.epoch, one.top1, one.top5) == (other.epoch, other.top1, other.top5)
     assert extended.training["restarts"] == whole.training["restarts"] == [2]
 
 
