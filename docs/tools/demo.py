@@ -13,8 +13,8 @@ if __name__ == "__main__":
     sys.path[:0] = [str(DOCS), str(DOCS.parent / "src")]
 
 from unmix.commands.study_page import panels  # noqa: E402
+from unmix.figures.paired import paired_dots  # noqa: E402
 from unmix.figures.saving import render  # noqa: E402
-from unmix.figures.study import runs_by_condition  # noqa: E402
 from unmix.studies import read_study  # noqa: E402
 
 __all__ = ["STUDY", "pictures"]
@@ -24,11 +24,13 @@ STUDY = DOCS / "evidence" / "demo"
 
 def pictures() -> dict[str, bytes]:
     """PNG files by name."""
-    found = panels(read_study(STUDY))
-    return {
-        "demo.png": render(runs_by_condition(found), "png"),
-        "demo-dark.png": render(runs_by_condition(found, dark=True), "png"),
-    }
+    found = {"": panels(read_study(STUDY))}
+    light, dark = (paired_dots(found, shared=False, theme=theme) for theme in ("light", "dark"))
+    # Dark pages differ in their black.
+    dark.patch.set_alpha(0)
+    for axes in dark.axes:
+        axes.patch.set_alpha(0)
+    return {"demo.png": render(light, "png"), "demo-dark.png": render(dark, "png")}
 
 
 if __name__ == "__main__":

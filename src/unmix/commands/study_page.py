@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from unmix.figures import save
+from unmix.figures.paired import Panel, paired_dots
 from unmix.figures.report import write_study_report
-from unmix.figures.study import Panel, runs_by_condition
 from unmix.figures.table import Cell, ResultsTable
 from unmix.studies import StudyResults
 
@@ -23,12 +23,11 @@ def results_table(found: StudyResults) -> ResultsTable:
     return ResultsTable(tuple(columns), tuple(numeric), rows)
 
 
-def panels(found: StudyResults) -> list[Panel]:
+def panels(found: StudyResults) -> dict[str, Panel]:
     """What the figure of a study shows, a panel per protocol."""
     comparisons = found.comparisons()
-    return [
-        Panel(
-            _TITLES.get(protocol, protocol),
+    return {
+        _TITLES.get(protocol, protocol): Panel(
             {name: found.accuracies(name, protocol) for name in found.study.conditions},
             {
                 name: sum(values.values()) / len(values)
@@ -42,7 +41,7 @@ def panels(found: StudyResults) -> list[Panel]:
             ],
         )
         for protocol in found.study.protocols
-    ]
+    }
 
 
 def write_page(found: StudyResults, folder: Path) -> Path:
@@ -51,7 +50,7 @@ def write_page(found: StudyResults, folder: Path) -> Path:
     Raises:
         UserError: if a file cannot be written.
     """
-    figure = runs_by_condition(panels(found))
+    figure = paired_dots({"": panels(found)}, shared=False)
     save(figure, folder / "seeds")
     path = folder / "report.html"
     verdict, *others = found.verdicts() or ["Nothing is measured yet."]

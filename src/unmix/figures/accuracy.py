@@ -1,128 +1,200 @@
-"""Accuracy against pretraining epochs, the first result of Shen et al. 2020."""
+"""Accuracy against pretraining epochs (the first result of Shen et al. 2020), and against time."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import pairwise
+from typing import cast
 
 from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from unmix.display import measure_title, run_label
-from unmix.figures.style import (
-    GRAY,
-    STYLE,
-    End,
-    color_of,
-    label_ends,
-    line_of,
-    marker_of,
-    message,
+from unmix.display import measure_title
+from unmix.figures.looks import Look
+from unmix.figures.series import (
+    Condition,
+    Point,
+    conditions_of,
+    joined_over_epochs,
+    looks_for,
 )
+from unmix.figures.style import End, label_ends, message, soft_ink, style
 from unmix.results import RunResults
 
-__all__ = ["accuracy_against_epochs"]
+__all__ = [
+    "BAND",
+    "accuracy_against_epochs",
+    "accuracy_against_time",
+    "draw_band",
+    "note_bands",
+    "time_unit",
+]
 
 _LEAST = 2.0
 
-_SETTINGS = ("data", "backbone", "width", "size", "seed")
+BAND = "mean over seeds; band: ± standard deviation"
+"""What a figure with bands says of them."""
 
 
-@dataclass(frozen=True)
-class _Curve:
-    run: RunResults
-    points: tuple[tuple[int, float], ...]
-    named: bool
-
-
-@rc_context(STYLE)
 def accuracy_against_epochs(
-    results: Sequence[RunResults],
+    conditions: Sequence[Condition] | Sequence[RunResults],
     protocol: str = "linear",
     references: Mapping[str, float] | None = None,
+    *,
+    looks: Mapping[str, Look] | None = None,
+    theme: str = "light",
 ) -> Figure:
-    """Draw top-1 accuracy against pretraining epochs, baselines dotted, mixtures solid.
+    """Draw top-1 accuracy against pretraining epochs: means over the seeds, with bands.
 
-    Runs that differ only in their epochs form one curve of their last evaluations; any other run is
-    a curve of all its evaluations. (Shen et al. 2020, accuracy on ImageNet-100.)
+    Conditions that differ only in their epochs form one curve of their last evaluations; any other
+    is a curve of all its evaluations. (Shen et al. 2020, accuracy on ImageNet-100.)
 
     Args:
-        results: The runs; those without an evaluation by `protocol` are left out.
+        conditions: Conditions, or runs, which are grouped; those without an evaluation by
+            `protocol` are left out.
         protocol: Name of an evaluation protocol, such as `linear`.
         references: Horizontal lines, name to percent: `{"raw pixels": 39.5}`.
+        looks: How each condition is drawn; by default chosen for this figure.
+        theme: light, dark or inline.
     """
-    curves = _curves([run for run in results if run.of(protocol)], protocol)
-    figure = Figure(figsize=(6.4, max(3.8, 1.2 + 0.19 * len(curves))), layout="constrained")
-    axes = figure.add_subplot()
-    title = measure_title(protocol)
-    if not curves:
-        message(axes, f"No run has an evaluation by the protocol “{protocol}”.")
+    return _drawn("epochs", conditions, protocol, references, looks, theme)
+
+
+def accuracy_against_time(
+    conditions: Sequence[Condition] | Sequence[RunResults],
+    protocol: str = "knn",
+    references: Mapping[str, float] | None = None,
+    *,
+    looks: Mapping[str, Look] | None = None,
+    theme: str = "light",
+) -> Figure:
+    """Draw top-1 accuracy against the time of training alone, without evaluations.
+
+    A step with a mixture in label space takes longer, so equal epochs are not equal cost. Times
+    compare only between runs on the same hardware. Each evaluation is at the mean time over the
+    seeds.
+
+    Args:
+        conditions: As for `accuracy_against_epochs`; those whose time is not known are left out.
+        protocol: Name of an evaluation protocol, such as `knn`.
+        references: Horizontal lines, name to percent.
+        looks: How each condition is drawn; by default chosen for this figure.
+        theme: light, dark or inline.
+    """
+    return _drawn("time", conditions, protocol, references, looks, theme)
+
+
+def _drawn(
+    against: str,
+    given: Sequence[Condition] | Sequence[RunResults],
+    protocol: str,
+    references: Mapping[str, float] | None,
+    looks: Mapping[str, Look] | None,
+    theme: str,
+) -> Figure:
+    found = joined_over_epochs(_conditions(given), protocol, against)
+    curves = {series.name: points for _, series in found if (points := series.points(against))}
+    owners = {series.name: condition for condition, series in found if series.name in curves}
+    with rc_context(style(theme)):
+        figure = Figure(figsize=(7.4, max(3.6, 1.2 + 0.21 * len(curves))), layout="constrained")
+        axes = figure.add_subplot()
+        if not curves:
+            what = "" if against == "epochs" or not found else ", or its time is not known"
+            message(axes, f"No run has an evaluation by the protocol “{protocol}”{what}.")
+            return figure
+        own = looks or looks_for([Condition(name, owner.runs) for name, owner in owners.items()])
+        _curves(axes, against, curves, {n: own.get(n) or own[c.name] for n, c in owners.items()},
+                references or {})  # fmt: skip
+        axes.set_ylabel(f"{measure_title(protocol)} top-1 accuracy (%)")
         return figure
-    axes.set(xlabel="Pretraining epochs", ylabel=f"{title} top-1 accuracy (%)")
-    varying = [name for name in _SETTINGS if len({getattr(c.run, name) for c in curves}) > 1]
-    ends = []
-    for curve in curves:
-        run, (xs, ys) = curve.run, zip(*curve.points, strict=True)
-        color, mixture = color_of(run.method), run.mixture
-        axes.plot(xs, ys, line_of(mixture), color=color, **marker_of(mixture, len(xs)))
-        ends.append(End(xs[-1], ys[-1], _label(curve, varying), color))
-    _limits(axes, sorted({x for curve in curves for x, _ in curve.points}))
+
+
+def _conditions(given: Sequence[Condition] | Sequence[RunResults]) -> list[Condition]:
+    if all(isinstance(each, Condition) for each in given):
+        return list(cast("Sequence[Condition]", given))
+    return conditions_of(cast("Sequence[RunResults]", given))
+
+
+def _curves(
+    axes: Axes,
+    against: str,
+    curves: Mapping[str, Sequence[Point]],
+    looks: Mapping[str, Look],
+    references: Mapping[str, float],
+) -> None:
+    divisor, unit = 1.0, "Pretraining epochs"
+    xs = sorted({point.x for points in curves.values() for point in points})
+    if against == "time":
+        divisor, word = time_unit(xs[-1])
+        unit = f"Training time without evaluations ({word})"
+        xs = [x / divisor for x in xs]
+    axes.set_xlabel(unit)
+    ends = [draw_band(axes, name, points, looks[name], divisor) for name, points in curves.items()]
+    _limits(axes, xs, ticks=against == "epochs")
     right = axes.get_xlim()[1]
-    for name, percent in (references or {}).items():
-        axes.axhline(percent, color=GRAY, linewidth=0.9, linestyle=(0, (6, 3)), zorder=1)
-        ends.append(End(right, percent, f"{name} {percent:.1f}", GRAY))
+    for name, percent in references.items():
+        axes.axhline(percent, color=soft_ink(), linewidth=0.9, linestyle=(0, (1, 3)), zorder=1)
+        ends.append(End(right, percent, f"{name} {percent:.1f}"))
     axes.margins(y=0.08)
     axes.autoscale_view(scalex=False)
     low, high = axes.get_ylim()
     # Differences far below the variation between seeds must not fill the figure.
     spare = max(0.0, _LEAST - (high - low)) / 2
     axes.set_ylim(low - spare, high + spare)
+    note_bands(axes, curves.values())
     label_ends(axes, ends)
-    return figure
 
 
-def _curves(results: Sequence[RunResults], protocol: str) -> list[_Curve]:
-    """Join the runs that differ only in their epochs, baselines first."""
-    groups: dict[tuple[object, ...], list[RunResults]] = {}
-    for run in sorted(results, key=lambda run: not run.baseline):
-        key = (run.method, run.mixture, *(getattr(run, name) for name in _SETTINGS))
-        groups.setdefault(key, []).append(run)
-    curves = []
-    for runs in groups.values():
-        last = [(row.epoch, row.top1) for run in runs if (row := run.final(protocol))]
-        if len(runs) > 1 and len({epoch for epoch, _ in last}) == len(last):
-            curves.append(_Curve(runs[0], tuple(sorted(last)), named=False))
-            continue
-        # The same epochs twice: the runs differ in a setting that is not in their results.
-        for run in runs:
-            points = {row.epoch: row.top1 for row in run.of(protocol)}
-            curves.append(_Curve(run, tuple(points.items()), named=len(runs) > 1))
-    return curves
+def draw_band(
+    axes: Axes, name: str, points: Sequence[Point], look: Look, divisor: float = 1.0
+) -> End:
+    """Draw the means with a band of a standard deviation; return the last point.
+
+    Args:
+        axes: Where.
+        name: Of the condition.
+        points: At least one.
+        look: How.
+        divisor: Of the points' x.
+    """
+    xs, ys = [p.x / divisor for p in points], [p.mean for p in points]
+    axes.plot(xs, ys, **look.plot(len(xs)), zorder=3)
+    if len(points) == 1 and points[0].std:
+        axes.errorbar(xs, ys, [points[0].std], color=look.color, linewidth=1.2, capsize=3, zorder=2)
+    elif any(p.std for p in points):
+        low, high = [p.mean - p.std for p in points], [p.mean + p.std for p in points]
+        axes.fill_between(xs, low, high, color=look.color, alpha=0.13, linewidth=0, zorder=1)
+    return End(xs[-1], ys[-1], name, look)
 
 
-def _label(curve: _Curve, varying: Sequence[str]) -> str:
-    run = curve.run
-    words = {
-        "data": run.data,
-        "backbone": run.backbone,
-        "width": f"width {run.width:g}",
-        "size": f"{run.size} px",
-        "seed": f"seed {run.seed}",
-    }
-    parts = [run_label(run.method, run.mixture), *(words[name] for name in varying)]
-    return ", ".join([*parts, run.name] if curve.named else parts)
+def note_bands(axes: Axes, curves: Iterable[Sequence[Point]]) -> None:
+    """Say above the axes what bands are, if there is one."""
+    if any(p.std for points in curves for p in points):
+        axes.set_title(BAND, loc="left", fontsize=7.5, color=soft_ink())
 
 
-def _limits(axes: Axes, epochs: Sequence[int]) -> None:
-    """Set the epoch axis: ticks at the measured epochs if there is room."""
-    low, high = epochs[0], epochs[-1]
+def time_unit(longest: float) -> tuple[float, str]:
+    """The seconds of the unit in which a duration is best read, and its name.
+
+    Args:
+        longest: In seconds.
+    """
+    for seconds, name in ((3600.0, "hours"), (60.0, "minutes")):
+        if longest >= 2 * seconds:
+            return seconds, name
+    return 1.0, "seconds"
+
+
+def _limits(axes: Axes, xs: Sequence[float], ticks: bool) -> None:
+    """Set the horizontal axis: ticks at the measured epochs if there is room."""
+    low, high = xs[0], xs[-1]
     margin = 0.04 * (high - low) or max(1.0, 0.5 * high)
-    axes.set_xlim(low - margin, high + margin)
-    near = min((b - a for a, b in pairwise(epochs)), default=high)
-    if len(epochs) == 1 or near >= 0.06 * (high - low):
-        axes.set_xticks(epochs)
+    axes.set_xlim(max(0.0, low - margin) if not ticks else low - margin, high + margin)
+    near = min((b - a for a, b in pairwise(xs)), default=high)
+    if ticks and (len(xs) == 1 or near >= 0.06 * (high - low)):
+        axes.set_xticks(xs)
     else:
-        axes.xaxis.set_major_locator(MaxNLocator(nbins=8, integer=True))
+        steps = [1, 2, 2.5, 5, 10]
+        axes.xaxis.set_major_locator(MaxNLocator(nbins=8, integer=ticks, steps=steps))

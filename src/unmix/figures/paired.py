@@ -2,88 +2,106 @@
 
 from __future__ import annotations
 
-import io
-import re
 from collections.abc import Mapping, Sequence
-from textwrap import fill
+from dataclasses import dataclass, field
+from itertools import pairwise
+from textwrap import wrap
 
 from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from unmix.figures.style import GRAY, STYLE, message, shorten
+from unmix.figures.looks import Look, looks_of
+from unmix.figures.saving import inline
+from unmix.figures.style import message, shorten, soft_ink, style
 
-__all__ = ["inline_svg", "paired_dots"]
+__all__ = ["Panel", "inline_svg", "paired_dots"]
 
-Panel = Mapping[str, Mapping[int, float]]
+Accuracies = Mapping[str, Mapping[int, float]]
 """For each condition, accuracy in percent by seed."""
 
-# Dark enough on white and bright enough on black; markers differ too, for black and white.
-_COLORS = ("#808084", "#CC3311", "#0077BB", "#009966", "#AA3377", "#B8860B")
-_MARKERS = "oD^sPv"
-_INK = "#123456"  # stands for the color of the text around an inline figure
+_OFFSET = 0.27  # of a seed's dot from the middle of its row
+_ROW = 0.44  # inches
 
 
-@rc_context({**STYLE, "axes.grid.axis": "y", "grid.color": GRAY, "grid.alpha": 0.35})
+@dataclass(frozen=True)
+class Panel:
+    """One measurement of conditions.
+
+    Attributes:
+        conditions: For each condition, the accuracy in percent by seed.
+        baselines: Accuracy of what needs no training, by name.
+        comparisons: (candidate, reference, text): the seeds of both are joined, and the text, such
+            as "+3.1 (95% interval +2.0 to +4.2) against plain", is written below. Without any, the
+            seeds of rows that follow each other are joined.
+    """
+
+    conditions: Accuracies
+    baselines: Mapping[str, float] = field(default_factory=dict)
+    comparisons: Sequence[tuple[str, str, str]] = ()
+
+
 def paired_dots(
-    rows: Mapping[str, Mapping[str, Panel]], *, ink: str = "#333333", transparent: bool = False
+    rows: Mapping[str, Mapping[str, Panel | Accuracies]],
+    *,
+    looks: Mapping[str, Look] | None = None,
+    shared: bool = True,
+    theme: str = "light",
 ) -> Figure:
-    """Draw accuracies of conditions: a thin line for each seed, a bar and a number for each mean.
+    """Draw every run as a dot in its condition's row, the mean as a bar with its number.
 
-    The first condition of a panel has hollow dots. All panels of a row have one scale.
+    Thin lines join the dots of one seed. The first condition, and those that are a reference, have
+    hollow dots. What needs no training is a dotted line.
 
     Args:
-        rows: For each label of a vertical axis and each title of a panel, its conditions.
-        ink: Color of text and axes.
-        transparent: Leave out the background.
+        rows: For each label of a horizontal axis and each title of a panel, its conditions.
+        looks: How each condition is drawn; by default chosen for this figure.
+        shared: Whether all panels of a row have one scale.
+        theme: light, dark or inline.
     """
-    columns = max((len(panels) for panels in rows.values()), default=0)
-    names = list(dict.fromkeys(n for panels in rows.values() for p in panels.values() for n in p))
-    figure = Figure(
-        figsize=(1.0 + 2.1 * max(columns, 2), 0.6 + 2.1 * max(len(rows), 1)), layout="constrained"
-    )
-    if not any(p for panels in rows.values() for p in panels.values()):
-        message(figure.add_subplot(), "Nothing was measured yet.")
-    elif columns:
-        grid = figure.subplots(len(rows), columns, squeeze=False, sharey="row")
-        for number, ((label, panels), cells) in enumerate(zip(rows.items(), grid, strict=True)):
-            for axes, (title, panel) in zip(cells, panels.items(), strict=False):
-                _panel(axes, panel, names, ink)
-                if number == 0:
-                    axes.set_title(title, color=ink)
-            cells[0].set_ylabel(label, color=ink)
-            for axes in cells[len(panels) :]:
+    grid = {
+        label: {t: p if isinstance(p, Panel) else Panel(p) for t, p in panels.items()}
+        for label, panels in rows.items()
+    }
+    panels = [panel for row in grid.values() for panel in row.values()]
+    names = list(dict.fromkeys(name for panel in panels for name in panel.conditions))
+    own = looks or _looks(names, panels)
+    with rc_context({**style(theme), "axes.grid.axis": "x"}):
+        columns = max((len(row) for row in grid.values()), default=0)
+        lines = max((len(_lines(panel)) for panel in panels), default=0)
+        above = max((len(panel.baselines) for panel in panels), default=0)
+        height = 0.75 + _ROW * max(len(names), 2) + 0.15 * (above + lines)
+        width = 3.4 if lines else 2.9
+        figure = Figure(
+            figsize=(1.9 + width * max(columns, 2), 0.25 + height * max(len(grid), 1)),
+            layout="constrained",
+        )
+        if not any(any(panel.conditions.values()) for panel in panels):
+            message(figure.add_subplot(), "Nothing was measured yet.")
+            return figure
+        cells = figure.subplots(
+            len(grid), columns, squeeze=False, sharex="row" if shared else False, sharey=True
+        )
+        for number, ((label, row), line) in enumerate(zip(grid.items(), cells, strict=True)):
+            for axes, (title, panel) in zip(line, row.items(), strict=False):
+                _panel(axes, panel, names, own)
+                _below(axes, label, panel)
+                head = title if number == 0 else ""
+                axes.set_title(head + "\n" * len(panel.baselines), linespacing=1.1)
+            for axes in line[len(row) :]:
                 axes.set_axis_off()
-    if transparent:
-        figure.patch.set_alpha(0)
-    return figure
+        # Once all have their limits.
+        for line, row in zip(cells, grid.values(), strict=True):
+            for axes, panel in zip(line, row.values(), strict=False):
+                _baselines(axes, panel.baselines)
+        texts = ["\n".join(wrap(shorten(name, 60), 30)) for name in names]
+        cells[0][0].set_yticks(range(len(names)), texts)
+        cells[0][0].set_ylim(len(names) - 0.5, -0.5)
+        return figure
 
 
-def _panel(axes: Axes, panel: Panel, names: Sequence[str], ink: str) -> None:
-    at = {name: x for x, name in enumerate(name for name in panel if panel[name])}
-    for seed in sorted({seed for values in panel.values() for seed in values}):
-        points = [(at[name], panel[name][seed]) for name in at if seed in panel[name]]
-        if len(points) > 1:
-            axes.plot(*zip(*points, strict=True), color="#888888", linewidth=0.7, zorder=1)
-    for name, x in at.items():
-        number, values = names.index(name), list(panel[name].values())
-        color = _COLORS[number % len(_COLORS)]
-        axes.plot(
-            [x] * len(values), values, linestyle="", marker=_MARKERS[number % len(_MARKERS)],
-            color=color, markerfacecolor="none" if number == 0 else color, zorder=2,
-        )  # fmt: skip
-        mean = sum(values) / len(values)
-        axes.plot([x + 0.1, x + 0.26], [mean, mean], color=ink, linewidth=2.2, zorder=3)
-        axes.annotate(f"{mean:.1f}", (x + 0.3, mean), va="center", color=ink, fontsize=8.5)
-    axes.set_xlim(-0.4, max(len(at) - 0.25, 0.9))
-    axes.set_xticks(list(at.values()), [fill(shorten(name, 40), 13) for name in at])
-    axes.tick_params(colors=ink, labelcolor=ink)
-    axes.set_facecolor("none")
-    axes.margins(y=0.18)
-
-
-def inline_svg(rows: Mapping[str, Mapping[str, Panel]], alt: str) -> str:
-    """The figure as an SVG element on one line, in the color of the text around it.
+def inline_svg(rows: Mapping[str, Mapping[str, Panel | Accuracies]], alt: str) -> str:
+    """The figure as an SVG element on one line, in the colors of the page around it.
 
     So it is legible on a light and on a dark page.
 
@@ -91,18 +109,102 @@ def inline_svg(rows: Mapping[str, Mapping[str, Panel]], alt: str) -> str:
         rows: As for `paired_dots`.
         alt: What the figure shows, for those who do not see it.
     """
-    buffer = io.StringIO()
-    with rc_context({**STYLE, "svg.hashsalt": "unmix"}):
-        figure = paired_dots(rows, ink=_INK, transparent=True)
-        figure.savefig(buffer, format="svg", metadata={"Date": None})
-    svg = buffer.getvalue()
-    svg = svg[svg.index("<svg") :].replace(_INK, "currentColor")
-    svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
-    svg = re.sub(r'(<svg[^>]*?) width="[^"]*"', r"\1", svg, count=1)
-    svg = re.sub(r'(<svg[^>]*?) height="[^"]*"', r"\1", svg, count=1)
-    head = f'<svg role="img" aria-label="{_attribute(alt)}" style="width:100%;height:auto" '
-    return " ".join(svg.replace("<svg ", head, 1).split())
+    return inline(paired_dots(rows, theme="inline"), alt)
 
 
-def _attribute(text: str) -> str:
-    return text.replace("&", "&amp;").replace('"', "&quot;").replace("<", "&lt;")
+def _looks(names: Sequence[str], panels: Sequence[Panel]) -> dict[str, Look]:
+    """The first condition and references hollow, all of different colors and markers."""
+    candidates = {candidate for panel in panels for candidate, *_ in panel.comparisons}
+    references = {reference for panel in panels for _, reference, _ in panel.comparisons}
+    plain = {*names[:1], *(references - candidates)}
+    return looks_of({name: ("", "none" if name in plain else name) for name in names})
+
+
+def _panel(axes: Axes, panel: Panel, names: Sequence[str], looks: Mapping[str, Look]) -> None:
+    place = {
+        (name, seed): names.index(name) + _OFFSET * (2 * (i + 0.5) / len(seeds) - 1)
+        for name, by_seed in panel.conditions.items()
+        for seeds in [sorted(by_seed)]
+        for i, seed in enumerate(seeds)
+    }
+    for one, other in _joined(panel, names):
+        ours, theirs = panel.conditions[one], panel.conditions[other]
+        for seed in sorted(set(ours) & set(theirs)):
+            axes.plot(
+                [theirs[seed], ours[seed]], [place[other, seed], place[one, seed]],
+                color=soft_ink(), linewidth=0.7, alpha=0.7, zorder=1,
+            )  # fmt: skip
+    for name, by_seed in panel.conditions.items():
+        if not by_seed:
+            continue
+        row, look = names.index(name), looks[name]
+        mean = sum(by_seed.values()) / len(by_seed)
+        axes.vlines(mean, row - 0.37, row + 0.37, color=look.color, linewidth=2.0, zorder=2)
+        axes.plot(
+            list(by_seed.values()), [place[name, seed] for seed in by_seed],
+            linestyle="", zorder=3, **look.dots(),
+        )  # fmt: skip
+        axes.annotate(
+            f"{mean:.1f}", (1, row), xycoords=("axes fraction", "data"), xytext=(4, 0),
+            textcoords="offset points", va="center", fontsize=8.5,
+        )  # fmt: skip
+    axes.grid(axis="y", visible=False)
+    axes.spines["left"].set_visible(False)
+    axes.tick_params(axis="both", length=0)
+    axes.tick_params(axis="y", labelcolor=axes.xaxis.label.get_color(), labelsize=9)
+    axes.locator_params(axis="x", nbins=6)
+    axes.margins(x=0.06)
+
+
+def _joined(panel: Panel, names: Sequence[str]) -> list[tuple[str, str]]:
+    """Pairs of rows that follow each other, of those that are compared."""
+    measured = [name for name in names if panel.conditions.get(name)]
+    neighbors = [(b, a) for a, b in pairwise(measured)]
+    if not panel.comparisons:
+        return neighbors
+    pairs = {frozenset((a, b)) for a, b, _ in panel.comparisons}
+    return [(b, a) for b, a in neighbors if frozenset((a, b)) in pairs]
+
+
+def _lines(panel: Panel) -> list[str]:
+    """The comparisons, in lines that fit below the panel."""
+    several = len({candidate for candidate, *_ in panel.comparisons}) > 1
+    texts = [
+        f"{candidate}: {text}" if several else text for candidate, _, text in panel.comparisons
+    ]
+    return [line for text in texts for line in wrap(text, 60, subsequent_indent="  ")]
+
+
+def _below(axes: Axes, label: str, panel: Panel) -> None:
+    """The label of the axis, and the comparisons."""
+    lines = _lines(panel)
+    axes.set_xlabel("\n".join([*filter(None, [label]), *([" " * 3] * len(lines))]))
+    if lines:
+        # Room is kept by the label; the text itself may be a little wider than its panel.
+        axes.annotate(
+            "\n".join(lines), (0.5, 0), xycoords="axes fraction", va="top", ha="center",
+            xytext=(0, -34 if label else -22), textcoords="offset points", fontsize=7.5,
+            color=soft_ink(), linespacing=1.35,
+        ).set_in_layout(False)  # fmt: skip
+
+
+def _baselines(axes: Axes, baselines: Mapping[str, float]) -> None:
+    """Dotted lines, named above the axes; each name has a line of its own."""
+    if not baselines:
+        return
+    low, high = axes.get_xlim()
+    low = min([low, *(value - 0.04 * (high - low) for value in baselines.values())])
+    axes.set_xlim(low, high)
+    ordered = sorted(baselines.items(), key=lambda item: item[1])
+    for level, (name, value) in enumerate(reversed(ordered)):
+        axes.axvline(value, color=soft_ink(), linestyle=(0, (1, 2)), linewidth=1.0, zorder=0)
+        left = value < (low + high) / 2
+        axes.annotate(
+            f"{name} {value:.1f}", (value, 1.0), xycoords=("data", "axes fraction"),
+            xytext=(0, 4 + 10 * level), textcoords="offset points", color=soft_ink(),
+            fontsize=7.5, ha="left" if left else "right",
+            arrowprops=None if level == 0 else {
+                "arrowstyle": "-", "color": soft_ink(), "linewidth": 0.6,
+                "linestyle": ":", "shrinkA": 0, "shrinkB": 0, "relpos": (0 if left else 1, 0),
+            },
+        ).set_in_layout(False)  # fmt: skip

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
+from textwrap import wrap
 from typing import Any
 
 import numpy as np
@@ -13,9 +14,14 @@ from numpy.typing import ArrayLike, NDArray
 
 from unmix.display import DASH, mean_and_std, measure_name, number
 from unmix.errors import UserError
-from unmix.figures.style import GRAY, STYLE, color_of, shorten
+from unmix.figures.looks import Look, looks_of
+from unmix.figures.style import shorten, soft_ink, style
 
-__all__ = ["prediction_curves"]
+__all__ = ["SCALES", "prediction_curves"]
+
+SCALES = "Each column has its own scale, from zero to the largest value of its model."
+"""What the figure says of its axes."""
+
 
 # More points than a print can show only make the SVG larger.
 _POINTS = 400
@@ -23,7 +29,6 @@ _POINTS = 400
 Measures = Mapping[str, Mapping[str, tuple[float, float]]]
 
 
-@rc_context(STYLE)
 def prediction_curves(
     images: ArrayLike,
     curves: Mapping[str, ArrayLike],
@@ -31,11 +36,15 @@ def prediction_curves(
     *,
     methods: Mapping[str, str] | None = None,
     baselines: Collection[str] = (),
+    looks: Mapping[str, Look] | None = None,
+    theme: str = "light",
 ) -> Figure:
     """Draw, for each image, each model's pooled feature values in ascending order.
 
-    A row has one scale for all models; dashed lines are the maxima. The flattening in the paper's
-    figure is mostly a smaller norm, so scale-invariant measures are written below.
+    Each column, a model, has one scale for all images, that of its largest value: models of other
+    methods or losses have features of other norms, beside which small ones would be a flat line.
+    Compare the forms, and the maxima, which are dashed lines with their value. The flattening in
+    the paper's figure is mostly a smaller norm, so scale-invariant measures are written below.
     (Shen et al. 2020, Figure 3.)
 
     Args:
@@ -45,6 +54,8 @@ def prediction_curves(
             the whole test set.
         methods: For each model's label, the method that sets its color; by default its first word.
         baselines: Labels of models trained without a mixture; their outlines are dotted.
+        looks: How each model is drawn; by default chosen for this figure.
+        theme: light, dark or inline.
 
     Raises:
         UserError: if the numbers of images and of feature rows differ.
@@ -52,37 +63,57 @@ def prediction_curves(
     pictures = np.asarray(images)
     features = {label: np.asarray(values, dtype=float) for label, values in curves.items()}
     _check(pictures, features)
+    known = methods or {}
+    own = looks or looks_of(
+        {
+            label: (
+                known.get(label, label.partition(" ")[0]),
+                "none" if label in baselines else label,
+            )
+            for label in features
+        }
+    )
+    with rc_context(style(theme)):
+        return _figure(pictures, features, measures or {}, own)
+
+
+def _figure(
+    pictures: NDArray[Any],
+    features: Mapping[str, NDArray[Any]],
+    measures: Measures,
+    looks: Mapping[str, Look],
+) -> Figure:
     rows, columns = len(pictures), len(features)
-    names = list(dict.fromkeys(name for values in (measures or {}).values() for name in values))
+    names = list(dict.fromkeys(name for values in measures.values() for name in values))
     below = 0.2 * (len(names) + 1)
-    figure = Figure(figsize=(1.4 + 2.4 * columns, 1.25 * rows + 0.4 + below), layout="constrained")
+    first = 1.5 if names else 1.0
+    width = 1.65 if columns > 4 else 2.0
+    figure = Figure(
+        figsize=(first + width * columns, 1.12 * rows + 0.75 + below), layout="constrained"
+    )
     grid = figure.add_gridspec(
         rows + 1,
         columns + 1,
-        width_ratios=[1.0, *[2.2] * columns],
-        height_ratios=[1.25] * rows + [below],
+        width_ratios=[first, *[width] * columns],
+        height_ratios=[1.12] * rows + [below],
     )
-    known = methods or {}
-    colors = {label: color_of(known.get(label, label.partition(" ")[0])) for label in features}
     for row, picture in enumerate(pictures):
         photo = figure.add_subplot(grid[row, 0])
         photo.imshow(picture.transpose(1, 2, 0), interpolation="nearest")
         photo.set_axis_off()
-        here = {label: values[row] for label, values in features.items()}
-        cells = [figure.add_subplot(grid[row, column]) for column in range(1, columns + 1)]
-        _row(cells, here, colors, baselines)
-        for axes, label in zip(cells, features, strict=True):
-            axes.tick_params(labelbottom=row == rows - 1)
-            if row == 0:
-                axes.set_title(shorten(label, 30), color=colors[label])
-            if row == rows - 1:
-                axes.set_xlabel("feature, sorted by value", fontsize=8)
-    if names and measures:
+    for column, (label, values) in enumerate(features.items(), start=1):
+        cells = [figure.add_subplot(grid[row, column]) for row in range(rows)]
+        _column(cells, values, looks[label])
+        cells[0].set_title("\n".join(wrap(shorten(label, 44), 22)))
+        cells[-1].set_xlabel("feature, sorted by value", fontsize=8)
+    if names:
         heads = ["test set, mean ± std", *map(measure_name, names)]
-        _column(figure.add_subplot(grid[rows, 0]), heads, GRAY, "left")
+        _texts(figure.add_subplot(grid[rows, 0]), heads, "left")
         for column, label in enumerate(features, start=1):
             lines = ["", *(_cell(measures.get(label, {}).get(name)) for name in names)]
-            _column(figure.add_subplot(grid[rows, column]), lines, colors[label], "center")
+            _texts(figure.add_subplot(grid[rows, column]), lines, "center")
+    if columns > 1:
+        figure.suptitle(SCALES, fontsize=7.5, color=soft_ink())
     return figure
 
 
@@ -101,43 +132,37 @@ def _check(images: NDArray[Any], features: Mapping[str, NDArray[Any]]) -> None:
             )
 
 
-def _row(
-    cells: Sequence[Axes],
-    values: Mapping[str, NDArray[Any]],
-    colors: Mapping[str, str],
-    baselines: Collection[str],
-) -> None:
-    """Draw one image's features for all models on one scale."""
-    top = max(0.0, *(float(row.max()) for row in values.values()))
-    bottom = min(0.0, *(float(row.min()) for row in values.values()))
-    for axes, (label, row) in zip(cells, values.items(), strict=True):
-        _draw(axes, row, colors[label], ":" if label in baselines else "-")
-        axes.set_ylim(bottom * 1.1, top * 1.18 or 1.0)
-        axes.tick_params(labelleft=axes is cells[0])
+def _column(cells: Sequence[Axes], values: NDArray[Any], look: Look) -> None:
+    """Draw a model's features of all images on one scale."""
+    top, bottom = max(0.0, float(values.max())), min(0.0, float(values.min()))
+    for axes, row in zip(cells, values, strict=True):
+        _draw(axes, row, look)
+        axes.set_ylim(bottom * 1.1, top * 1.25 or 1.0)
+        axes.tick_params(labelbottom=axes is cells[-1])
 
 
-def _draw(axes: Axes, values: NDArray[Any], color: str, line: str) -> None:
+def _draw(axes: Axes, values: NDArray[Any], look: Look) -> None:
     ordered = np.sort(values)
     last = len(ordered) - 1
     at = np.unique(np.linspace(0, last, min(_POINTS, last + 1)).round().astype(int))
-    axes.fill_between(at, ordered[at], color=color, alpha=0.22, linewidth=0)
-    axes.plot(at, ordered[at], line, color=color, linewidth=1.2)
-    axes.axhline(ordered[-1], color=color, linestyle="--", linewidth=0.8)
+    axes.fill_between(at, ordered[at], color=look.color, alpha=0.22, linewidth=0)
+    line = ":" if look.dash == ":" else "-"
+    axes.plot(at, ordered[at], line, color=look.color, linewidth=1.4)
+    axes.axhline(ordered[-1], color=look.color, linestyle="--", linewidth=0.8)
     axes.set_xlim(0, max(last, 1))
     axes.set_xticks([0, last])
-    axes.locator_params(axis="y", nbins=4)
+    axes.locator_params(axis="y", nbins=3)
     axes.annotate(
         f"max {number(float(ordered[-1]), 3)}",
         xy=(0, ordered[-1]),
         xytext=(4, 2),
         textcoords="offset points",
         fontsize=7.5,
-        color=color,
         va="bottom",
     )
 
 
-def _column(axes: Axes, lines: Sequence[str], color: str, side: str) -> None:
+def _texts(axes: Axes, lines: Sequence[str], side: str) -> None:
     """Write one column of the table of measures."""
     axes.set_axis_off()
     for row, line in enumerate(lines):
@@ -145,7 +170,7 @@ def _column(axes: Axes, lines: Sequence[str], color: str, side: str) -> None:
             0.5 if side == "center" else 0.0,
             1 - (row + 0.5) / len(lines),
             line,
-            color=color,
+            color=soft_ink() if side == "left" else None,
             fontsize=8,
             ha=side,
             va="center",

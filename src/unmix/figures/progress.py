@@ -3,27 +3,23 @@
 from __future__ import annotations
 
 import csv
-import math
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
+from typing import cast
 
 from matplotlib import rc_context
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from unmix.errors import UserError
-from unmix.figures.style import STYLE, End, color_of, label_ends, line_of, marker_of, message
+from unmix.figures.accuracy import draw_band, note_bands
+from unmix.figures.looks import Look
+from unmix.figures.series import Condition, Metrics, conditions_of, looks_for
+from unmix.figures.style import label_ends, message, style
 from unmix.results import RunResults
 
 __all__ = ["Metrics", "curves", "read_metrics"]
-
-# Column to epoch to value; epochs are counted when complete, so the first is 1.
-Metrics = Mapping[str, Mapping[int, float]]
-
-# For runs without results yet, whose method is unknown.
-_COLORS = ("#0077BB", "#EE7733", "#009966", "#AA3377", "#33A5CC", "#CC3311", "#775500", "#555555")
 
 
 def read_metrics(path: Path) -> dict[str, dict[int, float]]:
@@ -71,69 +67,59 @@ def _add(sums: dict[str, dict[int, list[float]]], row: Mapping[str, str | None])
         sums.setdefault(name, {}).setdefault(int(epoch) + 1, []).append(value)
 
 
-@rc_context(STYLE)
 def curves(
-    metrics: Mapping[str, Metrics],
+    conditions: Sequence[Condition] | Mapping[str, Metrics],
     results: Sequence[RunResults] = (),
     *,
     loss: str = "loss",
     accuracy: str = "knn",
+    looks: Mapping[str, Look] | None = None,
+    theme: str = "light",
 ) -> Figure:
-    """Draw the training loss and the kNN accuracy of runs against epochs.
+    """Draw the training loss and the kNN accuracy against epochs: means over the seeds, with bands.
 
     Losses with and without a mixture are sums of different terms: compare their trends, not their
     values. A value that no run has gets no panel.
 
     Args:
-        metrics: For each run's name, the result of `read_metrics`.
-        results: Results of these runs, if any; they determine color and line style.
+        conditions: Conditions with their metrics; or, for each run's name, the result of
+            `read_metrics`: these are grouped by their results.
+        results: Results of these runs, if any.
         loss: Column of the loss.
         accuracy: Column of the kNN top-1 accuracy in percent.
+        looks: How each condition is drawn; by default chosen for this figure.
+        theme: light, dark or inline.
     """
-    known = {run.name: run for run in results}
-    styles = {}
-    for number, name in enumerate(metrics):
-        run = known.get(name)
-        color = color_of(run.method) if run else _COLORS[number % len(_COLORS)]
-        styles[name] = (color, run.mixture if run else "")
+    given = (
+        conditions_of(results, cast("Mapping[str, Metrics]", conditions))
+        if isinstance(conditions, Mapping)
+        else list(conditions)
+    )
+    own = looks or looks_for(given)
     panels = {"Training loss": loss, "kNN top-1 accuracy (%)": accuracy}
     shown = {
-        label: lines for label, column in panels.items() if (lines := _values(metrics, column))
+        label: found
+        for label, column in panels.items()
+        if (found := {c.name: p for c in given if (p := c.recorded(column).points())})
     }
-    size = (4.7 * max(len(shown), 1), max(3.4, 1.0 + 0.19 * len(metrics)))
-    figure = Figure(figsize=size, layout="constrained")
-    if not shown:
-        message(figure.add_subplot(), f"No run has “{loss}” or “{accuracy}” in its metrics.csv.")
+    names = {name for found in shown.values() for name in found}
+    with rc_context(style(theme)):
+        size = (1.6 + 3.7 * max(len(shown), 1), max(3.3, 1.0 + 0.21 * len(names)))
+        figure = Figure(figsize=size, layout="constrained")
+        if not shown:
+            text = f"No run has “{loss}” or “{accuracy}” in its metrics.csv."
+            message(figure.add_subplot(), text)
+            return figure
+        labeled: set[str] = set()
+        grid = figure.subplots(1, len(shown), squeeze=False)[0]
+        panel = dict(zip(shown, grid, strict=True))
+        for label, axes in panel.items():
+            axes.set(xlabel="Pretraining epochs", ylabel=label)
+        # From the right, so that a name is written once, beside the last panel of its run.
+        for label, axes in reversed(panel.items()):
+            ends = [draw_band(axes, n, points, own[n]) for n, points in shown[label].items()]
+            axes.xaxis.set_major_locator(MaxNLocator(nbins=8, integer=True, min_n_ticks=1))
+            note_bands(axes, shown[label].values())
+            label_ends(axes, [end for end in ends if end.text not in labeled])
+            labeled |= {end.text for end in ends}
         return figure
-    labeled: set[str] = set()
-    grid = figure.subplots(1, len(shown), squeeze=False)[0]
-    # From the right, so that a name is written once, beside the last panel of its run.
-    for axes, (label, lines) in reversed(list(zip(grid, shown.items(), strict=True))):
-        axes.set(xlabel="Pretraining epochs", ylabel=label)
-        ends = _draw(axes, lines, styles)
-        label_ends(axes, [end for end in ends if end.text not in labeled])
-        labeled |= {end.text for end in ends}
-    return figure
-
-
-def _values(metrics: Mapping[str, Metrics], column: str) -> dict[str, Mapping[int, float]]:
-    """Return the values of a column for the runs that have it."""
-    # Lightning renames a value that is logged per step and per epoch.
-    found = {name: own.get(column) or own.get(f"{column}_epoch") for name, own in metrics.items()}
-    return {name: values for name, values in found.items() if values}
-
-
-def _draw(
-    axes: Axes, lines: Mapping[str, Mapping[int, float]], styles: Mapping[str, tuple[str, str]]
-) -> list[End]:
-    """Draw one value of all runs; return the last finite points."""
-    ends = []
-    for name, values in lines.items():
-        color, mixture = styles[name]
-        xs, ys = list(values), list(values.values())
-        axes.plot(xs, ys, line_of(mixture), color=color, **marker_of(mixture, len(xs)))
-        finite = [(x, y) for x, y in values.items() if math.isfinite(y)]
-        if finite:
-            ends.append(End(*finite[-1], name, color))
-    axes.xaxis.set_major_locator(MaxNLocator(nbins=8, integer=True, min_n_ticks=1))
-    return ends

@@ -1,33 +1,42 @@
-"""The common style of all figures: font, grid, and colors by method and mixture."""
+"""The common style of all figures: font, grid, themes, names, and the key beside the axes."""
 
 from __future__ import annotations
 
-import re
-import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from matplotlib import rcParams
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.transforms import Affine2D, ScaledTranslation, blended_transform_factory
+
+from unmix.errors import check_choice
+from unmix.figures.colors import color_of
+from unmix.figures.looks import Look
 
 __all__ = [
     "GRAY",
+    "IN_PAGE",
     "STYLE",
+    "THEMES",
     "End",
     "color_of",
     "label_ends",
-    "line_of",
-    "marker_of",
     "message",
     "separate_labels",
     "shorten",
+    "soft_ink",
+    "style",
 ]
+
+# A line that ends right of this share of the axes' width is joined to its entry of the key.
+_AT_EDGE = 0.93
 
 GRAY = "#666666"
 
-# Any: some versions of Matplotlib type the keys as strings, some as literals.
-STYLE: Any = {
+_BASE: dict[str, Any] = {
     "font.family": "sans-serif",
     "font.sans-serif": ["DejaVu Sans"],
     "font.size": 9,
@@ -37,80 +46,68 @@ STYLE: Any = {
     "ytick.labelsize": 8,
     "axes.spines.top": False,
     "axes.spines.right": False,
-    "axes.edgecolor": "#888888",
     "axes.linewidth": 0.7,
-    "xtick.color": "#888888",
-    "ytick.color": "#888888",
-    "xtick.labelcolor": "#333333",
-    "ytick.labelcolor": "#333333",
-    "axes.labelcolor": "#333333",
     "axes.grid": True,
     "axes.axisbelow": True,
-    "grid.color": "#dddddd",
     "grid.linewidth": 0.5,
     "lines.linewidth": 1.6,
     "lines.markersize": 5,
-    "figure.facecolor": "white",
     "svg.hashsalt": "unmix",
     # Names of runs are not formulas, even if they contain dollar signs.
     "text.parse_math": False,
     "text.usetex": False,
 }
 
-# Dark enough on white, and distinguishable with common color vision deficiencies.
-_COLORS: dict[str, str] = {
-    "moco": "#CC3311",
-    "cmc": "#0077BB",
-    "insdis": "#009966",
-    "simclr": "#EE7733",
-    "byol": "#AA3377",
-    "swav": "#33A5CC",
-    "simsiam": "#775500",
-    "vicreg": "#888800",
-    "wmse": "#000000",
-    "dino": "#882255",
-    "barlow": "#332288",
-    "mocov3": "#FF6B6B",
-    "nnclr": "#117733",
-    "pirl": "#6655BB",
-    "deepclusterv2": "#446688",
+# Ink, softer ink, axes, grid, paper. In a page of its own colors they are put in afterwards.
+_THEMES = {
+    "light": ("#222222", "#666666", "#888888", "#DDDDDD", "#FFFFFF"),
+    "dark": ("#ECECF0", "#A5A5AD", "#7A7A82", "#33363B", "#17171A"),
+    "inline": ("#123456", "#808084", "#808085", "#808086", "#FEDCBA"),
 }
-_OTHERS = ("#555555", "#117733", "#6699CC", "#B8860B", "#994455", "#44AA99")
+THEMES = tuple(_THEMES)
+"""Of a figure: for a light page, a dark one, or as part of a page, in its colors."""
 
-_MARKERS = {"none": "o", "IM": "o", "global": "s", "region": "^", "Un-Mix": "D"}
-
-
-def _plain(method: str) -> str:
-    return re.sub(r"[^a-z0-9]", "", method.lower())
-
-
-def color_of(method: str) -> str:
-    """Return a method's color: MoCo red, CMC blue, InsDis green, others from a fixed list.
-
-    A version of a method (`moco-v2`) has that of the method.
-    """
-    plain = _plain(method)
-    known = _COLORS.get(plain) or _COLORS.get(re.sub(r"v\d+$|\d+$", "", plain))
-    return known or _OTHERS[zlib.crc32(plain.encode()) % len(_OTHERS)]
+IN_PAGE = {
+    "#123456": "currentColor",
+    "#fedcba": "var(--paper,Canvas)",
+}
+"""What the colors of an inline figure are in the page around it."""
 
 
-def line_of(mixture: str) -> str:
-    """Return the line style: dotted for a baseline, solid for a mixture."""
-    return ":" if mixture == "none" else "-"
-
-
-def marker_of(mixture: str, points: int) -> dict[str, Any]:
-    """Return a mixture's marker as keywords of `Axes.plot`.
+# Any: some versions of Matplotlib type the keys as strings, some as literals.
+def style(theme: str = "light") -> Any:
+    """Matplotlib's settings for a figure: `with rc_context(style("dark")):`.
 
     Args:
-        mixture: Name of the mixture; a baseline's marker is hollow.
-        points: Number of points of the line; many get small markers, very many none.
+        theme: light, dark or inline.
+
+    Raises:
+        UserError: if there is no such theme.
     """
-    if points > 60:
-        return {"marker": ""}
-    fill = {"markerfacecolor": "white"} if mixture == "none" else {}
-    size = 5 if points <= 15 else 3
-    return {"marker": _MARKERS.get(mixture, "P"), "markersize": size, **fill}
+    ink, soft, edge, grid, paper = _THEMES[check_choice("theme", theme, THEMES)]
+    return {
+        **_BASE,
+        "text.color": ink,
+        "axes.edgecolor": edge,
+        "axes.labelcolor": ink,
+        "axes.titlecolor": ink,
+        "xtick.color": edge,
+        "ytick.color": edge,
+        "xtick.labelcolor": soft,
+        "ytick.labelcolor": soft,
+        "grid.color": grid,
+        "grid.alpha": 0.35 if theme == "inline" else 1.0,
+        "figure.facecolor": paper,
+        "axes.facecolor": paper,
+    }
+
+
+STYLE = style()
+
+
+def soft_ink() -> str:
+    """Color of notes and of tick labels, in the style of now."""
+    return str(rcParams["xtick.labelcolor"])
 
 
 def shorten(text: str, length: int = 34) -> str:
@@ -123,12 +120,12 @@ def shorten(text: str, length: int = 34) -> str:
 
 @dataclass(frozen=True)
 class End:
-    """The last point of a line in data units, and its label."""
+    """The last point of a line in data units, its name, and how it is drawn; no look: no sample."""
 
     x: float
     y: float
     text: str
-    color: str
+    look: Look | None = None
 
 
 def separate_labels(positions: Sequence[float], gap: float, low: float, high: float) -> list[float]:
@@ -165,10 +162,13 @@ def separate_labels(positions: Sequence[float], gap: float, low: float, high: fl
 
 
 def label_ends(axes: Axes, ends: Sequence[End], size: float = 8) -> None:
-    """Write labels to the right of the axes at the height of their lines, without overlap.
+    """Write a key to the right of the axes, each entry as near its line's height as possible.
+
+    An entry is a sample of the line and its name, in the color of text. A line that ends at the
+    right edge is joined to it; one that ends before is not, as that would look like a flat curve.
 
     Args:
-        axes: The axes; its limits must be final, as the labels do not follow them.
+        axes: The axes; its limits must be final, as the key does not follow them.
         ends: The last points of the lines.
         size: Font size in points.
     """
@@ -176,33 +176,40 @@ def label_ends(axes: Axes, ends: Sequence[End], size: float = 8) -> None:
     assert isinstance(figure, Figure)
     figure.draw_without_rendering()
     height = axes.get_window_extent().height * 72 / figure.dpi
-    low, high = axes.get_ylim()
+    (low, high), (left, right) = axes.get_ylim(), axes.get_xlim()
     wanted = [(end.y - low) / (high - low) for end in ends]
-    for end, y in zip(ends, separate_labels(wanted, 1.3 * size / height, 0.0, 1.0), strict=True):
+    places = separate_labels(wanted, 1.45 * size / height, 0.0, 1.0)
+    for end, at, y in zip(ends, wanted, places, strict=True):
+        offset = 12.0
+        if end.look is not None:
+            line = {**end.look.plot(1), **end.look.dots(4.5), "markevery": [1]}
+            _beside(axes, (offset, offset + 13, offset + 26), (y, y, y), **line)
+            offset += 31
         axes.annotate(
-            shorten(end.text),
-            xy=(end.x, end.y),
-            xytext=(1.035, y),
-            textcoords="axes fraction",
-            color=end.color,
-            fontsize=size,
-            va="center",
-            arrowprops={
-                "arrowstyle": "-",
-                "color": end.color,
-                "alpha": 0.45,
-                "linewidth": 0.6,
-                "relpos": (0, 0.5),
-                "shrinkA": 1,
-                "shrinkB": 4,
-            },
-            annotation_clip=False,
-        )
+            shorten(end.text, 40), xy=(1, y), xycoords="axes fraction", xytext=(offset, 0),
+            textcoords="offset points", fontsize=size, va="center", annotation_clip=False,
+        )  # fmt: skip
+        if (end.x - left) / (right - left) > _AT_EDGE:
+            color = soft_ink() if end.look is None else end.look.color
+            _beside(axes, (1, 9), (at, y), color=color, linewidth=0.7, alpha=0.6)
+
+
+def _beside(axes: Axes, points: Sequence[float], heights: Sequence[float], **how: Any) -> None:
+    """Draw a line right of the axes: points from its edge, and fractions of its height."""
+    figure = axes.get_figure()
+    assert isinstance(figure, Figure)
+    inches = Affine2D().scale(1 / 72) + figure.dpi_scale_trans
+    across = inches + ScaledTranslation(1, 0, axes.transAxes)
+    line = Line2D(list(points), list(heights), **how)
+    line.set_transform(blended_transform_factory(across, axes.transAxes))
+    line.set_in_layout(False)
+    figure.add_artist(line)
 
 
 def message(axes: Axes, text: str) -> None:
     """Write a sentence into axes without data."""
     axes.set_axis_off()
     axes.text(
-        0.5, 0.5, text, ha="center", va="center", color=GRAY, transform=axes.transAxes, wrap=True
-    )
+        0.5, 0.5, text, ha="center", va="center", color=soft_ink(), transform=axes.transAxes,
+        wrap=True,
+    )  # fmt: skip
