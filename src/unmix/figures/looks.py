@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -88,7 +88,7 @@ def looks_of(conditions: Mapping[str, tuple[str, str]]) -> dict[str, Look]:
         by_method.setdefault(method, []).append(name)
     one = len(by_method) == 1 and len(conditions) > 1
     hues = dict(zip(by_method, distinct_colors([color_of(m) for m in by_method]), strict=True))
-    looks = {}
+    looks: dict[str, Look] = {}
     for method, names in by_method.items():
         plain = next((name for name in names if conditions[name][1] == "none"), None)
         others = [name for name in names if name != plain]
@@ -108,7 +108,7 @@ def _colors_within(names: Sequence[str], plain: str | None) -> dict[str, str]:
     return found if plain is None else {plain: PALETTE[0], **found}
 
 
-def _marker(hollow: bool, taken: Any) -> tuple[str, bool]:
+def _marker(hollow: bool, taken: Iterable[Look]) -> tuple[str, bool]:
     """The first marker that none has in this form, or only as the other of filled and hollow."""
     have = [(look.marker, look.hollow) for look in taken]
     shapes = {marker for marker, _ in have}

@@ -6,7 +6,6 @@ import csv
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import cast
 
 from matplotlib import rc_context
 from matplotlib.figure import Figure
@@ -91,9 +90,7 @@ def curves(
         theme: light, dark or inline.
     """
     given = (
-        conditions_of(results, cast("Mapping[str, Metrics]", conditions))
-        if isinstance(conditions, Mapping)
-        else list(conditions)
+        conditions_of(results, conditions) if isinstance(conditions, Mapping) else list(conditions)
     )
     own = looks or looks_for(given)
     panels = {"Training loss": loss, "kNN top-1 accuracy (%)": accuracy}

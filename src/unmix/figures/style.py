@@ -199,7 +199,8 @@ def _beside(axes: Axes, points: Sequence[float], heights: Sequence[float], **how
     figure = axes.get_figure()
     assert isinstance(figure, Figure)
     inches = Affine2D().scale(1 / 72) + figure.dpi_scale_trans
-    across = inches + ScaledTranslation(1, 0, axes.transAxes)
+    at_edge: Any = axes.transAxes
+    across = inches + ScaledTranslation(1, 0, at_edge)
     line = Line2D(list(points), list(heights), **how)
     line.set_transform(blended_transform_factory(across, axes.transAxes))
     line.set_in_layout(False)
