@@ -248,7 +248,7 @@ def test_an_interrupt_ends_with_one_line_and_status_130_and_the_run_goes_on(monk
     monkeypatch.setattr(Pretraining, "training_step", step)
     assert main(["pretrain", "--run", "r"]) == 0
     out = capsys.readouterr().out
-    assert "resuming from r/checkpoints/last.ckpt, after 6 steps" in out
+    assert "resuming from r/checkpoints/last.ckpt, after 9 steps" in out
     assert load_results(Path("r")).training["steps"] == 12
 
 

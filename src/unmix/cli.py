@@ -21,7 +21,7 @@ from unmix.config.help import ABOUT, ABOUTS, EXAMPLES, STUDY_EXAMPLES
 from unmix.config.parameters import Parameter
 from unmix.config.recipes import recipe_in_full, recipe_names, resolve, summary
 from unmix.config.saved import check_method, is_run, saved_settings
-from unmix.errors import UserError, check_choice, check_given
+from unmix.errors import Interrupted, UserError, check_choice, check_given
 
 # Commands import what they need once their flags are parsed: importing PyTorch and Lightning takes
 # seconds, which neither help nor an error about a flag should wait for.
@@ -41,8 +41,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: The arguments of `unmix`; by default those of the process.
 
     Returns:
-        The exit status: 0, 2 for a user error or a file that cannot be written, 130 when
-        interrupted.
+        The exit status: 0, 2 for a user error or a file that cannot be written, 128 and the
+        number of the signal when one stopped it, such as 130 when interrupted.
     """
     typed = list(sys.argv[1:] if arguments is None else arguments)
     args = typed if typed[:1] == ["--complete"] else [_underscored(word) for word in typed]
@@ -56,8 +56,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"unmix: error: {error.on_command_line()}", file=sys.stderr)
         return 2
     except KeyboardInterrupt as error:
-        print(f"unmix: interrupted{_way_on(args, error)}.", file=sys.stderr)
-        return 130
+        signal_ = error if isinstance(error, Interrupted) else Interrupted()
+        print(f"unmix: {signal_.verb}{_way_on(args, error)}.", file=sys.stderr)
+        return 128 + signal_.signum
     except BrokenPipeError:
         # Whoever read our output has enough; Python would complain once more at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

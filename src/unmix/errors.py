@@ -13,16 +13,44 @@ from __future__ import annotations
 
 import math
 import re
+import signal
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 
 from unmix.names import shown
 from unmix.synonyms import called_value, nearest
 
-__all__ = ["UserError", "check_choice", "check_given", "check_number", "renamed"]
+__all__ = [
+    "Interrupted",
+    "UserError",
+    "check_choice",
+    "check_given",
+    "check_number",
+    "renamed",
+]
 
 # `head` or `head="mlp"` within a message: a parameter, with its value.
 _PARAMETER = re.compile(r"`([A-Za-z]\w*)(?:=([^`]+))?`")
+
+
+class Interrupted(KeyboardInterrupt):
+    """A signal ended the run.
+
+    Args:
+        signum: The signal; the exit status is 128 more.
+        how: How to go on.
+    """
+
+    def __init__(self, signum: int = signal.SIGINT, how: str = "") -> None:
+        super().__init__(*filter(None, [how]))
+        self.signum, self.how = int(signum), how
+
+    @property
+    def verb(self) -> str:
+        """What happened: "interrupted", or by which other signal it was stopped."""
+        if self.signum == signal.SIGINT:
+            return "interrupted"
+        return f"stopped by {signal.Signals(self.signum).name}"
 
 
 class UserError(ValueError):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 
@@ -20,6 +21,7 @@ from unmix.views import Views
 __all__ = ["Batch", "EpochOrder", "FileCrops", "build_loader", "worker_count"]
 
 _PREFETCH = 2
+_GRACE = 60  # seconds between SIGTERM and the end of a data worker
 
 
 class EpochOrder:
@@ -132,6 +134,18 @@ def _identity(batch: Batch) -> Batch:
     return batch
 
 
+def _outlast_signals(worker: int) -> None:
+    """Leave signals that a whole process group receives to the process that trains.
+
+    It saves, and ends its workers; if it does not, SIGTERM ends them later.
+    """
+    for name in ("SIGINT", "SIGHUP", "SIGUSR1"):
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), signal.SIG_IGN)
+    if hasattr(signal, "alarm"):
+        signal.signal(signal.SIGTERM, lambda *_: signal.alarm(_GRACE))
+
+
 def worker_count(cores: int | None = None) -> int:
     """Default number of data workers: one per core, less one for the training step.
 
@@ -174,6 +188,7 @@ def build_loader(
         collate_fn=_identity,  # type: ignore[arg-type]
         num_workers=count,
         persistent_workers=count > 0,
+        worker_init_fn=_outlast_signals,
         # Batches prefetched per worker, which bounds the memory.
         prefetch_factor=_PREFETCH if count else None,
         pin_memory=pin_memory,

@@ -17,6 +17,7 @@ from unmix.training.loop.health import Health
 from unmix.training.loop.module import Pretraining
 from unmix.training.loop.optimizers import learning_rate
 from unmix.training.loop.records import Records
+from unmix.training.loop.stopping import Stopping
 
 __all__ = ["Checkpoints", "Reporter"]
 
@@ -24,16 +25,31 @@ __all__ = ["Checkpoints", "Reporter"]
 class Checkpoints(Callback):
     """Saves the last checkpoint, and optionally one every few epochs.
 
-    A state that is not finite is never saved, so that the last good one stays.
+    A state that is not finite is never saved, so that the last good one stays. A signal that ends
+    the run is obeyed when the step is saved.
 
     Args:
         folder: Folder of the checkpoints: `last.ckpt` and `epoch-0010.ckpt`.
         every: Epochs between checkpoints that are kept; 0 for none.
         steps: Steps between saves within an epoch; 0 for none.
+        stopping: Receives the signals; None if there is nothing to obey.
     """
 
-    def __init__(self, folder: Path, every: int = 0, steps: int = 0) -> None:
+    def __init__(
+        self, folder: Path, every: int = 0, steps: int = 0, stopping: Stopping | None = None
+    ) -> None:
         self.folder, self.every, self.steps = folder, every, steps
+        self.stopping = stopping or Stopping()
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Receive signals again: by now Lightning has set its own handlers."""
+        self.stopping.connect()
+        if self.stopping.handles:
+            self.stopping.install()
+
+    def on_train_batch_start(self, *_: Any) -> None:
+        """From here on a step is not saved."""
+        self.stopping.unsaved = True
 
     def on_train_batch_end(
         self,
@@ -46,8 +62,13 @@ class Checkpoints(Callback):
         """Save within an epoch, if wanted; the last step is saved at the end of the epoch."""
         assert isinstance(pl_module, Pretraining)
         done = trainer.global_step
-        if self.steps and done % self.steps == 0 and done % len(pl_module.order):
+        if done % len(pl_module.order) == 0:
+            return
+        stop = self.stopping.due()
+        if stop or (self.steps and done % self.steps == 0):
             self.save(trainer, pl_module, "last")
+        if stop:
+            self.stopping.stop()
 
     def end_of_epoch(self, trainer: L.Trainer, module: Pretraining) -> None:
         """Save at the end of an epoch."""
@@ -55,6 +76,9 @@ class Checkpoints(Callback):
         epoch = trainer.current_epoch + 1
         if self.every and epoch % self.every == 0:
             self.save(trainer, module, f"epoch-{epoch:04d}")
+        self.stopping.unsaved = False
+        if self.stopping.due():
+            self.stopping.stop()
 
     def save(self, trainer: L.Trainer, module: Pretraining, name: str) -> None:
         """Save under a name.

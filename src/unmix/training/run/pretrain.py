@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shlex
+import signal
 import time
 from collections.abc import Sequence
 from contextlib import nullcontext
@@ -23,7 +24,7 @@ from unmix.config.saved import check_method
 from unmix.data import ImageSet, StreamedImages
 from unmix.data.fingerprint import Fingerprint
 from unmix.data.from_python import evaluation_images, from_python
-from unmix.errors import UserError
+from unmix.errors import Interrupted, UserError
 from unmix.evaluation import Measurement
 from unmix.hardware.threads import CoreMeter, choose_threads, threads_in_words, using_threads
 from unmix.names import shown
@@ -37,6 +38,7 @@ from unmix.training.console import is_leader, quiet_libraries, say
 from unmix.training.loop.callbacks import Reporter
 from unmix.training.loop.evaluator import Evaluator, spread_and_rank
 from unmix.training.loop.health import EXPLODED_LOSS, Health, useless
+from unmix.training.loop.stopping import Stopping
 from unmix.training.run import extending
 from unmix.training.run.data_record import DataRecord, check_there, located
 from unmix.training.run.folder import RunFolder
@@ -157,14 +159,19 @@ def run(
     if (results := _complete(folder, settings)) is not None:
         return results
     # Of several processes that train together the first locks the folder for all.
-    with run_lock(folder.path, say) if is_leader() else nullcontext():
+    lock = run_lock(folder.path, say) if is_leader() else nullcontext()
+    with lock, Stopping() as stopping:
         # It may have been completed while another process had the lock.
         try:
             return _complete(folder, settings) or _train(
-                folder, settings, recipes, command, typed, given
+                folder, settings, recipes, command, typed, stopping, given
             )
-        except KeyboardInterrupt:
-            raise KeyboardInterrupt(_way_on(folder, given)) from None
+        except KeyboardInterrupt as error:
+            number = error.signum if isinstance(error, Interrupted) else signal.SIGINT
+            if not is_leader():
+                # The first process says how to go on.
+                raise SystemExit(128 + number) from None
+            raise Interrupted(number, _way_on(folder, given)) from None
 
 
 def _way_on(folder: RunFolder, given: Given | None) -> str:
@@ -197,6 +204,7 @@ def _train(
     recipes: list[str],
     command: str,
     typed: str,
+    stopping: Stopping,
     given: Given | None = None,
 ) -> RunResults:
     """Train, from the start or from the last checkpoint; then evaluate and write the results.
@@ -207,6 +215,7 @@ def _train(
         recipes: Names of the recipes that the settings are based on.
         command: The command line, for the results.
         typed: `--data` as given, for display.
+        stopping: Receives the signals that end the run.
         given: Images given as Python objects.
     """
     check_launch(settings.machine.devices)
@@ -230,7 +239,7 @@ def _train(
         if is_leader():
             record = check_data(folder, settings, record, say)
     with using_threads(settings.machine.threads or torch.get_num_threads()):
-        return _to_the_end(parts, folder, recipes, record, command, resume)
+        return _to_the_end(parts, folder, recipes, record, command, resume, stopping)
 
 
 def fix_threads(parts: Parts, cores: CoreMeter) -> None:
@@ -252,6 +261,7 @@ def _to_the_end(
     record: DataRecord,
     command: str,
     resume: bool,
+    stopping: Stopping,
 ) -> RunResults:
     """Train, evaluate and write the results."""
     settings = parts.settings
@@ -268,9 +278,10 @@ def _to_the_end(
         say(headline(parts, recipes))
         for each in parts.skipped:
             each.record(folder.skipped)
-        fit(parts, folder, reporter, resume)
-    except UserError:
-        # A run without a checkpoint is removed, so that the next try can use the folder.
+        fit(parts, folder, reporter, resume, stopping)
+    except Exception:
+        # A run without a checkpoint is removed, so that the next try, as with smaller batches after
+        # memory ran out, can use the folder.
         if not resume and is_leader() and not folder.has_checkpoint:
             end_failed(settings.machine.logger)
             folder.discard()

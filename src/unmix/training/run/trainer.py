@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
@@ -13,7 +14,7 @@ import lightning as L
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.strategies import DDPStrategy
 
-from unmix.errors import UserError
+from unmix.errors import Interrupted, UserError
 from unmix.names import shown
 from unmix.training.console import is_leader, say
 from unmix.training.loading.loaders import build_loader
@@ -22,6 +23,7 @@ from unmix.training.loop.compiling import Compiling
 from unmix.training.loop.module import Pretraining
 from unmix.training.loop.progress import Bar, Lines, shows_bar
 from unmix.training.loop.records import Records
+from unmix.training.loop.stopping import Stopping
 from unmix.training.run.checkpoints import AtomicCheckpoints, latest_intact, set_aside
 from unmix.training.run.folder import RunFolder
 from unmix.training.run.loggers import extra_loggers
@@ -36,7 +38,9 @@ _PARTS = (
 )  # fmt: skip
 
 
-def fit(parts: Parts, folder: RunFolder, reporter: Reporter, resume: bool) -> None:
+def fit(
+    parts: Parts, folder: RunFolder, reporter: Reporter, resume: bool, stopping: Stopping
+) -> None:
     """Train, from the newest intact checkpoint if there is one.
 
     Raises:
@@ -47,8 +51,9 @@ def fit(parts: Parts, folder: RunFolder, reporter: Reporter, resume: bool) -> No
     start = resumed_from(parts.module, folder) if resume else None
     reporter.records = Records(folder.metrics)
     reporter.checkpoints = Checkpoints(
-        folder.checkpoints, settings.machine.checkpoint_every, settings.machine.checkpoint_steps
-    )
+        folder.checkpoints, settings.machine.checkpoint_every, settings.machine.checkpoint_steps,
+        stopping,
+    )  # fmt: skip
     callbacks: list[Callback] = [
         Compiling(settings.machine.compile, say),
         reporter,
@@ -72,7 +77,7 @@ def fit(parts: Parts, folder: RunFolder, reporter: Reporter, resume: bool) -> No
         resident=parts.module.resident is not None, workers=settings.machine.workers,
         pin_memory=machine.device.type == "cuda",
     )  # fmt: skip
-    with errors_of_users(trainer, folder):
+    with errors_of_users(trainer, folder, stopping):
         trainer.fit(parts.module, loader, ckpt_path=start)
     # A run that was stopped between its last save and the evaluation has no step left to do.
     reporter.complete(trainer, parts.module)
@@ -139,8 +144,8 @@ def build_trainer(parts: Parts, callbacks: list[Callback], **options: Any) -> L.
 
 
 @contextmanager
-def errors_of_users(trainer: L.Trainer, folder: RunFolder) -> Iterator[None]:
-    """Raise KeyboardInterrupt if a run is interrupted, and a UserError if the disk is full."""
+def errors_of_users(trainer: L.Trainer, folder: RunFolder, stopping: Stopping) -> Iterator[None]:
+    """Raise Interrupted if a run is interrupted, and a UserError if the disk is full."""
     try:
         yield
     except SystemExit:
@@ -154,7 +159,7 @@ def errors_of_users(trainer: L.Trainer, folder: RunFolder) -> Iterator[None]:
             f"{error.filename or folder.path}: cannot be written ({error.strerror})."
         ) from error
     if trainer.interrupted:
-        raise KeyboardInterrupt
+        raise Interrupted(stopping.received or signal.SIGINT)
 
 
 def check_fits(module: Pretraining, checkpoint: Any, path: Path, folder: RunFolder) -> None:

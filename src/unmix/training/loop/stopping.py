@@ -1,0 +1,104 @@
+"""Signals that end a run: it is saved within the step, then stops."""
+
+from __future__ import annotations
+
+import os
+import signal
+from types import FrameType
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from unmix.distributed import world_size
+from unmix.errors import Interrupted
+from unmix.training.console import is_leader
+
+__all__ = ["Stopping"]
+
+# SIGUSR1 is SLURM's warning before the end of a job, SIGHUP that of a closed terminal.
+_NAMES = ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1")
+
+
+class Stopping:
+    """Ends a run when a signal asks for it: at once if all is saved, else after the step.
+
+    While a step is under way the signal is noted, and the caller asks `due` after each step. Of
+    several processes all stop after the same step, whichever received the signal. A second SIGINT
+    ends the process at once. Signals that are ignored, as by `nohup`, stay so.
+    """
+
+    def __init__(self) -> None:
+        self.unsaved = False
+        self.received: int | None = None
+        self._before: dict[int, Any] = {}
+        self._group: Any = None
+        self._asked: tuple[Any, torch.Tensor] | None = None
+
+    def __enter__(self) -> Stopping:
+        self.install()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+        self._before = {}
+
+    def install(self) -> None:
+        """Handle the signals; again after Lightning has set its own handlers.
+
+        Lightning's for SIGTERM broadcasts, which no other process joins.
+        """
+        for name in _NAMES:
+            number = getattr(signal, name, None)  # Windows has two of them
+            if number is None or signal.getsignal(number) == signal.SIG_IGN:
+                continue
+            try:
+                before = signal.signal(number, self._handle)
+            except ValueError:  # only the main thread receives signals
+                return
+            self._before.setdefault(number, before)
+
+    @property
+    def handles(self) -> bool:
+        """Whether it has handlers to restore later."""
+        return bool(self._before)
+
+    def connect(self) -> None:
+        """Connect the processes of a distributed run; all have to call it."""
+        self._asked = None
+        # On the CPU, so that the host never waits for a GPU.
+        self._group = dist.new_group(backend="gloo") if world_size() > 1 else None
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        again = self.received is not None
+        self.received = number if self.received is None else self.received
+        if not self.unsaved or (again and number == signal.SIGINT):
+            raise Interrupted(number)
+        if not again and is_leader():
+            name = signal.Signals(number).name
+            # Not print, whose buffer the signal may have interrupted.
+            os.write(2, f"{name}: the run stops when this step is saved\n".encode())
+
+    def due(self) -> bool:
+        """Whether to save and stop; the same for all processes, at the latest a step later."""
+        if self._group is None:
+            return self.received is not None
+        before, found = self._asked, False
+        if before is not None:
+            before[0].wait()
+            found = bool(before[1].item())
+        flag = torch.tensor([int(self.received is not None)])
+        self._asked = (
+            dist.all_reduce(flag, dist.ReduceOp.MAX, self._group, async_op=True),
+            flag,
+        )
+        return found
+
+    def stop(self) -> None:
+        """End the run, which is saved.
+
+        Raises:
+            Interrupted: always.
+        """
+        raise Interrupted(self.received or signal.SIGTERM)
