@@ -132,6 +132,22 @@ def left_by(folder: Path, **changes: Any) -> None:
     (folder / OWNER).write_text(json.dumps({**note, "host": "elsewhere", "process": 7, **changes}))
 
 
+def test_temporary_files_of_killed_processes_are_removed_at_the_next_start(tmp_path: Path) -> None:
+    process = multiprocessing.get_context("fork").Process(target=int)
+    process.start()
+    process.join()  # its number is that of no process now
+    (tmp_path / "checkpoints").mkdir()
+    for place in (tmp_path, tmp_path / "checkpoints"):
+        (place / f".last.ckpt.{process.pid}.tmp").write_text("half")
+        (place / f".last.ckpt.{os.getpid()}.tmp").write_text("being written")
+        (place / ".mine.tmp").write_text("of the user")
+    with run_lock(tmp_path, print):
+        pass
+    for place in (tmp_path, tmp_path / "checkpoints"):
+        kept = {path.name for path in place.glob(".*.tmp")}
+        assert kept == {f".last.ckpt.{os.getpid()}.tmp", ".mine.tmp"}
+
+
 def test_an_owner_on_another_machine_is_not_replaced(tmp_path: Path) -> None:
     folder = tmp_path / "r"
     left_by(folder)

@@ -4,15 +4,24 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import stat
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from unmix.errors import UserError
 
-__all__ = ["atomic_path", "atomic_write", "kind_of", "open_regular", "read_regular"]
+__all__ = [
+    "atomic_path",
+    "atomic_write",
+    "kind_of",
+    "open_regular",
+    "read_regular",
+    "remove_left_over",
+]
 
+_TEMPORARY = re.compile(r"\..+\.(\d+)\.tmp", re.DOTALL)  # as `atomic_path` names them
 _KINDS = (
     (stat.S_ISDIR, "a directory"), (stat.S_ISFIFO, "a FIFO"), (stat.S_ISSOCK, "a socket"),
     (stat.S_ISCHR, "a device"), (stat.S_ISBLK, "a device"),
@@ -97,3 +106,26 @@ def atomic_write(path: Path, content: bytes) -> None:
     """
     with atomic_path(path) as temporary:
         temporary.write_bytes(content)
+
+
+def remove_left_over(folder: Path) -> None:
+    """Remove the temporary files that killed processes of this machine left in a folder.
+
+    Files of processes that are alive are kept, and what cannot be removed.
+    """
+    with suppress(OSError):
+        for path in folder.iterdir():
+            match = _TEMPORARY.fullmatch(path.name)
+            if match is not None and not _is_alive(int(match[1])):
+                with suppress(OSError):
+                    path.unlink()
+
+
+def _is_alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except (OSError, OverflowError):
+        return True  # of another user, or no number of a process
+    return True

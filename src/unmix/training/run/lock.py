@@ -14,6 +14,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from unmix.errors import UserError
+from unmix.files import remove_left_over
 
 __all__ = ["LOCK", "OWNER", "results_lock", "run_lock"]
 
@@ -50,6 +51,8 @@ def run_lock(folder: Path, say: Callable[[str], None], flag: str = "--run") -> I
             raise UserError(f"{folder / LOCK}: cannot be written ({error.strerror}).") from error
         try:
             _own(folder, say, flag)
+            for place in (folder, folder / "checkpoints"):
+                remove_left_over(place)
             try:
                 yield
             finally:
