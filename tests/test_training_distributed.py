@@ -58,6 +58,25 @@ def test_two_processes_train_one_model_and_leave_one_run(tmp_path: Path) -> None
     assert state["method.queue.seen"] == 2 * (4 * 16 + 8)
 
 
+def test_torchrun_starts_the_processes_with_the_form_that_the_docs_show(tmp_path: Path) -> None:
+    page = Path(__file__).parents[1] / "docs" / "how-to" / "several-devices.md"
+    assert "torchrun --nproc_per_node=2 -m -- unmix pretrain" in page.read_text(encoding="utf-8")
+    run = tmp_path / "run"
+    words = ["--method", "simclr", "--data", "digits", "--limit", "64", "--size", "8",
+             "--backbone", "resnet10", "--width", "0.125", "--batch_size", "16", "--epochs", "1",
+             "--no-evaluate", "--device", "cpu", "--logger", "none",
+             "--devices", "2", "--run", str(run)]  # fmt: skip
+    ended = subprocess.run(
+        [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "-m", "--", "unmix",
+         "pretrain", *words],
+        capture_output=True, text=True, check=False, timeout=300,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+    assert ended.returncode == 0, ended.stderr
+    assert ended.stdout.count("epoch 1/1") == 1
+    assert load_results(run).training["steps"] == 4
+
+
 def test_a_batch_that_cannot_be_shared_is_refused(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
