@@ -28,6 +28,7 @@ ALLOWED = {
     "memory": set(),
     "momentum": set(),
     "backbones": set(),
+    "weights": {"backbones"},
     "mixtures": set(),
     "credit": {"mixtures"},
     "collate": {"mixtures", "credit"},
@@ -46,6 +47,7 @@ ALLOWED = {
     "training": {
         "step", "together", "methods", "backbones", "credit", "mixtures", "data", "views",
         "evaluation", "hardware", "config", "results", "per_image", "files", "checksums",
+        "weights",
     },
     "statistics": set(),
     "workers": set(),
@@ -56,6 +58,7 @@ ALLOWED = {
     "commands": {
         "studies", "statistics",
         "training", "evaluation", "figures", "results", "files", "data", "views", "mixtures",
+        "weights",
         "methods", "credit", "config", "html", "hardware", "per_image",
     },
     "catalog": {

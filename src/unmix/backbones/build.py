@@ -28,6 +28,7 @@ def build(
     stem: str = "auto",
     size: int = 224,
     patch: int | None = None,
+    heads: int | None = None,
     zero_init_residual: bool = False,
 ) -> Backbone:
     """Build an untrained backbone.
@@ -39,6 +40,7 @@ def build(
         stem: "auto", "small", "medium" or "large"; see `check_stem`. "auto" for timm's models.
         size: Side of the images in pixels.
         patch: Side of a vision transformer's patches in pixels; by default the model's own.
+        heads: Attention heads of a vision transformer; by default the model's own.
         zero_init_residual: Start a ResNet's blocks as the identity; see `ResNet`.
 
     Returns:
@@ -58,13 +60,18 @@ def build(
             f"does not apply to {name}, only to {', '.join(RESNETS)}; leave it out.",
             parameter="zero_init_residual",
         )
+    if heads is not None:
+        check_number("heads", heads, at_least=1)
+    of_vit = {
+        key: value for key, value in (("patch", patch), ("heads", heads)) if value is not None
+    }  # fmt: skip
     if name.startswith(_TIMM):
         return _build_timm(
-            name, in_channels=in_channels, width=width, stem=stem, size=size, patch=patch
+            name, in_channels=in_channels, width=width, stem=stem, size=size, of_vit=of_vit
         )
     check_choice("backbone", name, BACKBONES)
-    if patch is not None:
-        raise _no_patches(name, patch)
+    if of_vit:
+        raise _no_vit(name, of_vit)
     if name == "alexnet":
         return AlexNet(in_channels=in_channels, width=width, stem=stem, size=size)
     return ResNet(
@@ -85,7 +92,7 @@ def patch_side(backbone: nn.Module) -> int:
 
 
 def _build_timm(
-    name: str, *, in_channels: int, width: float, stem: str, size: int, patch: int | None
+    name: str, *, in_channels: int, width: float, stem: str, size: int, of_vit: dict[str, int]
 ) -> Backbone:
     try:
         import timm
@@ -113,16 +120,25 @@ def _build_timm(
     if tag:
         _check_tag(known, tag, timm.list_models(f"{known}.*", pretrained=True))
     plain: dict[str, Any] = {"pretrained": False, "num_classes": 0, "in_chans": in_channels}
-    patches: dict[str, Any] = {} if patch is None else {"patch_size": patch}
+    names = {"patch": "patch_size", "heads": "num_heads"}
+    chosen: dict[str, Any] = {names[key]: value for key, value in of_vit.items()}
     model: Any
     try:
         # Positions are then interpolated where small crops have fewer patches.
         model = timm.create_model(
-            model_name, **plain, **patches, img_size=size, dynamic_img_size=True
+            model_name, **plain, **chosen, img_size=size, dynamic_img_size=True
         )
+    except AssertionError:  # the dimensions are not a multiple of the heads
+        if "heads" not in of_vit:
+            raise
+        raise UserError(
+            f"{of_vit['heads']} does not divide the dimensions of {name}; use a divisor of them, "
+            "such as the model's own.",
+            parameter="heads",
+        ) from None
     except TypeError:  # no vision transformer of this kind
-        if patch is not None:
-            raise _no_patches(name, patch) from None
+        if of_vit:
+            raise _no_vit(name, of_vit) from None
         model = timm.create_model(model_name, **plain)
         # Other transformers are built for one size; convolutional networks have nothing to set.
         if hasattr(model, "set_input_size"):
@@ -161,9 +177,11 @@ def _check_patches(vit: Any, size: int) -> None:
         )
 
 
-def _no_patches(name: str, patch: int) -> UserError:
+def _no_vit(name: str, given: dict[str, int]) -> UserError:
+    parameter, value = next(iter(given.items()))
+    what = {"patch": "patches", "heads": "attention heads"}[parameter]
     return UserError(
-        f"{patch} applies only to vision transformers such as timm:vit_small_patch16_224; "
-        f"{name} has no patches to set.",
-        parameter="patch",
+        f"{value} applies only to vision transformers such as timm:vit_small_patch16_224; "
+        f"{name} has no {what} to set.",
+        parameter=parameter,
     )

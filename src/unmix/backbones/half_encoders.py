@@ -27,6 +27,7 @@ class HalfEncoders(Backbone):
         stem: Stem of both; see `check_stem`.
         size: Side of the images in pixels.
         patch: Side of a vision transformer's patches in pixels.
+        heads: Attention heads of a vision transformer.
         zero_init_residual: Start the blocks of ResNets as the identity.
 
     Raises:
@@ -41,13 +42,14 @@ class HalfEncoders(Backbone):
         stem: str = "auto",
         size: int = 224,
         patch: int | None = None,
+        heads: int | None = None,
         zero_init_residual: bool = False,
     ) -> None:
         super().__init__()
         self.l, self.ab = (
             build(
                 name, in_channels=c, width=width, stem=stem, size=size, patch=patch,
-                zero_init_residual=zero_init_residual,
+                heads=heads, zero_init_residual=zero_init_residual,
             )
             for c in (1, 2)
         )  # fmt: skip

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from dataclasses import dataclass
 
 from unmix.config.catalog import catalog
@@ -139,18 +140,25 @@ class ModelSettings:
 
     Args:
         backbone: resnet10, 18, 34, 50, 101 or 152, alexnet, or timm:NAME.
+        init: Weights to start the encoder from: a run folder, a checkpoint of another project,
+            timm:NAME or torchvision:NAME; by default random weights.
+        init_sha256: SHA-256 that the file of these weights must have; recorded when a run starts.
         width: Factor on the number of channels; for CMC of each half-encoder.
         stem: First layers: small (3x3, no pooling), medium, large, or auto by the view size.
         patch: Side in pixels of the patches of one of timm's vision transformers; by default the
             model's own.
+        heads: Attention heads of one of timm's vision transformers; by default the model's own.
         zero_init_residual: ResNets: initialize the last batch norm of each block to 0, so that a
             block starts as the identity.
     """
 
     backbone: str = "resnet18"
+    init: str | None = None
+    init_sha256: str | None = None
     width: float = 1.0
     stem: str = "auto"
     patch: int | None = None
+    heads: int | None = None
     zero_init_residual: bool = False
 
     def __post_init__(self) -> None:
@@ -161,6 +169,17 @@ class ModelSettings:
         check_choice("stem", self.stem, choices["stems"])
         if self.patch is not None:
             check_number("patch", self.patch, at_least=1)
+        if self.heads is not None:
+            check_number("heads", self.heads, at_least=1)
+        check_given("init", self.init)
+        if self.init_sha256 is not None:
+            if self.init is None:
+                raise UserError("applies to `init`; give it too.", parameter="init_sha256")
+            if not re.fullmatch(r"[0-9a-f]{64}", self.init_sha256):
+                raise UserError(
+                    f"{self.init_sha256!r} is not a SHA-256; it has 64 hexadecimal digits.",
+                    parameter="init_sha256",
+                )
 
 
 def _check_backbone(name: str, ours: list[str]) -> None:

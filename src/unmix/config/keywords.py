@@ -57,9 +57,12 @@ class PretrainSettings(TypedDict, total=False):
     strict: bool
     download: bool
     backbone: str
+    init: str | None
+    init_sha256: str | None
     width: float
     stem: Literal["auto", "small", "medium", "large"]
     patch: int | None
+    heads: int | None
     zero_init_residual: bool
     IM: bool
     IM_type: Literal["IM", "global", "region", "Cutout", "RandomErasing"]

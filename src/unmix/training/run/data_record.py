@@ -16,6 +16,7 @@ from unmix.data.fingerprint import Fingerprint
 from unmix.errors import UserError
 from unmix.files import atomic_write
 from unmix.names import is_python
+from unmix.weights.names import is_name
 
 __all__ = [
     "DATA_RECORD",
@@ -121,9 +122,12 @@ def absolute(path: str) -> str:
 
 
 def located(settings: Settings) -> Settings:
-    """The same settings with absolute paths to the data."""
+    """The same settings with absolute paths to the data, and to the weights to start from."""
     run = settings.run
     changes: dict[str, str] = {}
+    init = settings.model.init
+    if init is not None and not is_name(init):
+        changes["init"] = absolute(init)  # also where it no longer exists: a run goes on without
     if is_folder(run.data) and Path(run.data).expanduser().is_dir():
         changes["data"] = absolute(run.data)
     # Messages about a missing folder name it as typed.

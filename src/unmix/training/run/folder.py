@@ -131,7 +131,7 @@ class RunFolder:
         """Check that the run in the folder has these settings.
 
         Args:
-            words: Flat settings. A size or range of None and a precision of "auto" are not known
+            words: Flat settings. A size, range or digest of None and a precision of "auto" are not known
                 yet and match any. So do other paths to the data if the run has a fingerprint of it.
 
         Raises:
@@ -140,7 +140,7 @@ class RunFolder:
         theirs = self.settings().flat()
         for name, ours in words.items():
             pair = (ours, theirs.get(name))
-            unknown = (name in ("size", "range") and None in pair) or (
+            unknown = (name in ("size", "range", "init_sha256") and None in pair) or (
                 name == "precision" and "auto" in pair
             )
             if name == "epochs" and ours != pair[1] and self.encoder.exists():

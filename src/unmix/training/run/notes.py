@@ -75,14 +75,19 @@ def notes_on_image_space(mixture: MixtureSettings) -> tuple[str, ...]:
     return (f"note: {', '.join(changed)} {verb} not apply to --IM_type {kind}",)
 
 
-def notes_on_weights(backbone: str) -> tuple[str, ...]:
-    """A note if the backbone's name is one of trained weights, as timm's with a tag."""
+def notes_on_weights(backbone: str, init: str | None = None) -> tuple[str, ...]:
+    """A note if the backbone's name is one of trained weights, as timm's with a tag.
+
+    Args:
+        backbone: Its name.
+        init: What the run starts from; None for random weights.
+    """
     name, _, tag = backbone.removeprefix(TIMM).partition(".")
-    if not backbone.startswith(TIMM) or not tag:
+    if not backbone.startswith(TIMM) or not tag or init is not None:
         return ()
     return (
-        f"note: {backbone} starts from random weights, as every run does; the trained ones that "
-        f"{tag} names are not loaded, and {TIMM}{name} is the same run",
+        f"note: {backbone} starts from random weights, as {TIMM}{name} does; to start from the "
+        f"trained ones that {tag} names, add --init {backbone}",
     )
 
 
@@ -119,7 +124,12 @@ def note_on_width(settings: Settings) -> str | None:
     def parameters(width: float) -> int:
         with torch.device("meta"):  # takes no memory
             backbone = kind.build_backbone(
-                model.backbone, width=width, stem=model.stem, size=size, patch=model.patch
+                model.backbone,
+                width=width,
+                stem=model.stem,
+                size=size,
+                patch=model.patch,
+                heads=model.heads,
             )
         return sum(p.numel() for p in backbone.parameters())
 

@@ -35,6 +35,7 @@ from unmix.training.loop.health import advice_for
 from unmix.training.loop.module import Pretraining
 from unmix.training.mixing import check_views, label_space
 from unmix.training.run.loggers import check_logger
+from unmix.training.run.initial import Start, start_of
 from unmix.training.run.notes import (
     notes_on_image_space,
     notes_on_layers,
@@ -81,11 +82,15 @@ def build_parts(
     images: ImageSet | None = None,
     seen: Seen | None = None,
     test: ImageSet | None = None,
+    *,
+    init: bool = True,
 ) -> Parts:
     """Build the components of a run; nothing is written.
 
     Args:
         settings: Settings of the run.
+        init: Whether to load the weights to start from, if any; a run that goes on from its own
+            checkpoint does not need them.
         images: Images to train on instead of `data`.
         seen: If given, filled with the fingerprint of each split that is read, the training images
             first.
@@ -117,7 +122,10 @@ def build_parts(
             f"--batch_size: {run_.batch_size} cannot be shared by {processes} devices; use a "
             f"multiple of {processes}."
         )
-    method = build_method(settings, len(train), size)
+    start = start_of(settings.model) if init else None
+    if start is not None:
+        settings = settings.with_changes(init_sha256=start.weights.sha256)
+    method = build_method(settings, len(train), size, start)
     check_batch(method, run_.batch_size, len(train), processes)
     operator, rule = label_space(settings, method)
     smallest = smallest_batch(operator, method)
@@ -144,7 +152,8 @@ def build_parts(
     notes = (
         *source.notes,
         *notes_on(run_, images),
-        *notes_on_weights(settings.model.backbone),
+        *notes_on_weights(settings.model.backbone, settings.model.init),
+        *(() if start is None else start.notes(train.mean, train.std)),
         *notes_on_layers(settings, method),
         *notes_on_image_space(settings.mixture),
         *notes_on_sizes(settings.mixture, settings.views, size),
@@ -276,16 +285,29 @@ def notes_on(run_: RunSettings, images: ImageSet | None = None) -> tuple[str, ..
     return () if line is None else (line,)
 
 
-def build_method(settings: Settings, n_data: int, size: int) -> Method:
-    """Build the method with its backbone, initialized by the run's seed."""
+def build_method(settings: Settings, n_data: int, size: int, start: Start | None = None) -> Method:
+    """Build the method with its backbone, initialized by the run's seed.
+
+    Args:
+        settings: Settings of the run.
+        n_data: Number of training images.
+        size: Side of the images in pixels.
+        start: Weights that replace the backbone's initial ones before the method copies it; heads
+            and memories start as without.
+
+    Raises:
+        UserError: if a setting does not fit, or the weights are of another network.
+    """
     kind = method_class(settings.run.method)
     model = settings.model
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(settings.run.seed)
         backbone = kind.build_backbone(
             model.backbone, width=model.width, stem=model.stem, size=size, patch=model.patch,
-            zero_init_residual=model.zero_init_residual,
+            heads=model.heads, zero_init_residual=model.zero_init_residual,
         )  # fmt: skip
+        if start is not None:
+            start.load(backbone)
         with renamed({"n_data": "data"}):
             return methods.build(settings.run.method, backbone, n_data, **settings.method)
 
@@ -315,9 +337,9 @@ def native_size(images: ImageSet) -> int:
 def encoder_facts(parts: Parts) -> dict[str, Any]:
     """Facts to rebuild the exported encoder and prepare its images."""
     words = parts.settings.flat()
-    facts = {k: words[k] for k in ("method", "backbone", "width", "stem", "size", "patch")}
+    names = ("method", "backbone", "width", "stem", "size", "patch", "heads")
     return {
-        **facts,
+        **{name: words[name] for name in names},
         "color_space": parts.module.method.color_space,
         "mean": list(parts.train.mean),
         "std": list(parts.train.std),

@@ -228,7 +228,9 @@ def _train(
         say(note)
     # The first process compares the data for all.
     train, test = (given.train, given.test) if given is not None else (None, None)
-    parts = build_parts(settings, train, seen if is_leader() else None, test)
+    parts = build_parts(
+        settings, train, seen if is_leader() else None, test, init=not folder.has_checkpoint
+    )
     if any(isinstance(images, StreamedImages) for images in (parts.train, parts.test)):
         check_workers(settings.machine.workers)
     fix_threads(parts, cores)

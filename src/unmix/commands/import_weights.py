@@ -1,0 +1,339 @@
+"""`unmix import`: a run folder made of the weights of another project."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from unmix.commands.finished import Say, located_data
+from unmix.commands.knn import knn
+from unmix.commands.probe import probe
+from unmix.config import MachineSettings, Settings
+from unmix.data.fingerprint import Fingerprint
+from unmix.errors import UserError, check_choice, check_given, check_number, renamed
+from unmix.hardware.devices import choose_machine, hardware, versions
+from unmix.methods import METHODS, method_class
+from unmix.names import shown
+from unmix.results import load_results, write_results
+from unmix.training.console import quiet_libraries
+from unmix.training.console import say as print_line
+from unmix.training.run.data_record import DataRecord, absolute, is_folder
+from unmix.training.run.folder import RunFolder
+from unmix.training.run.parts import load_split
+from unmix.weights import Found, Network, Preparation, Weights, is_name, network_of, open_weights
+
+__all__ = ["import_weights"]
+
+IMAGENET = Preparation((0.485, 0.456, 0.406), (0.229, 0.224, 0.225), 224, "ImageNet's")
+CIFAR = Preparation((0.4914, 0.4822, 0.4465), (0.247, 0.2435, 0.2616), 32, "CIFAR-10's")
+
+# The method whose class rebuilds an encoder that no method here has trained.
+_ANY = "simclr"
+
+
+def import_weights(
+    weights: str,
+    *,
+    run: Path | str,
+    method: str | None = None,
+    backbone: str | None = None,
+    width: float | None = None,
+    stem: str | None = None,
+    patch: int | None = None,
+    heads: int | None = None,
+    view: str | None = None,
+    size: int | None = None,
+    mean: tuple[float, float, float] | None = None,
+    std: tuple[float, float, float] | None = None,
+    epochs: int | None = None,
+    data: str | None = None,
+    data_dir: str | None = None,
+    train_folder: str | None = None,
+    test_folder: str | None = None,
+    device: str = "auto",
+    threads: int | None = None,
+    say: Say = print_line,
+) -> Path:
+    """Make a run folder of the weights of another project, to evaluate and compare like a run.
+
+    The layout of the file is recognized by the names of its tensors; no code in it is run. With
+    `data` the encoder is evaluated on it by kNN and a linear probe, as at the end of a run, so that
+    `unmix compare` sets it beside runs on the same data.
+
+    Args:
+        weights: A checkpoint of another project, a folder of Hugging Face, timm:NAME or
+            torchvision:NAME.
+        run: Folder to make; it must not exist, or be empty.
+        method: Method that trained the weights; by default by the layout of the file.
+        backbone: By default by the shapes of the tensors.
+        width: Factor on the number of channels; likewise.
+        stem: First layers, small, medium or large; likewise, small for a 3x3 convolution.
+        patch: Side of a vision transformer's patches in pixels; likewise.
+        heads: Attention heads of a vision transformer; by default the model's own.
+        view: Color space of cmc, Lab or YCbCr.
+        size: Side of the images in pixels; by default as the source says, 32 with a 3x3 stem, else
+            224.
+        mean: RGB mean in [0, 1]; by default as the source says, CIFAR-10's with a 3x3 stem, else
+            ImageNet's.
+        std: RGB standard deviation, likewise.
+        epochs: Epochs that the weights were trained for; by default as the file says, else 1.
+        data: Data set to evaluate the encoder on, by name or folder.
+        data_dir: Folder of the data set's files, for the names that need it.
+        train_folder: Folder of the training images, relative to --data, if its name is not usual.
+        test_folder: Folder of the images to evaluate on, likewise.
+        device: auto, cpu, cuda or mps.
+        threads: Number of CPU threads; by default the number of free cores.
+        say: Prints a line.
+
+    Returns:
+        The run folder.
+
+    Raises:
+        UserError: if the file cannot be read, or its network is not one that is known here; if the
+            folder exists, or a value is out of range.
+    """
+    check_given("run", run)
+    if method is not None:
+        check_choice("method", method, METHODS)
+    if epochs is not None:
+        check_number("epochs", epochs, at_least=1)
+    quiet_libraries()
+    folder = RunFolder(run)
+    _check_new(folder)
+    with renamed({"init": "weights"}):
+        opened = open_weights(weights)
+        found = opened.found()
+    given: dict[str, Any] = {
+        "backbone": backbone, "width": width, "stem": stem, "patch": patch, "heads": heads,
+        "size": size, "mean": mean, "std": std, "method": method,
+    }  # fmt: skip
+    words = _settings(opened, found, {k: v for k, v in given.items() if v is not None})
+    trained = _epochs(opened) if epochs is None else epochs
+    words |= {
+        "epochs": trained or 1, "data": "none", "device": device, "run": None,
+        "init": weights if is_name(weights) else absolute(weights), "init_sha256": opened.sha256,
+    }  # fmt: skip
+    if view is not None:
+        words["view"] = view
+    seen: dict[str, Fingerprint] = {}
+    if data is not None:
+        words |= _data(data, data_dir, train_folder, test_folder)
+    settings = Settings.of(words)
+    labeled = data is not None and _is_labeled(settings, seen)
+    with renamed({"init": "weights"}):
+        encoder, line = _encoder(settings, opened)
+    say(line)
+    say(_about(settings, opened, found, trained, given))
+    record = None if data is None else DataRecord.of(data, seen)
+    command = shlex.join(["unmix", "import", weights, "--run", str(run)])
+    _write(folder, settings, encoder, record, command, method or found.layout.method)
+    say(f"run folder: {shown(folder.path)}")
+    if labeled:
+        knn(folder.path, device=device, threads=threads, say=say)
+        probe(folder.path, device=device, threads=threads, say=say)
+    elif data is None:
+        say("to evaluate it: unmix knn RUN --data DATA; with --data here it stands beside runs")
+    else:
+        say(f"{shown(data)} has no classes, so it is not evaluated")
+    return folder.path
+
+
+def _check_new(folder: RunFolder) -> None:
+    """Check that nothing would be overwritten.
+
+    Raises:
+        UserError: if the folder is a run already, or holds other files.
+    """
+    if folder.has_run():
+        raise UserError(
+            f"{shown(folder.path)} is a run already; give a new folder.", parameter="run"
+        )
+
+
+def _settings(opened: Weights, found: Found, given: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings of the encoder: what is given, else by the source, the layout and the shapes.
+
+    Raises:
+        UserError: if the backbone is not known.
+    """
+    network = network_of(found.tensors)
+    words: dict[str, Any] = {"method": found.layout.method or _ANY}
+    if opened.backbone is not None:
+        words["backbone"] = opened.backbone
+    elif network is not None:
+        words |= network.settings()
+    if "backbone" not in {**words, **given}:
+        title = "a network that is not known here" if network is None else f"a {network.title}"
+        raise UserError(
+            f"{opened.name} is of {title}; give the name of the one that takes its weights, such "
+            "as timm:NAME.",
+            parameter="backbone",
+        )
+    if "backbone" in given and given["backbone"] != words.get("backbone"):
+        words.pop("patch", None)
+        words |= {"width": 1.0, "stem": words.get("stem", "auto")}
+    if str(given.get("backbone", words["backbone"])).startswith("timm:"):
+        words |= {"width": 1.0, "stem": "auto"}
+    if (heads := _heads(found)) is not None:
+        words["heads"] = heads
+    if network is not None and network.halves:
+        words["method"] = "cmc"
+    prepared = _preparation(opened, network)
+    words |= {"size": prepared.size, "mean": list(prepared.mean), "std": list(prepared.std)}
+    return {**words, **{k: list(v) if isinstance(v, tuple) else v for k, v in given.items()}}
+
+
+def _heads(found: Found) -> int | None:
+    patches = found.tensors.get("patch_embed.proj.weight")
+    return None if patches is None else found.layout.heads.get(patches.shape[0])
+
+
+def _preparation(opened: Weights, network: Network | None) -> Preparation:
+    """How images are prepared: as the source says, else as usual for the stem."""
+    usual = CIFAR if network is not None and network.stem == "small" else IMAGENET
+    theirs = opened.preparation
+    if theirs is None:
+        return usual
+    return Preparation(theirs.mean, theirs.std, theirs.size or usual.size, theirs.source)
+
+
+def _epochs(opened: Weights) -> int | None:
+    """The number of epochs that a checkpoint says that it was trained for."""
+    epoch = opened.checkpoint.content.get("epoch")
+    if isinstance(epoch, bool) or not isinstance(epoch, int) or epoch < 0:
+        return None
+    counts_from_0 = "pytorch-lightning_version" in opened.checkpoint.content
+    return epoch + counts_from_0 or None
+
+
+def _data(
+    data: str, data_dir: str | None, train_folder: str | None, test_folder: str | None
+) -> dict[str, Any]:
+    """The settings of the data, with absolute paths."""
+    return {
+        "data": located_data(data),
+        "data_dir": None if data_dir is None else absolute(data_dir),
+        "train_folder": train_folder,
+        "test_folder": test_folder,
+    }
+
+
+def _is_labeled(settings: Settings, seen: dict[str, Fingerprint]) -> bool:
+    """Read the data as a run does, and say whether it has classes."""
+    chosen = settings.run
+    if is_folder(chosen.data) and not Path(chosen.data).exists():
+        raise UserError(f"{shown(chosen.data)} does not exist.", parameter="data")
+    images = load_split(chosen, "pretrain", seen)
+    if images.labels is None:
+        images = load_split(chosen, "train", seen)
+    if images.labels is None:
+        return False
+    load_split(chosen, "test", seen)
+    return True
+
+
+def _encoder(settings: Settings, opened: Weights) -> tuple[nn.Module, str]:
+    """The encoder with the weights, and the line that says what matched."""
+    model = settings.model
+    with torch.random.fork_rng(devices=[]):
+        encoder = method_class(settings.run.method).build_backbone(
+            model.backbone, width=model.width, stem=model.stem, size=settings.run.size,
+            patch=model.patch, heads=model.heads,
+        )  # fmt: skip
+    loaded = opened.load(encoder)
+    return encoder.eval(), loaded.line(opened.name)
+
+
+def _about(
+    settings: Settings,
+    opened: Weights,
+    found: Found,
+    epochs: int | None,
+    given: Mapping[str, Any],
+) -> str:
+    """A line: what was made of the weights, and where each fact is from."""
+    run, model = settings.run, settings.model
+    prepared = _preparation(opened, network_of(found.tensors))
+    parts = [f"encoder: {model.backbone}, width {model.width:g}"]
+    if settings.run.method == "cmc":
+        parts.append(f"images: {settings.method['view']}, {run.size} px")
+    else:
+        words = [" ".join(f"{value:.4g}" for value in each or ()) for each in (run.mean, run.std)]
+        own = [name for name in ("mean", "std", "size") if given[name] is not None]
+        source = prepared.source + (f"; {', '.join(own)} as given" if own else "")
+        parts.append(f"images: {run.size} px, mean {words[0]}, std {words[1]} ({source})")
+    if given["method"] is None and found.layout.method is None:
+        parts.append("method: unknown, --method says otherwise")
+    else:
+        parts.append(f"method: {run.method}")
+    parts.append(
+        f"epochs: {epochs}" if epochs else "epochs: unknown, recorded as 1, --epochs says otherwise"
+    )
+    return "   ".join(parts)
+
+
+def _write(
+    folder: RunFolder,
+    settings: Settings,
+    encoder: nn.Module,
+    record: DataRecord | None,
+    command: str,
+    method: str | None,
+) -> None:
+    """Write the run folder: beside, then renamed, so that there is never half a one."""
+    beside = folder.path.with_name(f".{folder.path.name}.{os.getpid()}.tmp")
+    made = RunFolder(beside)
+    words = settings.flat()
+    color_space = settings.method.get("view", "RGB") if settings.run.method == "cmc" else "RGB"
+    names = ("method", "backbone", "width", "stem", "size", "patch", "heads", "mean", "std")
+    try:
+        made.write_encoder(
+            encoder,
+            {**{name: words[name] for name in names}, "color_space": color_space, "range": None},
+        )
+        made.write_settings(settings)
+        if record is not None:
+            record.write(beside)
+        content = _results(folder, settings, record, command, method)
+        write_results(made.results, content)
+        load_results(beside)
+        folder.path.parent.mkdir(parents=True, exist_ok=True)
+        beside.replace(folder.path)
+    except OSError as error:
+        raise UserError(
+            f"{shown(folder.path)} cannot be written ({error.strerror or error}).", parameter="run"
+        ) from None
+    finally:
+        shutil.rmtree(beside, ignore_errors=True)
+
+
+def _results(
+    folder: RunFolder,
+    settings: Settings,
+    record: DataRecord | None,
+    command: str,
+    method: str | None,
+) -> dict[str, Any]:
+    """The content of `results.json`, without evaluations yet."""
+    words, model = settings.flat(), settings.model
+    machine = choose_machine(MachineSettings(device=settings.machine.device))
+    return {
+        "schema": 1,
+        "name": folder.path.name,
+        **{name: words[name] for name in ("backbone", "width", "size", "epochs", "seed")},
+        "method": method or "imported",
+        "data": "none" if record is None else record.typed,
+        "mixture": settings.mixture.name,
+        "command": command,
+        "evaluations": [],
+        "training": {"imported": model.init, "sha256": model.init_sha256},
+        "hardware": {**hardware(machine.device), "precision": machine.precision},
+        "versions": versions(),
+    }

@@ -1,0 +1,269 @@
+"""What `init` names: a run, a file, or trained weights of timm or torchvision by name."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from unmix.errors import UserError
+from unmix.names import shown
+from unmix.synonyms import nearest
+from unmix.weights.files import Checkpoint, read_checkpoint, sha256_of
+from unmix.weights.layouts import LAYOUTS, Found, find
+from unmix.weights.matching import Loaded, load_found
+from unmix.weights.names import TIMM, TORCHVISION
+
+__all__ = ["Preparation", "Weights", "open_weights"]
+
+ENCODER_FILE = "encoder.safetensors"
+
+
+@dataclass(frozen=True)
+class Preparation:
+    """How the weights' images were prepared.
+
+    Attributes:
+        mean: RGB mean in [0, 1].
+        std: RGB standard deviation.
+        size: Side of the images in pixels; None if it is not known.
+        source: Where this is from, in words.
+    """
+
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    size: int | None
+    source: str
+
+
+@dataclass(frozen=True)
+class Weights:
+    """Weights that were opened.
+
+    Attributes:
+        name: What was given, for people.
+        checkpoint: The content of the file.
+        sha256: Of the file.
+        preparation: Of the images, as far as the source says; None otherwise.
+        backbone: The backbone that the source names, such as timm:resnet50; None otherwise.
+    """
+
+    name: str
+    checkpoint: Checkpoint
+    sha256: str
+    preparation: Preparation | None = None
+    backbone: str | None = None
+
+    def found(self, backbone: nn.Module | None = None) -> Found:
+        """The network in the file.
+
+        Args:
+            backbone: The one that its weights are for, if that is known.
+
+        Raises:
+            UserError: if the file holds no tensors where any layout has them.
+        """
+        ours = () if backbone is None else list(backbone.state_dict())
+        found = find(self.checkpoint, ours)
+        if found is None:
+            keys = ", ".join(map(str, list(self.checkpoint.content)[:4])) or "nothing"
+            known = "; ".join(dict.fromkeys(layout.name for layout in LAYOUTS))
+            raise UserError(
+                f"{self.name} has no tensors where a known layout has them; it holds {keys}. Known "
+                f"layouts: {known}.",
+                parameter="init",
+            )
+        return found
+
+    def load(self, backbone: nn.Module) -> Loaded:
+        """Copy the weights into a backbone.
+
+        Raises:
+            UserError: as `load_found`.
+        """
+        return load_found(backbone, self.found(backbone), self.name)
+
+
+def open_weights(weights: str, sha256: str | None = None) -> Weights:
+    """Open weights; no code in them is run.
+
+    Args:
+        weights: A run folder, a file, a folder of Hugging Face, `timm:NAME` or `torchvision:NAME`.
+        sha256: What the SHA-256 of the file must be; None if any will do.
+
+    Raises:
+        UserError: if there is no such thing, it cannot be fetched, or the file is another one.
+    """
+    if weights.startswith(TIMM):
+        path, preparation = _timm_file(weights.removeprefix(TIMM))
+    elif weights.startswith(TORCHVISION):
+        path, preparation = _torchvision_file(weights.removeprefix(TORCHVISION))
+    else:
+        path, preparation = _own_file(Path(weights).expanduser()), None
+    checkpoint = read_checkpoint(path)
+    digest = sha256_of(checkpoint.path)
+    if sha256 is not None and digest != sha256:
+        raise UserError(
+            f"{shown(weights)} is not the file that it was: its SHA-256 is {digest[:16]}..., not "
+            f"{sha256[:16]}...; give the file of then, or leave `init_sha256` out in a new run.",
+            parameter="init",
+        )
+    backbone = weights.partition(".")[0] if weights.startswith(TIMM) else None
+    preparation = preparation or _of_run(checkpoint) or _hugging_face(checkpoint)
+    return Weights(shown(weights), checkpoint, digest, preparation, backbone)
+
+
+def _own_file(path: Path) -> Path:
+    """The encoder of a run, if the folder is one, else the path."""
+    if (path / "config.yaml").is_file() and not (path / ENCODER_FILE).is_file():
+        raise UserError(
+            f"{shown(path)} is a run without {ENCODER_FILE}, which is written when a run ends; "
+            "finish it first.",
+            parameter="init",
+        )
+    return path / ENCODER_FILE if (path / ENCODER_FILE).is_file() else path
+
+
+def _of_run(checkpoint: Checkpoint) -> Preparation | None:
+    """What an encoder of unmix says itself; CMC's images have a normalization of their own."""
+    try:
+        facts = {key: json.loads(value) for key, value in checkpoint.metadata.items()}
+    except ValueError:
+        return None
+    if facts.get("color_space") != "RGB" or not (
+        _three(facts.get("mean")) and _three(facts.get("std"))
+    ):
+        return None
+    return Preparation(tuple(facts["mean"]), tuple(facts["std"]), facts.get("size"), "its run")
+
+
+def _hugging_face(checkpoint: Checkpoint) -> Preparation | None:
+    """What a preprocessor_config.json beside the file says."""
+    found = checkpoint.configs.get("preprocessor_config.json", {})
+    mean, std, size = found.get("image_mean"), found.get("image_std"), found.get("crop_size")
+    size = found.get("size") if size is None else size
+    if isinstance(size, dict):
+        size = size.get("height") or size.get("shortest_edge")
+    if not (_three(mean) and _three(std)):
+        return None
+    return Preparation(
+        tuple(mean), tuple(std), size if isinstance(size, int) else None,
+        "preprocessor_config.json",
+    )  # fmt: skip
+
+
+def _three(value: Any) -> bool:
+    return isinstance(value, list) and len(value) == 3 and all(
+        isinstance(each, (int, float)) for each in value
+    )  # fmt: skip
+
+
+def _timm_file(name: str) -> tuple[Path, Preparation]:
+    """The file of trained weights of timm: in the cache of Hugging Face, or fetched."""
+    try:
+        import timm
+    except ImportError:
+        raise UserError(
+            f"{TIMM}{name} needs the timm package: pip install 'unmix[timm]'", parameter="init"
+        ) from None
+    known, _, tag = name.partition(".")
+    tags = [found.partition(".")[2] for found in timm.list_models(f"{known}.*", pretrained=True)]
+    if not timm.is_model(known) or not tags or (tag and tag not in tags):
+        near = nearest(name, timm.list_models(pretrained=True), cutoff=0.6)
+        hint = f" Did you mean {TIMM}{near}?" if near else ""
+        raise UserError(f"timm has no trained weights {name!r}.{hint}", parameter="init")
+    config: Any = timm.get_pretrained_cfg(name)
+    size = min(int(config.input_size[-1]), 224)
+    preparation = Preparation(tuple(config.mean), tuple(config.std), size, "timm")
+    if config.hf_hub_id:
+        return _from_hub(name, config.hf_hub_id, config.hf_hub_filename), preparation
+    return _from_url(f"{TIMM}{name}", config.url), preparation
+
+
+def _from_hub(name: str, repository: str, filename: str | None) -> Path:
+    """A file of the Hugging Face hub, which its own library keeps in a cache."""
+    import huggingface_hub as hub
+
+    tries = [filename] if filename else ["model.safetensors", "pytorch_model.bin"]
+    for file in tries:
+        cached = hub.try_to_load_from_cache(repository, file)
+        if isinstance(cached, str):
+            return Path(cached)
+    error: Exception | None = None
+    for file in tries:
+        try:
+            return Path(hub.hf_hub_download(repository, file))
+        except Exception as found:  # of many kinds: offline, no such file, no access
+            error = found
+    page = f"https://huggingface.co/{repository}"
+    raise UserError(
+        f"{TIMM}{name} is not on this machine, and cannot be fetched ({_reason(error)}); download "
+        f"{tries[0]} from {page}, and give its path, or on a machine that is online run hf "
+        f"download {repository} {tries[0]} and copy the folder into {_hub_cache()}.",
+        parameter="init",
+    )
+
+
+def _hub_cache() -> str:
+    from huggingface_hub.constants import HF_HUB_CACHE
+
+    return str(HF_HUB_CACHE)
+
+
+def _torchvision_file(name: str) -> tuple[Path, Preparation]:
+    """The file of trained weights of torchvision: in the cache of torch.hub, or fetched."""
+    from torchvision import models
+
+    model, _, which = name.partition(".")
+    known = models.list_models(models)
+    if model not in known:
+        near = nearest(model, known, cutoff=0.6)
+        hint = f" Did you mean {TORCHVISION}{near}?" if near else ""
+        raise UserError(f"torchvision has no classifier {model!r}.{hint}", parameter="init")
+    every: Any = models.get_model_weights(model)
+    if which and which not in every.__members__:
+        raise UserError(
+            f"torchvision's {model} has no weights {which!r}; it has {', '.join(every.__members__)}"
+            ".",
+            parameter="init",
+        )
+    weights = every[which or "DEFAULT"]
+    transform = weights.transforms()
+    preparation = Preparation(
+        tuple(transform.mean), tuple(transform.std), int(transform.crop_size[0]), "torchvision"
+    )
+    return _from_url(f"{TORCHVISION}{name}", weights.url), preparation
+
+
+def _from_url(name: str, url: str) -> Path:
+    """A file by its address, which torch.hub keeps in a cache."""
+    folder = Path(torch.hub.get_dir()) / "checkpoints"
+    path = folder / os.path.basename(url)
+    if path.is_file():
+        return path
+    beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        fetch: Callable[..., None] = torch.hub.download_url_to_file
+        fetch(url, str(beside), progress=True)
+        shutil.move(beside, path)
+    except Exception as error:  # of many kinds: offline, no room, a proxy
+        beside.unlink(missing_ok=True)
+        raise UserError(
+            f"{name} is not on this machine, and cannot be fetched ({_reason(error)}); download "
+            f"{url} on a machine that is online, and put it into {folder}, or give its path.",
+            parameter="init",
+        ) from None
+    return path
+
+
+def _reason(error: Exception | None) -> str:
+    text = " ".join(str(getattr(error, "reason", None) or error).split())
+    return f"{type(error).__name__}: {text[:120]}" if text else type(error).__name__
