@@ -305,12 +305,13 @@ def test_timms_models_are_found_without_importing_it():
 # --- trained weights --------------------------------------------------------------------------
 
 
-def test_a_tag_of_trained_weights_is_told_to_be_without_effect():
+def test_a_tag_of_trained_weights_without_init_is_told_to_be_without_effect():
     (line,) = notes_on_weights("timm:resnet18.a1_in1k")
     assert line == (
-        "note: timm:resnet18.a1_in1k starts from random weights, as every run does; the trained "
-        "ones that a1_in1k names are not loaded, and timm:resnet18 is the same run"
+        "note: timm:resnet18.a1_in1k starts from random weights, as timm:resnet18 does; to start "
+        "from the trained ones that a1_in1k names, add --init timm:resnet18.a1_in1k"
     )
+    assert notes_on_weights("timm:resnet18.a1_in1k", "timm:resnet18.a1_in1k") == ()
     assert notes_on_weights("timm:resnet18") == notes_on_weights("resnet18") == ()
 
 

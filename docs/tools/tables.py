@@ -58,6 +58,26 @@ def recipes(method: str = "") -> str:
     return table(("recipe", "contents"), [(f"`{name}`", summary(name)) for name in names])
 
 
+def layouts() -> str:
+    """The layouts of checkpoints of other projects."""
+    from unmix.weights import LAYOUTS
+
+    rows = []
+    for layout in LAYOUTS:
+        needed = [f"`{name}*`" for name in layout.tensors]
+        needed += [f"`{name}` in the file" for name in layout.beside]
+        rows.append((layout.name, f"`{layout.place}`", " or ".join(needed), layout.taken))
+    return table(("project", "where", "also there", "taken"), rows)
+
+
+def namings() -> str:
+    """How implementations name the tensors of a network."""
+    from unmix.weights import NAMINGS
+
+    rows = [(naming.title, f"`{naming.example}`") for naming in NAMINGS.values()]
+    return table(("implementation", "known by"), rows)
+
+
 def matrix() -> str:
     """Which mixing rule goes with which method, and the reasons where it does not."""
     from unmix.config.catalog import catalog
@@ -244,7 +264,9 @@ TABLES: dict[str, Callable[..., str]] = {
     "flags": flags,
     "methods": methods,
     "recipes": recipes,
+    "layouts": layouts,
     "matrix": matrix,
+    "namings": namings,
     "output": output,
     "extensions": extensions,
     "coverage": coverage,

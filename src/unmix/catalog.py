@@ -16,7 +16,7 @@ from unmix.config.parameters import Parameter, about, parameters_of
 
 __all__ = ["catalog_text", "keywords_text", "main"]
 
-_PATHS = {"data_dir", "run", "test_folder", "train_folder"}
+_PATHS = {"data_dir", "init", "run", "test_folder", "train_folder"}
 # Other values than those that are listed are possible.
 _OPEN_ENDED = {"backbone"}
 # Parameters of the commands' functions that are not flags.
@@ -156,10 +156,22 @@ def _annotation(parameter: Parameter) -> str:
 
 
 def _functions() -> dict[str, Callable[..., Any]]:
-    from unmix.commands import bench, compare, demo, knn, pack, preview, probe, show_study, study
+    from unmix.commands import (
+        bench,
+        compare,
+        demo,
+        import_weights,
+        knn,
+        pack,
+        preview,
+        probe,
+        show_study,
+        study,
+    )  # fmt: skip
 
     return {
-        "bench": bench, "compare": compare, "data pack": pack, "demo": demo, "knn": knn,
+        "bench": bench, "compare": compare, "data pack": pack, "demo": demo,
+        "import": import_weights, "knn": knn,
         "preview": preview, "probe": probe, "study": study, "study show": show_study,
     }  # fmt: skip
 

@@ -293,6 +293,14 @@ def recipes_command(args: list[str]) -> None:
         print(f"{recipe_name:<{width}}  {summary(recipe_name)}")
 
 
+def import_command(args: list[str]) -> None:
+    """`unmix import`."""
+    given = parser_of("import", args).parse(args)
+    from unmix.commands.import_weights import import_weights
+
+    import_weights(given.pop("weights"), **given)
+
+
 def knn_command(args: list[str]) -> None:
     """`unmix knn`."""
     given = parser_of("knn", args).parse(args)
@@ -379,6 +387,7 @@ RESUMED = ("pretrain", "study", "demo", "data")
 
 COMMANDS: dict[str, tuple[str, Callable[[list[str]], None]]] = {
     "pretrain": ("pretrain an encoder on images without labels, and evaluate it", pretrain_command),
+    "import": ("make a run of the weights of another project", import_command),
     "knn": ("evaluate a run by weighted kNN", knn_command),
     "probe": ("evaluate a run by a linear probe", probe_command),
     "study": ("compare conditions over paired seeds, with statistical tests", study_command),

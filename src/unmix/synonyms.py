@@ -28,6 +28,10 @@ _FLAGS: tuple[tuple[str, str, str], ...] = (
     ("backbone", "", "arch a model net network encoder backbone_name encoder_name base_encoder "
      "model_name arch_name architecture base_model cnn resnet"),
     ("patch", "side of the patches of a ViT", "patch_size vit_patch_size"),
+    ("heads", "attention heads of a ViT", "num_heads n_heads vit_heads"),
+    ("init", "weights to start the encoder from",
+     "pretrained pretrained_weights pretrained_path pretrained_checkpoint weights init_weights "
+     "init_from initial_checkpoint pretrained_model finetune_from encoder_weights"),
     ("run", "give a run's folder again to resume it",
      "resume resume_from resume_path resume_from_checkpoint auto_resume ckpt ckpt_path load_from "
      "from_checkpoint checkpoint_path restore"),
@@ -162,7 +166,7 @@ COMMANDS = {
     "linear_probe": "probe", "finetune": "probe", "plot": "compare", "report": "compare",
     "table": "compare", "benchmark": "bench", "profile": "bench", "show": "preview",
     "visualize": "preview", "configs": "recipes", "config": "recipes", "list": "methods",
-    "models": "methods",
+    "models": "methods", "convert": "import", "load": "import", "import_weights": "import",
 }  # fmt: skip
 """Commands of other tools, each with ours."""
 

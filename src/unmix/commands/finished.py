@@ -26,6 +26,7 @@ from unmix.per_image import PerImage
 from unmix.results import DamagedResultsError, described, load_results
 from unmix.training.console import Estimate
 from unmix.training.run.data_record import (
+    NO_DATA,
     DataRecord,
     absolute,
     check_there,
@@ -215,6 +216,11 @@ class FinishedRun:
             raise UserError(
                 "--data: an encoder file does not say what it was trained on; give the data to "
                 "evaluate it on."
+            )
+        if data is None and own.data == NO_DATA:
+            raise UserError(
+                f"--data: {self.folder.path} was imported, and its data is unknown; give the data "
+                "to evaluate it on."
             )
         elsewhere = self.alone or (data is not None and not same_place(data, own.data))
         name = own.data if data is None else located_data(data)

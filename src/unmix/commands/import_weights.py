@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shlex
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,7 @@ from unmix.names import shown
 from unmix.results import load_results, write_results
 from unmix.training.console import quiet_libraries
 from unmix.training.console import say as print_line
-from unmix.training.run.data_record import DataRecord, absolute, is_folder
+from unmix.training.run.data_record import NO_DATA, DataRecord, absolute, is_folder
 from unmix.training.run.folder import RunFolder
 from unmix.training.run.parts import load_split
 from unmix.weights import Found, Network, Preparation, Weights, is_name, network_of, open_weights
@@ -117,7 +117,7 @@ def import_weights(
     words = _settings(opened, found, {k: v for k, v in given.items() if v is not None})
     trained = _epochs(opened) if epochs is None else epochs
     words |= {
-        "epochs": trained or 1, "data": "none", "device": device, "run": None,
+        "epochs": trained or 1, "data": NO_DATA, "device": device, "run": None,
         "init": weights if is_name(weights) else absolute(weights), "init_sha256": opened.sha256,
     }  # fmt: skip
     if view is not None:
@@ -329,7 +329,7 @@ def _results(
         "name": folder.path.name,
         **{name: words[name] for name in ("backbone", "width", "size", "epochs", "seed")},
         "method": method or "imported",
-        "data": "none" if record is None else record.typed,
+        "data": NO_DATA if record is None else record.typed,
         "mixture": settings.mixture.name,
         "command": command,
         "evaluations": [],

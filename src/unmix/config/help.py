@@ -9,6 +9,7 @@ ABOUT = "Self-supervised pretraining of vision models with image mixtures."
 ABOUTS = {
     "pretrain": "Pretrain an encoder and evaluate it.",
     "bench": "Measure the training speed on this machine, by stage; takes every flag of pretrain.",
+    "import": "Make a run folder of the weights of another project, to compare it with runs.",
     "knn": "Weighted kNN accuracy of a run's encoder.",
     "probe": "Linear probe of a run's encoder.",
     "compare": "Compare runs in a table, figures and a report.",

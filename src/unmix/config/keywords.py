@@ -57,7 +57,7 @@ class PretrainSettings(TypedDict, total=False):
     strict: bool
     download: bool
     backbone: str
-    init: str | None
+    init: str | os.PathLike[str] | None
     init_sha256: str | None
     width: float
     stem: Literal["auto", "small", "medium", "large"]

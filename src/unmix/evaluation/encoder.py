@@ -44,9 +44,9 @@ class LoadedEncoder(nn.Module):
         backbone: The network; for CMC two half-encoders.
         views: `views.plain` prepares uint8 images as the encoder expects them.
         facts: What the file says: "method", "backbone", "width", "stem", "size" (pixels),
-            "patch" and "heads" (of a vision transformer), "color_space", "mean" and "std" (of the pretraining
-            images, RGB in [0, 1]), "range" (of images of more than 8 bits, the values that become
-            0 and 255; None for the whole range of 16 bits).
+            "patch" and "heads" (of a vision transformer), "color_space", "mean" and "std" (of the
+            pretraining images, RGB in [0, 1]), "range" (of images of more than 8 bits, the values
+            that become 0 and 255; None for the whole range of 16 bits).
         feature_dim: D, the length of its features.
         transform: Prepares one image for a `DataLoader`; see `EncoderTransform`.
     """
@@ -240,7 +240,8 @@ def _build(path: Path, facts: Mapping[str, Any], channels_last: bool) -> tuple[n
         with torch.random.fork_rng(devices=[]):
             backbone = method_class(facts["method"]).build_backbone(
                 facts["backbone"], width=facts["width"], stem=facts["stem"], size=facts["size"],
-                patch=facts.get("patch"), heads=facts.get("heads"),  # not in earlier versions' files
+                # Not in files of earlier versions.
+                patch=facts.get("patch"), heads=facts.get("heads"),
             )  # fmt: skip
         views = Views(
             preset("none"), facts["size"], tuple(facts["mean"]), tuple(facts["std"]), 1,

@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 
+from unmix.display import memory
 from unmix.errors import UserError
 from unmix.names import shown
 
@@ -206,8 +207,8 @@ def _check_archive(path: Path) -> None:
     size, whole = path.stat().st_size, sum(record.file_size for record in records)
     if whole > size + _CHUNK:
         raise _error(
-            path, f"would take {whole / 2**30:,.1f} GiB in memory, and has {size / 2**20:,.1f} "
-            "MiB: PyTorch writes no such files, so it is not loaded"
+            path, f"would take {memory(whole)}, and has {memory(size)}: "
+            "PyTorch writes no such files, so it is not loaded"
         )  # fmt: skip
     names = [record.filename for record in records]
     if any(name.endswith("/constants.pkl") or "/code/" in name for name in names):

@@ -32,6 +32,11 @@ class Naming:
     rules: tuple[tuple[str, str], ...] = ()
     fuse: bool = False
 
+    @property
+    def example(self) -> str:
+        """The name that is the marker."""
+        return re.sub(r"\(\?:[^)]*\)\?|\\|\$", "", self.marker)
+
     def marks(self, names: Mapping[str, Tensor]) -> bool:
         """Whether tensors have such names."""
         marker = re.compile(self.marker)
@@ -139,10 +144,6 @@ NAMINGS: dict[str, Naming] = {
             (r"^blocks\.\d+\.(\d+)\.", r"blocks.\1."),  # DINOv2 trains in chunks of blocks
         ),
     ),
-    "resnet-sequence": Naming(
-        "torchvision ResNet as a sequence of its parts", r"4\.0\.conv1\.weight$",
-        ((r"^0\.", "conv1."), (r"^1\.", "bn1."), *_RESNET_STAGES),
-    ),
     "resnet-sequence-cifar": Naming(
         "lightly ResNet for CIFAR as a sequence of its parts", r"2\.0\.conv1\.weight$",
         (
@@ -151,6 +152,10 @@ NAMINGS: dict[str, Naming] = {
             *((rf"^{stage + 1}\.", f"layer{stage}.") for stage in range(1, 5)),
             (r"\.shortcut\.", ".downsample."),
         ),
+    ),
+    "resnet-sequence": Naming(
+        "torchvision ResNet as a sequence of its parts", r"4\.0\.conv1\.weight$",
+        ((r"^0\.", "conv1."), (r"^1\.", "bn1."), *_RESNET_STAGES),
     ),
     "resnet": Naming(
         "torchvision ResNet", r"layer1\.0\.conv1\.weight$",

@@ -131,8 +131,9 @@ class RunFolder:
         """Check that the run in the folder has these settings.
 
         Args:
-            words: Flat settings. A size, range or digest of None and a precision of "auto" are not known
-                yet and match any. So do other paths to the data if the run has a fingerprint of it.
+            words: Flat settings. A size, range or digest of None and a precision of "auto" are not
+                known yet and match any. So do other paths to the data if the run has a fingerprint
+                of it.
 
         Raises:
             UserError: with the first setting that differs.

@@ -34,8 +34,8 @@ from unmix.training.loading.residency import hold
 from unmix.training.loop.health import advice_for
 from unmix.training.loop.module import Pretraining
 from unmix.training.mixing import check_views, label_space
-from unmix.training.run.loggers import check_logger
 from unmix.training.run.initial import Start, start_of
+from unmix.training.run.loggers import check_logger
 from unmix.training.run.notes import (
     notes_on_image_space,
     notes_on_layers,
