@@ -8,6 +8,7 @@ import os
 import re
 import sys
 from collections.abc import Callable, Sequence
+from importlib import import_module
 from typing import Any
 
 from unmix import __version__, synonyms
@@ -293,14 +294,6 @@ def recipes_command(args: list[str]) -> None:
         print(f"{recipe_name:<{width}}  {summary(recipe_name)}")
 
 
-def import_command(args: list[str]) -> None:
-    """`unmix import`."""
-    given = parser_of("import", args).parse(args)
-    from unmix.commands.import_weights import import_weights
-
-    import_weights(given.pop("weights"), **given)
-
-
 def knn_command(args: list[str]) -> None:
     """`unmix knn`."""
     given = parser_of("knn", args).parse(args)
@@ -357,12 +350,14 @@ def methods_command(args: list[str]) -> None:
     methods(**parser_of("methods", args).parse(args))
 
 
-def demo_command(args: list[str]) -> None:
-    """`unmix demo`."""
-    given = parser_of("demo", args).parse(args)
-    from unmix.commands.demo import demo
+def plain_command(name: str, function: str) -> Callable[[list[str]], None]:
+    """A command that calls a function of `unmix.commands` with its arguments by name."""
 
-    demo(**given)
+    def run(args: list[str]) -> None:
+        given = parser_of(name, args).parse(args)
+        getattr(import_module(f"unmix.commands.{function}"), function)(**given)
+
+    return run
 
 
 def data_command(args: list[str]) -> None:
@@ -387,7 +382,10 @@ RESUMED = ("pretrain", "study", "demo", "data")
 
 COMMANDS: dict[str, tuple[str, Callable[[list[str]], None]]] = {
     "pretrain": ("pretrain an encoder on images without labels, and evaluate it", pretrain_command),
-    "import": ("make a run of the weights of another project", import_command),
+    "import": (
+        "make a run of another project's weights",
+        plain_command("import", "import_weights"),
+    ),
     "knn": ("evaluate a run by weighted kNN", knn_command),
     "probe": ("evaluate a run by a linear probe", probe_command),
     "study": ("compare conditions over paired seeds, with statistical tests", study_command),
@@ -397,7 +395,7 @@ COMMANDS: dict[str, tuple[str, Callable[[list[str]], None]]] = {
     "data": ("pack a folder of images into a few large files", data_command),
     "methods": ("list the methods and the mixing rules that they support", methods_command),
     "recipes": ("list the recipes, or print one", recipes_command),
-    "demo": ("train small runs and compare them, in minutes", demo_command),
+    "demo": ("train small runs and compare them, in minutes", plain_command("demo", "demo")),
 }
 
 
