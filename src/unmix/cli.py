@@ -371,10 +371,7 @@ def data_command(args: list[str]) -> None:
         return
     if args[0] != "pack":
         raise UserError(f"unknown command {'data ' + args[0]!r}. Commands: data pack.")
-    given = parser_of("data pack", args[1:]).parse(args[1:])
-    from unmix.commands.pack import pack
-
-    pack(**given)
+    plain_command("data pack", "pack")(args[1:])
 
 
 # Commands that continue where they were interrupted when they are started again.
