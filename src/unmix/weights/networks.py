@@ -130,7 +130,7 @@ def _resnet(tensors: Mapping[str, Tensor], halves: bool) -> Network:
     deep = "layer1.0.conv3.weight" in tensors
     depths = tuple(_count(tensors, rf"layer{stage}\.(\d+)\.") for stage in range(1, 5))
     kinds = {(name in _DEEP, sizes): name for name, (_, sizes) in RESNETS.items()}
-    name = kinds.get((deep, depths))  # type: ignore[call-overload]
+    name = kinds.get((deep, depths))  # type: ignore[arg-type]
     title = name or f"ResNet of {'-'.join(map(str, depths))} blocks"
     if "conv1.weight" not in tensors:
         return Network(None, f"{title} with a stem of several convolutions", {"network": title})

@@ -146,7 +146,7 @@ def _of_run(checkpoint: Checkpoint) -> Preparation | None:
 
 def _hugging_face(checkpoint: Checkpoint) -> Preparation | None:
     """What a preprocessor_config.json beside the file says."""
-    found = checkpoint.configs.get("preprocessor_config.json", {})
+    found: Any = checkpoint.configs.get("preprocessor_config.json", {})
     mean, std, size = found.get("image_mean"), found.get("image_std"), found.get("crop_size")
     size = found.get("size") if size is None else size
     if isinstance(size, dict):
