@@ -3,17 +3,40 @@
 from __future__ import annotations
 
 import base64
+import csv
+import hashlib
+import html
+import io
+import json
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
 import pytest
-from matplotlib.figure import Figure
 
+from reports import NAMES, report
 from unmix.errors import UserError
-from unmix.figures import results_table, write_report
+from unmix.figures import page, results_table, write_page
+from unmix.figures.page_curves import chart_of
+from unmix.figures.page_looks import page_looks
+from unmix.figures.page_tables import csv_of, table_of
+from unmix.figures.report_content import (
+    Answer,
+    Command,
+    Condition,
+    Curve,
+    CurveSet,
+    Entry,
+    Report,
+    Running,
+    Table,
+)
+from unmix.figures.report_runs import curve_sets, environment, run_details, summary
+from unmix.figures.series import conditions_of
 from unmix.figures.table import Cell, ResultsTable
+from unmix.names import shown
 from unmix.results import Evaluation, RunResults
 
 
@@ -126,51 +149,72 @@ class Page(HTMLParser):
         self.words += data
 
 
-@pytest.fixture
-def figure() -> Figure:
-    figure = Figure(figsize=(1, 1))
-    figure.add_subplot().plot([0, 1], [0, 1])
-    return figure
+def of_runs(runs: list[RunResults], **more: Any) -> Report:
+    """A report of runs alone."""
+    return Report(
+        "Runs",
+        Answer("Nothing is compared."),
+        summary=summary(runs),
+        tables=[table_of("Runs", results_table(runs, more.pop("baselines", None)))],
+        commands=[Command(run.name, run.command) for run in runs],
+        environment=environment([{**run.hardware, **run.versions} for run in runs]),
+        runs=[run_details(run) for run in runs],
+        **more,
+    )
 
 
-def test_the_report_is_one_file_that_loads_nothing(tmp_path: Path, figure: Figure) -> None:
-    path = tmp_path / "out" / "report.html"
-    write_report(path, [made("a", evaluations=(knn(70.0),))], {"One": figure, "Two": figure})
+def test_the_report_is_one_file_that_loads_nothing(tmp_path: Path) -> None:
+    path = write_page(tmp_path / "out" / "report.html", report())
     assert [entry.name for entry in path.parent.iterdir()] == ["report.html"]
     text = path.read_text(encoding="utf-8")
-    page = Page(text)
-    assert not {"script", "link", "iframe"} & {tag for tag, _ in page.tags}
-    sources = [attributes["src"] or "" for tag, attributes in page.tags if tag == "img"]
-    assert len(sources) == 2
-    for source in sources:
-        head, _, body = source.partition(",")
-        assert head == "data:image/svg+xml;base64"
-        assert b"<svg" in base64.b64decode(body)
+    found = Page(text)
+    assert not {"iframe", "object", "embed", "img"} & {tag for tag, _ in found.tags}
     assert not re.search(r"(src|href)=.?https?:|url\(|@import", text)
+    # What is meant to load nothing is also forbidden to.
+    (policy,) = re.findall(r'Content-Security-Policy" content="([^"]+)"', text)
+    assert "default-src 'none'" in policy.replace("&#39;", "'")
+    assert "connect-src" not in policy
+    assert len(text) < 300_000
 
 
-def test_the_report_says_what_was_run_and_how_to_repeat_it(tmp_path: Path, figure: Figure) -> None:
+def test_the_scripts_are_those_that_the_policy_allows(tmp_path: Path) -> None:
+    text = page(report())
+    scripts = re.findall(r"<script>(.*?)</script>", text, flags=re.DOTALL)
+    assert len(scripts) == 2
+    for script in scripts:
+        digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+        assert digest in html.unescape(text)
+    assert "The MIT License" in scripts[0]
+
+
+def test_the_page_opens_with_the_answer_and_keeps_its_order() -> None:
+    text = page(report())
+    words = [
+        "<h1>", "95% interval", "costs 1.76x", "Another comparison", ">Each seed<", ">Conditions<",
+        ">Accuracy<", ">Course of training<", ">Prediction curves<", ">Mixtures of these runs<",
+        ">Settings<", ">Environment<", ">Repeat it<", ">Runs<",
+    ]  # fmt: skip
+    places = [text.index(word) for word in words]
+    assert places == sorted(places)
+    assert "better than its reference" in text
+
+
+def test_the_report_says_what_was_run_and_how_to_repeat_it() -> None:
     runs = [
         made("plain", evaluations=(knn(70.0),), hardware={"gpu": {"name": "H200"}}),
         made("mixed", method="cmc", mixture="IM", epochs=24, versions={"torch": "2.6.0"}),
     ]
-    write_report(
-        tmp_path / "r.html",
-        runs,
-        {"Accuracy": figure},
-        {"raw pixels": {"knn": 39.5}},
-        {"batch_size": 128},
-        ["A note."],
-        captions={"Accuracy": "Its caption."},
-    )
-    words = " ".join(Page((tmp_path / "r.html").read_text(encoding="utf-8")).words.split())
+    found = of_runs(
+        runs, baselines={"raw pixels": {"knn": 39.5}}, notes=["A note."],
+        common=[("batch size", "128")],
+    )  # fmt: skip
+    words = " ".join(Page(page(found)).words.split())
     for said in (
         "2 runs of MoCo and CMC on photos",
         "12 to 24 epochs, without a mixture and with IM.",
         "Training took 3:00 min in all.",
         "A note.",
         "raw pixels",
-        "Accuracy. Its caption.",
         "batch size 128",
         "unmix pretrain --name plain",
         "gpu, name H200",
@@ -182,41 +226,201 @@ def test_the_report_says_what_was_run_and_how_to_repeat_it(tmp_path: Path, figur
         assert said.replace(" ", "") in words.replace(" ", ""), said
 
 
-def test_details_are_closed_and_the_page_fits_phones_print_and_the_dark(tmp_path: Path) -> None:
-    write_report(tmp_path / "r.html", [made("a")], {})
-    text = (tmp_path / "r.html").read_text(encoding="utf-8")
-    page = Page(text)
-    assert ("details", {}) in page.tags
-    assert any(attributes.get("name") == "viewport" for _, attributes in page.tags)
+def test_details_are_closed_and_the_page_fits_phones_print_and_the_dark() -> None:
+    text = page(of_runs([made("a")]))
+    found = Page(text)
+    assert ("details", {}) in found.tags
+    assert any(attributes.get("name") == "viewport" for _, attributes in found.tags)
     assert "@media print" in text
     assert "prefers-color-scheme: dark" in text
 
 
-def test_names_cannot_become_markup(tmp_path: Path, figure: Figure) -> None:
-    evil = "<script>alert('x')</script>"
-    write_report(
-        tmp_path / "r.html",
-        [made(evil, command=evil, hardware={evil: evil})],
-        {f'"{evil}': figure},
-        {evil: {"knn": 1.0}},
-        {evil: evil},
-        [evil],
-        title=evil,
-    )
-    text = (tmp_path / "r.html").read_text(encoding="utf-8")
-    assert "<script" not in text
-    assert Page(text).words.count(evil) >= 8
+def test_names_cannot_become_markup_or_end_the_data() -> None:
+    evil = NAMES[0]
+    runs = [made(evil, command=evil, hardware={evil: evil})]
+    whole = report([evil, *NAMES[1:]])
+    whole = replace(
+        whole, title=evil, summary=evil, notes=[evil], common=[(evil, evil)],
+        runs=[run_details(runs[0])], commands=[Command(evil, evil)],
+    )  # fmt: skip
+    text = page(whole)
+    found = Page(text)
+    assert [tag for tag, _ in found.tags].count("script") == 3
+    assert found.words.count(evil) >= 8
+    (data,) = re.findall(r'id="data">(.*?)</script>', text, flags=re.DOTALL)
+    assert not {"<", ">", "&", "\u2028"} & set(data)
+    assert json.loads(data)["names"] == [shown(name) for name in (evil, *NAMES[1:])]
+    assert "\u202e" not in text  # which would turn the line around
 
 
 @pytest.mark.parametrize("count", [0, 1, 20])
-def test_the_report_holds_any_number_of_unlabelled_runs(tmp_path: Path, count: int) -> None:
-    write_report(tmp_path / "r.html", [made(f"run {i}") for i in range(count)], {})
-    page = Page((tmp_path / "r.html").read_text(encoding="utf-8"))
-    assert sum(tag == "details" for tag, _ in page.tags) == count
-    assert ("no labels" in page.words) == (count > 0)
+def test_the_report_holds_any_number_of_unlabelled_runs(count: int) -> None:
+    text = page(of_runs([made(f"run {i}") for i in range(count)]))
+    found = Page(text)
+    assert sum(f"run {i}" in found.words for i in range(count)) == count
+    assert ("no labels" in found.words) == (count > 0)
+    assert "Each seed" not in found.words
 
 
 def test_a_place_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match=r"r\.html: cannot be written"):
-        write_report(tmp_path / "file" / "r.html", [], {})
+        write_page(tmp_path / "file" / "r.html", report())
+
+
+def test_a_report_of_nothing_is_a_page() -> None:
+    text = page(Report("Study a", Answer("Nothing is measured yet.")))
+    found = Page(text)
+    assert "Nothing is measured yet." in found.words
+    assert not {"table", "figure", "section"} & {tag for tag, _ in found.tags}
+
+
+def test_forty_conditions_and_two_hundred_seeds_are_a_small_page() -> None:
+    whole = report([f"condition {i}" for i in range(40)], seeds=200, epochs=1, runs=8000)
+    text = page(whole)
+    assert len(text) < 2_000_000
+    assert "And 7,940 more" in text or "And 7940 more" in text
+    Page(text)
+
+
+def test_one_epoch_one_seed_and_a_very_long_name() -> None:
+    name = "x" * 3000
+    text = page(report([name], seeds=1, epochs=1))
+    assert "NaN" not in text
+    assert text.count("<polyline") >= 1
+    Page(text)
+
+
+def test_values_that_are_not_finite_are_gaps() -> None:
+    nan, infinite = float("nan"), float("inf")
+    conditions = [Condition("a", {"kNN": {0: nan, 1: 70.0}}), Condition("b", {"kNN": {0: nan}})]
+    curves = CurveSet(
+        "Loss", "loss",
+        [
+            Curve("a", 0, [1, 2, 3], [nan, 2.0, None]),
+            Curve("a", 1, [1, 2, 3], [infinite, 4.0, 3.0]),
+            Curve("b", 0, [1, 2], [nan, nan]),
+        ],
+    )  # fmt: skip
+    (line,) = chart_of(curves, conditions).lines
+    assert (line.mean, line.seeds) == ([None, 3.0, 3.0], [0, 2, 1])
+    text = page(Report("r", Answer("a"), conditions=conditions, curves=[curves]))
+    (data,) = re.findall(r'id="data">(.*?)</script>', text, flags=re.DOTALL)
+    assert json.loads(data)["charts"][0]["lines"][0]["y"] == [None, 3.0, 3.0]
+    assert "NaN" not in data
+    assert "Infinity" not in data
+    # A condition that has no number is in no figure.
+    assert text.count('class="name"') == 2
+
+
+def test_curves_are_means_and_bands_over_seeds_and_times_their_means() -> None:
+    conditions = [Condition("a")]
+    curves = CurveSet(
+        "Accuracy", "kNN top-1 (%)",
+        [
+            Curve("a", 0, [1, 2], [60.0, 70.0], [10.0, 20.0]),
+            Curve("a", 1, [1, 2], [62.0, 74.0], [14.0, 30.0]),
+            Curve("a", 2, [1], [64.0]),
+        ],
+    )  # fmt: skip
+    chart = chart_of(curves, conditions)
+    (line,) = chart.lines
+    assert line.mean == [62.0, 72.0]
+    assert line.spread == pytest.approx([2.0, 8**0.5])
+    assert line.seeds == [3, 2]
+    assert line.seconds == [12.0, 25.0]
+    assert chart.timed
+    assert "standard deviation over seeds" in chart.caption
+    text = page(Report("r", Answer("a"), conditions=conditions, curves=[curves]))
+    assert "72.0 ± 2.8" in text
+    assert text.count('class="static"') == 2
+
+
+def test_long_curves_are_thinned_and_end_at_their_end() -> None:
+    epochs = list(range(1, 5001))
+    curves = CurveSet("Loss", "loss", [Curve("a", 0, epochs, [1 / e for e in epochs])])
+    chart = chart_of(curves, [Condition("a")])
+    (line,) = chart.lines
+    assert len(line.epochs) <= 400
+    assert line.epochs[-1] == 5000
+    assert "13th epoch" in chart.caption
+
+
+def test_the_csv_is_plain_numbers_and_safe_texts() -> None:
+    rows = [
+        [Entry("=1+1"), Entry("70.1 ± 0.4"), Entry("3:30 min"), Entry("1.75x")],
+        [Entry('a, "b"'), Entry("–"), Entry("0.85 s"), Entry("12x")],
+        [Entry("c\nd"), Entry("1,234.5"), Entry("5:30 h"), Entry("-1.5")],
+        [Entry("-e"), Entry("70.0 (epoch 8)"), Entry(""), Entry("", 2.5, 0.5)],
+    ]
+    table = Table("T", ("name", "kNN", "time", "cost"), (False, True, True, True), rows)
+    assert list(csv.reader(io.StringIO(csv_of(table), newline=""))) == [
+        ["name", "kNN", "kNN std", "time", "cost", "cost std"],
+        ["'=1+1", "70.1", "0.4", "210", "1.75", ""],
+        ['a, "b"', "", "", "0.85", "12", ""],
+        ["c\\nd", "1234.5", "", "19800", "-1.5", ""],
+        ["'-e", "70.0 (epoch 8)", "", "", "2.5", "0.5"],
+    ]
+
+
+def luminance(color: str) -> float:
+    """Relative luminance of WCAG 2.2."""
+    values = [int(color[i : i + 2], 16) / 255 for i in (1, 3, 5)]
+    r, g, b = (v / 12.92 if v <= 0.04045 else ((v + 0.055) / 1.055) ** 2.4 for v in values)
+    return 0.2126 * r + 0.7152 * g + 0.0722 * b
+
+
+def contrast(a: str, b: str) -> float:
+    light, dark = sorted((luminance(a), luminance(b)), reverse=True)
+    return (light + 0.05) / (dark + 0.05)
+
+
+@pytest.mark.parametrize("scheme", [0, 1], ids=["light", "dark"])
+def test_the_contrast_is_that_of_wcag_aa(scheme: int) -> None:
+    text = page(report([f"condition {i}" for i in range(8)]))
+    block = re.findall(r":root \{([^}]*--ink[^}]*)\}", text)[scheme]
+    colors = dict(re.findall(r"--(\w+): (#\w{6})", block))
+    for ink in ("ink", "soft", "best", "accent", "warm"):
+        assert contrast(colors[ink], colors["paper"]) >= 4.5, ink
+    for ink in ("ink", "soft"):
+        assert contrast(colors[ink], colors["shade"]) >= 4.5, ink
+    # Lines and markers are graphics, for which 3 is asked.
+    for look in page_looks(report([f"condition {i}" for i in range(8)]).conditions):
+        assert contrast(look.color, colors["paper"]) >= 3 - 0.2, look
+
+
+def test_conditions_are_distinct_without_color() -> None:
+    looks = page_looks(report([f"condition {i}" for i in range(14)]).conditions)
+    assert len({(look.dash, str(look.corners), look.hollow) for look in looks}) == 14
+
+
+def test_a_page_that_is_served_may_ask_its_own_server_alone() -> None:
+    text = html.unescape(page(report(running=Running("1 of 2", refresh=2))))
+    assert "connect-src 'self'" in text
+    assert '<html lang="en" data-refresh="2">' in text
+    assert '<noscript><meta http-equiv="refresh" content="2"></noscript>' in text
+    assert "refresh" not in page(report(running=Running("1 of 2"))).partition("<style>")[0]
+
+
+def test_curves_of_runs_are_by_protocol_and_time() -> None:
+    runs = [
+        made("a", seed=0, evaluations=(knn(60.0, 6), knn(70.0))),
+        made("b", seed=1, evaluations=(knn(62.0, 6), knn(71.0))),
+        made("c", mixture="IM", evaluations=(knn(65.0, 6), knn(72.0))),
+    ]
+    metrics = {"a": {"loss": {1: 4.0, 2: 3.0}}}
+    accuracy, loss = curve_sets(conditions_of(runs, metrics), {"raw pixels": {"knn": 39.5}})
+    assert accuracy.label == "kNN top-1 (%)"
+    assert accuracy.references == {"raw pixels": 39.5}
+    assert [(c.seed, list(c.values)) for c in accuracy.curves] == [
+        (0, [60.0, 70.0]), (1, [62.0, 71.0]), (0, [65.0, 72.0]),
+    ]  # fmt: skip
+    assert [list(c.seconds or ()) for c in accuracy.curves] == [[45.0, 90.0]] * 3
+    assert [list(c.values) for c in loss.curves] == [[4.0, 3.0]]
+
+
+def test_an_environment_counts_what_differs() -> None:
+    found = environment(
+        [{"torch": "2.14", "gpu": "A"}, {"torch": "2.14", "gpu": "B"}, {"torch": "2.14"}]
+    )
+    assert found == [("torch", "2.14"), ("gpu", "A (1 run); B (1 run)")]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
@@ -13,11 +14,11 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
+from unmix.commands.compare_report import comparison_report
 from unmix.commands.comparison import Comparison
 from unmix.commands.conditions import conditions_table, grouped
 from unmix.commands.finished import Say
 from unmix.commands.predictions import Predictions, predictions
-from unmix.config import field_names
 from unmix.display import measure_name, measure_title, run_label
 from unmix.errors import UserError, check_given
 from unmix.figures import (
@@ -26,8 +27,10 @@ from unmix.figures import (
     read_metrics,
     results_table,
     save,
-    write_report,
+    write_page,
 )
+from unmix.figures.report_content import Picture
+from unmix.figures.saving import inline
 from unmix.files import atomic_write
 from unmix.names import json_bytes, shown
 from unmix.results import (
@@ -127,16 +130,13 @@ def compare(
         curves_.write(folder / "softness.json")
     for drawn in figures.values():
         save(drawn.figure, folder / drawn.stem)
-    write_report(
-        folder / "report.html",
-        results,
-        {title: drawn.figure for title, drawn in figures.items()},
-        baselines,
-        settings=_common(folders),
-        notes=notes,
-        captions={title: drawn.caption for title, drawn in figures.items()},
-        verdicts=verdicts,
-    )
+    tables = [table] if conditions is None else [conditions, table]
+    pictures = []
+    if curves_ is not None:
+        title, caption = "Prediction curves", figures["Prediction curves"].caption
+        pictures.append(Picture(title, inline(curves_.inline, title), caption))
+    report = comparison_report(groups, tables, pictures, baselines or {}, notes, _command(folders))
+    write_page(folder / "report.html", report)
     for note in notes:
         say(note)
     content = {
@@ -346,18 +346,6 @@ def _predictions(
         return None
 
 
-def _common(folders: Sequence[Path]) -> dict[str, Any]:
-    """The settings that all runs share and no table names; nothing if a run has none to read."""
-    try:
-        words = [RunFolder(path).words() for path in folders]
-    except UserError:
-        return {}
-    groups = ("run", "model", "mixture", "machine")
-    hidden = {name for group in groups for name in field_names(group)} | {"method"}
-    hidden.discard("batch_size")
-    first, *others = words
-    return {
-        name: value
-        for name, value in first.items()
-        if name not in hidden and all(other.get(name) == value for other in others)
-    }
+def _command(folders: Sequence[Path]) -> str:
+    """The command of this comparison."""
+    return shlex.join(["unmix", "compare", *map(str, folders)])

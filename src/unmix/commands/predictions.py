@@ -37,6 +37,7 @@ class Predictions:
 
     Attributes:
         figure: The curves of a few images, with the measures of all.
+        inline: The same in the colors of a page.
         softness: For each run's label, measure to (mean, standard deviation) over the split.
         data: Name of the data set.
         split: `test`, or `train` where there are no test images.
@@ -44,6 +45,7 @@ class Predictions:
     """
 
     figure: Figure
+    inline: Figure
     softness: Mapping[str, Mapping[str, tuple[float, float]]]
     data: str
     split: str
@@ -115,14 +117,18 @@ def predictions(
     side = max(run.encoder.views.size for run in finished.values())
     pictures, _ = read_uint8(images, first.index[few], side)
     softness = {label: softness_summary(found.features) for label, found in measured.items()}
-    figure = prediction_curves(
-        pictures.cpu(),
-        {label: found.features[few] for label, found in measured.items()},
-        softness,
-        methods={label: results.method for label, (_, results) in runs.items()},
-        baselines=[label for label, (_, results) in runs.items() if results.baseline],
+    figure, inline = (
+        prediction_curves(
+            pictures.cpu(),
+            {label: found.features[few] for label, found in measured.items()},
+            softness,
+            methods={label: results.method for label, (_, results) in runs.items()},
+            baselines=[label for label, (_, results) in runs.items() if results.baseline],
+            theme=theme,
+        )
+        for theme in ("light", "inline")
     )
-    return Predictions(figure, softness, shown(images.name), images.split, len(first.index))
+    return Predictions(figure, inline, softness, shown(images.name), images.split, len(first.index))
 
 
 def spread_over_classes(labels: Tensor | None, n: int, count: int) -> Tensor:

@@ -35,7 +35,7 @@ from unmix.training.run.parts import native_size
 from unmix.views.crops import crop_uint8
 from unmix.views.geometry import draw_boxes
 
-__all__ = ["mixed_fraction", "preview"]
+__all__ = ["mixed_fraction", "mixture_figure", "preview"]
 
 _KINDS = ("png", "svg", "pdf")
 _BATCH = 64
@@ -100,9 +100,45 @@ def preview(
     check_number("seed", seed, at_least=0)
     if size is not None:
         check_number("size", size, at_least=1)
-    operator, share = _checked_operator(mixture), mixed_fraction(mixture)
+    operator = _checked_operator(mixture)
     quiet_libraries()
     images = load(data, "pretrain", data_dir=data_dir, train_folder=train_folder)
+    size = size or native_size(images)
+    figure, title = mixture_figure(images, mixture, n=n, seed=seed, size=size)
+    atomic_write(path, _rendered(figure, path.suffix[1:].lower()))
+    say_skipped(say, images)
+    say(title.replace("\n", "; "))
+    if isinstance(operator, Cutout):
+        say(cutout_line(operator, size))
+    if mixture.unmix and mixture.IM:
+        say("note: --IM is not shown together with --unmix; drop --unmix to see it")
+    say(f"preview: {shown(path)}")
+    return path
+
+
+def mixture_figure(
+    images: ImageSet,
+    mixture: MixtureSettings,
+    *,
+    n: int,
+    seed: int,
+    size: int,
+    theme: str = "light",
+) -> tuple[Figure, str]:
+    """Images, their partners and their mixtures, and the title that says what they are.
+
+    Args:
+        images: Some of them are mixed.
+        mixture: The mixture, as in `preview`.
+        n: Number of images that are shown.
+        seed: The same seed gives the same images and mixtures.
+        size: Side of the images in pixels.
+        theme: light, dark or inline; inline without the title.
+
+    Raises:
+        UserError: if no mixture is selected, or it changes no image.
+    """
+    operator, share = _checked_operator(mixture), mixed_fraction(mixture)
     pixels = _read(images, size, n, seed)
     samples = _samples(operator, pixels, images, n, seed)
     if not samples:
@@ -111,16 +147,8 @@ def preview(
             f"equal, or the fraction of mixed images, {share:.2g}, is too small to show.",
             parameter="data",
         )
-    title = _title(mixture, share, pixels.shape[-1])
-    atomic_write(path, _rendered(_draw(samples, title), path.suffix[1:].lower()))
-    say_skipped(say, images)
-    say(title.replace("\n", "; "))
-    if isinstance(operator, Cutout):
-        say(cutout_line(operator, pixels.shape[-1]))
-    if mixture.unmix and mixture.IM:
-        say("note: --IM is not shown together with --unmix; drop --unmix to see it")
-    say(f"preview: {shown(path)}")
-    return path
+    title = _title(mixture, share, size)
+    return _draw(samples, "" if theme == "inline" else title, theme), title
 
 
 def _checked_path(path: Path) -> Path:
@@ -162,9 +190,8 @@ def _checked_operator(mixture: MixtureSettings) -> Operator | MixtureOperator:
     return operator
 
 
-def _read(images: ImageSet, size: int | None, n: int, seed: int) -> Tensor:
+def _read(images: ImageSet, size: int, n: int, seed: int) -> Tensor:
     """Read some images, uint8 (M, 3, size, size)."""
-    size = size or native_size(images)
     order = torch.randperm(len(images), generator=generator_for(seed, "preview", "images"))
     pixels, _ = read_uint8(images, order[: max(_BATCH, 2 * n)], size)
     if len(pixels) < 2:
@@ -284,7 +311,7 @@ def _probabilities(im_type: str) -> str:
     }[im_type]
 
 
-def _draw(samples: list[_Sample], title: str) -> Figure:
+def _draw(samples: list[_Sample], title: str, theme: str) -> Figure:
     erased = not any(sample.partners for sample in samples)
     return mixtures(
         torch.stack([sample.own for sample in samples]),
@@ -295,6 +322,7 @@ def _draw(samples: list[_Sample], title: str) -> Figure:
         captions=[sample.captions for sample in samples],
         title=title,
         result="erased" if erased else "mixture",
+        theme=theme,
     )
 
 

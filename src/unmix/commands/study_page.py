@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from unmix.commands.study_report import study_report
 from unmix.figures import save
 from unmix.figures.paired import Panel, paired_dots
-from unmix.figures.report import write_study_report
+from unmix.figures.report import write_page as write_html
 from unmix.figures.table import Cell, ResultsTable
 from unmix.studies import StudyResults
 
@@ -50,22 +51,5 @@ def write_page(found: StudyResults, folder: Path) -> Path:
     Raises:
         UserError: if a file cannot be written.
     """
-    figure = paired_dots({"": panels(found)}, shared=False)
-    save(figure, folder / "seeds")
-    path = folder / "report.html"
-    verdict, *others = found.verdicts() or ["Nothing is measured yet."]
-    write_study_report(
-        path,
-        title=verdict,
-        verdicts=others,
-        notes=[*found.notes(), found.study.about],
-        figure=figure,
-        caption=(
-            "A dot per seed, a bar at the mean. The same seed gives every condition the same "
-            "initial weights and order of images; lines join the seeds of two conditions that are "
-            "compared."
-        ),
-        table=results_table(found),
-        cells=[dict(cell) for name in found.study.conditions for cell in found.of(name)],
-    )
-    return path
+    save(paired_dots({"": panels(found)}, shared=False), folder / "seeds")
+    return write_html(folder / "report.html", study_report(found, folder))

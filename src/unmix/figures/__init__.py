@@ -6,7 +6,7 @@ from unmix.figures.accuracy import accuracy_against_epochs, accuracy_against_tim
 from unmix.figures.predictions import prediction_curves
 from unmix.figures.preview import mixtures
 from unmix.figures.progress import curves, read_metrics
-from unmix.figures.report import write_report
+from unmix.figures.report import page, write_page
 from unmix.figures.saving import save
 from unmix.figures.series import Condition, conditions_of
 from unmix.figures.table import results_table
@@ -18,9 +18,10 @@ __all__ = [
     "conditions_of",
     "curves",
     "mixtures",
+    "page",
     "prediction_curves",
     "read_metrics",
     "results_table",
     "save",
-    "write_report",
+    "write_page",
 ]

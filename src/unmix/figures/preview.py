@@ -13,7 +13,7 @@ from matplotlib.patches import Rectangle
 from numpy.typing import ArrayLike, NDArray
 
 from unmix.errors import UserError
-from unmix.figures.style import GRAY, STYLE
+from unmix.figures.style import soft_ink, style
 
 __all__ = ["mixtures"]
 
@@ -22,7 +22,6 @@ _CELL = 1.15
 _COLORS = ("#CC3311", "#0077BB", "#EE7733", "#009988", "#EE3377", "#AA8800")
 
 
-@rc_context(STYLE)
 def mixtures(
     own: ArrayLike,
     partner: ArrayLike | Sequence[Sequence[ArrayLike]],
@@ -33,6 +32,7 @@ def mixtures(
     captions: Sequence[Sequence[str]] | None = None,
     title: str = "",
     result: str = "mixture",
+    theme: str = "light",
 ) -> Figure:
     """Draw samples as columns: image, partners, mixture with its weight and boxes.
 
@@ -47,6 +47,7 @@ def mixtures(
         captions: For each sample, a caption per partner, in the color of its box.
         title: A title, such as the settings of the mixture.
         result: Label of the last row.
+        theme: light, dark or inline.
 
     Raises:
         UserError: if the arguments differ in their number of samples, or there is none.
@@ -63,6 +64,21 @@ def mixtures(
             f"mixtures: own, partner, mixed, weights and boxes have {lengths} samples; "
             "they must have the same number, at least 1."
         )
+    with rc_context(style(theme)):
+        return _figure(firsts, partners, lasts, shares, frames, labels, title, result)
+
+
+def _figure(
+    firsts: NDArray[Any],
+    partners: Sequence[Sequence[NDArray[Any]]],
+    lasts: NDArray[Any],
+    shares: NDArray[Any],
+    frames: Sequence[Any],
+    labels: Sequence[Sequence[str]],
+    title: str,
+    result: str,
+) -> Figure:
+    count, gray = len(shares), soft_ink()
     most = max(map(len, partners))
     names = ["own image", *(["partner"] if most == 1 else ["partners"] * (most > 0)), result]
     places = [0, 1, most + 1] if most else [0, 1]
@@ -79,12 +95,12 @@ def mixtures(
             axes = figure.add_subplot(grid[top + row, column])
             _show(axes, np.asarray(picture))
             if column == 0 and row in places:
-                axes.set_ylabel(names[places.index(row)], color=GRAY)
+                axes.set_ylabel(names[places.index(row)], color=gray)
             return axes
 
         cell(0, firsts[sample])
         for number, picture in enumerate(partners[sample]):
-            color = _color(number) if _is_box(frames[sample], number) else GRAY
+            color = _color(number) if _is_box(frames[sample], number) else gray
             axes = cell(1 + number, picture)
             axes.set_title(labels[sample][number], fontsize=7, pad=2, color=color)
         axes = cell(most + 1, lasts[sample])

@@ -1,24 +1,31 @@
-"""The report: tables and figures of runs in one self-contained HTML file."""
+"""The report as one self-contained HTML file, drawn from a `Report` of `report_content`."""
 
 from __future__ import annotations
 
 import base64
-from collections.abc import Iterable, Mapping, Sequence
+import hashlib
+import json
+import math
+import re
+from collections.abc import Mapping, Sequence
+from functools import cache
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, FunctionLoader, StrictUndefined
-from matplotlib.figure import Figure
+from markupsafe import Markup
 
-from unmix.display import counted, duration, measure_name, method_name, value_text
-from unmix.figures.saving import render
-from unmix.figures.table import Baselines, ResultsTable, results_table
+import unmix
+from unmix.figures.page_curves import Chart, chart_of, entries
+from unmix.figures.page_dots import dots
+from unmix.figures.page_looks import PageLook, page_looks
+from unmix.figures.page_tables import page_table
+from unmix.figures.report_content import Picture, Report
 from unmix.files import atomic_write
 from unmix.names import shown
-from unmix.results import Evaluation, RunResults, described, details_in_words
 
-__all__ = ["write_report", "write_study_report"]
+__all__ = ["page", "write_page"]
 
 CITATIONS = (
     "Zhiqiang Shen, Zechun Liu, Zhuang Liu, Marios Savvides, Trevor Darrell. Rethinking Image "
@@ -29,193 +36,174 @@ CITATIONS = (
     "(Mixtures in label space.)",
 )
 
+_RUNS = 60
+"""Runs whose details are on the page; of more, they would be most of the file."""
+_COMMANDS = 4
 
-def write_report(
-    path: Path,
-    results: Sequence[RunResults],
-    figures: Mapping[str, Figure],
-    baselines: Baselines | None = None,
-    settings: Mapping[str, object] | None = None,
-    notes: Sequence[str] = (),
-    *,
-    captions: Mapping[str, str] | None = None,
-    verdicts: Sequence[str] = (),
-    title: str = "Pretraining with image mixtures",
-) -> None:
-    """Write one HTML file with the table of runs, the figures, and how to repeat the runs.
 
-    The file loads nothing: figures are embedded as SVG, styles are inline, there is no script.
+def write_page(path: Path, report: Report) -> Path:
+    """Write the page of a report; gives its path.
 
     Args:
-        path: The file.
-        results: The runs.
-        figures: Title to figure, in the order in which they appear.
-        baselines: Accuracies without training, `{"raw pixels": {"knn": 39.5}}`.
-        settings: Common settings of the runs that are not in the table.
-        notes: Sentences below the summary, one per paragraph.
-        captions: Captions by title of the figure.
-        verdicts: What the comparison of the runs shows, in sentences that the page opens with.
-        title: Heading of the page.
+        path: The file; missing folders are created.
+        report: What it says.
 
     Raises:
         UserError: if the file cannot be written.
     """
-    _write(
-        path,
-        "report.html",
-        title=title,
-        verdicts=verdicts,
-        summary=_summary(results),
-        notes=notes,
-        table=results_table(results, baselines),
-        figures=[
-            {
-                "title": name,
-                "alt": name,
-                "caption": (captions or {}).get(name, ""),
-                "source": _source(figure),
-            }
-            for name, figure in figures.items()
-        ],
-        settings=_flat(settings or {}),
-        runs=[_details(run) for run in results],
-    )
+    atomic_write(Path(path), page(report).encode(errors="backslashreplace"))
+    return Path(path)
 
 
-def write_study_report(
-    path: Path,
-    *,
-    title: str,
-    verdicts: Sequence[str],
-    notes: Sequence[str],
-    figure: Figure,
-    caption: str,
-    table: ResultsTable,
-    cells: Sequence[Mapping[str, Any]],
-) -> None:
-    """Write one HTML file that opens with a study's verdict; it loads nothing.
+def page(report: Report) -> str:
+    """The HTML of a report.
+
+    It loads nothing, and a Content Security Policy forbids that it does: styles, scripts and
+    figures are inside. Without a script it shows the same numbers.
 
     Args:
-        path: The file.
-        title: The first verdict.
-        verdicts: The others.
-        notes: Sentences below them, one per paragraph.
-        figure: The runs by condition and seed.
-        caption: What the figure shows.
-        table: The conditions.
-        cells: What each run's JSON holds.
-
-    Raises:
-        UserError: if the file cannot be written.
+        report: What it says; any texts are escaped.
     """
-    _write(
-        path,
-        "study.html",
-        title=title,
-        verdicts=verdicts,
-        summary="",
-        notes=notes,
-        figure={"title": "", "alt": title, "caption": caption, "source": _source(figure)},
-        table=table,
-        runs=[_cell_details(cell) for cell in cells],
+    looks = page_looks(report.conditions)
+    charts = [chart_of(curves, report.conditions) for curves in report.curves if curves.curves]
+    scripts = [_asset("uPlot.iife.min.js"), _asset("report.js")]
+    live = report.running is not None and bool(report.running.refresh)
+    return (
+        _environment()
+        .get_template("report.html")
+        .render(
+            report=_safe(report),
+            tables=[page_table(table, i) for i, table in enumerate(report.tables)],
+            dots=dots(report, looks),
+            charts=[_chart(chart, i, report, looks) for i, chart in enumerate(charts)],
+            pictures=_pictures(report),
+            differing=_differing(report),
+            commands=_commands(report),
+            runs=_safe(report.runs[:_RUNS]),
+            more_runs=max(0, len(report.runs) - _RUNS),
+            data=_json(
+                {
+                    "names": [shown(condition.name) for condition in report.conditions],
+                    "looks": [look.as_dict() for look in looks],
+                    "charts": [chart.as_dict() for chart in charts],
+                }
+            ),
+            policy=_policy(scripts, live),
+            styles=Markup(_asset("uPlot.min.css") + _asset("report.css")),
+            scripts=[Markup(script) for script in scripts],
+            citations=CITATIONS,
+            version=unmix.__version__,
+        )
     )
 
 
-def _write(path: Path, name: str, **content: Any) -> None:
+@cache
+def _environment() -> Environment:
     folder = resources.files("unmix.figures")
-    environment = Environment(
+    return Environment(
         loader=FunctionLoader(lambda file: folder.joinpath(file).read_text(encoding="utf-8")),
         autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True,
     )  # fmt: skip
-    page = environment.get_template(name).render(citations=CITATIONS, **content)
-    atomic_write(Path(path), page.encode(errors="backslashreplace"))
 
 
-def _cell_details(cell: Mapping[str, Any]) -> dict[str, Any]:
-    """A cell of a study: its command, and everything that its JSON has."""
-    groups = {
-        "Accuracies, top-1 in percent": cell["accuracies"],
-        "Settings": cell["settings"],
-        "Hardware": cell.get("hardware", {}),
-        "Versions": {**cell["code"], **cell.get("versions", {})},
-    }
-    return {
-        "name": shown(f"{cell['condition']}, seed {cell['seed']}"),
-        "command": shown(str(cell.get("command", ""))),
-        "groups": [(heading, _flat(items)) for heading, items in groups.items() if items],
-    }
-
-
-def _source(figure: Figure) -> str:
-    """Return a figure as a data URI; inline SVGs would share their element ids in one page."""
-    return "data:image/svg+xml;base64," + base64.b64encode(render(figure, "svg")).decode()
-
-
-def _summary(results: Sequence[RunResults]) -> str:
-    """Describe the runs in a sentence or two."""
-    if not results:
-        return "No run is in this report."
-    runs = counted(len(results), "run") if len(results) > 1 else "One run"
-    methods = _join(method_name(run.method) for run in results)
-    networks = _join(f"{run.backbone} of width {run.width:g}" for run in results)
-    sizes = _join(f"{run.size}" for run in results)
-    data = _join(shown(run.data) for run in results)
-    mixed = _join(run.mixture for run in results if not run.baseline)
-    plain = "without a mixture" if any(run.baseline for run in results) else ""
-    how = " and ".join(part for part in (plain, f"with {mixed}" if mixed else "") if part)
-    low, high = min(run.epochs for run in results), max(run.epochs for run in results)
-    epochs = f"{low} to {high} epochs" if low < high else counted(low, "epoch")
-    text = f"{runs} of {methods} on {data}: {networks}, images of {sizes} pixels, {epochs}, {how}."
-    seconds = [run.training.get("seconds") for run in results]
-    known = [value for value in seconds if isinstance(value, int | float)]
-    if len(known) == len(results):
-        text += f" Training took {duration(sum(known))} in all."
-    if not any(run.evaluations for run in results):
-        text += " The images have no labels, so there are no accuracies."
+@cache
+def _asset(name: str) -> str:
+    folder = resources.files("unmix.figures").joinpath("page")
+    text = folder.joinpath(name).read_text(encoding="utf-8")
+    if name == "uPlot.iife.min.js":
+        license_ = folder.joinpath("uPlot.LICENSE.txt").read_text(encoding="utf-8")
+        return f"/*!\n{license_}*/\n{text}"
     return text
 
 
-def _join(words: Iterable[str]) -> str:
-    """Join distinct words with commas and "and"."""
-    once = list(dict.fromkeys(words))
-    return " and ".join([", ".join(once[:-1]), once[-1]] if len(once) > 1 else once)
+def _policy(scripts: Sequence[str], live: bool) -> str:
+    """Scripts of this page alone, and no connection but that of a live page to its own server."""
+    digests = [base64.b64encode(hashlib.sha256(s.encode()).digest()).decode() for s in scripts]
+    allowed = " ".join(f"'sha256-{digest}'" for digest in digests)
+    connect = "; connect-src 'self'" if live else ""
+    return (
+        f"default-src 'none'; script-src {allowed}; style-src 'unsafe-inline'; img-src data:"
+        f"{connect}; base-uri 'none'; form-action 'none'"
+    )
 
 
-def _details(run: RunResults) -> dict[str, Any]:
-    """Collect all results of a run."""
-    settings = {
-        name: getattr(run, name)
-        for name in ("method", "mixture", "data", "backbone", "width", "size", "epochs", "seed")
-    }
-    # Rows of one protocol and epoch may differ in their settings.
-    rows = {f"{described(row)}, epoch {row.epoch}": _evaluation(row) for row in run.evaluations}
-    groups = {
-        "Settings": settings,
-        "Evaluations": rows,
-        "Training": run.training,
-        "Hardware": run.hardware,
-        "Versions": run.versions,
-    }
+def _json(content: Mapping[str, Any]) -> Markup:
+    """JSON that cannot end the script element that it is in, or be taken for a comment."""
+    text = json.dumps(content, ensure_ascii=True, allow_nan=False, separators=(",", ":"))
+    for letter in "<>&":
+        text = text.replace(letter, f"\\u{ord(letter):04x}")
+    return Markup(text)
+
+
+def _safe(value: Any) -> Any:
+    """All texts as one visible line, except SVG; dataclasses become their fields."""
+    if isinstance(value, str):
+        return shown(value)
+    if isinstance(value, Mapping):
+        return {shown(str(key)): _safe(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_safe(item) for item in value]
+    if hasattr(value, "__dataclass_fields__"):
+        skipped = {"tables", "curves", "pictures", "samples", "runs"}
+        return {
+            name: _safe(getattr(value, name))
+            for name in value.__dataclass_fields__
+            if name not in skipped or not isinstance(value, Report)
+        }
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value
+
+
+def _chart(chart: Chart, number: int, report: Report, looks: Sequence[PageLook]) -> dict[str, Any]:
+    timed = [False, True] if chart.timed else [False]
     return {
-        "name": shown(run.name),
-        "command": shown(run.command),
-        "groups": [(heading, _flat(items)) for heading, items in groups.items() if items],
+        "id": f"chart-{number}",
+        "title": chart.title,
+        "label": chart.label,
+        "at": "At the end",
+        "caption": chart.caption,
+        "legend": entries(chart, report.conditions, looks),
+        "pictures": [chart.svg(looks, time=time) for time in timed],
     }
 
 
-def _evaluation(row: Evaluation) -> str:
-    top5 = "" if row.top5 is None else f", top-5 {row.top5:.2f}"
-    details = f", {details_in_words(row.details)}" if row.details else ""
-    return f"top-1 {row.top1:.2f}{top5}{details}"
+def _pictures(report: Report) -> list[dict[str, Any]]:
+    """Figures under their own headings, then samples of mixtures under one."""
+    parts: list[dict[str, Any]] = [
+        {"title": shown(picture.title), "pictures": [_picture(picture, "")]}
+        for picture in report.pictures
+    ]
+    if report.samples:
+        own = [_picture(picture, picture.title) for picture in report.samples]
+        parts.append({"title": "Mixtures of these runs", "pictures": own})
+    return [{**part, "id": f"picture-{i}"} for i, part in enumerate(parts)]
 
 
-def _flat(items: Mapping[str, object], prefix: str = "") -> list[tuple[str, str]]:
-    """Turn nested settings into rows of name and text."""
-    rows: list[tuple[str, str]] = []
-    for name, item in items.items():
-        label = prefix + measure_name(name)
-        if isinstance(item, Mapping):
-            rows += _flat(item, f"{label}, ")
-        else:
-            rows.append((label, value_text(item, name)))
-    return rows
+def _picture(picture: Picture, title: str) -> dict[str, Any]:
+    alt = picture.alt or f"{picture.title}. {picture.caption}"
+    return {
+        "title": shown(title),
+        "caption": shown(picture.caption),
+        "alt": shown(alt),
+        "svg": Markup(picture.svg),
+    }
+
+
+def _differing(report: Report) -> dict[str, Any] | None:
+    if not report.differing:
+        return None
+    names = [shown(condition.name) for condition in report.conditions]
+    return {
+        "columns": ["setting", *names],
+        "rows": [[shown(name), *map(shown, values)] for name, values in report.differing],
+    }
+
+
+def _commands(report: Report) -> tuple[Any, Any]:
+    """The first ones, and those that are folded."""
+    found = [
+        {"name": shown(command.name), "text": re.sub(r"[\r\x00]", "", command.text)}
+        for command in report.commands
+    ]
+    return found[:_COMMANDS], found[_COMMANDS:]

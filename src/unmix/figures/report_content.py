@@ -70,10 +70,14 @@ class Condition:
     Attributes:
         name: Unique; named by what differs, the same in every figure and table.
         accuracies: For each protocol's title (`kNN`, `Linear`), top-1 in percent by seed.
+        method: Name of its method; methods have their colors.
+        mixture: Name of its mixture, or `none`; such conditions have hollow markers.
     """
 
     name: str
     accuracies: Mapping[str, Mapping[int, float]] = field(default_factory=dict)
+    method: str = ""
+    mixture: str = ""
 
 
 @dataclass(frozen=True)
@@ -176,7 +180,7 @@ class Picture:
 
     Attributes:
         title: Heading.
-        svg: An `<svg>` element, made by `figures.report.inline`, which gives it the page's colors.
+        svg: An `<svg>` element, made by `figures.saving.inline`, which gives it the page's colors.
         caption: What it shows.
         alt: The same for those who do not see it; by default title and caption.
     """

@@ -1,0 +1,294 @@
+"""What the report of a study says: its cells, and what their run folders have beside."""
+
+from __future__ import annotations
+
+import shlex
+import statistics
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from unmix.commands.report_answer import Spent, answer_of
+from unmix.commands.report_samples import mixture_samples
+from unmix.display import (
+    DASH,
+    counted,
+    duration,
+    measure_name,
+    measure_title,
+    percents,
+    value_text,
+)
+from unmix.errors import UserError
+from unmix.figures import read_metrics
+from unmix.figures.report_content import (
+    Command,
+    Condition,
+    Difference,
+    Entry,
+    Report,
+    RunDetails,
+    Running,
+    Table,
+)
+from unmix.figures.report_runs import curve_sets, environment, flat, summary
+from unmix.figures.series import Condition as Measured
+from unmix.figures.series import Metrics
+from unmix.results import RunResults, load_results
+from unmix.statistics import ALPHA
+from unmix.studies import StudyResults
+from unmix.studies.plan import slug
+from unmix.studies.summary import over_rows
+
+__all__ = ["study_report"]
+
+_CAPTION = (
+    "Top-1 in percent at the last epoch: mean and standard deviation over the seeds. "
+    "Forward-equivalents: operations of a step over those of encoding its images once. Cost: of "
+    "the whole training, relative to the cheapest. A star: better than its reference by a test."
+)
+
+
+def study_report(
+    found: StudyResults, folder: Path, *, running: Running | None = None, samples: bool = True
+) -> Report:
+    """The content of a study's report, also while it runs.
+
+    Args:
+        found: What is measured.
+        folder: Of the study; its runs give the curves and the samples, where they are kept.
+        running: How far it is, while it runs.
+        samples: Whether to draw mixtures, which needs the images.
+    """
+    study = found.study
+    folders = {name: _folders(found, folder, name) for name in study.conditions}
+    measured = [_measured(name, own) for name, own in folders.items() if own]
+    first = {name: next(iter(own.values())) for name, own in folders.items() if own}
+    pictures, notes = mixture_samples(first) if samples else ([], [])
+    cells = [cell for name in study.conditions for cell in found.of(name)]
+    comparisons = found.comparisons()
+    differing, common = _settings(found)
+    baselines = {
+        name: {p: statistics.fmean(values.values()) for p, values in own.items() if values}
+        for name, own in found.baselines.items()
+    }
+    return Report(
+        title=f"Study {study.name}",
+        answer=answer_of(
+            comparisons,
+            {name: _spent(found.of(name)) for name in study.conditions},
+            exploratory=study.exploratory,
+            others=[
+                line for o in over_rows(found) for line in o.words(measure_name(o.protocol))
+            ],
+            nothing=_nothing(found),
+        ),
+        running=running,
+        summary=_summary(study.about, measured),
+        notes=[*(note.removeprefix("note: ") for note in found.notes()), *notes],
+        conditions=_conditions(found),
+        differences=[
+            Difference(
+                c.candidate, c.reference, measure_title(c.protocol),
+                c.short().removesuffix(f" against {c.reference}"),
+            )
+            for c in comparisons
+            if c.result is not None
+        ],
+        baselines={
+            name: {measure_title(p): value for p, value in own.items()}
+            for name, own in baselines.items()
+        },
+        tables=[_conditions_table(found), _runs_table(found)],
+        curves=curve_sets(measured, baselines),
+        samples=pictures,
+        differing=differing,
+        common=common,
+        environment=environment(
+            [{**c.get("hardware", {}), **c.get("versions", {}), "code": c["code"]} for c in cells]
+        ),
+        commands=_commands(found, folder),
+        runs=[_details(cell) for cell in cells],
+    )  # fmt: skip
+
+
+def _nothing(found: StudyResults) -> str:
+    """The headline where no two conditions were compared."""
+    reached = [
+        f"{name} reaches {percents([*values.values()])}% ({measure_name(protocol)})"
+        for protocol in found.study.protocols[:1]
+        for name in found.study.conditions
+        if (values := found.accuracies(name, protocol))
+    ]
+    if not reached:
+        return "Nothing is measured yet."
+    return (
+        f"{'; '.join(reached[:3])}; nothing is compared." if len(reached) > 1 else f"{reached[0]}."
+    )
+
+
+def _summary(about: str, measured: Sequence[Measured]) -> str:
+    results = [run for m in measured for run in m.runs.values() if run.data]
+    return " ".join(filter(None, [about, summary(results) if results else ""]))
+
+
+def _folders(found: StudyResults, folder: Path, name: str) -> dict[int, Path]:
+    """The run folder of each seed, as far as they are kept; of several the newest."""
+    runs = {}
+    for seed in found.study.seeds_of(name):
+        own = [*(folder / "runs").glob(f"{slug(name)}-{seed}-????????")]
+        kept = [path for path in own if (path / "metrics.csv").exists()]
+        if kept:
+            runs[seed] = max(kept, key=lambda path: (path / "metrics.csv").stat().st_mtime)
+    return runs
+
+
+def _measured(name: str, folders: Mapping[int, Path]) -> Measured:
+    """Results and metrics of a condition's runs; of an unfinished one the metrics alone."""
+    runs: dict[int, RunResults] = {}
+    metrics: dict[int, Metrics] = {}
+    for seed, folder in folders.items():
+        runs[seed] = RunResults(name, "", "none", "", "", 1.0, 0, 0, seed, "")
+        with suppress(UserError):
+            runs[seed] = load_results(folder)
+        with suppress(UserError):
+            metrics[seed] = read_metrics(folder / "metrics.csv")
+    return Measured(name, runs, metrics)
+
+
+def _conditions(found: StudyResults) -> list[Condition]:
+    conditions = []
+    for name in found.study.conditions:
+        settings = _flat(found, name)
+        mixture = "none"
+        if settings.get("unmix"):
+            mixture = "Un-Mix"
+        elif settings.get("IM"):
+            mixture = str(settings.get("IM_type", "IM"))
+        accuracies = {
+            measure_title(p): values
+            for p in found.study.protocols
+            if (values := found.accuracies(name, p))
+        }
+        conditions.append(Condition(name, accuracies, str(settings.get("method", "")), mixture))
+    return conditions
+
+
+def _flat(found: StudyResults, name: str) -> Mapping[str, Any]:
+    """The settings of a condition: of a cell that was measured, else as it is planned."""
+    if cells := found.of(name):
+        return cells[0]["settings"]
+    return {**found.study.base, **found.study.conditions[name].settings}
+
+
+def _settings(
+    found: StudyResults,
+) -> tuple[list[tuple[str, Sequence[str]]], list[tuple[str, str]]]:
+    """Those that differ between conditions, and those that all share."""
+    flat_ = {name: _flat(found, name) for name in found.study.conditions}
+    differing: list[tuple[str, Sequence[str]]] = []
+    common = []
+    for key in dict.fromkeys(key for own in flat_.values() for key in own if key != "seed"):
+        texts = [value_text(own.get(key), key) for own in flat_.values()]
+        if len(set(texts)) > 1:
+            differing.append((key, texts))
+        else:
+            common.append((key, texts[0]))
+    return differing, common
+
+
+def _spent(cells: Sequence[Mapping[str, Any]]) -> Spent:
+    if not cells:
+        return Spent()
+    cost = cells[0]["cost"]
+    seconds = [cell["seconds"] for cell in cells if cell.get("seconds")]
+    images = float(cost.get("images_per_epoch") or 0) * cells[0]["epochs"]
+    return Spent(
+        cost.get("forward_equivalents") or None,
+        images or None,
+        statistics.median(seconds) if seconds else None,
+    )
+
+
+def _conditions_table(found: StudyResults) -> Table:
+    """What needs no training and the conditions, with their cost and accuracies."""
+    better = {
+        (c.candidate, c.protocol)
+        for c in found.comparisons()
+        if c.result is not None and c.result.p_adjusted <= ALPHA and c.result.mean > 0
+    }
+    columns, protocols = found.columns(), found.study.protocols
+    first = columns.index(measure_name(protocols[0])) if protocols else len(columns)
+    rows = []
+    for texts in found.rows():
+        row = [Entry(text) for text in texts]
+        for i, protocol in enumerate(protocols, start=first):
+            values = [*found.accuracies(texts[0], protocol).values()]
+            row[i] = Entry(
+                texts[i],
+                statistics.fmean(values) if values else None,
+                statistics.stdev(values) if len(values) > 1 else None,
+                best=(texts[0], protocol) in better and not found.study.exploratory,
+            )
+        seconds = [c["seconds"] for c in found.of(texts[0]) if c.get("seconds")]
+        if seconds and "time per run" in columns:
+            at = columns.index("time per run")
+            row[at] = Entry(texts[at], statistics.median(seconds))
+        rows.append(row)
+    numeric = [column not in ("condition", "published") for column in columns]
+    return Table("Conditions", columns, numeric, rows, _CAPTION)
+
+
+def _runs_table(found: StudyResults) -> Table:
+    """Every run with its accuracies, loss and time."""
+    protocols = found.study.protocols
+    rows = []
+    for name in found.study.conditions:
+        for cell in found.of(name):
+            values = [cell["accuracies"].get(p) for p in protocols]
+            seconds, loss = cell.get("seconds"), cell.get("loss")
+            rows.append(
+                [
+                    Entry(name),
+                    Entry(str(cell["seed"]), cell["seed"]),
+                    *(Entry(DASH) if v is None else Entry(f"{v:.2f}", float(v)) for v in values),
+                    Entry(DASH) if loss is None else Entry(f"{loss:.4g}", float(loss)),
+                    Entry(DASH) if seconds is None else Entry(duration(seconds), float(seconds)),
+                ]
+            )
+    titles = [measure_name(p) for p in protocols]
+    columns = ("condition", "seed", *titles, "loss", "training time")
+    numeric = (False, *[True] * (len(columns) - 1))
+    return Table("All runs", columns, numeric, rows, "The CSV has the time in seconds.")
+
+
+def _commands(found: StudyResults, folder: Path) -> list[Command]:
+    """Of the study, if its folder is where `unmix study` would make it, and of each condition."""
+    commands = []
+    if slug(found.study.name) == folder.name:
+        words = ["unmix", "study", str(folder / "study.yaml"), "--out", str(folder.parent)]
+        commands.append(Command("The whole study", shlex.join(words)))
+    for name in found.study.conditions:
+        cells = found.of(name)
+        if cells and (text := cells[0].get("command")):
+            others = len(cells) - 1
+            more = f"; {counted(others, 'other seed')}: change --seed" if others else ""
+            commands.append(Command(f"{name}, seed {cells[0]['seed']}{more}", str(text)))
+    return commands
+
+
+def _details(cell: Mapping[str, Any]) -> RunDetails:
+    """What is known of a cell beside its settings, which are those of its condition."""
+    groups = {
+        "Accuracies, top-1 in percent": cell["accuracies"],
+        "Training": {
+            k: cell[k] for k in ("epochs", "loss", "seconds", "images_per_second") if k in cell
+        },
+        "Hardware": cell.get("hardware", {}),
+        "Versions": {**cell["code"], **cell.get("versions", {})},
+    }
+    return RunDetails(
+        f"{cell['condition']}, seed {cell['seed']}",
+        {heading: flat(items) for heading, items in groups.items() if items},
+    )
