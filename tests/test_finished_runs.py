@@ -47,8 +47,7 @@ def run(finished: Path, tmp_path: Path) -> Path:
 
 @pytest.fixture
 def unrendered(monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in ("saving", "report"):
-        monkeypatch.setattr(f"unmix.figures.{module}.render", lambda figure, kind: b"")
+    monkeypatch.setattr("unmix.figures.saving.render", lambda figure, kind: b"<svg></svg>")
 
 
 def rows(run: Path) -> list[dict[str, Any]]:

@@ -40,6 +40,9 @@ def test_the_wheel_contains_recipes_template_types_and_license(wheel):
     assert shipped
     assert shipped <= set(names)
     assert "unmix/figures/report.html" in names
+    page = PACKAGE / "figures" / "page"
+    assert {f"unmix/figures/page/{path.name}" for path in page.iterdir()} <= set(names)
+    assert any(name.endswith("licenses/src/unmix/figures/page/uPlot.LICENSE.txt") for name in names)
     assert "unmix/config/catalog.json" in names
     assert "unmix/py.typed" in names
     assert any(name.endswith("LICENSE") for name in names)
