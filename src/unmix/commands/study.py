@@ -11,9 +11,11 @@ import yaml
 from typing_extensions import Unpack
 
 from unmix.commands.finished import Say
+from unmix.commands.study_page import write_page
 from unmix.config.keywords import PretrainSettings
 from unmix.errors import UserError, check_choice, check_number
 from unmix.files import atomic_write
+from unmix.names import shown
 from unmix.studies import Study, StudyResults, read_study, run_study
 from unmix.studies.cells import NO_RESULT
 from unmix.studies.conditions import parse_seeds
@@ -104,6 +106,7 @@ def study(
     found = read_study(folder)
     say("")
     say(_write(found, folder))
+    say(f"report: {shown(write_page(found, folder))}")
     say(f"study: {folder}")
     if failed:
         raise UserError(

@@ -212,6 +212,7 @@
           { ...axis, size: (u, values) => 14 + 7 * Math.max(...(values || [""]).map((value) => String(value).length)) },
         ],
         cursor: {
+          y: false,
           drag: { x: true, y: false, dist: 6 },
           points: { size: 9 },
           dataIdx: (u, i, closest, value) => this.nearest(u, i, closest, value),
