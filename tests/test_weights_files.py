@@ -7,6 +7,7 @@ import gzip
 import json
 import os
 import pickle
+import socket
 import sys
 import tarfile
 import types
@@ -250,6 +251,7 @@ def test_timms_weights_are_taken_from_the_cache_or_named(
     import huggingface_hub
     import timm
 
+    monkeypatch.setattr(socket, "getaddrinfo", offline)
     monkeypatch.setattr(huggingface_hub, "hf_hub_download", offline)
     monkeypatch.setattr(huggingface_hub, "try_to_load_from_cache", lambda *_: None)
     with pytest.raises(

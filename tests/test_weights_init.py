@@ -12,10 +12,10 @@ from PIL import Image
 from torch import nn
 
 import unmix
-from checkpoints import RESNETS, randomized, resnet
+from checkpoints import RESNETS, VITS, randomized, resnet, vit
 from harness import KINDS, N_DATA, backbone_of, build, options_of
 from unmix import methods
-from unmix.cli import main
+from unmix.cli import main, parse_pretrain
 from unmix.commands import compare, import_weights, knn
 from unmix.config import Settings
 from unmix.errors import UserError
@@ -208,6 +208,8 @@ def test_an_import_without_data_says_what_to_give(tmp_path: Path, pictures: Path
     assert row["data"] == str(pictures)
     with pytest.raises(UserError, match="checkpoint"):
         knn(run, device="cpu", data=str(pictures), features="projector")
+    with pytest.raises(UserError, match="was imported and not trained here"):
+        parse_pretrain(["--run", str(run)])
 
 
 @pytest.mark.parametrize(
@@ -240,6 +242,14 @@ def test_a_transformer_and_cmcs_halves_are_imported(tmp_path: Path):
     encoder = unmix.load_encoder(run)
     assert encoder.facts["backbone"] == "timm:vit_tiny_patch16_224"
     assert encoder.facts["method"] == "dino"
+    theirs = vit("vit_small_patch16_224", img_size=32, num_heads=12)
+    torch.save(VITS["MoCo v3"](theirs.state_dict()), tmp_path / "mocov3.pth")
+    run = import_weights(str(tmp_path / "mocov3.pth"), run=tmp_path / "m", size=32, say=quiet)
+    encoder = unmix.load_encoder(run)
+    assert encoder.facts["heads"] == 12
+    images = torch.randn(2, 3, 32, 32)
+    with torch.no_grad():
+        torch.testing.assert_close(encoder(images), theirs(images))
     halves = unmix.backbones.HalfEncoders("resnet10", width=0.125, size=32)
     model = {}
     for ours, theirs in (("l.", "l_to_ab."), ("ab.", "ab_to_l.")):

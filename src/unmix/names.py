@@ -11,7 +11,16 @@ import os
 import re
 import unicodedata
 
-__all__ = ["PYTHON", "is_python", "json_bytes", "restored", "shown", "shown_lines", "stored"]
+__all__ = [
+    "NO_DATA",
+    "PYTHON",
+    "is_python",
+    "json_bytes",
+    "restored",
+    "shown",
+    "shown_lines",
+    "stored",
+]
 
 # Cc: control characters; Cf: format characters, of which bidi overrides are some; Cs: surrogates;
 # Zl, Zp: line and paragraph separators. Zero-width joiners are part of many scripts and of emoji.
@@ -20,6 +29,8 @@ _KEPT = frozenset("\u200c\u200d")
 _SHORT = {"\n": "\\n", "\r": "\\r", "\t": "\\t"}
 
 
+NO_DATA = "unknown"
+"""The data of a run that was imported, and not trained on data that is known here."""
 PYTHON = "python:"
 
 

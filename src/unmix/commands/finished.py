@@ -22,11 +22,11 @@ from unmix.evaluation import LabeledFeatures, Measurement, split_features
 from unmix.evaluation.encoder import ENCODER_FILE, LoadedEncoder, load_encoder
 from unmix.hardware.devices import Machine, choose_machine
 from unmix.hardware.threads import CoreMeter, choose_threads, threads_in_words, using_threads
+from unmix.names import NO_DATA
 from unmix.per_image import PerImage
 from unmix.results import DamagedResultsError, described, load_results
 from unmix.training.console import Estimate
 from unmix.training.run.data_record import (
-    NO_DATA,
     DataRecord,
     absolute,
     check_there,

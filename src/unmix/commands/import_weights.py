@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import shlex
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,14 +18,14 @@ from unmix.commands.knn import knn
 from unmix.commands.probe import probe
 from unmix.config import MachineSettings, Settings
 from unmix.data.fingerprint import Fingerprint
-from unmix.errors import UserError, check_choice, check_given, check_number, renamed
+from unmix.errors import UserError, check_choice, check_given, check_number
 from unmix.hardware.devices import choose_machine, hardware, versions
 from unmix.methods import METHODS, method_class
-from unmix.names import shown
+from unmix.names import NO_DATA, shown
 from unmix.results import load_results, write_results
 from unmix.training.console import quiet_libraries
 from unmix.training.console import say as print_line
-from unmix.training.run.data_record import NO_DATA, DataRecord, absolute, is_folder
+from unmix.training.run.data_record import DataRecord, absolute, is_folder
 from unmix.training.run.folder import RunFolder
 from unmix.training.run.parts import load_split
 from unmix.weights import Found, Network, Preparation, Weights, is_name, network_of, open_weights
@@ -39,7 +40,7 @@ _ANY = "simclr"
 
 
 def import_weights(
-    weights: str,
+    file: str,
     *,
     run: Path | str,
     method: str | None = None,
@@ -68,7 +69,7 @@ def import_weights(
     `unmix compare` sets it beside runs on the same data.
 
     Args:
-        weights: A checkpoint of another project, a folder of Hugging Face, timm:NAME or
+        file: A checkpoint of another project, a folder of Hugging Face, timm:NAME or
             torchvision:NAME.
         run: Folder to make; it must not exist, or be empty.
         method: Method that trained the weights; by default by the layout of the file.
@@ -107,8 +108,8 @@ def import_weights(
     quiet_libraries()
     folder = RunFolder(run)
     _check_new(folder)
-    with renamed({"init": "weights"}):
-        opened = open_weights(weights)
+    with _named_file():
+        opened = open_weights(file)
         found = opened.found()
     given: dict[str, Any] = {
         "backbone": backbone, "width": width, "stem": stem, "patch": patch, "heads": heads,
@@ -118,7 +119,7 @@ def import_weights(
     trained = _epochs(opened) if epochs is None else epochs
     words |= {
         "epochs": trained or 1, "data": NO_DATA, "device": device, "run": None,
-        "init": weights if is_name(weights) else absolute(weights), "init_sha256": opened.sha256,
+        "init": file if is_name(file) else absolute(file), "init_sha256": opened.sha256,
     }  # fmt: skip
     if view is not None:
         words["view"] = view
@@ -127,22 +128,34 @@ def import_weights(
         words |= _data(data, data_dir, train_folder, test_folder)
     settings = Settings.of(words)
     labeled = data is not None and _is_labeled(settings, seen)
-    with renamed({"init": "weights"}):
+    with _named_file():
         encoder, line = _encoder(settings, opened)
     say(line)
     say(_about(settings, opened, found, trained, given))
     record = None if data is None else DataRecord.of(data, seen)
-    command = shlex.join(["unmix", "import", weights, "--run", str(run)])
+    command = shlex.join(["unmix", "import", file, "--run", str(run)])
     _write(folder, settings, encoder, record, command, method or found.layout.method)
     say(f"run folder: {shown(folder.path)}")
     if labeled:
         knn(folder.path, device=device, threads=threads, say=say)
         probe(folder.path, device=device, threads=threads, say=say)
     elif data is None:
-        say("to evaluate it: unmix knn RUN --data DATA; with --data here it stands beside runs")
+        name = shlex.quote(str(folder.path))
+        say(f"to evaluate it: unmix knn {name} --data DATA, or give --data to unmix import")
     else:
         say(f"{shown(data)} has no classes, so it is not evaluated")
     return folder.path
+
+
+@contextmanager
+def _named_file() -> Iterator[None]:
+    """Name the file in errors as it is given here."""
+    try:
+        yield
+    except UserError as error:
+        if error.parameter != "init":
+            raise
+        raise UserError(error.message, parameter="file", flag="FILE") from None
 
 
 def _check_new(folder: RunFolder) -> None:

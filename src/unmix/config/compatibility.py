@@ -11,7 +11,7 @@ from unmix.config.catalog import catalog
 from unmix.config.groups import field_names
 from unmix.config.settings import Settings
 from unmix.errors import UserError, check_choice
-from unmix.names import is_python
+from unmix.names import NO_DATA, is_python
 
 __all__ = ["check_data", "check_local", "check_mixture", "check_rule"]
 
@@ -22,6 +22,12 @@ def check_data(name: str) -> None:
     Raises:
         UserError: if it is neither, with the nearest match.
     """
+    if name == NO_DATA:
+        raise UserError(
+            "the run was imported and not trained here, so there is nothing to resume; to train "
+            "from its weights give `init` with its folder, and another `run`.",
+            parameter="run",
+        )
     known = catalog().choices["data"]
     is_path = name.startswith(("~", ".")) or os.sep in name or Path(name).exists()
     if name in known or is_path or is_python(name):

@@ -76,17 +76,20 @@ def _planned(study: Study) -> list[tuple[str, str, int]]:
     first = next(iter(study.conditions))
     found = [("raw pixels", first, study.seeds[0])]
     for condition in encoders.values():
-        of = method_class(study.resolved(condition, study.seeds[0]).run.method).__name__
-        name = "untrained encoder" if len(encoders) == 1 else f"untrained encoder ({of})"
+        settings = study.resolved(condition, study.seeds[0])
+        of = method_class(settings.run.method).__name__
+        word = "untrained encoder" if settings.model.init is None else "initial encoder"
+        name = word if len(encoders) == 1 else f"{word} ({of})"
         if any(known == name for known, *_ in found):  # a method with two networks
-            name = f"untrained encoder ({condition})"
+            name = f"{word} ({condition})"
         found += [(name, condition, seed) for seed in study.seeds_of(condition)]
     return found
 
 
 def _identity(settings: Settings) -> dict[str, Any]:
     kept = result_settings(settings)
-    return {key: kept.get(key) for key in _KEYS}
+    later = {key: kept[key] for key in ("heads", "init") if kept.get(key) is not None}
+    return {**{key: kept.get(key) for key in _KEYS}, **later}
 
 
 def _measure(name: str, settings: Settings, protocols: Sequence[str]) -> dict[str, float]:

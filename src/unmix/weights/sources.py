@@ -5,10 +5,13 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import socket
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
+from urllib.request import getproxies
 
 import torch
 from torch import nn
@@ -196,12 +199,15 @@ def _from_hub(name: str, repository: str, filename: str | None) -> Path:
         cached = hub.try_to_load_from_cache(repository, file)
         if isinstance(cached, str):
             return Path(cached)
-    error: Exception | None = None
-    for file in tries:
+    error: Exception | None = _no_network(hub.constants.ENDPOINT)
+    for file in [] if error is not None else tries:
         try:
             return Path(hub.hf_hub_download(repository, file))
-        except Exception as found:  # of many kinds: offline, no such file, no access
+        except hub.errors.EntryNotFoundError as found:
             error = found
+        except Exception as found:  # of many kinds: offline, no access, no room
+            error = found
+            break
     page = f"https://huggingface.co/{repository}"
     raise UserError(
         f"{TIMM}{name} is not on this machine, and cannot be fetched ({_reason(error)}); download "
@@ -209,6 +215,18 @@ def _from_hub(name: str, repository: str, filename: str | None) -> Path:
         f"download {repository} {tries[0]} and copy the folder into {_hub_cache()}.",
         parameter="init",
     )
+
+
+def _no_network(address: str) -> Exception | None:
+    """The error if the name of a server is not known; its library would try for a minute."""
+    host = urlsplit(address).hostname
+    if host is None or getproxies():  # a proxy knows the names
+        return None
+    try:
+        socket.getaddrinfo(host, None)
+    except OSError as error:
+        return error
+    return None
 
 
 def _hub_cache() -> str:
@@ -265,5 +283,5 @@ def _from_url(name: str, url: str) -> Path:
 
 
 def _reason(error: Exception | None) -> str:
-    text = " ".join(str(getattr(error, "reason", None) or error).split())
+    text = " ".join(str(getattr(error, "reason", None) or error).split()).rstrip(".")
     return f"{type(error).__name__}: {text[:120]}" if text else type(error).__name__

@@ -20,7 +20,6 @@ from unmix.weights.names import is_name
 
 __all__ = [
     "DATA_RECORD",
-    "NO_DATA",
     "DataRecord",
     "absolute",
     "check_there",
@@ -30,8 +29,6 @@ __all__ = [
 ]
 
 DATA_RECORD = "data.json"
-NO_DATA = "unknown"
-"""The data of a run that was imported, and not trained on data that is known here."""
 _SCHEMA = 1
 
 
