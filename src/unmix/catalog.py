@@ -165,14 +165,15 @@ def _functions() -> dict[str, Callable[..., Any]]:
         pack,
         preview,
         probe,
+        quality,
         show_study,
         study,
-    )  # fmt: skip
+    )
 
     return {
         "bench": bench, "compare": compare, "data pack": pack, "demo": demo,
-        "import": import_weights, "knn": knn,
-        "preview": preview, "probe": probe, "study": study, "study show": show_study,
+        "import": import_weights, "knn": knn, "preview": preview, "probe": probe,
+        "quality": quality, "study": study, "study show": show_study,
     }  # fmt: skip
 
 

@@ -147,7 +147,7 @@ def parser_of(command: str, args: list[str]) -> Parser:
         parser.add_argument("--json", dest="as_json", action="store_true", help="Print JSON.")
     else:
         parser.add_parameters(catalog().commands[command].parameters.values())
-    if command in ("knn", "probe", "compare", "study show"):
+    if command in ("knn", "probe", "quality", "compare", "study show"):
         text = "Print JSON; other output goes to standard error."
         parser.add_argument("--json", dest="as_json", action="store_true", help=text)
     if command == "preview":
@@ -319,6 +319,14 @@ def _measured(measure: Callable[..., Any], given: dict[str, Any]) -> None:
     measured_as_json(measure, given)
 
 
+def quality_command(args: list[str]) -> None:
+    """`unmix quality`."""
+    given = parser_of("quality", args).parse(args)
+    from unmix.commands.quality import quality
+
+    _measured(lambda runs, **words: quality(*runs, **words).as_dict(), given)
+
+
 def compare_command(args: list[str]) -> None:
     """`unmix compare`."""
     given = parser_of("compare", args).parse(args)
@@ -385,6 +393,7 @@ COMMANDS: dict[str, tuple[str, Callable[[list[str]], None]]] = {
     ),
     "knn": ("evaluate a run by weighted kNN", knn_command),
     "probe": ("evaluate a run by a linear probe", probe_command),
+    "quality": ("measure runs without labels, and say which to keep", quality_command),
     "study": ("compare conditions over paired seeds, with statistical tests", study_command),
     "compare": ("compare runs in a table, figures and a report", compare_command),
     "preview": ("draw the mixtures of your images", preview_command),

@@ -5,13 +5,14 @@ from __future__ import annotations
 import math
 import re
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from unmix.names import shown
 
 __all__ = [
     "DASH",
+    "QUALITY",
     "counted",
     "duration",
     "mean_and_std",
@@ -23,6 +24,7 @@ __all__ = [
     "percent",
     "percents",
     "points",
+    "quality_line",
     "rate",
     "ratio",
     "run_label",
@@ -54,6 +56,11 @@ _MEASURES = {
     "linear": "linear",
     "cmc": "linear (CMC)",
     "moco": "linear (MoCo)",
+    "rankme": "RankMe",
+    "alpha_req": "alpha-ReQ",
+    "lidar": "LiDAR",
+    "alignment": "alignment",
+    "uniformity": "uniformity",
     "top1": "top-1",
     "top5": "top-5",
     "images_per_second": "images/s",
@@ -76,6 +83,19 @@ def run_label(method: str, mixture: str) -> str:
     """`MoCo` for a baseline, and `MoCo + IM` for a run with a mixture."""
     name = method_name(method)
     return name if mixture == "none" else f"{name} + {mixture}"
+
+
+QUALITY = {"rankme": 1, "lidar": 1, "alpha_req": 2, "alignment": 3, "uniformity": 2}
+"""The measures that need no labels, each with its decimals."""
+
+
+def quality_line(found: Mapping[str, Any]) -> str:
+    """The measures that need no labels: "RankMe 43.1, LiDAR 30.2, alpha-ReQ 1.12, ..."."""
+    return ", ".join(
+        f"{measure_name(name)} {found[name]:.{decimals}f}"
+        for name, decimals in QUALITY.items()
+        if isinstance(found.get(name), int | float)
+    )
 
 
 def measure_name(word: str) -> str:

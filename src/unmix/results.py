@@ -75,6 +75,8 @@ class RunResults:
         epochs: Pretraining epochs of the whole run.
         evaluations: In the order of their epochs; empty where the images have no labels.
         training: `seconds`, `images_per_second`, `peak_memory_bytes`, `steps`, `loss`.
+        quality: What needs no labels: `rankme`, `alpha_req`, `lidar`, `alignment`, `uniformity`,
+            and on what; empty in results of earlier versions.
     """
 
     name: str
@@ -91,6 +93,7 @@ class RunResults:
     training: Mapping[str, Any] = field(default_factory=dict)
     hardware: Mapping[str, Any] = field(default_factory=dict)
     versions: Mapping[str, Any] = field(default_factory=dict)
+    quality: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def baseline(self) -> bool:
@@ -280,7 +283,7 @@ def _parse(path: Path, data: Any) -> RunResults:
         )
     known: dict[str, Any] = {key: _text(path, data, key) for key in _TEXTS}
     known |= {key: int(_number(path, data, key)) for key in ("size", "epochs", "seed")}
-    for key in ("training", "hardware", "versions"):
+    for key in ("training", "hardware", "versions", "quality"):
         known[key] = data.get(key) or {}
         if not isinstance(known[key], Mapping):
             raise UserError(f"{path}: {key} is {known[key]!r}; it must be an object.")

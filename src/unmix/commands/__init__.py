@@ -9,6 +9,7 @@ from unmix.commands.knn import knn
 from unmix.commands.pack import pack
 from unmix.commands.preview import preview
 from unmix.commands.probe import probe
+from unmix.commands.quality import quality
 from unmix.commands.study import show_study, study
 
 __all__ = [
@@ -21,6 +22,7 @@ __all__ = [
     "pack",
     "preview",
     "probe",
+    "quality",
     "show_study",
     "study",
 ]

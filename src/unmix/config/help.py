@@ -12,6 +12,7 @@ ABOUTS = {
     "import": "Make a run folder of the weights of another project, to compare it with runs.",
     "knn": "Weighted kNN accuracy of a run's encoder.",
     "probe": "Linear probe of a run's encoder.",
+    "quality": "Measure encoders without labels; of several runs, say which one to keep.",
     "compare": "Compare runs in a table, figures and a report.",
     "preview": "Draw images, their partners and their mixtures.",
     "methods": "List the methods and the mixing rules that they support.",

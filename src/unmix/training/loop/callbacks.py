@@ -12,7 +12,7 @@ from lightning.pytorch.callbacks import Callback
 
 from unmix.config import EvaluationSettings
 from unmix.display import duration, rate
-from unmix.training.loop.evaluator import Evaluator, spread_and_rank
+from unmix.training.loop.evaluator import Evaluator, health_of
 from unmix.training.loop.health import Health
 from unmix.training.loop.module import Pretraining
 from unmix.training.loop.optimizers import learning_rate
@@ -236,7 +236,7 @@ class Reporter(Callback):
         self.rows += rows
         accuracies = {row["protocol"]: row["top1"] for row in rows}
         self.knn = accuracies.get("knn", self.knn)
-        return {**accuracies, **spread_and_rank(train.features)}
+        return {**accuracies, **health_of(train.features)}
 
     def _record(self, metrics: dict[str, Any], trainer: L.Trainer) -> None:
         if self.records is not None:
@@ -261,6 +261,10 @@ class Reporter(Callback):
         if "spread" in metrics:
             health.append(f"spread {metrics['spread']:.2f}")
             health.append(f"rank {metrics['effective_rank']:.0f}")
+        if "alpha_req" in metrics:
+            health.append(f"alpha {metrics['alpha_req']:.2f}")
+        if "uniformity" in metrics:
+            health.append(f"uniformity {metrics['uniformity']:.2f}")
         if metrics.get("queue_fill", 1.0) < 1:
             health.append(f"queue {metrics['queue_fill']:.0%} full")
         if "loss_clean" in metrics:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -17,6 +19,7 @@ from unmix.evaluation import (
     Measurement,
     effective_rank,
     evaluate_features,
+    quality,
     split_features,
     spread,
 )
@@ -27,9 +30,12 @@ from unmix.randomness import generator_for
 from unmix.training.console import Estimate, say
 from unmix.training.loop.module import Pretraining
 
-__all__ = ["Evaluator", "spread_and_rank"]
+__all__ = ["Evaluator", "health_of", "spread_and_rank"]
 
 _HEALTH_SAMPLE, _SAMPLE = 2048, 256
+# More would cost seconds at each evaluation.
+_QUALITY_SAMPLE = 1024
+_VIEWED, _VIEWS = 256, 8
 
 
 class Evaluator:
@@ -108,6 +114,33 @@ class Evaluator:
         at = {"epoch": epoch, "features": self.settings.features}
         return [replace(each, row={**each.row, **at}) for each in measured], train
 
+    def quality(self, epoch: int, features: Tensor | None = None) -> dict[str, Any]:
+        """Measures that need no labels, for `results.json`, and what they were taken on.
+
+        RankMe, alpha-ReQ and uniformity of up to 2,048 training images, LiDAR and alignment of 8
+        views of 256 of them, augmented as in training.
+
+        Args:
+            epoch: Of the run.
+            features: Of all training images, if they are known.
+        """
+        if features is None:
+            features = self.features(self.train.evenly(_HEALTH_SAMPLE)).features
+        sample = features[:: -(-len(features) // _HEALTH_SAMPLE)]
+        method, kind = self.module.method, self.settings.features
+        with torch.compiler.set_stance("force_eager"):
+            views = quality.augmented_features(
+                method.features if kind == "backbone" else method.projections,
+                self.train.evenly(_VIEWED), self.module.views, _VIEWS,
+                generator_for(self.module.seed, "quality"), device=self.module.device,
+                dtype=self.machine.autocast, workers=self.machine.workers,
+            )  # fmt: skip
+        return {
+            "epoch": epoch, "features": kind, "dimension": features.shape[1],
+            **quality.of_features(sample), **quality.of_views(views),
+            "images": len(sample), "viewed_images": len(views), "views": _VIEWS,
+        }  # fmt: skip
+
     def per_image(self, measured: Measurement) -> PerImage:
         """A measurement with the identity of its test images, as it is kept in the run folder."""
         assert self.test is not None
@@ -120,3 +153,13 @@ def spread_and_rank(features: Tensor) -> dict[str, float]:
     step = max(1, len(features) // _HEALTH_SAMPLE)
     sample = features[::step]
     return {"spread": spread(sample), "effective_rank": effective_rank(sample)}
+
+
+def health_of(features: Tensor) -> dict[str, float]:
+    """`spread_and_rank`, and of fewer features alpha-ReQ and uniformity; all need no labels."""
+    found = spread_and_rank(features)
+    sample = features[:: -(-len(features) // _QUALITY_SAMPLE)]
+    alpha = quality.alpha_req(sample)
+    if not math.isnan(alpha):
+        found["alpha_req"] = alpha
+    return {**found, "uniformity": quality.uniformity(sample)}

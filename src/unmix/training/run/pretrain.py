@@ -47,7 +47,7 @@ from unmix.training.run.lock import results_lock, run_lock
 from unmix.training.run.loggers import end_failed
 from unmix.training.run.notes import note_on_width
 from unmix.training.run.parts import Parts, build_parts, encoder_facts, headline
-from unmix.training.run.results import results_of, say_accuracies, with_earlier
+from unmix.training.run.results import results_of, say_accuracies, say_quality, with_earlier
 from unmix.training.run.resuming import check_data
 from unmix.training.run.trainer import fit
 
@@ -195,6 +195,7 @@ def _complete(folder: RunFolder, settings: Settings) -> RunResults | None:
         return None
     say(f"{shown(folder.path)} is complete; nothing to do. Its results:")
     say_accuracies(results)
+    say_quality(results)
     return results
 
 
@@ -291,18 +292,22 @@ def _to_the_end(
     if not is_leader():
         # The first process evaluates and writes for all.
         raise SystemExit(0)
-    measured = finish(parts, folder, evaluator, reporter)
+    measured, quality = finish(parts, folder, evaluator, reporter)
     rows = [*reporter.rows, *(each.row for each in measured)]
     for line in filter(None, dict.fromkeys(each.line() for each in parts.skipped)):
         say(line)
     seconds = time.perf_counter() - start
     content = results_of(parts, record, folder, reporter, rows, command, seconds)
     with results_lock(folder.path):
-        write_results(folder.results, {**content, "evaluations": with_earlier(folder, rows)})
+        write_results(
+            folder.results,
+            {**content, "evaluations": with_earlier(folder, rows), "quality": quality},
+        )
         keep_per_image(folder.path, [evaluator.per_image(each) for each in measured])
     folder.previous.unlink(missing_ok=True)  # not needed any more
     results = load_results(folder.path)
     say_accuracies(results)
+    say_quality(results)
     if not evaluator.labeled:
         why = "has no classes" if parts.labeled.labels is None else "was given without test_data"
         say(f"{shown(settings.run.data)} {why}, so kNN and linear probes are off.")
@@ -312,18 +317,21 @@ def _to_the_end(
 
 def finish(
     parts: Parts, folder: RunFolder, evaluator: Evaluator, reporter: Reporter
-) -> list[Measurement]:
-    """Export the encoder of the last epoch, and evaluate it."""
+) -> tuple[list[Measurement], dict[str, Any]]:
+    """Export the encoder of the last epoch, and evaluate it, with labels and without."""
     settings, module = parts.settings, parts.module
     module.to(parts.machine.device)
     refuse_failure(folder, evaluator, reporter)
     folder.write_encoder(module.method.backbone, encoder_facts(parts))
-    if not (settings.evaluation.evaluate and evaluator.labeled):
-        return []
-    measured, train = evaluator(("knn", "linear"), settings.run.epochs)
+    if not settings.evaluation.evaluate:
+        return [], {}
+    epochs = settings.run.epochs
+    if not evaluator.labeled:
+        return [], evaluator.quality(epochs)
+    measured, train = evaluator(("knn", "linear"), epochs)
     for line in reporter.health.warnings(spread_and_rank(train.features), 1.0):
         say(f"warning: {line}")
-    return measured
+    return measured, evaluator.quality(epochs, train.features)
 
 
 def refuse_failure(folder: RunFolder, evaluator: Evaluator, reporter: Reporter) -> None:

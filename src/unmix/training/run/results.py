@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from unmix.display import quality_line
 from unmix.errors import UserError
 from unmix.hardware.devices import hardware, peak_memory, versions
 from unmix.results import (
@@ -21,7 +22,7 @@ from unmix.training.run.extending import extensions
 from unmix.training.run.folder import RunFolder
 from unmix.training.run.parts import Parts
 
-__all__ = ["results_of", "say_accuracies", "with_earlier"]
+__all__ = ["results_of", "say_accuracies", "say_quality", "with_earlier"]
 
 
 def with_earlier(folder: RunFolder, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -71,6 +72,12 @@ def results_of(
         "hardware": {**hardware(parts.machine.device), "precision": parts.machine.precision},
         "versions": versions(),
     }
+
+
+def say_quality(results: RunResults) -> None:
+    """Print the measures that need no labels, of a run whose results have them."""
+    if results.quality:
+        say(f"without labels, {quality_line(results.quality)}")
 
 
 def say_accuracies(results: RunResults) -> None:
