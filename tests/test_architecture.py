@@ -49,6 +49,7 @@ ALLOWED = {
         "evaluation", "hardware", "config", "results", "per_image", "files", "checksums",
         "weights",
     },
+    "detection": {"backbones", "data"},
     "statistics": set(),
     "workers": set(),
     "studies": {
@@ -56,7 +57,7 @@ ALLOWED = {
         "per_image", "files", "workers",
     },
     "commands": {
-        "studies", "statistics",
+        "studies", "statistics", "detection",
         "training", "evaluation", "figures", "results", "files", "data", "views", "mixtures",
         "weights",
         "methods", "credit", "config", "html", "hardware", "per_image",

@@ -160,6 +160,7 @@ def _functions() -> dict[str, Callable[..., Any]]:
         bench,
         compare,
         demo,
+        detect,
         import_weights,
         knn,
         pack,
@@ -171,7 +172,7 @@ def _functions() -> dict[str, Callable[..., Any]]:
     )
 
     return {
-        "bench": bench, "compare": compare, "data pack": pack, "demo": demo,
+        "bench": bench, "compare": compare, "data pack": pack, "demo": demo, "detect": detect,
         "import": import_weights, "knn": knn, "preview": preview, "probe": probe,
         "quality": quality, "study": study, "study show": show_study,
     }  # fmt: skip

@@ -8,6 +8,7 @@ import os
 import re
 import sys
 from collections.abc import Callable, Sequence
+from functools import partial
 from importlib import import_module
 from typing import Any
 
@@ -147,7 +148,7 @@ def parser_of(command: str, args: list[str]) -> Parser:
         parser.add_argument("--json", dest="as_json", action="store_true", help="Print JSON.")
     else:
         parser.add_parameters(catalog().commands[command].parameters.values())
-    if command in ("knn", "probe", "quality", "compare", "study show"):
+    if command in ("knn", "probe", "quality", "detect", "compare", "study show"):
         text = "Print JSON; other output goes to standard error."
         parser.add_argument("--json", dest="as_json", action="store_true", help=text)
     if command == "preview":
@@ -294,37 +295,21 @@ def recipes_command(args: list[str]) -> None:
         print(f"{recipe_name:<{width}}  {summary(recipe_name)}")
 
 
-def knn_command(args: list[str]) -> None:
-    """`unmix knn`."""
-    given = parser_of("knn", args).parse(args)
-    from unmix.commands.knn import knn
+def measuring(name: str) -> Callable[[list[str]], None]:
+    """A command that measures runs: `unmix knn`, `unmix probe`, `unmix quality`."""
 
-    _measured(knn, given)
+    def command(args: list[str]) -> None:
+        given = parser_of(name, args).parse(args)
+        measure = getattr(import_module(f"unmix.commands.{name}"), name)
+        measure = partial(measure, *given.pop("runs", ()))
+        if not given.pop("as_json", False):
+            measure(**given)
+            return
+        from unmix.commands.as_json import measured_as_json
 
+        measured_as_json(measure, given)
 
-def probe_command(args: list[str]) -> None:
-    """`unmix probe`."""
-    given = parser_of("probe", args).parse(args)
-    from unmix.commands.probe import probe
-
-    _measured(probe, given)
-
-
-def _measured(measure: Callable[..., Any], given: dict[str, Any]) -> None:
-    if not given.pop("as_json", False):
-        measure(**given)
-        return
-    from unmix.commands.as_json import measured_as_json
-
-    measured_as_json(measure, given)
-
-
-def quality_command(args: list[str]) -> None:
-    """`unmix quality`."""
-    given = parser_of("quality", args).parse(args)
-    from unmix.commands.quality import quality
-
-    _measured(lambda runs, **words: quality(*runs, **words).as_dict(), given)
+    return command
 
 
 def compare_command(args: list[str]) -> None:
@@ -391,9 +376,10 @@ COMMANDS: dict[str, tuple[str, Callable[[list[str]], None]]] = {
         "make a run of another project's weights",
         plain_command("import", "import_weights"),
     ),
-    "knn": ("evaluate a run by weighted kNN", knn_command),
-    "probe": ("evaluate a run by a linear probe", probe_command),
-    "quality": ("measure runs without labels, and say which to keep", quality_command),
+    "knn": ("evaluate a run by weighted kNN", measuring("knn")),
+    "probe": ("evaluate a run by a linear probe", measuring("probe")),
+    "quality": ("measure runs without labels, and say which to keep", measuring("quality")),
+    "detect": ("train and evaluate a detector on a run's encoder", measuring("detect")),
     "study": ("compare conditions over paired seeds, with statistical tests", study_command),
     "compare": ("compare runs in a table, figures and a report", compare_command),
     "preview": ("draw the mixtures of your images", preview_command),

@@ -4,6 +4,7 @@ from unmix.commands.bench import bench
 from unmix.commands.checkpoints import load_method
 from unmix.commands.compare import compare
 from unmix.commands.demo import demo
+from unmix.commands.detect import detect
 from unmix.commands.import_weights import import_weights
 from unmix.commands.knn import knn
 from unmix.commands.pack import pack
@@ -16,6 +17,7 @@ __all__ = [
     "bench",
     "compare",
     "demo",
+    "detect",
     "import_weights",
     "knn",
     "load_method",

@@ -17,7 +17,7 @@ __all__ = ["comparison_as_json", "measured_as_json", "study_as_json"]
 
 
 def measured_as_json(measure: Callable[..., Any], given: dict[str, Any]) -> None:
-    """Call `knn` or `probe`, and print the rows.
+    """Call `knn`, `probe` or `quality`, and print the rows.
 
     Raises:
         NotSavedError: if they could not be saved; they are printed before.
@@ -27,7 +27,7 @@ def measured_as_json(measure: Callable[..., Any], given: dict[str, Any]) -> None
     except NotSavedError as error:
         _print(error.rows[0] if len(error.rows) == 1 else error.rows)
         raise
-    _print(found)
+    _print(found.as_dict() if hasattr(found, "as_dict") else found)
 
 
 def comparison_as_json(given: dict[str, Any]) -> None:

@@ -13,6 +13,7 @@ ABOUTS = {
     "knn": "Weighted kNN accuracy of a run's encoder.",
     "probe": "Linear probe of a run's encoder.",
     "quality": "Measure encoders without labels; of several runs, say which one to keep.",
+    "detect": "Train Faster R-CNN on a run's encoder, and measure its average precision.",
     "compare": "Compare runs in a table, figures and a report.",
     "preview": "Draw images, their partners and their mixtures.",
     "methods": "List the methods and the mixing rules that they support.",

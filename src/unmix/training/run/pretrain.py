@@ -47,7 +47,13 @@ from unmix.training.run.lock import results_lock, run_lock
 from unmix.training.run.loggers import end_failed
 from unmix.training.run.notes import note_on_width
 from unmix.training.run.parts import Parts, build_parts, encoder_facts, headline
-from unmix.training.run.results import results_of, say_accuracies, say_quality, with_earlier
+from unmix.training.run.results import (
+    kept_detection,
+    results_of,
+    say_accuracies,
+    say_quality,
+    with_earlier,
+)
 from unmix.training.run.resuming import check_data
 from unmix.training.run.trainer import fit
 
@@ -301,7 +307,12 @@ def _to_the_end(
     with results_lock(folder.path):
         write_results(
             folder.results,
-            {**content, "evaluations": with_earlier(folder, rows), "quality": quality},
+            {
+                **content,
+                **kept_detection(folder),
+                "evaluations": with_earlier(folder, rows),
+                "quality": quality,
+            },
         )
         keep_per_image(folder.path, [evaluator.per_image(each) for each in measured])
     folder.previous.unlink(missing_ok=True)  # not needed any more

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 from unmix.display import quality_line
@@ -22,7 +23,7 @@ from unmix.training.run.extending import extensions
 from unmix.training.run.folder import RunFolder
 from unmix.training.run.parts import Parts
 
-__all__ = ["results_of", "say_accuracies", "say_quality", "with_earlier"]
+__all__ = ["kept_detection", "results_of", "say_accuracies", "say_quality", "with_earlier"]
 
 
 def with_earlier(folder: RunFolder, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -36,6 +37,15 @@ def with_earlier(folder: RunFolder, rows: list[dict[str, Any]]) -> list[dict[str
         return rows
     measured = [settings_of(row) for row in rows]
     return [*(row for row in earlier if settings_of(row) not in measured), *rows]
+
+
+def kept_detection(folder: RunFolder) -> dict[str, Any]:
+    """What `unmix detect` has added to `results.json`, of a run that was completed before."""
+    try:
+        found = json.loads(folder.results.read_text(encoding="utf-8")).get("detection")
+    except (OSError, ValueError, AttributeError):
+        return {}
+    return {"detection": found} if isinstance(found, list) else {}
 
 
 def results_of(
