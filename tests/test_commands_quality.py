@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 
 from unmix.cli import main
-from unmix.commands import quality
+from unmix.commands import compare, quality
 from unmix.commands.quality import _Found, _judged
 from unmix.results import load_results
 from unmix.training import pretrain
@@ -152,3 +152,13 @@ def test_mistakes_are_one_line(
     file.write_bytes((runs[0] / "encoder.safetensors").read_bytes())
     assert refused("quality", file).startswith("--data: an encoder file does not say")
     assert main(["quality", str(file), "--data", "digits", "--device", "cpu"]) == 0
+
+
+def test_the_report_shows_them(runs: tuple[Path, Path], tmp_path: Path) -> None:
+    compare(*runs, out=tmp_path / "out", say=lambda _: None)
+    text = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
+    assert "Quality without labels" in text
+    for run in runs:
+        found = load_results(run).quality
+        assert f"{found['lidar']:.1f}" in text
+        assert f"{found['rankme']:.1f}" in text

@@ -13,7 +13,13 @@ from unmix.errors import UserError
 from unmix.figures import read_metrics
 from unmix.figures.page_tables import table_of
 from unmix.figures.report_content import Command, Condition, Difference, Picture, Report
-from unmix.figures.report_runs import curve_sets, environment, run_details, summary
+from unmix.figures.report_runs import (
+    curve_sets,
+    environment,
+    quality_tables,
+    run_details,
+    summary,
+)
 from unmix.figures.series import Condition as Measured
 from unmix.figures.series import Metrics
 from unmix.figures.table import ResultsTable
@@ -99,7 +105,8 @@ def comparison_report(
         tables=[
             table_of(title, table, caption)
             for title, table, caption in zip(titles, tables, captions, strict=True)
-        ],
+        ]
+        + quality_tables(results),
         curves=curve_sets(measured, baselines),
         pictures=pictures,
         samples=samples,

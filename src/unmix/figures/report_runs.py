@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 
 from unmix.display import (
+    DASH,
+    QUALITY,
     counted,
     duration,
     measure_name,
@@ -12,12 +14,12 @@ from unmix.display import (
     method_name,
     value_text,
 )
-from unmix.figures.report_content import Curve, CurveSet, RunDetails
+from unmix.figures.report_content import Curve, CurveSet, Entry, RunDetails, Table
 from unmix.figures.series import Condition, Series
 from unmix.names import shown
 from unmix.results import Evaluation, RunResults, described, details_in_words
 
-__all__ = ["curve_sets", "environment", "flat", "run_details", "summary"]
+__all__ = ["curve_sets", "environment", "flat", "quality_tables", "run_details", "summary"]
 
 
 def summary(results: Sequence[RunResults]) -> str:
@@ -66,6 +68,7 @@ def run_details(run: RunResults, name: str | None = None) -> RunDetails:
     groups = {
         "Settings": settings,
         "Evaluations": rows,
+        "Without labels": run.quality,
         "Training": run.training,
         "Hardware": run.hardware,
         "Versions": run.versions,
@@ -73,6 +76,35 @@ def run_details(run: RunResults, name: str | None = None) -> RunDetails:
     return RunDetails(
         name or run.name, {heading: flat(items) for heading, items in groups.items() if items}
     )
+
+
+def quality_tables(results: Sequence[RunResults]) -> list[Table]:
+    """A table of the measures that need no labels; none if no run has them."""
+    known = [run for run in results if run.quality]
+    if not known:
+        return []
+    rows = []
+    for run in known:
+        values = [(run.quality.get(name), decimals) for name, decimals in QUALITY.items()]
+        cells = [
+            Entry(f"{value:.{decimals}f}", float(value))
+            if isinstance(value, int | float)
+            else Entry(DASH)
+            for value, decimals in values
+        ]
+        rows.append([Entry(run.name), *cells, Entry(str(run.quality.get("dimension", DASH)))])
+    return [
+        Table(
+            "Quality without labels",
+            ("run", *map(measure_title, QUALITY), "dimension"),
+            (False, *[True] * (len(QUALITY) + 1)),
+            rows,
+            "At the end of each run, of its training images and with its own views. Higher RankMe "
+            "and LiDAR, alpha-ReQ close to 1, and lower alignment and uniformity are said to be "
+            "better; the documentation says where each misleads. Only features of one dimension "
+            "can be compared.",
+        )
+    ]
 
 
 def _evaluation(row: Evaluation) -> str:
