@@ -44,6 +44,7 @@ ALLOWED = {
     "figures": {"results", "files", "html"},
     "hardware": {"config"},
     "evaluation": {"checksums", "data", "hardware", "views", "methods", "backbones"},
+    "embedding": {"data", "evaluation", "files"},
     "training": {
         "step", "together", "methods", "backbones", "credit", "mixtures", "data", "views",
         "evaluation", "hardware", "config", "results", "per_image", "files", "checksums",
@@ -59,7 +60,7 @@ ALLOWED = {
     "commands": {
         "studies", "statistics", "detection",
         "training", "evaluation", "figures", "results", "files", "data", "views", "mixtures",
-        "weights",
+        "weights", "embedding",
         "methods", "credit", "config", "html", "hardware", "per_image",
     },
     "catalog": {

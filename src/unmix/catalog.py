@@ -161,6 +161,7 @@ def _functions() -> dict[str, Callable[..., Any]]:
         compare,
         demo,
         detect,
+        embed,
         import_weights,
         knn,
         pack,
@@ -173,7 +174,7 @@ def _functions() -> dict[str, Callable[..., Any]]:
 
     return {
         "bench": bench, "compare": compare, "data pack": pack, "demo": demo, "detect": detect,
-        "import": import_weights, "knn": knn, "preview": preview, "probe": probe,
+        "embed": embed, "import": import_weights, "knn": knn, "preview": preview, "probe": probe,
         "quality": quality, "study": study, "study show": show_study,
     }  # fmt: skip
 

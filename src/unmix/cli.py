@@ -368,7 +368,7 @@ def data_command(args: list[str]) -> None:
 
 
 # Commands that continue where they were interrupted when they are started again.
-RESUMED = ("pretrain", "study", "demo", "data")
+RESUMED = ("pretrain", "study", "demo", "data", "embed")
 
 COMMANDS: dict[str, tuple[str, Callable[[list[str]], None]]] = {
     "pretrain": ("pretrain an encoder on images without labels, and evaluate it", pretrain_command),
@@ -380,6 +380,7 @@ COMMANDS: dict[str, tuple[str, Callable[[list[str]], None]]] = {
     "probe": ("evaluate a run by a linear probe", measuring("probe")),
     "quality": ("measure runs without labels, and say which to keep", measuring("quality")),
     "detect": ("train and evaluate a detector on a run's encoder", measuring("detect")),
+    "embed": ("write the features of images to a file", plain_command("embed", "embed")),
     "study": ("compare conditions over paired seeds, with statistical tests", study_command),
     "compare": ("compare runs in a table, figures and a report", compare_command),
     "preview": ("draw the mixtures of your images", preview_command),

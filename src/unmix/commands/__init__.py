@@ -5,6 +5,7 @@ from unmix.commands.checkpoints import load_method
 from unmix.commands.compare import compare
 from unmix.commands.demo import demo
 from unmix.commands.detect import detect
+from unmix.commands.embed import embed
 from unmix.commands.import_weights import import_weights
 from unmix.commands.knn import knn
 from unmix.commands.pack import pack
@@ -18,6 +19,7 @@ __all__ = [
     "compare",
     "demo",
     "detect",
+    "embed",
     "import_weights",
     "knn",
     "load_method",

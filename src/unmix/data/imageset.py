@@ -6,7 +6,7 @@ import csv
 import io
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -49,6 +49,11 @@ class Skipped:
             self._errors[error.path] = error
             self._write(error)
 
+    def add_pairs(self, broken: Iterable[tuple[str, str]]) -> None:
+        """Add broken files of which path and reason are known."""
+        for path, reason in broken:
+            self.add(BrokenImage(Path(path), reason))
+
     def record(self, file: Path) -> None:
         """Write all broken files, also later ones, to a CSV of path and reason.
 
@@ -87,6 +92,11 @@ class Skipped:
     def paths(self) -> tuple[Path, ...]:
         """The broken files."""
         return tuple(self._errors)
+
+    @property
+    def errors(self) -> tuple[BrokenImage, ...]:
+        """The error of each broken file."""
+        return tuple(self._errors.values())
 
     def __len__(self) -> int:
         return len(self._errors)
@@ -151,7 +161,13 @@ class ImageSet(ABC):
         """
         if count >= len(self):
             return self
-        index = torch.linspace(0, len(self) - 1, count, dtype=torch.float64).round().long()
+        return self._at(torch.linspace(0, len(self) - 1, count, dtype=torch.float64).round().long())
+
+    def between(self: Images, start: int, stop: int) -> Images:
+        """Select the images from `start` up to, but not including, `stop`."""
+        return self._at(torch.arange(start, min(stop, len(self))))
+
+    def _at(self: Images, index: Tensor) -> Images:
         labels = None if self.labels is None else self.labels[index]
         return replace(self, labels=labels, **self._picked(index))
 

@@ -36,6 +36,7 @@ def pixel_batches(
     *,
     workers: int | None = None,
     device: torch.device | str = "cpu",
+    start: int = 0,
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Read a split as `read_uint8` does, batch by batch, in order.
 
@@ -47,6 +48,7 @@ def pixel_batches(
             and none for a single batch. Images in memory need none.
         device: Where the pixels will go: for a GPU their memory is pinned, so that the copy does
             not wait for what the GPU is doing.
+        start: Index of the first image.
 
     Returns:
         uint8 images `(n, 3, size, size)` and their indices int64 `(n,)`; batches without a readable
@@ -56,7 +58,8 @@ def pixel_batches(
         BrokenImage: if a file cannot be read and the set is strict.
     """
     pin = torch.device(device).type == "cuda"
-    chunks = torch.arange(len(images)).split(batch_size) if len(images) else ()
+    left = torch.arange(start, len(images))
+    chunks = left.split(batch_size) if len(left) else ()
     if isinstance(images, StreamedImages):
         if workers is None:
             workers = min(_MAX_WORKERS, usable_cores(), len(chunks))
@@ -92,7 +95,7 @@ class _Chunks(Dataset[_Chunk]):
         broken = _Broken()
         images = replace(self.images, skipped=broken)
         pixels, index = read_uint8(images, self.chunks[number], self.size)
-        return _Chunk(pixels, index, tuple(broken.errors))
+        return _Chunk(pixels, index, tuple(broken.found))
 
 
 class _Broken(Skipped):
@@ -100,7 +103,7 @@ class _Broken(Skipped):
 
     def __init__(self) -> None:
         super().__init__()
-        self.errors: list[BrokenImage] = []
+        self.found: list[BrokenImage] = []
 
     def add(self, error: BrokenImage) -> None:
-        self.errors.append(error)
+        self.found.append(error)
