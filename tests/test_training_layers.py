@@ -260,3 +260,4 @@ def test_a_run_says_what_its_layers_do(tmp_path: Path, capsys: pytest.CaptureFix
         in out
     )
     assert "backbone: frozen for the first epoch, weights and batch-norm statistics" in out
+    assert "what is frozen are random weights; --init starts from trained ones" in out

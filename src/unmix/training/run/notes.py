@@ -111,6 +111,8 @@ def notes_on_layers(settings: Settings, method: Method) -> tuple[str, ...]:
             f"backbone: frozen for the {which}, weights and batch-norm statistics; the schedule of "
             "the learning rate runs meanwhile"
         )
+        if settings.model.init is None:
+            lines.append("note: what is frozen are random weights; --init starts from trained ones")
     return tuple(lines)
 
 
