@@ -356,7 +356,7 @@ def test_compare_writes_everything_beside_the_runs(runs: Path):
     written = {path.name for path in folder.iterdir()}
     assert written == FIGURES | PREDICTIONS | {"report.html", "compare.json"}
     # One seed of each, told in words; then the table.
-    assert lines[0].startswith("CMC + IM against MoCo, kNN: 1 seed: ")
+    assert lines[0].startswith("CMC + IM against MoCo, kNN: no verdict from 1 paired seed")
     assert "of these two encoders, not of their methods" in lines[0]
     assert lines[1].splitlines()[0].split()[:3] == ["run", "method", "mixture"]
     content = json.loads((folder / "compare.json").read_text())
