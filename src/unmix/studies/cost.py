@@ -10,14 +10,20 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from unmix.config import Settings
+from unmix.data import TensorImages
 from unmix.errors import UserError
+from unmix.methods import Method, Progress
+from unmix.randomness import generator_for
 from unmix.studies.plan import Study
-from unmix.training.profiling import measure_stages
-from unmix.training.run.parts import Parts, build_parts
+from unmix.training.loading.batch import Batch
+from unmix.training.profiling import count_flops, measure_stages
+from unmix.training.run.parts import LARGE, Parts, build_parts
 
-__all__ = ["Cost", "epochs_for", "measure_cost"]
+__all__ = ["Cost", "epochs_for", "forward_equivalents", "measure_cost"]
 
 _STEPS = 3
+_QUICK = 2e10  # floating-point operations of encoding a batch once, which take about a second
+_MOST = 100_000
 
 
 @dataclass(frozen=True)
@@ -114,3 +120,58 @@ def epochs_for(study: Study, costs: Mapping[str, Cost]) -> dict[str, int]:
             )
         found[condition.name] = epochs
     return found
+
+
+def forward_equivalents(settings: Settings, n_data: int) -> float:
+    """Forward-equivalents of a step, as in `Cost`, without the data and without timing.
+
+    They are counted on noise, on the CPU. A batch whose step would take long is halved: all
+    but the products of in-batch similarities, which are small, grows linearly with it.
+
+    Args:
+        settings: Of a run.
+        n_data: Number of training images; memories of more than 100,000 are built smaller.
+
+    Raises:
+        UserError: if the settings do not go together.
+    """
+    batch = settings.run.batch_size // settings.machine.processes
+    parts = _blank_parts(settings, batch, n_data)
+    per_image, method = _encoding_flops(parts), parts.module.method
+    smaller = batch
+    while per_image * smaller > _QUICK and smaller % 2 == 0 and _takes(method, smaller // 2):
+        smaller //= 2
+    if smaller < batch:
+        parts = _blank_parts(settings, smaller, n_data)
+    module = parts.module
+    module.method.begin_step(Progress(0, module.total_steps, len(module.order)))
+    index = torch.arange(smaller)
+    shape, noise = (smaller, 3, module.views.size, module.views.size), generator_for(0)
+    # Not blank, as features without any spread cannot be whitened.
+    pixels = torch.randint(256, shape, dtype=torch.uint8, generator=noise)
+    flops = count_flops(module, Batch(index, images=pixels), None)
+    return flops / smaller / per_image
+
+
+def _blank_parts(settings: Settings, batch: int, n_data: int) -> Parts:
+    """The components of a run on blank images, for one device."""
+    changed = settings.with_changes(
+        batch_size=batch, limit=None, device="cpu", precision="32", devices=1, nodes=1, workers=0,
+        resident="no", compile="no", logger="none", evaluate=False,
+    )  # fmt: skip
+    size, count = settings.run.size or LARGE, max(2, batch, min(n_data, _MOST))
+    images = TensorImages(
+        name=settings.run.data, split="train", labels=None, classes=None,
+        mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25),
+        images=torch.zeros(1, 3, size, size, dtype=torch.uint8).expand(count, -1, -1, -1),
+    )  # fmt: skip
+    return build_parts(changed, images)
+
+
+def _takes(method: Method, batch: int) -> bool:
+    """Whether a method works with batches of this size."""
+    try:
+        method.check_batch(batch)
+    except UserError:
+        return False
+    return batch >= 2 * method.smallest_batch
