@@ -54,7 +54,7 @@ ALLOWED = {
     "statistics": set(),
     "workers": set(),
     "studies": {
-        "statistics", "training", "evaluation", "methods", "hardware", "config", "results",
+        "statistics", "training", "evaluation", "methods", "data", "hardware", "config", "results",
         "per_image", "files", "workers",
     },
     "commands": {

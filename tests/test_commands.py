@@ -358,7 +358,9 @@ def test_compare_writes_everything_beside_the_runs(runs: Path):
     # One seed of each, told in words; then the table.
     assert lines[0].startswith("CMC + IM against MoCo, kNN: no verdict from 1 paired seed")
     assert "of these two encoders, not of their methods" in lines[0]
-    assert lines[1].splitlines()[0].split()[:3] == ["run", "method", "mixture"]
+    assert lines[1].startswith("Compared with MoCo, CMC + IM takes ")
+    heads = [line.splitlines()[0].split()[:2] for line in lines[2:6]]
+    assert [head[0] for head in heads] == ["setting", heads[1][0], "condition", "run"]
     content = json.loads((folder / "compare.json").read_text())
     assert content["verdicts"] == lines[0].rstrip().splitlines()
     assert set(content["conditions"]) == {"MoCo", "CMC + IM"}
@@ -396,7 +398,11 @@ def test_transfer_accuracies_are_not_shown_as_the_runs_own(runs: Path):
     (runs / "moco" / "results.json").write_text(json.dumps(data))
     lines: list[str] = []
     compare([runs / "moco"], device="cpu", say=lines.append)
-    assert lines[0].splitlines()[-1].split()[4:6] == ["–", "–"]
+    (table,) = [line for line in lines if line.startswith("run ")]
+    head = table.splitlines()[0]
+    assert "kNN on photos" in head
+    assert "linear" not in head
+    assert "kNN on photos" in lines[0]
 
 
 @pytest.mark.usefixtures("unrendered")

@@ -17,7 +17,10 @@ from unmix.studies.grouping import ComparedRun, GroupedRuns, group_runs
 def run(
     seed: int, knn: float, folder: Path = Path("nowhere"), k: int = 200, **changed: Any
 ) -> ComparedRun:
-    settings = {"method": "moco", "unmix": False, "lr": 0.06, "seed": seed, **changed}
+    settings = {
+        "method": "moco", "unmix": False, "lr": 0.06, "size": 32, "limit": None, "seed": seed,
+        **changed,
+    }  # fmt: skip
     data, mixture = settings.pop("data", "photos"), "Un-Mix" if settings["unmix"] else "none"
     results = RunResults(
         name=f"{mixture}-{seed}", method=settings["method"], mixture=mixture, data=data,
@@ -42,15 +45,11 @@ def test_runs_that_differ_in_the_seed_alone_are_one_condition_with_the_verdict_o
         "moco + Un-Mix against moco, kNN: better by 7.2 points (95% interval 7.1 to 7.4, "
         "6 paired seeds)"
     ]
-    table = conditions_table(found)
+    table = conditions_table(found.findings)
     assert [cell.text for cell in table.rows[1]] == [
-        "moco + Un-Mix",
-        "6",
-        "12",
-        "35.5 ± 0.4",
-        "1:30 min",
-    ]
-    assert [cell.best for cell in table.rows[1]] == [False, False, False, True, False]
+        "moco + Un-Mix", "12", "–", "–", "1:30 min", "6", "35.5 ± 0.4",
+    ]  # fmt: skip
+    assert [cell.best for cell in table.rows[1]] == [False] * 6 + [True]
     assert not any(cell.best for cell in table.rows[0])
 
 
@@ -62,18 +61,18 @@ def test_three_seeds_cannot_be_told_from_noise_and_nothing_is_marked():
         "moco + Un-Mix against moco, kNN: no verdict from 3 paired seeds (+1.2 points); "
         "6 are needed"
     ]
-    assert not any(cell.best for row in conditions_table(found).rows for cell in row)
+    assert not any(cell.best for row in conditions_table(found.findings).rows for cell in row)
 
 
 def test_conditions_are_named_by_what_differs_and_nothing_else():
     found = grouped(run(0, 50.0), run(0, 51.0, lr=0.12), run(0, 52.0, unmix=True, lr=0.12))
-    assert list(found.groups) == ["moco, lr 0.06", "moco, lr 0.12", "moco + Un-Mix"]
+    assert list(found.groups) == ["moco, lr 0.06", "moco, lr 0.12", "moco + Un-Mix, lr 0.12"]
     # A mixture is compared with the run that it shares its other settings with.
     assert found.families["moco"] == [
-        ("moco, lr 0.12", "moco, lr 0.06"), ("moco + Un-Mix", "moco, lr 0.12"),
+        ("moco, lr 0.12", "moco, lr 0.06"), ("moco + Un-Mix, lr 0.12", "moco, lr 0.12"),
     ]  # fmt: skip
     assert found.differing()["lr"] == {
-        "moco, lr 0.06": 0.06, "moco, lr 0.12": 0.12, "moco + Un-Mix": 0.12,
+        "moco, lr 0.06": 0.06, "moco, lr 0.12": 0.12, "moco + Un-Mix, lr 0.12": 0.12,
     }  # fmt: skip
     assert "method" not in found.differing()
 
@@ -89,22 +88,21 @@ def test_methods_are_compared_in_a_family_of_their_own():
     [
         ({"data": "digits"}, "data is digits and photos"),
         ({"size": 16}, "size is 16 and 32"),
-        ({"limit": 100}, "limit is 100 and None"),
+        ({"limit": 100}, "limit is 100 and none"),
         ({"k": 20}, "k is 20 and 200"),
     ],
 )
 def test_different_data_or_protocols_are_no_comparison(changed: dict[str, Any], why: str):
     found = grouped(run(0, 50.0), run(0, 60.0, unmix=True, **changed))
-    assert found.words() == [
-        f"moco + Un-Mix against moco: different settings: no comparison ({why})"
-    ]
-    assert found.comparisons == []
+    first, second = found.groups
+    assert found.words() == [f"{second} against {first}: different settings: no comparison ({why})"]
+    assert found.findings.comparisons == []
 
 
 def test_runs_of_the_same_settings_and_seed_count_once():
     found = grouped(run(0, 50.0), run(0, 51.0), run(1, 52.0))
     assert found.groups["moco"].accuracies("knn") == {0: 50.0, 1: 52.0}
-    assert found.repeated == ("none-0 has the settings and the seed of none-0, and counts once.",)
+    assert found.repeated == ("none-0 has the settings and the seed of none-0; counted once.",)
 
 
 def kept(folder: Path, correct: list[bool], images: str = "these", **changed: Any) -> ComparedRun:

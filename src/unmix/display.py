@@ -102,9 +102,11 @@ def measure_name(word: str) -> str:
     """The name of a measure or an evaluation protocol within a sentence.
 
     Args:
-        word: As in `results.json`: "knn", "participation_ratio", "images_per_second".
+        word: As in `results.json`: "knn", "participation_ratio", "images_per_second"; or a
+            protocol on other data, "knn on digits".
     """
-    return _MEASURES.get(word) or word.replace("_", " ")
+    name, on, data = word.partition(" on ")
+    return (_MEASURES.get(name) or name.replace("_", " ")) + on + data
 
 
 def measure_title(word: str) -> str:

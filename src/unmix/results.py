@@ -24,6 +24,7 @@ __all__ = [
     "described",
     "details_in_words",
     "finite",
+    "is_transfer",
     "load_results",
     "protocols_of",
     "set_aside",
@@ -36,6 +37,8 @@ FILE = "results.json"
 
 # The order of tables; other protocols follow.
 _FIRST = ("knn", "linear", "cmc", "moco")
+ON = " on "
+"""Between a protocol and the other data that it was measured on, in the protocol's name."""
 
 # What comes out of a measurement; all else in a row says what was measured, and how.
 _MEASURED = {"top1", "top5", "strength", "seconds", "train_images", "test_images"}
@@ -77,6 +80,10 @@ class RunResults:
         training: `seconds`, `images_per_second`, `peak_memory_bytes`, `steps`, `loss`.
         quality: What needs no labels: `rankme`, `alpha_req`, `lidar`, `alignment`, `uniformity`,
             and on what; empty in results of earlier versions.
+        complete_epochs: Of a run that has not ended; None for one that has.
+        running: Whether a process trains it, as far as can be seen from this machine.
+        transfers: By protocols such as "knn on digits", the data as rows of `results.json` name it;
+            see `is_transfer`.
     """
 
     name: str
@@ -94,6 +101,22 @@ class RunResults:
     hardware: Mapping[str, Any] = field(default_factory=dict)
     versions: Mapping[str, Any] = field(default_factory=dict)
     quality: Mapping[str, Any] = field(default_factory=dict)
+    complete_epochs: int | None = None
+    running: bool = False
+    transfers: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def ended(self) -> bool:
+        """Whether all epochs of the run are complete, and their results known."""
+        return self.complete_epochs is None
+
+    @property
+    def progress(self) -> str:
+        """How far it is: "20", or "running, 3 of 20", "stopped, 3 of 20"."""
+        if self.complete_epochs is None:
+            return str(self.epochs)
+        state = "running" if self.running else "stopped"
+        return f"{state}, {self.complete_epochs} of {self.epochs}"
 
     @property
     def baseline(self) -> bool:
@@ -107,10 +130,13 @@ class RunResults:
     @property
     def flat(self) -> list[dict[str, Any]]:
         """The evaluations as rows of `results.json`."""
-        return [
-            {"protocol": e.protocol, "epoch": e.epoch, "top1": e.top1, "top5": e.top5, **e.details}
-            for e in self.evaluations
-        ]
+        rows = []
+        for e in self.evaluations:
+            data = self.transfers.get(e.protocol)
+            protocol = e.protocol if data is None else e.protocol.partition(ON)[0]
+            row = {"protocol": protocol, "epoch": e.epoch, "top1": e.top1, "top5": e.top5}
+            rows.append({**row, **e.details, **({} if data is None else {"data": data})})
+        return rows
 
     def final(self, protocol: str) -> Evaluation | None:
         """Return a protocol's evaluation at its last epoch, or None if there is none."""
@@ -154,9 +180,15 @@ def settings_of(row: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def protocols_of(results: Sequence[RunResults]) -> list[str]:
-    """The protocols by which runs were evaluated: kNN and linear probes first."""
+    """The protocols by which runs were evaluated: kNN and linear probes first, other data last."""
     seen = {row.protocol: None for run in results for row in run.evaluations}
-    return [*(name for name in _FIRST if name in seen), *(n for n in seen if n not in _FIRST)]
+    own = [*(name for name in _FIRST if name in seen), *(n for n in seen if n not in _FIRST)]
+    return sorted(own, key=is_transfer)
+
+
+def is_transfer(protocol: str) -> bool:
+    """Whether a protocol is one on other data than the run's own."""
+    return ON in protocol
 
 
 def details_in_words(details: Mapping[str, Any]) -> str:
@@ -172,10 +204,10 @@ def described(row: Evaluation | Mapping[str, Any]) -> str:
     """
     if isinstance(row, Evaluation):
         row = {"protocol": row.protocol, **row.details}
-    name = str(row["protocol"])
+    name, _, data = str(row["protocol"]).partition(ON)
     parts = ["kNN" if name == "knn" else f"{name} probe"]
-    if row.get("data") is not None:
-        parts[0] += f" on {row['data']} (transfer)"
+    if data or row.get("data") is not None:
+        parts[0] += f" on {data or row['data']} (transfer)"
     if "k" in row:
         parts.append(f"k {row['k']}")
     if isinstance(row.get("temperature"), float | int):

@@ -1,54 +1,35 @@
-"""Finished runs side by side: table, figures, softness and the HTML report."""
+"""Runs side by side: the answer, tables, figures, softness and the HTML report."""
 
 from __future__ import annotations
 
 import json
 import os
-import shlex
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from matplotlib.figure import Figure
 
-from unmix.commands.compare_report import comparison_report
+from unmix.commands.compare_text import Told, not_evaluated, notes_on
 from unmix.commands.comparison import Comparison
-from unmix.commands.conditions import conditions_table, grouped
+from unmix.commands.conditions import costs, grouped
 from unmix.commands.finished import Say
 from unmix.commands.predictions import Predictions, predictions
-from unmix.display import measure_name, measure_title, run_label
-from unmix.errors import UserError, check_given
-from unmix.figures import (
-    accuracy_against_epochs,
-    curves,
-    read_metrics,
-    results_table,
-    save,
-    write_page,
-)
-from unmix.figures.report_content import Picture
-from unmix.figures.saving import inline
+from unmix.commands.reading import given_folders, read_runs, short_names
+from unmix.display import measure_name
+from unmix.errors import UserError, check_given, check_number
+from unmix.figures import accuracy_against_epochs, curves, read_metrics, save, write_report
 from unmix.files import atomic_write
 from unmix.names import json_bytes, shown
-from unmix.results import (
-    Evaluation,
-    RunResults,
-    described,
-    finite,
-    load_results,
-    protocols_of,
-    settings_of,
-)
+from unmix.results import Evaluation, RunResults, finite, protocols_of
+from unmix.studies.grouping import GroupedRuns
 from unmix.training.console import quiet_libraries
 from unmix.training.console import say as print_line
-from unmix.training.run.data_record import DataRecord
 from unmix.training.run.extending import notes_on_extensions
 from unmix.training.run.folder import RunFolder
 
-__all__ = ["COMPARISON", "compare"]
+__all__ = ["COMPARISON", "compare", "listed"]
 
 COMPARISON = "compare.json"
 
@@ -64,26 +45,24 @@ class _Drawn:
     caption: str
 
 
-_ACCURACY, _CURVES, _PREDICTIONS = (
-    "Accuracy against epochs",
-    "Course of training",
-    "Prediction curves",
-)
-
-
 def compare(
     *runs: Path | str | Sequence[Path | str],
     out: Path | str | None = None,
     device: str = "auto",
     data_dir: str | None = None,
+    epoch: int | None = None,
+    reference: str | None = None,
+    settings: bool = False,
     baselines: Mapping[str, Mapping[str, float]] | None = None,
     say: Say = print_line,
 ) -> Comparison:
-    """Say which runs are better, print their table, and write figures, softness and a report.
+    """Say which condition is better, by how much, how sure and at what cost, and why.
 
-    Runs that differ in the seed alone are one condition; conditions are compared by paired seeds,
-    as in a study, single runs on the same test images.
+    Runs that differ in the seed alone are one condition, named by what differs from the others;
+    conditions are compared by paired seeds, as in a study, single runs on the same test images. A
+    run that is still trained is shown with its epoch, and counts once it has ended.
 
+    Printed are the answer, the settings that differ, the conditions with their cost, and the runs.
     Written are `accuracy`, `curves` and `predictions` as PNG and SVG, `softness.json`,
     `compare.json` with all numbers, and `report.html`. What cannot be made of these runs is left
     out, with a line that says why.
@@ -93,50 +72,54 @@ def compare(
         out: Folder for the files; by default `compare` beside the runs.
         device: Where features for the prediction curves are computed.
         data_dir: Where the images for them lie; by default where the first run's were.
+        epoch: Compare after so many epochs instead of at the end, also runs that are still trained.
+        reference: Compare all conditions with this one, named as in the table.
+        settings: Print the settings that all runs share, too.
         baselines: What needs no training, to stand beside: `{"raw pixels": {"knn": 39.5}}`.
         say: Prints a line.
 
     Returns:
-        The folder, the results, their table and the figures; a notebook shows them.
+        The folder, the results, their tables and the figures; a notebook shows them.
 
     Raises:
-        UserError: if a run folder has no results, or a file cannot be written.
+        UserError: if a folder holds no run, results are damaged or of another version, no run was
+            evaluated at the epoch, or a file cannot be written.
     """
     quiet_libraries()
-    folders = _folders(listed(runs))
-    known = dict(zip(_names(folders), folders, strict=True))
-    found = [_own(name, load_results(path)) for name, path in known.items()]
-    results = _named_by_data(known, found)
+    if epoch is not None:
+        check_number("epoch", epoch, at_least=1)
     check_given("out", out)
-    folder = Path(out) if out is not None else _beside(folders)
-    if folder.exists() and not folder.is_dir():
-        raise UserError(f"--out: {folder} is a file; give a folder.")
-    groups = grouped(known, results)
-    verdicts = groups.words()
-    conditions = conditions_table(groups) if len(groups.groups) < len(results) else None
-    table = results_table(results, baselines)
-    for part in ("\n".join(verdicts), "" if conditions is None else conditions.text()):
-        if part:
-            say(f"{part}\n")
-    say(table.text())
-    notes = [
-        *groups.repeated, *_unlike(results), *_other_rows(results), *notes_on_extensions(known),
-    ]  # fmt: skip
+    folders, notes = given_folders(listed(runs))
+    names = short_names([str(path.resolve()) for path in folders])
+    known = {names[str(path.resolve())]: path for path in folders}
+    results = read_runs(known)
+    folder = _writable(_beside(folders) if out is None else Path(out), given=out is not None)
+    groups = grouped(known, results, epoch=epoch, reference=reference, cost_of=costs(notes))
+    if epoch is not None and not groups.measured:
+        raise UserError(not_evaluated(results, epoch), parameter="epoch")
+    found = Told(groups, results, baselines)
+    for text in found.texts(settings):
+        say(f"{text}\n")
+    notes += notes_on(known, groups, results)
+    notes += notes_on_extensions({run.name: known[run.name] for run in results if run.ended})
     figures = _figures(known, results, notes, baselines or {})
-    curves_ = _predictions(known, results, notes, device, data_dir, say)
+    curves_ = _predictions(groups, notes, device, data_dir, say)
     if curves_ is not None:
         caption = f"Measures are over {curves_.images:,} {curves_.split} images of {curves_.data}."
         figures["Prediction curves"] = _Drawn("predictions", curves_.figure, caption)
         curves_.write(folder / "softness.json")
     for drawn in figures.values():
         save(drawn.figure, folder / drawn.stem)
-    tables = [table] if conditions is None else [conditions, table]
-    pictures = []
-    if curves_ is not None:
-        title, caption = "Prediction curves", figures["Prediction curves"].caption
-        pictures.append(Picture(title, inline(curves_.inline, title), caption))
-    report = comparison_report(groups, tables, pictures, baselines or {}, notes, _command(folders))
-    write_page(folder / "report.html", report)
+    write_report(
+        folder / "report.html",
+        results,
+        {title: drawn.figure for title, drawn in figures.items()},
+        baselines,
+        settings=groups.common(),
+        notes=notes,
+        captions={title: drawn.caption for title, drawn in figures.items()},
+        verdicts=found.verdicts,
+    )
     for note in notes:
         say(note)
     content = {
@@ -153,8 +136,9 @@ def compare(
     say(f"report: {shown(folder / 'report.html')}")
     paths = {title: folder / f"{drawn.stem}.png" for title, drawn in figures.items()}
     return Comparison(
-        folder, tuple(results), table, paths, tuple(notes), tuple(verdicts), conditions
-    )
+        folder, tuple(results), found.runs, paths, tuple(notes), tuple(found.verdicts),
+        found.conditions, found.settings, groups.findings.answer(),
+    )  # fmt: skip
 
 
 def listed(runs: Iterable[Path | str | Sequence[Path | str]]) -> list[Path | str]:
@@ -171,33 +155,11 @@ def _plain(run: RunResults, folder: Path) -> dict[str, Any]:
     return {
         **{name: getattr(run, name) for name in names},
         "folder": str(folder.absolute()),
+        "complete_epochs": run.epochs if run.complete_epochs is None else run.complete_epochs,
+        "running": run.running,
         "evaluations": run.flat,
         "training": dict(run.training),
     }
-
-
-def _folders(runs: Sequence[Path | str]) -> list[Path]:
-    for run in runs:
-        check_given("runs", run, flag="RUN")
-    folders = [Path(run) for run in runs]
-    if not folders:
-        raise UserError("RUN: no run was given; give one run folder or more.")
-    for path in folders:
-        if not path.is_dir():
-            raise UserError(f"{path}: there is no such run folder.")
-    for path, count in Counter(path.resolve() for path in folders).items():
-        if count > 1:
-            raise UserError(f"{path}: is given {count} times; give each run once.")
-    return folders
-
-
-def _names(folders: Sequence[Path]) -> list[str]:
-    """The shortest ends of the paths that tell the folders apart."""
-    parts = [path.resolve().parts for path in folders]
-    length = 1
-    while len({part[-length:] for part in parts}) < len(parts):
-        length += 1
-    return [shown("/".join(part[-length:])) for part in parts]
 
 
 def _beside(folders: Sequence[Path]) -> Path:
@@ -205,65 +167,23 @@ def _beside(folders: Sequence[Path]) -> Path:
     return Path(os.path.commonpath([path.absolute().parent for path in folders])) / "compare"
 
 
-def _own(name: str, run: RunResults) -> RunResults:
-    """The run under a name, without its accuracies on other data sets; texts as they are shown."""
-    rows = tuple(row for row in run.evaluations if "data" not in row.details)
-    data, command = shown(run.data), shown(run.command)
-    return replace(run, name=name, data=data, command=command, evaluations=rows)
+def _writable(folder: Path, given: bool) -> Path:
+    """The folder of the report, created before anything is computed for it.
 
-
-def _named_by_data(known: Mapping[str, Path], results: Sequence[RunResults]) -> list[RunResults]:
-    """Give the same data one name, and different data of the same name different names."""
-    names: dict[tuple[tuple[str, str], ...], str] = {}
-    named = []
-    for run in results:
-        folder = RunFolder(known[run.name])
-        record = words = None
-        with suppress(UserError):
-            record, words = DataRecord.read(folder.path), folder.words()
-        if record is None or words is None or not record.splits:
-            named.append(run)
-            continue
-        key = tuple((split, found.digest) for split, found in sorted(record.splits.items()))
-        if key not in names:
-            tries = (run.data, shown(str(words.get("data"))))
-            fresh = [name for name in tries if name not in names.values()]
-            names[key] = fresh[0] if fresh else f"{tries[1]} (as it was for {run.name})"
-        named.append(replace(run, data=names[key]))
-    return named
-
-
-def _unlike(results: Sequence[RunResults]) -> list[str]:
-    """Say where the runs' accuracies by a protocol were not measured in the same way."""
-    notes = []
-    for protocol in protocols_of(results):
-        rows = {run.name: row for run in results if (row := run.final(protocol))}
-        ways = {name: settings_of(row.details) for name, row in rows.items()}
-        words = {
-            word: {name: way.get(word) for name, way in ways.items()}
-            for word in dict.fromkeys(word for way in ways.values() for word in way)
-        }
-        for word, values in words.items():
-            if len({str(value) for value in values.values()}) > 1:
-                way = measure_title(protocol)
-                each = ", ".join(f"{value} for {name}" for name, value in values.items())
-                notes.append(f"{way} was measured with different settings: {word} is {each}.")
-    return notes
-
-
-def _other_rows(results: Sequence[RunResults]) -> list[str]:
-    """Name the accuracies at a run's last epoch that the table does not show."""
-    notes = []
-    for run in results:
-        shown_rows = [run.final(protocol) for protocol in protocols_of([run])]
-        others = [
-            f"{described(row)}: {row.top1:.1f}%"
-            for row in run.evaluations
-            if row.epoch == run.epochs and not any(row is one for one in shown_rows)
-        ]
-        if others:
-            notes.append(f"{run.name} was measured in other ways too: {'; '.join(others)}.")
-    return notes
+    Raises:
+        UserError: if it cannot be written.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise UserError(f"--out: {folder} is a file; give a folder.")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        reason = None if os.access(folder, os.W_OK) else "Permission denied"
+    except OSError as error:
+        reason = error.strerror
+    if reason is not None:
+        advice = "" if given else "; give --out with a folder for the report"
+        raise UserError(f"--out: {folder} cannot be written ({reason}){advice}.")
+    return folder
 
 
 def _figures(
@@ -274,9 +194,10 @@ def _figures(
 ) -> dict[str, _Drawn]:
     """Draw what the runs' results and metrics give, by title."""
     figures = {}
-    protocol = next((name for name in ("linear", "knn") if any(r.of(name) for r in results)), None)
+    preferred = ("linear", "knn", *protocols_of(results))
+    protocol = next((name for name in preferred if any(r.of(name) for r in results)), None)
     if protocol is None:
-        notes.append("No run has a kNN or linear accuracy, so there is no accuracy against epochs.")
+        notes.append("No run has an accuracy, so there is no accuracy against epochs.")
     else:
         figures["Accuracy against epochs"] = _Drawn(
             "accuracy",
@@ -317,35 +238,37 @@ def _metrics(
 
 
 def _predictions(
-    known: Mapping[str, Path],
-    results: Sequence[RunResults],
-    notes: list[str],
-    device: str,
-    data_dir: str | None,
-    say: Say,
+    groups: GroupedRuns, notes: list[str], device: str, data_dir: str | None, say: Say
 ) -> Predictions | None:
-    data = {run.data for run in results}
+    """Prediction curves of a run of each condition, or of the runs of the only one."""
+    every = [run for group in groups.groups.values() for run in group.all]
+    data = {run.results.data for run in every}
     if len(data) > 1:
         notes.append(
             f"The runs are on different data ({', '.join(sorted(data))}), so there are no "
             "prediction curves: they need the same images for all."
         )
         return None
-    chosen = list(results[:_MOST])
-    if len(results) > _MOST:
-        names = ", ".join(run.name for run in chosen)
-        notes.append(f"The prediction curves are of the first {_MOST} runs: {names}.")
-    labels = [run_label(run.method, run.mixture) for run in chosen]
-    if len(set(labels)) < len(labels):
-        labels = [run.name for run in chosen]
-    pairs = {label: (known[run.name], run) for label, run in zip(labels, chosen, strict=True)}
+    ended = {name: group.ended for name, group in groups.groups.items() if group.ended}
+    if len(groups.groups) > 1:
+        chosen = {name: runs[0] for name, runs in ended.items()}
+        what = "conditions"
+    else:
+        chosen = {run.name: run for run in every if run.results.ended}
+        chosen = chosen if len(chosen) > 1 else {run.label: run for run in chosen.values()}
+        what = "runs"
+    if not chosen:
+        notes.append("No run has ended, so there are no prediction curves.")
+        return None
+    if len(chosen) > _MOST:
+        chosen = dict(list(chosen.items())[:_MOST])
+        notes.append(f"The prediction curves are of the first {_MOST} {what}: {'; '.join(chosen)}.")
+    if what == "conditions" and any(len(runs) > 1 for runs in ended.values()):
+        names = ", ".join(run.name for run in chosen.values())
+        notes.append(f"The prediction curves are of one run of each condition: {names}.")
+    pairs = {label: (run.folder, run.results) for label, run in chosen.items()}
     try:
         return predictions(pairs, device=device, data_dir=data_dir, say=say)
     except UserError as error:
         notes.append(f"There are no prediction curves: {error}")
         return None
-
-
-def _command(folders: Sequence[Path]) -> str:
-    """The command of this comparison."""
-    return shlex.join(["unmix", "compare", *map(str, folders)])

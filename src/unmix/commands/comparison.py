@@ -11,6 +11,7 @@ from pathlib import Path
 from unmix.figures.table import ResultsTable
 from unmix.html import escaped
 from unmix.results import RunResults
+from unmix.studies.findings import Answer
 
 __all__ = ["Comparison"]
 
@@ -26,7 +27,9 @@ class Comparison:
         figures: Title to PNG file.
         notes: What could not be made of these runs, or does not compare.
         verdicts: Which conditions are better, by how much and how sure, in sentences.
-        conditions: Runs that differ in the seed alone as one row, if there are such.
+        conditions: Runs that differ in the seed alone as one row, with their cost.
+        settings: The settings that differ between conditions; None if none do.
+        answer: Which condition is better, by how much, how sure and at what cost.
     """
 
     folder: Path
@@ -36,6 +39,8 @@ class Comparison:
     notes: tuple[str, ...] = ()
     verdicts: tuple[str, ...] = ()
     conditions: ResultsTable | None = None
+    settings: ResultsTable | None = None
+    answer: Answer | None = None
 
     def __fspath__(self) -> str:
         return os.fspath(self.folder)
@@ -46,7 +51,10 @@ class Comparison:
     def _repr_html_(self) -> str:
         """In a notebook: the table, the notes and the figures; nothing is loaded from elsewhere."""
         parts = [f"<p>{escaped(line)}</p>" for line in self.verdicts]
-        parts += [] if self.conditions is None else [self.conditions._repr_html_()]
+        if self.answer is not None and self.answer.cost:
+            parts.append(f"<p>{escaped(self.answer.cost)}</p>")
+        tables = (self.settings, self.conditions)
+        parts += [table._repr_html_() for table in tables if table is not None]
         parts.append(self.table._repr_html_())
         parts += [f"<p>{escaped(note)}</p>" for note in self.notes]
         for title, path in self.figures.items():

@@ -1,33 +1,56 @@
-"""Runs of `compare` as conditions: their groups, and the table that has one row for each."""
+"""Runs of `compare` as conditions: their groups and costs, and the tables of both."""
 
 from __future__ import annotations
 
-import statistics
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
-from unmix.display import DASH, duration, measure_name, percents, run_label
+from unmix.config import field_names
+from unmix.display import DASH, run_label, value_text
 from unmix.errors import UserError
 from unmix.figures.table import Cell, ResultsTable
 from unmix.names import shown
 from unmix.results import RunResults
-from unmix.statistics import ALPHA
 from unmix.studies.cells import result_settings
-from unmix.studies.grouping import ComparedRun, GroupedRuns, group_runs
+from unmix.studies.cost import forward_equivalents
+from unmix.studies.findings import Findings
+from unmix.studies.grouping import ComparedRun, CostOf, GroupedRuns, group_runs
+from unmix.training.run.data_record import DataRecord
 from unmix.training.run.folder import RunFolder
 
-__all__ = ["conditions_table", "grouped"]
+__all__ = ["conditions_table", "costs", "grouped", "settings_table"]
 
 # For a run whose settings cannot be read: what its results say.
 _FACTS = ("method", "mixture", "backbone", "width", "size", "epochs", "seed")
+# What does not change the operations of a step.
+_NO_OPERATIONS = {
+    *(name for group in ("optimizer", "evaluation", "machine") for name in field_names(group)),
+    "seed", "epochs", "data", "data_dir", "train_folder", "test_folder", "run", "limit",
+} - {"devices", "nodes"}  # fmt: skip
+_WIDEST = 40
 
 
-def grouped(known: Mapping[str, Path], results: Sequence[RunResults]) -> GroupedRuns:
+def grouped(
+    known: Mapping[str, Path],
+    results: Sequence[RunResults],
+    *,
+    epoch: int | None = None,
+    reference: str | None = None,
+    cost_of: CostOf = lambda run: None,
+) -> GroupedRuns:
     """Group runs that differ in the seed alone.
 
     Args:
         known: The run folder of each name.
         results: The runs, under these names.
+        epoch: The epochs after which they are compared; None for the end.
+        reference: The condition that all others are compared with.
+        cost_of: The forward-equivalents of a run; see `costs`.
+
+    Raises:
+        UserError: if there is no such condition.
     """
     runs = []
     for run in results:
@@ -36,35 +59,81 @@ def grouped(known: Mapping[str, Path], results: Sequence[RunResults]) -> Grouped
         except UserError:
             settings = {name: getattr(run, name) for name in _FACTS}
         label = run_label(run.method, run.mixture)
-        runs.append(ComparedRun(known[run.name], run, settings, label))
-    return group_runs(runs)
+        runs.append(ComparedRun(known[run.name], run, settings, label, epoch))
+    return group_runs(runs, cost_of, reference)
 
 
-def conditions_table(found: GroupedRuns) -> ResultsTable:
-    """One row for each condition: mean and standard deviation over its seeds.
+def costs(notes: list[str]) -> CostOf:
+    """A function that counts the forward-equivalents of a run, once for those of equal steps.
+
+    Args:
+        notes: Takes a line for each run whose operations cannot be counted.
+    """
+    known: dict[tuple[Any, ...], float | None] = {}
+
+    def cost_of(run: ComparedRun) -> float | None:
+        try:
+            settings = RunFolder(run.folder).settings()
+            flat = settings.flat().items()
+            key = tuple((name, str(value)) for name, value in flat if name not in _NO_OPERATIONS)
+            if key not in known:
+                known[key] = None
+                known[key] = forward_equivalents(settings, _images(run.folder))
+            return known[key]
+        except (UserError, RuntimeError) as error:
+            reason = str(error).strip().splitlines()[0]
+            notes.append(f"The operations of {run.name} cannot be counted: {reason}")
+            return None
+
+    return cost_of
+
+
+def _images(folder: Path) -> int:
+    """How many images a run was trained on; a usual number if it is not known."""
+    with suppress(UserError):
+        record = DataRecord.read(folder)
+        if record is not None and record.splits:
+            return next(iter(record.splits.values())).images
+    return 50_000
+
+
+def conditions_table(found: Findings) -> ResultsTable:
+    """One row for each condition: what it cost, mean and standard deviation over its seeds.
 
     An accuracy is marked if it is better than that of the condition's reference, by a paired test
     over seeds that is corrected for the number of comparisons.
     """
-    better = {
-        (c.candidate, c.protocol)
-        for c in found.comparisons
-        if c.result is not None and c.result.p_adjusted <= ALPHA and c.result.mean > 0
+    columns = found.columns()
+    rows = [
+        tuple(Cell(shown(cell.text), cell.best, cell.value, cell.spread) for cell in row)
+        for row in found.rows()
+    ]
+    numeric = (False, *[True] * (len(columns) - 1))
+    return ResultsTable(tuple(columns), numeric, tuple(rows))
+
+
+def settings_table(differing: Mapping[str, Mapping[str, Any]]) -> ResultsTable | None:
+    """The settings that differ, and each condition's value; None if none do.
+
+    Args:
+        differing: For each setting the value of each condition.
+    """
+    if not differing:
+        return None
+    names = list(dict.fromkeys(name for values in differing.values() for name in values))
+    texts = {
+        key: [value_text(values[name], key) if name in values else DASH for name in names]
+        for key, values in differing.items()
     }
-    rows = []
-    for name, group in found.groups.items():
-        seconds = [run.results.training.get("seconds") for run in group.runs.values()]
-        known = [float(value) for value in seconds if isinstance(value, int | float)]
-        cells = [
-            Cell(shown(name)),
-            Cell(str(len(group.runs))),
-            Cell(str(group.first.results.epochs)),
-        ]
-        for protocol in found.protocols:
-            values = list(group.accuracies(protocol).values())
-            cells.append(Cell(percents(values), (name, protocol) in better))
-        cells.append(Cell(duration(statistics.median(known)) if known else DASH))
-        rows.append(tuple(cells))
-    titles = [measure_name(protocol) for protocol in found.protocols]
-    columns = ("condition", "seeds", "epochs", *titles, "training time")
-    return ResultsTable(columns, (False, *[True] * (len(columns) - 1)), tuple(rows))
+    if len(names) <= len(differing) or len(names) == 2:
+        columns = ["setting", *names]
+        rows = [[key, *values] for key, values in texts.items()]
+    else:
+        columns = ["condition", *texts]
+        rows = [[name, *(texts[key][i] for key in texts)] for i, name in enumerate(names)]
+    cells = tuple(tuple(Cell(_shortened(shown(text))) for text in row) for row in rows)
+    return ResultsTable(tuple(map(shown, columns)), (False,) * len(columns), cells)
+
+
+def _shortened(text: str) -> str:
+    return text if len(text) <= _WIDEST else f"…{text[1 - _WIDEST :]}"

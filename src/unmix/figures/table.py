@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from unmix.display import DASH, duration, measure_name, method_name, percent, rate
 from unmix.html import table
 from unmix.names import shown
-from unmix.results import RunResults, protocols_of
+from unmix.results import RunResults, is_transfer, protocols_of
 
 __all__ = ["Baselines", "Cell", "ResultsTable", "results_table"]
 
@@ -21,10 +21,19 @@ _SETTINGS = ("data", "backbone", "size", "seed")
 
 @dataclass(frozen=True)
 class Cell:
-    """One entry: what is written, and whether it is better than its reference by a test."""
+    """One entry.
+
+    Attributes:
+        text: What is written.
+        best: Whether it is better than its reference, by a test.
+        value: The number behind the text, if there is one.
+        spread: Its standard deviation.
+    """
 
     text: str
     best: bool = False
+    value: float | None = None
+    spread: float | None = None
 
 
 @dataclass(frozen=True)
@@ -64,7 +73,9 @@ def _pad(text: str, width: int, numeric: bool) -> str:
 
 
 def results_table(
-    results: Sequence[RunResults], baselines: Baselines | None = None
+    results: Sequence[RunResults],
+    baselines: Baselines | None = None,
+    conditions: Mapping[str, str] | None = None,
 ) -> ResultsTable:
     """Make a table: baselines without training, then runs without mixtures, then with.
 
@@ -75,44 +86,71 @@ def results_table(
     Args:
         results: The runs.
         baselines: Accuracies without training, `{"raw pixels": {"knn": 39.5}}`.
+        conditions: For each run's name that of its condition, which stands in place of its method,
+            mixture and settings; runs of one condition follow each other.
     """
     others = baselines or {}
-    protocols = list(dict.fromkeys((*_ALWAYS, *protocols_of(results))))
-    settings = [name for name in _SETTINGS if len({_setting(run, name) for run in results}) > 1]
     runs = sorted(results, key=lambda run: not run.baseline)
-    columns = ["run", "method", "mixture", *settings, "epochs"]
-    numeric = [column in ("epochs", "size", "seed") for column in columns]
-    rows = [[name, *[DASH] * (len(columns) - 1)] for name in others]
-    rows += [
+    if conditions is not None:
+        places = list(dict.fromkeys(conditions.values()))
+        runs.sort(key=lambda run: (places.index(conditions[run.name]), run.seed))
+    rows = [[Cell(shown(text)) for text in row] for row in _described(runs, conditions)]
+    protocols = protocols_of(results)
+    if not any(is_transfer(protocol) for protocol in protocols):
+        protocols = list(dict.fromkeys((*_ALWAYS, *protocols)))
+    head = _columns(runs, conditions)
+    for row, run in zip(rows, runs, strict=True):
+        row += [_accuracy(run, protocol) for protocol in protocols]
+        for key, text in (("images_per_second", rate), ("seconds", duration)):
+            value = _measure(run, key)
+            row.append(Cell(DASH if value is None else text(value), value=value))
+    above = [
+        [
+            Cell(shown(name)),
+            *[Cell(DASH)] * (len(head) - 1),
+            *(_percent(accuracies.get(protocol)) for protocol in protocols),
+            *[Cell(DASH)] * 2,
+        ]
+        for name, accuracies in others.items()
+    ]
+    columns = [*head, *map(measure_name, protocols), "images/s", "training time"]
+    numeric = [column in ("epochs", "size", "seed") for column in head]
+    numeric += [True] * (len(columns) - len(head))
+    return ResultsTable(tuple(columns), tuple(numeric), tuple(map(tuple, (*above, *rows))))
+
+
+def _columns(runs: Sequence[RunResults], conditions: Mapping[str, str] | None) -> list[str]:
+    if conditions is not None:
+        return ["run", "condition", "seed", "epochs"]
+    settings = [name for name in _SETTINGS if len({_setting(run, name) for run in runs}) > 1]
+    return ["run", "method", "mixture", *settings, "epochs"]
+
+
+def _described(runs: Sequence[RunResults], conditions: Mapping[str, str] | None) -> list[list[str]]:
+    """What the runs are, under the headings of `_columns`."""
+    if conditions is not None:
+        return [[run.name, conditions[run.name], str(run.seed), run.progress] for run in runs]
+    settings = _columns(runs, None)[3:-1]
+    return [
         [
             *(run.name, method_name(run.method), run.mixture),
             *(_setting(run, name) for name in settings),
-            str(run.epochs),
+            run.progress,
         ]
         for run in runs
     ]
-    cells = [[Cell(shown(text)) for text in row] for row in rows]
-    for protocol in protocols:
-        values = [accuracies.get(protocol) for accuracies in others.values()]
-        finals = [run.final(protocol) for run in runs]
-        values += [row.top1 if row else None for row in finals]
-        texts = [DASH if value is None else percent(value) for value in values]
-        for index, (run, row) in enumerate(zip(runs, finals, strict=True), start=len(others)):
-            if row and row.epoch != run.epochs:
-                texts[index] += f" (epoch {row.epoch})"
-        _append(cells, texts)
-    for key, text in (("images_per_second", rate), ("seconds", duration)):
-        numbers = [None] * len(others) + [_measure(run, key) for run in runs]
-        texts = [DASH if value is None else text(value) for value in numbers]
-        _append(cells, texts)
-    columns += [measure_name(name) for name in protocols] + ["images/s", "training time"]
-    numeric += [True] * (len(columns) - len(numeric))
-    return ResultsTable(tuple(columns), tuple(numeric), tuple(map(tuple, cells)))
 
 
-def _append(cells: list[list[Cell]], texts: Sequence[str]) -> None:
-    for row, text in zip(cells, texts, strict=True):
-        row.append(Cell(text))
+def _accuracy(run: RunResults, protocol: str) -> Cell:
+    row = run.final(protocol)
+    if row is None:
+        return Cell(DASH)
+    at = "" if row.epoch == run.epochs else f" (epoch {row.epoch})"
+    return Cell(percent(row.top1) + at, value=row.top1)
+
+
+def _percent(value: float | None) -> Cell:
+    return Cell(DASH if value is None else percent(value), value=value)
 
 
 def _setting(run: RunResults, name: str) -> str:

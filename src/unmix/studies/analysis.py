@@ -2,90 +2,22 @@
 
 from __future__ import annotations
 
-import statistics
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from unmix.display import DASH, duration, measure_name, percents, ratio
+from unmix.display import DASH, measure_name, percents
 from unmix.errors import UserError
-from unmix.statistics import Outcome, PairedComparison, compare_paired, holm, outcome, verdict
 from unmix.studies.baselines import Baselines, read_baselines
 from unmix.studies.cells import read_cells
+from unmix.studies.comparisons import Comparison
+from unmix.studies.findings import Findings, Measured, machine_of
 from unmix.studies.plan import Study
 from unmix.studies.summary import over_rows
 
-__all__ = ["Comparison", "StudyResults", "compare_conditions", "read_study"]
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """Two conditions by one protocol.
-
-    Attributes:
-        family: Comparisons that Holm's correction is over.
-        result: None if the two have no seed in common.
-    """
-
-    family: str
-    candidate: str
-    reference: str
-    protocol: str
-    result: PairedComparison | None
-
-    def short(self) -> str:
-        """The mean difference to the reference with its interval, for a figure."""
-        if self.result is None or self.result.interval is None or self.outcome == "too few":
-            return f"too few seeds against {self.reference}"
-        low, high = self.result.interval
-        interval = f"95% interval {low:+.1f} to {high:+.1f}"
-        return f"{self.result.mean:+.1f} ({interval}) against {self.reference}"
-
-    @property
-    def outcome(self) -> Outcome:
-        """What it shows, in a word."""
-        return outcome(self.result)
-
-    def verdict(self, exploratory: bool = False) -> str:
-        """The result in words, without the names of the conditions."""
-        if exploratory and self.result is not None:
-            return (
-                f"{self.result.mean:+.1f} points over {self.result.pairs} paired seeds; this study "
-                "is exploratory and gives no verdict"
-            )
-        return verdict(self.result)
-
-    def words(self, exploratory: bool = False) -> str:
-        """The comparison as a sentence."""
-        pair = f"{self.candidate} against {self.reference}"
-        return f"{pair}, {measure_name(self.protocol)}: {self.verdict(exploratory)}"
-
-
-def compare_conditions(
-    families: Mapping[str, Sequence[tuple[str, str]]],
-    protocols: Sequence[str],
-    accuracies: Callable[[str, str], Mapping[int, float]],
-) -> list[Comparison]:
-    """Compare conditions seed by seed, each family corrected per protocol.
-
-    Args:
-        families: For each family its pairs (candidate, reference).
-        protocols: To compare by.
-        accuracies: From a condition and a protocol to its accuracy by seed.
-    """
-    found = []
-    for protocol in protocols:
-        for family, pairs in families.items():
-            results = [
-                compare_paired(accuracies(a, protocol), accuracies(b, protocol)) for a, b in pairs
-            ]
-            # The planned comparisons count, also those whose runs are still missing.
-            corrected = iter(holm([r for r in results if r is not None], len(pairs)))
-            for (a, b), result in zip(pairs, results, strict=True):
-                shown = None if result is None else next(corrected)
-                found.append(Comparison(family, a, b, protocol, shown))
-    return found
+__all__ = ["StudyResults", "read_study"]
 
 
 @dataclass(frozen=True)
@@ -115,9 +47,35 @@ class StudyResults:
             if protocol in cell["accuracies"]
         }
 
+    @cached_property
+    def findings(self) -> Findings:
+        """The conditions with what was measured, and their comparisons."""
+        return Findings(
+            {name: self._measured(name) for name in self.study.conditions},
+            self.study.protocols,
+            self.study.comparisons,
+            exploratory=self.study.exploratory,
+        )
+
+    def _measured(self, condition: str) -> Measured:
+        cells = self.of(condition)
+        # All cells of a condition cost the same; those of an earlier version may not say it.
+        cost: Mapping[str, Any] = next((cell["cost"] for cell in cells if cell["cost"]), {})
+        each, images = cost.get("forward_equivalents"), cost.get("images_per_epoch")
+        return Measured(
+            condition,
+            {protocol: self.accuracies(condition, protocol) for protocol in self.study.protocols},
+            seeds=[cell["seed"] for cell in cells],
+            epochs=[cell["epochs"] for cell in cells],
+            seconds=[float(cell["seconds"]) for cell in cells if cell.get("seconds")],
+            machines=frozenset(machine_of(cell.get("hardware", {})) for cell in cells),
+            forward_equivalents=each,
+            images=None if images is None else images * cells[0]["epochs"],
+        )
+
     def comparisons(self) -> list[Comparison]:
         """All comparisons, each family corrected per protocol."""
-        return compare_conditions(self.study.comparisons, self.study.protocols, self.accuracies)
+        return self.findings.comparisons
 
     def missing(self) -> list[str]:
         """Cells that were not measured."""
@@ -149,17 +107,8 @@ class StudyResults:
                 for name in self.study.conditions
             },
             "baselines": dict(self.baselines),
-            "comparisons": [
-                {
-                    "family": c.family,
-                    "candidate": c.candidate,
-                    "reference": c.reference,
-                    "protocol": c.protocol,
-                    **({} if c.result is None else asdict(c.result)),
-                    "words": c.words(self.study.exploratory),
-                }
-                for c in self.comparisons()
-            ],
+            "comparisons": [c.as_dict(self.study.exploratory) for c in self.comparisons()],
+            "answer": asdict(self.findings.answer()),
             "over_rows": [over.as_dict() for over in over_rows(self)],
             "notes": self.marks(),
             "missing": self.missing(),
@@ -167,7 +116,7 @@ class StudyResults:
 
     def verdicts(self) -> list[str]:
         """All comparisons in words."""
-        found = [c.words(self.study.exploratory) for c in self.comparisons()]
+        found = self.findings.words()
         for over in over_rows(self):
             found += over.words(measure_name(over.protocol))
         return found
@@ -182,51 +131,28 @@ class StudyResults:
 
     def columns(self) -> list[str]:
         """Headings of the table."""
-        titles = [measure_name(p) for p in self.study.protocols]
-        head = ["condition", "epochs", "forward-equivalents", "cost", "time per run", "seeds"]
-        return [*head, *titles, *(["published"] if self.study.published else [])]
+        return [*self.findings.columns(), *(["published"] if self.study.published else [])]
 
     def rows(self) -> list[list[str]]:
         """What needs no training, then the conditions: what each cost, and its accuracies."""
-        cheapest = self._cheapest()
         found = []
         for name, by_protocol in self.baselines.items():
             spreads = [percents([*by_protocol.get(p, {}).values()]) for p in self.study.protocols]
             seeds = str(max(map(len, by_protocol.values())))
-            published = [""] if self.study.published else []
-            found.append([name, *[DASH] * 4, seeds, *spreads, *published])
-        return found + [self._condition_row(name, cheapest) for name in self.study.conditions]
+            found.append([name, *[DASH] * 4, seeds, *spreads])
+        found += [[cell.text for cell in row] for row in self.findings.rows()]
+        if self.study.published:
+            found = [[*row, self.study.published.get(row[0], "")] for row in found]
+        return found
 
     def markdown(self) -> str:
-        """The verdicts, then the table."""
+        """The verdicts and what they cost, then the table."""
         columns = self.columns()
-        lines = [*(f"- {line}" for line in (*self.verdicts(), *self.notes())), "", _row(columns)]
+        costs = filter(None, (self.findings.cost(*pair) for pair in self.findings.pairs))
+        first = (*self.verdicts(), *costs, *self.notes())
+        lines = [*(f"- {line}" for line in first), "", _row(columns)]
         lines += [_row(["---"] * len(columns)), *map(_row, self.rows())]
         return "\n".join(lines) + "\n"
-
-    def _cheapest(self) -> float:
-        spent = [_spent(cell) for cell in self.cells]
-        return min([s for s in spent if s], default=0.0)
-
-    def _condition_row(self, name: str, cheapest: float) -> list[str]:
-        cells = self.of(name)
-        if not cells:
-            return [name, *[DASH] * (5 + len(self.study.protocols)), *self._published(name)]
-        seconds = [c["seconds"] for c in cells if c.get("seconds")]
-        spent = _spent(cells[0])
-        return [
-            name,
-            ", ".join(str(e) for e in sorted({c["epochs"] for c in cells})),
-            f"{cells[0]['cost'].get('forward_equivalents', 0):.1f}",
-            ratio(spent / cheapest) if cheapest else DASH,
-            duration(statistics.median(seconds)) if seconds else DASH,
-            str(len(cells)),
-            *(percents([*self.accuracies(name, p).values()]) for p in self.study.protocols),
-            *self._published(name),
-        ]
-
-    def _published(self, name: str) -> list[str]:
-        return [self.study.published.get(name, "")] if self.study.published else []
 
 
 def read_study(folder: Path) -> StudyResults:
@@ -240,13 +166,6 @@ def read_study(folder: Path) -> StudyResults:
     study = Study.load(folder / "study.yaml")
     cells = [c for c in read_cells(folder) if c["condition"] in study.conditions]
     return StudyResults(study, cells, read_baselines(folder))
-
-
-def _spent(cell: Mapping[str, Any]) -> float:
-    """Cost of a cell's training: forward-equivalents of all its images."""
-    cost = cell["cost"]
-    images = float(cost.get("images_per_epoch", 0)) * cell["epochs"]
-    return float(cost.get("forward_equivalents", 0)) * images
 
 
 def _row(words: Sequence[str]) -> str:

@@ -1,54 +1,81 @@
-"""Finished runs as conditions: grouped where they differ in the seed alone, and compared in words.
-
-The comparisons are those of studies: paired by seed, corrected for their number, with the same
-words.
-"""
+"""Single runs as conditions: grouped where they differ in the seed alone, named, and compared."""
 
 from __future__ import annotations
 
 import shlex
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from unmix.config import field_names
+from unmix.display import measure_name, value_text
 from unmix.errors import UserError
 from unmix.per_image import per_image
-from unmix.results import Evaluation, RunResults, protocols_of, settings_of
+from unmix.results import ON, Evaluation, RunResults, is_transfer, protocols_of, settings_of
 from unmix.statistics import compare_single_runs
-from unmix.studies.analysis import Comparison, compare_conditions
-from unmix.studies.plan import SHARED
+from unmix.studies.findings import Findings, Measured, machine_of
+from unmix.studies.naming import Named, differing, names_of
 
 __all__ = ["ComparedRun", "GroupedRuns", "RunGroup", "group_runs"]
+
+# What changes neither the training nor what is compared: the seed, what computes, and how often
+# and how a run was evaluated, which each accuracy says itself.
+_NO_CONDITION = {"seed", "device", *field_names("evaluation")}
+# What two conditions must share to be compared by accuracies on their own data.
+_SHARED = ("data", "size", "limit")
+# Known of a finished run alone.
+_COUNTS = ("train_images", "test_images")
+
+CostOf = Callable[["ComparedRun"], float | None]
+"""From a run to the forward-equivalents of its step, if they are known."""
 
 
 @dataclass(frozen=True)
 class ComparedRun:
-    """A finished run.
+    """A run, finished or not.
 
     Attributes:
         folder: Its run folder.
-        results: What it measured; `data` is the same name for the same data alone.
+        results: What it measured; `data` is the same name for the same data alone. An accuracy on
+            other data has a protocol of its own, as "knn on digits".
         settings: All that its result depends on.
         label: Its method and mixture.
+        at: The epochs after which it is compared; None for the end.
     """
 
     folder: Path
     results: RunResults
     settings: Mapping[str, Any]
     label: str
+    at: int | None = None
+
+    @cached_property
+    def own(self) -> dict[str, Any]:
+        """The settings that runs of one condition share."""
+        kept = {k: v for k, v in self.settings.items() if k not in _NO_CONDITION}
+        if self.results.baseline:
+            kept = {k: v for k, v in kept.items() if k not in field_names("mixture")}
+        return {**kept, "mixture": self.results.mixture, "data": self.results.data}
 
     @property
     def key(self) -> tuple[Any, ...]:
-        """The settings that runs of one condition share."""
-        own = {**self.settings, "data": self.results.data}
-        return tuple(sorted((k, str(v)) for k, v in own.items() if k != "seed"))
+        """The same for runs of one condition."""
+        return tuple(sorted((name, str(value)) for name, value in self.own.items()))
+
+    @property
+    def name(self) -> str:
+        """Of the run."""
+        return self.results.name
 
     def final(self, protocol: str) -> Evaluation | None:
-        """Its evaluation at its last epoch, if there is one."""
-        row = self.results.final(protocol)
-        return row if row is not None and row.epoch == self.results.epochs else None
+        """Its evaluation after the epochs that are compared, if there is one."""
+        epoch = self.results.epochs if self.at is None else self.at
+        rows = [row for row in self.results.of(protocol) if row.epoch == epoch]
+        return rows[-1] if rows else None
 
 
 @dataclass(frozen=True)
@@ -58,20 +85,50 @@ class RunGroup:
     Attributes:
         name: What distinguishes it from the other groups.
         runs: By seed.
+        repeated: Others of these settings and seeds, which do not count.
     """
 
     name: str
     runs: Mapping[int, ComparedRun]
+    repeated: Sequence[ComparedRun] = ()
 
     @property
     def first(self) -> ComparedRun:
         """One of its runs; their settings are the same."""
         return next(iter(self.runs.values()))
 
+    @property
+    def all(self) -> list[ComparedRun]:
+        """Its runs, also those that do not count."""
+        return [*self.runs.values(), *self.repeated]
+
+    @property
+    def ended(self) -> list[ComparedRun]:
+        """Its runs that are finished."""
+        return [run for run in self.runs.values() if run.results.ended]
+
     def accuracies(self, protocol: str) -> dict[int, float]:
         """Accuracy in percent by seed."""
         rows = {seed: run.final(protocol) for seed, run in self.runs.items()}
         return {seed: row.top1 for seed, row in rows.items() if row is not None}
+
+    def ways(self, protocol: str) -> dict[str, set[str]]:
+        """How its accuracies were measured: for each setting of a row its values, as text."""
+        rows = [row for run in self.runs.values() if (row := run.final(protocol)) is not None]
+        found: dict[str, set[str]] = {}
+        for way in map(way_of, rows):
+            for word in way:
+                found.setdefault(word, set())
+        for word, values in found.items():
+            known = [way_of(row) for row in rows]
+            values |= {str(w.get(word)) for w in known if word in w or word not in _COUNTS}
+        return found
+
+
+def way_of(row: Evaluation) -> dict[str, Any]:
+    """How a row was measured, as far as it is known."""
+    counts = {word: row.details[word] for word in _COUNTS if word in row.details}
+    return {**settings_of(row.details), **counts}
 
 
 @dataclass(frozen=True)
@@ -80,16 +137,23 @@ class GroupedRuns:
 
     Attributes:
         groups: By name, those without a mixture first.
-        repeated: Runs of the same settings and seed as another one, which do not count again.
+        repeated: A sentence for each run of the same settings and seed as another one.
+        protocols: By which runs were evaluated.
+        cost_of: The forward-equivalents of a condition's run.
+        reference: The condition that all others are compared with; None chooses.
     """
 
     groups: Mapping[str, RunGroup]
     repeated: Sequence[str] = ()
     protocols: Sequence[str] = field(default=())
+    cost_of: CostOf = lambda run: None
+    reference: str | None = None
 
     @cached_property
     def families(self) -> dict[str, list[tuple[str, str]]]:
         """What is compared with what: mixtures with their method without one, methods last."""
+        if self.reference is not None:
+            return {"": [(name, self.reference) for name in self.groups if name != self.reference]}
         by_method: dict[str, list[RunGroup]] = {}
         for group in self.groups.values():
             by_method.setdefault(group.first.results.method, []).append(group)
@@ -104,134 +168,171 @@ class GroupedRuns:
         first, *others = [groups[0].name for groups in by_method.values()]
         return {**found, "methods": [(other, first) for other in others]}
 
+    @property
+    def measured(self) -> bool:
+        """Whether any accuracy can be compared."""
+        return any(g.accuracies(p) for g in self.groups.values() for p in self.protocols)
+
     @cached_property
-    def comparisons(self) -> list[Comparison]:
-        """Those that can be made, each family corrected per protocol."""
-        found = []
-        for protocol in self.protocols:
-            families = {
-                family: [pair for pair in pairs if self.why_not(*pair, protocol) is None]
-                for family, pairs in self.families.items()
-            }
-            found += compare_conditions(
-                families, [protocol], lambda name, p: self.groups[name].accuracies(p)
-            )
-        return found
+    def findings(self) -> Findings:
+        """The conditions with what was measured, and their comparisons."""
+        return Findings(
+            {name: self._measured(group) for name, group in self.groups.items()},
+            self.protocols,
+            self.families,
+            self.why_not,
+        )
+
+    def _measured(self, group: RunGroup) -> Measured:
+        ended, first = group.ended, group.first
+        seconds = [run.results.training.get("seconds") for run in ended]
+        steps = next((s for r in ended if (s := r.results.training.get("steps"))), None)
+        batch = first.settings.get("batch_size")
+        return Measured(
+            group.name,
+            {protocol: group.accuracies(protocol) for protocol in self.protocols},
+            seeds=[run.results.seed for run in ended],
+            epochs=[run.results.epochs for run in group.runs.values()],
+            seconds=[float(s) for s in seconds if isinstance(s, int | float)],
+            machines=frozenset(machine_of(run.results.hardware) for run in ended),
+            forward_equivalents=self.cost_of(first),
+            images=steps * batch if steps and batch else None,
+            running=len(group.runs) - len(ended),
+        )
 
     def why_not(self, a: str, b: str, protocol: str) -> str | None:
         """Why two groups cannot be compared, in a clause; "" where one was not measured."""
-        runs = [self.groups[name].first for name in (a, b)]
-        for setting in ("data", "size", *SHARED):
-            if setting == "data_dir":
-                continue
-            values = [getattr(run.results, setting, run.settings.get(setting)) for run in runs]
-            if values[0] != values[1]:
-                return f"{setting} is {_word(values[0])} and {_word(values[1])}"
-        ours, theirs = (run.final(protocol) for run in runs)
-        if ours is None or theirs is None:
+        one, other = self.groups[a], self.groups[b]
+        # On other data it does not matter what an encoder was trained on.
+        for setting in ("size",) if is_transfer(protocol) else _SHARED:
+            both = [
+                getattr(group.first.results, setting, group.first.settings.get(setting))
+                for group in (one, other)
+            ]
+            if both[0] != both[1]:
+                return f"{setting} is {_text(both[0])} and {_text(both[1])}"
+        if not one.accuracies(protocol) or not other.accuracies(protocol):
             return ""
-        a_way, b_way = (
-            {**settings_of(row.details), "test_images": row.details.get("test_images")}
-            for row in (ours, theirs)
-        )
-        for word in dict.fromkeys((*a_way, *b_way)):
-            if a_way.get(word) != b_way.get(word):
-                return f"{word} is {_word(a_way.get(word))} and {_word(b_way.get(word))}"
+        ours, theirs = one.ways(protocol), other.ways(protocol)
+        for word in dict.fromkeys((*ours, *theirs)):
+            for group, ways in ((one, ours), (other, theirs)):
+                if len(ways.get(word, ())) > 1:
+                    values = sorted(ways[word])
+                    return f"{_word(word)} is {' and '.join(values)} in runs of {group.name}"
+            pair = [ways.get(word) or {"None"} for ways in (ours, theirs)]
+            if pair[0] != pair[1] and not (word in _COUNTS and {"None"} in pair):
+                return f"{_word(word)} is {next(iter(pair[0]))} and {next(iter(pair[1]))}"
+        if is_transfer(protocol) and _other_images(one.first, other.first, protocol):
+            return "their test images differ"
         return None
 
     def words(self) -> list[str]:
         """All comparisons in words, and those that are not possible."""
         lines = []
-        for comparison in self.comparisons:
+        for comparison in self.findings.comparisons:
             lines.append(comparison.words())
             a, b = self.groups[comparison.candidate], self.groups[comparison.reference]
             if len(a.runs) == len(b.runs) == 1:
                 lines.append(f"  single runs: {_single(a.first, b.first, comparison.protocol)}")
-        for a_name, b_name in (pair for pairs in self.families.values() for pair in pairs):
-            reasons = {self.why_not(a_name, b_name, p): None for p in self.protocols}
-            lines += [
-                f"{a_name} against {b_name}: different settings: no comparison ({why})"
-                for why in reasons
-                if why
-            ]
-        return lines
+        return [*lines, *self.findings.refusals()]
 
     def differing(self) -> dict[str, dict[str, Any]]:
         """For each setting that differs between the groups, each group's value."""
-        own = {name: dict(group.first.settings) for name, group in self.groups.items()}
-        for name, group in self.groups.items():
-            own[name]["data"] = group.first.results.data
-        names = [key for key in dict.fromkeys(k for o in own.values() for k in o) if key != "seed"]
-        values = {key: {name: settings.get(key) for name, settings in own.items()} for key in names}
-        return {k: v for k, v in values.items() if len(set(map(str, v.values()))) > 1}
+        return differing({name: group.first.own for name, group in self.groups.items()})
+
+    def common(self) -> dict[str, Any]:
+        """The settings that no two groups have differently."""
+        own: dict[str, Any] = {}
+        for group in self.groups.values():
+            own |= group.first.own
+        return {name: value for name, value in own.items() if name not in self.differing()}
 
     def as_dict(self) -> dict[str, Any]:
         """Conditions, and every number of the comparisons."""
         return {
+            "answer": asdict(self.findings.answer()),
             "conditions": {
                 name: {
-                    "runs": {str(seed): run.results.name for seed, run in group.runs.items()},
+                    "runs": {str(seed): run.name for seed, run in group.runs.items()},
                     "accuracies": {p: group.accuracies(p) for p in self.protocols},
+                    "forward_equivalents": self.findings.conditions[name].forward_equivalents,
+                    "seconds": self.findings.conditions[name].time,
+                    "settings": group.first.own,
                 }
                 for name, group in self.groups.items()
             },
             "differing": self.differing(),
-            "comparisons": [
-                {
-                    "family": c.family, "candidate": c.candidate, "reference": c.reference,
-                    "protocol": c.protocol, **({} if c.result is None else asdict(c.result)),
-                    "words": c.words(),
-                }
-                for c in self.comparisons
-            ],
+            "common": self.common(),
+            "comparisons": [c.as_dict() for c in self.findings.comparisons],
             "verdicts": self.words(),
-        }  # fmt: skip
+        }
 
 
-def group_runs(runs: Sequence[ComparedRun]) -> GroupedRuns:
+def group_runs(
+    runs: Sequence[ComparedRun],
+    cost_of: CostOf = lambda run: None,
+    reference: str | None = None,
+) -> GroupedRuns:
     """Group runs that differ in the seed alone; each group is named by what differs.
 
     Args:
         runs: At least one.
+        cost_of: The forward-equivalents of a step of a run, if they are known.
+        reference: Name of the condition that all others are compared with.
+
+    Raises:
+        UserError: if there is no such condition.
     """
     found: dict[tuple[Any, ...], dict[int, ComparedRun]] = {}
-    repeated = []
-    for run in sorted(runs, key=lambda run: not run.results.baseline):
+    again: dict[tuple[Any, ...], list[ComparedRun]] = {}
+    notes = []
+    # Of a finished run and an unfinished one with the same seed the finished one counts.
+    for run in sorted(runs, key=lambda run: (not run.results.baseline, not run.results.ended)):
         members = found.setdefault(run.key, {})
-        if run.results.seed in members:
-            first = members[run.results.seed].results.name
-            repeated.append(
-                f"{run.results.name} has the settings and the seed of {first}, and counts once."
-            )
-        members.setdefault(run.results.seed, run)
-    names = _names([next(iter(members.values())) for members in found.values()])
+        first = members.setdefault(run.results.seed, run)
+        if first is not run:
+            again.setdefault(run.key, []).append(run)
+            notes.append(f"{run.name} has the settings and the seed of {first.name}; counted once.")
+    firsts = [next(iter(members.values())) for members in found.values()]
+    names = names_of([Named(r.label, r.results.method, r.results.mixture, r.own) for r in firsts])
+    if reference is not None and reference not in names:
+        raise UserError(
+            f"{reference!r} is none of the conditions: {'; '.join(names)}.", parameter="reference"
+        )
     groups = {
-        name: RunGroup(name, dict(sorted(members.items())))
-        for name, members in zip(names, found.values(), strict=True)
+        name: RunGroup(name, dict(sorted(members.items())), again.get(key, ()))
+        for name, (key, members) in zip(names, found.items(), strict=True)
     }
-    return GroupedRuns(groups, tuple(repeated), tuple(protocols_of([r.results for r in runs])))
-
-
-def _names(runs: Sequence[ComparedRun]) -> list[str]:
-    """Method and mixture, and the settings that differ where these are the same."""
-    names = []
-    for run in runs:
-        same_label = [other for other in runs if other.label == run.label]
-        keys = dict.fromkeys(key for other in same_label for key, _ in other.key)
-        values = {key: {str(dict(other.key).get(key)) for other in same_label} for key in keys}
-        words = [
-            f"{key} {_word(run.results.data if key == 'data' else run.settings.get(key))}"
-            for key in keys
-            if len(values[key]) > 1
-        ]
-        names.append(", ".join([run.label, *words]))
-    return names
+    protocols = protocols_of([run.results for run in runs])
+    return GroupedRuns(groups, tuple(notes), tuple(protocols), cost_of, reference)
 
 
 def _nearest(group: RunGroup, others: Sequence[RunGroup]) -> RunGroup:
-    """The one with the fewest other settings."""
-    own = set(group.first.key)
-    return min(others, key=lambda other: len(own ^ set(other.first.key)))
+    """The one with the fewest other settings; a mixture's own do not count."""
+    skipped = set(field_names("mixture"))
+
+    def own(one: RunGroup) -> Counter[tuple[str, str]]:
+        return Counter((k, v) for k, v in one.first.key if k not in skipped)
+
+    return min(others, key=lambda other: sum((own(group) - own(other)).values()))
+
+
+def _other_images(a: ComparedRun, b: ComparedRun, protocol: str) -> bool:
+    """Whether it is known that two runs were measured on other test images."""
+    digests = []
+    for run in (a, b):
+        row = run.final(protocol)
+        with suppress(UserError):
+            digests.append(_per_image(run, row).images if row is not None else None)
+    return len(digests) == 2 and None not in digests and digests[0] != digests[1]
+
+
+def _per_image(run: ComparedRun, row: Evaluation) -> Any:
+    """What a run kept of a row; its file has rows as they were measured."""
+    protocol = row.protocol.partition(ON)[0]
+    data = run.results.transfers.get(row.protocol)
+    details = row.details if data is None else {**row.details, "data": data}
+    return per_image(run.folder, Evaluation(protocol, row.epoch, row.top1, row.top5, details))
 
 
 def _single(a: ComparedRun, b: ComparedRun, protocol: str) -> str:
@@ -241,20 +342,23 @@ def _single(a: ComparedRun, b: ComparedRun, protocol: str) -> str:
         row = run.final(protocol)
         assert row is not None
         try:
-            found.append(per_image(run.folder, row))
+            found.append(_per_image(run, row))
         except UserError as error:
-            command = "knn" if protocol == "knn" else f"probe --protocol {protocol}"
-            folder = shlex.quote(str(run.folder))
+            kind, data = protocol.partition(ON)[0], run.results.transfers.get(protocol)
+            command = ["unmix", "knn"] if kind == "knn" else ["unmix", "probe", "--protocol", kind]
+            words = [*command, str(run.folder), *(["--data", data] if data else [])]
             return (
-                f"no test image by image, for {run.results.name}: {error} "
-                f"(unmix {command} {folder} measures them)"
+                f"no test image by image, for {run.name}: {error} "
+                f"({shlex.join(words)} measures them)"
             )
     if found[0].images != found[1].images:
         return "no test image by image: their test images differ"
     return str(compare_single_runs(found[0].correct, found[1].correct))
 
 
-def _word(value: Any) -> str:
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    return " ".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)
+def _word(name: str) -> str:
+    return measure_name(name) if name in _COUNTS else name
+
+
+def _text(value: Any) -> str:
+    return "none" if value is None else value_text(value)

@@ -1,0 +1,99 @@
+"""Two conditions by one measure: the paired comparison, and its words."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from unmix.display import measure_name
+from unmix.statistics import Outcome, PairedComparison, compare_paired, holm, outcome, verdict
+
+__all__ = ["Comparison", "compare_conditions"]
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Two conditions by one measure.
+
+    Attributes:
+        family: Comparisons that Holm's correction is over.
+        protocol: The measure: an evaluation protocol, or one on other data, as "knn on digits".
+        result: None if the two have no seed in common.
+    """
+
+    family: str
+    candidate: str
+    reference: str
+    protocol: str
+    result: PairedComparison | None
+
+    @property
+    def outcome(self) -> Outcome:
+        """What it shows, in a word."""
+        return outcome(self.result)
+
+    @property
+    def winner(self) -> str | None:
+        """The condition that is shown to be better, if one is."""
+        return {"better": self.candidate, "worse": self.reference}.get(self.outcome)
+
+    def short(self) -> str:
+        """The mean difference to the reference with its interval, for a figure."""
+        if self.result is None or self.result.interval is None or self.outcome == "too few":
+            return f"too few seeds against {self.reference}"
+        low, high = self.result.interval
+        interval = f"95% interval {low:+.1f} to {high:+.1f}"
+        return f"{self.result.mean:+.1f} ({interval}) against {self.reference}"
+
+    def verdict(self, exploratory: bool = False) -> str:
+        """The result in words, without the names of the conditions."""
+        if exploratory and self.result is not None:
+            return (
+                f"{self.result.mean:+.1f} points over {self.result.pairs} paired seeds; this study "
+                "is exploratory and gives no verdict"
+            )
+        return verdict(self.result)
+
+    def words(self, exploratory: bool = False) -> str:
+        """The comparison as a sentence."""
+        pair = f"{self.candidate} against {self.reference}"
+        return f"{pair}, {measure_name(self.protocol)}: {self.verdict(exploratory)}"
+
+    def as_dict(self, exploratory: bool = False) -> dict[str, Any]:
+        """Every number of it."""
+        return {
+            "family": self.family,
+            "candidate": self.candidate,
+            "reference": self.reference,
+            "protocol": self.protocol,
+            **({} if self.result is None else asdict(self.result)),
+            "outcome": self.outcome,
+            "words": self.words(exploratory),
+        }
+
+
+def compare_conditions(
+    families: Mapping[str, Sequence[tuple[str, str]]],
+    protocols: Sequence[str],
+    accuracies: Callable[[str, str], Mapping[int, float]],
+) -> list[Comparison]:
+    """Compare conditions seed by seed, each family corrected per protocol.
+
+    Args:
+        families: For each family its pairs (candidate, reference).
+        protocols: To compare by.
+        accuracies: From a condition and a protocol to its accuracy by seed.
+    """
+    found = []
+    for protocol in protocols:
+        for family, pairs in families.items():
+            results = [
+                compare_paired(accuracies(a, protocol), accuracies(b, protocol)) for a, b in pairs
+            ]
+            # The planned comparisons count, also those whose runs are still missing.
+            corrected = iter(holm([r for r in results if r is not None], len(pairs)))
+            for (a, b), result in zip(pairs, results, strict=True):
+                shown = None if result is None else next(corrected)
+                found.append(Comparison(family, a, b, protocol, shown))
+    return found
