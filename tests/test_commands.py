@@ -358,7 +358,7 @@ def test_compare_writes_everything_beside_the_runs(runs: Path):
     # One seed of each, told in words; then the table.
     assert lines[0].startswith("CMC + IM against MoCo, kNN: no verdict from 1 paired seed")
     assert "of these two encoders, not of their methods" in lines[0]
-    assert lines[1].startswith("Compared with MoCo, CMC + IM takes ")
+    assert lines[1].startswith("Cost of CMC + IM against MoCo: ")
     heads = [line.splitlines()[0].split()[:2] for line in lines[2:6]]
     assert [head[0] for head in heads] == ["setting", heads[1][0], "condition", "run"]
     content = json.loads((folder / "compare.json").read_text())
@@ -407,8 +407,11 @@ def test_transfer_accuracies_are_not_shown_as_the_runs_own(runs: Path):
 
 @pytest.mark.usefixtures("unrendered")
 def test_runs_without_classes_have_curves_of_training_images(unlabeled: Path, tmp_path: Path):
+    run = shutil.copytree(unlabeled, tmp_path / "run")
+    content = json.loads((run / "results.json").read_text())
+    (run / "results.json").write_text(json.dumps({**content, "evaluations": []}))
     lines: list[str] = []
-    folder = compare([unlabeled], out=tmp_path / "out", device="cpu", say=lines.append).folder
+    folder = compare([run], out=tmp_path / "out", device="cpu", say=lines.append).folder
     found = json.loads((folder / "softness.json").read_text())
     assert (found["split"], found["images"]) == ("train", 24)
     assert not (folder / "accuracy.png").exists()

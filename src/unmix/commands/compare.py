@@ -13,21 +13,21 @@ from matplotlib.figure import Figure
 
 from unmix.commands.compare_text import Told, not_evaluated, notes_on
 from unmix.commands.comparison import Comparison
-from unmix.commands.conditions import costs, grouped
+from unmix.commands.conditions import conditions_drawn, costs, grouped
 from unmix.commands.finished import Say
 from unmix.commands.predictions import Predictions, predictions
 from unmix.commands.reading import given_folders, read_runs, short_names
 from unmix.display import measure_name
 from unmix.errors import UserError, check_given, check_number
-from unmix.figures import accuracy_against_epochs, curves, read_metrics, save, write_report
+from unmix.figures import accuracy_against_epochs, curves, save, write_report
+from unmix.figures.series import Condition
 from unmix.files import atomic_write
 from unmix.names import json_bytes, shown
-from unmix.results import Evaluation, RunResults, finite, protocols_of
+from unmix.results import RunResults, finite, protocols_of
 from unmix.studies.grouping import GroupedRuns
 from unmix.training.console import quiet_libraries
 from unmix.training.console import say as print_line
 from unmix.training.run.extending import notes_on_extensions
-from unmix.training.run.folder import RunFolder
 
 __all__ = ["COMPARISON", "compare", "listed"]
 
@@ -102,7 +102,8 @@ def compare(
         say(f"{text}\n")
     notes += notes_on(known, groups, results)
     notes += notes_on_extensions({run.name: known[run.name] for run in results if run.ended})
-    figures = _figures(known, results, notes, baselines or {})
+    drawn_conditions = conditions_drawn(groups, notes)
+    figures = _figures(drawn_conditions, notes, baselines or {})
     curves_ = _predictions(groups, notes, device, data_dir, say)
     if curves_ is not None:
         caption = f"Measures are over {curves_.images:,} {curves_.split} images of {curves_.data}."
@@ -187,54 +188,33 @@ def _writable(folder: Path, given: bool) -> Path:
 
 
 def _figures(
-    known: Mapping[str, Path],
-    results: Sequence[RunResults],
+    conditions: Sequence[Condition],
     notes: list[str],
     baselines: Mapping[str, Mapping[str, float]],
 ) -> dict[str, _Drawn]:
     """Draw what the runs' results and metrics give, by title."""
     figures = {}
+    results = [run for condition in conditions for run in condition.runs.values()]
     preferred = ("linear", "knn", *protocols_of(results))
     protocol = next((name for name in preferred if any(r.of(name) for r in results)), None)
     if protocol is None:
         notes.append("No run has an accuracy, so there is no accuracy against epochs.")
     else:
+        references = {name: row[protocol] for name, row in baselines.items() if protocol in row}
         figures["Accuracy against epochs"] = _Drawn(
             "accuracy",
-            accuracy_against_epochs(
-                results,
-                protocol,
-                {name: row[protocol] for name, row in baselines.items() if protocol in row},
-            ),
+            accuracy_against_epochs(conditions, protocol, references),
             f"Top-1 accuracy, {measure_name(protocol)}; baselines are dotted.",
         )
-    metrics = _metrics(known, results, notes)
-    if metrics:
+    recorded = [condition for condition in conditions if condition.metrics]
+    if recorded:
         figures["Course of training"] = _Drawn(
             "curves",
-            curves(metrics, results),
+            curves(recorded),
             "Losses with and without a mixture are sums of different terms: compare their course, "
             "not their height.",
         )
     return figures
-
-
-def _metrics(
-    known: Mapping[str, Path], results: Sequence[RunResults], notes: list[str]
-) -> dict[str, dict[str, dict[int, float]]]:
-    """The runs' metrics, their kNN completed by the last epoch's, which follows the training."""
-    metrics = {}
-    for run in results:
-        try:
-            found = read_metrics(RunFolder(known[run.name]).metrics)
-        except UserError as error:
-            notes.append(f"{run.name} has no curves: {error}")
-            continue
-        last: Evaluation | None = run.final("knn")
-        if last is not None:
-            found["knn"] = {**found.get("knn", {}), last.epoch: last.top1}
-        metrics[run.name] = found
-    return metrics
 
 
 def _predictions(

@@ -10,6 +10,8 @@ from typing import Any
 from unmix.config import field_names
 from unmix.display import DASH, run_label, value_text
 from unmix.errors import UserError
+from unmix.figures.progress import read_metrics
+from unmix.figures.series import Condition
 from unmix.figures.table import Cell, ResultsTable
 from unmix.names import shown
 from unmix.results import RunResults
@@ -20,7 +22,7 @@ from unmix.studies.grouping import ComparedRun, CostOf, GroupedRuns, group_runs
 from unmix.training.run.data_record import DataRecord
 from unmix.training.run.folder import RunFolder
 
-__all__ = ["conditions_table", "costs", "grouped", "settings_table"]
+__all__ = ["conditions_drawn", "conditions_table", "costs", "grouped", "settings_table"]
 
 # For a run whose settings cannot be read: what its results say.
 _FACTS = ("method", "mixture", "backbone", "width", "size", "epochs", "seed")
@@ -95,6 +97,32 @@ def _images(folder: Path) -> int:
         if record is not None and record.splits:
             return next(iter(record.splits.values())).images
     return 50_000
+
+
+def conditions_drawn(groups: GroupedRuns, notes: list[str]) -> list[Condition]:
+    """The conditions as figures take them, with what each run recorded in its `metrics.csv`.
+
+    Args:
+        groups: The conditions.
+        notes: Takes a line for each run without records.
+    """
+    names = list(groups.groups)
+    found = []
+    for name, group in groups.groups.items():
+        metrics = {}
+        for seed, run in group.runs.items():
+            try:
+                metrics[seed] = read_metrics(RunFolder(run.folder).metrics)
+            except UserError as error:
+                if run.results.ended:
+                    notes.append(f"{run.name} has no curves: {error}")
+        runs = {seed: run.results for seed, run in group.runs.items()}
+        word = f"epochs {group.first.results.epochs}"
+        # Conditions that differ in their epochs alone are one curve of their ends.
+        curve = ", ".join(part for part in name.split(", ") if part != word) or group.first.label
+        alone = sum(word in other.split(", ") for other in names) == len(names)
+        found.append(Condition(name, runs, metrics, None if alone else curve))
+    return found
 
 
 def conditions_table(found: Findings) -> ResultsTable:

@@ -219,8 +219,8 @@ class Findings:
         """What a condition costs, compared with another, in a sentence; "" if nothing is known."""
         a, b = self.conditions[candidate], self.conditions[reference]
         parts = [part for part in (_compute(a, b), _time(a, b)) if part]
-        words = " and ".join(parts)
-        return f"Compared with {reference}, {candidate} takes {words}." if parts else ""
+        words = ", and ".join(parts)
+        return f"Cost of {candidate} against {reference}: {words}." if parts else ""
 
     def columns(self) -> list[str]:
         """Headings of the table of conditions."""
