@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
+from unmix.commands.compare_report import comparison_report
 from unmix.commands.compare_text import Told, not_evaluated, notes_on
 from unmix.commands.comparison import Comparison
 from unmix.commands.conditions import conditions_drawn, costs, grouped
@@ -19,7 +21,9 @@ from unmix.commands.predictions import Predictions, predictions
 from unmix.commands.reading import given_folders, read_runs, short_names
 from unmix.display import measure_name
 from unmix.errors import UserError, check_given, check_number
-from unmix.figures import accuracy_against_epochs, curves, save, write_report
+from unmix.figures import accuracy_against_epochs, curves, save, write_page
+from unmix.figures.report_content import Picture
+from unmix.figures.saving import inline
 from unmix.figures.series import Condition
 from unmix.files import atomic_write
 from unmix.names import json_bytes, shown
@@ -111,16 +115,15 @@ def compare(
         curves_.write(folder / "softness.json")
     for drawn in figures.values():
         save(drawn.figure, folder / drawn.stem)
-    write_report(
-        folder / "report.html",
-        results,
-        {title: drawn.figure for title, drawn in figures.items()},
-        baselines,
-        settings=groups.common(),
-        notes=notes,
-        captions={title: drawn.caption for title, drawn in figures.items()},
-        verdicts=found.verdicts,
-    )
+    pictures = []
+    if curves_ is not None:
+        title, caption = "Prediction curves", figures["Prediction curves"].caption
+        pictures.append(Picture(title, inline(curves_.inline, title), caption))
+    report = comparison_report(
+        groups, drawn_conditions, [found.conditions, found.runs], pictures, baselines or {}, notes,
+        _command(folders),
+    )  # fmt: skip
+    write_page(folder / "report.html", report)
     for note in notes:
         say(note)
     content = {
@@ -166,6 +169,11 @@ def _plain(run: RunResults, folder: Path) -> dict[str, Any]:
 def _beside(folders: Sequence[Path]) -> Path:
     """The folder `compare` in the lowest folder that holds all runs."""
     return Path(os.path.commonpath([path.absolute().parent for path in folders])) / "compare"
+
+
+def _command(folders: Sequence[Path]) -> str:
+    """The command of this comparison."""
+    return shlex.join(["unmix", "compare", *map(str, folders)])
 
 
 def _writable(folder: Path, given: bool) -> Path:

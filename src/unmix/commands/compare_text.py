@@ -50,7 +50,7 @@ class Told:
             common: Whether settings that all runs share are printed too.
         """
         found = self.groups.findings
-        costs = [line for pair in found.pairs if (line := found.cost(*pair))]
+        costs = [line for pair in found.compared if (line := found.cost(*pair))]
         parts = ["\n".join(self._answer()), "\n".join(costs[:_LINES])]
         if self.settings is not None:
             parts.append(self.settings.text())

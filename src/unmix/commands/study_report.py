@@ -9,7 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from unmix.commands.report_answer import Spent, answer_of
+from unmix.commands.compare_report import answer_of, differences_of
 from unmix.commands.report_samples import mixture_samples
 from unmix.display import (
     DASH,
@@ -17,7 +17,6 @@ from unmix.display import (
     duration,
     measure_name,
     measure_title,
-    percents,
     value_text,
 )
 from unmix.errors import UserError
@@ -25,7 +24,6 @@ from unmix.figures import read_metrics
 from unmix.figures.report_content import (
     Command,
     Condition,
-    Difference,
     Entry,
     Report,
     RunDetails,
@@ -36,7 +34,6 @@ from unmix.figures.report_runs import curve_sets, environment, flat, summary
 from unmix.figures.series import Condition as Measured
 from unmix.figures.series import Metrics
 from unmix.results import RunResults, load_results
-from unmix.statistics import ALPHA
 from unmix.studies import StudyResults
 from unmix.studies.plan import slug
 from unmix.studies.summary import over_rows
@@ -67,7 +64,6 @@ def study_report(
     first = {name: next(iter(own.values())) for name, own in folders.items() if own}
     pictures, notes = mixture_samples(first) if samples else ([], [])
     cells = [cell for name in study.conditions for cell in found.of(name)]
-    comparisons = found.comparisons()
     differing, common = _settings(found)
     baselines = {
         name: {p: statistics.fmean(values.values()) for p, values in own.items() if values}
@@ -76,26 +72,14 @@ def study_report(
     return Report(
         title=f"Study {study.name}",
         answer=answer_of(
-            comparisons,
-            {name: _spent(found.of(name)) for name in study.conditions},
-            exploratory=study.exploratory,
-            others=[
-                line for o in over_rows(found) for line in o.words(measure_name(o.protocol))
-            ],
-            nothing=_nothing(found),
+            found.findings,
+            [line for o in over_rows(found) for line in o.words(measure_name(o.protocol))],
         ),
         running=running,
         summary=_summary(study.about, measured),
         notes=[*(note.removeprefix("note: ") for note in found.notes()), *notes],
         conditions=_conditions(found),
-        differences=[
-            Difference(
-                c.candidate, c.reference, measure_title(c.protocol),
-                c.short().removesuffix(f" against {c.reference}"),
-            )
-            for c in comparisons
-            if c.result is not None
-        ],
+        differences=differences_of(found.findings),
         baselines={
             name: {measure_title(p): value for p, value in own.items()}
             for name, own in baselines.items()
@@ -111,21 +95,6 @@ def study_report(
         commands=_commands(found, folder),
         runs=[_details(cell) for cell in cells],
     )  # fmt: skip
-
-
-def _nothing(found: StudyResults) -> str:
-    """The headline where no two conditions were compared."""
-    reached = [
-        f"{name} reaches {percents([*values.values()])}% ({measure_name(protocol)})"
-        for protocol in found.study.protocols[:1]
-        for name in found.study.conditions
-        if (values := found.accuracies(name, protocol))
-    ]
-    if not reached:
-        return "Nothing is measured yet."
-    return (
-        f"{'; '.join(reached[:3])}; nothing is compared." if len(reached) > 1 else f"{reached[0]}."
-    )
 
 
 def _summary(about: str, measured: Sequence[Measured]) -> str:
@@ -198,43 +167,15 @@ def _settings(
     return differing, common
 
 
-def _spent(cells: Sequence[Mapping[str, Any]]) -> Spent:
-    if not cells:
-        return Spent()
-    cost = cells[0]["cost"]
-    seconds = [cell["seconds"] for cell in cells if cell.get("seconds")]
-    images = float(cost.get("images_per_epoch") or 0) * cells[0]["epochs"]
-    return Spent(
-        cost.get("forward_equivalents") or None,
-        images or None,
-        statistics.median(seconds) if seconds else None,
-    )
-
-
 def _conditions_table(found: StudyResults) -> Table:
     """What needs no training and the conditions, with their cost and accuracies."""
-    better = {
-        (c.candidate, c.protocol)
-        for c in found.comparisons()
-        if c.result is not None and c.result.p_adjusted <= ALPHA and c.result.mean > 0
-    }
-    columns, protocols = found.columns(), found.study.protocols
-    first = columns.index(measure_name(protocols[0])) if protocols else len(columns)
+    columns = found.columns()
+    known = {row[0].text: row for row in found.findings.rows()}
     rows = []
     for texts in found.rows():
         row = [Entry(text) for text in texts]
-        for i, protocol in enumerate(protocols, start=first):
-            values = [*found.accuracies(texts[0], protocol).values()]
-            row[i] = Entry(
-                texts[i],
-                statistics.fmean(values) if values else None,
-                statistics.stdev(values) if len(values) > 1 else None,
-                best=(texts[0], protocol) in better and not found.study.exploratory,
-            )
-        seconds = [c["seconds"] for c in found.of(texts[0]) if c.get("seconds")]
-        if seconds and "time per run" in columns:
-            at = columns.index("time per run")
-            row[at] = Entry(texts[at], statistics.median(seconds))
+        for i, cell in enumerate(known.get(texts[0], ())):
+            row[i] = Entry(cell.text, cell.value, cell.spread, cell.best)
         rows.append(row)
     numeric = [column not in ("condition", "published") for column in columns]
     return Table("Conditions", columns, numeric, rows, _CAPTION)

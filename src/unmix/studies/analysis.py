@@ -148,7 +148,7 @@ class StudyResults:
     def markdown(self) -> str:
         """The verdicts and what they cost, then the table."""
         columns = self.columns()
-        costs = filter(None, (self.findings.cost(*pair) for pair in self.findings.pairs))
+        costs = filter(None, (self.findings.cost(*pair) for pair in self.findings.compared))
         first = (*self.verdicts(), *costs, *self.notes())
         lines = [*(f"- {line}" for line in first), "", _row(columns)]
         lines += [_row(["---"] * len(columns)), *map(_row, self.rows())]

@@ -131,6 +131,15 @@ class Findings:
         """Everything that is compared with something, once."""
         return list(dict.fromkeys(pair for pairs in self.families.values() for pair in pairs))
 
+    @property
+    def compared(self) -> list[tuple[str, str]]:
+        """Those of `pairs` that are compared by some measure, or will be."""
+        return [
+            (a, b)
+            for a, b in self.pairs
+            if not self.measures or any(not self.why_not(a, b, m) for m in self.measures)
+        ]
+
     def refusals(self) -> list[str]:
         """The comparisons that are not possible, in sentences."""
         lines = []
@@ -177,7 +186,7 @@ class Findings:
             return Answer(self._without_comparison(), others=self.refusals())
         others = [c.words(self.exploratory) for c in self.comparisons if c is not one]
         pairs = [(one.candidate, one.reference)]
-        pairs += [pair for pair in self.pairs if pair not in pairs]
+        pairs += [pair for pair in self.compared if pair not in pairs]
         first, *more = [self.cost(*pair) for pair in pairs]
         others += [*(line for line in more if line), *self.refusals()]
         return Answer(self._headline(one), _sure(one, self.exploratory), first, others)
@@ -304,7 +313,9 @@ def _compute(a: Measured, b: Measured) -> str:
     if not a.spent or not b.spent:
         return ""
     each = (a.forward_equivalents, b.forward_equivalents)
-    details = [f"{each[0]:.1f} instead of {each[1]:.1f} a step"]
+    texts = [f"{x:.1f}" for x in each]
+    same = texts[0] == texts[1]
+    details = [f"{texts[0]} a step" if same else f"{texts[0]} instead of {texts[1]} a step"]
     if set(a.epochs) != set(b.epochs):
         of_a, of_b = (" or ".join(map(str, sorted(set(c.epochs)))) for c in (a, b))
         details.append(f"{of_a} instead of {of_b} epochs")

@@ -151,22 +151,30 @@ class GroupedRuns:
 
     @cached_property
     def families(self) -> dict[str, list[tuple[str, str]]]:
-        """What is compared with what: mixtures with their method without one, methods last."""
+        """What is compared with what: mixtures with their method without one, then methods."""
         if self.reference is not None:
             return {"": [(name, self.reference) for name in self.groups if name != self.reference]}
-        by_method: dict[str, list[RunGroup]] = {}
+        # Conditions on other images are compared with the first alone, which says why they cannot.
+        by_data: dict[tuple[str, ...], list[RunGroup]] = {}
         for group in self.groups.values():
-            by_method.setdefault(group.first.results.method, []).append(group)
-        found = {}
-        for method, groups in by_method.items():
-            plain = [g for g in groups if g.first.results.baseline] or groups[:1]
-            found[method] = [
-                (group.name, (plain[0] if group in plain else _nearest(group, plain)).name)
-                for group in groups
-                if group is not plain[0]
-            ]
-        first, *others = [groups[0].name for groups in by_method.values()]
-        return {**found, "methods": [(other, first) for other in others]}
+            by_data.setdefault(tuple(str(_shared(group, s)) for s in _SHARED), []).append(group)
+        found: dict[str, list[tuple[str, str]]] = {}
+        firsts = []
+        for members in by_data.values():
+            by_method: dict[str, list[RunGroup]] = {}
+            for group in members:
+                by_method.setdefault(group.first.results.method, []).append(group)
+            for method, groups in by_method.items():
+                plain = [g for g in groups if g.first.results.baseline] or groups[:1]
+                found.setdefault(method, []).extend(
+                    (group.name, (plain[0] if group in plain else _nearest(group, plain)).name)
+                    for group in groups
+                    if group is not plain[0]
+                )
+            first, *others = [groups[0].name for groups in by_method.values()]
+            found.setdefault("methods", []).extend((other, first) for other in others)
+            firsts.append(first)
+        return {**found, "data": [(other, firsts[0]) for other in firsts[1:]]}
 
     @property
     def measured(self) -> bool:
@@ -205,10 +213,7 @@ class GroupedRuns:
         one, other = self.groups[a], self.groups[b]
         # On other data it does not matter what an encoder was trained on.
         for setting in ("size",) if is_transfer(protocol) else _SHARED:
-            both = [
-                getattr(group.first.results, setting, group.first.settings.get(setting))
-                for group in (one, other)
-            ]
+            both = [_shared(group, setting) for group in (one, other)]
             if both[0] != both[1]:
                 return f"{setting} is {_text(both[0])} and {_text(both[1])}"
         if not one.accuracies(protocol) or not other.accuracies(protocol):
@@ -305,6 +310,11 @@ def group_runs(
     }
     protocols = protocols_of([run.results for run in runs])
     return GroupedRuns(groups, tuple(notes), tuple(protocols), cost_of, reference)
+
+
+def _shared(group: RunGroup, setting: str) -> Any:
+    first = group.first
+    return getattr(first.results, setting, first.settings.get(setting))
 
 
 def _nearest(group: RunGroup, others: Sequence[RunGroup]) -> RunGroup:
