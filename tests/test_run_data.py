@@ -121,7 +121,7 @@ def test_changed_images_are_never_measured_as_the_runs_own(work: Path) -> None:
 def compare_notes(work: Path) -> list[str]:
     lines: list[str] = []
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("unmix.figures.saving.render", lambda figure, kind: b"")
+        patch.setattr("unmix.figures.saving.render", lambda figure, kind: b"<svg></svg>")
         compare([work / "r"], out=work / "out", device="cpu", say=lines.append)
     return [line for line in lines if line.startswith("There are no prediction curves")]
 
@@ -163,7 +163,7 @@ def test_compare_tells_data_by_what_it_is_not_by_what_was_typed(
     root = work.parent
     pretrain(data=str(work / "d" / "real"), run=str(root / "again"), **TINY, **MOCO)
     pretrain(data="d/real", run=str(root / "other"), **TINY, **MOCO)
-    monkeypatch.setattr("unmix.figures.saving.render", lambda figure, kind: b"")
+    monkeypatch.setattr("unmix.figures.saving.render", lambda figure, kind: b"<svg></svg>")
     lines: list[str] = []
     compare([work / "r", root / "again"], out=root / "out", device="cpu", say=lines.append)
     assert not any(

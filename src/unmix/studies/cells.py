@@ -206,6 +206,10 @@ def _upgraded(settings: Mapping[str, Any]) -> dict[str, Any]:
     """The settings of a cell of an earlier version in the terms of this one."""
     # Without those that change no result, `upgraded` would not take them for a whole run's.
     whole = upgraded({**dict.fromkeys(NO_RESULT), **settings})
+    if "method" in whole:
+        # A setting that is new does by default what was done before there was it.
+        usual = json.loads(json.dumps(Settings.of({"method": whole["method"]}).flat(), default=str))
+        whole = {**usual, **whole}
     return {name: value for name, value in whole.items() if name not in NO_RESULT}
 
 
