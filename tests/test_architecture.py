@@ -61,7 +61,7 @@ ALLOWED = {
         "studies", "statistics", "detection",
         "training", "evaluation", "figures", "results", "files", "data", "views", "mixtures",
         "weights", "embedding",
-        "methods", "credit", "config", "html", "hardware", "per_image",
+        "methods", "memory", "credit", "config", "html", "hardware", "per_image",
     },
     "catalog": {
         "backbones", "commands", "config", "credit", "data", "evaluation", "methods", "mixtures",

@@ -18,6 +18,7 @@ from unmix.config.catalog import catalog
 from unmix.config.compatibility import check_data, check_mixture, check_rule
 from unmix.config.completion import candidates, script
 from unmix.config.earlier import old_names_noted
+from unmix.config.figures import check_figure, figures_text, list_figures
 from unmix.config.flags import HelpShown, Parser
 from unmix.config.help import ABOUT, ABOUTS, EXAMPLES, STUDY_EXAMPLES
 from unmix.config.parameters import Parameter
@@ -140,7 +141,8 @@ def parser_of(command: str, args: list[str]) -> Parser:
     """
     if command in ("pretrain", *_RUNLESS):
         return _settings_parser(command, args)[0]
-    parser = Parser(command, ABOUTS.get(command) or catalog().commands[command].about)
+    about = ABOUTS.get(command) or catalog().commands[command].about
+    parser = Parser(command, about, figures_text() if command == "plot" else None)
     if command == "recipes":
         parser.add_argument("name", nargs="?", metavar="RECIPE", help="Print this recipe.")
     elif command == "methods":
@@ -325,6 +327,20 @@ def compare_command(args: list[str]) -> None:
     compare(*given.pop("runs"), **given)
 
 
+def plot_command(args: list[str]) -> None:
+    """`unmix plot` and `unmix plot list`."""
+    if args == ["list"]:
+        print(list_figures())
+        return
+    given = parser_of("plot", args).parse(args)
+    name, runs = given.pop("name"), given.pop("runs", [])
+    own = ("out", "overwrite", "dark", "width")
+    check_figure(name, len(runs), {key: v for key, v in given.items() if key not in own})
+    from unmix.commands.plot import plot
+
+    plot(name, *runs, **given)
+
+
 def preview_command(args: list[str]) -> None:
     """`unmix preview`."""
     given = parser_of("preview", args).parse(args)
@@ -383,6 +399,7 @@ COMMANDS: dict[str, tuple[str, Callable[[list[str]], None]]] = {
     "embed": ("write the features of images to a file", plain_command("embed", "embed")),
     "study": ("compare conditions over paired seeds, with statistical tests", study_command),
     "compare": ("compare runs in a table, figures and a report", compare_command),
+    "plot": ("draw a figure of runs, such as t-SNE or the softmax over images", plot_command),
     "preview": ("draw the mixtures of your images", preview_command),
     "bench": ("measure the training speed on this machine, by stage", bench_command),
     "data": ("pack a folder of images into a few large files", data_command),

@@ -9,12 +9,14 @@ from unmix.commands.embed import embed
 from unmix.commands.import_weights import import_weights
 from unmix.commands.knn import knn
 from unmix.commands.pack import pack
+from unmix.commands.plot import Plot, plot
 from unmix.commands.preview import preview
 from unmix.commands.probe import probe
 from unmix.commands.quality import quality
 from unmix.commands.study import show_study, study
 
 __all__ = [
+    "Plot",
     "bench",
     "compare",
     "demo",
@@ -24,6 +26,7 @@ __all__ = [
     "knn",
     "load_method",
     "pack",
+    "plot",
     "preview",
     "probe",
     "quality",

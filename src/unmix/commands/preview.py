@@ -35,7 +35,7 @@ from unmix.training.run.parts import native_size
 from unmix.views.crops import crop_uint8
 from unmix.views.geometry import draw_boxes
 
-__all__ = ["mixed_fraction", "mixture_figure", "preview"]
+__all__ = ["Sample", "mixed_fraction", "mixture_figure", "preview", "samples_of"]
 
 _KINDS = ("png", "svg", "pdf")
 _BATCH = 64
@@ -44,9 +44,20 @@ _MOST = 64
 
 
 @dataclass(frozen=True)
-class _Sample:
-    """One column of the figure."""
+class Sample:
+    """A mixture, and what it is made of; pictures are uint8 (3, H, W).
 
+    Attributes:
+        row: The number of the image itself.
+        own: That image.
+        partners: The images mixed in, in order.
+        captions: Of each partner.
+        mixed: The mixture.
+        weight: Of the image itself.
+        boxes: Of each partner: top, left, bottom, right.
+    """
+
+    row: int
     own: Tensor
     partners: list[Tensor]
     captions: list[str]
@@ -140,7 +151,7 @@ def mixture_figure(
     """
     operator, share = _checked_operator(mixture), mixed_fraction(mixture)
     pixels = _read(images, size, n, seed)
-    samples = _samples(operator, pixels, images, n, seed)
+    samples = samples_of(operator, pixels, images, n, seed)
     if not samples:
         raise UserError(
             f"none of {_BATCH * _BATCHES:,} images of {images.name} changed; either they are all "
@@ -202,10 +213,24 @@ def _read(images: ImageSet, size: int, n: int, seed: int) -> Tensor:
     return pixels.cpu()
 
 
-def _samples(
-    operator: Operator | MixtureOperator, pixels: Tensor, images: ImageSet, n: int, seed: int
-) -> list[_Sample]:
-    """Draw batches until enough images have changed; in label space one image per batch."""
+def samples_of(
+    operator: Operator | MixtureOperator,
+    pixels: Tensor,
+    images: ImageSet,
+    n: int,
+    seed: int,
+    source: Tensor | None = None,
+) -> list[Sample]:
+    """Draw batches until enough images have changed; in label space one image per batch.
+
+    Args:
+        operator: Draws the mixtures.
+        pixels: What is mixed, uint8 (M, 3, S, S).
+        images: The set that they are from, for the normalization.
+        n: How many mixtures.
+        seed: The same seed gives the same mixtures.
+        source: The images that further crops are from, uint8 (M, 3, H, W); by default `pixels`.
+    """
     mean = torch.tensor(images.mean).view(3, 1, 1)
     std = torch.tensor(images.std).view(3, 1, 1)
     std = torch.where(std > 0, std, 1.0)
@@ -217,10 +242,10 @@ def _samples(
         return ((views * std + mean).clamp(0, 1) * 255).round().to(torch.uint8)
 
     own = normalized(pixels)
-    found: dict[int, _Sample] = {}
+    found: dict[int, Sample] = {}
     for number in range(_BATCHES):
         generator = generator_for(seed, "preview", number)
-        draw, bytes_of_crops, rows = _drawn(operator, pixels, own, number, generator)
+        draw, bytes_of_crops, rows = _drawn(operator, pixels, own, number, generator, source)
         if not rows:
             continue
         crops = [normalized(crop) for crop in bytes_of_crops]
@@ -228,7 +253,8 @@ def _samples(
         for row in rows:
             if row not in found and bool((mixed[row] != pixels[row]).any()):
                 parts = parts_of(draw, row, own, crops)
-                found[row] = _Sample(
+                found[row] = Sample(
+                    row,
                     pixels[row],
                     [as_bytes(part.image) for part in parts],
                     [part.caption for part in parts],
@@ -247,6 +273,7 @@ def _drawn(
     images: Tensor,
     number: int,
     generator: torch.Generator,
+    source: Tensor | None = None,
 ) -> tuple[Any, list[Tensor], list[int]]:
     """A draw, the additional crops that it needs, and the rows that may be shown."""
     shape = tuple(pixels.shape)
@@ -255,21 +282,23 @@ def _drawn(
         draw = operator.draw(shape, generator)
         return draw, [], draw.is_mixed.nonzero().flatten().tolist()
     draw = operator.draw(shape, generator, images.flatten(1) if operator.needs_features else None)
-    crops = [_cropped(pixels, scale, generator) for scale in operator.extra]
+    side = pixels.shape[-1]
+    whole = pixels if source is None else source
+    crops = [_cropped(whole, scale, generator, side) for scale in operator.extra]
     # Usually one weight is drawn per batch, so every column comes from a batch of its own.
     row = number % len(draw.is_mixed)
     return draw, crops, [row] if draw.is_mixed[row] else []
 
 
 def _cropped(
-    pixels: Tensor, scale: tuple[float, float] | None, generator: torch.Generator
+    pixels: Tensor, scale: tuple[float, float] | None, generator: torch.Generator, side: int
 ) -> Tensor:
-    """A random crop of every image, resized to its size: uint8 (M, 3, H, W)."""
+    """A random crop of every image, resized: uint8 (M, 3, side, side)."""
     n, _, height, width = pixels.shape
     options = {} if scale is None else {"scale": scale}
     boxes = draw_boxes(n, height, width, generator, **options)
     crops = [
-        crop_uint8(image, (top, left, rows, columns), height)
+        crop_uint8(image, (top, left, rows, columns), side)
         for image, (top, left, rows, columns) in zip(pixels, boxes.tolist(), strict=True)
     ]
     return torch.stack(crops)
@@ -311,7 +340,7 @@ def _probabilities(im_type: str) -> str:
     }[im_type]
 
 
-def _draw(samples: list[_Sample], title: str, theme: str) -> Figure:
+def _draw(samples: list[Sample], title: str, theme: str) -> Figure:
     erased = not any(sample.partners for sample in samples)
     return mixtures(
         torch.stack([sample.own for sample in samples]),

@@ -15,6 +15,7 @@ ABOUTS = {
     "quality": "Measure encoders without labels; of several runs, say which one to keep.",
     "detect": "Train Faster R-CNN on a run's encoder, and measure its average precision.",
     "compare": "Compare runs in a table, figures and a report.",
+    "plot": "Draw a figure of runs as PNG and SVG, and its numbers as CSV; see unmix plot list.",
     "preview": "Draw images, their partners and their mixtures.",
     "methods": "List the methods and the mixing rules that they support.",
     "recipes": "List the recipes, or print one.",

@@ -1,0 +1,1 @@
+"""The figures of `unmix plot`: each module computes one from runs."""

@@ -1,0 +1,120 @@
+"""Figures of what runs recorded: accuracy, loss and kNN curves; no encoder is run."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from unmix.commands.plots.drawn import Drawn, Request
+from unmix.commands.plots.opened import checked_folders
+from unmix.errors import UserError, check_choice
+from unmix.figures.accuracy import accuracy_against_epochs, accuracy_against_time
+from unmix.figures.progress import curves, read_metrics
+from unmix.figures.series import Condition, Series, conditions_of
+from unmix.names import shown
+from unmix.results import RunResults, load_results, protocol_title, protocols_of
+from unmix.training.run.folder import RunFolder
+
+__all__ = ["accuracy", "knn", "loss"]
+
+
+def accuracy(request: Request) -> Drawn:
+    """Top-1 accuracy against epochs or time."""
+    against = check_choice("against", request.option("against", "epochs"), ("epochs", "time"))
+    conditions, results = _conditions(request)
+    known = protocols_of(results)
+    if not known:
+        raise UserError(
+            f"{request.runs[0]}: no run has an accuracy; measure one by unmix knn or unmix probe, "
+            "with --data if the images have no classes."
+        )
+    protocol = request.option("protocol", "linear" if "linear" in known else known[0])
+    check_choice("protocol", protocol, known)
+    draw = accuracy_against_epochs if against == "epochs" else accuracy_against_time
+    figure = draw(conditions, protocol, theme=request.theme)
+    series = [condition.accuracies(protocol) for condition in conditions]
+    if against == "time" and not any(each.points("time") for each in series):
+        raise UserError(f"{request.runs[0]}: has no training times; plot against epochs.")
+    caption = f"{protocol_title(protocol)} top-1 accuracy."
+    return Drawn(figure, *_table(series, "top1_percent"), caption)
+
+
+def loss(request: Request) -> Drawn:
+    """Training loss against epochs."""
+    return _recorded(request, "loss", "knn", False)
+
+
+def knn(request: Request) -> Drawn:
+    """kNN accuracy against epochs."""
+    return _recorded(request, "knn", "knn", True)
+
+
+def _recorded(request: Request, column: str, accuracy: str, percent: bool) -> Drawn:
+    conditions, _ = _conditions(request)
+    series = [condition.recorded(column) for condition in conditions]
+    if not any(each.values for each in series):
+        what = "kNN accuracy; measure it by unmix knn" if percent else "loss in its metrics.csv"
+        raise UserError(f"{request.runs[0]}: no run has a {what}.")
+    only = [
+        replace(
+            condition,
+            metrics={
+                seed: {name: v for name, v in own.items() if name.removesuffix("_epoch") == column}
+                for seed, own in condition.metrics.items()
+            },
+            # Other accuracies would be a second panel.
+            runs={
+                seed: run if percent else replace(run, evaluations=())
+                for seed, run in condition.runs.items()
+            },
+        )
+        for condition in conditions
+    ]
+    figure = curves(only, loss="loss", accuracy=accuracy, theme=request.theme)
+    caption = (
+        "kNN top-1 accuracy."
+        if percent
+        else "Losses with and without a mixture are sums of different terms: compare their course, "
+        "not their height."
+    )
+    return Drawn(figure, *_table(series, "top1_percent" if percent else "loss"), caption)
+
+
+def _conditions(request: Request) -> tuple[list[Condition], list[RunResults]]:
+    """The conditions of the runs, and the runs' results under names of their own."""
+    folders = checked_folders(request.runs)
+    results, metrics = [], {}
+    for folder, name in zip(folders, _names(folders), strict=True):
+        own = load_results(folder)
+        rows = tuple(row for row in own.evaluations if "data" not in row.details)
+        results.append(replace(own, name=name, data=shown(own.data), evaluations=rows))
+        if (path := RunFolder(folder).metrics).is_file():
+            metrics[name] = read_metrics(path)
+    data = {run.data for run in results}
+    if len(data) > 1:
+        raise UserError(
+            f"{folders[1]}: the runs are on different data ({', '.join(sorted(data))}), whose "
+            "curves do not compare; give runs on the same data.",
+        )
+    return conditions_of(results, metrics), results
+
+
+def _names(folders: Sequence[Path]) -> list[str]:
+    """The shortest ends of the paths that tell the folders apart."""
+    parts = [path.resolve().parts for path in folders]
+    length = 1
+    while len({part[-length:] for part in parts}) < len(parts):
+        length += 1
+    return [shown("/".join(part[-length:])) for part in parts]
+
+
+def _table(series: Sequence[Series], value: str) -> tuple[list[str], list[list[Any]]]:
+    rows: list[list[Any]] = []
+    for each in series:
+        for seed, values in each.values.items():
+            for epoch, y in sorted(values.items()):
+                seconds = each.seconds.get(seed, {}).get(epoch)
+                rows.append([each.name, seed, epoch, "" if seconds is None else seconds, y])
+    return ["condition", "seed", "epoch", "seconds", value], rows

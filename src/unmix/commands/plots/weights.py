@@ -1,0 +1,108 @@
+"""Histograms of the weights of runs' encoders, before and after training."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import torch
+
+from unmix.commands.plots.drawn import Drawn, Request
+from unmix.commands.plots.opened import checked_folders, labels_of
+from unmix.errors import UserError
+from unmix.evaluation.encoder import ENCODER_FILE, read_encoder
+from unmix.figures.looks import looks_of
+from unmix.figures.weights import BEFORE, binned, weight_histograms
+from unmix.names import shown
+from unmix.training.run.folder import RunFolder
+from unmix.training.run.parts import build_method
+
+__all__ = ["weights"]
+
+_LAYERS = 6
+
+
+def weights(request: Request) -> Drawn:
+    """Histograms of the weights of a few layers."""
+    paths = checked_folders(request.runs, alone=True)
+    folders = [path for path in paths if path.is_dir()]
+    names = dict(zip(folders, labels_of(folders), strict=True))
+    names |= {path: shown(path.name) for path in paths if not path.is_dir()}
+    if len(set(names.values())) < len(paths):
+        names = {path: shown(path) for path in paths}
+    states, kinds = {}, {}
+    for path in paths:
+        file = path / ENCODER_FILE if path.is_dir() else path
+        state, facts = read_encoder(file)
+        states[names[path]] = state
+        mixture = RunFolder(path).settings().mixture.name if path.is_dir() else names[path]
+        kinds[names[path]] = (str(facts["method"]), mixture)
+    layers = _chosen(request.option("layers"), states)
+    before = _before(folders[0]) if folders else {}
+    drawn: dict[str, dict[str, np.ndarray]] = {}
+    for layer in layers:
+        models = {name: state[layer].float().numpy() for name, state in states.items()}
+        own = before.get(layer)
+        if own is not None and own.shape == next(iter(models.values())).shape:
+            models = {BEFORE: own.float().numpy(), **models}
+        drawn[layer.removesuffix(".weight")] = models
+    caption = (
+        f"Weights of {len(layers)} of {len(_layers(states))} layers, bins over the middle 99.9 %; "
+        "std: standard deviation of all weights, in the order of the legend"
+        + (f". Before training: the initial weights of {names[folders[0]]}" if before else "")
+        + "."
+    )
+    figure = weight_histograms(drawn, looks_of(kinds), caption=caption, **request.how)
+    rows = [
+        [layer, name, float(low), float(high), float(value)]
+        for layer, (edges, density) in binned(drawn).items()
+        for name, values in density.items()
+        for low, high, value in zip(edges, edges[1:], values, strict=False)
+    ]
+    return Drawn(figure, ["layer", "run", "from", "to", "density"], rows, caption)
+
+
+def _layers(states: Mapping[str, Mapping[str, torch.Tensor]]) -> list[str]:
+    """Weights of convolutions and linear layers that all encoders have."""
+    common = []
+    first, *others = states.values()
+    for name, tensor in first.items():
+        if name.endswith(".weight") and tensor.ndim >= 2 and all(name in o for o in others):
+            common.append(name)
+    return common
+
+
+def _chosen(
+    given: Sequence[str] | None, states: Mapping[str, Mapping[str, torch.Tensor]]
+) -> list[str]:
+    """The layers that were given, or some from the first to the last."""
+    known = _layers(states)
+    if not known:
+        names = " and ".join(states)
+        raise UserError(
+            f"the encoders of {names} have no layer in common; give runs of one architecture.",
+            parameter="runs", flag="RUN",
+        )  # fmt: skip
+    if given is None:
+        count = min(_LAYERS, len(known))
+        at = np.linspace(0, len(known) - 1, count).round().astype(int)
+        return [known[i] for i in at]
+    short = [name.removesuffix(".weight") for name in known]
+    for name in given:
+        if name.removesuffix(".weight") not in short:
+            from unmix.synonyms import nearest
+
+            near = nearest(name, short)
+            raise UserError(
+                f"{name!r} is no layer with weights of these encoders"
+                f"{f'; did you mean {near}?' if near else ': they have ' + ', '.join(short[:8])}",
+                parameter="layers",
+            )
+    return [f"{name.removesuffix('.weight')}.weight" for name in dict.fromkeys(given)]
+
+
+def _before(folder: RunFolder | object) -> Mapping[str, torch.Tensor]:
+    """The weights with which a run began."""
+    settings = RunFolder(folder).settings()  # type: ignore[arg-type]
+    method = build_method(settings, 2, settings.run.size or 32)
+    return method.backbone.state_dict()

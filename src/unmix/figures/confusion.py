@@ -1,0 +1,103 @@
+"""Confusion matrices, normalized by row."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from matplotlib import rc_context, rcParams
+from matplotlib.axes import Axes
+from matplotlib.colors import LinearSegmentedColormap, to_rgb
+from matplotlib.figure import Figure
+from numpy.typing import ArrayLike, NDArray
+
+from unmix.errors import UserError
+from unmix.figures.embedding import name_of
+from unmix.figures.page import inches, write_caption
+from unmix.figures.style import shorten, soft_ink, style
+
+__all__ = ["confusion_matrix"]
+
+_FULL = "#0B5CAD"
+_MOST_NAMED, _MOST_NUMBERED = 40, 20
+
+
+def confusion_matrix(
+    panels: Mapping[str, ArrayLike],
+    classes: Sequence[str],
+    *,
+    caption: str = "",
+    width: str | float = "page",
+    theme: str = "light",
+) -> Figure:
+    """Draw confusion matrices: of each class's images, the percentage predicted as each class.
+
+    Rows are the true classes and sum to 100 %, so classes of different sizes compare. Cells have
+    numbers up to 20 classes and names up to 40. A class without images has a hatched row.
+
+    Args:
+        panels: For each model's name, counts (C, C): row the true class, column the predicted one.
+        classes: Names of the C classes.
+        caption: Text below.
+        width: "column", "page", or inches.
+        theme: light, dark or inline.
+
+    Raises:
+        UserError: if a matrix does not match the classes, or there is none.
+    """
+    counts = {name: np.asarray(values, dtype=float) for name, values in panels.items()}
+    for name, values in counts.items():
+        if values.shape != (len(classes), len(classes)) or not len(classes):
+            raise UserError(
+                f"confusion_matrix: {name!r} has shape {values.shape}; it must be (C, C) for "
+                f"{len(classes)} classes."
+            )
+    if not counts:
+        raise UserError("confusion_matrix: give the counts of at least one model.")
+    across = inches(width)
+    columns = 1 if across < 5 else min(len(counts), 2)
+    rows = -(-len(counts) // columns)
+    side = min(across / columns, 4.8)
+    with rc_context({**style(theme), "axes.grid": False}):
+        figure = Figure(figsize=(across, rows * side + 0.4), layout="constrained")
+        cells = list(figure.subplots(rows, columns, squeeze=False).flat)
+        for number, (axes, (name, values)) in enumerate(zip(cells, counts.items(), strict=False)):
+            axes.set_title(shorten(name, 40))
+            _draw(axes, values, classes, first=number % columns == 0)
+        for axes in cells[len(counts) :]:
+            axes.set_axis_off()
+        write_caption(figure, caption)
+        return figure
+
+
+def _draw(axes: Axes, counts: NDArray[np.float64], classes: Sequence[str], first: bool) -> None:
+    n = len(classes)
+    totals = counts.sum(axis=1, keepdims=True)
+    share = 100 * counts / np.where(totals > 0, totals, 1)
+    paper = rcParams["figure.facecolor"]
+    colors = LinearSegmentedColormap.from_list("share", [paper, _FULL])
+    axes.imshow(share, cmap=colors, vmin=0, vmax=100, interpolation="nearest")
+    axes.spines[:].set_visible(True)
+    for row in np.flatnonzero(totals[:, 0] == 0):
+        axes.axhspan(row - 0.5, row + 0.5, facecolor="none", edgecolor=soft_ink(), hatch="////",
+                     linewidth=0)  # fmt: skip
+    size = float(np.clip(60 / n, 3.2, 7)) * (1 if axes.figure.get_figwidth() > 5 else 0.85)
+    if n <= _MOST_NUMBERED:
+        ink = rcParams["text.color"]
+        for (row, column), value in np.ndenumerate(share):
+            if value >= 0.5:
+                axes.text(
+                    column, row, f"{value:.0f}", ha="center", va="center", fontsize=size,
+                    color="#FFFFFF" if _is_dark(colors(value / 100)) else ink,
+                )  # fmt: skip
+    axes.set(xlabel="predicted class", ylabel="true class" if first else "")
+    if n <= _MOST_NAMED:
+        names = [name_of(i, classes) for i in range(n)]
+        axes.set_xticks(range(n), names, rotation=90, fontsize=min(7, size + 1.5))
+        axes.set_yticks(range(n), names if first else [""] * n, fontsize=min(7, size + 1.5))
+        axes.tick_params(length=0)
+
+
+def _is_dark(color: tuple[float, ...]) -> bool:
+    red, green, blue = to_rgb(color)
+    return 0.299 * red + 0.587 * green + 0.114 * blue < 0.6
