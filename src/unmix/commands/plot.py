@@ -187,8 +187,8 @@ def _rendered(figure: Figure, kind: str, dpi: int = _DPI) -> bytes:
     kind = kind.lower()
     buffer = io.BytesIO()
     # `unmix.data` recognizes figures among images by this metadata.
-    metadata: dict[str, Any] = {"png": {"Software": "unmix"}, "svg": {"Date": None}}.get(
-        kind, {"CreationDate": None}
-    )
-    figure.savefig(buffer, format=kind, dpi=dpi, metadata=metadata)
+    metadata: dict[str, dict[str, Any]] = {
+        "png": {"Software": "unmix"}, "svg": {"Date": None}, "pdf": {"CreationDate": None}
+    }  # fmt: skip
+    figure.savefig(buffer, format=kind, dpi=dpi, metadata=metadata[kind])
     return buffer.getvalue()

@@ -153,6 +153,15 @@ class ImageSet(ABC):
     def _picked(self, index: Tensor) -> dict[str, Any]:
         """The fields that change for a subset of the images."""
 
+    def picked(self: Images, index: Tensor) -> Images:
+        """Select images.
+
+        Args:
+            index: Their indices, int64 (M,), in any order.
+        """
+        labels = None if self.labels is None else self.labels[index]
+        return replace(self, labels=labels, **self._picked(index))
+
     def evenly(self: Images, count: int) -> Images:
         """Select `count` evenly spaced images, or all if there are not more.
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from matplotlib import rc_context, rcParams
 from matplotlib.axes import Axes
-from matplotlib.colors import LinearSegmentedColormap, to_rgb
+from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 from numpy.typing import ArrayLike, NDArray
 
@@ -63,14 +63,16 @@ def confusion_matrix(
         cells = list(figure.subplots(rows, columns, squeeze=False).flat)
         for number, (axes, (name, values)) in enumerate(zip(cells, counts.items(), strict=False)):
             axes.set_title(shorten(name, 40))
-            _draw(axes, values, classes, first=number % columns == 0)
+            _draw(axes, values, classes, first=number % columns == 0, small=across < 5)
         for axes in cells[len(counts) :]:
             axes.set_axis_off()
         write_caption(figure, caption)
         return figure
 
 
-def _draw(axes: Axes, counts: NDArray[np.float64], classes: Sequence[str], first: bool) -> None:
+def _draw(
+    axes: Axes, counts: NDArray[np.float64], classes: Sequence[str], *, first: bool, small: bool
+) -> None:
     n = len(classes)
     totals = counts.sum(axis=1, keepdims=True)
     share = 100 * counts / np.where(totals > 0, totals, 1)
@@ -81,7 +83,7 @@ def _draw(axes: Axes, counts: NDArray[np.float64], classes: Sequence[str], first
     for row in np.flatnonzero(totals[:, 0] == 0):
         axes.axhspan(row - 0.5, row + 0.5, facecolor="none", edgecolor=soft_ink(), hatch="////",
                      linewidth=0)  # fmt: skip
-    size = float(np.clip(60 / n, 3.2, 7)) * (1 if axes.figure.get_figwidth() > 5 else 0.85)
+    size = float(np.clip(60 / n, 3.2, 7)) * (0.85 if small else 1)
     if n <= _MOST_NUMBERED:
         ink = rcParams["text.color"]
         for (row, column), value in np.ndenumerate(share):
@@ -98,6 +100,6 @@ def _draw(axes: Axes, counts: NDArray[np.float64], classes: Sequence[str], first
         axes.tick_params(length=0)
 
 
-def _is_dark(color: tuple[float, ...]) -> bool:
-    red, green, blue = to_rgb(color)
+def _is_dark(color: Sequence[float]) -> bool:
+    red, green, blue = color[:3]
     return 0.299 * red + 0.587 * green + 0.114 * blue < 0.6

@@ -120,12 +120,14 @@ def _draw(
     axes.set_box_aspect(1)
     axes.margins(0.04)
     if ids is None:
-        axes.scatter(*values.T, s=size, color=PALETTE[2], linewidths=0)
+        axes.scatter(values[:, 0], values[:, 1], s=size, color=PALETTE[2], linewidths=0)
         return
     for place, index in enumerate(used):
         color, marker = _look(place)
         own = values[ids == index]
-        axes.scatter(*own.T, s=size, color=color, marker=marker, linewidths=0, alpha=0.85)
+        axes.scatter(
+            own[:, 0], own[:, 1], s=size, color=color, marker=marker, linewidths=0, alpha=0.85
+        )
     if len(used) > _MOST_NAMED:
         return
     _name(axes, {name_of(i, classes): _middle(values[ids == i]) for i in used})

@@ -5,6 +5,7 @@ from __future__ import annotations
 from textwrap import fill
 
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 
 from unmix.errors import check_choice, check_number
 from unmix.figures.style import soft_ink
@@ -47,7 +48,7 @@ def write_caption(figure: Figure, text: str, left: float = 0.06) -> None:
     below = ((lines.count("\n") + 1) * _POINTS * _SPACING + 8) / 72
     height = figure.get_figheight() + below
     figure.set_figheight(height)
-    if (engine := figure.get_layout_engine()) is not None:
+    if isinstance(engine := figure.get_layout_engine(), ConstrainedLayoutEngine):
         engine.set(rect=(0, below / height, 1, 1 - below / height))
     figure.text(
         left / across, 0.04 / height, lines, va="bottom", fontsize=_POINTS, color=soft_ink(),

@@ -10,6 +10,7 @@ import numpy as np
 from matplotlib import rc_context, rcParams
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from numpy.typing import ArrayLike, NDArray
@@ -73,8 +74,9 @@ def instance_softmax(
 ) -> Figure:
     """Draw each model's largest probabilities for clean and mixed images, with their entropies.
 
-    A class is an image; behind the largest stand the bars of images A and B. All panels have one scale, up to the largest probability; a dotted line is
-    the uniform distribution. (Shen et al. 2020, Figure 1.)
+    A class is an image; behind the largest stand the bars of images A and B. All panels have
+    one scale, up to the largest probability; a dotted line is the uniform distribution.
+    (Shen et al. 2020, Figure 1.)
 
     Args:
         inputs: The rows.
@@ -97,8 +99,8 @@ def instance_softmax(
     size = 6.5 if across / (columns + 0.7) > 1.1 else 5.4
     with rc_context({**style(theme), "axes.grid": False, "hatch.linewidth": 0.7}):
         height = 0.5 + 0.15 * titles + _ROW * rows + _LINE * (lines + 1)
-        figure = Figure(figsize=(across, height), layout="constrained")
-        figure.get_layout_engine().set(w_pad=0.02, h_pad=0.015, hspace=0.03)  # type: ignore[union-attr]
+        engine = ConstrainedLayoutEngine(w_pad=0.02, h_pad=0.015, hspace=0.03)
+        figure = Figure(figsize=(across, height), layout=engine)
         grid = figure.add_gridspec(
             rows + 1, columns + 1, width_ratios=[0.62, *[1.35] * columns],
             height_ratios=[*[_ROW] * rows, _LINE * max(lines, 0.1)],

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import torch
 
+from unmix.commands.finished import FinishedRun
 from unmix.commands.plots.drawn import Drawn, Request
 from unmix.commands.plots.opened import images_of, open_runs
+from unmix.display import measure_title
 from unmix.errors import check_choice
-from unmix.evaluation import PROTOCOLS, Task
+from unmix.evaluation import PROTOCOLS, LabeledFeatures, Task
 from unmix.figures.confusion import confusion_matrix
 from unmix.hardware.threads import CoreMeter
 from unmix.randomness import generator_for
-from unmix.results import protocol_title
 from unmix.training.console import quiet_libraries
 
 __all__ = ["confusion"]
@@ -33,16 +34,12 @@ def confusion(request: Request) -> Drawn:
     assert classes is not None
     panels, notes, rows = {}, [], []
     for opened, own in zip(runs, images, strict=True):
-        run, wanted = opened.run, opened.run.settings.evaluation
+        run = opened.run
         with opened.computing(request, cores):
             encode = run.subject(kind).encode
             train = run.features(encode, own.train, request.say)
             test = run.features(encode, own.test, request.say)
-            task = Task(
-                lambda train=train: train, lambda test=test: test, len(classes),
-                generator=generator_for(run.settings.run.seed, "probe"),
-                device=run.machine.device, k=wanted.knn_k, temperature=wanted.knn_temperature,
-            )  # type: ignore[misc]  # fmt: skip
+            task = _task(train, test, len(classes), run)
             prediction = PROTOCOLS[protocol].predict(task)
         assert test.labels is not None
         predicted = prediction.ranking[:, 0].cpu()
@@ -65,8 +62,18 @@ def confusion(request: Request) -> Drawn:
     return Drawn(figure, columns, rows, caption)
 
 
-def _words(protocol: str, run: object) -> str:
+def _task(train: LabeledFeatures, test: LabeledFeatures, classes: int, run: FinishedRun) -> Task:
+    """As the run's own evaluation."""
+    wanted = run.settings.evaluation
+    return Task(
+        lambda: train, lambda: test, classes,
+        generator=generator_for(run.settings.run.seed, "probe"), device=run.machine.device,
+        k=wanted.knn_k, temperature=wanted.knn_temperature,
+    )  # fmt: skip
+
+
+def _words(protocol: str, run: FinishedRun) -> str:
     if protocol == "linear":
         return "linear probe"
-    wanted = run.settings.evaluation  # type: ignore[attr-defined]
-    return f"{protocol_title('knn')} (k {wanted.knn_k}, T {wanted.knn_temperature:g})"
+    wanted = run.settings.evaluation
+    return f"{measure_title('knn')} (k {wanted.knn_k}, T {wanted.knn_temperature:g})"

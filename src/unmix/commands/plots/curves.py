@@ -9,12 +9,13 @@ from typing import Any
 
 from unmix.commands.plots.drawn import Drawn, Request
 from unmix.commands.plots.opened import checked_folders
+from unmix.display import measure_title
 from unmix.errors import UserError, check_choice
 from unmix.figures.accuracy import accuracy_against_epochs, accuracy_against_time
 from unmix.figures.progress import curves, read_metrics
 from unmix.figures.series import Condition, Series, conditions_of
 from unmix.names import shown
-from unmix.results import RunResults, load_results, protocol_title, protocols_of
+from unmix.results import RunResults, load_results, protocols_of
 from unmix.training.run.folder import RunFolder
 
 __all__ = ["accuracy", "knn", "loss"]
@@ -37,7 +38,7 @@ def accuracy(request: Request) -> Drawn:
     series = [condition.accuracies(protocol) for condition in conditions]
     if against == "time" and not any(each.points("time") for each in series):
         raise UserError(f"{request.runs[0]}: has no training times; plot against epochs.")
-    caption = f"{protocol_title(protocol)} top-1 accuracy."
+    caption = f"{measure_title(protocol)} top-1 accuracy."
     return Drawn(figure, *_table(series, "top1_percent"), caption)
 
 

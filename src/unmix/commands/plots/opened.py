@@ -12,8 +12,8 @@ from unmix.commands.finished import FinishedRun, Say, say_skipped
 from unmix.commands.plots.drawn import Request
 from unmix.data import ImageSet
 from unmix.data.fingerprint import Fingerprint, fingerprint
+from unmix.display import run_label
 from unmix.errors import UserError, check_given
-from unmix.figures.style import run_label
 from unmix.hardware.threads import CoreMeter
 from unmix.names import shown
 from unmix.training.run.data_record import check_there

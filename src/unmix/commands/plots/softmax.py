@@ -17,9 +17,9 @@ from unmix.commands.plots.opened import OpenRun, open_runs
 from unmix.config import Settings
 from unmix.data import ImageSet, StreamedImages, TensorImages, read_uint8
 from unmix.data.fingerprint import Fingerprint
+from unmix.display import method_name
 from unmix.errors import UserError, check_number
 from unmix.figures.softmax import BARS, SoftmaxInput, SoftmaxModel, instance_softmax
-from unmix.figures.style import method_name
 from unmix.hardware.threads import CoreMeter
 from unmix.methods import InstanceDiscrimination, method_class
 from unmix.names import shown
@@ -253,9 +253,10 @@ def _caption(instances: Instances, runs: Sequence[OpenRun], measured: Sequence[_
     sources = "; ".join(dict.fromkeys(_source(opened.run.settings) for opened in runs))
     return (
         f"Softmax over training images of {shown(instances.images.name)}: the {BARS} largest "
-        f"probabilities, and those of A and B; H: entropy in nats. Classes: {classes}. {sources}. Mixtures: "
-        f"{weight:.2g} of A and {1 - weight:.2g} of B. Rows are of pairs with contrast; below: "
-        f"means over all {n} images and their mixtures. Augmented views by the run's settings, "
+        f"probabilities, and those of A and B; H: entropy in nats. Classes: {classes}. "
+        f"{sources}. "
+        f"Mixtures: {weight:.2g} of A and {1 - weight:.2g} of B. Rows are of pairs with contrast; "
+        f"below: means over all {n} images and their mixtures. Augmented views by the run's settings, "
         f"encoders in evaluation mode, seed {instances.seed}."
     )
 
