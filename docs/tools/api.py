@@ -23,6 +23,7 @@ PAGES = {
     "unmix.views": "Views",
     "unmix.data": "Data",
     "unmix.evaluation": "Evaluation",
+    "unmix.figures": "Figures",
     "unmix.commands": "Commands",
 }
 

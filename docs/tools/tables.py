@@ -50,6 +50,14 @@ def shown(default: object) -> str:
     return "none" if default is None else str(default)
 
 
+def figures() -> str:
+    """The figures of `unmix plot`."""
+    from unmix.config.figures import FIGURES
+
+    rows = [(f"`{name}`", of.about, of.paper or "–", of.needs) for name, of in FIGURES.items()]
+    return table(("figure", "shows", "published", "needs"), rows)
+
+
 def recipes(method: str = "") -> str:
     """The recipes that ship: of one method, or all."""
     from unmix.config.recipes import recipe, recipe_names, summary
@@ -259,6 +267,7 @@ def first_evidence() -> str:
 
 
 TABLES: dict[str, Callable[..., str]] = {
+    "figures": figures,
     "evidence": first_evidence,
     "features": features,
     "flags": flags,

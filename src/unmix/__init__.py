@@ -28,8 +28,8 @@ MixUp and CutMix with random partners per sample.
 
 Mixing rules: RULES by name, rule gives one with changes, shared_loss; their base Rule.
 
-Packages: backbones, collate, commands, credit, data, evaluation, losses, memory, methods, mixtures,
-views. help(unmix.mixtures), or help(unmix.UnMix), says more.
+Packages: backbones, collate, commands, credit, data, evaluation, figures, losses, memory, methods,
+mixtures, views. help(unmix.mixtures), or help(unmix.UnMix), says more.
 """
 
 import sys as _sys
@@ -41,7 +41,10 @@ from typing import Any as _Any
 # What is public, by the module that it is from; "" is this package's own subpackages and modules.
 # There is no `__all__`: `help(unmix)` would document every class of it, in 20,000 lines.
 _PUBLIC = {
-    "": "backbones collate commands credit data evaluation losses memory methods mixtures views",
+    "": (
+        "backbones collate commands credit data evaluation figures losses memory methods mixtures "
+        "views"
+    ),
     "collate": "DrawnBatch MixedBatch",
     "credit": "RULES Rule rule shared_loss",
     "config.keywords": "PretrainSettings",
@@ -91,6 +94,7 @@ if TYPE_CHECKING:
     from unmix import credit as credit
     from unmix import data as data
     from unmix import evaluation as evaluation
+    from unmix import figures as figures
     from unmix import losses as losses
     from unmix import memory as memory
     from unmix import methods as methods

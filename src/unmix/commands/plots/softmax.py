@@ -254,10 +254,9 @@ def _caption(instances: Instances, runs: Sequence[OpenRun], measured: Sequence[_
     return (
         f"Softmax over training images of {shown(instances.images.name)}: the {BARS} largest "
         f"probabilities, and those of A and B; H: entropy in nats. Classes: {classes}. "
-        f"{sources}. "
-        f"Mixtures: {weight:.2g} of A and {1 - weight:.2g} of B. Rows are of pairs with contrast; "
-        f"below: means over all {n} images and their mixtures. Augmented views by the run's settings, "
-        f"encoders in evaluation mode, seed {instances.seed}."
+        f"{sources}. Mixtures: {weight:.2g} of A and {1 - weight:.2g} of B. Rows are of pairs with "
+        f"contrast; below: means over all {n} images and their mixtures. Augmented views by the "
+        f"run's settings, encoders in evaluation mode, seed {instances.seed}."
     )
 
 
