@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import importlib
 import json
 import math
 import shutil
@@ -62,7 +63,7 @@ def unlabeled(tmp_path_factory: pytest.TempPathFactory) -> Path:
         Image.fromarray(digit.permute(1, 2, 0).numpy()).save(root / "images" / f"{i:02d}.png")
     pretrain(
         method="byol", data=str(root / "images"), run=str(root / "run"),
-        **{**SMALL, "batch_size": 8, "hidden": 16, "dim": 8, "predictor_hidden": 16},
+        **{**SMALL, "batch_size": 8, "hidden": 16, "dim": 8},
     )  # fmt: skip
     return root / "run"
 
@@ -70,7 +71,9 @@ def unlabeled(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def unrendered(monkeypatch: pytest.MonkeyPatch) -> None:
     """Figures are made but not drawn into their files, which takes a second each."""
-    monkeypatch.setattr("unmix.commands.plot._rendered", lambda figure, kind: b"")
+    # By name: the package's attribute `plot` is the function.
+    module = importlib.import_module("unmix.commands.plot")
+    monkeypatch.setattr(module, "_rendered", lambda figure, kind: b"")
 
 
 def drawn(tmp_path: Path, name: str, *runs: Path, **options: Any) -> Plot:

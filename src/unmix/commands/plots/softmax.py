@@ -26,6 +26,7 @@ from unmix.names import shown
 from unmix.randomness import generator_for
 from unmix.training.console import quiet_libraries
 from unmix.training.run.data_record import check_there
+from unmix.training.run.initial import start_of
 from unmix.training.run.parts import build_method, load_split
 
 __all__ = ["softmax"]
@@ -158,7 +159,9 @@ def _of_run(
     stages: dict[str, Any] = {}
     alike = [other for other in runs if _beginning(other.run.settings) == _beginning(settings)]
     if alike[0] is opened:
-        stages["before"] = lambda: build_method(settings, n, instances.size)
+        stages["before"] = lambda: build_method(
+            settings, n, instances.size, start_of(settings.model)
+        )
     stages["after"] = lambda: load_method(opened.path)
     found = []
     for stage, build in stages.items():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -15,6 +16,7 @@ from unmix.figures.looks import looks_of
 from unmix.figures.weights import BEFORE, binned, weight_histograms
 from unmix.names import shown
 from unmix.training.run.folder import RunFolder
+from unmix.training.run.initial import start_of
 from unmix.training.run.parts import build_method
 
 __all__ = ["weights"]
@@ -101,8 +103,9 @@ def _chosen(
     return [f"{name.removesuffix('.weight')}.weight" for name in dict.fromkeys(given)]
 
 
-def _before(folder: RunFolder | object) -> Mapping[str, torch.Tensor]:
+def _before(folder: Path) -> Mapping[str, torch.Tensor]:
     """The weights with which a run began."""
-    settings = RunFolder(folder).settings()  # type: ignore[arg-type]
-    method = build_method(settings, 2, settings.run.size or 32)
+    settings = RunFolder(folder).settings()
+    start = start_of(settings.model)
+    method = build_method(settings, 2, settings.run.size or 32, start)
     return method.backbone.state_dict()
