@@ -26,7 +26,7 @@ from unmix.config.figures import FIGURES, check_figure
 from unmix.data import load
 from unmix.errors import UserError
 from unmix.evaluation import load_encoder
-from unmix.figures.page import WIDTHS
+from unmix.figures.widths import WIDTHS
 from unmix.hardware.devices import Machine
 from unmix.training import RunFolder, pretrain
 from unmix.training.run.parts import build_method, load_split

@@ -175,8 +175,8 @@ def _functions() -> dict[str, Callable[..., Any]]:
 
     return {
         "bench": bench, "compare": compare, "data pack": pack, "demo": demo, "detect": detect,
-        "embed": embed, "import": import_weights, "knn": knn, "plot": plot,
-        "preview": preview, "probe": probe, "quality": quality, "study": study, "study show": show_study,
+        "embed": embed, "import": import_weights, "knn": knn, "plot": plot, "preview": preview,
+        "probe": probe, "quality": quality, "study": study, "study show": show_study,
     }  # fmt: skip
 
 

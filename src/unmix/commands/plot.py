@@ -18,8 +18,8 @@ from unmix.commands.finished import Say
 from unmix.commands.plots.drawn import Drawn, Request
 from unmix.config.figures import check_figure
 from unmix.errors import UserError, check_given
-from unmix.figures.page import inches
 from unmix.figures.style import style
+from unmix.figures.widths import inches
 from unmix.files import atomic_path
 from unmix.names import shown
 from unmix.training.console import say as print_line

@@ -13,8 +13,8 @@ from numpy.typing import ArrayLike, NDArray
 
 from unmix.errors import UserError
 from unmix.figures.embedding import name_of
-from unmix.figures.page import inches, write_caption
 from unmix.figures.style import shorten, soft_ink, style
+from unmix.figures.widths import inches, write_caption
 
 __all__ = ["confusion_matrix"]
 

@@ -14,8 +14,8 @@ from numpy.typing import ArrayLike, NDArray
 
 from unmix.errors import UserError
 from unmix.figures.colors import PALETTE
-from unmix.figures.page import inches, write_caption
 from unmix.figures.style import shorten, style
+from unmix.figures.widths import inches, write_caption
 
 __all__ = ["embedding"]
 

@@ -13,8 +13,8 @@ from matplotlib.patches import Rectangle
 from numpy.typing import ArrayLike
 
 from unmix.errors import UserError
-from unmix.figures.page import inches, write_caption
 from unmix.figures.style import shorten, style
+from unmix.figures.widths import inches, write_caption
 
 __all__ = ["Picture", "PictureRow", "picture_grid"]
 

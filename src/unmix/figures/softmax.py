@@ -16,8 +16,8 @@ from matplotlib.patches import Patch
 from numpy.typing import ArrayLike, NDArray
 
 from unmix.errors import UserError
-from unmix.figures.page import inches, write_caption
 from unmix.figures.style import shorten, soft_ink, style
+from unmix.figures.widths import inches, write_caption
 
 __all__ = ["BARS", "SoftmaxInput", "SoftmaxModel", "instance_softmax"]
 

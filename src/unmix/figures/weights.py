@@ -14,8 +14,8 @@ from numpy.typing import ArrayLike
 from unmix.errors import UserError, check_number
 from unmix.figures.colors import PALETTE
 from unmix.figures.looks import Look, looks_of
-from unmix.figures.page import inches, write_caption
 from unmix.figures.style import shorten, soft_ink, style
+from unmix.figures.widths import inches, write_caption
 
 __all__ = ["BEFORE", "binned", "weight_histograms"]
 

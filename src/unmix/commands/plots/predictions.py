@@ -7,8 +7,8 @@ from unmix.commands.plots.opened import images_of, open_runs
 from unmix.commands.predictions import spread_over_classes
 from unmix.data import read_uint8
 from unmix.evaluation import softness_summary
-from unmix.figures.page import inches
 from unmix.figures.predictions import prediction_curves
+from unmix.figures.widths import inches
 from unmix.hardware.threads import CoreMeter
 from unmix.training.console import quiet_libraries
 
