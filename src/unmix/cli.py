@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import os
-import re
 import sys
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -18,8 +17,8 @@ from unmix.config.catalog import catalog
 from unmix.config.compatibility import check_data, check_mixture, check_rule
 from unmix.config.completion import candidates, script
 from unmix.config.earlier import old_names_noted
-from unmix.config.figures import check_figure, figures_text, list_figures
-from unmix.config.flags import HelpShown, Parser
+from unmix.config.figures import checked, figures_text, list_figures
+from unmix.config.flags import HelpShown, Parser, underscored
 from unmix.config.help import ABOUT, ABOUTS, EXAMPLES, STUDY_EXAMPLES
 from unmix.config.parameters import Parameter
 from unmix.config.recipes import recipe_in_full, recipe_names, resolve, summary
@@ -48,7 +47,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         number of the signal when one stopped it, such as 130 when interrupted.
     """
     typed = list(sys.argv[1:] if arguments is None else arguments)
-    args = typed if typed[:1] == ["--complete"] else [_underscored(word) for word in typed]
+    args = typed if typed[:1] == ["--complete"] else [underscored(word) for word in typed]
     try:
         with old_names_noted(lambda note: print(f"unmix: note: {note}", file=sys.stderr)):
             status = _run(args)
@@ -77,15 +76,6 @@ def _way_on(args: Sequence[str], interrupt: KeyboardInterrupt) -> str:
     if args[:1] == ["probe"]:
         return "; the rows printed so far are saved"
     return ""
-
-
-def _underscored(word: str) -> str:
-    """`--data-dir=X` as `--data_dir=X`: both spellings of a flag are valid."""
-    flag = re.match(r"--(no-)?([A-Za-z][\w-]*)(.*)", word, re.DOTALL)
-    if flag is None:
-        return word
-    no, name, rest = flag.groups()
-    return f"--{no or ''}{name.replace('-', '_')}{rest}"
 
 
 def _run(args: list[str]) -> int:
@@ -332,13 +322,10 @@ def plot_command(args: list[str]) -> None:
     if args == ["list"]:
         print(list_figures())
         return
-    given = parser_of("plot", args).parse(args)
-    name, runs = given.pop("name"), given.pop("runs", [])
-    own = ("out", "overwrite", "dark", "width")
-    check_figure(name, len(runs), {key: v for key, v in given.items() if key not in own})
+    given = checked(parser_of("plot", args).parse(args))
     from unmix.commands.plot import plot
 
-    plot(name, *runs, **given)
+    plot(given.pop("name"), *given.pop("runs"), **given)
 
 
 def preview_command(args: list[str]) -> None:

@@ -95,7 +95,7 @@ def plot(
         perplexity: tsne: the perplexity, by default 30.
         neighbors: umap: the number of neighbors, by default 15.
         min_dist: umap: the minimum distance of points, by default 0.1.
-        k: neighbors: how many of each image, by default 8.
+        k: neighbors: how many of each image, by default 8, in a column 5.
         weight: softmax: of an image in its mixture with another, by default 0.5.
         layers: weights: names of layers, such as layer1.0.conv1; by default six.
         features: The backbone's pooled features (default), or the projector's.

@@ -8,7 +8,7 @@ from typing import Any
 
 from unmix.errors import UserError, check_choice
 
-__all__ = ["FIGURES", "FigureFacts", "check_figure", "figures_text", "list_figures"]
+__all__ = ["FIGURES", "FigureFacts", "check_figure", "checked", "figures_text", "list_figures"]
 
 
 @dataclass(frozen=True)
@@ -125,6 +125,18 @@ def check_figure(name: str, runs: int, options: Mapping[str, Any]) -> str:
             f"the figure {name} takes {what}, and {runs} were given.", parameter="runs", flag="RUN"
         )
     return name
+
+
+def checked(given: dict[str, Any]) -> dict[str, Any]:
+    """What is given on the command line, checked before anything slow is imported.
+
+    Raises:
+        UserError: as by `check_figure`.
+    """
+    own = ("name", "runs", "out", "overwrite", "dark", "width")
+    options = {name: value for name, value in given.items() if name not in own}
+    check_figure(given["name"], len(given["runs"]), options)
+    return given
 
 
 def figures_text() -> str:

@@ -15,7 +15,7 @@ from unmix.config.values import Kind
 from unmix.errors import UserError, check_given
 from unmix.synonyms import called, hint
 
-__all__ = ["HelpShown", "Parser"]
+__all__ = ["HelpShown", "Parser", "underscored"]
 
 _BOOLEANS = ("yes", "no", "true", "false", "on", "off", "1", "0")
 _METAVARS = {int: "N", float: "X"}
@@ -280,3 +280,12 @@ def _default_text(default: Any) -> str:
     items = default if isinstance(default, (list, tuple)) else [default]
     shown = " ".join(f"{i:.4g}" if isinstance(i, float) else str(i) for i in items)
     return f" (default: {'yes' if default is True else shown})"
+
+
+def underscored(word: str) -> str:
+    """`--data-dir=X` as `--data_dir=X`: both spellings of a flag are valid."""
+    flag = re.match(r"--(no-)?([A-Za-z][\w-]*)(.*)", word, re.DOTALL)
+    if flag is None:
+        return word
+    no, name, rest = flag.groups()
+    return f"--{no or ''}{name.replace('-', '_')}{rest}"

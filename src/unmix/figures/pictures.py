@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from textwrap import wrap
 
 import numpy as np
 from matplotlib import rc_context
@@ -106,8 +107,8 @@ def picture_grid(
             if row.label:
                 figure.text(
                     0.05 / across, (start - cell / 2) / height,
-                    shorten(row.label, max(8, int(step * 19))), rotation=90, va="center",
-                    fontsize=6.5,
+                    _in_two_lines(row.label, max(7, int(step * 17))), rotation=90,
+                    va="center", fontsize=6 if step > 0.6 else 5, linespacing=1.0,
                 )  # fmt: skip
             for column, picture in enumerate(row.pictures):
                 if picture is None:
@@ -121,6 +122,11 @@ def picture_grid(
         if title:
             figure.text((left + _EDGE) / across, 1 - 0.05 / height, title, va="top", fontsize=8.5)
         return figure
+
+
+def _in_two_lines(label: str, letters: int) -> str:
+    lines = wrap(shorten(label, 2 * letters), letters, break_on_hyphens=False)
+    return "\n".join([lines[0], shorten(" ".join(lines[1:]), letters)] if lines[1:] else lines)
 
 
 def _draw(axes: Axes, picture: Picture, size: float) -> None:

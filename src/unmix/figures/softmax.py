@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from textwrap import wrap
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
+from matplotlib.text import Text
 from numpy.typing import ArrayLike, NDArray
 
 from unmix.errors import UserError
@@ -94,9 +96,12 @@ def instance_softmax(
     all_p = [[_checked(model, row) for model in models] for row in range(rows)]
     top = max(float(p.max()) for row in all_p for p in row)
     across = inches(width)
-    lines = max((len(model.summary) for model in models), default=0)
+    cell = (across - 0.75) / (columns + 0.46)
+    size = 6.5 if cell > 1.25 else 5.2
+    letters = int(72 * cell / (0.56 * size))
+    below = [_wrapped(model.summary, letters) for model in models]
+    lines = max(map(len, below))
     titles = max(model.label.count("\n") for model in models) + 1
-    size = 6.5 if across / (columns + 0.7) > 1.1 else 5.4
     with rc_context({**style(theme), "axes.grid": False, "hatch.linewidth": 0.7}):
         height = 0.5 + 0.15 * titles + _ROW * rows + _LINE * (lines + 1)
         engine = ConstrainedLayoutEngine(w_pad=0.02, h_pad=0.015, hspace=0.03)
@@ -109,15 +114,15 @@ def instance_softmax(
             _picture(figure.add_subplot(grid[row, 0]), given)
             for column, model in enumerate(models):
                 axes = figure.add_subplot(grid[row, column + 1])
-                _panel(axes, all_p[row][column], given, top, size)
+                _panel(axes, all_p[row][column], given, top, size).set_in_layout(False)
                 if row == 0:
                     axes.set_title(
-                        "\n".join(shorten(line, 26) for line in model.label.split("\n")),
+                        "\n".join(shorten(line, letters) for line in model.label.split("\n")),
                         fontsize=size + 1,
                     )
                 axes.tick_params(labelleft=column == 0, labelbottom=row == rows - 1)
-        for column, model in enumerate(models):
-            _lines(figure.add_subplot(grid[rows, column + 1]), model.summary, size)
+        for column in range(columns):
+            _lines(figure.add_subplot(grid[rows, column + 1]), below[column], size)
         figure.legend(
             handles=_key(), loc="outside upper left", ncols=4 if across > 5 else 2, frameon=False,
             fontsize=6.5, handlelength=1.4, columnspacing=1.2,
@@ -148,7 +153,8 @@ def _picture(axes: Axes, given: SoftmaxInput) -> None:
 
 def _panel(
     axes: Axes, p: NDArray[np.float64], given: SoftmaxInput, top: float, size: float
-) -> None:
+) -> Text:
+    """Draw the bars; gives the text above them."""
     order = np.argsort(-p, kind="stable")
     for rank, index in enumerate(order[:BARS], start=1):
         axes.bar(rank, p[index], width=0.72, linewidth=0.8, **_bar(int(index), given))
@@ -160,9 +166,9 @@ def _panel(
     axes.locator_params(axis="y", nbins=3)
     axes.tick_params(labelsize=size - 0.5, length=2, pad=1.5)
     ranks = [int((order == index).argmax()) + 1 for index in (given.first, given.second)]
-    axes.text(
-        0.98, 1.0,
-        f"H {entropy(p):.2f}   max {p.max():.2g}\nrank of A {ranks[0]:,}, of B {ranks[1]:,}",
+    return axes.text(
+        0.99, 1.0,
+        f"H {entropy(p):.2f}  max {p.max():.2g}\nranks: A {ranks[0]:,}, B {ranks[1]:,}",
         transform=axes.transAxes, ha="right", va="top", fontsize=size - 0.3, color=soft_ink(),
         linespacing=1.15,
     )  # fmt: skip
@@ -182,7 +188,12 @@ def _lines(axes: Axes, lines: Sequence[str], size: float) -> None:
     axes.text(
         0.0, 1.0, "\n".join(lines), transform=axes.transAxes, va="top", fontsize=size,
         linespacing=1.3,
-    )  # fmt: skip
+    ).set_in_layout(False)  # fmt: skip
+
+
+def _wrapped(lines: Sequence[str], letters: int) -> list[str]:
+    """Lines of at most so many letters; what goes on is indented."""
+    return [part for line in lines for part in wrap(line, letters, subsequent_indent="   ")]
 
 
 def _key() -> list[Patch | Line2D]:

@@ -14,6 +14,7 @@ from unmix.errors import UserError, check_choice
 from unmix.figures.accuracy import accuracy_against_epochs, accuracy_against_time
 from unmix.figures.progress import curves, read_metrics
 from unmix.figures.series import Condition, Series, conditions_of
+from unmix.figures.widths import inches
 from unmix.names import shown
 from unmix.results import RunResults, load_results, protocols_of
 from unmix.training.run.folder import RunFolder
@@ -35,6 +36,7 @@ def accuracy(request: Request) -> Drawn:
     check_choice("protocol", protocol, known)
     draw = accuracy_against_epochs if against == "epochs" else accuracy_against_time
     figure = draw(conditions, protocol, theme=request.theme)
+    figure.set_figwidth(inches(request.width))
     series = [condition.accuracies(protocol) for condition in conditions]
     if against == "time" and not any(each.points("time") for each in series):
         raise UserError(f"{request.runs[0]}: has no training times; plot against epochs.")
@@ -74,6 +76,7 @@ def _recorded(request: Request, column: str, accuracy: str, percent: bool) -> Dr
         for condition in conditions
     ]
     figure = curves(only, loss="loss", accuracy=accuracy, theme=request.theme)
+    figure.set_figwidth(inches(request.width))
     caption = (
         "kNN top-1 accuracy."
         if percent

@@ -12,6 +12,7 @@ from unmix.errors import UserError, check_choice, check_number
 from unmix.evaluation.neighbors import nearest_neighbors
 from unmix.figures.embedding import name_of
 from unmix.figures.pictures import Picture, PictureRow, picture_grid
+from unmix.figures.widths import inches
 from unmix.hardware.threads import CoreMeter
 from unmix.randomness import generator_for
 from unmix.training.console import quiet_libraries
@@ -19,12 +20,14 @@ from unmix.training.console import quiet_libraries
 __all__ = ["neighbors"]
 
 _IMAGES, _K, _MOST, _LETTERS = 6, 8, 24, 13
+_NARROW = 5  # inches
 
 
 def neighbors(request: Request) -> Drawn:
     """For a few test images the training images with the most similar features."""
     few = _IMAGES if len(request.runs) == 1 else 4
-    count, k = request.option("images", few), request.option("k", _K)
+    fit = _K if inches(request.width) > _NARROW else 5
+    count, k = request.option("images", few), request.option("k", fit)
     check_number("images", count, at_least=1, at_most=_MOST)
     check_number("k", k, at_least=1, at_most=20)
     kind = check_choice(

@@ -6,6 +6,7 @@ from unmix.commands.plots.drawn import Drawn, Request
 from unmix.commands.plots.opened import images_of, open_runs
 from unmix.commands.predictions import spread_over_classes
 from unmix.data import read_uint8
+from unmix.errors import UserError
 from unmix.evaluation import softness_summary
 from unmix.figures.predictions import prediction_curves
 from unmix.figures.widths import inches
@@ -15,10 +16,15 @@ from unmix.training.console import quiet_libraries
 __all__ = ["predicted"]
 
 _IMAGES = 6
+_LEAST = 5.0  # inches
 
 
 def predicted(request: Request) -> Drawn:
     """Sorted feature values of a few test images, and measures over all."""
+    if len(request.runs) > 1 and inches(request.width) < _LEAST:
+        raise UserError(
+            "a column is too narrow for more than one run; leave it out.", parameter="width"
+        )
     quiet_libraries()
     cores = CoreMeter()
     runs = open_runs(request)
@@ -44,6 +50,9 @@ def predicted(request: Request) -> Drawn:
         theme=request.theme,
     )
     figure.set_figwidth(inches(request.width))
+    if len(runs) > 3:
+        for axes in figure.axes:
+            axes.set_xlabel("sorted feature" if axes.get_xlabel() else "", fontsize=8)
     caption = (
         f"Pooled features of {len(few)} {images.words}, sorted by value; measures are over "
         f"{len(first.index):,}."

@@ -223,10 +223,10 @@ def _model(label: str, measured: _Measured, pairs: Sequence[int]) -> SoftmaxMode
     ]
     own = measured.clean.diagonal()
     lines = [
-        f"clean: H {_mean(_entropy(measured.clean), 2)}, max {_mean(measured.clean.amax(dim=1))},",
-        f"    on itself {_mean(own)}",
-        f"mixed: H {_mean(_entropy(measured.mixed), 2)}, max {_mean(measured.mixed.amax(dim=1))},",
-        f"    on A and B {_mean(_on_both(measured.mixed))}",
+        f"clean: H {_mean(_entropy(measured.clean), 2)}, max {_mean(measured.clean.amax(dim=1))}, "
+        f"on itself {_mean(own)}",
+        f"mixed: H {_mean(_entropy(measured.mixed), 2)}, max {_mean(measured.mixed.amax(dim=1))}, "
+        f"on A and B {_mean(_on_both(measured.mixed))}",
     ]
     return SoftmaxModel(label, [row.double().numpy() for row in rows], lines)
 
