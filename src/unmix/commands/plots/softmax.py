@@ -228,6 +228,8 @@ def _model(label: str, measured: _Measured, pairs: Sequence[int]) -> SoftmaxMode
         f"mixed: H {_mean(_entropy(measured.mixed), 2)}, max {_mean(measured.mixed.amax(dim=1))}, "
         f"on A and B {_mean(_on_both(measured.mixed))}",
     ]
+    # A line ends behind a comma, if it must.
+    lines = [line.replace(" ", "\u00a0").replace(",\u00a0", ", ") for line in lines]
     return SoftmaxModel(label, [row.double().numpy() for row in rows], lines)
 
 
