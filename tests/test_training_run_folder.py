@@ -21,6 +21,7 @@ from unmix.files import atomic_path, atomic_write
 from unmix.results import load_results
 from unmix.training import RunFolder, Settings, pretrain
 from unmix.training.run.checkpoints import AtomicCheckpoints
+from unmix.training.run.folder import begun_before
 
 TINY: dict[str, Any] = {
     "data": "digits",
@@ -219,3 +220,21 @@ def test_nobody_sees_half_a_file(tmp_path: Path) -> None:
         beside.write_bytes(b"new")
     assert path.read_bytes() == b"new"
     assert list(path.parent.iterdir()) == [path]
+
+
+def test_a_run_that_0_1_0_began_goes_on_in_its_folder_and_another_seed_has_its_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The default folder of 0.1.0 had no seed in its name: seed 1 met the folder of seed 0."""
+    monkeypatch.chdir(tmp_path)
+    settings = Settings.of({"method": "moco", "data": "photos", "size": 16})
+    assert begun_before(settings) == settings
+    old = RunFolder("runs/moco-photos-none")
+    old.write_settings(settings)
+    assert begun_before(settings).folder == Path("runs/moco-photos-none")
+    other = settings.with_changes(seed=1)
+    assert begun_before(other).folder == Path("runs/moco-photos-none-seed1")
+    assert begun_before(settings.with_changes(lr=0.5)).folder == settings.folder
+    assert begun_before(settings.with_changes(run="mine")).folder == Path("mine")
+    RunFolder(settings.folder).write_settings(settings)
+    assert begun_before(settings).folder == settings.folder

@@ -101,7 +101,7 @@ def compare(
     groups = grouped(known, results, epoch=epoch, reference=reference, cost_of=costs(notes))
     if epoch is not None and not groups.measured:
         raise UserError(not_evaluated(results, epoch), parameter="epoch")
-    found = Told(groups, results, baselines)
+    found = Told(groups, results, baselines, epoch)
     for text in found.texts(settings):
         say(f"{text}\n")
     notes += notes_on(known, groups, results)

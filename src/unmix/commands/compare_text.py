@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 
@@ -27,15 +28,22 @@ class Told:
         groups: The conditions.
         results: Of all runs.
         baselines: What needs no training.
+        epoch: The epochs after which runs are compared; None for the end.
     """
 
     def __init__(
-        self, groups: GroupedRuns, results: Sequence[RunResults], baselines: Baselines | None
+        self,
+        groups: GroupedRuns,
+        results: Sequence[RunResults],
+        baselines: Baselines | None,
+        epoch: int | None = None,
     ) -> None:
         self.groups = groups
         self.verdicts = groups.words()
         self.conditions = conditions_table(groups.findings)
         self.settings = settings_table(groups.differing())
+        if epoch is not None:
+            results = [_until(run, epoch) for run in results]
         self.runs = results_table(results, baselines, self.condition_of)
 
     @cached_property
@@ -94,13 +102,21 @@ class Told:
         return f"{counted(len(common), 'setting')} of {of} are not listed: --settings prints them."
 
 
+def _until(run: RunResults, epoch: int) -> RunResults:
+    """A run with its evaluations up to an epoch."""
+    return replace(run, evaluations=tuple(e for e in run.evaluations if e.epoch <= epoch))
+
+
 _SEE = "compare.json"
 
 
 def not_evaluated(results: Sequence[RunResults], epoch: int) -> str:
     """Why nothing can be compared after an epoch, and what can."""
     epochs = sorted({row.epoch for run in results for row in run.evaluations})
-    after = f"they were after {', '.join(map(str, epochs))}" if epochs else "none was at all"
+    words = ", ".join(map(str, epochs))
+    if len(epochs) > _LINES:
+        words = f"{epochs[0]}, {epochs[1]}, ..., {epochs[-1]}"
+    after = f"they were after {words}" if epochs else "none was at all"
     return f"no run was evaluated after epoch {epoch}; {after}."
 
 

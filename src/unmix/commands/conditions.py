@@ -31,7 +31,8 @@ _NO_OPERATIONS = {
     *(name for group in ("optimizer", "evaluation", "machine") for name in field_names(group)),
     "seed", "epochs", "data", "data_dir", "train_folder", "test_folder", "run", "limit",
 } - {"devices", "nodes"}  # fmt: skip
-_WIDEST = 40
+_LONGEST = 40  # letters of a value, such as a path
+_WIDE = 100  # letters of a line
 
 
 def grouped(
@@ -153,15 +154,20 @@ def settings_table(differing: Mapping[str, Mapping[str, Any]]) -> ResultsTable |
         key: [value_text(values[name], key) if name in values else DASH for name in names]
         for key, values in differing.items()
     }
-    if len(names) <= len(differing) or len(names) == 2:
-        columns = ["setting", *names]
-        rows = [[key, *values] for key, values in texts.items()]
-    else:
-        columns = ["condition", *texts]
-        rows = [[name, *(texts[key][i] for key in texts)] for i, name in enumerate(names)]
+    by_setting = _plain_table(["setting", *names], [[key, *row] for key, row in texts.items()])
+    columns = zip(*texts.values(), strict=True)
+    by_condition = _plain_table(
+        ["condition", *texts], [[name, *row] for name, row in zip(names, columns, strict=True)]
+    )
+    fits = len(by_setting.text().partition("\n")[0]) <= _WIDE
+    narrower = min((by_setting, by_condition), key=lambda t: len(t.text().partition("\n")[0]))
+    return by_setting if fits else narrower
+
+
+def _plain_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> ResultsTable:
     cells = tuple(tuple(Cell(_shortened(shown(text))) for text in row) for row in rows)
     return ResultsTable(tuple(map(shown, columns)), (False,) * len(columns), cells)
 
 
 def _shortened(text: str) -> str:
-    return text if len(text) <= _WIDEST else f"…{text[1 - _WIDEST :]}"
+    return text if len(text) <= _LONGEST else f"…{text[1 - _LONGEST :]}"

@@ -96,7 +96,7 @@ def read_run(folder: Path) -> RunResults:
         if running or not (folder / "results.json").exists():
             return _unfinished(folder, running)
     results = load_results(folder)
-    with suppress(UserError):  # what cannot be read of the settings is told where it is needed
+    if is_run(folder):
         settings = RunFolder(folder).settings()
         if is_extending(settings, results):
             before = results.epochs

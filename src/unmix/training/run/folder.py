@@ -22,7 +22,7 @@ from unmix.names import is_python, shown
 from unmix.training.run.checkpoints import LAST, PREVIOUS
 from unmix.training.run.data_record import DATA_RECORD, is_folder, same_place
 
-__all__ = ["RunFolder"]
+__all__ = ["RunFolder", "begun_before"]
 
 _RECIPES = "# Recipes: "
 _IN_PYTHON = "# The images were given in Python"
@@ -202,6 +202,24 @@ class RunFolder:
         with atomic_path(self.encoder) as beside:
             # Not save_file: its files are readable by their owner alone.
             beside.write_bytes(with_checksum(safetensors.save(tensors, metadata=metadata)))
+
+
+def begun_before(settings: Settings) -> Settings:
+    """The same settings, in the folder of the very same run if version 0.1.0 began it.
+
+    Its default folder did not have the seed in its name.
+    """
+    old = Path(str(settings.folder).removesuffix(f"-seed{settings.run.seed}"))
+    if (
+        settings.run.run is not None
+        or settings.folder.exists()
+        or not (old / "config.yaml").exists()
+    ):
+        return settings
+    with suppress(UserError):  # another run is there, and this one is new
+        RunFolder(old).check_same({**settings.flat(), "run": None})
+        return settings.with_changes(run=str(old))
+    return settings
 
 
 def visible(folder: Path) -> list[Path]:

@@ -41,7 +41,7 @@ from unmix.training.loop.health import EXPLODED_LOSS, Health, useless
 from unmix.training.loop.stopping import Stopping
 from unmix.training.run import extending
 from unmix.training.run.data_record import DataRecord, check_there, located
-from unmix.training.run.folder import RunFolder
+from unmix.training.run.folder import RunFolder, begun_before
 from unmix.training.run.launching import check_launch, check_workers
 from unmix.training.run.lock import results_lock, run_lock
 from unmix.training.run.loggers import end_failed
@@ -160,7 +160,7 @@ def run(
         UserError: if the settings are invalid, or the folder holds another run or is in use.
     """
     quiet_libraries()
-    typed, settings = settings.run.data, located(settings)
+    typed, settings = settings.run.data, begun_before(located(settings))
     folder = RunFolder(settings.folder)
     if (results := _complete(folder, settings)) is not None:
         return results
