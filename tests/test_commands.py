@@ -220,7 +220,7 @@ def test_the_runs_own_data_by_name_is_no_transfer(runs: Path):
 
 def test_knn_says_on_what_it_computes_and_one_line(runs: Path):
     lines: list[str] = []
-    row = knn(runs / "moco", k=9999, device="cpu", threads=1, say=lines.append)
+    row = knn(runs / "moco", k=1437, device="cpu", threads=1, say=lines.append)
     assert row["k"] == row["train_images"] == 1437
     assert len(lines) == 2
     assert re.fullmatch(r"encoder: resnet10, width [\d.]+   device: cpu, .*, 1 thread", lines[0])
@@ -231,6 +231,13 @@ def test_knn_says_on_what_it_computes_and_one_line(runs: Path):
     ("words", "message"),
     [
         ({"k": 0}, "--k: 0 is out of range"),
+        ({"k": 1438}, "--k: 1438 is more than the 1,437 training images"),
+        ({"metric": "manhattan"}, "--metric: 'manhattan' is unknown"),
+        ({"metric": "euclidean", "temperature": 1}, "--temperature: 1 does not apply to --metric"),
+        ({"select": True, "k": 5}, "--k: is what --select chooses"),
+        ({"layer": "layer9"}, "--layer: the encoder has no layer 'layer9'. Did you mean 'layer"),
+        ({"layer": "7"}, "--layer: 7 is none of the ResNet's layers: 1 maxpool, 2 layer1"),
+        ({"layer": "layer1", "features": "projector"}, "--layer: layer1 is a layer of the backb"),
         ({"temperature": 0}, "--temperature: 0 is out of range"),
         ({"features": "head"}, "--features: 'head' is unknown"),
         ({"data": "photoz"}, "--data: 'photoz' is unknown. Did you mean 'photos'"),
@@ -327,6 +334,10 @@ def test_published_protocols_stream_files_and_name_broken_ones(runs: Path, tmp_p
         ({"protocol": "simclr"}, "--protocol: 'simclr' is unknown"),
         ({"epochs": 5}, "--epochs: 5 does not apply to --protocol linear"),
         ({"lr": 0.1}, "--lr: 0.1 does not apply to --protocol linear"),
+        ({"select": True}, "--select does not apply to --protocol linear"),
+        ({"protocol": "swav", "select": True, "lr": 1}, "--lr: is what --select chooses"),
+        ({"protocol": "swav", "weight_decay": -1}, "--weight_decay: -1 is out of range"),
+        ({"protocol": "knn"}, "--protocol: 'knn' is unknown"),
         ({"protocol": "cmc", "epochs": 0}, "--epochs: 0 is out of range"),
         ({"protocol": "cmc", "lr": -1}, "--lr: -1 is out of range"),
         ({"checkpoint": "epoch-0003"}, "--checkpoint: 'epoch-0003' is unknown"),
@@ -341,6 +352,33 @@ def test_a_probe_refuses_values_that_cannot_be(finished: Path, words: dict, mess
 def test_all_checkpoints_need_checkpoints(unlabeled: Path):
     with pytest.raises(UserError, match="has no checkpoints of earlier epochs; pretrain with --ch"):
         probe(unlabeled, checkpoint="all", data="digits", device="cpu", say=silent)
+
+
+def test_other_ways_to_measure_have_rows_of_their_own(runs: Path):
+    """Layers, metrics and chosen settings stand beside what tables show."""
+    run = runs / "moco"
+    final = {p: load_results(run).final(p) for p in ("knn", "linear")}
+    common = {"device": "cpu", "say": silent}
+    euclidean = knn(run, metric="euclidean", **common)
+    assert (euclidean["protocol"], euclidean["k"]) == ("knn-euclidean", 5)
+    assert "temperature" not in euclidean
+    layer = knn(run, layer="5", **common)
+    assert (layer["layer"], layer["k"]) == ("5", 200)
+    chosen = knn(run, select=True, **common)
+    assert set(chosen["chosen"]) == {"k", "temperature"}
+    (early,) = probe(run, layer="layer2", **common)
+    (first,) = probe(run, layer="layer2", checkpoint="epoch-0001", **common)
+    assert (early["layer"], early["epoch"], first["epoch"]) == ("layer2", 2, 1)
+    (half,) = probe(runs / "cmc", layer="5", protocol="whitening", epochs=3, **common)
+    assert (half["layer"], half["epochs"], half["top1"] > 20) == ("5", 3, True)
+    assert all(row in rows(run) for row in (euclidean, layer, chosen, early, first))
+    assert {p: load_results(run).final(p) for p in ("knn", "linear")} == final
+    lines: list[str] = []
+    (swav,) = probe(run, protocol="swav", epochs=1, select=True, device="cpu", say=lines.append)
+    assert set(swav["chosen"]) == {"lr", "weight_decay"}
+    assert re.match(
+        r"swav probe, 1 epochs, lr [\d.]+, weight_decay .* \(chosen on held-out", lines[-1]
+    )
 
 
 # --- comparing --------------------------------------------------------------------------------

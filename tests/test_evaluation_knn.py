@@ -17,7 +17,15 @@ from sklearn.neighbors import KNeighborsClassifier
 from torch.profiler import ProfilerActivity, profile
 
 from unmix.errors import UserError
-from unmix.evaluation import knn, knn_accuracy, knn_predict
+from unmix.evaluation import (
+    LabeledFeatures,
+    Task,
+    euclidean_knn_predict,
+    evaluate,
+    knn,
+    knn_accuracy,
+    knn_predict,
+)
 
 
 def _random(generator: torch.Generator, n: int = 60, m: int = 20, d: int = 8, classes: int = 4):
@@ -277,3 +285,34 @@ def test_mistakes_are_told(arguments: dict, message: str, generator):
     with pytest.raises(UserError) as caught:
         knn_predict(**given)
     assert str(caught.value).startswith(message)
+
+
+@pytest.mark.parametrize("k", [1, 5, 9])
+def test_euclidean_neighbors_are_those_of_scikit_learn(k: int):
+    """`KNeighborsClassifier` with uniform weights, on features that are not normalized."""
+    generator = torch.Generator().manual_seed(k)
+    bank = torch.randn(150, 6, generator=generator) * torch.tensor([1.0, 3, 1, 1, 0.1, 1])
+    labels = torch.randint(4, (150,), generator=generator)
+    queries = torch.randn(70, 6, generator=generator)
+    expected = KNeighborsClassifier(k).fit(bank.numpy(), labels.numpy()).predict(queries.numpy())
+    for budget in (2**28, 16 * 150 * 8):
+        found = euclidean_knn_predict(bank, labels, queries, classes=5, k=k, memory_budget=budget)
+        assert found[:, 0].tolist() == expected.tolist()
+        assert (found[:, -1] == -1).all()  # the fifth class has no image
+
+
+def test_k_and_temperature_are_chosen_on_training_images():
+    """One class of three lies in small clumps: a large k would outvote it."""
+    generator = torch.Generator().manual_seed(0)
+    labels = torch.tensor([0] * 90 + [1] * 10)
+    features = torch.nn.functional.one_hot(labels, 2) + 0.3 * torch.randn(
+        100, 2, generator=generator
+    )
+    split = LabeledFeatures(features, labels, torch.arange(100))
+    for name, keys in (("knn", {"k", "temperature"}), ("knn-euclidean", {"k"})):
+        task = Task(lambda: split, lambda: split, 2, generator=generator, select=True)
+        row = evaluate(name, task).row
+        assert set(row["chosen"]) == keys
+        assert row["chosen"]["k"] <= 90
+        assert row["top1"] > 95
+        assert "k" not in row

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from unmix.errors import UserError
 from unmix.evaluation import (
     PROTOCOLS,
+    AugmentedImages,
     LabeledFeatures,
     Prediction,
     Protocol,
@@ -25,6 +26,9 @@ from unmix.evaluation import (
     moco_settings,
     train_classifier,
 )
+from unmix.evaluation.published import whitening_settings
+from unmix.evaluation.selection import best
+from unmix.evaluation.sgd import SGDProbe
 
 
 def test_moco_has_its_published_numbers():
@@ -184,7 +188,10 @@ def test_a_protocol_of_ones_own_is_one_class_and_one_line(monkeypatch):
     assert rows[0] == {
         "protocol": "mean", "top1": 100.0, "top5": 100.0, "train_images": 6, "test_images": 6
     }  # fmt: skip
-    with pytest.raises(UserError, match=r"protocol: 'moco' is unknown.*Known: knn, linear, mean"):
+    with pytest.raises(
+        UserError,
+        match=r"protocol: 'moco' is unknown.*Known: knn, linear, whitening, knn-euclidean, mean",
+    ):
         evaluate_features(features, features, 2, ("moco",), generator=generator)
     with pytest.raises(UserError, match=r"protocol: 'mocco' is unknown\. Did you mean 'moco'"):
         evaluate("mocco", Task(lambda: features, lambda: features, 2, generator=generator))
@@ -202,3 +209,82 @@ def test_features_are_encoded_when_a_protocol_first_reads_them():
     evaluate("knn", task)
     evaluate("knn", task)
     assert sorted(read) == ["test", "train"]
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("swav", (100, 256, 0.3, 1e-6, "sgd", "cosine")),
+        ("barlow", (100, 256, 0.3, 1e-6, "sgd", "cosine")),
+        ("vicreg", (100, 256, 0.02, 1e-6, "sgd", "cosine")),
+        ("dino", (100, 256, 0.001, 0.0, "sgd", "cosine")),
+        ("whitening", (500, 1000, 0.01, 5e-6, "adam", "exponential")),
+    ],
+)
+def test_the_other_protocols_have_their_published_numbers(name, expected):
+    found = PROTOCOLS[name].published("imagenet", "RGB", 1.0)
+    words = ("epochs", "batch_size", "lr", "weight_decay", "optimizer", "schedule")
+    assert tuple(getattr(found, word) for word in words) == expected
+    assert PROTOCOLS[name].needs_images == (name != "whitening")
+
+
+def _separable(n: int = 90, classes: int = 3) -> LabeledFeatures:
+    generator = torch.Generator().manual_seed(1)
+    labels = torch.arange(n) % classes
+    centers = 2 * torch.randn(classes, 5, generator=generator)
+    features = centers[labels] + torch.randn(n, 5, generator=generator)
+    return LabeledFeatures(features, labels, torch.arange(n))
+
+
+def test_whitening_equals_adam_written_out():
+    """Five epochs of two batches of features, against a plain loop with an exponential rate."""
+    train = _separable()
+    settings = replace(whitening_settings("photos"), epochs=5, batch_size=64)
+    task = Task(lambda: train, lambda: train, 3, generator=torch.Generator().manual_seed(2))
+    found = SGDProbe(lambda *_: settings).predict(task)
+    generator = torch.Generator().manual_seed(2)
+    weight = torch.empty(3, 5).uniform_(-(5**-0.5), 5**-0.5, generator=generator)
+    bias = torch.empty(3).uniform_(-(5**-0.5), 5**-0.5, generator=generator)
+    weight.requires_grad_()
+    bias.requires_grad_()
+    optimizer = torch.optim.Adam([weight, bias], lr=1e-2, weight_decay=5e-6)
+    for epoch in range(5):
+        optimizer.param_groups[0]["lr"] = 1e-2 * (1e-6 / 1e-2) ** (epoch / 5)
+        for index in torch.randperm(90, generator=generator).split(64):
+            optimizer.zero_grad()
+            loss = nn.functional.cross_entropy(
+                train.features[index] @ weight.T + bias, train.labels[index]
+            )
+            loss.backward()
+            optimizer.step()
+    expected = (train.features @ weight.T + bias).argsort(dim=1, descending=True)
+    assert torch.equal(found.ranking, expected)
+    assert found.details["lr"] == 1e-2
+
+
+def test_rate_and_decay_are_chosen_without_the_test_images():
+    """Test labels that are all wrong change neither the choice nor the classifier."""
+    train = _separable()
+    wrong = replace(train, labels=(train.labels + 1) % 3)
+    found = []
+    for test in (train, wrong):
+        images = AugmentedImages(lambda x: x, lambda *_: [], 90, "photos", epochs=30, select=True)
+        task = Task(
+            lambda: train, lambda t=test: t, 3,
+            generator=torch.Generator().manual_seed(2), images=images,
+        )  # fmt: skip
+        found.append(evaluate("whitening", task))
+    first, second = (each.row for each in found)
+    assert first["chosen"] == second["chosen"]
+    assert first["selected"] == "lr, weight_decay"
+    assert "lr" not in first
+    assert set(first["chosen"]) == {"lr", "weight_decay"}
+    assert first["top1"] > 80 > 20 > second["top1"]
+
+
+def test_the_choice_is_that_of_the_best_candidate_and_the_first_of_equal_ones():
+    asked: list[int] = []
+    scores = {1: 0.5, 2: 0.7, 3: 0.7}
+    assert best([1, 2, 3], lambda c: asked.append(c) or scores[c]) == (2, 0.7)
+    assert asked == [1, 2, 3]
+    assert best([1, 2], lambda c: scores[c], known=0.9) == (1, 0.9)

@@ -36,12 +36,15 @@ SCHEMA = 1
 FILE = "results.json"
 
 # The order of tables; other protocols follow.
-_FIRST = ("knn", "linear", "cmc", "moco")
+_FIRST = (
+    "knn", "linear", "cmc", "moco", "whitening", "swav", "barlow", "vicreg", "dino",
+    "knn-euclidean",
+)  # fmt: skip
 ON = " on "
 """Between a protocol and the other data that it was measured on, in the protocol's name."""
 
 # What comes out of a measurement; all else in a row says what was measured, and how.
-_MEASURED = {"top1", "top5", "strength", "seconds", "train_images", "test_images"}
+_MEASURED = {"top1", "top5", "strength", "chosen", "seconds", "train_images", "test_images"}
 
 
 class DamagedResultsError(UserError):
@@ -205,7 +208,8 @@ def described(row: Evaluation | Mapping[str, Any]) -> str:
     if isinstance(row, Evaluation):
         row = {"protocol": row.protocol, **row.details}
     name, _, data = str(row["protocol"]).partition(ON)
-    parts = ["kNN" if name == "knn" else f"{name} probe"]
+    kinds = {"knn": "kNN", "knn-euclidean": "Euclidean kNN"}
+    parts = [kinds.get(name, f"{name} probe")]
     if data or row.get("data") is not None:
         parts[0] += f" on {data or row['data']} (transfer)"
     if "k" in row:
@@ -214,7 +218,14 @@ def described(row: Evaluation | Mapping[str, Any]) -> str:
         parts.append(f"T {row['temperature']:g}")
     if isinstance(row.get("lr"), float | int):
         parts.append(f"{row.get('epochs')} epochs at lr {row['lr']:g}")
-    if "features" in row:
+    elif row.get("epochs") is not None:
+        parts.append(f"{row['epochs']} epochs")
+    if isinstance(row.get("chosen"), Mapping):
+        chosen = ", ".join(f"{key} {value:g}" for key, value in row["chosen"].items())
+        parts.append(f"{chosen} (chosen on held-out training images)")
+    if row.get("layer") is not None:
+        parts.append(f"layer {row['layer']}")
+    elif "features" in row:
         parts.append(f"{row['features']} features")
     return ", ".join(parts)
 

@@ -163,7 +163,7 @@ FLAGS: dict[str, tuple[tuple[str, ...], str]] = {
 COMMANDS = {
     "train": "pretrain", "fit": "pretrain", "main": "pretrain", "pretraining": "pretrain",
     "eval": "knn", "evaluate": "knn", "test": "knn", "linear": "probe", "lincls": "probe",
-    "linear_probe": "probe", "finetune": "probe", "report": "compare",
+    "linear_probe": "probe", "report": "compare",
     "figure": "plot", "figures": "plot", "tsne": "plot", "umap": "plot", "draw": "plot",
     "table": "compare", "benchmark": "bench", "profile": "bench", "show": "preview",
     "visualize": "preview", "configs": "recipes", "config": "recipes", "list": "methods",

@@ -17,8 +17,9 @@ from unmix.commands.rows import add_row
 from unmix.config import MachineSettings, Settings
 from unmix.data import ImageSet, StreamedImages
 from unmix.data.fingerprint import Fingerprint, digest_of
-from unmix.errors import UserError
+from unmix.errors import UserError, check_choice
 from unmix.evaluation import LabeledFeatures, Measurement, split_features
+from unmix.evaluation.cmc_layers import layer_features
 from unmix.evaluation.encoder import ENCODER_FILE, LoadedEncoder, load_encoder
 from unmix.hardware.devices import Machine, choose_machine
 from unmix.hardware.threads import CoreMeter, choose_threads, threads_in_words, using_threads
@@ -37,7 +38,7 @@ from unmix.training.run.extending import is_extending
 from unmix.training.run.folder import RunFolder
 from unmix.training.run.parts import load_split
 
-__all__ = ["FinishedRun", "Splits", "Subject", "line_of", "say_skipped"]
+__all__ = ["FinishedRun", "Splits", "Subject", "check_features", "line_of", "say_skipped"]
 
 Say = Callable[[str], None]
 
@@ -80,15 +81,23 @@ class Subject:
     Attributes:
         encode: Maps prepared images (N, 3, size, size) to features (N, D).
         epoch: Completed epochs of pretraining; None if unknown.
+        features: "backbone" or "projector".
+        layer: Layer of the backbone; None for its pooled features.
     """
 
     encode: Callable[[Tensor], Tensor]
     epoch: int | None
+    features: str = "backbone"
+    layer: str | None = None
 
     @property
-    def at(self) -> dict[str, int]:
-        """Fields of a row of `results.json`: the epoch."""
-        return {} if self.epoch is None else {"epoch": self.epoch}
+    def of(self) -> dict[str, Any]:
+        """Fields of a row of `results.json`: the epoch, and which features they are."""
+        return {
+            **({} if self.epoch is None else {"epoch": self.epoch}),
+            "features": self.features,
+            **({} if self.layer is None else {"layer": self.layer}),
+        }
 
 
 @dataclass(frozen=True)
@@ -284,19 +293,26 @@ class FinishedRun:
             f"--data {own.data} to evaluate on these as other data (transfer)."
         )
 
-    def subject(self, features: str = "backbone", checkpoint: str | None = None) -> Subject:
+    def subject(
+        self, features: str = "backbone", checkpoint: str | None = None, layer: str | None = None
+    ) -> Subject:
         """Choose the encoder that is evaluated.
 
         Args:
             features: "backbone" or "projector".
             checkpoint: Name of a kept checkpoint, such as "epoch-0010"; None for the end.
+            layer: Layer of the backbone; None for its pooled features.
 
         Raises:
-            UserError: if the checkpoint is missing, damaged or of another run.
+            UserError: if the checkpoint is missing, damaged or of another run, or there is no such
+                layer.
         """
         epochs = None if self.alone else self.settings.run.epochs
         if features == "backbone" and checkpoint is None:
-            return Subject(self.encoder.features, epochs)
+            if layer is None:
+                return Subject(self.encoder.features, epochs)
+            at = layer_features(self.encoder.backbone, layer, self.encoder.views.size)
+            return Subject(at, epochs, layer=layer)
         if self.alone:
             raise UserError(
                 f"--features: {features} features need the run's checkpoints, which an encoder "
@@ -305,8 +321,12 @@ class FinishedRun:
         method = load_method(self.folder.path, checkpoint or "last").to(self.machine.device)
         if self.machine.channels_last:
             method.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        epoch = int(checkpoint.rpartition("-")[2]) if checkpoint else epochs
+        if layer is not None:
+            at = layer_features(method.backbone, layer, self.encoder.views.size)
+            return Subject(at, epoch, layer=layer)
         encode = method.features if features == "backbone" else method.projections
-        return Subject(encode, int(checkpoint.rpartition("-")[2]) if checkpoint else epochs)
+        return Subject(encode, epoch, features)
 
     def features(
         self, encode: Callable[[Tensor], Tensor], images: ImageSet, say: Say | None = None
@@ -339,6 +359,19 @@ class FinishedRun:
         )
         with using_threads(count):
             yield
+
+
+def check_features(features: str, layer: str | None) -> None:
+    """Check which features are wanted.
+
+    Raises:
+        UserError: if they are unknown, or a layer of the projector is wanted.
+    """
+    check_choice("features", features, ("backbone", "projector"))
+    if layer is not None and features == "projector":
+        raise UserError(
+            f"--layer: {layer} is a layer of the backbone; leave out --features projector."
+        )
 
 
 def _within(data: str, folder: str | None) -> str | None:

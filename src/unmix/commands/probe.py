@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
+from unmix.commands.augmented import augmented_batches, batch_order
 from unmix.commands.checkpoints import epoch_checkpoints
-from unmix.commands.finished import FinishedRun, Say, Splits, Subject, line_of, say_skipped
+from unmix.commands.finished import (
+    FinishedRun,
+    Say,
+    Splits,
+    Subject,
+    check_features,
+    line_of,
+    say_skipped,
+)
 from unmix.commands.rows import NotSavedError
-from unmix.data import StreamedImages, TensorImages
 from unmix.errors import UserError, check_choice, check_number
 from unmix.evaluation import PROBES, PROTOCOLS, AugmentedImages, Task, evaluate
 from unmix.evaluation.protocol import Batches
@@ -19,8 +26,7 @@ from unmix.hardware.threads import CoreMeter
 from unmix.randomness import generator_for
 from unmix.training.console import Estimate, quiet_libraries
 from unmix.training.console import say as print_line
-from unmix.training.loading.loaders import EpochOrder, build_loader
-from unmix.views import Views, ViewSettings
+from unmix.views import ViewSettings
 
 __all__ = ["probe"]
 
@@ -32,6 +38,9 @@ def probe(
     features: str = "backbone",
     epochs: int | None = None,
     lr: float | None = None,
+    weight_decay: float | None = None,
+    select: bool = False,
+    layer: str | None = None,
     device: str = "auto",
     threads: int | None = None,
     data: str | None = None,
@@ -43,16 +52,22 @@ def probe(
 ) -> list[dict[str, Any]]:
     """Train linear classifiers on a run's frozen encoder, and add them to its `results.json`.
 
-    `linear` fits features that are encoded once, without augmentation. `cmc` and `moco` are the
-    published protocols: SGD on augmented images. A row with the same settings is replaced; rows of
-    other settings are kept beside it, and not used by tables.
+    `linear` fits features that are encoded once, without augmentation. The others are published
+    protocols: `cmc`, `moco`, `swav`, `barlow`, `vicreg` and `dino` train by SGD on augmented
+    images, `whitening` by Adam on features that are encoded once. A row with the same settings is
+    replaced; rows of other settings are kept beside it, and not used by tables.
 
     Args:
         run: Run folder, or an encoder file alone, with `data`; then nothing is saved.
-        protocol: linear, cmc or moco.
+        protocol: linear, or a published one: cmc, moco, whitening, swav, barlow, vicreg or dino.
         features: The backbone's pooled features, or the projector's.
-        epochs: Epochs of the classifier, for cmc and moco; the milestones move in proportion.
-        lr: Learning rate of the classifier, for cmc and moco.
+        epochs: Epochs of a published protocol's classifier; milestones move in proportion.
+        lr: Learning rate of a published protocol's classifier.
+        weight_decay: Weight decay of a published protocol's classifier.
+        select: Choose rate and weight decay of a published protocol on a held-out tenth of the
+            training images; linear always chooses its L2 strength so.
+        layer: Layer of the backbone instead of its pooled features: a name such as layer3 or
+            blocks.5, or CMC's number, 1 to 6.
         device: auto, cpu, cuda or mps.
         threads: Number of CPU threads; by default the number of free cores.
         data: Another data set than the pretraining's, by name or folder: transfer.
@@ -72,7 +87,8 @@ def probe(
         UserError: if the run is not complete, the data has no classes, there is no such
             checkpoint, or a value is out of range.
     """
-    _check(protocol, features, epochs, lr)
+    own = _check(protocol, epochs=epochs, lr=lr, weight_decay=weight_decay, select=select)
+    check_features(features, layer)
     quiet_libraries()
     cores = CoreMeter()
     finished = FinishedRun.open(run, device)
@@ -80,14 +96,14 @@ def probe(
     splits = finished.splits("a probe", data, data_dir, train_folder, test_folder)
     if splits.note is not None:
         say(splits.note)
-    usual = features == finished.settings.evaluation.features and epochs is None and lr is None
+    usual = features == finished.settings.evaluation.features and not own and layer is None
     rows: list[dict[str, Any]] = []
     lost: NotSavedError | None = None
     with finished.computing(threads, cores, say):
         for name in checkpoints:
-            subject = finished.subject(features, name)
-            measured = evaluate(protocol, _task(finished, subject, splits, epochs, lr, say))
-            row = {**measured.row, **subject.at, "features": features, **splits.named}
+            subject = finished.subject(features, name, layer)
+            measured = evaluate(protocol, _task(finished, subject, splits, own, say))
+            row = {**measured.row, **subject.of, **splits.named}
             rows.append(row)
             say(line_of(row))
             # One at a time, so that results are saved whatever happens to the next.
@@ -103,20 +119,34 @@ def probe(
     return rows
 
 
-def _check(protocol: str, features: str, epochs: int | None, lr: float | None) -> None:
+def _check(protocol: str, **own: Any) -> dict[str, Any]:
+    """The settings of a classifier that are given.
+
+    Raises:
+        UserError: if the protocol has none, or one is out of range.
+    """
     check_choice("protocol", protocol, PROBES)
-    check_choice("features", features, ("backbone", "projector"))
-    trained = [name for name in PROBES if PROTOCOLS[name].needs_images]
-    for flag, value in (("--epochs", epochs), ("--lr", lr)):
-        if value is not None and protocol not in trained:
+    given = {name: value for name, value in own.items() if value not in (None, False)}
+    trained = [name for name in PROBES if PROTOCOLS[name].trained]
+    for name, value in given.items():
+        if protocol not in trained:
+            what = f"--{name}" if value is True else f"--{name}: {value:g}"
             raise UserError(
-                f"{flag}: {value:g} does not apply to --protocol {protocol}, which is fitted until "
-                f"it converges; leave it out, or use --protocol {' or '.join(trained)}."
+                f"{what} does not apply to --protocol {protocol}, which is fitted until it "
+                "converges, with an L2 strength chosen on held-out training images; leave it out, "
+                f"or use --protocol {' or '.join(trained)}."
             )
-    if epochs is not None:
-        check_number("epochs", epochs, at_least=1)
-    if lr is not None:
-        check_number("lr", lr, above=0)
+    if given.get("select"):
+        for name in given:
+            if name in ("lr", "weight_decay"):
+                raise UserError(f"--{name}: is what --select chooses; give one of the two.")
+    if "epochs" in given:
+        check_number("epochs", given["epochs"], at_least=1)
+    if "lr" in given:
+        check_number("lr", given["lr"], above=0)
+    if "weight_decay" in given:
+        check_number("weight_decay", given["weight_decay"], at_least=0)
+    return given
 
 
 def _chosen(finished: FinishedRun, checkpoint: str | None) -> list[str | None]:
@@ -145,17 +175,23 @@ def _task(
     finished: FinishedRun,
     subject: Subject,
     splits: Splits,
-    epochs: int | None,
-    lr: float | None,
+    own: dict[str, Any],
     say: Say,
 ) -> Task:
     """The task of the protocols: features, encoded when they are first read, and images."""
     facts, settings = finished.encoder.facts, finished.settings.run
+
+    def batches(augmentation: ViewSettings, batch_size: int, index: Tensor | None) -> Batches:
+        images = splits.train if index is None else splits.train.picked(index)
+        labels = splits.labels if index is None else splits.labels[index]
+        order = batch_order(images, batch_size, settings.seed)
+        return augmented_batches(finished, images, labels, augmentation, order)
+
     images = AugmentedImages(
-        subject.encode, lambda augmentation, size: _batches(finished, splits, augmentation, size),
-        len(splits.train), settings.data if splits.transfer is None else splits.transfer,
-        facts["color_space"], facts["width"], finished.machine.autocast, epochs, lr,
-        Estimate("classifier", "epochs", say),
+        subject.encode, batches, len(splits.train),
+        settings.data if splits.transfer is None else splits.transfer,
+        facts["color_space"], facts["width"], finished.machine.autocast,
+        progress=Estimate("classifier", "epochs", say), **own,
     )  # fmt: skip
     return Task(
         lambda: finished.features(subject.encode, splits.train, say),
@@ -163,41 +199,3 @@ def _task(
         len(splits.classes), generator=generator_for(settings.seed, "probe"),
         device=finished.machine.device, images=images,
     )  # fmt: skip
-
-
-def _batches(
-    finished: FinishedRun, splits: Splits, augmentation: ViewSettings, batch_size: int
-) -> Batches:
-    """The training images, augmented anew each epoch, by seed and epoch."""
-    machine, plain = finished.machine, finished.encoder.views
-    views = Views(
-        augmentation, plain.size, plain.mean, plain.std, 1, plain.color_space,
-        channels_last=machine.channels_last,
-    )  # fmt: skip
-    images, seed = splits.train, finished.settings.run.seed
-    resident = images.images.to(machine.device) if isinstance(images, TensorImages) else None
-    order = EpochOrder(len(images), batch_size, seed, smallest=1)
-    loader = build_loader(
-        images, views, order,
-        workers=finished.settings.machine.workers, pin_memory=machine.device.type == "cuda",
-    )  # fmt: skip
-
-    def batches(epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
-        order.position = lambda: (epoch, 0)
-        for step, batch in enumerate(loader):
-            generator = generator_for(seed, "probe", epoch, step)
-            for error in batch.broken:
-                assert isinstance(images, StreamedImages)
-                images.skipped.add(error)
-            if len(batch.index) == 0:
-                continue
-            labels = splits.labels[batch.index]
-            if resident is not None:
-                yield views(resident[batch.index.to(resident.device)], generator)[0], labels
-                continue
-            assert batch.crops is not None
-            crops = batch.crops[0].to(machine.device)
-            draw = views.draw(len(crops), plain.size, plain.size, generator)
-            yield views.apply_crops(crops, draw), labels
-
-    return batches

@@ -170,15 +170,13 @@ class ImageSet(ABC):
         """
         if count >= len(self):
             return self
-        return self._at(torch.linspace(0, len(self) - 1, count, dtype=torch.float64).round().long())
+        return self.picked(
+            torch.linspace(0, len(self) - 1, count, dtype=torch.float64).round().long()
+        )
 
     def between(self: Images, start: int, stop: int) -> Images:
         """Select the images from `start` up to, but not including, `stop`."""
-        return self._at(torch.arange(start, min(stop, len(self))))
-
-    def _at(self: Images, index: Tensor) -> Images:
-        labels = None if self.labels is None else self.labels[index]
-        return replace(self, labels=labels, **self._picked(index))
+        return self.picked(torch.arange(start, min(stop, len(self))))
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

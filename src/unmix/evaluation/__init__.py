@@ -2,7 +2,7 @@
 
 from unmix.evaluation.encoder import LoadedEncoder, load_encoder
 from unmix.evaluation.features import LabeledFeatures, extract, split_features
-from unmix.evaluation.knn import knn_accuracy, knn_predict
+from unmix.evaluation.knn import euclidean_knn_predict, knn_accuracy, knn_predict
 from unmix.evaluation.layers import LayerFeatures, check_layer, layer_names
 from unmix.evaluation.linear import STRENGTHS, linear_probe
 from unmix.evaluation.metrics import (
@@ -14,8 +14,9 @@ from unmix.evaluation.metrics import (
 )
 from unmix.evaluation.neighbors import Neighbors, nearest_neighbors
 from unmix.evaluation.protocol import AugmentedImages, Measurement, Prediction, Protocol, Task
+from unmix.evaluation.published import SGDSettings, cmc_settings, moco_settings
 from unmix.evaluation.registry import PROBES, PROTOCOLS, evaluate, evaluate_features
-from unmix.evaluation.sgd import SGDSettings, cmc_settings, moco_settings, train_classifier
+from unmix.evaluation.sgd import train_classifier
 
 __all__ = [
     "PROBES",
@@ -35,6 +36,7 @@ __all__ = [
     "check_layer",
     "cmc_settings",
     "effective_rank",
+    "euclidean_knn_predict",
     "evaluate",
     "evaluate_features",
     "extract",

@@ -1,9 +1,10 @@
-"""Weighted k-nearest-neighbor classification, as of InstDisc and MoCo."""
+"""k-nearest-neighbor classification: weighted, as of InstDisc, and Euclidean, as of W-MSE."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -12,8 +13,9 @@ from torch.nn.functional import normalize
 from unmix.errors import UserError, check_number
 from unmix.evaluation.metrics import NO_CLASS, accuracy, check_labeled
 from unmix.evaluation.protocol import Prediction, Protocol, Task
+from unmix.evaluation.selection import NEIGHBORS, TEMPERATURES, best, held_out
 
-__all__ = ["WeightedKNN", "knn_accuracy", "knn_predict"]
+__all__ = ["EuclideanKNN", "WeightedKNN", "euclidean_knn_predict", "knn_accuracy", "knn_predict"]
 
 # Larger blocks of queries do not make the matrix product faster.
 _MAX_ROWS = 2048
@@ -216,16 +218,121 @@ def knn_accuracy(
     return accuracy(ranking, query_labels)
 
 
+@torch.inference_mode()
+def euclidean_knn_predict(
+    bank: Tensor,
+    labels: Tensor,
+    queries: Tensor,
+    *,
+    classes: int,
+    k: int = 5,
+    top: int | None = None,
+    memory_budget: int = 2**28,
+    device: torch.device | str | None = None,
+) -> Tensor:
+    """Rank the classes of each query by how many of its k nearest neighbors they have.
+
+    The classifier of W-MSE (arXiv 2007.06346, section 4; eval/knn.py): Euclidean distances between
+    features as they are, each neighbor one vote, k 5. Of classes with equally many votes the one
+    with the smaller index is first, as in scikit-learn's `KNeighborsClassifier`.
+
+    Args:
+        bank: Features of the training images, `(N, D)`.
+        labels: Their classes, int64 `(N,)`.
+        queries: Features of the test images, `(M, D)`.
+        classes: Number of classes.
+        k: Number of neighbors; at most the whole bank votes.
+        top: Number of classes to return per query; None for all.
+        memory_budget: Bytes for the distances of one block of queries.
+        device: Where to compute; None for the device of the bank.
+
+    Returns:
+        Classes as of `knn_predict`: best first, int64, on the CPU, -1 for those without a vote.
+
+    Raises:
+        UserError: if k is out of range, or features and labels do not match.
+    """
+    check_number("k", k, at_least=1)
+    check_labeled("train", bank, labels, classes)
+    if queries.ndim != 2 or queries.shape[1] != bank.shape[1]:
+        raise UserError(
+            f"test split: features {tuple(queries.shape)} do not match the bank's "
+            f"{tuple(bank.shape)}; both must have the same number of columns"
+        )
+    device = torch.device(device) if device is not None else bank.device
+    bank, labels = bank.to(device).float(), labels.to(device)
+    k, top = min(k, len(bank)), min(top or classes, classes)
+    rows = max(1, min(_MAX_ROWS, memory_budget // (16 * len(bank))))
+    result = [torch.empty(0, top, dtype=torch.int64)]
+    for block in queries.split(rows):
+        # Not by the product of matrices, whose rounding would reorder near neighbors.
+        distances = torch.cdist(
+            block.to(device).float(), bank, compute_mode="donot_use_mm_for_euclid_dist"
+        )
+        voters = labels[distances.topk(k, dim=1, largest=False).indices]
+        votes = torch.zeros(len(block), classes, device=device)
+        votes.scatter_add_(1, voters, torch.ones_like(voters, dtype=votes.dtype))
+        sorted_, order = votes.sort(dim=1, descending=True, stable=True)
+        result.append(order[:, :top].masked_fill_(sorted_[:, :top] == 0, NO_CLASS).cpu())
+    return torch.cat(result)
+
+
+class EuclideanKNN(Protocol):
+    """`euclidean_knn_predict` by as many neighbors as the task says, or as there are images."""
+
+    def predict(self, task: Task) -> Prediction:
+        """Predict the classes of the test images."""
+        check_labeled("test", *task.splits[2:], task.classes)
+
+        def ranking(bank: Tensor, labels: Tensor, queries: Tensor, k: int) -> Tensor:
+            return euclidean_knn_predict(
+                bank, labels, queries, classes=task.classes, k=k, top=5, device=task.device
+            )
+
+        train, train_labels, test, _ = task.splits
+        k = min(task.k, len(train))
+        if not task.select:
+            return Prediction(ranking(train, train_labels, test, k), {"k": k})
+        (k,) = _selected(task, [(n,) for n in NEIGHBORS], ranking)
+        chosen = {"selected": "k", "chosen": {"k": k}}
+        return Prediction(ranking(train, train_labels, test, k), chosen)
+
+
 class WeightedKNN(Protocol):
     """`knn_predict` by as many neighbors as the task says, or as there are training images."""
 
     def predict(self, task: Task) -> Prediction:
         """Predict the classes of the test images."""
         train, train_labels, test, test_labels = task.splits
-        k = min(task.k, len(train))
+        k, temperature = min(task.k, len(train)), task.temperature
         check_labeled("test", test, test_labels, task.classes)
-        ranking = knn_predict(
-            train, train_labels, test, classes=task.classes, k=k, temperature=task.temperature,
-            top=5, device=task.float64_device,
-        )  # fmt: skip
-        return Prediction(ranking, {"k": k, "temperature": task.temperature})
+
+        def ranking(bank: Tensor, labels: Tensor, queries: Tensor, k: int, t: float) -> Tensor:
+            return knn_predict(
+                bank, labels, queries, classes=task.classes, k=k, temperature=t, top=5,
+                device=task.float64_device,
+            )  # fmt: skip
+
+        if not task.select:
+            settings = {"k": k, "temperature": temperature}
+            return Prediction(ranking(train, train_labels, test, k, temperature), settings)
+        k, temperature = _selected(task, [(n, t) for n in NEIGHBORS for t in TEMPERATURES], ranking)
+        chosen = {"selected": "k, temperature", "chosen": {"k": k, "temperature": temperature}}
+        return Prediction(ranking(train, train_labels, test, k, temperature), chosen)
+
+
+def _selected(task: Task, grid: Sequence[tuple[Any, ...]], ranking: Callable[..., Tensor]) -> Any:
+    """The settings, the number of neighbors first, that predict held-out training images best.
+
+    The neighbors are those that are not held out; a number that they do not have is left out.
+    """
+    features, labels, _, _ = task.splits
+    unseen = held_out(labels, task.generator)
+    bank = features[~unseen], labels[~unseen]
+
+    def score(candidate: tuple[Any, ...]) -> float:
+        found = ranking(*bank, features[unseen], *candidate)
+        return float((found[:, 0] == labels[unseen]).double().mean())
+
+    possible = [each for each in grid if each[0] <= len(bank[0])]
+    return best(possible or [(len(bank[0]), *grid[0][1:])], score)[0]

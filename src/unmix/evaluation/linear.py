@@ -8,16 +8,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, linear
 
-from unmix.errors import UserError
 from unmix.evaluation.metrics import accuracy, check_labeled
 from unmix.evaluation.protocol import Prediction, Protocol, Task
+from unmix.evaluation.selection import held_out
 
 __all__ = ["STRENGTHS", "LinearProbe", "linear_probe"]
 
 STRENGTHS = (1.0, 1e-1, 1e-2, 1e-3, 1e-4)
 """L2 strengths tried, from strong to weak, so that each fit starts from a smoother one."""
 
-_HELD_OUT = 0.1
 _MAX_ITERATIONS = 100
 # With more features the covariance and its factor would cost more than they save.
 _MAX_DECORRELATED = 8192
@@ -76,32 +75,16 @@ def _predict(
     check_labeled("train", train_features, train_labels, classes)
     check_labeled("test", test_features, test_labels, classes)
     device = torch.device(device) if device is not None else train_features.device
-    held_out = _held_out(train_labels.cpu(), generator).to(device)
+    unseen = held_out(train_labels.cpu(), generator).to(device)
     train, test = _standardize(train_features.to(device).float(), test_features.to(device).float())
     labels = train_labels.to(device)
     covariance = _covariance(train)
-    strength = _choose_strength(train, labels, held_out, classes, covariance)
+    strength = _choose_strength(train, labels, unseen, classes, covariance)
     classifier = _classifier(train, classes)
     _fit(classifier, train, labels, strength, covariance)
     with torch.inference_mode():
         ranking = classifier(test).topk(min(5, classes), dim=1).indices.cpu()
     return Prediction(ranking, {"strength": strength, "seconds": time.perf_counter() - started})
-
-
-def _held_out(labels: Tensor, generator: torch.Generator) -> Tensor:
-    """Return a mask of a tenth of each class, at least one image of a class with two or more."""
-    mask = torch.zeros(len(labels), dtype=torch.bool)
-    order = torch.randperm(len(labels), generator=generator)
-    for label in labels.unique():
-        members = order[labels[order] == label]
-        if len(members) > 1:
-            mask[members[: max(1, round(_HELD_OUT * len(members)))]] = True
-    if not mask.any():
-        raise UserError(
-            "train split: no class has two images; some class must, so that the linear probe can "
-            "choose its L2 strength on held-out images"
-        )
-    return mask
 
 
 def _standardize(train: Tensor, test: Tensor) -> tuple[Tensor, Tensor]:
@@ -118,10 +101,10 @@ def _covariance(features: Tensor) -> Tensor | None:
 
 
 def _choose_strength(
-    features: Tensor, labels: Tensor, held_out: Tensor, classes: int, covariance: Tensor | None
+    features: Tensor, labels: Tensor, mask: Tensor, classes: int, covariance: Tensor | None
 ) -> float:
-    fitted, fitted_labels = features[~held_out], labels[~held_out]
-    unseen, unseen_labels = features[held_out], labels[held_out]
+    fitted, fitted_labels = features[~mask], labels[~mask]
+    unseen, unseen_labels = features[mask], labels[mask]
     classifier = _classifier(features, classes)
     best, best_right, worse = STRENGTHS[0], -1, 0
     for strength in STRENGTHS:

@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -54,11 +54,13 @@ class Protocol(ABC):
     """A way to evaluate a frozen encoder. Add a subclass to `unmix.evaluation.registry`.
 
     Attributes:
-        needs_images: Whether `task.images` is used: a classifier is trained on augmented images,
-            with the number of epochs and the learning rate that a user may choose.
+        needs_images: Whether a classifier is trained on augmented images, those of `task.images`.
+        trained: Whether there are a number of epochs, a learning rate and a weight decay that a
+            user may choose.
     """
 
-    needs_images: ClassVar[bool] = False
+    needs_images: bool = False
+    trained: bool = False
 
     @abstractmethod
     def predict(self, task: Task) -> Prediction:
@@ -71,7 +73,8 @@ class AugmentedImages:
 
     Attributes:
         encode: Prepared images `(n, C, H, W)` to features `(n, D)`; frozen.
-        batches: From the settings of the augmentation and a batch size to the batches of an epoch.
+        batches: From the settings of the augmentation, a batch size and the indices of the images
+            (None for all) to the batches of an epoch.
         count: Number of training images.
         data: Name of the data set.
         color_space: "RGB", "Lab" or "YCbCr"; what the encoder sees.
@@ -79,11 +82,13 @@ class AugmentedImages:
         dtype: Type for autocast while encoding.
         epochs: Of the classifier, instead of the published number.
         lr: Learning rate of the classifier, instead of the published one.
+        weight_decay: Of the classifier, instead of the published one.
+        select: Whether rate and weight decay are chosen on held-out training images.
         progress: Called with the epochs of the classifier that are done, and their number.
     """
 
     encode: Encode
-    batches: Callable[[ViewSettings, int], Batches]
+    batches: Callable[[ViewSettings, int, Tensor | None], Batches]
     count: int
     data: str
     color_space: str = "RGB"
@@ -91,6 +96,8 @@ class AugmentedImages:
     dtype: torch.dtype | None = None
     epochs: int | None = None
     lr: float | None = None
+    weight_decay: float | None = None
+    select: bool = False
     progress: Callable[[int, int], None] | None = None
 
 
@@ -105,6 +112,7 @@ class Task:
         device: Where to compute.
         k: Neighbors that vote in the kNN.
         temperature: T of their weights.
+        select: Whether both are chosen on held-out training images.
         images: The training images themselves, if the caller has them.
     """
 
@@ -118,11 +126,13 @@ class Task:
         device: torch.device | str | None = None,
         k: int = 200,
         temperature: float = 0.1,
+        select: bool = False,
         images: AugmentedImages | None = None,
     ) -> None:
         self._train, self._test = train, test
         self.classes, self.generator, self.device = classes, generator, device
         self.k, self.temperature, self.images = k, temperature, images
+        self.select = select
 
     @cached_property
     def train(self) -> LabeledFeatures:

@@ -8,11 +8,20 @@ import torch
 
 from unmix.errors import check_choice
 from unmix.evaluation.features import LabeledFeatures
-from unmix.evaluation.knn import WeightedKNN
+from unmix.evaluation.knn import EuclideanKNN, WeightedKNN
 from unmix.evaluation.linear import LinearProbe
 from unmix.evaluation.metrics import accuracy
 from unmix.evaluation.protocol import Measurement, Protocol, Task
-from unmix.evaluation.sgd import SGDProbe, cmc_settings, moco_settings
+from unmix.evaluation.published import (
+    barlow_settings,
+    cmc_settings,
+    dino_settings,
+    moco_settings,
+    swav_settings,
+    vicreg_settings,
+    whitening_settings,
+)
+from unmix.evaluation.sgd import SGDProbe
 
 __all__ = ["PROBES", "PROTOCOLS", "evaluate", "evaluate_features"]
 
@@ -21,11 +30,17 @@ PROTOCOLS: dict[str, Protocol] = {
     "linear": LinearProbe(),
     "cmc": SGDProbe(cmc_settings),
     "moco": SGDProbe(moco_settings),
+    "whitening": SGDProbe(whitening_settings),
+    "swav": SGDProbe(swav_settings),
+    "barlow": SGDProbe(barlow_settings),
+    "vicreg": SGDProbe(vicreg_settings),
+    "dino": SGDProbe(dino_settings),
+    "knn-euclidean": EuclideanKNN(),
 }
 """Protocols by name, as in `results.json`."""
 
-PROBES = tuple(name for name in PROTOCOLS if name != "knn")
-"""The protocols of `unmix probe`; kNN has a command of its own, `unmix knn`."""
+PROBES = tuple(name for name in PROTOCOLS if not name.startswith("knn"))
+"""The protocols of `unmix probe`; those of kNN have a command of their own, `unmix knn`."""
 
 
 def evaluate(name: str, task: Task) -> Measurement:

@@ -1,4 +1,4 @@
-"""The published linear protocols: SGD on a frozen encoder, the images augmented anew each epoch."""
+"""Training of linear classifiers by the published protocols, on a frozen encoder."""
 
 from __future__ import annotations
 
@@ -7,100 +7,22 @@ import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
-from typing import ClassVar
+from dataclasses import replace
 
 import lightning
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
-from torch.optim import SGD, Optimizer
-from torch.optim.lr_scheduler import LRScheduler, MultiStepLR
+from torch.optim import SGD, Adam, Optimizer
+from torch.optim.lr_scheduler import CosineAnnealingLR, ExponentialLR, LRScheduler, MultiStepLR
 
-from unmix.errors import check_number
 from unmix.evaluation.features import Encode, encode_batch, evaluating
 from unmix.evaluation.metrics import accuracy, check_labeled
 from unmix.evaluation.protocol import Batches, Prediction, Protocol, Task
-from unmix.views import ViewSettings, preset
+from unmix.evaluation.published import SGDSettings
+from unmix.evaluation.selection import DECAYS, RATES, best, held_out
 
-__all__ = ["SGDProbe", "SGDSettings", "cmc_settings", "moco_settings", "train_classifier"]
-
-
-@dataclass(frozen=True)
-class SGDSettings:
-    """How a linear classifier is trained on a frozen encoder by SGD with momentum 0.9.
-
-    Args:
-        epochs: Passes over the training images.
-        batch_size: Images per step.
-        lr: Learning rate at the start.
-        milestones: Numbers of finished epochs after which the rate is multiplied by `gamma`.
-        gamma: That factor.
-        weight_decay: L2 penalty on weights and biases.
-        augmentation: Name of a preset of `unmix.views`.
-        crop_scale_min: Least share of the image's area in a random crop; replaces the preset's.
-        source: Where it was published.
-
-    Raises:
-        UserError: if a number is out of range.
-    """
-
-    epochs: int
-    batch_size: int
-    lr: float
-    milestones: tuple[int, ...]
-    gamma: float
-    weight_decay: float
-    augmentation: str
-    crop_scale_min: float
-    source: str
-
-    @property
-    def views(self) -> ViewSettings:
-        """The augmentation of the training images."""
-        return replace(preset(self.augmentation), crop_scale_min=self.crop_scale_min)
-
-    def __post_init__(self) -> None:
-        check_number("epochs", self.epochs, at_least=1)
-        check_number("batch_size", self.batch_size, at_least=1)
-        check_number("lr", self.lr, above=0)
-
-    def shortened(self, epochs: int) -> SGDSettings:
-        """Return the settings with another number of epochs, the milestones moved in proportion.
-
-        Raises:
-            UserError: if `epochs` is less than 1.
-        """
-        moved = tuple(round(milestone * epochs / self.epochs) for milestone in self.milestones)
-        return replace(self, epochs=epochs, milestones=moved)
-
-
-def cmc_settings(data: str, color_space: str = "RGB", width: float = 1.0) -> SGDSettings:
-    """Settings of CMC (arXiv 1906.05849), and of the code of image mixtures.
-
-    60 epochs; for half-encoders (Lab, YCbCr) at learning rate 30, or 50 from width 2 on; for RGB
-    encoders at 10 on ImageNet-100, 30 on ImageNet, and elsewhere 0.1, the default of the code.
-
-    Args:
-        data: Name of the data set, as "imagenet100" or "imagenet".
-        color_space: "RGB", "Lab" or "YCbCr"; what the encoder sees.
-        width: Width of the encoder.
-    """
-    if color_space == "RGB":
-        lr = {"imagenet100": 10.0, "imagenet": 30.0}.get(data, 0.1)
-        augmentation, source = "moco-v1", "eval_moco_ins.py, arXiv 1906.05849"
-    else:
-        lr = 50.0 if width >= 2 else 30.0
-        augmentation, source = "cmc", "LinearProbing.py, arXiv 1906.05849"
-    crop = 0.08 if data == "imagenet" else 0.2
-    return SGDSettings(60, 256, lr, (30, 40, 50), 0.2, 0.0, augmentation, crop, source)
-
-
-def moco_settings(data: str, color_space: str = "RGB", width: float = 1.0) -> SGDSettings:
-    """Settings of MoCo (arXiv 1911.05722): 100 epochs at learning rate 30, whatever the encoder."""
-    return SGDSettings(
-        100, 256, 30.0, (60, 80), 0.1, 0.0, "cmc", 0.08, "main_lincls.py, arXiv 1911.05722"
-    )
+__all__ = ["SGDProbe", "quiet_lightning", "train_classifier"]
 
 
 class _LinearClassifier(lightning.LightningModule):
@@ -120,8 +42,13 @@ class _LinearClassifier(lightning.LightningModule):
         # Without using the global generator: the layer is created empty, then filled.
         self.fc = nn.utils.skip_init(nn.Linear, features, classes)
         with torch.no_grad():
-            self.fc.weight.normal_(0.0, 0.01, generator=generator)
-            self.fc.bias.zero_()
+            if settings.start == "normal":
+                self.fc.weight.normal_(0.0, 0.01, generator=generator)
+                self.fc.bias.zero_()
+            else:
+                bound = features**-0.5
+                self.fc.weight.uniform_(-bound, bound, generator=generator)
+                self.fc.bias.uniform_(-bound, bound, generator=generator)
 
     def train_dataloader(self) -> Iterable[tuple[Tensor, Tensor]]:
         return _Epochs(self)
@@ -131,14 +58,25 @@ class _LinearClassifier(lightning.LightningModule):
         return cross_entropy(self.fc(features), labels)
 
     def configure_optimizers(self) -> tuple[list[Optimizer], list[LRScheduler]]:
-        optimizer = SGD(
-            self.parameters(),
-            lr=self.settings.lr,
-            momentum=0.9,
-            weight_decay=self.settings.weight_decay,
-        )
-        schedule = MultiStepLR(optimizer, list(self.settings.milestones), self.settings.gamma)
-        return [optimizer], [schedule]
+        settings, parameters = self.settings, self.parameters()
+        optimizer: Optimizer
+        if settings.optimizer == "adam":
+            optimizer = Adam(parameters, settings.lr, weight_decay=settings.weight_decay)
+        else:
+            optimizer = SGD(
+                parameters, settings.lr, momentum=0.9, weight_decay=settings.weight_decay
+            )
+        return [optimizer], [_schedule(settings, optimizer)]
+
+
+def _schedule(settings: SGDSettings, optimizer: Optimizer) -> LRScheduler:
+    """How the rate falls from epoch to epoch."""
+    if settings.schedule == "cosine":
+        return CosineAnnealingLR(optimizer, settings.epochs)
+    if settings.schedule == "exponential":
+        factor = (settings.final_lr / settings.lr) ** (1 / settings.epochs)
+        return ExponentialLR(optimizer, factor)
+    return MultiStepLR(optimizer, list(settings.milestones), settings.gamma)
 
 
 class _Epochs:
@@ -171,8 +109,8 @@ def train_classifier(
 ) -> dict[str, float]:
     """Train a linear classifier as published, and evaluate it after the last epoch.
 
-    Weights are initialized from N(0, 0.01) and biases to zero, as in both protocols. The published
-    scripts test after every epoch and report the best; here the last epoch counts, so that nothing
+    Weights start as the settings say, N(0, 0.01) and biases of zero in most. The published scripts
+    test after every epoch and report the best; here the last epoch counts, so that nothing
     is selected on the test split.
 
     Args:
@@ -231,7 +169,7 @@ def _predict(
             yield encode_batch(encode, images, device, dtype).clone(), labels
 
     model = _LinearClassifier(settings, batches, test_features.shape[1], classes, generator)
-    with _quiet(), evaluating(encode):
+    with quiet_lightning(), evaluating(encode):
         _trainer(settings.epochs, device).fit(model)
     with torch.inference_mode():
         logits = model.fc.cpu()(test_features.cpu().float())
@@ -247,25 +185,110 @@ class SGDProbe(Protocol):
         published: From the data set, the color space and the width of the encoder to the settings.
     """
 
-    needs_images: ClassVar[bool] = True
+    trained = True
 
     def __init__(self, published: Callable[[str, str, float], SGDSettings]) -> None:
         self.published = published
+        self.needs_images = published("", "RGB", 1.0).augmentation is not None
 
-    def predict(self, task: Task) -> Prediction:
-        """Predict the classes of the test images."""
+    def settings(self, task: Task) -> SGDSettings:
+        """The published settings, with what the task has of its own."""
         images = task.images
-        assert images is not None
-        assert task.test.labels is not None
+        if images is None:
+            return self.published("", "RGB", 1.0)
         settings = self.published(images.data, images.color_space, images.width)
         if images.lr is not None:
             settings = replace(settings, lr=images.lr)
+        if images.weight_decay is not None:
+            settings = replace(settings, weight_decay=images.weight_decay)
+        return settings if images.epochs is None else settings.shortened(images.epochs)
+
+    def predict(self, task: Task) -> Prediction:
+        """Predict the classes of the test images."""
+        assert task.test.labels is not None
+        settings, chosen = self.settings(task), {}
+        if task.images is not None and task.images.select:
+            settings = self._selected(task, settings)
+            chosen = {"lr": settings.lr, "weight_decay": settings.weight_decay}
+        found = self._trained(task, settings, None, task.test.features, task.test.labels)
+        details = dict(found.details)
+        if task.images is not None and task.images.weight_decay is not None:
+            details["weight_decay"] = settings.weight_decay
+        if not chosen:
+            return replace(found, details=details)
+        del details["lr"]
+        return replace(found, details={**details, "selected": ", ".join(chosen), "chosen": chosen})
+
+    def _selected(self, task: Task, settings: SGDSettings) -> SGDSettings:
+        """Rate, then weight decay, by the accuracy on held-out training images."""
+        train = task.train
+        assert train.labels is not None
+        unseen = held_out(train.labels, task.generator)
+        features, labels = train.features[unseen], train.labels[unseen]
+
+        def score(candidate: SGDSettings) -> float:
+            found = self._trained(task, candidate, ~unseen, features, labels)
+            return float((found.ranking[:, 0] == labels).double().mean())
+
+        rates = [replace(settings, lr=settings.lr * factor) for factor in RATES]
+        settings, reached = best(rates, score)
+        decays = [replace(settings, weight_decay=d) for d in DECAYS if d != settings.weight_decay]
+        return best([settings, *decays], score, reached)[0]
+
+    def _trained(
+        self,
+        task: Task,
+        settings: SGDSettings,
+        some: Tensor | None,
+        features: Tensor,
+        labels: Tensor,
+    ) -> Prediction:
+        """Train on the training images, or on some of them, and predict the given features.
+
+        Args:
+            task: Features and images.
+            settings: Of the classifier.
+            some: Which of `task.train` to train on, bool `(N,)`; None for all.
+            features: To predict, `(M, D)`.
+            labels: Their classes.
+        """
+        images = task.images
+        # A state of the generator for each training, so that candidates start from the same one.
+        generator = torch.Generator()
+        generator.set_state(task.generator.get_state())
+        if self.needs_images:
+            assert images is not None
+            index = None if some is None else task.train.index[some]
+            encode, dtype = images.encode, images.dtype
+            batches = images.batches(settings.views, settings.batch_size, index)
+        else:
+            encode, dtype = _as_they_are, None
+            batches = _feature_batches(task, settings.batch_size, some, generator)
         return _predict(
-            settings, images.encode, images.batches(settings.views, settings.batch_size),
-            task.test.features, task.test.labels,
-            classes=task.classes, generator=task.generator, device=task.device or "cpu",
-            dtype=images.dtype, epochs=images.epochs, progress=images.progress,
+            settings, encode, batches, features, labels, classes=task.classes,
+            generator=generator, device=task.device or "cpu", dtype=dtype, epochs=None,
+            progress=None if images is None else images.progress,
         )  # fmt: skip
+
+
+def _as_they_are(features: Tensor) -> Tensor:
+    return features
+
+
+def _feature_batches(
+    task: Task, batch_size: int, some: Tensor | None, generator: torch.Generator
+) -> Batches:
+    """The features of the training images, shuffled anew each epoch."""
+    features, labels = task.train.features, task.train.labels
+    assert labels is not None
+    if some is not None:
+        features, labels = features[some], labels[some]
+
+    def batches(epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
+        for index in torch.randperm(len(features), generator=generator).split(batch_size):
+            yield features[index], labels[index]
+
+    return batches
 
 
 def _trainer(epochs: int, device: torch.device) -> lightning.Trainer:
@@ -281,7 +304,7 @@ def _trainer(epochs: int, device: torch.device) -> lightning.Trainer:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet_lightning() -> Iterator[None]:
     """Hide Lightning's log messages and warnings."""
     logger = logging.getLogger("lightning.pytorch")
     children = [logger, logging.getLogger("lightning.pytorch.utilities.rank_zero")]
