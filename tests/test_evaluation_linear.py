@@ -12,6 +12,7 @@ from torch import Tensor
 
 from unmix.errors import UserError
 from unmix.evaluation import STRENGTHS, linear, linear_probe
+from unmix.evaluation.selection import held_out
 
 
 @pytest.fixture(autouse=True)
@@ -166,14 +167,14 @@ def test_noisy_features_choose_a_strong_penalty_and_clean_ones_a_weak_one(genera
 
 def test_held_out_images_are_a_tenth_of_each_class(generator):
     labels = torch.tensor([0] * 100 + [1] * 50 + [2] * 2 + [3])
-    mask = linear._held_out(labels, generator)
+    mask = held_out(labels, generator)
     assert [int(mask[labels == c].sum()) for c in range(4)] == [10, 5, 1, 0]
 
 
 def test_held_out_images_follow_the_generator():
     labels = torch.arange(200) % 4
     first, again, other = (
-        linear._held_out(labels, torch.Generator().manual_seed(seed)) for seed in (0, 0, 1)
+        held_out(labels, torch.Generator().manual_seed(seed)) for seed in (0, 0, 1)
     )
     assert torch.equal(first, again)
     assert not torch.equal(first, other)

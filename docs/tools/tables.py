@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from unmix.studies import StudyResults
 
 from tools.markdown import table
+from tools.protocols import fine_tuning, probes
 from tools.registry import features, methods
 
 __all__ = ["MARKER", "fill_tables"]
@@ -270,12 +271,14 @@ TABLES: dict[str, Callable[..., str]] = {
     "figures": figures,
     "evidence": first_evidence,
     "features": features,
+    "fine-tuning": fine_tuning,
     "flags": flags,
     "methods": methods,
     "recipes": recipes,
     "layouts": layouts,
     "matrix": matrix,
     "namings": namings,
+    "probes": probes,
     "output": output,
     "extensions": extensions,
     "coverage": coverage,

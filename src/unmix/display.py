@@ -112,6 +112,9 @@ def measure_name(word: str) -> str:
             protocol on other data, "knn on digits".
     """
     name, on, data = word.partition(" on ")
+    if name.startswith("finetune"):
+        part = name.removeprefix("finetune").strip("-").replace("-", " ")
+        return (f"fine-tuned ({part})" if part else "fine-tuned") + on + data
     return (_MEASURES.get(name) or name.replace("_", " ")) + on + data
 
 

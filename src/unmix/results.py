@@ -56,7 +56,7 @@ class Evaluation:
     """One measurement of an encoder.
 
     Attributes:
-        protocol: `knn`, `linear`, `cmc` or `moco`.
+        protocol: A name of `unmix.evaluation.PROTOCOLS`, or `finetune` and which labels.
         epoch: Pretraining epochs that were complete when it was measured.
         top1: Accuracy in percent.
         top5: The same for the five best classes; None where it was not measured.
@@ -210,6 +210,11 @@ def described(row: Evaluation | Mapping[str, Any]) -> str:
     name, _, data = str(row["protocol"]).partition(ON)
     kinds = {"knn": "kNN", "knn-euclidean": "Euclidean kNN"}
     parts = [kinds.get(name, f"{name} probe")]
+    if name.startswith("finetune"):
+        labels = name.removeprefix("finetune").replace("-", " ").strip()
+        parts = [f"fine-tuned{f' on {labels}' if labels else ''} ({row.get('settings')})"]
+        if row.get("start") == "random":
+            parts[0] = parts[0].replace("fine-tuned", "trained from scratch")
     if data or row.get("data") is not None:
         parts[0] += f" on {data or row['data']} (transfer)"
     if "k" in row:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from unmix.commands.finished import (
 )
 from unmix.commands.rows import NotSavedError
 from unmix.errors import UserError, check_choice, check_number
-from unmix.evaluation import PROBES, PROTOCOLS, AugmentedImages, Task, evaluate
+from unmix.evaluation import PROBES, PROTOCOLS, AugmentedImages, LabeledFeatures, Task, evaluate
 from unmix.evaluation.protocol import Batches
 from unmix.hardware.threads import CoreMeter
 from unmix.randomness import generator_for
@@ -28,7 +29,7 @@ from unmix.training.console import Estimate, quiet_libraries
 from unmix.training.console import say as print_line
 from unmix.views import ViewSettings
 
-__all__ = ["probe"]
+__all__ = ["classifier_task", "probe"]
 
 
 def probe(
@@ -102,7 +103,7 @@ def probe(
     with finished.computing(threads, cores, say):
         for name in checkpoints:
             subject = finished.subject(features, name, layer)
-            measured = evaluate(protocol, _task(finished, subject, splits, own, say))
+            measured = evaluate(protocol, classifier_task(finished, subject, splits, own, say))
             row = {**measured.row, **subject.of, **splits.named}
             rows.append(row)
             say(line_of(row))
@@ -126,7 +127,7 @@ def _check(protocol: str, **own: Any) -> dict[str, Any]:
         UserError: if the protocol has none, or one is out of range.
     """
     check_choice("protocol", protocol, PROBES)
-    given = {name: value for name, value in own.items() if value not in (None, False)}
+    given = {k: v for k, v in own.items() if v is not None and v is not False}
     trained = [name for name in PROBES if PROTOCOLS[name].trained]
     for name, value in given.items():
         if protocol not in trained:
@@ -171,15 +172,29 @@ def _chosen(finished: FinishedRun, checkpoint: str | None) -> list[str | None]:
     return [check_choice("checkpoint", checkpoint, ("all", "last", *kept.values()))]
 
 
-def _task(
+def classifier_task(
     finished: FinishedRun,
     subject: Subject,
     splits: Splits,
     own: dict[str, Any],
     say: Say,
+    features: Callable[[str], LabeledFeatures] | None = None,
 ) -> Task:
-    """The task of the protocols: features, encoded when they are first read, and images."""
+    """The task of the protocols: features, encoded when they are first read, and images.
+
+    Args:
+        finished: The run.
+        subject: Its encoder.
+        splits: Labeled images.
+        own: Settings of the classifier that are given, by name.
+        say: Prints a line.
+        features: Gives the features of a split, "train" or "test", instead of encoding it.
+    """
     facts, settings = finished.encoder.facts, finished.settings.run
+    if features is None:
+
+        def features(split: str) -> LabeledFeatures:
+            return finished.features(subject.encode, getattr(splits, split), say)
 
     def batches(augmentation: ViewSettings, batch_size: int, index: Tensor | None) -> Batches:
         images = splits.train if index is None else splits.train.picked(index)
@@ -194,8 +209,8 @@ def _task(
         progress=Estimate("classifier", "epochs", say), **own,
     )  # fmt: skip
     return Task(
-        lambda: finished.features(subject.encode, splits.train, say),
-        lambda: finished.features(subject.encode, splits.test, say),
+        lambda: features("train"),
+        lambda: features("test"),
         len(splits.classes), generator=generator_for(settings.seed, "probe"),
         device=finished.machine.device, images=images,
     )  # fmt: skip

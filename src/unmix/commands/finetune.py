@@ -1,0 +1,221 @@
+"""`unmix finetune`: fine-tuning of a finished run's encoder, on all labels or a part of them."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from unmix.commands.finished import FinishedRun, Say, Splits, line_of, say_skipped
+from unmix.commands.fitting import Labeled, WorkFolder, choose_settings, train, untrained
+from unmix.errors import UserError, check_choice, check_given
+from unmix.evaluation import Measurement, accuracy
+from unmix.evaluation.finetuning import FINE_TUNING, FineTuneSettings, usual_fine_tuning
+from unmix.evaluation.labeled import Amount, choose_labeled, read_list
+from unmix.hardware.threads import CoreMeter
+from unmix.names import shown
+from unmix.randomness import generator_for
+from unmix.training.console import quiet_libraries
+from unmix.training.console import say as print_line
+
+__all__ = ["finetune"]
+
+
+def finetune(
+    run: Path | str,
+    *,
+    labels: str = "100%",
+    label_list: str | None = None,
+    protocol: str | None = None,
+    epochs: int | None = None,
+    batch_size: int | None = None,
+    lr: float | None = None,
+    head_lr: float | None = None,
+    weight_decay: float | None = None,
+    lr_decay: float | None = None,
+    select: bool = False,
+    from_scratch: bool = False,
+    seed: int | None = None,
+    overwrite: bool = False,
+    out: str | None = None,
+    device: str = "auto",
+    threads: int | None = None,
+    data: str | None = None,
+    data_dir: str | None = None,
+    train_folder: str | None = None,
+    test_folder: str | None = None,
+    say: Say = print_line,
+) -> dict[str, Any]:
+    """Fine-tune a run's encoder with a linear classifier, and add the result to `results.json`.
+
+    Encoder and classifier are trained on all labels, or on a part of them that is balanced over the
+    classes: semi-supervised learning. The run itself stays as it is; the fine-tuned encoder, the
+    classifier and the list of the labeled images are in a folder within it, `finetune/NAME`. Give
+    the same command to continue.
+
+    Args:
+        run: Run folder, or an encoder file alone, with `data` and `out`.
+        labels: 100%, 10%, 1% or any other share of the training images, or the number of images of
+            each class.
+        label_list: A file that names the labeled training images, one per line, such as SimCLR's
+            lists of 1% and 10% of ImageNet.
+        protocol: Published settings: swav, vicreg, simclr or mae; by default swav, for vision
+            transformers mae.
+        epochs: Epochs; milestones and warmup move in proportion.
+        batch_size: Images per step; the rates of simclr and mae follow it.
+        lr: Learning rate of the encoder.
+        head_lr: Learning rate of the classifier.
+        weight_decay: Weight decay.
+        lr_decay: Factor of the learning rate from layer to layer, towards the first; 1 for the same
+            rate in all.
+        select: Choose the rates, published ones times 0.1 to 10, on a held-out tenth of the labeled
+            images.
+        from_scratch: Start from random weights, for comparison.
+        seed: Of the choice of labels, of the order and of the classifier; by default the run's.
+        overwrite: Train again what is complete.
+        out: Folder for the fine-tuned encoder instead of one within the run.
+        device: auto, cpu, cuda or mps.
+        threads: Number of CPU threads; by default the number of free cores.
+        data: Another data set than the pretraining's, by name or folder: transfer.
+        data_dir: Folder of the data set's files, for the names that need it.
+        train_folder: Folder of the training images, relative to --data, if its name is not
+            usual.
+        test_folder: Folder of the images to evaluate on, likewise.
+        say: Prints a line.
+
+    Returns:
+        The row of `results.json`: accuracies in percent, and the settings.
+
+    Raises:
+        NotSavedError: if `results.json` cannot be written; its `rows` are the results.
+        UserError: if the run is not complete, the data has no classes, there are too few images of
+            a class, or a value is out of range.
+    """
+    amount = Amount(str(labels))
+    if protocol is not None:
+        check_choice("protocol", protocol, FINE_TUNING)
+    own = {"lr": lr, "head_lr": head_lr, "weight_decay": weight_decay, "lr_decay": lr_decay}
+    _check(amount, label_list, select, own)
+    check_given("out", out)
+    quiet_libraries()
+    cores = CoreMeter()
+    finished = FinishedRun.open(run, device)
+    splits = finished.splits("fine-tuning", data, data_dir, train_folder, test_folder)
+    if finished.alone and out is None:
+        raise UserError(
+            "--out: an encoder file alone has no run folder to put the fine-tuned encoder in; give "
+            "a folder for it."
+        )
+    if splits.note is not None:
+        say(splits.note)
+    name = protocol or usual_fine_tuning(finished.encoder.backbone)
+    seed = finished.settings.run.seed if seed is None else seed
+    labeled = _labeled(splits, amount, label_list, seed)
+    settings = FINE_TUNING[name](len(labeled.images) / len(splits.train))
+    settings = settings.changed(epochs, batch_size, **own)
+    row = _row(finished, splits, labeled, settings, name, seed, select, from_scratch)
+    work = WorkFolder.of(finished, row, labeled, splits, out)
+    identity = work.identified(row, labeled)
+    done = work.result(identity)
+    if done is not None and not overwrite:
+        say(f"{line_of(done)} (complete; --overwrite trains it again)")
+        return done
+    with finished.computing(threads, cores, say), work.locked(say):
+        work.begin(overwrite, identity, labeled)
+        say(
+            f"fine-tuning on {len(labeled.images):,} of {len(splits.train):,} images, "
+            f"{settings.epochs} epochs ({settings.source})   folder: {shown(work.path)}"
+        )
+        backbone = untrained(finished, seed) if from_scratch else finished.encoder.backbone
+        if select:
+            settings = choose_settings(finished, backbone, labeled, settings, seed, work, say)
+            row |= {"chosen": {"lr": settings.lr, "head_lr": settings.head_lr}}
+        model = train(finished, backbone, labeled, settings, seed, work, say)
+        measured = _measure(finished, model, splits, row, say)
+        work.finish(finished, model, measured.row, splits.classes)
+    say_skipped(say, labeled.images, splits.test)
+    say(line_of(measured.row))
+    # A run measures itself by no fine-tuning: the published settings are what tables show.
+    usual = not (select or from_scratch or any(v is not None for v in own.values()))
+    usual = usual and epochs is None and batch_size is None and splits.transfer is None
+    finished.keep(measured.row, measured, splits.test, main=usual, say=say)
+    return measured.row
+
+
+def _check(amount: Amount, label_list: str | None, select: bool, own: dict[str, Any]) -> None:
+    if label_list is not None and not amount.everything:
+        raise UserError(
+            f"--labels: {amount} does not apply with --label_list, which names the images; leave "
+            "one of the two out."
+        )
+    if select:
+        for name in ("lr", "head_lr"):
+            if own[name] is not None:
+                raise UserError(f"--{name}: is what --select chooses; give one of the two.")
+
+
+def _labeled(splits: Splits, amount: Amount, label_list: str | None, seed: int) -> Labeled:
+    """The labeled images.
+
+    Raises:
+        UserError: if there are too few of a class, or the list does not fit.
+    """
+    if len(splits.classes) < 2:
+        raise UserError(
+            f"--data: {splits.train.name} has one class, {shown(splits.classes[0])!r}; a "
+            "classifier needs two or more."
+        )
+    if label_list is not None:
+        check_given("label_list", label_list)
+        index = read_list(Path(label_list).expanduser(), splits.train)
+        what, kind = f"the images of {Path(label_list).name}", "list"
+    else:
+        generator = generator_for(seed, "labels")
+        index = choose_labeled(splits.labels, splits.classes, amount, generator)
+        what = "all labels" if amount.everything else f"{amount}, balanced, seed {seed}"
+        kind = "" if amount.everything else str(amount).replace(" ", "-")
+    labels = splits.labels[index]
+    if len(labels.unique()) < 2:
+        raise UserError(
+            "--label_list: all of its images are of one class; a classifier needs two or more."
+        )
+    return Labeled(splits.train.picked(index), labels, index, len(splits.classes), kind, what)
+
+
+def _row(
+    finished: FinishedRun,
+    splits: Splits,
+    labeled: Labeled,
+    settings: FineTuneSettings,
+    name: str,
+    seed: int,
+    select: bool,
+    from_scratch: bool,
+) -> dict[str, Any]:
+    """What is measured, and how: the row of `results.json` without its results."""
+    published = asdict(settings)
+    words = ["epochs", "batch_size", *([] if select else ["lr", "head_lr"])]
+    words += ["weight_decay", "lr_decay"]
+    own = finished.settings.run
+    return {
+        "protocol": "finetune" + (f"-{labeled.kind}" if labeled.kind else ""),
+        **({} if finished.alone else {"epoch": own.epochs}),
+        "settings": name,
+        **{word: published[word] for word in words},
+        **({"selected": "lr, head_lr"} if select else {}),
+        **({"start": "random"} if from_scratch else {}),
+        **({} if seed == own.seed else {"seed": seed}),
+        **splits.named,
+        "train_images": len(labeled.images),
+    }
+
+
+def _measure(
+    finished: FinishedRun, model: Any, splits: Splits, row: dict[str, Any], say: Say
+) -> Measurement:
+    """Predict the test images."""
+    found = finished.features(model, splits.test, say)
+    assert found.labels is not None
+    ranking = found.features.topk(min(5, len(splits.classes)), dim=1).indices
+    measured = {**row, **accuracy(ranking, found.labels), "test_images": len(found.labels)}
+    return Measurement(measured, ranking[:, 0] == found.labels, found.index)

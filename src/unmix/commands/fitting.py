@@ -1,0 +1,354 @@
+"""The work of `unmix finetune`: its folder, its training, the choice of its rates."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import lightning
+import torch
+from lightning.pytorch.callbacks import ModelCheckpoint
+from torch import Tensor, nn
+
+from unmix.commands.augmented import augmented_batches, batch_order
+from unmix.commands.finished import FinishedRun, Say, Splits
+from unmix.data import ImageSet
+from unmix.data.fingerprint import fingerprint
+from unmix.errors import UserError
+from unmix.evaluation.finetuning import Classifier, FineTuneSettings, FineTuning
+from unmix.evaluation.labeled import image_name
+from unmix.evaluation.selection import RATES, best, held_out
+from unmix.evaluation.sgd import quiet_lightning
+from unmix.files import atomic_path, atomic_write
+from unmix.methods import method_class
+from unmix.names import json_bytes
+from unmix.randomness import generator_for
+from unmix.results import finite
+from unmix.training.run.checkpoints import LAST, PREVIOUS, AtomicCheckpoints, latest_intact
+from unmix.training.run.folder import RunFolder
+from unmix.training.run.lock import run_lock
+from unmix.training.run.trainer import errors_of_users
+
+__all__ = ["Labeled", "WorkFolder", "choose_settings", "train", "untrained"]
+
+_RESULT, _LIST, _SETTINGS, _TRIED = "result.json", "labels.txt", "settings.json", "select.json"
+
+
+@dataclass(frozen=True)
+class Labeled:
+    """The labeled images of a fine-tuning.
+
+    Attributes:
+        images: The images.
+        labels: int64 (N,).
+        index: Their indices in the training split.
+        classes: Number of classes.
+        kind: "" for all, "10%", "20-per-class" or "list".
+        what: How they were chosen, in words.
+    """
+
+    images: ImageSet
+    labels: Tensor
+    index: Tensor
+    classes: int
+    kind: str
+    what: str
+
+    def some(self, chosen: Tensor) -> Labeled:
+        """A part of them.
+
+        Args:
+            chosen: Indices among them, int64.
+        """
+        return Labeled(
+            self.images.picked(chosen), self.labels[chosen], self.index[chosen], self.classes,
+            self.kind, self.what,
+        )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class WorkFolder:
+    """The folder of one fine-tuning.
+
+    Attributes:
+        path: The folder.
+    """
+
+    path: Path
+
+    @classmethod
+    def of(
+        cls,
+        finished: FinishedRun,
+        row: Mapping[str, Any],
+        labeled: Labeled,
+        splits: Splits,
+        out: str | None,
+    ) -> WorkFolder:
+        """The folder `finetune/NAME` of a run, whose name ends in a digest of all that matters."""
+        if out is not None:
+            return cls(Path(out).expanduser())
+        facts = [
+            dict(row), labeled.index.tolist(), fingerprint(splits.train).digest,
+            fingerprint(splits.test).digest, hashlib.blake2b(_bytes(finished)).hexdigest(),
+        ]  # fmt: skip
+        digest = hashlib.blake2b(json.dumps(facts).encode(), digest_size=4).hexdigest()
+        kind = (labeled.kind or "all").replace("%", "pct")
+        name = "-".join([kind, str(row["settings"]), digest])
+        return cls(finished.folder.path / "finetune" / name)
+
+    @staticmethod
+    def identified(row: Mapping[str, Any], labeled: Labeled) -> dict[str, Any]:
+        """What is trained and how, and a digest of the labeled images."""
+        images = hashlib.blake2b(labeled.index.numpy().tobytes(), digest_size=16).hexdigest()
+        return {**row, "labeled": images}
+
+    @contextmanager
+    def locked(self, say: Say) -> Iterator[None]:
+        """Keep other processes out.
+
+        Raises:
+            UserError: if another one is at work here, or the folder cannot be written.
+        """
+        with run_lock(self.path, say, "--out"):
+            yield
+
+    def result(self, settings: Mapping[str, Any]) -> dict[str, Any] | None:
+        """The row, if the fine-tuning is complete.
+
+        Args:
+            settings: From `identified`.
+
+        Raises:
+            UserError: if the folder holds another fine-tuning, or other files.
+        """
+        then = _read(self.path / _SETTINGS)
+        if then is None:
+            if self.path.is_dir() and any(p for p in self.path.iterdir() if p.name[0] != "."):
+                raise UserError(f"--out: {self.path} holds other files; give a new folder.")
+            return None
+        if then != json.loads(json.dumps(settings)):
+            raise UserError(f"--out: {self.path} holds another fine-tuning; give another folder.")
+        found = _read(self.path / _RESULT)
+        return found if isinstance(found, dict) else None
+
+    def begin(self, overwrite: bool, settings: Mapping[str, Any], labeled: Labeled) -> None:
+        """Write what is trained, and on which images.
+
+        Args:
+            overwrite: Whether to remove what was trained before.
+            settings: From `identified`.
+            labeled: The images; where all are used they are not listed.
+
+        Raises:
+            UserError: if a file cannot be written.
+        """
+        if overwrite:
+            for name in (_RESULT, _TRIED, LAST, PREVIOUS):
+                (self.path / name).unlink(missing_ok=True)
+        _write(self.path / _SETTINGS, settings)
+        names = [image_name(labeled.images, i) for i in range(len(labeled.images))]
+        text = f"# {labeled.what}: {len(names):,} images\n"
+        if labeled.kind:
+            text += "".join(f"{name}\n" for name in names)
+        atomic_write(self.path / _LIST, text.encode("utf-8", errors="surrogateescape"))
+
+    def finish(
+        self,
+        finished: FinishedRun,
+        model: Classifier,
+        row: Mapping[str, Any],
+        classes: tuple[str, ...],
+    ) -> None:
+        """Write encoder, classifier and result, and remove the checkpoints.
+
+        Raises:
+            UserError: if a file cannot be written.
+        """
+        import safetensors.torch as safetensors
+
+        RunFolder(self.path).write_encoder(model.backbone, finished.encoder.facts)
+        head = {k: v.detach().cpu().contiguous() for k, v in model.head.state_dict().items()}
+        with atomic_path(self.path / "head.safetensors") as beside:
+            metadata = {"classes": json.dumps(list(classes))}
+            beside.write_bytes(safetensors.save(head, metadata=metadata))
+        _write(self.path / _RESULT, row)
+        for name in (LAST, PREVIOUS):
+            (self.path / name).unlink(missing_ok=True)
+
+    def tried(self) -> dict[str, float]:
+        """Accuracies on held-out images by multiple of the rates, as far as they are measured."""
+        found = _read(self.path / _TRIED)
+        return found if isinstance(found, dict) else {}
+
+    def add_tried(self, factor: float, accuracy: float) -> None:
+        """Keep an accuracy on held-out images."""
+        _write(self.path / _TRIED, {**self.tried(), f"{factor:g}": accuracy})
+
+
+def train(
+    finished: FinishedRun,
+    backbone: nn.Module,
+    labeled: Labeled,
+    settings: FineTuneSettings,
+    seed: int,
+    work: WorkFolder | None,
+    say: Say,
+) -> Classifier:
+    """Fine-tune a copy of a backbone.
+
+    Args:
+        finished: Says on which device, and how images are prepared.
+        backbone: Weights at the start.
+        labeled: The images.
+        settings: How.
+        seed: Of all random numbers.
+        work: Where checkpoints are written after each epoch, and training goes on from them; None
+            to write none.
+        say: Prints a line after each epoch.
+
+    Returns:
+        The classifier in evaluation mode, on the device.
+
+    Raises:
+        UserError: if it diverges, or a checkpoint cannot be written.
+    """
+    machine = finished.machine
+    generator = generator_for(seed, "finetune")
+    model = Classifier(copy.deepcopy(backbone), labeled.classes, settings.head_std, generator).to(
+        machine.device
+    )
+    order = batch_order(labeled.images, settings.batch_size, seed, smallest=2)
+    batches = augmented_batches(
+        finished, labeled.images, labeled.labels, settings.views, order, "finetune"
+    )
+    epochs = settings.epochs
+
+    def told(epoch: int, loss: float) -> None:
+        say(f"epoch {epoch:>{len(str(epochs))}}/{epochs}  loss {loss:.3f}")
+
+    module = FineTuning(model, settings, batches, len(order), told)
+    trainer = _trainer(finished, epochs, work)
+    start = None if work is None else _start(work, say)
+    with quiet_lightning(), errors_of_users(trainer, finished.folder):
+        trainer.fit(module, ckpt_path=start)
+    return model.to(machine.device).eval()
+
+
+def choose_settings(
+    finished: FinishedRun,
+    backbone: nn.Module,
+    labeled: Labeled,
+    settings: FineTuneSettings,
+    seed: int,
+    work: WorkFolder,
+    say: Say,
+) -> FineTuneSettings:
+    """The settings with both rates times the factor that is best on held-out labeled images.
+
+    Arguments are those of `train`. What was tried before an interruption is not tried again.
+
+    Raises:
+        UserError: if no class has two labeled images.
+    """
+    unseen = held_out(labeled.labels, generator_for(seed, "select"))
+    fit, rest = labeled.some((~unseen).nonzero()[:, 0]), labeled.some(unseen.nonzero()[:, 0])
+
+    def score(factor: float) -> float:
+        known = work.tried().get(f"{factor:g}")
+        if known is not None:
+            return float(known)
+        try:
+            model = train(finished, backbone, fit, settings.times(factor), seed, None, _silent)
+            found = finished.features(model, rest.images)
+            accuracy = float(
+                (found.features.argmax(dim=1) == rest.labels[found.index]).double().mean()
+            )
+        except UserError as error:
+            if "diverged" not in str(error):
+                raise
+            accuracy = -1.0
+        lr, head_lr = settings.lr * factor, settings.head_lr * factor
+        right = "diverged" if accuracy < 0 else f"{100 * accuracy:.1f}%"
+        say(f"rates {lr:g} and {head_lr:g}: {right} of {len(rest.labels):,} held-out images")
+        work.add_tried(factor, accuracy)
+        return accuracy
+
+    return settings.times(best(RATES, score)[0])
+
+
+def untrained(finished: FinishedRun, seed: int) -> nn.Module:
+    """The run's backbone with random weights, on the device."""
+    facts = finished.encoder.facts
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        backbone = method_class(facts["method"]).build_backbone(
+            facts["backbone"], width=facts["width"], stem=facts["stem"], size=facts["size"],
+            patch=facts.get("patch"),
+        )  # fmt: skip
+    if finished.machine.channels_last:
+        backbone.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return backbone.to(finished.machine.device)
+
+
+def _trainer(finished: FinishedRun, epochs: int, work: WorkFolder | None) -> lightning.Trainer:
+    device = finished.machine.device
+    save = [] if work is None else [
+        ModelCheckpoint(
+            work.path, LAST.removesuffix(".ckpt"), save_on_train_epoch_end=True,
+            enable_version_counter=False,
+        )
+    ]  # fmt: skip
+    return lightning.Trainer(
+        max_epochs=epochs,
+        accelerator=finished.machine.accelerator,
+        devices=[device.index or 0] if device.type == "cuda" else 1,
+        precision=finished.machine.precision,  # type: ignore[arg-type]
+        callbacks=list(save),
+        plugins=[AtomicCheckpoints()],
+        logger=False,
+        enable_checkpointing=work is not None,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        num_sanity_val_steps=0,
+    )
+
+
+def _start(work: WorkFolder, say: Say) -> Path | None:
+    """The checkpoint to go on from."""
+    path, content, damaged = latest_intact(work.path)
+    for error in damaged:
+        say(f"{error}.")
+    if path is not None:
+        say(f"continuing after epoch {content['finished_epochs']}")
+    return path
+
+
+def _silent(_: str) -> None:
+    pass
+
+
+def _bytes(finished: FinishedRun) -> bytes:
+    """What identifies the encoder: its weights."""
+    parts: list[bytes] = []
+    for name, value in finished.encoder.backbone.state_dict().items():
+        parts += [name.encode(), value.detach().cpu().contiguous().numpy().tobytes()]
+    return b"".join(parts)
+
+
+def _read(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+
+
+def _write(path: Path, content: Mapping[str, Any]) -> None:
+    text = json.dumps(finite(content), indent=2, ensure_ascii=False) + "\n"
+    atomic_write(path, json_bytes(text))
