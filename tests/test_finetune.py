@@ -17,6 +17,7 @@ from safetensors.torch import load_file
 from unmix.cli import main
 from unmix.commands import finetune
 from unmix.commands.finished import FinishedRun
+from unmix.commands.rows import NotSavedError
 from unmix.data import load
 from unmix.errors import UserError
 from unmix.evaluation import load_encoder
@@ -135,6 +136,20 @@ def test_an_interrupted_training_goes_on_to_the_same_result(
         load_file(work_of(r) / "encoder.safetensors") for r in (run, tmp_path / "whole")
     )
     assert all(torch.equal(ours[name], value) for name, value in theirs.items())
+
+
+def test_a_row_that_could_not_be_kept_is_measured_again(run: Path, monkeypatch):
+    def full(*_: Any, **__: Any) -> None:
+        raise NotSavedError("the disk is full", [{}])
+
+    with monkeypatch.context() as patch:
+        patch.setattr("unmix.commands.finished.add_row", full)
+        with pytest.raises(NotSavedError):
+            finetune(run, **QUICK, say=silent)
+    lines: list[str] = []
+    row = finetune(run, **QUICK, say=lines.append)
+    assert not any(line.startswith("epoch") for line in lines)
+    assert load_results(run).final("finetune-10%").top1 == row["top1"]
 
 
 def test_rates_are_chosen_on_held_out_labels(run: Path):

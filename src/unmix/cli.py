@@ -19,7 +19,7 @@ from unmix.config.completion import candidates, script
 from unmix.config.earlier import old_names_noted
 from unmix.config.figures import checked, figures_text, list_figures
 from unmix.config.flags import HelpShown, Parser, underscored
-from unmix.config.help import ABOUT, ABOUTS, EXAMPLES, STUDY_EXAMPLES
+from unmix.config.help import ABOUT, ABOUTS, COMMAND_EXAMPLES, EXAMPLES, STUDY_EXAMPLES
 from unmix.config.parameters import Parameter
 from unmix.config.recipes import recipe_in_full, recipe_names, resolve, summary
 from unmix.config.saved import check_method, is_run, saved_settings
@@ -132,7 +132,8 @@ def parser_of(command: str, args: list[str]) -> Parser:
     if command in ("pretrain", *_RUNLESS):
         return _settings_parser(command, args)[0]
     about = ABOUTS.get(command) or catalog().commands[command].about
-    parser = Parser(command, about, figures_text() if command == "plot" else None)
+    more = figures_text() if command == "plot" else COMMAND_EXAMPLES.get(command)
+    parser = Parser(command, about, more)
     if command == "recipes":
         parser.add_argument("name", nargs="?", metavar="RECIPE", help="Print this recipe.")
     elif command == "methods":

@@ -132,13 +132,16 @@ def finetune(
             row |= {"chosen": {"lr": settings.lr, "head_lr": settings.head_lr}}
         model = train(finished, backbone, labeled, settings, seed, work, say)
         measured = _measure(finished, model, splits, row, say)
-        work.finish(finished, model, measured.row, splits.classes)
-    say_skipped(say, labeled.images, splits.test)
-    say(line_of(measured.row))
-    # A run measures itself by no fine-tuning: the published settings are what tables show.
-    usual = not (select or from_scratch or any(v is not None for v in own.values()))
-    usual = usual and epochs is None and batch_size is None and splits.transfer is None
-    finished.keep(measured.row, measured, splits.test, main=usual, say=say)
+        work.save(finished, model, splits.classes)
+        say_skipped(say, labeled.images, splits.test)
+        say(line_of(measured.row))
+        # What a table shows of several rows: the published settings on the run's own data.
+        changed = select or from_scratch or epochs is not None or batch_size is not None
+        changed = changed or any(value is not None for value in own.values())
+        main = not changed and splits.transfer is None
+        finished.keep(measured.row, measured, splits.test, main=main, say=say)
+        # Complete only now: if the row could not be kept, the same command measures it again.
+        work.finish(measured.row)
     return measured.row
 
 

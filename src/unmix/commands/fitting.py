@@ -159,14 +159,8 @@ class WorkFolder:
             text += "".join(f"{name}\n" for name in names)
         atomic_write(self.path / _LIST, text.encode("utf-8", errors="surrogateescape"))
 
-    def finish(
-        self,
-        finished: FinishedRun,
-        model: Classifier,
-        row: Mapping[str, Any],
-        classes: tuple[str, ...],
-    ) -> None:
-        """Write encoder, classifier and result, and remove the checkpoints.
+    def save(self, finished: FinishedRun, model: Classifier, classes: tuple[str, ...]) -> None:
+        """Write encoder and classifier.
 
         Raises:
             UserError: if a file cannot be written.
@@ -178,6 +172,13 @@ class WorkFolder:
         with atomic_path(self.path / "head.safetensors") as beside:
             metadata = {"classes": json.dumps(list(classes))}
             beside.write_bytes(safetensors.save(head, metadata=metadata))
+
+    def finish(self, row: Mapping[str, Any]) -> None:
+        """Write the result, and remove the checkpoints.
+
+        Raises:
+            UserError: if the file cannot be written.
+        """
         _write(self.path / _RESULT, row)
         for name in (LAST, PREVIOUS):
             (self.path / name).unlink(missing_ok=True)

@@ -112,7 +112,7 @@ def transfer(
                 for protocol in protocols:
                     try:
                         row = (
-                            _fine_tuned(job, folder, labels, epochs)
+                            _fine_tuned(job, folder, labels, epochs, threads)
                             if protocol == _FINE_TUNING
                             else job.measured(protocol)
                         )
@@ -244,10 +244,13 @@ class _Job:
         return row.protocol == protocol and found == expected
 
 
-def _fine_tuned(job: _Job, folder: Path, labels: str, epochs: int | None) -> Mapping[str, Any]:
+def _fine_tuned(
+    job: _Job, folder: Path, labels: str, epochs: int | None, threads: int | None
+) -> Mapping[str, Any]:
     return finetune(
-        folder, labels=labels, epochs=epochs, overwrite=job.overwrite, data=job.data,
-        data_dir=job.data_dir, device=job.finished.machine.device.type, say=_without_setup(job.say),
+        folder, labels=labels, epochs=epochs, threads=threads, overwrite=job.overwrite,
+        data=job.data, data_dir=job.data_dir, device=job.finished.machine.device.type,
+        say=_without_setup(job.say),
     )  # fmt: skip
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["ABOUT", "ABOUTS", "EXAMPLES", "STUDY_EXAMPLES"]
+__all__ = ["ABOUT", "ABOUTS", "COMMAND_EXAMPLES", "EXAMPLES", "STUDY_EXAMPLES"]
 
 ABOUT = "Self-supervised pretraining of vision models with image mixtures."
 
@@ -20,6 +20,24 @@ ABOUTS = {
     "methods": "List the methods and the mixing rules that they support.",
     "recipes": "List the recipes, or print one.",
 }
+
+COMMAND_EXAMPLES = {
+    "finetune": """\
+examples:
+  unmix finetune runs/a
+  unmix finetune runs/a --labels 10% --select
+  unmix finetune runs/a --labels 10% --select --from_scratch
+  unmix finetune runs/a --data imagenet --data_dir DIR --label_list 1percent.txt --protocol vicreg
+
+Give the same command to continue.""",
+    "transfer": """\
+examples:
+  unmix transfer runs/a runs/b --data cifar10 photos FOLDER --data_dir DIR
+  unmix transfer runs/* --data cifar10 FOLDER --protocols linear finetune --labels 10%
+
+Give the same command to continue; what is measured is not measured again.""",
+}
+"""Examples of commands that do not take all settings of a run, by command."""
 
 STUDY_EXAMPLES = """\
 examples:
