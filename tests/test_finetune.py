@@ -11,6 +11,7 @@ from typing import Any
 import lightning
 import pytest
 import torch
+from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import load_file
 
@@ -194,6 +195,25 @@ def test_a_file_alone_needs_a_folder_of_its_own(run: Path, tmp_path: Path):
         finetune(file, out=str(out), **words)
     with pytest.raises(UserError, match="moco holds other files; give a new folder"):
         finetune(file, out=str(run), **words)
+
+
+def test_images_without_classes_are_told(run: Path, tmp_path: Path):
+    for i in range(3):
+        Image.new("RGB", (16, 16), (80 * i, 0, 0)).save(tmp_path / f"{i}.png")
+    message = "has no classes, and fine-tuning needs them: the images of each class in a folder"
+    with pytest.raises(UserError, match=message):
+        finetune(run, data=str(tmp_path), **QUICK, say=silent)
+
+
+def test_a_class_that_training_has_not_is_told(run: Path, tmp_path: Path):
+    for split, names in (("train", "ab"), ("test", "abc")):
+        for name in names:
+            folder = tmp_path / "data" / split / name
+            folder.mkdir(parents=True)
+            for i in range(3):
+                Image.new("RGB", (16, 16), (80 * i, 0, 0)).save(folder / f"{i}.png")
+    with pytest.raises(UserError, match=r"class 'c' is not in train/"):
+        finetune(run, data=str(tmp_path / "data"), **QUICK, say=silent)
 
 
 @pytest.mark.parametrize(
