@@ -30,6 +30,7 @@ from unmix.methods import method_class
 from unmix.names import json_bytes
 from unmix.randomness import generator_for
 from unmix.results import finite
+from unmix.training.loop.stopping import Stopping
 from unmix.training.run.checkpoints import LAST, PREVIOUS, AtomicCheckpoints, latest_intact
 from unmix.training.run.folder import RunFolder
 from unmix.training.run.lock import run_lock
@@ -237,7 +238,7 @@ def train(
     module = FineTuning(model, settings, batches, len(order), told)
     trainer = _trainer(finished, epochs, work)
     start = None if work is None else _start(work, say)
-    with quiet_lightning(), errors_of_users(trainer, finished.folder):
+    with quiet_lightning(), errors_of_users(trainer, finished.folder, Stopping()):
         trainer.fit(module, ckpt_path=start)
     return model.to(machine.device).eval()
 
