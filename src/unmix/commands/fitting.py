@@ -21,12 +21,12 @@ from unmix.commands.finished import FinishedRun, Say, Splits
 from unmix.data import ImageSet
 from unmix.data.fingerprint import fingerprint
 from unmix.errors import UserError
+from unmix.evaluation.encoder import build_encoder
 from unmix.evaluation.finetuning import Classifier, FineTuneSettings, FineTuning
 from unmix.evaluation.labeled import image_name
 from unmix.evaluation.selection import RATES, best, held_out
 from unmix.evaluation.sgd import quiet_lightning
 from unmix.files import atomic_path, atomic_write
-from unmix.methods import method_class
 from unmix.names import json_bytes
 from unmix.randomness import generator_for
 from unmix.results import finite
@@ -287,14 +287,9 @@ def choose_settings(
 
 def untrained(finished: FinishedRun, seed: int) -> nn.Module:
     """The run's backbone with random weights, on the device."""
-    facts = finished.encoder.facts
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        backbone = method_class(facts["method"]).build_backbone(
-            facts["backbone"], width=facts["width"], stem=facts["stem"], size=facts["size"],
-            patch=facts.get("patch"),
-        )  # fmt: skip
-    if finished.machine.channels_last:
+    facts, last = finished.encoder.facts, finished.machine.channels_last
+    backbone, _ = build_encoder(finished.folder.encoder, facts, last, seed)
+    if last:
         backbone.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     return backbone.to(finished.machine.device)
 

@@ -25,6 +25,7 @@ __all__ = [
     "ENCODER_FILE",
     "EncoderTransform",
     "LoadedEncoder",
+    "build_encoder",
     "check_weights",
     "load_encoder",
     "read_encoder",
@@ -148,7 +149,7 @@ def load_encoder(
     if path.is_dir():
         path = path / ENCODER_FILE
     weights, facts = read_encoder(path)
-    backbone, views = _build(path, facts, channels_last)
+    backbone, views = build_encoder(path, facts, channels_last)
     check_weights(path, backbone.state_dict(), weights, _name(facts))
     backbone.load_state_dict(weights)
     backbone.requires_grad_(False).eval()
@@ -231,13 +232,27 @@ def check_weights(
         raise UserError(f"{path}: does not match {name}: {wrong}.")
 
 
-def _build(path: Path, facts: Mapping[str, Any], channels_last: bool) -> tuple[nn.Module, Views]:
-    """Build the untrained encoder and its views."""
+def build_encoder(
+    path: Path, facts: Mapping[str, Any], channels_last: bool, seed: int | None = None
+) -> tuple[nn.Module, Views]:
+    """Build the untrained encoder and its views.
+
+    Args:
+        path: File of the facts, for messages.
+        facts: As of `read_encoder`.
+        channels_last: Whether images are channels last.
+        seed: Of the initial weights; by default they are any.
+
+    Raises:
+        UserError: if the facts do not describe an encoder.
+    """
     if not isinstance(facts["size"], int):
         raise UserError(f"{path}: its size is {facts['size']!r}; it must be a number of pixels.")
     try:
         # Initial weights are discarded; the global generator is not advanced.
         with torch.random.fork_rng(devices=[]):
+            if seed is not None:
+                torch.manual_seed(seed)
             backbone = method_class(facts["method"]).build_backbone(
                 facts["backbone"], width=facts["width"], stem=facts["stem"], size=facts["size"],
                 # Not in files of earlier versions.
