@@ -162,6 +162,7 @@ def _functions() -> dict[str, Callable[..., Any]]:
         demo,
         detect,
         embed,
+        finetune,
         import_weights,
         knn,
         pack,
@@ -171,12 +172,14 @@ def _functions() -> dict[str, Callable[..., Any]]:
         quality,
         show_study,
         study,
+        transfer,
     )
 
     return {
         "bench": bench, "compare": compare, "data pack": pack, "demo": demo, "detect": detect,
-        "embed": embed, "import": import_weights, "knn": knn, "plot": plot, "preview": preview,
-        "probe": probe, "quality": quality, "study": study, "study show": show_study,
+        "embed": embed, "finetune": finetune, "import": import_weights, "knn": knn, "plot": plot,
+        "preview": preview, "probe": probe, "quality": quality, "study": study,
+        "study show": show_study, "transfer": transfer,
     }  # fmt: skip
 
 

@@ -141,7 +141,7 @@ def parser_of(command: str, args: list[str]) -> Parser:
         parser.add_argument("--json", dest="as_json", action="store_true", help="Print JSON.")
     else:
         parser.add_parameters(catalog().commands[command].parameters.values())
-    if command in ("knn", "probe", "quality", "detect", "compare", "study show"):
+    if command in (*MEASURING, "compare", "study show"):
         text = "Print JSON; other output goes to standard error."
         parser.add_argument("--json", dest="as_json", action="store_true", help=text)
     if command == "preview":
@@ -288,12 +288,13 @@ def recipes_command(args: list[str]) -> None:
         print(f"{recipe_name:<{width}}  {summary(recipe_name)}")
 
 
-def measuring(name: str) -> Callable[[list[str]], None]:
-    """A command that measures runs: `unmix knn`, `unmix probe`, `unmix quality`."""
+def calling(name: str, function: str | None = None) -> Callable[[list[str]], None]:
+    """The command that calls a function of `unmix.commands`; by default that of its name."""
+    called = function or name
 
     def command(args: list[str]) -> None:
         given = parser_of(name, args).parse(args)
-        measure = getattr(import_module(f"unmix.commands.{name}"), name)
+        measure = getattr(import_module(f"unmix.commands.{called}"), called)
         measure = partial(measure, *given.pop("runs", ()))
         if not given.pop("as_json", False):
             measure(**given)
@@ -347,16 +348,6 @@ def methods_command(args: list[str]) -> None:
     methods(**parser_of("methods", args).parse(args))
 
 
-def plain_command(name: str, function: str) -> Callable[[list[str]], None]:
-    """A command that calls a function of `unmix.commands` with its arguments by name."""
-
-    def run(args: list[str]) -> None:
-        given = parser_of(name, args).parse(args)
-        getattr(import_module(f"unmix.commands.{function}"), function)(**given)
-
-    return run
-
-
 def data_command(args: list[str]) -> None:
     """`unmix data`: a group of commands, so far only `pack`."""
     if not args or args[0] in ("-h", "--help", "help"):
@@ -368,23 +359,28 @@ def data_command(args: list[str]) -> None:
         return
     if args[0] != "pack":
         raise UserError(f"unknown command {'data ' + args[0]!r}. Commands: data pack.")
-    plain_command("data pack", "pack")(args[1:])
+    calling("data pack", "pack")(args[1:])
 
 
 # Commands that continue where they were interrupted when they are started again.
-RESUMED = ("pretrain", "study", "demo", "data", "embed")
+RESUMED = ("pretrain", "finetune", "transfer", "study", "demo", "data", "embed")
+
+# Commands that print rows of results.json, and as JSON with --json.
+MEASURING = ("knn", "probe", "finetune", "transfer", "quality", "detect")
 
 COMMANDS: dict[str, tuple[str, Callable[[list[str]], None]]] = {
     "pretrain": ("pretrain an encoder on images without labels, and evaluate it", pretrain_command),
     "import": (
         "make a run of another project's weights",
-        plain_command("import", "import_weights"),
+        calling("import", "import_weights"),
     ),
-    "knn": ("evaluate a run by weighted kNN", measuring("knn")),
-    "probe": ("evaluate a run by a linear probe", measuring("probe")),
-    "quality": ("measure runs without labels, and say which to keep", measuring("quality")),
-    "detect": ("train and evaluate a detector on a run's encoder", measuring("detect")),
-    "embed": ("write the features of images to a file", plain_command("embed", "embed")),
+    "knn": ("evaluate a run by kNN", calling("knn")),
+    "probe": ("evaluate a run by a linear probe", calling("probe")),
+    "finetune": ("fine-tune a run's encoder on all or some labels", calling("finetune")),
+    "transfer": ("evaluate runs on other labeled data sets, in one table", calling("transfer")),
+    "quality": ("measure runs without labels, and say which to keep", calling("quality")),
+    "detect": ("train and evaluate a detector on a run's encoder", calling("detect")),
+    "embed": ("write the features of images to a file", calling("embed")),
     "study": ("compare conditions over paired seeds, with statistical tests", study_command),
     "compare": ("compare runs in a table, figures and a report", compare_command),
     "plot": ("draw a figure of runs, such as t-SNE or the softmax over images", plot_command),
@@ -393,7 +389,7 @@ COMMANDS: dict[str, tuple[str, Callable[[list[str]], None]]] = {
     "data": ("pack a folder of images into a few large files", data_command),
     "methods": ("list the methods and the mixing rules that they support", methods_command),
     "recipes": ("list the recipes, or print one", recipes_command),
-    "demo": ("train small runs and compare them, in minutes", plain_command("demo", "demo")),
+    "demo": ("train small runs and compare them, in minutes", calling("demo")),
 }
 
 

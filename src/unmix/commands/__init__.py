@@ -6,6 +6,7 @@ from unmix.commands.compare import compare
 from unmix.commands.demo import demo
 from unmix.commands.detect import detect
 from unmix.commands.embed import embed
+from unmix.commands.finetune import finetune
 from unmix.commands.import_weights import import_weights
 from unmix.commands.knn import knn
 from unmix.commands.pack import pack
@@ -14,6 +15,7 @@ from unmix.commands.preview import preview
 from unmix.commands.probe import probe
 from unmix.commands.quality import quality
 from unmix.commands.study import show_study, study
+from unmix.commands.transfer import transfer
 
 __all__ = [
     "Plot",
@@ -22,6 +24,7 @@ __all__ = [
     "demo",
     "detect",
     "embed",
+    "finetune",
     "import_weights",
     "knn",
     "load_method",
@@ -32,4 +35,5 @@ __all__ = [
     "quality",
     "show_study",
     "study",
+    "transfer",
 ]

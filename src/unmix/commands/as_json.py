@@ -17,7 +17,7 @@ __all__ = ["comparison_as_json", "measured_as_json", "study_as_json"]
 
 
 def measured_as_json(measure: Callable[..., Any], given: dict[str, Any]) -> None:
-    """Call `knn`, `probe` or `quality`, and print the rows.
+    """Call a command that measures, such as `knn`, and print the rows.
 
     Raises:
         NotSavedError: if they could not be saved; they are printed before.
