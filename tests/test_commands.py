@@ -403,6 +403,7 @@ def test_compare_writes_everything_beside_the_runs(runs: Path):
     assert content["verdicts"] == lines[0].rstrip().splitlines()
     assert set(content["conditions"]) == {"MoCo", "CMC + IM"}
     report = (folder / "report.html").read_text()
+    assert f">unmix compare {runs / 'moco'} {runs / 'cmc'} --device cpu<" in report
     assert "Prediction curves" in report
     assert "batch_size" in report
     assert report.index("No verdict") < report.index("<table")

@@ -7,6 +7,7 @@ import os
 import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -121,7 +122,8 @@ def compare(
         pictures.append(Picture(title, inline(curves_.inline, title), caption))
     report = comparison_report(
         groups, drawn_conditions, [found.conditions, found.runs], pictures, baselines or {}, notes,
-        _command(folders),
+        _command(folders, out=out, device=device, data_dir=data_dir, epoch=epoch,
+                 reference=reference),
     )  # fmt: skip
     write_page(folder / "report.html", report)
     for note in notes:
@@ -171,9 +173,16 @@ def _beside(folders: Sequence[Path]) -> Path:
     return Path(os.path.commonpath([path.absolute().parent for path in folders])) / "compare"
 
 
-def _command(folders: Sequence[Path]) -> str:
-    """The command of this comparison."""
-    return shlex.join(["unmix", "compare", *map(str, folders)])
+def _command(folders: Sequence[Path], **given: object) -> str:
+    """The command of this comparison, with the settings that are not the usual ones."""
+    usual = {name: value.default for name, value in signature(compare).parameters.items()}
+    words = [
+        word
+        for name, value in given.items()
+        if value != usual[name]
+        for word in (f"--{name}", str(value))
+    ]
+    return shlex.join(["unmix", "compare", *map(str, folders), *words])
 
 
 def _writable(folder: Path, given: bool) -> Path:
