@@ -44,6 +44,7 @@ ALLOWED = {
     "figures": {"results", "files", "html"},
     "hardware": {"config"},
     "evaluation": {"checksums", "data", "hardware", "views", "methods", "backbones"},
+    "export": {"backbones", "evaluation", "views"},
     "embedding": {"data", "evaluation", "files"},
     "training": {
         "step", "together", "methods", "backbones", "credit", "mixtures", "data", "views",
@@ -60,7 +61,7 @@ ALLOWED = {
     "commands": {
         "studies", "statistics", "detection",
         "training", "evaluation", "figures", "results", "files", "data", "views", "mixtures",
-        "weights", "embedding",
+        "weights", "embedding", "export",
         "methods", "memory", "credit", "config", "html", "hardware", "per_image",
     },
     "catalog": {

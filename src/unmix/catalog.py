@@ -156,31 +156,29 @@ def _annotation(parameter: Parameter) -> str:
 
 
 def _functions() -> dict[str, Callable[..., Any]]:
-    from unmix.commands import (
-        bench,
-        compare,
-        demo,
-        detect,
-        embed,
-        finetune,
-        import_weights,
-        knn,
-        pack,
-        plot,
-        preview,
-        probe,
-        quality,
-        show_study,
-        study,
-        transfer,
-    )
+    """The functions of the commands, by the commands' names."""
+    from unmix import commands
 
-    return {
-        "bench": bench, "compare": compare, "data pack": pack, "demo": demo, "detect": detect,
-        "embed": embed, "finetune": finetune, "import": import_weights, "knn": knn, "plot": plot,
-        "preview": preview, "probe": probe, "quality": quality, "study": study,
-        "study show": show_study, "transfer": transfer,
-    }  # fmt: skip
+    functions = {
+        "bench": "bench",
+        "compare": "compare",
+        "data pack": "pack",
+        "demo": "demo",
+        "detect": "detect",
+        "embed": "embed",
+        "export": "export",
+        "finetune": "finetune",
+        "import": "import_weights",
+        "knn": "knn",
+        "plot": "plot",
+        "preview": "preview",
+        "probe": "probe",
+        "quality": "quality",
+        "study show": "show_study",
+        "study": "study",
+        "transfer": "transfer",
+    }
+    return {name: getattr(commands, function) for name, function in functions.items()}
 
 
 def _options(kind: type) -> dict[str, Parameter]:

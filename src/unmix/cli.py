@@ -381,6 +381,7 @@ COMMANDS: dict[str, tuple[str, Callable[[list[str]], None]]] = {
     "quality": ("measure runs without labels, and say which to keep", calling("quality")),
     "detect": ("train and evaluate a detector on a run's encoder", calling("detect")),
     "embed": ("write the features of images to a file", calling("embed")),
+    "export": ("write an encoder for another tool", calling("export")),
     "study": ("compare conditions over paired seeds, with statistical tests", study_command),
     "compare": ("compare runs in a table, figures and a report", compare_command),
     "plot": ("draw a figure of runs, such as t-SNE or the softmax over images", plot_command),

@@ -6,6 +6,7 @@ from unmix.commands.compare import compare
 from unmix.commands.demo import demo
 from unmix.commands.detect import detect
 from unmix.commands.embed import embed
+from unmix.commands.export import export
 from unmix.commands.finetune import finetune
 from unmix.commands.import_weights import import_weights
 from unmix.commands.knn import knn
@@ -24,6 +25,7 @@ __all__ = [
     "demo",
     "detect",
     "embed",
+    "export",
     "finetune",
     "import_weights",
     "knn",

@@ -32,6 +32,8 @@ __all__ = [
 ]
 
 ENCODER_FILE = "encoder.safetensors"
+HUB_FILE = "model.safetensors"
+"""Of a folder that `unmix export --to hub` wrote."""
 
 _FACTS = ("method", "backbone", "width", "stem", "size", "color_space", "mean", "std")
 
@@ -137,7 +139,7 @@ def load_encoder(
         features = encoder.encode(["a.jpg", "b.jpg"])
 
     Args:
-        folder: A run folder, or an `encoder.safetensors` itself.
+        folder: A run folder, a folder of `unmix export --to hub`, or an encoder file itself.
         device: Device of the encoder.
         channels_last: Whether weights and images are channels last.
 
@@ -147,7 +149,9 @@ def load_encoder(
     """
     path = Path(folder)
     if path.is_dir():
+        hub = path / HUB_FILE
         path = path / ENCODER_FILE
+        path = hub if hub.is_file() and not path.is_file() else path
     weights, facts = read_encoder(path)
     backbone, views = build_encoder(path, facts, channels_last)
     check_weights(path, backbone.state_dict(), weights, _name(facts))
@@ -177,7 +181,7 @@ def read_encoder(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         if checksum_differs(path):
             raise ValueError("its checksum is wrong")
         with _utf8(path) as openable, safe_open(openable, framework="pt") as file:
-            facts = {k: json.loads(v) for k, v in (file.metadata() or {}).items()}
+            facts = {k: json.loads(v) for k, v in (file.metadata() or {}).items() if k != "format"}
             weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (SafetensorError, ValueError, OSError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__

@@ -44,7 +44,7 @@ _YCBCR_STD = (109.500, 111.855, 111.964)
 
 def _linear(images: Tensor, matrix: Tensor, offset: Tensor | None = None) -> Tensor:
     """Multiply each pixel's channels by `matrix` and add `offset`."""
-    n = len(images)
+    n = images.shape[0]  # not len: torch.export would take it for a constant
     flat = images.flatten(2)
     matrices = matrix.expand(n, 3, 3)
     if offset is None:

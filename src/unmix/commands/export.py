@@ -1,0 +1,236 @@
+"""`unmix export`: an encoder in the format of another tool."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from unmix import __version__
+from unmix.commands.embed import check_new
+from unmix.commands.finished import FinishedRun, Say
+from unmix.display import measure_name, method_name
+from unmix.errors import UserError, check_choice
+from unmix.export import TARGETS, Card, Source
+from unmix.export.card import ResultLine
+from unmix.names import shown
+from unmix.results import DamagedResultsError, Evaluation, RunResults, load_results
+from unmix.studies.cells import NO_RESULT, result_settings
+from unmix.training.console import quiet_libraries
+from unmix.training.console import say as print_line
+from unmix.training.run.folder import RunFolder
+
+__all__ = ["export"]
+
+_PLACES = {"data", "data_dir", "run", "train_folder", "test_folder", "init", "download"}
+
+
+def export(
+    run: Path | str,
+    *,
+    to: str,
+    out: Path | str | None = None,
+    opset: int | None = None,
+    pixels: bool = False,
+    license: str | None = None,
+    overwrite: bool = False,
+    say: Say = print_line,
+) -> Path:
+    """Write a run's encoder in the format of another tool, and print how to load it.
+
+    What is written is loaded again, and its features are compared with the encoder's. Tools that
+    cannot represent a network are refused with the reason.
+
+    Args:
+        run: Run folder, or an encoder file alone.
+        to: torchvision, timm, lightly (state dicts); safetensors; onnx; torch-export; detectron2
+            (a pickle and a YAML file); or hub, a folder in the layout of the Hugging Face Hub with
+            a model card.
+        out: The file or folder; by default in export/ of the run.
+        opset: Opset of an ONNX file, 18 to 23.
+        pixels: The graph of onnx or torch-export takes RGB in [0, 1], and normalizes it or
+            converts its colors itself.
+        license: License on the model card, as apache-2.0.
+        overwrite: Replace the file, or the folder's files, if they exist.
+        say: Prints a line.
+
+    Returns:
+        The file or folder.
+
+    Raises:
+        UserError: if it exists or cannot be written, the target does not know the network, its
+            package is missing, or an option does not apply to it.
+    """
+    check_choice("to", to, TARGETS)
+    _check_options(to, opset, pixels, license)
+    quiet_libraries()
+    finished = FinishedRun.open(run, "cpu")
+    kind = TARGETS[to]
+    path = Path(out) if out is not None else finished.folder.path / "export" / kind.default
+    name = finished.folder.path.absolute().name
+    card = _card(finished, name, license or "unknown")
+    finished.encoder.backbone.to("cpu")
+    target = kind(Source(finished.encoder, name, card, opset=opset, pixels=pixels))
+    folder = path if target.folder else path.parent
+    _check_place(path, folder, target.folder, target.names(path), overwrite)
+    with _staged(folder) as stage:
+        target.write(stage, path)
+        # The main file comes last.
+        for file in sorted(stage.iterdir(), key=lambda each: each.name == path.name):
+            os.replace(file, folder / file.name)
+    say(f"{to}: {shown(path)}")
+    say(f"it takes {'RGB in [0, 1]' if pixels else target.source.normalization}; to load it:")
+    for line in target.usage(path):
+        say(f"  {line}")
+    return path
+
+
+def _check_options(to: str, opset: int | None, pixels: bool, license_: str | None) -> None:
+    """Refuse options that the target does not have."""
+    graphs = ("onnx", "torch-export")
+    for name, given, targets in (
+        ("opset", opset is not None, ("onnx",)),
+        ("pixels", pixels, graphs),
+        ("license", license_ is not None, ("hub",)),
+    ):
+        if given and to not in targets:
+            raise UserError(f"applies to {' and '.join(targets)}, not to {to}.", parameter=name)
+
+
+def _check_place(
+    path: Path, folder: Path, is_folder: bool, names: tuple[str, ...], overwrite: bool
+) -> None:
+    """Check that nothing is overwritten unasked.
+
+    Raises:
+        UserError: if it would be.
+    """
+    if is_folder:
+        if path.is_dir() and any(path.iterdir()):
+            check_new(path, overwrite)
+        elif path.exists() and not path.is_dir():
+            raise UserError(f"{path} is a file; give a folder.", parameter="out")
+        return
+    if path.is_dir():
+        raise UserError(f"{path} is a folder; give a file.", parameter="out")
+    for name in names:
+        check_new(folder / name, overwrite)
+
+
+@contextmanager
+def _staged(folder: Path) -> Iterator[Path]:
+    """A folder within `folder` for files that are not complete yet.
+
+    Raises:
+        UserError: if a file cannot be written.
+    """
+    stage = None
+    missing = [each for each in (folder, *folder.parents) if not each.exists()]
+    try:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            stage = Path(tempfile.mkdtemp(prefix=".export-", dir=folder))
+            yield stage
+        finally:
+            if stage is not None:
+                shutil.rmtree(stage, ignore_errors=True)
+            for each in missing:  # of what was made here, what is still empty
+                with suppress(OSError):
+                    each.rmdir()
+    except OSError as error:
+        reason = error.strerror or str(error) or type(error).__name__
+        raise UserError(f"{folder}: cannot be written ({reason}).", parameter="out") from None
+
+
+def _card(finished: FinishedRun, name: str, license_: str) -> Card:
+    """The model card of a run; of an encoder file alone, of its facts."""
+    facts = finished.encoder.facts
+    network = f"{facts['backbone']} of width {facts['width']:g}"
+    method = method_name(facts["method"])
+    if finished.alone:
+        about = f"An encoder ({network}), pretrained by {method} with unmix {__version__}."
+        return Card(name, license_, about)
+    settings = finished.settings
+    with suppress(DamagedResultsError, UserError):
+        results = load_results(finished.folder.path)
+        return Card(
+            name, license_, _about(results, network, method), _data(finished),
+            _recipe(settings.flat()), _lines(finished, results),
+            {k: v for k, v in results.versions.items() if isinstance(v, str)},
+        )  # fmt: skip
+    about = f"An encoder ({network}), pretrained by {method} with unmix {__version__}."
+    return Card(name, license_, about, _data(finished), _recipe(settings.flat()))
+
+
+def _about(results: RunResults, network: str, method: str) -> str:
+    mixture = (
+        "without a mixture" if results.baseline else f"with the image mixture {results.mixture}"
+    )
+    return (
+        f"An encoder ({network}, images of {results.size} px), pretrained without labels by "
+        f"{method} {mixture} for {results.epochs} epochs, with "
+        f"[unmix](https://pypi.org/project/unmix/)."
+    )
+
+
+def _data(finished: FinishedRun) -> str:
+    """What the run was trained on; of a folder its own name alone, not where it was."""
+    own = finished.settings.run
+    parts = [Path(own.data).name or own.data]
+    if finished.record is not None:
+        for split, seen in finished.record.splits.items():
+            classes = "" if seen.classes is None else f" in {len(seen.classes):,} classes"
+            parts.append(f"{split}: {seen.images:,} images{classes}")
+    if own.limit is not None:
+        parts.append(f"of the training images {own.limit:,} were used")
+    return "; ".join(map(shown, parts)) + "."
+
+
+def _recipe(flat: dict[str, Any]) -> dict[str, Any]:
+    """The settings that a result depends on, without places on this machine."""
+    return {
+        name: value
+        for name, value in flat.items()
+        if name not in _PLACES | NO_RESULT and value is not None and value is not False
+    }
+
+
+def _key(row: Evaluation) -> tuple[Any, ...]:
+    return (row.protocol, *(row.details.get(name) for name in ("data", "features", "k")))
+
+
+def _finals(results: RunResults) -> dict[tuple[Any, ...], Evaluation]:
+    """The last evaluation of each kind."""
+    return {_key(row): row for row in results.evaluations}
+
+
+def _lines(finished: FinishedRun, results: RunResults) -> tuple[ResultLine, ...]:
+    """The results, with those of the runs beside it that differ in their seed alone."""
+    others = [_finals(each) for each in _siblings(finished)]
+    lines = []
+    for key, row in _finals(results).items():
+        values = [row.top1, *(other[key].top1 for other in others if key in other)]
+        data = str(row.details.get("data") or results.data)
+        title = measure_name(row.protocol)
+        lines.append(ResultLine(title, Path(data).name or data, row.top1, tuple(values)))
+    return tuple(lines)
+
+
+def _siblings(finished: FinishedRun) -> Iterator[RunResults]:
+    """The finished runs in the same folder with the same settings but the seed."""
+    own = finished.folder.path.absolute()
+    wanted, seeds = result_settings(finished.settings), {finished.settings.run.seed}
+    for path in sorted(own.parent.iterdir()):
+        folder = RunFolder(path)
+        if path == own or not folder.config.is_file() or not folder.results.is_file():
+            continue
+        with suppress(DamagedResultsError, UserError, OSError):
+            theirs = folder.settings()
+            same = {**result_settings(theirs), "seed": wanted["seed"]} == wanted
+            if same and theirs.run.seed not in seeds:
+                seeds.add(theirs.run.seed)
+                yield load_results(path)
