@@ -6,7 +6,9 @@ import csv
 import importlib
 import json
 import math
+import os
 import shutil
+import socket
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,7 +16,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from filelock import FileLock
 from matplotlib.figure import Figure
 from PIL import Image
 
@@ -355,6 +356,7 @@ def test_mistakes_are_one_line_and_write_nothing(
         ("tsne", run, unlabeled): "is of other images than",
         ("softmax", run, "--weight", "2"): "--weight: 2 is out of range",
         ("weights", run, "--layers", "conv2"): "--layers: 'conv2' is no layer",
+        ("loss", run, unlabeled): "is on other data",
         ("accuracy", run, "--protocol", "moco"): "--protocol: 'moco' is unknown.",
         ("accuracy", run, "--against", "steps"): "--against: 'steps' is unknown.",
     }
@@ -381,10 +383,29 @@ def test_a_run_that_is_being_trained_is_told(
     runs: Path, tmp_path: Path, refuse: Callable[..., str]
 ):
     run = shutil.copytree(runs / "plain", tmp_path / "run")
-    with FileLock(run / ".lock"):
-        for name in ("tsne", "loss", "weights"):
-            assert "is still training" in refuse("plot", name, run, "--out", tmp_path / "x")
+    owner = {"host": socket.gethostname(), "process": os.getpid()}
+    (run / ".owner.json").write_text(json.dumps(owner))
+    for name in ("tsne", "loss", "weights"):
+        assert "is still training" in refuse("plot", name, run, "--out", tmp_path / "x")
     assert [path.name for path in tmp_path.iterdir()] == ["run"]
+
+
+@pytest.mark.usefixtures("unrendered")
+def test_curves_are_of_conditions_and_all_their_seeds(runs: Path, tmp_path: Path):
+    """Runs that differ in the seed alone are one condition, named by what differs."""
+    run = shutil.copytree(runs / "mixed", tmp_path / "other")
+    for name in ("config.yaml", "results.json"):
+        text = (run / name).read_text()
+        (run / name).write_text(
+            text.replace("seed: 0", "seed: 1").replace('"seed": 0', '"seed": 1')
+        )
+    found = drawn(tmp_path, "accuracy", runs / "plain", runs / "mixed", run, against="time")
+    rows = table(found)
+    assert {(row["condition"], row["seed"]) for row in rows} == {
+        ("MoCo", "0"), ("MoCo + Un-Mix", "0"), ("MoCo + Un-Mix", "1")
+    }  # fmt: skip
+    assert all(float(row["seconds"]) > 0 for row in rows)
+    assert "Training time" in words(found.figure)
 
 
 def test_other_names_of_a_figure_are_known():

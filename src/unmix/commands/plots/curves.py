@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
+from unmix.commands.conditions import conditions_drawn, grouped
 from unmix.commands.plots.drawn import Drawn, Request
 from unmix.commands.plots.opened import checked_folders
+from unmix.commands.reading import read_runs, short_names
 from unmix.display import measure_title
 from unmix.errors import UserError, check_choice
 from unmix.figures.accuracy import accuracy_against_epochs, accuracy_against_time
-from unmix.figures.progress import curves, read_metrics
-from unmix.figures.series import Condition, Series, conditions_of
+from unmix.figures.progress import curves
+from unmix.figures.series import Condition, Series
 from unmix.figures.widths import inches
-from unmix.names import shown
-from unmix.results import RunResults, load_results, protocols_of
-from unmix.training.run.folder import RunFolder
+from unmix.results import RunResults, protocols_of
 
 __all__ = ["accuracy", "knn", "loss"]
 
@@ -87,31 +87,28 @@ def _recorded(request: Request, column: str, accuracy: str, percent: bool) -> Dr
 
 
 def _conditions(request: Request) -> tuple[list[Condition], list[RunResults]]:
-    """The conditions of the runs, and the runs' results under names of their own."""
+    """The conditions of the runs, named as in the report, and the runs' results."""
     folders = checked_folders(request.runs)
-    results, metrics = [], {}
-    for folder, name in zip(folders, _names(folders), strict=True):
-        own = load_results(folder)
-        rows = tuple(row for row in own.evaluations if "data" not in row.details)
-        results.append(replace(own, name=name, data=shown(own.data), evaluations=rows))
-        if (path := RunFolder(folder).metrics).is_file():
-            metrics[name] = read_metrics(path)
-    data = {run.data for run in results}
-    if len(data) > 1:
-        raise UserError(
-            f"{folders[1]}: the runs are on different data ({', '.join(sorted(data))}), whose "
-            "curves do not compare; give runs on the same data.",
-        )
-    return conditions_of(results, metrics), results
-
-
-def _names(folders: Sequence[Path]) -> list[str]:
-    """The shortest ends of the paths that tell the folders apart."""
-    parts = [path.resolve().parts for path in folders]
-    length = 1
-    while len({part[-length:] for part in parts}) < len(parts):
-        length += 1
-    return [shown("/".join(part[-length:])) for part in parts]
+    names = short_names([str(path.resolve()) for path in folders])
+    known = {names[str(path.resolve())]: path for path in folders}
+    results = read_runs(known)
+    for run in results:
+        if not run.ended:
+            folder = known[run.name]
+            raise UserError(
+                f"{folder}: has not ended; to finish it: unmix pretrain --run "
+                f"{shlex.quote(str(folder))}"
+            )
+        if run.data != results[0].data:
+            raise UserError(
+                f"{known[run.name]}: is on other data ({run.data}) than {folders[0]} "
+                f"({results[0].data}), and their curves do not compare; give runs on the same data."
+            )
+    notes: list[str] = []
+    conditions = conditions_drawn(grouped(known, results), notes)
+    for note in notes:
+        request.say(note)
+    return conditions, results
 
 
 def _table(series: Sequence[Series], value: str) -> tuple[list[str], list[list[Any]]]:

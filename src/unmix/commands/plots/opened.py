@@ -16,9 +16,9 @@ from unmix.display import run_label
 from unmix.errors import UserError, check_given
 from unmix.hardware.threads import CoreMeter
 from unmix.names import shown
+from unmix.studies.watching import is_running
 from unmix.training.run.data_record import check_there
 from unmix.training.run.folder import RunFolder
-from unmix.training.run.lock import is_locked
 from unmix.training.run.parts import load_split
 
 __all__ = ["Images", "OpenRun", "checked_folders", "images_of", "labels_of", "open_runs"]
@@ -99,7 +99,7 @@ def checked_folders(runs: Sequence[Path], *, alone: bool = False) -> list[Path]:
                 )
         elif not path.is_dir():
             raise UserError(f"{path}: there is no such run folder.")
-        if folder.is_dir() and is_locked(folder):
+        if folder.is_dir() and is_running(folder):
             raise UserError(
                 f"{folder}: is still training; wait for its end, or follow it by unmix watch "
                 f"{folder}."

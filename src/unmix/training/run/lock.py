@@ -16,7 +16,7 @@ from filelock import FileLock, Timeout
 from unmix.errors import UserError
 from unmix.files import remove_left_over
 
-__all__ = ["LOCK", "OWNER", "is_locked", "results_lock", "run_lock"]
+__all__ = ["LOCK", "OWNER", "results_lock", "run_lock"]
 
 LOCK, OWNER = ".lock", ".owner.json"
 _RESULTS_LOCK = ".results.lock"
@@ -65,22 +65,6 @@ def run_lock(folder: Path, say: Callable[[str], None], flag: str = "--run") -> I
         for path in made:
             with suppress(OSError):
                 path.rmdir()
-
-
-def is_locked(folder: Path) -> bool:
-    """Whether a process on this machine is training the run in a folder; nothing is written."""
-    path = folder / LOCK
-    if not path.is_file():
-        return False
-    lock = FileLock(path)
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        return True
-    except OSError:  # a folder that cannot be written is not being trained from here
-        return False
-    lock.release()
-    return False
 
 
 @contextmanager
