@@ -196,18 +196,18 @@ class Findings:
         by = measure_name(c.protocol)
         if c.result is None:
             return f"{c.candidate} and {c.reference} have no seed in common: no comparison."
-        mean = f"{c.result.mean:+.1f} points"
+        amount = f"{abs(c.result.mean):.1f} points"
+        side = "above" if c.result.mean >= 0 else "below"
+        place = f"{c.candidate} is {amount} {side} {c.reference} ({by})"
         if self.exploratory:
-            return f"{c.candidate} is at {mean} to {c.reference} by {by}, without a verdict."
+            return f"{place}, without a verdict."
         if c.outcome in ("better", "worse"):
-            amount = f"{abs(c.result.mean):.1f} points"
             return f"{c.candidate} is {c.outcome} than {c.reference} by {amount} ({by})."
         if c.outcome == "too few":
-            return f"No verdict yet: {c.candidate} is at {mean} to {c.reference} ({by})."
+            return f"No verdict yet: {place}."
         if c.outcome == "undecided":
-            return f"Undecided: {c.candidate} is at {mean} to {c.reference} ({by})."
-        pair = f"{c.candidate} and {c.reference}"
-        return f"No difference between {pair} that these runs can show ({by}): {mean}."
+            return f"Undecided: {place}."
+        return f"No difference that these runs can show: {place}."
 
     def _without_comparison(self) -> str:
         """What there is to say where nothing is compared."""
