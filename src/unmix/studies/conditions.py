@@ -6,7 +6,7 @@ import difflib
 import itertools
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from unmix.config.catalog import catalog
@@ -42,7 +42,8 @@ class Condition:
     settings: Mapping[str, Any]
     like: str | None = None
     by: str = "compute"
-    group: str = ""
+    # Comparisons are stated where a study is written, so this is not part of what it says.
+    group: str = field(default="", compare=False)
     seeds: tuple[int, ...] | None = None
 
 
