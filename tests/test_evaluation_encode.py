@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import pickle
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from torch import nn
 import unmix
 from unmix.data import load
 from unmix.evaluation import LoadedEncoder, load_encoder, split_features
-from unmix.methods import MoCo
+from unmix.methods import MoCo, method_class
 from unmix.training.run.folder import RunFolder
 
 
@@ -133,7 +134,7 @@ def test_it_is_fine_tuned_where_gradients_are_asked_for(encoder: LoadedEncoder) 
         ({"image": 1}, "images: a dict"),
         (Image.new("F", (9, 9)), "image 0: its pixels are floating-point"),
         ("no/such.png", "no/such.png: No such file"),
-        (".", "is a folder; give the paths"),
+        (".", "holds no images"),
     ],
 )
 def test_what_is_no_picture_is_refused_by_name(
@@ -148,3 +149,46 @@ def test_a_broken_file_is_named(encoder: LoadedEncoder, folder: Path, tmp_path: 
     (tmp_path / "broken.png").write_bytes(b"nothing")
     with pytest.raises(unmix.UserError, match=r"broken.png: not an image"):
         encoder.encode([*sorted(folder.rglob("*.png")), tmp_path / "broken.png"])
+
+
+def test_a_folder_is_encoded_in_the_order_of_its_paths(
+    encoder: LoadedEncoder, folder: Path
+) -> None:
+    paths = sorted(folder.rglob("*.*"))
+    assert torch.equal(encoder.encode(folder), encoder.encode(paths))
+    assert torch.equal(encoder.encode(str(folder / "a")), encoder.encode(paths[:5]))
+
+
+@pytest.mark.parametrize("halves", [False, True])
+def test_it_is_copied_pickled_saved_and_compiled_as_any_module(
+    halves: bool, tmp_path: Path
+) -> None:
+    torch.manual_seed(0)
+    method = "cmc" if halves else "moco"
+    facts: dict[str, Any] = {
+        "method": method, "backbone": "resnet10", "width": 0.125, "stem": "auto", "size": 16,
+        "patch": None, "color_space": "Lab" if halves else "RGB", "mean": [0.5, 0.4, 0.3],
+        "std": [0.2, 0.25, 0.3], "range": [0, 4095],
+    }  # fmt: skip
+    backbone = method_class(method).build_backbone("resnet10", width=0.125, stem="auto", size=16)
+    RunFolder(tmp_path).write_encoder(backbone, facts)
+    encoder = load_encoder(tmp_path)
+    images = torch.randn(3, 3, 16, 16)
+    expected = encoder(images)
+    assert expected.shape == (3, encoder.feature_dim)
+    assert all(name.startswith("backbone.") for name in encoder.state_dict())
+    pixels = np.full((20, 30, 3), 100, dtype=np.uint8)
+    for other in (copy.deepcopy(encoder), pickle.loads(pickle.dumps(encoder))):
+        assert torch.equal(other(images), expected)
+        assert torch.equal(other.transform(pixels), encoder.transform(pixels))
+        assert other.range == (0, 4095)
+        with torch.no_grad():
+            next(other.parameters()).zero_()
+        assert torch.equal(encoder(images), expected)
+        other.load_state_dict(encoder.state_dict())
+        assert torch.equal(other(images), expected)
+    compiled = torch.compile(encoder, backend="eager", fullgraph=True)
+    torch.testing.assert_close(compiled(images), expected)
+    assert not encoder.training
+    assert encoder.train().training
+    assert encoder.eval().to(torch.float64)(images.double()).dtype == torch.float64

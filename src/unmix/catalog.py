@@ -170,6 +170,7 @@ def _functions() -> dict[str, Callable[..., Any]]:
         "finetune": "finetune",
         "import": "import_weights",
         "knn": "knn",
+        "neighbors": "neighbors",
         "plot": "plot",
         "preview": "preview",
         "probe": "probe",

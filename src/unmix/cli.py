@@ -97,7 +97,7 @@ def _run(args: list[str]) -> int:
         for word, text in candidates(args[1:], abouts, parser_of):
             print(f"{word}\t{text}")
         return 0
-    name, rest = args[0], args[1:]
+    name, rest = synonyms.SPELLINGS.get(args[0], args[0]), args[1:]
     if name not in COMMANDS:
         near = synonyms.COMMANDS.get(name.lower()) or synonyms.nearest(name, COMMANDS)
         hint = f" Did you mean {near!r}?" if near else ""
@@ -363,7 +363,7 @@ def data_command(args: list[str]) -> None:
 
 
 # Commands that continue where they were interrupted when they are started again.
-RESUMED = ("pretrain", "finetune", "transfer", "study", "demo", "data", "embed")
+RESUMED = ("pretrain", "finetune", "transfer", "study", "demo", "data", "embed", "neighbors")
 
 # Commands that print rows of results.json, and as JSON with --json.
 MEASURING = ("knn", "probe", "finetune", "transfer", "quality", "detect")
@@ -381,6 +381,7 @@ COMMANDS: dict[str, tuple[str, Callable[[list[str]], None]]] = {
     "quality": ("measure runs without labels, and say which to keep", calling("quality")),
     "detect": ("train and evaluate a detector on a run's encoder", calling("detect")),
     "embed": ("write the features of images to a file", calling("embed")),
+    "neighbors": ("draw nearest neighbors, and list near-duplicates", calling("neighbors")),
     "export": ("write an encoder for another tool", calling("export")),
     "study": ("compare conditions over paired seeds, with statistical tests", study_command),
     "compare": ("compare runs in a table, figures and a report", compare_command),

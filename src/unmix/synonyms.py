@@ -14,7 +14,8 @@ from importlib.util import find_spec
 from pathlib import Path
 
 __all__ = [
-    "COMMANDS", "FLAGS", "VALUES", "called", "called_value", "hint", "nearest", "timm_models",
+    "COMMANDS", "FLAGS", "SPELLINGS", "VALUES", "called", "called_value", "hint", "nearest",
+    "timm_models",
 ]  # fmt: skip
 
 # Our flag (of several, the first that the command has), a remark, and the other tools' flags.
@@ -170,6 +171,9 @@ COMMANDS = {
     "models": "methods", "convert": "import", "load": "import", "import_weights": "import",
 }  # fmt: skip
 """Commands of other tools, each with ours."""
+
+SPELLINGS = {"neighbours": "neighbors"}
+"""British spellings of commands, which are accepted."""
 
 VALUES: dict[str, dict[str, str]] = {
     "device": {"gpu": "cuda", "gpus": "cuda", "nvidia": "cuda", "0": "cuda", "metal": "mps"},

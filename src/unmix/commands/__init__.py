@@ -10,6 +10,7 @@ from unmix.commands.export import export
 from unmix.commands.finetune import finetune
 from unmix.commands.import_weights import import_weights
 from unmix.commands.knn import knn
+from unmix.commands.neighbors import neighbors
 from unmix.commands.pack import pack
 from unmix.commands.plot import Plot, plot
 from unmix.commands.preview import preview
@@ -30,6 +31,7 @@ __all__ = [
     "import_weights",
     "knn",
     "load_method",
+    "neighbors",
     "pack",
     "plot",
     "preview",

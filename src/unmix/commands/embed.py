@@ -22,7 +22,7 @@ from unmix.names import shown, stored
 from unmix.training.console import Estimate, quiet_libraries
 from unmix.training.console import say as print_line
 
-__all__ = ["check_new", "embed", "encoder_of_layer", "make_features"]
+__all__ = ["check_new", "embed", "embedding_chunks", "encoder_of_layer", "make_features"]
 
 _DTYPES = ("float32", "float16")
 
@@ -92,7 +92,7 @@ def embed(
     finished = FinishedRun.open(run, device)
     encode, dim = encoder_of_layer(finished, layer, features)
     sets = image_sets(finished, split, data, data_dir, train_folder, test_folder, say)
-    chunks = _chunks(path, finished, sets, layer, features, dim, dtype, batch_size)
+    chunks = embedding_chunks(path, finished, sets, layer, features, dim, dtype, batch_size)
     with finished.computing(threads, cores, say), chunks.opened(overwrite):
         if not chunks.ready.is_dir():
             make_features(chunks, finished, encode, say, batch_size, overwrite)
@@ -179,7 +179,7 @@ def _partial(path: Path) -> Path:
     return path.with_name(f".{path.name}.partial")
 
 
-def _chunks(
+def embedding_chunks(
     path: Path,
     finished: FinishedRun,
     sets: Sequence[ImageSet],
@@ -189,6 +189,7 @@ def _chunks(
     dtype: str,
     batch_size: int,
 ) -> Chunks:
+    """The chunks of features of some splits; see `Chunks`."""
     named = [NamedSet(images) for images in sets]
     plan = {
         "encoder": _digest(finished), "data": stored(sets[0].name), "layer": layer,

@@ -7,13 +7,15 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from unmix import __version__
 from unmix.commands.embed import check_new
 from unmix.commands.finished import FinishedRun, Say
-from unmix.display import measure_name, method_name
+from unmix.config import Settings, field_names
+from unmix.display import measure_title, method_name
 from unmix.errors import UserError, check_choice
 from unmix.export import TARGETS, Card, Source
 from unmix.export.card import ResultLine
@@ -26,7 +28,7 @@ from unmix.training.run.folder import RunFolder
 
 __all__ = ["export"]
 
-_PLACES = {"data", "data_dir", "run", "train_folder", "test_folder", "init", "download"}
+_PLACES = {"data", "data_dir", "run", "train_folder", "test_folder", "init", "max_pixels", "strict"}
 
 
 def export(
@@ -159,11 +161,11 @@ def _card(finished: FinishedRun, name: str, license_: str) -> Card:
         results = load_results(finished.folder.path)
         return Card(
             name, license_, _about(results, network, method), _data(finished),
-            _recipe(settings.flat()), _lines(finished, results),
+            _recipe(settings), _lines(finished, results),
             {k: v for k, v in results.versions.items() if isinstance(v, str)},
         )  # fmt: skip
     about = f"An encoder ({network}), pretrained by {method} with unmix {__version__}."
-    return Card(name, license_, about, _data(finished), _recipe(settings.flat()))
+    return Card(name, license_, about, _data(finished), _recipe(settings))
 
 
 def _about(results: RunResults, network: str, method: str) -> str:
@@ -172,8 +174,7 @@ def _about(results: RunResults, network: str, method: str) -> str:
     )
     return (
         f"An encoder ({network}, images of {results.size} px), pretrained without labels by "
-        f"{method} {mixture} for {results.epochs} epochs, with "
-        f"[unmix](https://pypi.org/project/unmix/)."
+        f"{method} {mixture} for {results.epochs} epochs, with unmix."
     )
 
 
@@ -190,13 +191,20 @@ def _data(finished: FinishedRun) -> str:
     return "; ".join(map(shown, parts)) + "."
 
 
-def _recipe(flat: dict[str, Any]) -> dict[str, Any]:
-    """The settings that a result depends on, without places on this machine."""
-    return {
-        name: value
-        for name, value in flat.items()
-        if name not in _PLACES | NO_RESULT and value is not None and value is not False
-    }
+def _recipe(settings: Settings) -> dict[str, Any]:
+    """The settings that a result depends on: those that apply, without places on this machine."""
+    mixture, views, schedule = settings.mixture, settings.views, settings.optimizer.schedule
+    unused = {*field_names("machine"), *field_names("evaluation"), *_PLACES, *NO_RESULT}
+    if not views.local_crops:
+        unused |= {name for name in field_names("views") if name.startswith("local_")}
+    if schedule != "step":
+        unused |= {"milestones", "gamma"}
+    default = asdict(type(mixture)())
+    for name, value in asdict(mixture).items():
+        if value == default[name]:
+            unused.add(name)
+    empty: tuple[Any, ...] = (None, False, (), [], "")
+    return {k: v for k, v in settings.flat().items() if k not in unused and v not in empty}
 
 
 def _key(row: Evaluation) -> tuple[Any, ...]:
@@ -215,7 +223,7 @@ def _lines(finished: FinishedRun, results: RunResults) -> tuple[ResultLine, ...]
     for key, row in _finals(results).items():
         values = [row.top1, *(other[key].top1 for other in others if key in other)]
         data = str(row.details.get("data") or results.data)
-        title = measure_name(row.protocol)
+        title = measure_title(row.protocol)
         lines.append(ResultLine(title, Path(data).name or data, row.top1, tuple(values)))
     return tuple(lines)
 

@@ -16,7 +16,8 @@ from torch import Tensor, nn
 
 from unmix.backbones import HalfEncoders, feature_dim
 from unmix.checksums import CHECKSUM, checksum_differs
-from unmix.data.python_images import as_batch, given_uint8
+from unmix.data.listing import list_tree
+from unmix.data.python_images import as_batch, given_uint8, is_path
 from unmix.errors import UserError, check_number
 from unmix.methods import method_class
 from unmix.views import Views, preset
@@ -85,7 +86,9 @@ class LoadedEncoder(nn.Module):
 
         Args:
             images: One image or a sequence: PIL images, paths, uint8 arrays (H, W, C), uint8
-                tensors (C, H, W); or a batch of pixels, uint8 (N, C, H, W) or (N, H, W, C).
+                tensors (C, H, W); or a batch of pixels, uint8 (N, C, H, W) or (N, H, W, C); or a
+                folder, whose images at any depth are encoded in the sorted order of their paths
+                (`unmix embed` writes features of many images to a file, with their paths).
             grad: Whether features have a gradient, for fine-tuning; a frozen encoder is unfrozen.
                 Its mode is kept: call `encoder.train()` to train batch norm as well.
             batch_size: Images that are encoded at a time.
@@ -97,6 +100,8 @@ class LoadedEncoder(nn.Module):
         if grad and not any(p.requires_grad for p in self.backbone.parameters()):
             self.backbone.requires_grad_(True)
         device = next(self.backbone.parameters()).device
+        if is_path(images) and Path(images).is_dir():
+            images = sorted(list_tree(images).paths)
         batch = as_batch(images)
         features = []
         with torch.set_grad_enabled(grad):
