@@ -14,6 +14,9 @@ ABOUTS = {
     "probe": "Linear probe of a run's encoder.",
     "finetune": "Fine-tune a run's encoder, on all labels or a part of them.",
     "transfer": "Evaluate runs on other labeled data sets, in one table.",
+    "embed": "Write the features of images to a file, with their paths and labels.",
+    "neighbors": "Draw a contact sheet of nearest neighbors, and list near-duplicates.",
+    "export": "Write a run's encoder for another tool, and print how to load it.",
     "quality": "Measure encoders without labels; of several runs, say which one to keep.",
     "detect": "Train Faster R-CNN on a run's encoder, and measure its average precision.",
     "compare": "Compare runs in a table, figures and a report.",
@@ -24,6 +27,26 @@ ABOUTS = {
 }
 
 COMMAND_EXAMPLES = {
+    "embed": """\
+examples:
+  unmix embed runs/a --out features.npz
+  unmix embed runs/a --data FOLDER --out features.parquet --layer layer3 --dtype float16
+  unmix embed net.safetensors --data cifar10 --data_dir DIR --split test --out features.npy
+
+Give the same command to continue.""",
+    "export": """\
+examples:
+  unmix export runs/a --to onnx --out encoder.onnx
+  unmix export runs/a --to onnx --pixels --opset 18 --out encoder.onnx
+  unmix export runs/a --to hub --license apache-2.0 --out my-encoder
+  unmix export runs/a --to detectron2""",
+    "neighbors": """\
+examples:
+  unmix neighbors runs/a --data FOLDER
+  unmix neighbors runs/a --data FOLDER --query a.jpg b.jpg --k 16 --out found
+  unmix neighbors runs/a --data FOLDER --threshold 0.99 --images 30
+
+Give the same command to continue.""",
     "finetune": """\
 examples:
   unmix finetune runs/a
