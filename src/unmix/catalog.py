@@ -178,6 +178,7 @@ def _functions() -> dict[str, Callable[..., Any]]:
         "study show": "show_study",
         "study": "study",
         "transfer": "transfer",
+        "watch": "watch",
     }
     return {name: getattr(commands, function) for name, function in functions.items()}
 

@@ -18,6 +18,7 @@ from unmix.commands.probe import probe
 from unmix.commands.quality import quality
 from unmix.commands.study import show_study, study
 from unmix.commands.transfer import transfer
+from unmix.commands.watch import watch
 
 __all__ = [
     "Plot",
@@ -40,4 +41,5 @@ __all__ = [
     "show_study",
     "study",
     "transfer",
+    "watch",
 ]

@@ -47,6 +47,8 @@ def comparison_report(
     baselines: Mapping[str, Mapping[str, float]],
     notes: Sequence[str],
     command: str,
+    *,
+    samples: bool = True,
 ) -> Report:
     """The content of the report of some runs.
 
@@ -58,10 +60,12 @@ def comparison_report(
         baselines: Accuracy of what needs no training: name, protocol, percent.
         notes: What a reader must know.
         command: That made the report.
+        samples: Whether to draw mixtures, which needs the images.
     """
     members = list(groups.groups.values())
     results = [run.results for group in members for run in group.all]
-    samples, missing = mixture_samples({group.name: group.first.folder for group in members})
+    first = {group.name: group.first.folder for group in members}
+    mixed, missing = mixture_samples(first) if samples else ([], [])
     findings = groups.findings
     singles = [line.strip() for line in groups.words() if line.startswith(" ")]
     return Report(
@@ -97,7 +101,7 @@ def comparison_report(
         + quality_tables(results),
         curves=curve_sets(drawn, baselines),
         pictures=pictures,
-        samples=samples,
+        samples=mixed,
         differing=[
             (key, [value_text(values.get(group.name), key) for group in members])
             for key, values in groups.differing().items()

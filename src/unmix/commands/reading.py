@@ -100,7 +100,10 @@ def read_run(folder: Path) -> RunResults:
         settings = RunFolder(folder).settings()
         if is_extending(settings, results):
             before = results.epochs
-            now = replace(results, epochs=settings.run.epochs, running=is_running(folder))
+            training = {**results.training, "batch_size": settings.run.batch_size}
+            now = replace(
+                results, epochs=settings.run.epochs, running=is_running(folder), training=training
+            )
             done = max(_epochs(folder), before)
             return _with_metrics(replace(now, complete_epochs=done), folder, settings.flat())
     return results
@@ -119,7 +122,7 @@ def _unfinished(folder: Path, running: bool) -> RunResults:
         known["data"] = known["data"] if record is None else record.typed
     results = RunResults(
         name=folder.name, mixture=settings.mixture.name, command="", running=running,
-        complete_epochs=_epochs(folder), **known,
+        complete_epochs=_epochs(folder), training={"batch_size": words["batch_size"]}, **known,
     )  # fmt: skip
     return _with_metrics(results, folder, words)
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from unmix.commands.compare_report import answer_of, differences_of
+from unmix.commands.reading import read_run
 from unmix.commands.report_samples import mixture_samples
 from unmix.display import (
     DASH,
@@ -33,7 +34,7 @@ from unmix.figures.report_content import (
 from unmix.figures.report_runs import curve_sets, environment, flat, summary
 from unmix.figures.series import Condition as Measured
 from unmix.figures.series import Metrics
-from unmix.results import RunResults, load_results
+from unmix.results import RunResults
 from unmix.studies import StudyResults
 from unmix.studies.plan import slug
 from unmix.studies.summary import over_rows
@@ -120,7 +121,7 @@ def _measured(name: str, folders: Mapping[int, Path]) -> Measured:
     for seed, folder in folders.items():
         runs[seed] = RunResults(name, "", "none", "", "", 1.0, 0, 0, seed, "")
         with suppress(UserError):
-            runs[seed] = load_results(folder)
+            runs[seed] = read_run(folder)
         with suppress(UserError):
             metrics[seed] = read_metrics(folder / "metrics.csv")
     return Measured(name, runs, metrics)

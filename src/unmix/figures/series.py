@@ -135,8 +135,11 @@ class Condition:
     def _seconds(self, seed: int) -> dict[int, float]:
         run = self.runs[seed]
         spent = run.training.get("seconds")
-        total = float(spent) if isinstance(spent, int | float) else None
-        if found := training_seconds(self.metrics.get(seed, {}), total):
+        # What a run took so far says nothing of the epochs of one that goes on.
+        known = run.ended and isinstance(spent, int | float)
+        total = float(spent) if known else None  # type: ignore[arg-type]
+        batch_size = run.training.get("batch_size")
+        if found := training_seconds(self.metrics.get(seed, {}), total, batch_size):
             return found
         # Without records: every epoch takes as long.
         return {} if total is None else {e: total * e / run.epochs for e in range(run.epochs + 1)}

@@ -437,11 +437,18 @@
   addEventListener("afterprint", () => closed.forEach((element) => { element.open = false; }));
 
   /* A page of runs that are still trained asks for itself again. */
+  let tag = null;
   async function refresh() {
     if (!dialog.open && !document.hidden) {
       try {
-        const answer = await fetch(location.href, { cache: "no-store" });
+        const headers = tag ? { "If-None-Match": tag } : {};
+        const answer = await fetch(location.href, { cache: "no-store", headers });
+        if (answer.status === 304) {
+          schedule();
+          return;
+        }
         if (!answer.ok) throw new Error(answer.statusText);
+        tag = answer.headers.get("ETag");
         const fresh = new DOMParser().parseFromString(await answer.text(), "text/html");
         const page = fresh.getElementById("page"), [left, top] = [scrollX, scrollY];
         charts.forEach((chart) => chart.u?.destroy());
@@ -452,6 +459,7 @@
         start();
         scrollTo(left, top);
       } catch {
+        tag = null;  // the next answer replaces the notice
         const box = document.querySelector(".running");
         if (box && !box.classList.contains("lost")) {
           box.classList.add("lost");
