@@ -22,10 +22,16 @@ from unmix.commands.predictions import Predictions, predictions
 from unmix.commands.reading import given_folders, read_runs, short_names
 from unmix.display import measure_name
 from unmix.errors import UserError, check_given, check_number
-from unmix.figures import accuracy_against_epochs, curves, save, write_page
+from unmix.figures import (
+    accuracy_against_epochs,
+    accuracy_against_time,
+    curves,
+    save,
+    write_page,
+)
 from unmix.figures.report_content import Picture
 from unmix.figures.saving import inline
-from unmix.figures.series import Condition
+from unmix.figures.series import Condition, looks_for
 from unmix.files import atomic_write
 from unmix.names import json_bytes, shown
 from unmix.results import RunResults, finite, protocols_of
@@ -68,7 +74,7 @@ def compare(
     run that is still trained is shown with its epoch, and counts once it has ended.
 
     Printed are the answer, the settings that differ, the conditions with their cost, and the runs.
-    Written are `accuracy`, `curves` and `predictions` as PNG and SVG, `softness.json`,
+    Written are `accuracy`, `time`, `curves` and `predictions` as PNG and SVG, `softness.json`,
     `compare.json` with all numbers, and `report.html`. What cannot be made of these runs is left
     out, with a line that says why.
 
@@ -211,6 +217,7 @@ def _figures(
 ) -> dict[str, _Drawn]:
     """Draw what the runs' results and metrics give, by title."""
     figures = {}
+    looks = looks_for(conditions)  # the same in every figure
     results = [run for condition in conditions for run in condition.runs.values()]
     preferred = ("linear", "knn", *protocols_of(results))
     protocol = next((name for name in preferred if any(r.of(name) for r in results)), None)
@@ -220,14 +227,21 @@ def _figures(
         references = {name: row[protocol] for name, row in baselines.items() if protocol in row}
         figures["Accuracy against epochs"] = _Drawn(
             "accuracy",
-            accuracy_against_epochs(conditions, protocol, references),
+            accuracy_against_epochs(conditions, protocol, references, looks=looks),
             f"Top-1 accuracy, {measure_name(protocol)}; baselines are dotted.",
+        )
+        machines = {str(run.hardware.get("gpu") or run.hardware.get("cpu")) for run in results}
+        other = "; these runs were on different hardware" if len(machines) > 1 else ""
+        figures["Accuracy against time"] = _Drawn(
+            "time",
+            accuracy_against_time(conditions, protocol, references, looks=looks),
+            f"The same, against the time of training without evaluations{other}.",
         )
     recorded = [condition for condition in conditions if condition.metrics]
     if recorded:
         figures["Course of training"] = _Drawn(
             "curves",
-            curves(recorded),
+            curves(recorded, looks=looks),
             "Losses with and without a mixture are sums of different terms: compare their course, "
             "not their height.",
         )

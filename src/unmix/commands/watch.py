@@ -73,10 +73,11 @@ class _Live:
     Args:
         subject: What is watched.
         say: Prints a line.
+        refresh: Seconds after which the page asks again.
     """
 
-    def __init__(self, subject: Watched, say: Say) -> None:
-        self.subject, self.say = subject, say
+    def __init__(self, subject: Watched, say: Say, refresh: float = _REFRESH) -> None:
+        self.subject, self.say, self.refresh = subject, say, refresh
         self.stamp: object = None
         self.report: Report | None = None
         self.html = ""
@@ -100,7 +101,7 @@ class _Live:
             self._read(stamp)
             state = self.subject.state()
         assert self.report is not None
-        running = Running(_sentence(state), state.done, _REFRESH)
+        running = Running(_sentence(state), state.done, self.refresh)
         html = page(replace(self.report, running=running))
         with self.lock:
             self.html = html

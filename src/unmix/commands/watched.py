@@ -101,8 +101,11 @@ class _Runs:
         if self.seen and not any(path.is_dir() for path in self.paths):
             raise UserError(f"{self.paths[0]}: was deleted; there is nothing left to watch.")
         each = {name: run_state(path) for name, path in self.known.items()}
+        begun = [state for state in each.values() if state.what != "not begun"]
+        if not begun:
+            return State("no run has begun yet", 0.0, False, False)
         if len(each) == 1:
-            return next(iter(each.values()))
+            return begun[0]
         finished = sum(state.finished for state in each.values())
         running = {name: state for name, state in each.items() if state.running}
         shares = [state.done or 0.0 for state in each.values()]
@@ -110,8 +113,10 @@ class _Runs:
         if all_done:
             return State(f"finished, all {len(each)} runs", 1.0, True, False)
         count = f"{finished} of {len(each)} runs are finished"
+        if len(begun) < len(each):
+            count += f", {len(each) - len(begun)} not begun"
         if not running:
-            return State(f"stopped, {count}; no process trains the others", done, False, False)
+            return State(f"no process trains these runs, {count}", done, False, False)
         words = "; ".join(
             f"{name}: {s.what.removeprefix('running, ')}" for name, s in running.items()
         )

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from unmix.config.saved import is_run, saved_settings
-from unmix.display import duration
+from unmix.display import counted
 from unmix.errors import UserError
 from unmix.studies.analysis import StudyResults, read_study
 from unmix.studies.plan import slug
@@ -49,10 +49,14 @@ class State:
 
     @property
     def text(self) -> str:
-        """In words: "running, epoch 3 of 40, about 2 min left"."""
+        """In words: "running, epoch 3 of 40, about 2 minutes left"."""
         if self.seconds_left is None:
             return self.what
-        return f"{self.what}, about {duration(self.seconds_left)} left"
+        minutes = round(self.seconds_left / 60)
+        if minutes >= 90:
+            return f"{self.what}, about {minutes / 60:.1f} hours left"
+        about = f"about {counted(minutes, 'minute')}" if minutes else "less than a minute"
+        return f"{self.what}, {about} left"
 
 
 def run_state(folder: Path) -> State:
@@ -68,7 +72,7 @@ def run_state(folder: Path) -> State:
     if not running and (folder / "results.json").exists():
         return State("finished", 1.0, True, False)
     if planned is None:
-        text = "begun, without settings yet" if running else "there is no run in it yet"
+        text = "begun, without settings yet" if running else "not begun"
         return State(text, None, False, running)
     epochs, batch_size = planned
     where = f"epoch {min(done, epochs)} of {epochs}"
