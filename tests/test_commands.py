@@ -383,7 +383,7 @@ def test_other_ways_to_measure_have_rows_of_their_own(runs: Path):
 
 # --- comparing --------------------------------------------------------------------------------
 
-FIGURES = {f"{stem}.{kind}" for stem in ("accuracy", "curves") for kind in ("png", "svg")}
+FIGURES = {f"{stem}.{kind}" for stem in ("accuracy", "time", "curves") for kind in ("png", "svg")}
 PREDICTIONS = {"predictions.png", "predictions.svg", "softness.json"}
 
 
@@ -476,7 +476,7 @@ def test_a_missing_encoder_or_metrics_leaves_out_only_what_needs_it(runs: Path):
     lines: list[str] = []
     folder = compare([runs / "moco"], device="cpu", say=lines.append).folder
     assert {path.name for path in folder.iterdir()} == {
-        "accuracy.png", "accuracy.svg", "report.html", "compare.json",
+        "accuracy.png", "accuracy.svg", "time.png", "time.svg", "report.html", "compare.json",
     }  # fmt: skip
     assert any(line.startswith("There are no prediction curves: ") for line in lines)
     assert any(line.startswith("moco has no curves: ") for line in lines)

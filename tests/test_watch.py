@@ -19,7 +19,7 @@ import pytest
 from playwright.sync_api import Browser
 
 from unmix.commands import watch as command
-from unmix.commands.serving import HOST, address, bound, serving
+from unmix.commands.serving import HOST, Page, address, bound, serving
 from unmix.commands.watch import _Live
 from unmix.commands.watched import watched
 from unmix.config import Settings
@@ -87,7 +87,7 @@ def asked(
 
 
 def test_the_page_is_for_this_machine_alone_and_there_is_nothing_else() -> None:
-    with bound() as server, serving(server, lambda: "<p>page</p>") as url:
+    with bound() as server, serving(server, lambda: Page("<p>page</p>", "a")) as url:
         port = server.server_address[1]
         assert (url, address(server)) == (f"http://127.0.0.1:{port}/",) * 2
         assert server.server_address[0] == "127.0.0.1"
@@ -110,7 +110,7 @@ def test_the_page_is_for_this_machine_alone_and_there_is_nothing_else() -> None:
 
 
 def test_what_has_not_changed_is_not_sent_again() -> None:
-    page = ["one"]
+    page = [Page("one", "1")]
     with bound() as server, serving(server, lambda: page[0]):
         port = server.server_address[1]
         _, headers, body = asked(port)
@@ -118,7 +118,7 @@ def test_what_has_not_changed_is_not_sent_again() -> None:
         status, same, nothing = asked(port, method="HEAD")
         assert (status, same["ETag"], same["Content-Length"], nothing) == (200, tag, "3", b"")
         assert asked(port, If_None_Match=tag)[0::2] == (304, b"")
-        page[0] = "two"
+        page[0] = Page("two", "2")
         assert asked(port, If_None_Match=tag)[0::2] == (200, b"two")
         assert body == b"one"
 
@@ -167,16 +167,16 @@ def test_runs_are_followed_from_before_they_begin_to_their_end(tmp_path: Path) -
     paths = tmp_path / "a", tmp_path / "b"
     page, said = live(*paths)
     assert page.renew().what == "no run has begun yet"
-    assert "does not exist; waiting for a run" in page.page()
+    assert "does not exist; waiting for a run" in page.page().html
     begin(paths[0])
     train(paths[0], 3)
     assert page.renew().what == "running, 0 of 2 runs are finished, 1 not begun; a: epoch 3 of 40"
-    assert "a: epoch 3 of 40" in page.page()
+    assert "a: epoch 3 of 40" in page.page().html
     begin(paths[1], seed=1)
     finish(paths[0], 70.0)
     finish(paths[1], 72.0)
     assert page.renew().text == "finished, all 2 runs"
-    html = page.page()
+    html = page.page().html
     assert "Finished, all 2 runs." in html
     assert "71.0 ± 1.4" in html  # both seeds are one condition
     assert said == []
@@ -187,14 +187,14 @@ def test_a_damaged_file_is_one_line_and_the_page_shows_what_was_there(tmp_path: 
     finish(folder, 70.0)
     page, said = live(folder)
     page.renew()
-    assert "70.0" in page.page()
+    assert "70.0" in page.page().html
     (folder / "results.json").write_text("{")
     for _ in range(2):
         page.renew()
     assert len(said) == 1
     assert "results.json: is not valid JSON" in said[0]
-    assert "70.0" in page.page()
-    assert "is not valid JSON" in page.page()
+    assert "70.0" in page.page().html
+    assert "is not valid JSON" in page.page().html
 
 
 def test_a_deleted_run_ends_it_if_nothing_is_left(tmp_path: Path) -> None:
@@ -203,7 +203,7 @@ def test_a_deleted_run_ends_it_if_nothing_is_left(tmp_path: Path) -> None:
     page.renew()
     shutil.rmtree(paths[0])
     page.renew()
-    assert "a: " in page.page()
+    assert "a: " in page.page().html
     shutil.rmtree(paths[1])
     with pytest.raises(UserError, match="was deleted; there is nothing left to watch"):
         page.renew()
@@ -217,7 +217,7 @@ def test_a_study_without_cells_and_one_that_was_deleted(tmp_path: Path) -> None:
     (folder / "study.yaml").write_text(json.dumps(study.content()))
     page, _ = live(folder)
     assert page.renew().what == "stopped, 0 of 12 cells measured; no process works on it"
-    assert "Stopped, 0 of 12 cells measured" in page.page()
+    assert "Stopped, 0 of 12 cells measured" in page.page().html
     shutil.rmtree(folder)
     with pytest.raises(UserError, match="was deleted"):
         page.renew()

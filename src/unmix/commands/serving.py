@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import hashlib
 import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any
+from typing import Any, NamedTuple
 
 from unmix.errors import UserError, check_number
 
-__all__ = ["HOST", "PORT", "address", "bound", "serving"]
+__all__ = ["HOST", "PORT", "Page", "address", "bound", "serving"]
 
 HOST = "127.0.0.1"
 PORT = 8642
@@ -32,9 +31,16 @@ _HEADERS = {
 }
 
 
+class Page(NamedTuple):
+    """What is served: HTML, and a text that is another one for any other HTML."""
+
+    html: str
+    tag: str
+
+
 class _Server(ThreadingHTTPServer):
     daemon_threads = True
-    page: Callable[[], str]
+    page: Callable[[], Page]
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         """Show an error, except that of a browser that closes its connection."""
@@ -70,8 +76,9 @@ class _Handler(BaseHTTPRequestHandler):
         elif path != "/":
             self._send(HTTPStatus.NOT_FOUND, b"there is only one page: /\n", body=body)
         else:
-            content = self.server.page().encode(errors="backslashreplace")
-            tag = f'"{hashlib.sha256(content).hexdigest()[:32]}"'
+            page = self.server.page()
+            content = page.html.encode(errors="backslashreplace")
+            tag = f'"{page.tag}"'
             known = [each.strip() for each in self.headers.get("If-None-Match", "").split(",")]
             if tag in known or f"W/{tag}" in known:
                 self._send(HTTPStatus.NOT_MODIFIED, b"", {"ETag": tag}, body=False)
@@ -135,12 +142,12 @@ def address(server: _Server) -> str:
 
 
 @contextmanager
-def serving(server: _Server, page: Callable[[], str]) -> Iterator[str]:
+def serving(server: _Server, page: Callable[[], Page]) -> Iterator[str]:
     """Serve a page, beside what the program does; gives its address.
 
     Args:
         server: Of `bound`.
-        page: Its HTML as it is now; called from several threads.
+        page: Gives it as it is now; called from several threads.
     """
     server.page = page
     thread = threading.Thread(target=server.serve_forever, args=(0.1,), daemon=True)

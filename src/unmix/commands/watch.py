@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import threading
+import hashlib
 import time
 import webbrowser
 from collections.abc import Sequence
@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from unmix.commands.finished import Say
-from unmix.commands.serving import bound, serving
+from unmix.commands.serving import Page, bound, serving
 from unmix.commands.watched import Watched, watched
 from unmix.errors import UserError
 from unmix.figures.report import page
@@ -80,14 +80,13 @@ class _Live:
         self.subject, self.say, self.refresh = subject, say, refresh
         self.stamp: object = None
         self.report: Report | None = None
-        self.html = ""
+        self.served: Page | None = None
         self.told = ""
-        self.lock = threading.Lock()
 
-    def page(self) -> str:
-        """Its HTML."""
-        with self.lock:
-            return self.html
+    def page(self) -> Page:
+        """As it is served."""
+        assert self.served is not None
+        return self.served
 
     def renew(self) -> State:
         """Read what has changed; gives how far the training is.
@@ -102,9 +101,10 @@ class _Live:
             state = self.subject.state()
         assert self.report is not None
         running = Running(_sentence(state), state.done, self.refresh)
-        html = page(replace(self.report, running=running))
-        with self.lock:
-            self.html = html
+        tag = hashlib.sha256(repr((self.report, running)).encode(errors="replace")).hexdigest()
+        if self.served is None or self.served.tag != tag:
+            found = replace(self.report, running=replace(running, tag=tag))
+            self.served = Page(page(found), tag)
         return state
 
     def _read(self, stamp: object) -> None:

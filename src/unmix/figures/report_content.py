@@ -225,11 +225,13 @@ class Running:
         text: Such as "3 of 12 runs are complete; MoCo, seed 3 is at epoch 17 of 40".
         done: Fraction that is complete, in [0, 1]; None if unknown.
         refresh: Seconds after which a page that is served asks for itself again; None for a file.
+        tag: Of this state: a page that is served asks only for another one (`If-None-Match`).
     """
 
     text: str
     done: float | None = None
     refresh: float | None = None
+    tag: str = ""
 
 
 @dataclass(frozen=True)

@@ -437,7 +437,7 @@
   addEventListener("afterprint", () => closed.forEach((element) => { element.open = false; }));
 
   /* A page of runs that are still trained asks for itself again. */
-  let tag = null;
+  let tag = root.dataset.tag ? `"${root.dataset.tag}"` : null;
   async function refresh() {
     if (!dialog.open && !document.hidden) {
       try {
