@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from matplotlib import rc_context, rcParams
 from matplotlib.axes import Axes
-from matplotlib.colors import LinearSegmentedColormap
+from matplotlib.colors import LinearSegmentedColormap, to_rgb
 from matplotlib.figure import Figure
 from numpy.typing import ArrayLike, NDArray
 
@@ -18,7 +18,8 @@ from unmix.figures.widths import inches, write_caption
 
 __all__ = ["confusion_matrix"]
 
-_FULL = "#0B5CAD"
+# On light and on dark paper.
+_FULL = ("#0B5CAD", "#58A6FF")
 _MOST_NAMED, _MOST_NUMBERED = 40, 20
 
 
@@ -59,7 +60,7 @@ def confusion_matrix(
     rows = -(-len(counts) // columns)
     side = min(across / columns, 4.8)
     with rc_context({**style(theme), "axes.grid": False}):
-        figure = Figure(figsize=(across, rows * side + 0.4), layout="constrained")
+        figure = Figure(figsize=(across, rows * (side + 0.3) + 0.3), layout="constrained")
         cells = list(figure.subplots(rows, columns, squeeze=False).flat)
         for number, (axes, (name, values)) in enumerate(zip(cells, counts.items(), strict=False)):
             axes.set_title(shorten(name, 40))
@@ -77,7 +78,7 @@ def _draw(
     totals = counts.sum(axis=1, keepdims=True)
     share = 100 * counts / np.where(totals > 0, totals, 1)
     paper = rcParams["figure.facecolor"]
-    colors = LinearSegmentedColormap.from_list("share", [paper, _FULL])
+    colors = LinearSegmentedColormap.from_list("share", [paper, _FULL[_is_dark(to_rgb(paper))]])
     axes.imshow(share, cmap=colors, vmin=0, vmax=100, interpolation="nearest")
     axes.spines[:].set_visible(True)
     for row in np.flatnonzero(totals[:, 0] == 0):
@@ -85,14 +86,14 @@ def _draw(
                      linewidth=0)  # fmt: skip
     size = float(np.clip(60 / n, 3.2, 7)) * (0.85 if small else 1)
     if n <= _MOST_NUMBERED:
-        ink = rcParams["text.color"]
         for (row, column), value in np.ndenumerate(share):
             if value >= 0.5:
                 axes.text(
                     column, row, f"{value:.0f}", ha="center", va="center", fontsize=size,
-                    color="#FFFFFF" if _is_dark(colors(value / 100)) else ink,
+                    color="#FFFFFF" if _is_dark(colors(value / 100)) else "#111111",
                 )  # fmt: skip
-    axes.set(xlabel="predicted class", ylabel="true class" if first else "")
+    axes.set_xlabel("predicted class", fontsize=8)
+    axes.set_ylabel("true class" if first else "", fontsize=8)
     if n <= _MOST_NAMED:
         names = [name_of(i, classes) for i in range(n)]
         axes.set_xticks(range(n), names, rotation=90, fontsize=min(7, size + 1.5))
@@ -102,4 +103,4 @@ def _draw(
 
 def _is_dark(color: Sequence[float]) -> bool:
     red, green, blue = color[:3]
-    return 0.299 * red + 0.587 * green + 0.114 * blue < 0.6
+    return 0.299 * red + 0.587 * green + 0.114 * blue < 0.5
