@@ -23,6 +23,8 @@ CROSSED = {
     for mixture in MIXTURES[:5]
 }
 
+MIXED = {**dict(list(ONE_METHOD.items())[:6]), "CMC": ("cmc", "none"), "CMC + IM": ("cmc", "IM")}
+
 # Full severity, of another source than the code's: Viénot, Brettel and Mollon 1999, in linear RGB.
 VIENOT = {
     "protanopia": [[0.11238, 0.88762, 0], [0.11238, 0.88762, 0], [0.00401, -0.00401, 1]],
@@ -50,7 +52,9 @@ def contrast(one: float, other: float) -> float:
     return (max(one, other) + 0.05) / (min(one, other) + 0.05)
 
 
-@pytest.mark.parametrize("conditions", [ONE_METHOD, METHODS, CROSSED], ids=["one", "many", "both"])
+@pytest.mark.parametrize(
+    "conditions", [ONE_METHOD, METHODS, MIXED, CROSSED], ids=["one", "many", "mixed", "crossed"]
+)
 def test_no_two_conditions_are_alike_without_color(conditions: dict) -> None:
     """In black and white: other markers, or the same one hollow and filled; and dashes."""
     looks = looks_of(conditions)
@@ -64,7 +68,9 @@ def test_no_two_conditions_are_alike_without_color(conditions: dict) -> None:
             assert a.dash != b.dash
 
 
-@pytest.mark.parametrize("conditions", [ONE_METHOD, METHODS, CROSSED], ids=["one", "many", "both"])
+@pytest.mark.parametrize(
+    "conditions", [ONE_METHOD, METHODS, MIXED, CROSSED], ids=["one", "many", "mixed", "crossed"]
+)
 def test_conditions_differ_in_color_for_everyone(conditions: dict) -> None:
     """Those of one method, or the methods where there are several."""
     looks = looks_of(conditions)

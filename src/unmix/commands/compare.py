@@ -29,6 +29,7 @@ from unmix.figures import (
     save,
     write_page,
 )
+from unmix.figures.looks import Look
 from unmix.figures.report_content import Picture
 from unmix.figures.saving import inline
 from unmix.figures.series import Condition, looks_for
@@ -44,7 +45,7 @@ __all__ = ["COMPARISON", "compare", "listed"]
 
 COMPARISON = "compare.json"
 
-_MOST = 4
+_MOST = 6
 
 
 @dataclass(frozen=True)
@@ -115,7 +116,8 @@ def compare(
     notes += notes_on_extensions({run.name: known[run.name] for run in results if run.ended})
     drawn_conditions = conditions_drawn(groups, notes)
     figures = _figures(drawn_conditions, notes, baselines or {})
-    curves_ = _predictions(groups, notes, device, data_dir, say)
+    looks = looks_for(drawn_conditions)
+    curves_ = _predictions(groups, looks, notes, device, data_dir, say)
     if curves_ is not None:
         caption = f"Measures are over {curves_.images:,} {curves_.split} images of {curves_.data}."
         figures["Prediction curves"] = _Drawn("predictions", curves_.figure, caption)
@@ -249,7 +251,12 @@ def _figures(
 
 
 def _predictions(
-    groups: GroupedRuns, notes: list[str], device: str, data_dir: str | None, say: Say
+    groups: GroupedRuns,
+    looks: Mapping[str, Look],
+    notes: list[str],
+    device: str,
+    data_dir: str | None,
+    say: Say,
 ) -> Predictions | None:
     """Prediction curves of a run of each condition, or of the runs of the only one."""
     every = [run for group in groups.groups.values() for run in group.all]
@@ -278,8 +285,9 @@ def _predictions(
         names = ", ".join(run.name for run in chosen.values())
         notes.append(f"The prediction curves are of one run of each condition: {names}.")
     pairs = {label: (run.folder, run.results) for label, run in chosen.items()}
+    own = looks if what == "conditions" else None
     try:
-        return predictions(pairs, device=device, data_dir=data_dir, say=say)
+        return predictions(pairs, device=device, data_dir=data_dir, looks=own, say=say)
     except UserError as error:
         notes.append(f"There are no prediction curves: {error}")
         return None

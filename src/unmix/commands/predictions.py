@@ -19,6 +19,7 @@ from unmix.data.fingerprint import Fingerprint
 from unmix.errors import UserError
 from unmix.evaluation import LabeledFeatures, softness_summary
 from unmix.figures import prediction_curves
+from unmix.figures.looks import Look
 from unmix.files import atomic_write
 from unmix.names import json_bytes, shown
 from unmix.results import RunResults
@@ -82,6 +83,7 @@ def predictions(
     *,
     device: str = "auto",
     data_dir: str | None = None,
+    looks: Mapping[str, Look] | None = None,
     say: Say = print_line,
 ) -> Predictions:
     """Encode the test images with each run's encoder, and draw and measure the features.
@@ -92,6 +94,7 @@ def predictions(
         runs: For each label, run folder and results; all on the same data.
         device: auto, cpu, cuda or mps.
         data_dir: Where the data set lies; by default where the first run's was.
+        looks: How each label is drawn; by default chosen for these runs.
         say: Prints a line.
 
     Raises:
@@ -124,6 +127,7 @@ def predictions(
             softness,
             methods={label: results.method for label, (_, results) in runs.items()},
             baselines=[label for label, (_, results) in runs.items() if results.baseline],
+            looks=looks,
             theme=theme,
         )
         for theme in ("light", "inline")

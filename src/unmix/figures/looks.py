@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -76,8 +76,9 @@ class Look:
 def looks_of(conditions: Mapping[str, tuple[str, str]]) -> dict[str, Look]:
     """A look for each condition, such that no two are alike, in color or in black and white.
 
-    With several methods, each has its color; the conditions of one method alone have different
-    colors. Within a method, dashes differ: the first condition without a mixture is dotted.
+    With several methods of a condition or two, each has its color, as in papers; with more, every
+    condition has another color as long as there are enough. Within a method, dashes differ: the
+    first condition without a mixture is dotted.
     Conditions without a mixture have hollow markers, and no two conditions have the same marker.
 
     Args:
@@ -86,24 +87,28 @@ def looks_of(conditions: Mapping[str, tuple[str, str]]) -> dict[str, Look]:
     by_method: dict[str, list[str]] = {}
     for name, (method, _) in conditions.items():
         by_method.setdefault(method, []).append(name)
-    one = len(by_method) == 1 and len(conditions) > 1
+    most = max(map(len, by_method.values()), default=0)
+    each = len(conditions) <= len(PALETTE) and most > (1 if len(by_method) == 1 else 2)
+    each = each or len(by_method) == 1 < most
+    colors = _colors_of_each(conditions)
     hues = dict(zip(by_method, distinct_colors([color_of(m) for m in by_method]), strict=True))
     looks: dict[str, Look] = {}
     for method, names in by_method.items():
         plain = next((name for name in names if conditions[name][1] == "none"), None)
         others = [name for name in names if name != plain]
-        colors = _colors_within(names, plain) if one else dict.fromkeys(names, hues[method])
         dashes = {name: _DASHES[at % len(_DASHES)] for at, name in enumerate(others)}
         for name in names:
             marker, hollow = _marker(conditions[name][1] == "none", looks.values())
-            looks[name] = Look(colors[name], dashes.get(name, _BASELINE), marker, hollow)
+            color = colors[name] if each else hues[method]
+            looks[name] = Look(color, dashes.get(name, _BASELINE), marker, hollow)
     return {name: looks[name] for name in conditions}
 
 
-def _colors_within(names: Sequence[str], plain: str | None) -> dict[str, str]:
-    """Colors of the conditions of one method; gray is the one without a mixture."""
+def _colors_of_each(conditions: Mapping[str, tuple[str, str]]) -> dict[str, str]:
+    """A color for each condition; gray is the first one without a mixture."""
+    plain = next((name for name, (_, mixture) in conditions.items() if mixture == "none"), None)
     rest = PALETTE[1:]
-    others = [name for name in names if name != plain]
+    others = [name for name in conditions if name != plain]
     found = {name: rest[at % len(rest)] for at, name in enumerate(others)}
     return found if plain is None else {plain: PALETTE[0], **found}
 
