@@ -172,12 +172,14 @@ def test_runs_are_followed_from_before_they_begin_to_their_end(tmp_path: Path) -
     train(paths[0], 3)
     assert page.renew().what == "running, 0 of 2 runs are finished, 1 not begun; a: epoch 3 of 40"
     assert "a: epoch 3 of 40" in page.page().html
+    assert "Still training." in page.page().html
     begin(paths[1], seed=1)
     finish(paths[0], 70.0)
     finish(paths[1], 72.0)
     assert page.renew().text == "finished, all 2 runs"
     html = page.page().html
     assert "Finished, all 2 runs." in html
+    assert "Still training." not in html
     assert "71.0 ± 1.4" in html  # both seeds are one condition
     assert said == []
 

@@ -100,7 +100,8 @@ class _Live:
             self._read(stamp)
             state = self.subject.state()
         assert self.report is not None
-        running = Running(_sentence(state), state.done, self.refresh)
+        heading = "Still training." if state.running else ""
+        running = Running(_sentence(state), state.done, self.refresh, heading=heading)
         tag = hashlib.sha256(repr((self.report, running)).encode(errors="replace")).hexdigest()
         if self.served is None or self.served.tag != tag:
             found = replace(self.report, running=replace(running, tag=tag))

@@ -225,6 +225,7 @@ class Running:
         text: Such as "3 of 12 runs are complete; MoCo, seed 3 is at epoch 17 of 40".
         done: Fraction that is complete, in [0, 1]; None if unknown.
         refresh: Seconds after which a page that is served asks for itself again; None for a file.
+        heading: Before the text; empty if nothing is trained any more.
         tag: Of this state: a page that is served asks only for another one (`If-None-Match`).
     """
 
@@ -232,6 +233,7 @@ class Running:
     done: float | None = None
     refresh: float | None = None
     tag: str = ""
+    heading: str = "Still training."
 
 
 @dataclass(frozen=True)

@@ -69,6 +69,7 @@ THEMES = tuple(_THEMES)
 
 IN_PAGE = {
     "#123456": "currentColor",
+    "#808084": "var(--soft,#75757C)",
     "#fedcba": "var(--paper,Canvas)",
 }
 """What the colors of an inline figure are in the page around it."""
