@@ -6,8 +6,8 @@ import math
 import random
 from collections.abc import Sequence
 
+from unmix.display import Answer
 from unmix.figures.report_content import (
-    Answer,
     Command,
     Condition,
     Curve,

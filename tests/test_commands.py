@@ -23,6 +23,7 @@ from unmix.evaluation import softness_summary
 from unmix.evaluation.encoder import load_encoder
 from unmix.results import load_results
 from unmix.training import pretrain
+from unmix.training.console import silent
 
 SMALL: dict[str, Any] = {
     "backbone": "resnet10",
@@ -79,10 +80,6 @@ def unrendered(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def rows(run: Path) -> list[dict[str, Any]]:
     return json.loads((run / "results.json").read_text())["evaluations"]
-
-
-def silent(_: str) -> None:
-    pass
 
 
 # --- encoders ---------------------------------------------------------------------------------

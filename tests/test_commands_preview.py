@@ -22,10 +22,7 @@ from unmix.data import load
 from unmix.errors import UserError
 from unmix.figures import mixtures
 from unmix.randomness import generator_for
-
-
-def silent(_: str) -> None:
-    pass
+from unmix.training.console import silent
 
 
 @pytest.fixture

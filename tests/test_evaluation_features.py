@@ -71,7 +71,10 @@ def test_autocast_computes_in_the_type_and_returns_float32(generator):
 def test_features_can_be_trained_on():
     """They are not inference tensors, which autograd refuses."""
     features = extract(nn.Flatten(), [torch.ones(2, 3, 1, 1)], device="cpu")
-    nn.Linear(3, 1)(features).sum().backward()
+    layer = nn.Linear(3, 1)
+    layer(features).sum().backward()
+    assert layer.weight.grad is not None
+    assert layer.weight.grad.tolist() == [[2, 2, 2]]
 
 
 def _pictures(folder: Path, count: int, broken: tuple[int, ...], strict: bool = False):

@@ -26,6 +26,7 @@ from unmix.errors import UserError
 from unmix.evaluation import LoadedEncoder
 from unmix.methods import method_class
 from unmix.training import pretrain
+from unmix.training.console import silent
 from unmix.training.run.folder import RunFolder
 
 KINDS: dict[str, dict[str, Any]] = {
@@ -39,10 +40,6 @@ KINDS: dict[str, dict[str, Any]] = {
     "lab": {"method": "cmc", "backbone": "resnet10", "width": 0.25, "size": 16,
             "color_space": "Lab"},
 }  # fmt: skip
-
-
-def silent(_: str) -> None:
-    pass
 
 
 @pytest.fixture(scope="module")

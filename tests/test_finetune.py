@@ -25,6 +25,7 @@ from unmix.evaluation import load_encoder
 from unmix.per_image import per_image
 from unmix.results import load_results
 from unmix.training import pretrain
+from unmix.training.console import silent
 
 SMALL: dict[str, Any] = {
     "backbone": "resnet10", "width": 0.125, "size": 16, "logger": "none", "device": "cpu",
@@ -50,10 +51,6 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def run(finished: Path, tmp_path: Path) -> Path:
     shutil.copytree(finished, tmp_path / "moco")
     return tmp_path / "moco"
-
-
-def silent(_: str) -> None:
-    pass
 
 
 def work_of(run: Path) -> Path:

@@ -19,6 +19,7 @@ from unmix.commands.rows import NotSavedError, add_row
 from unmix.errors import UserError
 from unmix.results import described, load_results
 from unmix.training import RunFolder, pretrain
+from unmix.training.console import silent
 
 SMALL: dict[str, Any] = {
     "method": "moco", "data": "digits", "limit": 100, "backbone": "resnet10", "width": 0.125,
@@ -26,10 +27,6 @@ SMALL: dict[str, Any] = {
     "knn_k": 20, "checkpoint_every": 1, "device": "cpu", "precision": "32", "logger": "none",
     "workers": 0,
 }  # fmt: skip
-
-
-def silent(_: str) -> None:
-    pass
 
 
 @pytest.fixture(scope="session")

@@ -19,16 +19,13 @@ from unmix.commands import neighbors as command
 from unmix.commands.neighbors import _search
 from unmix.embedding.chunks import Chunks
 from unmix.training import pretrain
+from unmix.training.console import silent
 
 SMALL: dict[str, Any] = {
     "method": "moco", "data": "digits", "limit": 100, "backbone": "resnet10", "width": 0.125,
     "size": 8, "batch_size": 50, "epochs": 1, "queue_size": 50, "bn_splits": 1, "knn_every": 0,
     "evaluate": False, "device": "cpu", "precision": "32", "logger": "none", "workers": 0,
 }  # fmt: skip
-
-
-def silent(_: str) -> None:
-    pass
 
 
 @pytest.fixture(scope="module")

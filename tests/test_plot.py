@@ -30,16 +30,13 @@ from unmix.evaluation import load_encoder
 from unmix.figures.widths import WIDTHS
 from unmix.hardware.devices import Machine
 from unmix.training import RunFolder, pretrain
+from unmix.training.console import silent
 from unmix.training.run.parts import build_method, load_split
 
 SMALL: dict[str, Any] = {
     "backbone": "resnet10", "width": 0.125, "size": 8, "epochs": 1, "batch_size": 40,
     "precision": "32", "logger": "none", "device": "cpu", "workers": 0, "knn_k": 20,
 }  # fmt: skip
-
-
-def silent(_: str) -> None:
-    pass
 
 
 @pytest.fixture(scope="session")

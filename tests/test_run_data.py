@@ -22,6 +22,7 @@ from unmix.data.fingerprint import fingerprint
 from unmix.errors import UserError
 from unmix.results import load_results
 from unmix.training import pretrain
+from unmix.training.console import silent
 from unmix.training.run.checkpoints import AtomicCheckpoints
 from unmix.training.run.data_record import DataRecord
 
@@ -30,10 +31,6 @@ TINY: dict[str, Any] = {
     "knn_every": 0, "knn_k": 3, "device": "cpu", "precision": "32", "logger": "none", "workers": 0,
 }  # fmt: skip
 MOCO: dict[str, Any] = {"method": "moco", "queue_size": 8, "bn_splits": 1}
-
-
-def silent(_: str) -> None:
-    pass
 
 
 def images(folder: Path, count: int = 6, classes: str = "ab", seed: int = 0) -> Path:

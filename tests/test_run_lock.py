@@ -21,6 +21,7 @@ import yaml
 from unmix.cli import main
 from unmix.errors import UserError
 from unmix.results import load_results
+from unmix.training.console import silent
 from unmix.training.run.lock import LOCK, OWNER, results_lock, run_lock
 
 TINY = shlex.split(
@@ -30,10 +31,6 @@ TINY = shlex.split(
 )
 
 forked = multiprocessing.get_context("fork")
-
-
-def silent(_: str) -> None:
-    pass
 
 
 def _command(words: list[str], out: Path, start: Any) -> None:

@@ -6,6 +6,7 @@ import math
 import re
 import statistics
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from unmix.names import shown
@@ -13,6 +14,7 @@ from unmix.names import shown
 __all__ = [
     "DASH",
     "QUALITY",
+    "Answer",
     "counted",
     "duration",
     "mean_and_std",
@@ -30,6 +32,24 @@ __all__ = [
     "run_label",
     "value_text",
 ]
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What the page opens with, in whole sentences.
+
+    Attributes:
+        headline: Which condition is better, and by how much; or that nothing is known yet.
+        sure: How sure: interval, seeds, p-value.
+        cost: At what extra cost.
+        others: The other comparisons, one sentence each.
+    """
+
+    headline: str
+    sure: str = ""
+    cost: str = ""
+    others: Sequence[str] = ()
+
 
 DASH = "–"
 """What a table shows where there is no value."""

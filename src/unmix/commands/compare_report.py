@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 from unmix.commands.report_samples import mixture_samples
-from unmix.display import counted, measure_title, value_text
+from unmix.display import Answer, counted, measure_title, value_text
 from unmix.figures.page_tables import table_of
 from unmix.figures.report_content import (
-    Answer,
     Command,
     Condition,
     Difference,
@@ -124,7 +124,7 @@ def answer_of(findings: Findings, more: Sequence[str] = ()) -> Answer:
         more: Further sentences.
     """
     found = findings.answer()
-    return Answer(found.headline, found.sure, found.cost, [*found.others, *more])
+    return replace(found, others=[*found.others, *more])
 
 
 def differences_of(findings: Findings) -> list[Difference]:

@@ -8,10 +8,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from unmix.display import Answer
 from unmix.figures.table import ResultsTable
 from unmix.html import escaped
 from unmix.results import RunResults
-from unmix.studies.findings import Answer
 
 __all__ = ["Comparison"]
 

@@ -30,6 +30,7 @@ from unmix.files import atomic_path, atomic_write
 from unmix.names import json_bytes
 from unmix.randomness import generator_for
 from unmix.results import finite
+from unmix.training.console import silent
 from unmix.training.loop.stopping import Stopping
 from unmix.training.run.checkpoints import LAST, PREVIOUS, AtomicCheckpoints, latest_intact
 from unmix.training.run.folder import RunFolder
@@ -267,7 +268,7 @@ def choose_settings(
         if known is not None:
             return float(known)
         try:
-            model = train(finished, backbone, fit, settings.times(factor), seed, None, _silent)
+            model = train(finished, backbone, fit, settings.times(factor), seed, None, silent)
             found = finished.features(model, rest.images)
             accuracy = float(
                 (found.features.argmax(dim=1) == rest.labels[found.index]).double().mean()
@@ -325,10 +326,6 @@ def _start(work: WorkFolder, say: Say) -> Path | None:
     if path is not None:
         say(f"continuing after epoch {content['finished_epochs']}")
     return path
-
-
-def _silent(_: str) -> None:
-    pass
 
 
 def _bytes(finished: FinishedRun) -> bytes:

@@ -28,7 +28,7 @@ from unmix.names import shown
 from unmix.per_image import per_image
 from unmix.results import Evaluation, load_results
 from unmix.statistics import ALPHA, compare_paired, holm, mean_ranks, verdict
-from unmix.training.console import quiet_libraries
+from unmix.training.console import quiet_libraries, silent
 from unmix.training.console import say as print_line
 
 __all__ = ["Transfer", "transfer"]
@@ -108,7 +108,7 @@ def transfer(
         finished = FinishedRun.open(folder, device)
         for place in data:
             job = _Job(finished, place, data_dir, overwrite, _prefixed(name, say))
-            with finished.computing(threads, cores, _nothing):
+            with finished.computing(threads, cores, silent):
                 for protocol in protocols:
                     try:
                         row = (
@@ -261,10 +261,6 @@ def _prefixed(name: str, say: Say) -> Say:
 def _without_setup(say: Say) -> Say:
     """Without the line on encoder and device, which is the same for all."""
     return lambda text: None if text.startswith("encoder: ") else say(text)
-
-
-def _nothing(_: str) -> None:
-    pass
 
 
 def _names(folders: Sequence[Path]) -> list[str]:

@@ -12,9 +12,10 @@ from pathlib import Path
 from unmix.commands.finished import Say
 from unmix.commands.serving import Page, bound, serving
 from unmix.commands.watched import Watched, watched
+from unmix.display import Answer
 from unmix.errors import UserError
 from unmix.figures.report import page
-from unmix.figures.report_content import Answer, Report, Running
+from unmix.figures.report_content import Report, Running
 from unmix.names import shown
 from unmix.studies.watching import State, follow
 from unmix.training.console import quiet_libraries

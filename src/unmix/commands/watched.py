@@ -16,8 +16,9 @@ from unmix.commands.reading import read_runs, short_names
 from unmix.commands.report_samples import mixture_samples
 from unmix.commands.study_report import study_report
 from unmix.config.saved import is_run
+from unmix.display import Answer
 from unmix.errors import UserError, check_given
-from unmix.figures.report_content import Answer, Picture, Report
+from unmix.figures.report_content import Picture, Report
 from unmix.names import shown
 from unmix.studies import read_study
 from unmix.studies.watching import State, is_running, run_state, study_state

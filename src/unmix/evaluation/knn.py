@@ -21,6 +21,15 @@ __all__ = ["EuclideanKNN", "WeightedKNN", "euclidean_knn_predict", "knn_accuracy
 _MAX_ROWS = 2048
 
 
+def _check_features(bank: Tensor, labels: Tensor, queries: Tensor, classes: int) -> None:
+    check_labeled("train", bank, labels, classes)
+    if queries.ndim != 2 or queries.shape[1] != bank.shape[1]:
+        raise UserError(
+            f"test split: features {tuple(queries.shape)} do not match the bank's "
+            f"{tuple(bank.shape)}; both must have the same number of columns"
+        )
+
+
 @torch.inference_mode()
 def knn_predict(
     bank: Tensor,
@@ -63,12 +72,7 @@ def knn_predict(
     """
     check_number("k", k, at_least=1)
     check_number("temperature", temperature, above=0)
-    check_labeled("train", bank, labels, classes)
-    if queries.ndim != 2 or queries.shape[1] != bank.shape[1]:
-        raise UserError(
-            f"test split: features {tuple(queries.shape)} do not match the bank's "
-            f"{tuple(bank.shape)}; both must have the same number of columns"
-        )
+    _check_features(bank, labels, queries, classes)
     device = torch.device(device) if device is not None else bank.device
     k, top = min(k, len(bank)), min(top or classes, classes)
     sizes = _block_sizes(bank, queries, classes, k, top, memory_budget)
@@ -253,12 +257,7 @@ def euclidean_knn_predict(
         UserError: if k is out of range, or features and labels do not match.
     """
     check_number("k", k, at_least=1)
-    check_labeled("train", bank, labels, classes)
-    if queries.ndim != 2 or queries.shape[1] != bank.shape[1]:
-        raise UserError(
-            f"test split: features {tuple(queries.shape)} do not match the bank's "
-            f"{tuple(bank.shape)}; both must have the same number of columns"
-        )
+    _check_features(bank, labels, queries, classes)
     device = torch.device(device) if device is not None else bank.device
     bank, labels = bank.to(device).float(), labels.to(device)
     k, top = min(k, len(bank)), min(top or classes, classes)

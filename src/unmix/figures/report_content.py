@@ -30,8 +30,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+from unmix.display import Answer
+
 __all__ = [
-    "Answer",
     "Command",
     "Condition",
     "Curve",
@@ -44,23 +45,6 @@ __all__ = [
     "Running",
     "Table",
 ]
-
-
-@dataclass(frozen=True)
-class Answer:
-    """What the page opens with, in whole sentences.
-
-    Attributes:
-        headline: Which condition is better, and by how much; or that nothing is known yet.
-        sure: How sure: interval, seeds, p-value.
-        cost: At what extra cost.
-        others: The other comparisons, one sentence each.
-    """
-
-    headline: str
-    sure: str = ""
-    cost: str = ""
-    others: Sequence[str] = ()
 
 
 @dataclass(frozen=True)

@@ -12,12 +12,20 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, NamedTuple
 
-from unmix.display import DASH, counted, duration, measure_name, number, percents, ratio
+from unmix.display import (
+    DASH,
+    Answer,
+    counted,
+    duration,
+    measure_name,
+    number,
+    percents,
+    ratio,
+)
 from unmix.statistics import fewest_pairs
 from unmix.studies.comparisons import Comparison, compare_conditions
 
 __all__ = [
-    "Answer",
     "Comparison",
     "Findings",
     "Measured",
@@ -74,23 +82,6 @@ class TableCell(NamedTuple):
     value: float | None = None
     spread: float | None = None
     best: bool = False
-
-
-@dataclass(frozen=True)
-class Answer:
-    """What a reader wants to know first, in sentences.
-
-    Attributes:
-        headline: Which condition, and by how much.
-        sure: How sure.
-        cost: At what extra cost.
-        others: The other comparisons, one sentence each.
-    """
-
-    headline: str
-    sure: str = ""
-    cost: str = ""
-    others: Sequence[str] = ()
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from unmix.display import duration
 from unmix.names import shown_lines
 
-__all__ = ["Estimate", "is_leader", "quiet_libraries", "say"]
+__all__ = ["Estimate", "is_leader", "quiet_libraries", "say", "silent"]
 
 
 def is_leader() -> bool:
@@ -27,6 +27,10 @@ def say(text: str) -> None:
     """
     if is_leader():
         print(shown_lines(text), flush=True)
+
+
+def silent(_: str) -> None:
+    """Print nothing: a `say` for what is part of something else."""
 
 
 def quiet_libraries() -> None:
