@@ -63,6 +63,7 @@ def features(base: str = "") -> str:
     """
     from unmix.config.catalog import catalog
     from unmix.config.recipes import recipe_names
+    from unmix.export import TARGETS
     from unmix.mixtures import MIXTURES
 
     def code(names: Any) -> str:
@@ -70,7 +71,7 @@ def features(base: str = "") -> str:
 
     titles = ", ".join(title for _, title in pages().values())
     mixtures = ", ".join(SEED_WORDS.get(n, choice.kind.__name__) for n, choice in MIXTURES.items())
-    rules = catalog().rules
+    rules, exports = catalog().rules, ", ".join(TARGETS)
     rows = [
         (f"[{len(pages())} methods]({base}methods/index.md)", titles),
         (
@@ -92,8 +93,23 @@ def features(base: str = "") -> str:
             "conditions x paired seeds, equal compute, exact tests, a verdict in words",
         ),
         (
-            f"[evaluation]({base}usage.md#after-a-run)",
-            "weighted kNN, linear probe, published protocols, comparison reports",
+            f"[weights to start from]({base}how-to/continue-from-weights.md)",
+            "checkpoints of other projects, timm, torchvision and Hugging Face, checked tensor by "
+            "tensor",
+        ),
+        (
+            f"[evaluation]({base}how-to/evaluate.md)",
+            "kNN, linear probes by published protocols, fine-tuning on all labels or a part, "
+            f"transfer, [detection]({base}how-to/detection.md), "
+            f"[quality without labels]({base}how-to/without-labels.md)",
+        ),
+        (
+            f"[reports and figures]({base}how-to/figures.md)",
+            "comparison by condition with a verdict, interactive, live; softmax, t-SNE, UMAP ...",
+        ),
+        (
+            f"[use of the encoder]({base}how-to/use-the-encoder.md)",
+            f"features of a folder, nearest neighbors, near-duplicates; export to {exports}",
         ),
         (
             f"[speed]({base}performance.md)",
