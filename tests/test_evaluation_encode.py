@@ -138,8 +138,13 @@ def test_it_is_fine_tuned_where_gradients_are_asked_for(encoder: LoadedEncoder) 
     ],
 )
 def test_what_is_no_picture_is_refused_by_name(
-    encoder: LoadedEncoder, images: Any, message: str
+    encoder: LoadedEncoder,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    images: Any,
+    message: str,
 ) -> None:
+    monkeypatch.chdir(tmp_path)
     with pytest.raises(unmix.UserError, match=message) as found:
         encoder.encode(images)
     assert "\n" not in str(found.value)

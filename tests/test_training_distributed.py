@@ -78,8 +78,9 @@ def test_torchrun_starts_the_processes_with_the_form_that_the_docs_show(tmp_path
 
 
 def test_a_batch_that_cannot_be_shared_is_refused(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.chdir(tmp_path)
     # A process of pytest-xdist is a `python -c`, from which several devices are refused.
     monkeypatch.setattr("sys.argv", ["unmix"])
     assert main(["pretrain", *FLAGS, "--devices", "3", "--run", "nowhere"]) == 2

@@ -21,6 +21,7 @@ from unmix.training import pretrain
 from unmix.training.loop.module import Pretraining
 from unmix.training.loop.optimizers import build_optimizer, build_schedule, learning_rate
 from unmix.training.run.parts import build_parts
+from unmix.training.run.pretrain import settings_for
 
 CPU = torch.device("cpu")
 
@@ -162,7 +163,7 @@ def of_backbones(module: Pretraining) -> set[str]:
 def test_a_frozen_backbone_does_not_change_and_trains_after(name: str, tmp_path: Path) -> None:
     """Weights and batch norm's statistics, of momentum copies too; heads are trained meanwhile."""
     words = {"method": name, **TINY, **FROZEN[name], "run": str(tmp_path / "run")}
-    module = build_parts(Settings.of(words)).module
+    module = build_parts(settings_for(words)[0]).module
     start = {n: t.clone() for n, t in module.state_dict().items()}
     held = of_backbones(module)
     fixed = {n for n, p in module.named_parameters() if not p.requires_grad}
@@ -244,8 +245,13 @@ def test_two_processes_freeze_as_one(tmp_path: Path) -> None:
     ],
 )
 def test_what_makes_no_sense_is_refused_in_a_line(
-    flags: list[str], line: str, capsys: pytest.CaptureFixture[str]
+    flags: list[str],
+    line: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.chdir(tmp_path)
     assert main(["pretrain", *flags, "--run", "nowhere"]) == 2
     assert line in capsys.readouterr().err
     assert not Path("nowhere").exists()

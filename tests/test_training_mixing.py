@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import lightning as L
@@ -258,6 +259,7 @@ MISTAKES: list[tuple[list[str], str]] = [
 
 @pytest.mark.parametrize(("words", "wanted"), MISTAKES, ids=[" ".join(w[1:]) for w, _ in MISTAKES])
 def test_what_does_not_apply_is_refused_in_one_line(
-    words: list[str], wanted: str, refuse: Callable[..., str]
+    words: list[str], wanted: str, refuse: Callable[..., str], tmp_path: Path
 ) -> None:
-    assert wanted in refuse("pretrain", *words, "--limit", "64", "--run", "nowhere")
+    run = tmp_path / "nowhere"
+    assert wanted in refuse("pretrain", *words, "--limit", "64", "--run", run)

@@ -29,7 +29,21 @@ PAGES = {
 
 
 # Names on a second page of their package, which would be too long on a phone.
-SECOND = {"unmix.mixtures": ("draws", "Draws and boxes", re.compile(r".*Draw$|.*box.*"))}
+SECOND = {
+    "unmix.mixtures": ("draws", "Draws and boxes", re.compile(r".*Draw$|.*box.*")),
+    "unmix.methods": (
+        "parts",
+        "What methods are made of",
+        re.compile(
+            "METHODS|Encoder|InstanceDiscrimination|Method|Pair|Progress|build|method_class"
+        ),
+    ),
+    "unmix.commands": (
+        "evaluation",
+        "Commands that evaluate or use an encoder",
+        re.compile("detect|embed|export|finetune|knn|neighbors|probe|quality|transfer"),
+    ),
+}
 
 
 def pages_of(package: str) -> dict[str, tuple[str, list[str]]]:
@@ -38,7 +52,7 @@ def pages_of(package: str) -> dict[str, tuple[str, list[str]]]:
     if package not in SECOND:
         return {page: (title, listed)}
     second, second_title, pattern = SECOND[package]
-    there = [name for name in listed if pattern.match(name)]
+    there = [name for name in listed if pattern.fullmatch(name)]
     rest = [name for name in listed if name not in there]
     return {page: (title, rest), f"{page}-{second}": (second_title, there)}
 

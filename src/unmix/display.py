@@ -150,9 +150,7 @@ def duration(seconds: float) -> str:
     if not math.isfinite(seconds) or seconds < 0:
         return DASH
     if round(seconds, 1) < 10:
-        if 0 < seconds < 0.1:
-            return f"{seconds:.2g} s"
-        return f"{seconds:.2f} s" if 0 < seconds < 1 else f"{seconds:.1f} s"
+        return f"{seconds:.2g} s" if 0 < seconds < 0.95 else f"{seconds:.1f} s"
     seconds = round(seconds)
     if seconds < 60:
         return f"{seconds} s"

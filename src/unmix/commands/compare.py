@@ -113,7 +113,7 @@ def compare(
     for text in found.texts(settings):
         say(f"{text}\n")
     notes += notes_on(known, groups, results)
-    notes += notes_on_extensions({run.name: known[run.name] for run in results if run.ended})
+    notes += notes_on_extensions({run.name: known[run.name] for run in results})
     drawn_conditions = conditions_drawn(groups, notes)
     figures = _figures(drawn_conditions, notes, baselines or {})
     looks = looks_for(drawn_conditions)

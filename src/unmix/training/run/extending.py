@@ -117,10 +117,12 @@ def notes_on_extensions(runs: Mapping[str, Path]) -> list[str]:
     """A note for each run that was extended, or is being extended.
 
     Args:
-        runs: Run folders with results, by the names to show.
+        runs: Run folders by the names to show; those without results have no note.
     """
     notes = []
     for name, path in runs.items():
+        if not RunFolder(path).results.exists():
+            continue
         results = load_results(path)
         restarts, known = results.training.get("restarts"), results.training.get("extended")
         settings = RunFolder(path).settings() if RunFolder(path).config.exists() else None
