@@ -44,7 +44,7 @@ ALLOWED = {
     "figures": {"results", "files", "html"},
     "hardware": {"config"},
     "evaluation": {"checksums", "data", "hardware", "views", "methods", "backbones"},
-    "export": {"backbones", "evaluation", "views"},
+    "export": {"backbones", "checksums", "evaluation", "views"},
     "embedding": {"data", "evaluation", "files"},
     "training": {
         "step", "together", "methods", "backbones", "credit", "mixtures", "data", "views",
@@ -62,7 +62,7 @@ ALLOWED = {
         "studies", "statistics", "detection",
         "training", "evaluation", "figures", "results", "files", "data", "views", "mixtures",
         "weights", "embedding", "export",
-        "methods", "memory", "credit", "config", "html", "hardware", "per_image",
+        "methods", "memory", "credit", "config", "html", "hardware", "per_image", "checksums",
     },
     "catalog": {
         "backbones", "commands", "config", "credit", "data", "evaluation", "methods", "mixtures",

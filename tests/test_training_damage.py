@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import random
 import shutil
+import stat
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -12,11 +14,13 @@ import pytest
 import torch
 from safetensors import safe_open
 
+from unmix.checksums import safetensors_bytes
 from unmix.errors import UserError
 from unmix.evaluation import load_encoder
+from unmix.files import atomic_write
 from unmix.training import RunFolder, pretrain
 from unmix.training.loop.callbacks import Reporter
-from unmix.training.run.checkpoints import AtomicCheckpoints
+from unmix.training.run.checkpoints import AtomicCheckpoints, latest_intact
 
 TINY: dict[str, Any] = {
     "method": "moco", "data": "digits", "limit": 48, "backbone": "resnet10", "width": 0.125,
@@ -197,3 +201,68 @@ def test_without_a_whole_checkpoint_a_run_stops_and_changes_nothing(
         "it to train from the start."
     )
     assert contents(run.path) == before
+
+
+def test_a_file_of_weights_has_the_same_bytes_each_time(tmp_path: Path) -> None:
+    """The library orders the metadata anew in each call."""
+    tensors = {
+        "a": torch.randn(3, 5), "b": torch.arange(7), "é": torch.zeros(2, dtype=torch.bfloat16),
+        "none": torch.zeros(0, 3),
+    }  # fmt: skip
+    metadata = {f"key-{i}": f'"\\u00e9 {i}"' for i in range(12)}
+    contents = {safetensors_bytes(tensors, metadata) for _ in range(8)}
+    assert len(contents) == 1
+    path = tmp_path / "x.safetensors"
+    path.write_bytes(contents.pop())
+    with safe_open(path, framework="pt") as file:
+        assert file.metadata() == metadata
+        assert same({name: file.get_tensor(name) for name in file.keys()}, tensors)  # noqa: SIM118
+        assert all(file.get_tensor(name).dtype == tensors[name].dtype for name in tensors)
+
+
+def test_the_encoders_of_identical_runs_are_identical_files(finished: Path, tmp_path: Path) -> None:
+    pretrain(run=str(tmp_path / "r"), **TINY)
+    encoder = (tmp_path / "r" / "encoder.safetensors").read_bytes()
+    assert encoder == (finished / "encoder.safetensors").read_bytes()
+
+
+def test_a_rename_is_flushed_with_the_file_and_its_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a power failure finds is the old file or the new one."""
+    done: list[str] = []
+    fsync, replace = os.fsync, Path.replace
+
+    def flushed(descriptor: int) -> None:
+        done.append("folder" if stat.S_ISDIR(os.fstat(descriptor).st_mode) else "file")
+        fsync(descriptor)
+
+    def renamed(self: Path, target: Path) -> Path:
+        done.append("rename")
+        return replace(self, target)
+
+    monkeypatch.setattr(os, "fsync", flushed)
+    monkeypatch.setattr(Path, "replace", renamed)
+    atomic_write(tmp_path / "results.json", b"{}")
+    assert done == ["file", "rename", "folder"]
+    done.clear()
+    for _ in range(2):
+        AtomicCheckpoints().save_checkpoint({}, tmp_path / "last.ckpt")
+    # The one that is replaced gets its other name only when the new one is on the disk.
+    again = done[done.index("folder") + 1 :]
+    assert again[:2] == ["file", "rename"]
+    assert again[-2:] == ["rename", "folder"]
+
+
+@pytest.mark.parametrize("share", [*range(0, 100, 10), "missing"])
+def test_a_checkpoint_cut_at_any_tenth_is_replaced_by_the_one_before(
+    run: RunFolder, share: Any
+) -> None:
+    content = run.last.read_bytes()
+    run.last.unlink()  # the one before may be the same file by another name
+    if share != "missing":
+        run.last.write_bytes(content[: len(content) * share // 100])
+    path, checkpoint, damaged = latest_intact(run.checkpoints)
+    assert path == run.previous
+    assert checkpoint["global_step"] == 6
+    assert len(damaged) == (share != "missing")

@@ -1,12 +1,21 @@
-"""A checksum in the metadata of a safetensors file; other programs read the file as usual."""
+"""The bytes of a safetensors file: always in the same order, and with a checksum if wanted.
+
+The checksum is in the metadata; other programs read the file as usual.
+"""
 
 from __future__ import annotations
 
 import hashlib
+import json
 import re
+from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-__all__ = ["CHECKSUM", "PLACEHOLDER", "checksum_differs", "with_checksum"]
+if TYPE_CHECKING:
+    from torch import Tensor
+
+__all__ = ["CHECKSUM", "PLACEHOLDER", "checksum_differs", "safetensors_bytes", "with_checksum"]
 
 CHECKSUM = "sha256"
 # A JSON string, as all our metadata values are JSON. The digest is that of the file with the
@@ -15,6 +24,22 @@ PLACEHOLDER = f'"{"0" * 64}"'
 _ENTRY = re.compile(rb'"sha256":"\\"([0-9a-f]{64})\\""')
 _CHUNK = 2**20
 _MAX_HEADER = 100_000_000  # safetensors' own limit
+
+
+def safetensors_bytes(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> bytes:
+    """The content of a safetensors file, the same bytes for the same tensors and metadata.
+
+    The library writes the metadata in an order that differs from process to process.
+    """
+    from safetensors.torch import save  # only here: reading needs no PyTorch
+
+    content = save(dict(tensors), metadata=dict(metadata))
+    length = int.from_bytes(content[:8], "little")
+    header = json.loads(content[8 : 8 + length])
+    header["__metadata__"] = dict(sorted(metadata.items()))
+    ordered = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    ordered += b" " * (-len(ordered) % 8)  # tensors begin at a multiple of 8
+    return len(ordered).to_bytes(8, "little") + ordered + content[8 + length :]
 
 
 def with_checksum(content: bytes) -> bytes:

@@ -16,6 +16,7 @@ from unmix.errors import UserError
 __all__ = [
     "atomic_path",
     "atomic_write",
+    "flush",
     "kind_of",
     "open_regular",
     "read_regular",
@@ -75,6 +76,8 @@ def read_regular(path: str | os.PathLike[str], at_most: int | None = None) -> by
 def atomic_path(path: Path) -> Iterator[Path]:
     """Write to a temporary file beside `path`, then rename it: readers never see half a file.
 
+    Both are flushed to the disk, so that after a power failure the file is the old or the new one.
+
     Args:
         path: The file to write; missing parent folders are created.
 
@@ -90,13 +93,35 @@ def atomic_path(path: Path) -> Iterator[Path]:
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
             yield temporary
+            flush(temporary)
             temporary.replace(path)
+            flush(path.parent)
         finally:
             temporary.unlink(missing_ok=True)
     except OSError as error:
         reason = error.strerror or str(error) or type(error).__name__
         kept = "; the file that was there before is kept" if path.is_file() else ""
         raise UserError(f"{path}: cannot be written ({reason}){kept}.") from error
+
+
+def flush(path: Path) -> None:
+    """Wait until a file, or the names in a folder, are on the disk.
+
+    Raises:
+        OSError: if what was written to the file cannot be stored.
+    """
+    folder = path.is_dir()
+    if folder and sys.platform == "win32":  # where folders cannot be opened
+        return
+    descriptor = os.open(path, os.O_RDONLY if folder else os.O_RDWR)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        # Some network file systems cannot flush folders; they have other ways.
+        if not folder or error.errno not in (errno.EINVAL, errno.ENOTSUP, errno.EBADF):
+            raise
+    finally:
+        os.close(descriptor)
 
 
 def atomic_write(path: Path, content: bytes) -> None:

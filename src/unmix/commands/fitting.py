@@ -16,6 +16,7 @@ import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import Tensor, nn
 
+from unmix.checksums import safetensors_bytes
 from unmix.commands.augmented import augmented_batches, batch_order
 from unmix.commands.finished import FinishedRun, Say, Splits
 from unmix.data import ImageSet
@@ -167,13 +168,11 @@ class WorkFolder:
         Raises:
             UserError: if a file cannot be written.
         """
-        import safetensors.torch as safetensors
-
         RunFolder(self.path).write_encoder(model.backbone, finished.encoder.facts)
         head = {k: v.detach().cpu().contiguous() for k, v in model.head.state_dict().items()}
         with atomic_path(self.path / "head.safetensors") as beside:
             metadata = {"classes": json.dumps(list(classes))}
-            beside.write_bytes(safetensors.save(head, metadata=metadata))
+            beside.write_bytes(safetensors_bytes(head, metadata))
 
     def finish(self, row: Mapping[str, Any]) -> None:
         """Write the result, and remove the checkpoints.

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torchvision.models import resnet
 
 from unmix.backbones import RESNETS
+from unmix.checksums import safetensors_bytes
 from unmix.export.base import Source, Target, differs, refusal
 
 __all__ = [
@@ -25,10 +26,8 @@ __all__ = [
 
 def save_safetensors(path: Path, weights: dict[str, Tensor], metadata: dict[str, str]) -> None:
     """Write a safetensors file."""
-    from safetensors import torch as safetensors
-
     # Not save_file: its files are readable by their owner alone.
-    path.write_bytes(safetensors.save(weights, metadata=metadata))
+    path.write_bytes(safetensors_bytes(weights, metadata))
 
 
 def _quoted(path: Path) -> str:

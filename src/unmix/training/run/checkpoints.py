@@ -13,7 +13,7 @@ import torch
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
 from unmix.errors import UserError
-from unmix.files import atomic_path
+from unmix.files import atomic_path, flush
 
 __all__ = [
     "LAST",
@@ -52,8 +52,7 @@ class AtomicCheckpoints(TorchCheckpointIO):
         with atomic_path(path) as beside:
             with beside.open("wb") as file:
                 _write(checkpoint, file)
-                file.flush()
-                os.fsync(file.fileno())
+            flush(beside)  # before there is another previous one
             if path.name == LAST and path.exists():
                 _keep_as_previous(path)
 

@@ -13,7 +13,7 @@ from typing import Any
 import yaml
 from torch import nn
 
-from unmix.checksums import CHECKSUM, PLACEHOLDER, with_checksum
+from unmix.checksums import CHECKSUM, PLACEHOLDER, safetensors_bytes, with_checksum
 from unmix.config import GROUPS, Settings, field_names
 from unmix.config.saved import saved_settings
 from unmix.errors import UserError, check_given
@@ -192,8 +192,6 @@ class RunFolder:
 
         The file has a checksum, which `load_encoder` verifies.
         """
-        import safetensors.torch as safetensors  # only here: training does not need it
-
         tensors = {k: v.detach().cpu().contiguous() for k, v in backbone.state_dict().items()}
         metadata = {
             CHECKSUM: PLACEHOLDER,
@@ -201,7 +199,7 @@ class RunFolder:
         }
         with atomic_path(self.encoder) as beside:
             # Not save_file: its files are readable by their owner alone.
-            beside.write_bytes(with_checksum(safetensors.save(tensors, metadata=metadata)))
+            beside.write_bytes(with_checksum(safetensors_bytes(tensors, metadata)))
 
 
 def begun_before(settings: Settings) -> Settings:
