@@ -15,7 +15,7 @@ import pytest
 import torch
 from PIL import Image
 
-from test_training_kills import TINY, outcome
+from killing import TINY, outcome
 from unmix.cli import main
 from unmix.errors import Interrupted
 from unmix.training import pretrain

@@ -305,6 +305,8 @@ def _to_the_end(
     seconds = time.perf_counter() - start
     content = results_of(parts, record, folder, reporter, rows, command, seconds)
     with results_lock(folder.path):
+        # Before the results: a run that has them is complete.
+        keep_per_image(folder.path, [evaluator.per_image(each) for each in measured])
         write_results(
             folder.results,
             {
@@ -314,7 +316,6 @@ def _to_the_end(
                 "quality": quality,
             },
         )
-        keep_per_image(folder.path, [evaluator.per_image(each) for each in measured])
     folder.previous.unlink(missing_ok=True)  # not needed any more
     results = load_results(folder.path)
     say_accuracies(results)
