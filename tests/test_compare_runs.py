@@ -100,6 +100,16 @@ def test_the_answer_is_first_then_settings_conditions_and_runs(tmp_path: Path) -
     assert any("\nepochs 4\n" in line for line in lines)
 
 
+def test_weights_to_start_from_are_a_short_name_and_not_needed(tmp_path: Path) -> None:
+    words = {"init": str(tmp_path / "gone.pth"), "init_sha256": "ab" * 32}
+    runs = [ended(tmp_path / "a", 40.0), ended(tmp_path / "b", 45.0, **words)]
+    lines, found = told(*runs, out=tmp_path / "out")
+    assert list(found["conditions"]) == ["no init", "init gone.pth (abababab)"]
+    steps = [one["forward_equivalents"] for one in found["conditions"].values()]
+    assert steps[0] == steps[1] is not None
+    assert not any("cannot be counted" in line for line in lines)
+
+
 def test_other_images_are_never_ranked_with_these(tmp_path: Path) -> None:
     """Nine runs, two on 512 images and seven on 256, were ranked without a note."""
     runs = [ended(tmp_path / f"a{s}", 60.0, seed=s, limit=512) for s in range(2)]

@@ -15,10 +15,10 @@ import yaml
 
 from unmix.cli import main
 from unmix.commands.compare import compare
-from unmix.config import OptimizerSettings
+from unmix.config import OptimizerSettings, Settings
 from unmix.methods import Progress
 from unmix.results import load_results
-from unmix.training import pretrain
+from unmix.training import RunFolder, pretrain
 from unmix.training.loop.module import Pretraining
 from unmix.training.loop.optimizers import learning_rate_factor
 
@@ -186,6 +186,17 @@ def test_what_cannot_be_extended_is_refused(
     for wrong in ("4", "0", "2,1"):
         words = ["--epochs", "4", "--restarts", *wrong.split(","), "--run", tmp_path / "none"]
         assert refused("pretrain", *words).startswith("--restarts: ")
+
+
+def test_an_extended_run_is_not_shortened(tmp_path: Path, refused: Callable[..., str]) -> None:
+    words = {"method": "moco", "data": "photos", "epochs": 4, "restarts": (2,)}
+    RunFolder(tmp_path / "r").write_settings(Settings.of(words))
+    for more in ((), ("--extend",)):
+        line = refused("pretrain", "--run", tmp_path / "r", "--epochs", "2", *more)
+        assert line == (
+            "--restarts: the schedules start again after epoch 2, so --epochs 2 is too few; it "
+            "must be at least 3."
+        )
 
 
 def test_schedules_start_again_and_warm_up_from_where_they_ended() -> None:

@@ -214,6 +214,11 @@ def test_missing_files_and_unfinished_runs(tmp_path: Path):
     (tmp_path / "config.yaml").write_text("method: moco\n")
     with pytest.raises(UserError, match=r"is a run without encoder\.safetensors"):
         open_weights(str(tmp_path))
+    with pytest.raises(UserError, match=r"https://a\.org/w\.pth is an address; download"):
+        open_weights("https://a.org/w.pth")
+    trained = {"state_dict": {"method.f.conv1.weight": torch.zeros(1)}, "epoch_samples": [4]}
+    with pytest.raises(UserError, match=r"a checkpoint of a run of unmix.*give the run's folder"):
+        open_weights(str(saved(trained, tmp_path / "last.ckpt")))
 
 
 def offline(*_: Any, **__: Any) -> None:

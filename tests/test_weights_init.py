@@ -16,7 +16,7 @@ from checkpoints import RESNETS, VITS, randomized, resnet, vit
 from harness import KINDS, N_DATA, backbone_of, build, options_of
 from unmix import methods
 from unmix.cli import main, parse_pretrain
-from unmix.commands import compare, import_weights, knn
+from unmix.commands import compare, embed, import_weights, knn
 from unmix.config import Settings
 from unmix.errors import UserError
 from unmix.results import load_results
@@ -186,10 +186,21 @@ def test_an_imported_checkpoint_is_a_run(
     own = tmp_path / "own"
     pretrain(**{**TINY, "data": str(pictures), "limit": None, "size": 32, "batch_size": 8,
                 "stem": "auto", "evaluate": True, "run": str(own)})  # fmt: skip
+    capsys.readouterr()
     compared = compare(own, run, out=tmp_path / "compared")
     text = compared.table.text()
     assert "MoCo" in text
     assert "SimCLR" in text
+    said = capsys.readouterr().out
+    # Settings of a training that is not known are no difference, and no curves are missed.
+    assert "SimCLR, epochs 1, backbone resnet10" in said
+    assert "MoCo, imported, epochs 200, backbone resnet18" in said
+    for word in ("batch size", "queue", "sha256", "no init", "metrics.csv"):
+        assert word not in said
+    # A run is imported as what it is.
+    lines: list[str] = []
+    import_weights(str(own), run=tmp_path / "again", say=lines.append)
+    assert "method: simclr   epochs: 1" in lines[1]
     again = pretrain(run=str(run))
     assert again.epochs == 200
 
@@ -204,6 +215,8 @@ def test_an_import_without_data_says_what_to_give(tmp_path: Path, pictures: Path
     assert "CIFAR-10's" in text
     with pytest.raises(UserError, match="was imported, and its data is unknown; give the data"):
         knn(run, device="cpu")
+    with pytest.raises(UserError, match="was imported, and its images are unknown; give them"):
+        embed(run, device="cpu", out=tmp_path / "features.npz")
     row = knn(run, device="cpu", data=str(pictures), k=3)
     assert row["data"] == str(pictures)
     with pytest.raises(UserError, match="checkpoint"):

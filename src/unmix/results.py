@@ -122,6 +122,11 @@ class RunResults:
         return f"{state}, {self.complete_epochs} of {self.epochs}"
 
     @property
+    def imported(self) -> bool:
+        """Whether it is of weights that were imported, and not trained here."""
+        return "imported" in self.training
+
+    @property
     def baseline(self) -> bool:
         """Whether the run was trained without a mixture."""
         return self.mixture == "none"

@@ -61,7 +61,7 @@ def grouped(
             settings = result_settings(RunFolder(known[run.name]).settings())
         except UserError:
             settings = {name: getattr(run, name) for name in _FACTS}
-        label = run_label(run.method, run.mixture)
+        label = run_label(run.method, run.mixture) + (", imported" if run.imported else "")
         runs.append(ComparedRun(known[run.name], run, settings, label, epoch))
     return group_runs(runs, cost_of, reference)
 
@@ -75,6 +75,8 @@ def costs(notes: list[str]) -> CostOf:
     known: dict[tuple[Any, ...], float | None] = {}
 
     def cost_of(run: ComparedRun) -> float | None:
+        if run.results.imported:
+            return None  # how they were trained is not known
         try:
             settings = RunFolder(run.folder).settings()
             flat = settings.flat().items()
@@ -115,7 +117,7 @@ def conditions_drawn(groups: GroupedRuns, notes: list[str]) -> list[Condition]:
             try:
                 metrics[seed] = read_metrics(RunFolder(run.folder).metrics)
             except UserError as error:
-                if run.results.ended:
+                if run.results.ended and not run.results.imported:
                     notes.append(f"{run.name} has no curves: {error}")
         runs = {seed: run.results for seed, run in group.runs.items()}
         word = f"epochs {group.first.results.epochs}"

@@ -6,7 +6,7 @@ import os
 import shlex
 import shutil
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -134,7 +134,7 @@ def import_weights(
     say(_about(settings, opened, found, trained, given))
     record = None if data is None else DataRecord.of(data, seen)
     command = shlex.join(["unmix", "import", file, "--run", str(run)])
-    _write(folder, settings, encoder, record, command, method or found.layout.method)
+    _write(folder, settings, encoder, record, command, method or _method(opened, found))
     say(f"run folder: {shown(folder.path)}")
     if labeled:
         knn(folder.path, device=device, threads=threads, say=say)
@@ -177,7 +177,7 @@ def _settings(opened: Weights, found: Found, given: Mapping[str, Any]) -> dict[s
         UserError: if the backbone is not known.
     """
     network = network_of(found.tensors)
-    words: dict[str, Any] = {"method": found.layout.method or _ANY}
+    words: dict[str, Any] = {"method": _method(opened, found) or _ANY}
     if opened.backbone is not None:
         words["backbone"] = opened.backbone
     elif network is not None:
@@ -203,6 +203,12 @@ def _settings(opened: Weights, found: Found, given: Mapping[str, Any]) -> dict[s
     return {**words, **{k: list(v) if isinstance(v, tuple) else v for k, v in given.items()}}
 
 
+def _method(opened: Weights, found: Found) -> str | None:
+    """The method that trained the weights, as far as the file says."""
+    own = opened.method if opened.method in METHODS else None
+    return own or found.layout.method
+
+
 def _heads(found: Found) -> int | None:
     patches = found.tensors.get("patch_embed.proj.weight")
     return None if patches is None else found.layout.heads.get(patches.shape[0])
@@ -219,6 +225,10 @@ def _preparation(opened: Weights, network: Network | None) -> Preparation:
 
 def _epochs(opened: Weights) -> int | None:
     """The number of epochs that a checkpoint says that it was trained for."""
+    beside = opened.checkpoint.path.parent
+    if opened.method is not None:
+        with suppress(UserError):
+            return load_results(beside).epochs
     epoch = opened.checkpoint.content.get("epoch")
     if isinstance(epoch, bool) or not isinstance(epoch, int) or epoch < 0:
         return None
@@ -282,7 +292,7 @@ def _about(
         own = [name for name in ("mean", "std", "size") if given[name] is not None]
         source = prepared.source + (f"; {', '.join(own)} as given" if own else "")
         parts.append(f"images: {run.size} px, mean {words[0]}, std {words[1]} ({source})")
-    if given["method"] is None and found.layout.method is None:
+    if given["method"] is None and _method(opened, found) is None:
         parts.append("method: unknown, --method says otherwise")
     else:
         parts.append(f"method: {run.method}")

@@ -50,9 +50,11 @@ class Settings:
                 f"most {epochs - 1}.",
                 parameter="freeze_backbone_epochs",
             )
-        if any(epoch >= epochs for epoch in self.optimizer.restarts):
+        last = max(self.optimizer.restarts, default=0)
+        if last >= epochs:
             raise UserError(
-                f"{list(self.optimizer.restarts)} must lie within the run of `epochs={epochs}`.",
+                f"the schedules start again after epoch {last}, so `epochs={epochs}` is too few; "
+                f"it must be at least {last + 1}.",
                 parameter="restarts",
             )
         least, processes = 2 * self.machine.processes, self.machine.processes

@@ -157,7 +157,7 @@ def _blank_parts(settings: Settings, batch: int, n_data: int) -> Parts:
     """The components of a run on blank images, for one device."""
     changed = settings.with_changes(
         batch_size=batch, limit=None, device="cpu", precision="32", devices=1, nodes=1, workers=0,
-        resident="no", compile="no", logger="none", evaluate=False,
+        resident="no", compile="no", logger="none", evaluate=False, init=None, init_sha256=None,
     )  # fmt: skip
     size, count = settings.run.size or LARGE, max(2, batch, min(n_data, _MOST))
     images = TensorImages(

@@ -29,6 +29,8 @@ _NO_CONDITION = {"seed", "device", *field_names("evaluation")}
 _SHARED = ("data", "size", "limit")
 # Known of a finished run alone.
 _COUNTS = ("train_images", "test_images")
+# What is known of weights that were imported, besides their file.
+_OF_WEIGHTS = ("method", "epochs", "size", "backbone", "width", "stem", "patch", "heads", "view")
 
 CostOf = Callable[["ComparedRun"], float | None]
 """From a run to the forward-equivalents of its step, if they are known."""
@@ -59,6 +61,13 @@ class ComparedRun:
         kept = {k: v for k, v in self.settings.items() if k not in _NO_CONDITION}
         if self.results.baseline:
             kept = {k: v for k, v in kept.items() if k not in field_names("mixture")}
+        weights = _weights(kept.get("init"), kept.pop("init_sha256", None))
+        if self.results.imported:
+            # How other weights were trained is not known, so that is no difference.
+            kept = {k: v for k, v in kept.items() if k in _OF_WEIGHTS}
+            kept["weights"] = weights
+        elif weights is not None:
+            kept["init"] = weights
         return {**kept, "mixture": self.results.mixture, "data": self.results.data}
 
     @property
@@ -310,6 +319,14 @@ def group_runs(
     }
     protocols = protocols_of([run.results for run in runs])
     return GroupedRuns(groups, tuple(notes), tuple(protocols), cost_of, reference)
+
+
+def _weights(init: Any, sha256: Any) -> str | None:
+    """Weights by the name of their file and the first digits of its SHA-256."""
+    if init is None:
+        return None
+    name = Path(str(init)).name
+    return f"{name} ({str(sha256)[:8]})" if sha256 else name
 
 
 def _shared(group: RunGroup, setting: str) -> Any:

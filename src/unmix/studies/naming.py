@@ -81,7 +81,7 @@ def differing(conditions: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str
 def setting_in_words(key: str, value: Any) -> str:
     """A setting within a name: "lr 0.03", "no limit"."""
     words = key.replace("_", " ")
-    return f"no {words}" if value is None else f"{words} {value_text(value, key)}"
+    return f"no {words}" if value in (None, (), []) else f"{words} {value_text(value, key)}"
 
 
 def _word(key: str, one: Named) -> str:

@@ -133,14 +133,14 @@ def _check_network(ours: Mapping[str, Tensor], network: Network | None, name: st
     elif own.halves and not network.halves:
         advice = "CMC needs weights of CMC; or give another `method`"
     elif network.halves and not own.halves:
-        advice = f"give `method=cmc`, {network.advice()}"
+        advice = f"give `method=cmc`, {network.advice(own)}"
     elif "first layer" in clause:
         advice = (
             "the original of CMC keeps 64 channels in the first layer whatever the width; only its "
             "width 1 (resnet50v2) can be taken over"
         )
     else:
-        advice = f"give {network.advice()}"
+        advice = f"give {network.advice(own)}"
     raise _error(
         name, f"has the weights of a {network.title}, and the encoder is a {own.title}: {clause}; "
         f"{advice}"

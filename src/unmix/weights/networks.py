@@ -57,11 +57,14 @@ class Network:
             found["patch"] = self.patch
         return found
 
-    def advice(self) -> str:
-        """The settings in backticks, as an error names them."""
+    def advice(self, instead_of: Network) -> str:
+        """The settings in backticks, as an error names them, to have this network and no other."""
+        words = self.settings()
+        if instead_of.width != self.width:
+            words.setdefault("width", self.width)
         return ", ".join(
             f"`{name}={value:g}`" if isinstance(value, float) else f"`{name}={value}`"
-            for name, value in self.settings().items()
+            for name, value in words.items()
         )
 
     def difference(self, other: Network) -> str | None:

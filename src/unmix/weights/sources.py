@@ -6,7 +6,7 @@ import json
 import os
 import shutil
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -56,6 +56,7 @@ class Weights:
         sha256: Of the file.
         preparation: Of the images, as far as the source says; None otherwise.
         backbone: The backbone that the source names, such as timm:resnet50; None otherwise.
+        method: The method of the run that they are of; None of other projects.
     """
 
     name: str
@@ -63,6 +64,7 @@ class Weights:
     sha256: str
     preparation: Preparation | None = None
     backbone: str | None = None
+    method: str | None = None
 
     def found(self, backbone: nn.Module | None = None) -> Found:
         """The network in the file.
@@ -108,9 +110,15 @@ def open_weights(weights: str, sha256: str | None = None) -> Weights:
         path, preparation = _timm_file(weights.removeprefix(TIMM))
     elif weights.startswith(TORCHVISION):
         path, preparation = _torchvision_file(weights.removeprefix(TORCHVISION))
+    elif "://" in weights:
+        raise UserError(
+            f"{shown(weights)} is an address; download the file first, and give its path.",
+            parameter="init",
+        )
     else:
         path, preparation = _own_file(Path(weights).expanduser()), None
     checkpoint = read_checkpoint(path)
+    _check_no_run(checkpoint)
     digest = sha256_of(checkpoint.path)
     if sha256 is not None and digest != sha256:
         raise UserError(
@@ -120,7 +128,9 @@ def open_weights(weights: str, sha256: str | None = None) -> Weights:
         )
     backbone = weights.partition(".")[0] if weights.startswith(TIMM) else None
     preparation = preparation or _of_run(checkpoint) or _hugging_face(checkpoint)
-    return Weights(shown(weights), checkpoint, digest, preparation, backbone)
+    return Weights(
+        shown(weights), checkpoint, digest, preparation, backbone, _method_of_run(checkpoint)
+    )
 
 
 def _own_file(path: Path) -> Path:
@@ -134,6 +144,22 @@ def _own_file(path: Path) -> Path:
     return path / ENCODER_FILE if (path / ENCODER_FILE).is_file() else path
 
 
+def _check_no_run(checkpoint: Checkpoint) -> None:
+    """Check that a file is no checkpoint of a run here, whose encoder is a file of its own.
+
+    Raises:
+        UserError: if it is.
+    """
+    state = checkpoint.content.get("state_dict")
+    if "epoch_samples" in checkpoint.content and isinstance(state, Mapping):
+        raise UserError(
+            f"{shown(checkpoint.path)} is a checkpoint of a run of unmix, which holds heads and "
+            "optimizer too; give the run's folder, or its encoder.safetensors, which is written "
+            "when the run ends.",
+            parameter="init",
+        )
+
+
 def _of_run(checkpoint: Checkpoint) -> Preparation | None:
     """What an encoder of unmix says itself; CMC's images have a normalization of their own."""
     try:
@@ -145,6 +171,15 @@ def _of_run(checkpoint: Checkpoint) -> Preparation | None:
     ):
         return None
     return Preparation(tuple(facts["mean"]), tuple(facts["std"]), facts.get("size"), "its run")
+
+
+def _method_of_run(checkpoint: Checkpoint) -> str | None:
+    """The method that an encoder of unmix says that it was trained by."""
+    try:
+        found = json.loads(checkpoint.metadata.get("method", "null"))
+    except ValueError:
+        return None
+    return found if isinstance(found, str) else None
 
 
 def _hugging_face(checkpoint: Checkpoint) -> Preparation | None:

@@ -15,7 +15,7 @@ from unmix.data import DATA_SETS
 from unmix.data.fingerprint import Fingerprint
 from unmix.errors import UserError
 from unmix.files import atomic_write
-from unmix.names import is_python
+from unmix.names import NO_DATA, is_python
 from unmix.weights.names import is_name
 
 __all__ = [
@@ -137,11 +137,15 @@ def located(settings: Settings) -> Settings:
 
 
 def check_there(data: str) -> None:
-    """Check that the folder of a run's images still exists.
+    """Check that the images of a run are known, and that their folder still exists.
 
     Raises:
         UserError: if not.
     """
+    if data == NO_DATA:
+        raise UserError(
+            "the run was imported, and its images are unknown; give them.", parameter="data"
+        )
     if is_folder(data) and not Path(data).expanduser().exists():
         raise UserError(
             f"--data: the run's images were in {data}, which does not exist; give --data with the "
