@@ -1,18 +1,26 @@
-"""Checks that the processes of a run can be started from where it is called."""
+"""How the processes of a run are started: by Lightning from where it is called, or by a launcher."""
 
 from __future__ import annotations
 
 import ast
+import atexit
 import multiprocessing
 import os
 import sys
+from contextlib import suppress
+from datetime import timedelta
 from pathlib import Path
 
-from lightning.fabric.plugins.environments import SLURMEnvironment
+import torch.distributed as dist
+from lightning.fabric.plugins.environments import (
+    ClusterEnvironment,
+    SLURMEnvironment,
+    TorchElasticEnvironment,
+)
 
 from unmix.errors import UserError
 
-__all__ = ["check_launch", "check_workers"]
+__all__ = ["check_launch", "check_workers", "cluster_plugins", "join_again"]
 
 
 def check_launch(devices: int) -> None:
@@ -57,6 +65,50 @@ def check_workers(workers: int | None) -> None:
     if script is None or by_name or not Path(script).is_file() or is_guarded(Path(script)):
         return
     raise UserError(_UNGUARDED.format(script=script))
+
+
+def cluster_plugins() -> list[ClusterEnvironment]:
+    """Lightning's plugin for the launcher, where it should not be the one that it finds itself.
+
+    In a job of SLURM it would requeue the job on SIGUSR1 with a checkpoint of its own; `Stopping`
+    saves the step instead, and what submitted the job decides whether it is queued again.
+    """
+    if TorchElasticEnvironment.detect() or not SLURMEnvironment.detect():
+        return []
+    return [SLURMEnvironment(auto_requeue=False)]
+
+
+def join_again(on_gpu: bool, timeout: timedelta) -> None:
+    """Connect processes that torchrun has started again, before Lightning does.
+
+    torchrun keeps one store over its restarts, and PyTorch reads the addresses of the processes
+    that have ended from it (PyTorch issue 135712). So each restart gets its own part of the store.
+    On several machines restarts are not counted together, and PyTorch's
+    TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 is needed.
+
+    Args:
+        on_gpu: Whether the processes train on GPUs.
+        timeout: How long an operation may wait for the other processes.
+    """
+    env = os.environ
+    restarts = env.get("TORCHELASTIC_RESTART_COUNT", "0")
+    shared = env.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
+    if restarts == "0" or not shared or env.get("GROUP_WORLD_SIZE") != "1" or dist.is_initialized():
+        return
+    count = int(env["WORLD_SIZE"])
+    store = dist.TCPStore(
+        env["MASTER_ADDR"], int(env["MASTER_PORT"]), count, is_master=False, timeout=timeout
+    )
+    dist.init_process_group(
+        "nccl" if on_gpu else "gloo", store=dist.PrefixStore(f"restart{restarts}", store),
+        rank=int(env["RANK"]), world_size=count, timeout=timeout,
+    )  # fmt: skip
+    atexit.register(_leave)
+
+
+def _leave() -> None:
+    with suppress(Exception):  # others may be gone already
+        dist.destroy_process_group()
 
 
 def start_method() -> str:

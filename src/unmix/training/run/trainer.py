@@ -26,11 +26,13 @@ from unmix.training.loop.records import Records
 from unmix.training.loop.stopping import Stopping
 from unmix.training.run.checkpoints import AtomicCheckpoints, latest_intact, set_aside
 from unmix.training.run.folder import RunFolder
+from unmix.training.run.launching import cluster_plugins, join_again
 from unmix.training.run.loggers import extra_loggers
 from unmix.training.run.parts import Parts
 
 __all__ = ["build_trainer", "fit"]
 
+TIMEOUT = timedelta(hours=6)
 _NOT_WRITABLE = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES}
 _PARTS = (
     "state_dict", "optimizer_states", "lr_schedulers", "loops", "callbacks", "global_step",
@@ -68,7 +70,7 @@ def fit(
         callbacks,
         max_epochs=settings.run.epochs,
         logger=extra_loggers(settings, folder),
-        plugins=[AtomicCheckpoints()],
+        plugins=[AtomicCheckpoints(), *cluster_plugins()],
         enable_checkpointing=False,  # the callback `Checkpoints` instead
         enable_progress_bar=bar,
     )
@@ -77,6 +79,8 @@ def fit(
         resident=parts.module.resident is not None, workers=settings.machine.workers,
         pin_memory=machine.device.type == "cuda",
     )  # fmt: skip
+    if settings.machine.processes > 1:
+        join_again(machine.device.type == "cuda", TIMEOUT)
     with errors_of_users(trainer, folder, stopping):
         trainer.fit(parts.module, loader, ckpt_path=start)
     # A run that was stopped between its last save and the evaluation has no step left to do.
@@ -126,7 +130,7 @@ def build_trainer(parts: Parts, callbacks: list[Callback], **options: Any) -> L.
     if wanted.processes > 1:
         # Buffers are gathered by the methods, or each process has its own. One process evaluates
         # while the others wait.
-        strategy = DDPStrategy(broadcast_buffers=False, timeout=timedelta(hours=6))
+        strategy = DDPStrategy(broadcast_buffers=False, timeout=TIMEOUT)
     return L.Trainer(
         accelerator=machine.accelerator,
         devices=wanted.devices,
