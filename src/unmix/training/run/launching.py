@@ -1,4 +1,4 @@
-"""How the processes of a run are started: by Lightning from where it is called, or by a launcher."""
+"""How the processes of a run are started: from where it is called, or by a launcher."""
 
 from __future__ import annotations
 
