@@ -23,6 +23,7 @@ from unmix.synonyms import called_value, nearest
 __all__ = [
     "Interrupted",
     "UserError",
+    "byte_count",
     "check_choice",
     "check_given",
     "check_number",
@@ -145,6 +146,24 @@ def renamed(names: Mapping[str, str]) -> Iterator[None]:
             parameter=names.get(error.parameter, error.parameter),
             predicate=error.predicate,
         ) from None
+
+
+_BYTES = re.compile(r"(\d+(?:\.\d*)?)\s*([kmgt]?)(i?)b?", re.IGNORECASE)
+
+
+def byte_count(parameter: str, text: str) -> int:
+    """The number of bytes that a text such as "50GB", "1.5 TB", "500MiB" or "0" stands for.
+
+    Raises:
+        UserError: if it stands for none.
+    """
+    match = _BYTES.fullmatch(text.strip()[:40])
+    if match is None:
+        raise UserError(
+            f"{text!r} is not a size; give one such as 50GB, 500MB or 0.", parameter=parameter
+        )
+    power = " kmgt".index(match[2].lower() or " ")
+    return int(float(match[1]) * (1024 if match[3] else 1000) ** power)
 
 
 def check_given(parameter: str, value: object, *, flag: str | None = None) -> None:

@@ -14,8 +14,11 @@ import unicodedata
 __all__ = [
     "NO_DATA",
     "PYTHON",
+    "SHARDS",
     "is_python",
+    "is_stream",
     "json_bytes",
+    "name_of_stream",
     "restored",
     "shown",
     "shown_lines",
@@ -37,6 +40,26 @@ PYTHON = "python:"
 def is_python(data: str) -> bool:
     """Whether a run's data was given in Python; its name is then only the kind of object."""
     return data.startswith(PYTHON)
+
+
+SHARDS = "wds:"
+"""Prefix of `data` that are shards of images in tar files, where their names do not say so."""
+
+
+def is_stream(data: str) -> bool:
+    """Whether a run's data is shards of images: `wds:...`, a URL, or tar files."""
+    return data.startswith(SHARDS) or "://" in data or data.endswith(".tar")
+
+
+def name_of_stream(data: str) -> str:
+    """A word for shards, for names of files: "imagenet" of `s3://bucket/imagenet/{000..146}.tar`.
+
+    It is the last part of the path without pattern and extension, if it has letters.
+    """
+    path = data.removeprefix(SHARDS).partition("://")[2] or data.removeprefix(SHARDS)
+    parts = [re.split(r"[{*?\[:]", part)[0] for part in path.split("/")]
+    words = [re.sub(r"[^\w.-]", "", part.removesuffix(".tar")).strip("-_.") for part in parts]
+    return next((word for word in reversed(words) if re.search(r"[^\W\d]", word)), "shards")
 
 
 def shown(name: str | os.PathLike[str] | object) -> str:

@@ -23,7 +23,7 @@ from unmix.evaluation.cmc_layers import layer_features
 from unmix.evaluation.encoder import ENCODER_FILE, LoadedEncoder, load_encoder
 from unmix.hardware.devices import Machine, choose_machine
 from unmix.hardware.threads import CoreMeter, choose_threads, threads_in_words, using_threads
-from unmix.names import NO_DATA
+from unmix.names import NO_DATA, is_stream
 from unmix.per_image import PerImage
 from unmix.results import DamagedResultsError, described, load_results
 from unmix.training.console import Estimate
@@ -222,10 +222,8 @@ class FinishedRun:
         """
         own = self.settings.run
         if self.alone and data is None:
-            raise UserError(
-                "--data: an encoder file does not say what it was trained on; give the data to "
-                "evaluate it on."
-            )
+            what_for = "--data: an encoder file does not say what it was trained on"
+            raise UserError(f"{what_for}; give the data to evaluate it on.")
         if data is None and own.data == NO_DATA:
             raise UserError(
                 f"--data: {self.folder.path} was imported, and its data is unknown; give the data "
@@ -375,8 +373,9 @@ def check_features(features: str, layer: str | None) -> None:
 
 
 def _within(data: str, folder: str | None) -> str | None:
-    """A folder within the data's, if it exists."""
-    return folder if folder is not None and (Path(data).expanduser() / folder).is_dir() else None
+    """A folder within the data's, if it exists; of shards, those that it names."""
+    known = is_stream(data) or (folder and (Path(data).expanduser() / folder).is_dir())
+    return folder if known else None
 
 
 def line_of(row: Mapping[str, Any]) -> str:

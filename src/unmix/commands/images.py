@@ -8,6 +8,7 @@ from pathlib import Path
 from unmix.commands.finished import FinishedRun, Say, located_data
 from unmix.data import ImageSet
 from unmix.errors import UserError, check_choice
+from unmix.names import is_stream
 from unmix.training.run.data_record import check_there, is_folder, same_place
 from unmix.training.run.parts import load_split
 
@@ -78,4 +79,4 @@ def image_sets(
 
 def _existing(data: str, folder: str | None) -> str | None:
     inside = folder is not None and (Path(data).expanduser() / folder).is_dir()
-    return folder if inside else None
+    return folder if inside or is_stream(data) else None

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from unmix.config.catalog import catalog
 from unmix.config.mixtures import MixtureSettings
+from unmix.config.run import RunSettings
 from unmix.config.views import INTERPOLATIONS, ViewSettings
 from unmix.errors import UserError, check_choice, check_given, check_number
 from unmix.synonyms import called_value, nearest, timm_models
@@ -39,99 +40,6 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "schedule": ("cosine", "step", "constant"),
 }
 """The allowed values of settings, by name."""
-
-
-@dataclass(frozen=True)
-class RunSettings:
-    """Method, data and length of the run.
-
-    Args:
-        method: Self-supervised method, such as moco, simclr or byol; `unmix methods` lists them.
-        data: Data set by name, or a folder of images.
-        data_dir: Folder of the data set's files (for the names that need files).
-        train_folder: Folder of the training images, relative to the data; by default found by the
-            usual names, such as train/. With a dot every folder is a class.
-        test_folder: Folder of the images to evaluate on, likewise; by default val/, else test/.
-        run: Run folder; give it again to resume. By default
-            runs/METHOD-DATA-MIXTURE-seedSEED.
-        epochs: Passes over the training images.
-        batch_size: Images in a batch.
-        drop_last: Drop the last batch of an epoch if it is incomplete.
-        size: Side of the views in pixels; by default the data set's own.
-        limit: Number of training images to use, evenly spaced; by default all.
-        mean: RGB mean in [0, 1] to normalize by; by default the data set's own.
-        std: RGB standard deviation to normalize by; by default the data set's own.
-        max_pixels: Images with more pixels are not decoded.
-        bit_depth: Bits that images of more than 8 bits really use, such as 12; by default their
-            range is measured on the data set.
-        range: Values that become black and white in images of more than 8 bits, instead of
-            bit_depth.
-        seed: Seed of all random numbers; the same seed gives the same run.
-        strict: Stop at the first broken image instead of skipping it.
-        download: Download the data set where torchvision can.
-    """
-
-    method: str = "moco"
-    data: str = "photos"
-    data_dir: str | None = None
-    train_folder: str | None = None
-    test_folder: str | None = None
-    run: str | None = None
-    epochs: int = 20
-    batch_size: int = 128
-    drop_last: bool = False
-    size: int | None = None
-    limit: int | None = None
-    mean: tuple[float, float, float] | None = None
-    std: tuple[float, float, float] | None = None
-    max_pixels: int = 178_956_970
-    bit_depth: int | None = None
-    range: tuple[float, float] | None = None
-    seed: int = 0
-    strict: bool = False
-    download: bool = False
-
-    def __post_init__(self) -> None:
-        for name in ("data", "data_dir", "run"):
-            check_given(name, getattr(self, name))
-        check_choice("method", self.method, catalog().methods)
-        check_number("epochs", self.epochs, at_least=1)
-        check_number("seed", self.seed, at_least=0, at_most=2**63 - 1)
-        if self.batch_size < 2:
-            raise UserError(
-                f"{self.batch_size} is too small; batch norm and mixtures need at least 2 images.",
-                parameter="batch_size",
-            )
-        if self.size is not None:
-            check_number("size", self.size, at_least=1)
-        for name, values in (("mean", self.mean), ("std", self.std)):
-            for value in values or ():
-                check_number(name, value, at_least=0, at_most=1)
-            if name == "std" and 0 in (values or ()):
-                raise UserError("each number must be greater than 0.", parameter="std")
-        if self.limit is not None:
-            check_number("limit", self.limit, at_least=2)
-        check_number("max_pixels", self.max_pixels, at_least=1)
-        self._check_range()
-
-    def _check_range(self) -> None:
-        if self.bit_depth is not None:
-            check_number("bit_depth", self.bit_depth, at_least=1, at_most=32)
-            if self.range is not None:
-                raise UserError("cannot be combined with `range`; give one.", parameter="bit_depth")
-        if self.range is not None:
-            for value in self.range:
-                check_number("range", value)
-            if self.range[0] >= self.range[1]:
-                raise UserError(
-                    f"{self.range[0]:g} {self.range[1]:g} must be increasing, such as 0 4095.",
-                    parameter="range",
-                )
-
-    @property
-    def limits(self) -> tuple[float, float] | None:
-        """The values of black and white in images of more than 8 bits, if they are given."""
-        return self.range if self.bit_depth is None else (0.0, 2.0**self.bit_depth - 1)
 
 
 @dataclass(frozen=True)

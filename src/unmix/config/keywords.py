@@ -54,6 +54,10 @@ class PretrainSettings(TypedDict, total=False):
     bit_depth: int | None
     range: Sequence[float] | None
     seed: int
+    shuffle_buffer: int
+    interleave: int | None
+    cache_dir: str | None
+    cache_size: str
     strict: bool
     download: bool
     backbone: str

@@ -21,6 +21,7 @@ from unmix.config.mixtures import MixtureSettings
 from unmix.config.parameters import parameters_of
 from unmix.config.views import ViewSettings
 from unmix.errors import UserError
+from unmix.names import is_stream, name_of_stream
 from unmix.synonyms import hint
 
 __all__ = ["Settings"]
@@ -113,6 +114,8 @@ class Settings:
         mixture = self.mixture.folder
         # Data given in Python has a colon, which not all file systems take.
         data = Path(self.run.data).name.replace(":", "-") or "data"
+        if is_stream(self.run.data):
+            data = name_of_stream(self.run.data)
         return Path("runs") / f"{self.run.method}-{data}-{mixture}-seed{self.run.seed}"
 
 

@@ -79,6 +79,11 @@ class Decoding:
     max_pixels: int = MAX_PIXELS
     range: Range | None = None
 
+    @property
+    def max_bytes(self) -> int:
+        """Size of the largest file that can be an image of `max_pixels`."""
+        return self.max_pixels * _BYTES_PER_PIXEL + _METADATA
+
 
 def read_image(path: Path, decoding: Decoding = Decoding()) -> bytes:
     """Read an encoded image.
@@ -92,7 +97,7 @@ def read_image(path: Path, decoding: Decoding = Decoding()) -> bytes:
             that is allowed.
     """
     try:
-        return read_regular(path, decoding.max_pixels * _BYTES_PER_PIXEL + _METADATA)
+        return read_regular(path, decoding.max_bytes)
     except OSError as error:
         raise BrokenImage(path, error.strerror or type(error).__name__) from error
 

@@ -6,7 +6,7 @@ import hashlib
 import os
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from unmix.data.imageset import FileImages, ImageSet, TensorImages
 from unmix.data.packed import PackedImages
 from unmix.data.paths import Paths
 from unmix.data.statistics import even_indices
+from unmix.data.streams import ShardImages
 
 __all__ = ["Fingerprint", "digest_of", "fingerprint"]
 
@@ -38,13 +39,16 @@ class Fingerprint:
         size: Total size of the files in bytes; None for images in memory.
         digest: Digest of the labels, and of the files' names and sizes. For a pack, of its
             checksums; for images in memory, of the pixels of 2,000 evenly spaced ones; for a data
-            set given in Python, of 16, if it returns the same twice.
+            set given in Python, of 16, if it returns the same twice; for shards, of their names and
+            sizes.
+        versions: Of shards, digests of their URLs, and of ETags or times of modification.
     """
 
     images: int
     classes: tuple[str, ...] | None
     size: int | None
     digest: str
+    versions: str | None = None
 
     @classmethod
     def of_plain(cls, plain: Mapping[str, Any]) -> Fingerprint:
@@ -59,19 +63,21 @@ class Fingerprint:
             None if classes is None else tuple(map(str, classes)),
             plain["size"],
             str(plain["digest"]),
+            plain.get("versions"),
         )
 
     def plain(self) -> dict[str, Any]:
         """The fingerprint as JSON types."""
         classes = None if self.classes is None else list(self.classes)
-        return {
+        plain = {
             "images": self.images, "classes": classes, "size": self.size, "digest": self.digest
         }  # fmt: skip
+        return plain if self.versions is None else {**plain, "versions": self.versions}
 
     def difference(self, then: Fingerprint) -> str | None:
         """How the split differs from `then`, in a clause; None if it does not."""
-        if self == then:
-            return None
+        if replace(self, versions=None) == replace(then, versions=None):
+            return self._changed_in_place(then)
         if self.images != then.images:
             return f"the data has {_images(self.images)}, the run had {then.images:,}"
         if self.classes != then.classes:
@@ -79,6 +85,13 @@ class Fingerprint:
         if self.size != then.size and None not in (self.size, then.size):
             return f"the data's files have {self.size:,} bytes, the run's had {then.size:,}"
         return "the data has other images or labels at the same positions than the run had"
+
+    def _changed_in_place(self, then: Fingerprint) -> str | None:
+        """Whether files of the same names and sizes were written again since."""
+        ours, theirs = ((each.versions or ":").split(":") for each in (self, then))
+        if ours[0] != theirs[0] or ours[1:] == theirs[1:]:
+            return None
+        return "shards were written again since (other ETags or times of modification)"
 
 
 def _images(count: int) -> str:
@@ -101,6 +114,7 @@ def fingerprint(images: ImageSet) -> Fingerprint:
     A file whose content has changed, with the same name and size, is not detected.
     """
     digest = hashlib.blake2b(digest_size=16)
+    versions = None
     if images.labels is not None:
         digest.update(images.labels.cpu().numpy().tobytes())
     size: int | None = None
@@ -122,7 +136,11 @@ def fingerprint(images: ImageSet) -> Fingerprint:
         digest.update(images.images[chosen].cpu().numpy().tobytes())
     elif isinstance(images, DatasetImages):
         digest.update(images.digest())
-    return Fingerprint(len(images), images.classes, size, digest.hexdigest())
+    elif isinstance(images, ShardImages):
+        size = sum(shard.size for shard in images.store.shards)
+        digest.update(images.digest())
+        versions = images.versions()
+    return Fingerprint(len(images), images.classes, size, digest.hexdigest(), versions)
 
 
 def digest_of(images: ImageSet, index: Tensor) -> str:

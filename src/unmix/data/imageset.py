@@ -174,6 +174,10 @@ class ImageSet(ABC):
             torch.linspace(0, len(self) - 1, count, dtype=torch.float64).round().long()
         )
 
+    def sample(self: Images, count: int) -> Images:
+        """Select `count` images to look at: evenly spaced, unless that would take long."""
+        return self.evenly(count)
+
     def between(self: Images, start: int, stop: int) -> Images:
         """Select the images from `start` up to, but not including, `stop`."""
         return self.picked(torch.arange(start, min(stop, len(self))))
@@ -225,6 +229,9 @@ class StreamedImages(ImageSet):
         Raises:
             BrokenImage: if it cannot be read.
         """
+
+    def prepare(self, indices: Sequence[int]) -> None:
+        """Make ready images that will be read next; nothing to do for files of a disk."""
 
     def decode(self, i: int, at_least: int | None = None) -> Image.Image:
         """Decode image `i` to upright 8-bit RGB.

@@ -44,6 +44,7 @@ def read_uint8(
         return resize_batch(images, size), wanted
     assert isinstance(image_set, StreamedImages)
     crops, kept = [], []
+    image_set.prepare(wanted.tolist())
     for i in wanted.tolist():
         try:
             # Twice the resized side, so that the antialiased resize still determines the result.

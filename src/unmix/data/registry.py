@@ -12,9 +12,11 @@ from unmix.data.imagenet import IMAGENET, IMAGENET_100, TINY_IMAGENET
 from unmix.data.imageset import ImageSet, Skipped
 from unmix.data.packed import holds_pack, load_pack
 from unmix.data.photos import PHOTOS
+from unmix.data.streams import holds_shards, load_shards
+from unmix.data.streams.cache import ShardCache, default_folder
 from unmix.data.tensor_sets import CIFAR10, CIFAR100, DIGITS, STL10
-from unmix.errors import UserError, check_choice
-from unmix.names import is_python
+from unmix.errors import UserError, byte_count, check_choice
+from unmix.names import is_python, is_stream
 
 __all__ = ["DATA_SETS", "load"]
 
@@ -39,13 +41,16 @@ def load(
     train_folder: str | None = None,
     test_folder: str | None = None,
     decoding: Decoding | None = None,
+    cache_dir: str | os.PathLike[str] | None = None,
+    cache_size: str = "50GB",
 ) -> ImageSet:
     """Load a split of a data set.
 
     Args:
         data: A name of `DATA_SETS`, or a folder of images (see `unmix.data.folder.load_folder`), or
-            a pack of one (see `unmix.data.packed`). A name takes precedence over a folder of the
-            same name, which can be given as `./NAME`.
+            a pack of one (see `unmix.data.packed`), or shards of images (see
+            `unmix.data.streams.load_shards`). A name takes precedence over a folder of the same
+            name, which can be given as `./NAME`.
         split: `train`, `test`, or `pretrain`, which differs from `train` only for `stl10`: it adds
             the unlabeled images and has no labels.
         data_dir: Folder of the files of a named data set, if it needs any.
@@ -56,6 +61,8 @@ def load(
         test_folder: Likewise the images to evaluate on.
         decoding: How files are decoded. Without a range, that of images of more than 8 bits is
             measured on a folder's training images.
+        cache_dir: Of remote shards, where copies are kept; by default `~/.cache/unmix`.
+        cache_size: Bytes of all copies, such as "50GB"; "0" for none.
 
     Raises:
         UserError: if the name is unknown, or files are missing, damaged, or laid out differently.
@@ -67,6 +74,12 @@ def load(
     given = {"train_folder": train_folder, "test_folder": test_folder}
     folders = [parameter for parameter, value in given.items() if value is not None]
     if name not in DATA_SETS:
+        if is_stream(name) or _is_folder_of_shards(name):
+            kept = default_folder() if cache_dir is None else Path(cache_dir).expanduser()
+            cache = ShardCache(kept, byte_count("cache_size", cache_size))
+            return load_shards(
+                name, split, skipped, how, cache, train_folder=train_folder, test_folder=test_folder
+            )
         folder = _folder(name)
         if not holds_pack(folder):
             return load_folder(
@@ -88,6 +101,11 @@ def load(
         )
     place = None if data_dir is None else Path(data_dir).expanduser()
     return data_set.read(data_set, Request(split, place, skipped, download, how))
+
+
+def _is_folder_of_shards(name: str) -> bool:
+    folder = Path(name).expanduser()
+    return bool(name) and folder.is_dir() and not holds_pack(folder) and holds_shards(folder)
 
 
 def _folder(name: str) -> Path:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -10,6 +10,7 @@ from torch.utils.data import Dataset, get_worker_info
 
 from unmix.data import BrokenImage, StreamedImages
 from unmix.data.opened import OpenedImage
+from unmix.data.streams import ShardImages
 from unmix.randomness import generator_for
 from unmix.training.loading.batch import Batch
 from unmix.views import Views
@@ -33,10 +34,17 @@ class FileCrops(Dataset[Batch]):
         images: The encoded images.
         views: Number and sizes of the crops, and how they are drawn.
         seed: Seed of the run.
+        after: Of images in shards, which shards follow in an epoch those of some images.
     """
 
-    def __init__(self, images: StreamedImages, views: Views, seed: int) -> None:
-        self.images, self.views, self.seed = images, views, seed
+    def __init__(
+        self,
+        images: StreamedImages,
+        views: Views,
+        seed: int,
+        after: Callable[[int, Sequence[int]], list[int]] | None = None,
+    ) -> None:
+        self.images, self.views, self.seed, self.after = images, views, seed, after
 
     def __len__(self) -> int:
         return len(self.images)
@@ -56,6 +64,7 @@ class FileCrops(Dataset[Batch]):
         broken: list[BrokenImage] = []
         for start in range(0, len(items), _TOGETHER):
             part = range(start, min(start + _TOGETHER, len(items)))
+            self._prepare(items, part)
             opened: dict[int, OpenedImage] = {}
             for n in part:
                 try:
@@ -74,6 +83,14 @@ class FileCrops(Dataset[Batch]):
         if len(kept) < len(items):
             crops = [room[kept] for room in crops]
         return Batch(index, tuple(crops) if kept else None, broken=tuple(broken))
+
+    def _prepare(self, items: Sequence[tuple[int, int]], part: range) -> None:
+        if not isinstance(self.images, ShardImages):
+            return
+        if part.start == 0 and self.after is not None:
+            following = self.after(items[0][0], [i for _, i in items])
+            self.images.fetch_ahead(following)
+        self.images.prepare([items[n][1] for n in part], whole=True)
 
     def _open(self, i: int) -> OpenedImage:
         return OpenedImage.of(self.images.read(i), self.images.place(i), self.images.decoding)

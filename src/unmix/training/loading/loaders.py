@@ -182,8 +182,9 @@ def build_loader(
         return IndexLoader(order) if resident else HostLoader(images.images, order, pin_memory)
     assert isinstance(images, StreamedImages)
     count = worker_count() if workers is None else workers
+    after = getattr(order, "after", None)
     return DataLoader(
-        FileCrops(images, views, order.seed),  # type: ignore[arg-type]
+        FileCrops(images, views, order.seed, after),  # type: ignore[arg-type]
         batch_sampler=_Requests(order),  # type: ignore[arg-type]
         collate_fn=_identity,  # type: ignore[arg-type]
         num_workers=count,

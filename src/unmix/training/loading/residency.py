@@ -12,6 +12,7 @@ from torch.utils.data import DataLoader, Dataset
 from unmix.config import MachineSettings
 from unmix.data import BrokenImage, ImageSet, StreamedImages, TensorImages
 from unmix.data.opened import OpenedImage
+from unmix.data.streams import ShardImages
 from unmix.display import memory
 from unmix.errors import UserError
 from unmix.hardware.devices import Machine, free_memory
@@ -61,6 +62,8 @@ def hold(images: ImageSet, machine: Machine, settings: MachineSettings) -> Held:
         return _streamed(images)
     assert isinstance(images, StreamedImages)
     must = settings.resident == "yes"
+    if isinstance(images, ShardImages) and not must:
+        return _streamed(images)
     shapes = _sample_shapes(images)
     if len(shapes) != 1:
         if must:
@@ -84,7 +87,8 @@ def hold(images: ImageSet, machine: Machine, settings: MachineSettings) -> Held:
 def _streamed(images: ImageSet) -> Held:
     if isinstance(images, TensorImages):
         return Held(images, False, "streamed from memory")
-    return Held(images, False, "streamed from files")
+    kind = "shards" if isinstance(images, ShardImages) else "files"
+    return Held(images, False, f"streamed from {kind}")
 
 
 def _fits(size: int, machine: Machine, settings: MachineSettings) -> bool:

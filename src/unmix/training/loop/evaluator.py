@@ -69,7 +69,7 @@ class Evaluator:
 
     def sample(self) -> Tensor:
         """Backbone features (N, D) of up to 256 training images, evenly spaced."""
-        few = self.train.evenly(min(_SAMPLE, len(self.train)))
+        few = self.train.sample(min(_SAMPLE, len(self.train)))
         return self.features(few, "backbone").features
 
     def features(self, images: ImageSet, kind: str | None = None) -> LabeledFeatures:
@@ -125,13 +125,13 @@ class Evaluator:
             features: Of all training images, if they are known.
         """
         if features is None:
-            features = self.features(self.train.evenly(_HEALTH_SAMPLE)).features
+            features = self.features(self.train.sample(_HEALTH_SAMPLE)).features
         sample = features[:: -(-len(features) // _HEALTH_SAMPLE)]
         method, kind = self.module.method, self.settings.features
         with torch.compiler.set_stance("force_eager"):
             views = quality.augmented_features(
                 method.features if kind == "backbone" else method.projections,
-                self.train.evenly(_VIEWED), self.module.views, _VIEWS,
+                self.train.sample(_VIEWED), self.module.views, _VIEWS,
                 generator_for(self.module.seed, "quality"), device=self.module.device,
                 dtype=self.machine.autocast, workers=self.machine.workers,
             )  # fmt: skip

@@ -13,9 +13,10 @@ from typing import Any
 from unmix.config import Settings
 from unmix.data import DATA_SETS
 from unmix.data.fingerprint import Fingerprint
+from unmix.data.streams.locations import absolute_spec
 from unmix.errors import UserError
 from unmix.files import atomic_write
-from unmix.names import NO_DATA, is_python
+from unmix.names import NO_DATA, is_python, is_stream
 from unmix.weights.names import is_name
 
 __all__ = [
@@ -111,12 +112,14 @@ def _plain(splits: Mapping[str, Fingerprint]) -> dict[str, Any]:
 
 
 def is_folder(data: str) -> bool:
-    """Whether `--data` is a path and not the name of a data set."""
+    """Whether `--data` is a path or a URL, and not the name of a data set."""
     return data not in DATA_SETS and not is_python(data)
 
 
 def absolute(path: str) -> str:
-    """The absolute path, without a trailing slash."""
+    """The absolute path, without a trailing slash; of shards, the same shards."""
+    if is_stream(path):
+        return absolute_spec(path)
     whole = Path(path).expanduser().absolute()
     return str(whole.resolve() if os.pardir in whole.parts else whole)
 
@@ -128,7 +131,7 @@ def located(settings: Settings) -> Settings:
     init = settings.model.init
     if init is not None and not is_name(init):
         changes["init"] = absolute(init)  # also where it no longer exists: a run goes on without
-    if is_folder(run.data) and Path(run.data).expanduser().is_dir():
+    if is_stream(run.data) or (is_folder(run.data) and Path(run.data).expanduser().is_dir()):
         changes["data"] = absolute(run.data)
     # Messages about a missing folder name it as typed.
     if run.data_dir is not None and (run.download or Path(run.data_dir).expanduser().exists()):
@@ -146,7 +149,8 @@ def check_there(data: str) -> None:
         raise UserError(
             "the run was imported, and its images are unknown; give them.", parameter="data"
         )
-    if is_folder(data) and not Path(data).expanduser().exists():
+    # Of shards, those that are missing are named when they are looked for.
+    if not is_stream(data) and is_folder(data) and not Path(data).expanduser().exists():
         raise UserError(
             f"--data: the run's images were in {data}, which does not exist; give --data with the "
             "folder where they are now."
@@ -159,6 +163,8 @@ def same_place(a: str | None, b: str | None) -> bool:
         return a == b
     if not (is_folder(a) and is_folder(b)):
         return False
+    if is_stream(a) or is_stream(b):
+        return absolute(a) == absolute(b)
     one, other = Path(a).expanduser(), Path(b).expanduser()
     try:
         return one.samefile(other)

@@ -28,7 +28,7 @@ _RECIPES = "# Recipes: "
 _IN_PYTHON = "# The images were given in Python"
 
 # Settings that may differ when a run is resumed, since they do not change what it computes.
-_FREE = {"run", *field_names("machine")} - {"precision"}
+_FREE = {"run", "cache_dir", "cache_size", *field_names("machine")} - {"precision"}
 
 
 class RunFolder:
@@ -141,7 +141,7 @@ class RunFolder:
         theirs = self.settings().flat()
         for name, ours in words.items():
             pair = (ours, theirs.get(name))
-            unknown = (name in ("size", "range", "init_sha256") and None in pair) or (
+            unknown = (name in ("size", "range", "init_sha256", "interleave") and None in pair) or (
                 name == "precision" and "auto" in pair
             )
             if name == "epochs" and ours != pair[1] and self.encoder.exists():

@@ -23,13 +23,13 @@ from unmix.data import (
 )
 from unmix.data.fingerprint import Fingerprint, fingerprint
 from unmix.data.from_python import check_sendable
+from unmix.data.streams import NoTestShards
 from unmix.errors import UserError, renamed
 from unmix.hardware.devices import Machine, choose_machine
 from unmix.methods import Method, method_class
 from unmix.names import shown
 from unmix.randomness import generator_for
 from unmix.together import smallest_batch
-from unmix.training.loading.loaders import EpochOrder
 from unmix.training.loading.residency import hold
 from unmix.training.loop.health import advice_for
 from unmix.training.loop.module import Pretraining
@@ -42,6 +42,7 @@ from unmix.training.run.notes import (
     notes_on_sizes,
     notes_on_weights,
 )
+from unmix.training.run.ordering import interleaved, order_of
 from unmix.views import Views
 
 __all__ = [
@@ -109,12 +110,13 @@ def build_parts(
     labeled = train
     if images is None:
         labeled = train if train.labels is not None else load_split(run_, "train", seen)
-        test = load_split(run_, "test", seen) if labeled.labels is not None else None
+        test = _test_images(labeled, run_, seen)
     settings = settings.with_changes(
         size=size,
         precision=machine.precision.split("-")[0].removesuffix("-true"),
         resident="yes" if held.resident else "no",
         **_measured_range(source, run_),
+        **interleaved(source, settings),
     )
     processes = settings.machine.processes
     if run_.batch_size % processes:
@@ -129,7 +131,7 @@ def build_parts(
     check_batch(method, run_.batch_size, len(train), processes)
     operator, rule = label_space(settings, method)
     smallest = smallest_batch(operator, method)
-    order = _order(run_, len(train), smallest, processes)
+    order = order_of(settings.run, train, smallest, processes)
     if machine.device.type == "cpu" and has_narrow_downsampling(method):
         machine = replace(machine, channels_last=False)
     check_views(settings, method)
@@ -191,26 +193,14 @@ def _training_images(
     return training
 
 
-def _order(run_: RunSettings, count: int, smallest: int, processes: int) -> EpochOrder:
-    """The order of the samples.
-
-    Raises:
-        UserError: if an epoch would have no batch.
-    """
-    if run_.drop_last and count < run_.batch_size:
-        raise UserError(
-            f"--drop_last: {count} images make no batch of {run_.batch_size}; use "
-            f"--batch_size {count} or less, or --no-drop_last."
-        )
-    order = EpochOrder(
-        count, run_.batch_size, run_.seed, smallest, processes, drop_last=run_.drop_last
-    )
-    if len(order) == 0:
-        raise UserError(
-            f"--data: {count} training images make no batch, and nothing would be trained: "
-            f"with these settings a batch needs at least {smallest * processes}."
-        )
-    return order
+def _test_images(labeled: ImageSet, run_: RunSettings, seen: Seen | None) -> ImageSet | None:
+    """The images to evaluate on; None without labels, or if shards have none for it."""
+    if labeled.labels is None:
+        return None
+    try:
+        return load_split(run_, "test", seen)
+    except NoTestShards:
+        return None
 
 
 def _measured_range(images: ImageSet, run_: RunSettings) -> dict[str, Any]:
@@ -253,6 +243,7 @@ def load_split(run_: RunSettings, split: str, seen: Seen | None = None) -> Image
         run_.data, split, data_dir=run_.data_dir, strict=run_.strict, download=run_.download,
         train_folder=run_.train_folder, test_folder=run_.test_folder,
         decoding=Decoding(run_.max_pixels, run_.limits),
+        cache_dir=run_.cache_dir, cache_size=run_.cache_size,
     )  # fmt: skip
     return as_wanted(images, run_, seen)
 

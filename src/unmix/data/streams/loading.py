@@ -1,0 +1,295 @@
+"""Shards as a data set: splits, classes, colors."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import sys
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from unmix.data.decoding import Decoding
+from unmix.data.imageset import RGB, Skipped
+from unmix.data.statistics import (
+    IMAGENET_MEAN,
+    IMAGENET_STD,
+    estimate_mean_std,
+    estimate_range,
+)
+from unmix.data.streams.cache import ShardCache, key_of
+from unmix.data.streams.images import ShardImages
+from unmix.data.streams.locations import shards_of
+from unmix.data.streams.remote import facts_of_all, local_path
+from unmix.data.streams.store import Shard, ShardStore
+from unmix.display import counted, memory
+from unmix.errors import UserError
+from unmix.files import atomic_write
+from unmix.names import shown
+
+__all__ = ["LIVE", "NoTestShards", "holds_shards", "load_shards"]
+
+LIVE = 16
+"""Shards that training reads at about the same time: of 8 read side by side, the next too."""
+_SAMPLE = 1000
+_TEST_WORDS = ("val", "valid", "validation", "test")
+_WORD = re.compile(r"(train|validation|valid|val|test)(?=$|[^a-z])", re.IGNORECASE)
+
+
+class NoTestShards(UserError):  # noqa: N818 - it says what is wrong
+    """Shards to evaluate on are asked for, and there are none."""
+
+
+def holds_shards(folder: Path) -> bool:
+    """Whether a local folder holds tar files, in itself or in a folder of a split."""
+    with suppress(OSError):
+        for path in folder.iterdir():
+            if path.suffix == ".tar" and path.is_file():
+                return True
+            if _WORD.fullmatch(path.name) and path.is_dir() and any(path.glob("*.tar")):
+                return True
+    return False
+
+
+@dataclass(frozen=True)
+class _Splits:
+    train: tuple[Shard, ...]
+    test: tuple[Shard, ...]
+    unused: int = 0
+
+
+def load_shards(
+    spec: str,
+    split: str,
+    skipped: Skipped,
+    decoding: Decoding,
+    cache: ShardCache,
+    *,
+    train_folder: str | None = None,
+    test_folder: str | None = None,
+) -> ShardImages:
+    """Load a split of images in shards.
+
+    1. *Splits.* `train_folder` and `test_folder` name shards; otherwise shards, or the folders they
+       are in, whose names begin with `val`, `valid` or `validation`, else `test`, are the test
+       split, and all others are for training.
+    2. *Index.* The images of a shard are found by its headers. That is kept in the cache. A remote
+       shard has to be read for it, but not before training if a `sizes.json` tells how many samples
+       each shard has and there are no test shards.
+    3. *Classes.* `KEY.cls`, or the label in `KEY.json`, if all images have one.
+    4. *Colors.* Mean, standard deviation and range are measured on 1,000 images of four shards.
+
+    Args:
+        spec: See `unmix.data.streams.locations.shards_of`.
+        split: `train`, `test`, or `pretrain`, which is `train` here.
+        skipped: Collects broken images.
+        decoding: How images are decoded.
+        cache: Whole copies of remote shards, and what is known of all.
+        train_folder: Shards to train on, relative to those of `spec`.
+        test_folder: Shards to evaluate on, likewise.
+
+    Raises:
+        NoTestShards: if a test split is wanted and there is none.
+        UserError: if there are no shards, or one cannot be read or has no images.
+    """
+    splits = _splits(spec, train_folder, test_folder)
+    if split == "test" and not splits.test:
+        raise NoTestShards(
+            f"{spec}: there are no shards to evaluate on; give --test_folder with them, or name "
+            "them val-*.tar."
+        )
+    lazy = not splits.test and all(shard.count is not None for shard in splits.train)
+    train = _images(spec, "train", splits.train, cache, lazy)
+    train = replace(train, **_looked_at(train, decoding), skipped=skipped)
+    labels, classes = ([], ()) if lazy else _labels(train)
+    test: ShardImages | None = None
+    test_labels: list[str] = []
+    if splits.test:
+        test = _images(spec, "test", splits.test, cache, False)
+        test_labels, _ = _labels(test)
+        if classes and (other := set(test_labels) - set(labels)):
+            raise UserError(
+                f"{test.store.shards[0].url}: class {shown(min(other))!r} of the test shards is "
+                "not among those to train on."
+            )
+    number = {name: i for i, name in enumerate(classes)}
+    if split != "test":
+        own = torch.tensor([number[label] for label in labels]) if classes else None
+        notes = (_understood(splits, train, test, classes, lazy), *_notes(train), *train.notes)
+        return replace(train, labels=own, classes=classes or None, notes=notes)
+    assert test is not None
+    own = None
+    if classes and test_labels:
+        own = torch.tensor([number[label] for label in test_labels])
+    return replace(
+        test, labels=own, classes=None if own is None else classes, mean=train.mean, std=train.std,
+        decoding=train.decoding, skipped=skipped,
+    )  # fmt: skip
+
+
+@lru_cache(maxsize=8)
+def _splits(spec: str, train_folder: str | None, test_folder: str | None) -> _Splits:
+    given = shards_of(spec)
+    urls = given.urls
+    named = {
+        name: shards_of(folder, given.base).urls
+        for name, folder in (("train", train_folder), ("test", test_folder))
+        if folder is not None
+    }
+    words = {url: _word(url, given.base) for url in urls}
+    found = {word for word in words.values() if word in _TEST_WORDS}
+    usual = next((group for group in (_TEST_WORDS[:3], _TEST_WORDS[3:]) if found & set(group)), ())
+    others = [url for url in urls if words[url] not in _TEST_WORDS]
+    test = named.get("test") or {url: urls[url] for url in urls if others and words[url] in usual}
+    train = named.get("train") or {
+        url: urls[url] for url in others or urls if url not in test
+    }  # fmt: skip
+    if not train:
+        raise UserError(f"{spec}: no shards are left to train on.", parameter="data")
+    whole = {**train, **test}
+    known = dict(zip(whole, facts_of_all(whole), strict=True))
+
+    def shards(of: dict[str, int | None]) -> tuple[Shard, ...]:
+        return tuple(Shard(u, known[u].size, known[u].version, n) for u, n in of.items())
+
+    return _Splits(shards(train), shards(test), len(set(urls) - set(whole)))
+
+
+def _word(url: str, base: str) -> str:
+    """The split that a shard's name begins with, or the folder that it is in; empty if none."""
+    inside = url.partition("?")[0].removeprefix(base).strip("/").split("/")
+    for name in reversed(inside[-2:]):
+        if (match := _WORD.match(name)) is not None:
+            return match[1].lower()
+    return ""
+
+
+def _images(
+    spec: str, split: str, shards: Sequence[Shard], cache: ShardCache, lazy: bool
+) -> ShardImages:
+    store = _store(tuple(shards), cache.root, cache.limit)
+    if lazy:
+        counts = [shard.count or 0 for shard in shards]
+    else:
+        _hold(store)
+        counts = [len(store.held[number]) for number in range(len(shards))]
+    return ShardImages(
+        name=spec, split=split, labels=None, classes=None, mean=IMAGENET_MEAN, std=IMAGENET_STD,
+        store=store, counts=np.array(counts, dtype=np.int64),
+    )  # fmt: skip
+
+
+@lru_cache(maxsize=8)
+def _store(shards: tuple[Shard, ...], root: Path, limit: int) -> ShardStore:
+    remote = [shard.size for shard in shards if local_path(shard.url) is None]
+    needed = sum(sorted(remote)[-LIVE:])
+    return ShardStore(shards, ShardCache(root, limit), copies=needed <= limit)
+
+
+def _hold(store: ShardStore) -> None:
+    """Load all indices; say how far it is if shards have to be read for it."""
+    if len(store.held) == len(store.shards):
+        return
+    missing = store.unknown()
+    size = sum(store.shards[n].size for n in missing if local_path(store.shards[n].url) is None)
+    if size:
+        print(
+            f"reading {counted(len(missing), 'shard')} ({memory(size)}) once to find the images",
+            file=sys.stderr, flush=True,
+        )  # fmt: skip
+    with tqdm(
+        total=len(missing), desc="index", unit="shard", disable=None, leave=False, delay=2
+    ) as bar:
+        store.hold(lambda _: bar.update())
+
+
+def _labels(images: ShardImages) -> tuple[list[str], tuple[str, ...]]:
+    """The label of each image and the classes in order; empty if an image has none."""
+    store = images.store
+    labels = [
+        label for number in range(len(store.shards)) for label in store.held[number].label.tolist()
+    ]
+    if not all(labels):
+        return [], ()
+    names = set(labels)
+    if all(re.fullmatch(r"\d{1,18}", name) for name in names):
+        return labels, tuple(sorted(names, key=lambda name: (int(name), name)))
+    return labels, tuple(sorted(names))
+
+
+def _looked_at(images: ShardImages, decoding: Decoding) -> dict[str, Any]:
+    """Mean, standard deviation, decoding and notes, of a sample of the training images."""
+    store = images.store
+    words = [(shard.url, shard.size, shard.version) for shard in store.shards]
+    path = store.cache.root / "index" / f"{key_of('colors', words, decoding)}.json"
+    try:
+        kept = json.loads(path.read_text())
+        mean, std, limits = (tuple(map(float, kept[name])) for name in ("mean", "std", "range"))
+        assert (len(mean), len(std), len(limits) in (0, 2)) == (3, 3, True)
+    except (OSError, ValueError, KeyError, TypeError, AssertionError):
+        sample = replace(images.sample(_SAMPLE), decoding=decoding, skipped=Skipped())
+        sample.prepare(range(len(sample)))
+        limits = estimate_range(sample, _SAMPLE)[0] or ()
+        how = replace(decoding, range=decoding.range or limits or None)
+        mean, std = estimate_mean_std(replace(sample, decoding=how), _SAMPLE)
+        content = {"mean": mean, "std": std, "range": limits}
+        with suppress(UserError):
+            atomic_write(path, json.dumps(content).encode())
+    notes: tuple[str, ...] = ()
+    if limits:
+        low, high = decoding.range or limits
+        notes = (
+            f"more than 8 bits: values from {low:,.6g} to {high:,.6g} become black to white "
+            f"({'as was given' if decoding.range else 'measured on a sample of four shards'})",
+        )
+        decoding = replace(decoding, range=(low, high))
+    colors: tuple[RGB, RGB] = (mean, std)  # type: ignore[assignment]
+    return {"mean": colors[0], "std": colors[1], "decoding": decoding, "notes": notes}
+
+
+def _understood(
+    splits: _Splits,
+    train: ShardImages,
+    test: ShardImages | None,
+    classes: tuple[str, ...],
+    lazy: bool,
+) -> str:
+    """How the shards were interpreted, in a line."""
+    shards = train.store.shards
+    size = sum(shard.size for shard in shards)
+    what = f"in {len(classes):,} classes" if classes else "without classes"
+    if lazy:
+        what = "labels are not read, as there are no shards to evaluate on"
+    line = f"shards: train {len(train):,} images {what} in {counted(len(shards), 'shard')}"
+    line += f" ({memory(size)})"
+    if test is not None:
+        line += f", evaluation on {len(test):,} in {counted(len(splits.test), 'shard')}"
+    if splits.unused:
+        line += f"; not used: {counted(splits.unused, 'shard')}"
+    return line
+
+
+def _notes(train: ShardImages) -> tuple[str, ...]:
+    store = train.store
+    lines = []
+    for shard, located in ((store.shards[n], found) for n, found in store.held.items()):
+        lines += [f"{os.path.basename(shard.place)}: {note}" for note in located.notes]
+    few = [f"note: {shown(line)}" for line in lines[:3]]
+    if len(lines) > len(few):
+        few.append(f"note: the same or similar in {len(lines) - len(few):,} other shards")
+    if not store.copies:
+        limit = store.cache.limit
+        needed = sum(sorted((shard.size for shard in store.shards), reverse=True)[:LIVE])
+        few.append(
+            f"note: each image is requested on its own, since --cache_size {memory(limit)} has no "
+            f"room for the {memory(needed)} of shards that are read at the same time"
+        )
+    return tuple(few)
