@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import pickle
 import sys
@@ -18,12 +19,14 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 import unmix
+from unmix.backbones import build
 from unmix.cli import main
-from unmix.commands import export
+from unmix.commands import export, import_weights
 from unmix.commands.export import _staged
 from unmix.data.reading import resize_image
 from unmix.errors import UserError
 from unmix.evaluation import LoadedEncoder
+from unmix.export import TARGETS
 from unmix.methods import method_class
 from unmix.training import pretrain
 from unmix.training.console import silent
@@ -332,6 +335,30 @@ def test_the_card_says_what_was_trained_and_how_sure_its_results_are(tmp_path: P
     assert str(tmp_path) not in card
     alone = export(tmp_path / "other", to="hub", say=silent)
     assert "| one seed |" in (alone / "README.md").read_text()
+    assert "by MoCo for 1 epoch, with unmix." in card
+
+
+def test_the_card_of_imported_weights_claims_no_training(tmp_path: Path) -> None:
+    weights = build("resnet10", width=0.125, stem="small", size=16).state_dict()
+    torch.save({"state_dict": weights}, tmp_path / "theirs.pth")
+    run = import_weights(str(tmp_path / "theirs.pth"), run=tmp_path / "r", size=16, say=silent)
+    card = (export(run, to="hub", say=silent) / "README.md").read_text()
+    digest = hashlib.sha256((tmp_path / "theirs.pth").read_bytes()).hexdigest()
+    assert (
+        f"pretrained elsewhere, and imported into unmix from theirs.pth (SHA-256 {digest})" in card
+    )
+    assert "What it was pretrained on, and how, is not recorded here." in card
+    for word in ("## Recipe", "Trained with", "batch_size", str(tmp_path)):
+        assert word not in card
+    words: dict[str, Any] = {
+        "method": "simclr", "data": "digits", "limit": 32, "batch_size": 16, "epochs": 1, "dim": 8,
+        "backbone": "resnet10", "width": 0.125, "stem": "small", "size": 16, "hidden": 8,
+        "evaluate": False, "knn_every": 0, "device": "cpu", "logger": "none", "workers": 0,
+    }  # fmt: skip
+    pretrain(run=str(tmp_path / "on"), init=str(tmp_path / "theirs.pth"), **words)
+    card = (export(tmp_path / "on", to="hub", say=silent) / "README.md").read_text()
+    assert f"for 1 epoch, starting from theirs.pth (SHA-256 {digest}), with unmix." in card
+    assert str(tmp_path) not in card
 
 
 # --- mistakes -----------------------------------------------------------------------------------
@@ -354,7 +381,8 @@ def test_what_a_target_cannot_represent(
     kind: str, to: str, why: str, encoders: Callable[[str], Path], tmp_path: Path,
     refuse: Callable[..., str],
 ) -> None:  # fmt: skip
-    line = refuse("export", encoders(kind), "--to", to, "--out", tmp_path / "a" / "x")
+    name = f"x{TARGETS[to].endings[0]}"
+    line = refuse("export", encoders(kind), "--to", to, "--out", tmp_path / "a" / name)
     assert line.startswith(f"--to: {to} ")
     assert why in line
     assert not list(tmp_path.iterdir())
@@ -384,6 +412,12 @@ def test_mistakes_are_one_line_each(
     line = refuse("export", file, "--to", "hub", "--out", tmp_path / "hub")
     assert "exists; give another name" in line
     assert "is a folder; give a file" in refuse("export", file, "--to", "onnx", "--out", tmp_path)
+    # timm reads a file by its extension, so this would be written and could not be loaded.
+    line = refuse("export", file, "--to", "timm", "--out", tmp_path / "y.pth")
+    assert line == (
+        f"--out: {tmp_path / 'y.pth'} has another extension; give a file that ends in "
+        f".safetensors, such as {tmp_path / 'y.safetensors'}."
+    )
     monkeypatch.setitem(sys.modules, "onnxscript", None)
     assert "pip install 'unmix[onnx]'" in refuse("export", file, "--to", "onnx")
 

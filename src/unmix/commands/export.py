@@ -15,9 +15,9 @@ from unmix import __version__
 from unmix.commands.embed import check_new
 from unmix.commands.finished import FinishedRun, Say
 from unmix.config import Settings, field_names
-from unmix.display import measure_title, method_name
+from unmix.display import counted, measure_title, method_name
 from unmix.errors import UserError, check_choice
-from unmix.export import TARGETS, Card, Source
+from unmix.export import TARGETS, Card, Source, Target
 from unmix.export.card import ResultLine
 from unmix.names import shown
 from unmix.results import DamagedResultsError, Evaluation, RunResults, load_results
@@ -28,7 +28,10 @@ from unmix.training.run.folder import RunFolder
 
 __all__ = ["export"]
 
-_PLACES = {"data", "data_dir", "run", "train_folder", "test_folder", "init", "max_pixels", "strict"}
+_PLACES = {
+    "data", "data_dir", "run", "train_folder", "test_folder", "init", "init_sha256", "max_pixels",
+    "strict",
+}  # fmt: skip
 
 
 def export(
@@ -78,7 +81,7 @@ def export(
     finished.encoder.backbone.to("cpu")
     target = kind(Source(finished.encoder, name, card, opset=opset, pixels=pixels))
     folder = path if target.folder else path.parent
-    _check_place(path, folder, target.folder, target.names(path), overwrite)
+    _check_place(path, folder, target, overwrite)
     with _staged(folder) as stage:
         target.write(stage, path)
         # The main file comes last.
@@ -103,15 +106,13 @@ def _check_options(to: str, opset: int | None, pixels: bool, license_: str | Non
             raise UserError(f"applies to {' and '.join(targets)}, not to {to}.", parameter=name)
 
 
-def _check_place(
-    path: Path, folder: Path, is_folder: bool, names: tuple[str, ...], overwrite: bool
-) -> None:
-    """Check that nothing is overwritten unasked.
+def _check_place(path: Path, folder: Path, target: Target, overwrite: bool) -> None:
+    """Check that nothing is overwritten unasked, and that tools will know the file by its name.
 
     Raises:
-        UserError: if it would be.
+        UserError: if they will not, or something would be.
     """
-    if is_folder:
+    if target.folder:
         if path.is_dir() and any(path.iterdir()):
             check_new(path, overwrite)
         elif path.exists() and not path.is_dir():
@@ -119,7 +120,13 @@ def _check_place(
         return
     if path.is_dir():
         raise UserError(f"{path} is a folder; give a file.", parameter="out")
-    for name in names:
+    if path.suffix.lower() not in target.endings:
+        raise UserError(
+            f"{path} has another extension; give a file that ends in {' or '.join(target.endings)},"
+            f" such as {path.with_suffix(target.endings[0])}.",
+            parameter="out",
+        )
+    for name in target.names(path):
         check_new(folder / name, overwrite)
 
 
@@ -159,8 +166,10 @@ def _card(finished: FinishedRun, name: str, license_: str) -> Card:
     settings = finished.settings
     with suppress(DamagedResultsError, UserError):
         results = load_results(finished.folder.path)
+        if results.imported:
+            return _imported(finished, results, name, license_)
         return Card(
-            name, license_, _about(results, network, method), _data(finished),
+            name, license_, _about(results, settings, network, method), _data(finished),
             _recipe(settings), _lines(finished, results),
             {k: v for k, v in results.versions.items() if isinstance(v, str)},
         )  # fmt: skip
@@ -168,13 +177,32 @@ def _card(finished: FinishedRun, name: str, license_: str) -> Card:
     return Card(name, license_, about, _data(finished), _recipe(settings))
 
 
-def _about(results: RunResults, network: str, method: str) -> str:
-    mixture = (
-        "without a mixture" if results.baseline else f"with the image mixture {results.mixture}"
+def _imported(finished: FinishedRun, results: RunResults, name: str, license_: str) -> Card:
+    """The card of weights that were trained elsewhere: what is known, and what is not."""
+    facts, imported = finished.encoder.facts, results.training
+    method = "" if results.method == "imported" else f" by {method_name(results.method)}"
+    about = (
+        f"An encoder ({facts['backbone']} of width {facts['width']:g}, images of {results.size} "
+        f"px), pretrained{method} elsewhere, and imported into unmix from "
+        f"{_file_name(imported['imported'])} (SHA-256 {imported['sha256']}). Its license is that "
+        "of its authors."
     )
+    data = "What it was pretrained on, and how, is not recorded here."
+    return Card(name, license_, about, data, {}, _lines(finished, results))
+
+
+def _file_name(init: str) -> str:
+    """The name of weights, without where they were."""
+    return shown(Path(init).name)
+
+
+def _about(results: RunResults, settings: Settings, network: str, method: str) -> str:
+    mixture = "" if results.baseline else f" with the image mixture {results.mixture}"
+    init, sha256 = settings.model.init, settings.model.init_sha256
+    start = f", starting from {_file_name(init)} (SHA-256 {sha256})" if init is not None else ""
     return (
         f"An encoder ({network}, images of {results.size} px), pretrained without labels by "
-        f"{method} {mixture} for {results.epochs} epochs, with unmix."
+        f"{method}{mixture} for {counted(results.epochs, 'epoch')}{start}, with unmix."
     )
 
 
@@ -199,6 +227,10 @@ def _recipe(settings: Settings) -> dict[str, Any]:
         unused |= {name for name in field_names("views") if name.startswith("local_")}
     if schedule != "step":
         unused |= {"milestones", "gamma"}
+    if settings.optimizer.optimizer not in ("lars", "larc"):
+        unused.add("trust")
+    if settings.optimizer.optimizer not in ("lars", "larc", "sgd"):
+        unused.add("momentum")
     default = asdict(type(mixture)())
     for name, value in asdict(mixture).items():
         if value == default[name]:

@@ -87,10 +87,12 @@ class Target(ABC):
 
     Attributes:
         default: Name of its file or folder within the run, if none is given.
+        endings: What the name of its file may end in; empty of a folder.
         package: The package that is needed, with the extra of unmix that installs it.
     """
 
     default: ClassVar[str]
+    endings: ClassVar[tuple[str, ...]] = ()
     package: ClassVar[tuple[str, str] | None] = None
 
     def __init__(self, source: Source) -> None:

@@ -45,7 +45,7 @@ class Card:
         title: Name of the run.
         license: Identifier of Hugging Face's list, such as apache-2.0.
         about: A paragraph.
-        data: What it was trained on.
+        data: What it was trained on, or that this is not known.
         recipe: Settings by name.
         results: Measured accuracies.
         versions: Of the packages that it was trained with.
@@ -60,7 +60,7 @@ class Card:
     versions: Mapping[str, Any] = field(default_factory=dict)
 
     def text(
-        self, *, library: str, tags: Sequence[str], usage: Sequence[str], prepared: str
+        self, *, library: str, tags: Sequence[str], usage: Sequence[str], prepared: Sequence[str]
     ) -> str:
         """The README.md.
 
@@ -68,14 +68,14 @@ class Card:
             library: "timm" or "unmix".
             tags: Tags of the front matter.
             usage: Lines of Python that load it.
-            prepared: How images are prepared.
+            prepared: Sentences: how images are prepared.
         """
         front = [
             "---", f"license: {self.license}", f"library_name: {library}",
             "pipeline_tag: image-feature-extraction", "tags:", *(f"- {tag}" for tag in tags), "---",
         ]  # fmt: skip
         parts = [f"# {_plain(self.title)}", self.about, f"## How to load it\n\n{_code(usage)}"]
-        parts.append(f"It takes {prepared}.")
+        parts.append(" ".join(prepared))
         if self.data:
             parts.append(f"## Data\n\n{self.data}")
         parts.append(f"## Results\n\n{self._results()}")

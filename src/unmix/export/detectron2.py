@@ -36,6 +36,7 @@ class Detectron2(Target):
     """A pickle for `MODEL.WEIGHTS`, and a YAML file with what its ResNet needs beside it."""
 
     default = "detectron2.pkl"
+    endings = (".pkl",)
 
     def names(self, out: Path) -> tuple[str, ...]:
         """The pickle and the configuration."""

@@ -83,6 +83,7 @@ class Onnx(Target):
     """An ONNX file: `images` (N, 3, size, size) to `features` (N, D), for any N."""
 
     default = "model.onnx"
+    endings = (".onnx",)
     package = ("onnxscript", "onnx")
 
     def __init__(self, source: Source) -> None:
@@ -140,6 +141,7 @@ class TorchExport(Target):
     """A program of torch.export (.pt2), for any number of images."""
 
     default = "model.pt2"
+    endings = (".pt2",)
 
     def write(self, folder: Path, out: Path) -> None:
         """Write the file."""

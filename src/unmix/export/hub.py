@@ -53,9 +53,19 @@ class Hub(Target):
         tags = ["image-feature-extraction", "self-supervised-learning", source.facts["method"]]
         card = source.card.text(
             library=library, tags=[*tags, *dict.fromkeys(("unmix", library))],
-            usage=self._card_usage(), prepared=source.normalization,
+            usage=self._card_usage(), prepared=self._prepared(),
         )  # fmt: skip
         (folder / _CARD).write_text(card, encoding="utf-8")
+
+    def _prepared(self) -> list[str]:
+        size = self.source.facts["size"]
+        found = [f"It takes {self.source.normalization}."]
+        if self._timm() is not None:
+            found.append(
+                f"Images of exactly {size} x {size} px were evaluated whole, which this transform "
+                "would crop."
+            )
+        return found
 
     def _config(self) -> dict[str, Any]:
         facts, found = self.source.facts, self._timm()

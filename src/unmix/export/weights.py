@@ -87,6 +87,7 @@ class Safetensors(Target):
     """The encoder's file by itself: torchvision's or timm's names, and facts as metadata."""
 
     default = "model.safetensors"
+    endings = (".safetensors",)
 
     def write(self, folder: Path, out: Path) -> None:
         """Write the file."""
@@ -105,6 +106,7 @@ class Torchvision(Target):
     """A state dict for a ResNet of torchvision."""
 
     default = "torchvision.pth"
+    endings = (".pth", ".pt", ".bin")
 
     def write(self, folder: Path, out: Path) -> None:
         """Write the file, which holds tensors alone."""
@@ -128,6 +130,7 @@ class Lightly(Target):
     """
 
     default = "lightly.pth"
+    endings = (".pth", ".pt", ".bin")
     _PARTS = ("conv1", "bn1", "relu", "maxpool", "layer1", "layer2", "layer3", "layer4")
 
     @property
@@ -211,6 +214,7 @@ class Timm(Target):
     """A safetensors file for `timm.create_model(..., checkpoint_path=FILE)`."""
 
     default = "timm.safetensors"
+    endings = (".safetensors",)
     package = ("timm", "timm")
 
     def write(self, folder: Path, out: Path) -> None:
