@@ -77,6 +77,7 @@ class Server:
     sent: Counter[str] = field(default_factory=Counter)
     lock: threading.Lock = field(default_factory=threading.Lock)
     close: Callable[[], None] = lambda: None
+    leave: Callable[[], None] = lambda: None  # closes it in a process that was forked
 
 
 @contextmanager
@@ -143,7 +144,7 @@ def serving(folder: Path) -> Iterator[Server]:
         http.shutdown()
         http.server_close()
 
-    server.close = close
+    server.close, server.leave = close, http.server_close
     try:
         yield server
     finally:

@@ -25,6 +25,7 @@ FIRST_DELAY = 0.5  # seconds before the second try; doubled for each further one
 CONNECT, SILENCE = 15, 30  # seconds until a server that does not answer is given up, at each try
 FULL = (errno.ENOSPC, errno.EDQUOT)
 """Errors of a local disk that is full."""
+PATIENCE = 90  # seconds after which nothing is tried again
 _CHUNK = 1 << 24
 _AT_ONCE = 32  # requests for sizes wait for the network
 _REFUSED = range(400, 500)
@@ -210,10 +211,11 @@ def _tried(url: str, call: Callable[[], T]) -> T:
             forever = status in _REFUSED and status not in _TEMPORARY
             if forever or isinstance(cause, PermissionError):
                 raise ShardError(f"{url}: cannot be read ({reason}).", refused=True) from None
-            if number == TRIES:
-                seconds = time.monotonic() - begun
+            seconds = time.monotonic() - begun
+            if number == TRIES or seconds > PATIENCE:
                 raise ShardError(
-                    f"{url}: cannot be read ({reason}); {number} tries in {seconds:.0f} s."
+                    f"{url}: cannot be read ({reason}); {number} tries in {seconds:.0f} s; "
+                    "the same command goes on when it is there again."
                 ) from None
         time.sleep(pause * (0.75 + random.random() / 2))  # workers shall not all come back at once
         pause *= 2
@@ -224,6 +226,9 @@ def _reason(error: BaseException) -> str:
     status, text = getattr(error, "status", None), getattr(error, "message", None)
     if isinstance(status, int):
         return f"{status} {text}".strip()
+    if (inner := getattr(error, "os_error", None)) is not None:
+        host, port = getattr(error, "host", "the server"), getattr(error, "port", None)
+        return f"no connection to {host}{f':{port}' if port else ''}: {inner.strerror or inner}"
     if isinstance(error, TimeoutError) or "Timeout" in type(error).__name__:
         return f"no answer within {SILENCE} s"
     return " ".join(str(error).split()) or type(error).__name__
