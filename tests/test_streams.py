@@ -21,8 +21,8 @@ import torch
 from streams import Server, picture, serving, write_shards, write_tar
 from unmix.data import BrokenImage, load, read_uint8
 from unmix.data.fingerprint import fingerprint
-from unmix.data.streams import NoTestShards, ShardImages, remote
-from unmix.data.streams.cache import ShardCache
+from unmix.data.streams import NoTestShards, ShardImages, loading, remote
+from unmix.data.streams.cache import ShardCache, _machine
 from unmix.data.streams.locations import expand_braces, shards_of
 from unmix.data.streams.remote import ShardError
 from unmix.errors import UserError, byte_count
@@ -200,10 +200,8 @@ def test_an_index_is_built_once(tmp_path: Path, cache: Path, server: Server) -> 
     first = shards(url)
     assert len(list((cache / "index").glob("*.npz"))) == 2
     asked = server.asked.copy()
-    from unmix.data.streams import loading
-
     loading._store.cache_clear()
-    loading._splits.cache_clear()
+    loading._splits_of_minute.cache_clear()
     again = shards(url)
     # A new process asks for sizes and versions alone.
     assert {method for method, _ in (server.asked - asked)} == {"HEAD"} or all(
@@ -525,10 +523,15 @@ def test_a_failed_copy_leaves_nothing(tmp_path: Path) -> None:
 def test_parts_of_dead_processes_are_removed(tmp_path: Path) -> None:
     cache = ShardCache(tmp_path / "c", 1000)
     (tmp_path / "c" / "shards").mkdir(parents=True)
-    left = tmp_path / "c" / "shards" / f".{7:032x}.900.{2**22 + 1}.part"
+    left = tmp_path / "c" / "shards" / f".{7:032x}.900.{_machine()}.{2**22 + 1}.part"
     left.write_bytes(b"x" * 500)
+    other = left.with_name(f".{8:032x}.600.{'0' * 8}.{2**22 + 1}.part")  # of another machine
+    other.write_bytes(b"x" * 500)
     assert put(cache, 0, 300) is not None
     assert not left.exists()
+    assert other.exists()
+    assert put(cache, 1, 300) is not None  # in place of the first: 600 are reserved
+    assert put(cache, 2, 500) is None
 
 
 def test_a_full_disk_is_no_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -602,13 +605,46 @@ def test_shards_that_were_written_again_are_other_data(tmp_path: Path) -> None:
     paths = write_shards(tmp_path / "a", [4, 4])
     before = fingerprint(shards(tmp_path / "a"))
     assert fingerprint(shards(tmp_path / "a")).difference(before) is None
-    from unmix.data.streams import loading
-
     os.utime(paths[0], ns=(1, 1))
-    loading._splits.cache_clear()
     clause = fingerprint(shards(tmp_path / "a")).difference(before)
     assert clause is not None
     assert "written again" in clause
     write_shards(tmp_path / "a", [4, 5])
-    loading._splits.cache_clear()
     assert "9 images, the run had 8" in str(fingerprint(shards(tmp_path / "a")).difference(before))
+
+
+def test_the_next_shards_are_copied_meanwhile(cache: Path, server: Server) -> None:
+    write_shards(server.folder, [4] * 6)
+    sizes = {f"train-{n:04d}.tar": 4 for n in range(6)}
+    (server.folder / "sizes.json").write_text(json.dumps(sizes))
+    images = shards(f"{server.url}/train-{{0000..0005}}.tar")
+    copied = len(list((cache / "shards").glob("*.tar")))
+    missing = [n for n in range(6) if f"/train-{n:04d}.tar" not in server.sent]
+    assert missing
+    images.fetch_ahead(missing)
+    deadline = time.monotonic() + 20
+    while len(list((cache / "shards").glob("*.tar"))) < copied + len(missing):
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    server.close()
+    assert images.read(4 * missing[0]) == expected(24)[4 * missing[0]]
+
+
+@pytest.mark.parametrize(("size", "copies"), [("60KB", False), ("2MB", True)])
+def test_a_cache_that_is_too_small_for_the_order_is_not_filled(
+    server: Server, size: str, copies: bool
+) -> None:
+    write_shards(server.folder, [4] * 6)
+    images = shards(
+        f"{server.url}/train-{{0000..0005}}.tar", cache_size=size, interleave=3, shuffle_buffer=3
+    )
+    assert images.store.copies == copies
+    assert any("--cache_size" in note for note in images.notes) != copies
+
+
+def test_images_without_a_label_among_others_are_noted(tmp_path: Path) -> None:
+    write_shards(tmp_path, [4])
+    write_shards(tmp_path, [3], "more", classes=0)
+    images = shards(tmp_path)
+    assert images.labels is None
+    assert any("3 of 7 images have none, first in more-0000.tar" in n for n in images.notes)

@@ -48,7 +48,7 @@ def server(tmp_path: Path) -> Iterator[Server]:
 
 def forget() -> None:
     """What a process knows of shards, which a new one does not."""
-    loading._splits.cache_clear()
+    loading._splits_of_minute.cache_clear()
     loading._store.cache_clear()
 
 

@@ -14,6 +14,7 @@ from unmix.data.packed import holds_pack, load_pack
 from unmix.data.photos import PHOTOS
 from unmix.data.streams import holds_shards, load_shards
 from unmix.data.streams.cache import ShardCache, default_folder
+from unmix.data.streams.loading import Reading
 from unmix.data.tensor_sets import CIFAR10, CIFAR100, DIGITS, STL10
 from unmix.errors import UserError, byte_count, check_choice
 from unmix.names import is_python, is_stream
@@ -43,6 +44,8 @@ def load(
     decoding: Decoding | None = None,
     cache_dir: str | os.PathLike[str] | None = None,
     cache_size: str = "50GB",
+    interleave: int | None = None,
+    shuffle_buffer: int = 32_768,
 ) -> ImageSet:
     """Load a split of a data set.
 
@@ -63,6 +66,8 @@ def load(
             measured on a folder's training images.
         cache_dir: Of remote shards, where copies are kept; by default `~/.cache/unmix`.
         cache_size: Bytes of all copies, such as "50GB"; "0" for none.
+        interleave: Of shards, how many are read side by side; by default 8.
+        shuffle_buffer: Of shards, how many images are shuffled together.
 
     Raises:
         UserError: if the name is unknown, or files are missing, damaged, or laid out differently.
@@ -78,7 +83,14 @@ def load(
             kept = default_folder() if cache_dir is None else Path(cache_dir).expanduser()
             cache = ShardCache(kept, byte_count("cache_size", cache_size))
             return load_shards(
-                name, split, skipped, how, cache, train_folder=train_folder, test_folder=test_folder
+                name,
+                split,
+                skipped,
+                how,
+                cache,
+                train_folder=train_folder,
+                test_folder=test_folder,
+                reading=Reading(interleave or 8, shuffle_buffer),
             )
         folder = _folder(name)
         if not holds_pack(folder):

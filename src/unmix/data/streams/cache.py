@@ -6,6 +6,7 @@ import hashlib
 import os
 import re
 import shutil
+import socket
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -17,10 +18,11 @@ from unmix.data.streams.remote import FULL
 
 __all__ = ["ShardCache", "default_folder", "key_of"]
 
-_PART = re.compile(r"\.[0-9a-f]{32}\.(\d+)\.(\d+)\.part")  # bytes that it will have, and process
+# Bytes that it will have, machine and process.
+_PART = re.compile(r"\.[0-9a-f]{32}\.(\d+)\.([0-9a-f]{8})\.(\d+)\.part")
 _LOCKS = 64
 _FREE_SHARE = 0.02  # of a disk is left free
-_ABANDONED = 6 * 3600.0  # seconds since a part of another machine was written to
+_ABANDONED = 3600.0  # seconds since a part of another machine was written to
 
 
 def default_folder() -> Path:
@@ -86,7 +88,7 @@ class ShardCache:
             raise
 
     def _made(self, key: str, size: int, write: Callable[[Path], None]) -> Path | None:
-        part = self.folder / f".{key}.{size}.{os.getpid()}.part"
+        part = self.folder / f".{key}.{size}.{_machine()}.{os.getpid()}.part"
         with self._locked("room", True):
             if not self._make_room(size):
                 return None
@@ -109,7 +111,7 @@ class ShardCache:
             with suppress(OSError):  # removed meanwhile
                 status = entry.stat(follow_symlinks=False)
                 match = _PART.fullmatch(entry.name)
-                if match is not None and _left_over(int(match[2]), status.st_mtime):
+                if match is not None and _left_over(match, status.st_mtime):
                     os.unlink(entry.path)
                 elif match is not None:
                     reserved += int(match[1])
@@ -140,12 +142,19 @@ class ShardCache:
             yield
 
 
-def _left_over(process: int, written: float) -> bool:
+def _machine() -> str:
+    """Of machines and containers that share a folder, which this is."""
+    return key_of(socket.gethostname())[:8]
+
+
+def _left_over(match: re.Match[str], written: float) -> bool:
     """Whether the process that wrote a part is gone."""
     if time.time() - written > _ABANDONED:
         return True
+    if match[2] != _machine():
+        return False
     try:
-        os.kill(process, 0)
+        os.kill(int(match[3]), 0)
     except ProcessLookupError:
         return True
     except (OSError, OverflowError):

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import re
 import sys
+import time
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -35,11 +37,10 @@ from unmix.errors import UserError
 from unmix.files import atomic_write
 from unmix.names import shown
 
-__all__ = ["LIVE", "NoTestShards", "holds_shards", "load_shards"]
+__all__ = ["NoTestShards", "Reading", "holds_shards", "load_shards"]
 
-LIVE = 16
-"""Shards that training reads at about the same time: of 8 read side by side, the next too."""
 _SAMPLE = 1000
+_MINUTE = 60.0
 _TEST_WORDS = ("val", "valid", "validation", "test")
 _WORD = re.compile(r"(train|validation|valid|val|test)(?=$|[^a-z])", re.IGNORECASE)
 
@@ -60,6 +61,27 @@ def holds_shards(folder: Path) -> bool:
 
 
 @dataclass(frozen=True)
+class Reading:
+    """How training reads shards, to know how many of them have to be copied at the same time.
+
+    Attributes:
+        side_by_side: Number of shards that are read side by side.
+        buffer: Number of images that are shuffled together.
+    """
+
+    side_by_side: int = 8
+    buffer: int = 32_768
+
+    def bytes_at_once(self, images: ShardImages) -> int:
+        """Bytes of the remote shards that are read at the same time, and of the next ones."""
+        shards = images.store.shards
+        remote = [shard.size for shard in shards if local_path(shard.url) is None]
+        each = max(1.0, len(images) / len(shards))
+        lane = math.ceil(self.buffer / self.side_by_side / each) + 1
+        return sum(sorted(remote)[-lane * self.side_by_side :])
+
+
+@dataclass(frozen=True)
 class _Splits:
     train: tuple[Shard, ...]
     test: tuple[Shard, ...]
@@ -75,6 +97,7 @@ def load_shards(
     *,
     train_folder: str | None = None,
     test_folder: str | None = None,
+    reading: Reading = Reading(),
 ) -> ShardImages:
     """Load a split of images in shards.
 
@@ -95,12 +118,14 @@ def load_shards(
         cache: Whole copies of remote shards, and what is known of all.
         train_folder: Shards to train on, relative to those of `spec`.
         test_folder: Shards to evaluate on, likewise.
+        reading: How training reads them. If the cache is too small for that, nothing is copied.
 
     Raises:
         NoTestShards: if a test split is wanted and there is none.
         UserError: if there are no shards, or one cannot be read or has no images.
     """
-    splits = _splits(spec, train_folder, test_folder)
+    find = _splits_again if "://" in spec else _splits
+    splits = find(spec, train_folder, test_folder)
     if split == "test" and not splits.test:
         raise NoTestShards(
             f"{spec}: there are no shards to evaluate on; give --test_folder with them, or name "
@@ -108,6 +133,7 @@ def load_shards(
         )
     lazy = not splits.test and all(shard.count is not None for shard in splits.train)
     train = _images(spec, "train", splits.train, cache, lazy)
+    train.store.copies = reading.bytes_at_once(train) <= cache.limit
     train = replace(train, **_looked_at(train, decoding), skipped=skipped)
     labels, classes = ([], ()) if lazy else _labels(train)
     test: ShardImages | None = None
@@ -123,7 +149,10 @@ def load_shards(
     number = {name: i for i, name in enumerate(classes)}
     if split != "test":
         own = torch.tensor([number[label] for label in labels]) if classes else None
-        notes = (_understood(splits, train, test, classes, lazy), *_notes(train), *train.notes)
+        notes = (
+            _understood(splits, train, test, classes, lazy), *_notes(train, reading),
+            *_unlabeled(train, classes, lazy), *train.notes,
+        )  # fmt: skip
         return replace(train, labels=own, classes=classes or None, notes=notes)
     assert test is not None
     own = None
@@ -135,7 +164,18 @@ def load_shards(
     )  # fmt: skip
 
 
+def _splits_again(spec: str, train_folder: str | None, test_folder: str | None) -> _Splits:
+    """The same without asking a server again within a minute, as for the splits of a run."""
+    return _splits_of_minute(spec, train_folder, test_folder, int(time.monotonic() / _MINUTE))
+
+
 @lru_cache(maxsize=8)
+def _splits_of_minute(
+    spec: str, train_folder: str | None, test_folder: str | None, minute: int
+) -> _Splits:
+    return _splits(spec, train_folder, test_folder)
+
+
 def _splits(spec: str, train_folder: str | None, test_folder: str | None) -> _Splits:
     given = shards_of(spec)
     urls = given.urls
@@ -189,9 +229,7 @@ def _images(
 
 @lru_cache(maxsize=8)
 def _store(shards: tuple[Shard, ...], root: Path, limit: int) -> ShardStore:
-    remote = [shard.size for shard in shards if local_path(shard.url) is None]
-    needed = sum(sorted(remote)[-LIVE:])
-    return ShardStore(shards, ShardCache(root, limit), copies=needed <= limit)
+    return ShardStore(shards, ShardCache(root, limit), copies=limit > 0)
 
 
 def _hold(store: ShardStore) -> None:
@@ -277,7 +315,21 @@ def _understood(
     return line
 
 
-def _notes(train: ShardImages) -> tuple[str, ...]:
+def _unlabeled(train: ShardImages, classes: tuple[str, ...], lazy: bool) -> tuple[str, ...]:
+    """A note if only some images have a label."""
+    if lazy or classes:
+        return ()
+    missing = {number: int((of.label == "").sum()) for number, of in train.store.held.items()}
+    if sum(missing.values()) == len(train):
+        return ()
+    first = next(number for number, count in missing.items() if count)
+    return (
+        f"note: labels are not used, as {sum(missing.values()):,} of {len(train):,} images have "
+        f"none, first in {shown(os.path.basename(train.store.shards[first].place))}",
+    )
+
+
+def _notes(train: ShardImages, reading: Reading) -> tuple[str, ...]:
     store = train.store
     lines = []
     for shard, located in ((store.shards[n], found) for n, found in store.held.items()):
@@ -287,7 +339,7 @@ def _notes(train: ShardImages) -> tuple[str, ...]:
         few.append(f"note: the same or similar in {len(lines) - len(few):,} other shards")
     if not store.copies:
         limit = store.cache.limit
-        needed = sum(sorted((shard.size for shard in store.shards), reverse=True)[:LIVE])
+        needed = reading.bytes_at_once(train)
         few.append(
             f"note: each image is requested on its own, since --cache_size {memory(limit)} has no "
             f"room for the {memory(needed)} of shards that are read at the same time"

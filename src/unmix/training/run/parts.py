@@ -244,6 +244,7 @@ def load_split(run_: RunSettings, split: str, seen: Seen | None = None) -> Image
         train_folder=run_.train_folder, test_folder=run_.test_folder,
         decoding=Decoding(run_.max_pixels, run_.limits),
         cache_dir=run_.cache_dir, cache_size=run_.cache_size,
+        interleave=run_.interleave, shuffle_buffer=run_.shuffle_buffer,
     )  # fmt: skip
     return as_wanted(images, run_, seen)
 
