@@ -148,6 +148,13 @@ def test_mistakes_are_one_line(
     assert refused("quality", runs[0], "--features", "head").startswith("--features: 'head'")
     (tmp_path / "empty").mkdir()
     assert "holds no images" in refused("quality", runs[0], "--data", tmp_path / "empty")
+    picture = tmp_path / "one" / "a.png"
+    picture.parent.mkdir()
+    Image.new("RGB", (16, 16)).save(picture)
+    assert refused("quality", runs[0], "--data", picture.parent) == (
+        f"--data: {picture.parent} has 1 image; the measures, of all and of either half of them, "
+        "need 4 or more."
+    )
     file = tmp_path / "net.safetensors"
     file.write_bytes((runs[0] / "encoder.safetensors").read_bytes())
     assert refused("quality", file).startswith("--data: an encoder file does not say")

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file
 from torchvision.ops import FrozenBatchNorm2d
 
 from unmix.backbones import HalfEncoders, build
@@ -18,9 +22,9 @@ from unmix.cli import main
 from unmix.commands import detect
 from unmix.detection import evaluate, faster_rcnn, load_boxes
 from unmix.detection.coco import load_coco
-from unmix.detection.training import DetectionSchedule
+from unmix.detection.training import DetectionSchedule, Detector
 from unmix.detection.voc import read_xml
-from unmix.errors import UserError
+from unmix.errors import Interrupted, UserError
 from unmix.results import load_results
 from unmix.training import pretrain
 
@@ -182,6 +186,64 @@ def test_a_detector_is_repeated_by_its_seed(run: Path, squares: Path) -> None:
     assert rows[0]["loss"] == rows[1]["loss"]
     kept = json.loads((run / "results.json").read_text())["detection"]
     assert len([r for r in kept if r["steps"] == 2]) == 1
+
+
+def test_an_interrupted_training_goes_on_to_the_same_result(
+    run: Path, squares: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    """By a signal within the steps; by an error, from the step that was saved last."""
+    words = {"data": str(squares), "steps": 12, "batch_size": 20, "seed": 3, **SMALL}
+    whole = shutil.copytree(run, tmp_path / "whole")
+    expected = detect(whole, **words, out=str(tmp_path / "whole.safetensors"))
+    assert not (whole / "detection").exists() or not list((whole / "detection").iterdir())
+    step, fail = Detector.training_step, {5: "signal", 9: "error"}
+
+    def interrupted(self: Detector, *batch: Any) -> Any:
+        kind = fail.pop(self.step, None)
+        if kind == "error":
+            raise RuntimeError("the machine is gone")
+        loss = step(self, *batch)
+        if kind == "signal":
+            os.kill(os.getpid(), signal.SIGTERM)
+        return loss
+
+    monkeypatch.setattr(Detector, "training_step", interrupted)
+    with pytest.raises(Interrupted):
+        detect(run, **words, out=str(tmp_path / "parts.safetensors"))
+    with pytest.raises(RuntimeError, match="gone"):
+        detect(run, **words, out=str(tmp_path / "parts.safetensors"))
+    found = detect(run, **words, out=str(tmp_path / "parts.safetensors"))
+    said = capsys.readouterr().out
+    assert "continuing after step 6" in said
+    assert "continuing after step 9" in said
+    for name in ("ap", "ap50", "ap75", "per_class", "loss"):
+        assert found[name] == expected[name]
+    one, other = (load_file(tmp_path / f"{n}.safetensors") for n in ("whole", "parts"))
+    assert all(torch.equal(one[name], other[name]) for name in one)
+    assert not list((run / "detection").glob("*"))
+
+
+def test_the_same_data_by_another_path_is_the_same_row(
+    run: Path, squares: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = {"steps": 1, "batch_size": 2, "seed": 8, **SMALL}
+    detect(run, data=str(squares), **words)
+    monkeypatch.chdir(squares)
+    detect(run, data=".", **words)
+    rows = json.loads((run / "results.json").read_text())["detection"]
+    assert [r["data"] for r in rows if r["seed"] == 8] == [str(squares)]
+
+
+def test_an_encoder_alone_is_not_resumed_and_says_so(
+    run: Path, squares: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    alone = shutil.copy(run / "encoder.safetensors", tmp_path)
+    detect(alone, data=str(squares), steps=1, batch_size=2, **SMALL)
+    said = capsys.readouterr().out
+    assert "this training starts anew if it is interrupted" in said
+    assert "this is not saved" in said
+    assert [path.name for path in tmp_path.iterdir()] == ["encoder.safetensors"]
 
 
 @pytest.mark.parametrize("stem", ["small", "large"])

@@ -16,7 +16,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 
 from unmix.cli import main
-from unmix.commands import finetune
+from unmix.commands import export, finetune, knn
 from unmix.commands.finished import FinishedRun
 from unmix.commands.rows import NotSavedError
 from unmix.data import load
@@ -91,6 +91,20 @@ def test_what_is_written_predicts_as_the_row_says(run: Path):
     assert 100 * float(right) == pytest.approx(row["top1"], abs=0.6)  # bfloat16 on some CPUs
     with safe_open(work_of(run) / "head.safetensors", "pt") as file:
         assert json.loads(file.metadata()["classes"]) == list(test.classes)
+
+
+def test_commands_read_the_fine_tuned_encoder_and_one_exported_for_a_hub(run: Path, tmp_path: Path):
+    finetune(run, **QUICK, say=silent)
+    tuned = knn(work_of(run), data="digits", device="cpu", k=5, say=silent)
+    assert tuned == knn(
+        work_of(run) / "encoder.safetensors", data="digits", device="cpu", k=5, say=silent
+    )
+    hub = export(run, to="hub", out=str(tmp_path / "hub"), say=silent)
+    own = knn(run / "encoder.safetensors", device="cpu", k=5, say=silent)
+    found = knn(hub, data="digits", device="cpu", k=5, say=silent)
+    assert found["top1"] == pytest.approx(own["top1"], abs=1)
+    with pytest.raises(UserError, match="give the data"):
+        knn(hub, device="cpu", say=silent)
 
 
 def test_the_same_command_gives_the_same_and_trains_once(run: Path):
@@ -241,3 +255,10 @@ def test_the_command_line_says_what_it_does(run: Path, capsys: pytest.CaptureFix
     text = capsys.readouterr().out
     assert "fine-tuning on 200 of 1,437 images, 1 epochs (eval_semisup.py" in text
     assert "fine-tuned on 20 per class (swav), 1 epochs at lr 0.01, epoch 1: top-1 " in text
+    assert "fewer than the batch" not in text
+    words = ["--labels", "20", "--epochs", "1", "--protocol", "simclr", "--device", "cpu"]
+    assert main(["finetune", str(run), *words]) == 0
+    assert (
+        "note: 200 images are fewer than the batch of 4,096, so an epoch is one step; "
+        "--batch_size makes more, and scales the rates" in capsys.readouterr().out
+    )

@@ -2,29 +2,41 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import shutil
+import signal
 import time
 from collections.abc import Mapping
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import torch
+from lightning import LightningModule, Trainer
+from lightning.pytorch.callbacks import Callback
+from torchvision.models.detection import FasterRCNN
 
-from unmix.commands.finished import FinishedRun, Say
+from unmix.commands.finished import FinishedRun, Say, located_data
+from unmix.commands.fitting import bytes_of
 from unmix.commands.rows import NotSavedError
-from unmix.detection import evaluate, faster_rcnn, load_boxes, train
+from unmix.detection import BoxImages, Detector, evaluate, faster_rcnn, load_boxes, train
 from unmix.detection.training import DetectionSchedule, average_precision_metric
 from unmix.display import counted, duration
-from unmix.errors import UserError, check_choice, check_given, check_number
+from unmix.errors import Interrupted, UserError, check_choice, check_given, check_number
 from unmix.files import atomic_path
 from unmix.hardware.threads import CoreMeter
 from unmix.names import shown
 from unmix.results import load_results, write_results
 from unmix.training.console import quiet_libraries
 from unmix.training.console import say as print_line
-from unmix.training.run.lock import results_lock
+from unmix.training.loop.stopping import Stopping
+from unmix.training.run.checkpoints import LAST, AtomicCheckpoints, latest_intact
+from unmix.training.run.lock import results_lock, run_lock
 
 __all__ = ["detect"]
+
+_SAVED = 50  # times that a training is saved
 
 
 def detect(
@@ -50,7 +62,8 @@ def detect(
     """Train torchvision's Faster R-CNN on a run's encoder, and measure its average precision.
 
     The defaults are MoCo's on PASCAL VOC (arXiv 1911.05722, Sec. 4.2). The result is added to the
-    run's `results.json`, under `detection`. Not resumable.
+    run's `results.json`, under `detection`. The same command continues an interrupted training,
+    from a checkpoint in the run's folder `detection`, which is removed at the end.
 
     Args:
         run: Run folder, or an encoder file; a ResNet.
@@ -99,6 +112,12 @@ def detect(
     finished = FinishedRun.open(run, device)
     train_images, test_images = load_boxes(data)
     facts = finished.encoder.facts
+    words = {
+        "head": head, "batch_norm": batch_norm, "steps": steps, "batch_size": batch_size, "lr": lr,
+        "train_sides": list(train_sides), "test_side": test_side, "longest": longest,
+        "proposals": proposals, "seed": seed,
+    }  # fmt: skip
+    work = None if finished.alone else _folder(finished, words, train_images)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = faster_rcnn(
@@ -115,30 +134,99 @@ def detect(
         f"{counted(len(test_images), 'test image')} with {counted(test_images.objects, 'object')}"
     )
     schedule = DetectionSchedule(steps, batch_size, lr, seed=seed)
-    where = finished.machine.device
-    started = time.perf_counter()
-    with finished.computing(threads, cores, say):
-        count = finished.machine.workers if workers is None else workers
-        loss = train(
-            model, train_images, schedule, accelerator=finished.machine.accelerator,
-            workers=count or 0, say=say,
-        )  # fmt: skip
-        seconds = time.perf_counter() - started
+    locked = nullcontext() if work is None else run_lock(work, say, "--run")
+    with locked, finished.computing(threads, cores, say):
+        count = (finished.machine.workers if workers is None else workers) or 0
+        loss, seconds = _trained(model, train_images, schedule, finished, work, count, say)
         model.transform.min_size = (test_side,)
-        found = evaluate(model, test_images, where, workers=count or 0)
-    row = {
-        "data": data, "head": head, "batch_norm": batch_norm, "steps": steps,
-        "batch_size": batch_size, "lr": lr, "train_sides": list(train_sides),
-        "test_side": test_side, "longest": longest, "proposals": proposals,
-        "seed": seed, **found, "loss": loss,
-        "images": len(train_images), "test_images": len(test_images), "seconds": seconds,
-    }  # fmt: skip
-    say(f"{_line(found)}   after {duration(seconds)} of training")
-    if target is not None:
-        _write(model, target)
-        say(f"detector: {shown(target)}")
-    _keep(finished, row, say)
+        found = evaluate(model, test_images, finished.machine.device, workers=count)
+        row = {
+            "data": located_data(data), **words, **found, "loss": loss,
+            "images": len(train_images), "test_images": len(test_images), "seconds": seconds,
+        }  # fmt: skip
+        say(f"{_line(found)}   after {duration(seconds)} of training")
+        if target is not None:
+            _write(model, target)
+            say(f"detector: {shown(target)}")
+        _keep(finished, row, say)
+        if work is not None:
+            shutil.rmtree(work, ignore_errors=True)
     return row
+
+
+def _folder(finished: FinishedRun, words: Mapping[str, Any], images: BoxImages) -> Path:
+    """Where a training is kept: the name is a digest of settings, images and weights."""
+    digest = hashlib.blake2b(json.dumps(words).encode(), digest_size=8)
+    for one in images.images:
+        size = one.path.stat().st_size if one.path.is_file() else 0
+        digest.update(f"{one.path.name} {size} ".encode(errors="surrogateescape"))
+        digest.update(one.boxes.numpy().tobytes() + one.labels.numpy().tobytes())
+    digest.update(bytes_of(finished))
+    return finished.folder.path / "detection" / digest.hexdigest()
+
+
+def _trained(
+    model: FasterRCNN,
+    images: BoxImages,
+    schedule: DetectionSchedule,
+    finished: FinishedRun,
+    work: Path | None,
+    workers: int,
+    say: Say,
+) -> tuple[float | None, float]:
+    """Train, or go on with it; the loss of the last step, and the seconds of all of it."""
+    start: dict[str, Any] | None = None
+    if work is None:
+        say("note: an encoder file has no folder for checkpoints, so this training starts anew if "
+            "it is interrupted")  # fmt: skip
+    else:
+        path, content, damaged = latest_intact(work)
+        for error in damaged:
+            say(f"{error}.")
+        if path is not None:
+            start = content
+            say(f"continuing after step {content['step']:,}")
+    stopping = Stopping()
+    kept = _Kept(work, stopping, max(1, schedule.steps // _SAVED), start)
+    with stopping:
+        loss = train(
+            model, images, schedule, accelerator=finished.machine.accelerator, workers=workers,
+            say=say, start=start, callbacks=[] if work is None else [kept],
+        )  # fmt: skip
+    if kept.stopped:
+        raise Interrupted(stopping.received or signal.SIGINT)
+    return loss, kept.seconds()
+
+
+class _Kept(Callback):
+    """Saves a training from time to time, at its end, and when a signal stops it."""
+
+    def __init__(
+        self, work: Path | None, stopping: Stopping, every: int, start: Mapping[str, Any] | None
+    ) -> None:
+        self.work, self.stopping, self.every = work, stopping, every
+        self.before = 0.0 if start is None else float(start["seconds"])
+        self.began, self.stopped = time.perf_counter(), False
+
+    def seconds(self) -> float:
+        """Of training, before an interruption and after it."""
+        return self.before + time.perf_counter() - self.began
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.stopping.install()  # again, after Lightning's own
+        self.stopping.unsaved = True
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
+        assert isinstance(pl_module, Detector)
+        assert self.work is not None
+        step, due = pl_module.step, self.stopping.due()
+        ended = step == pl_module.schedule.steps
+        if due or ended or step % self.every == 0:
+            content = {**pl_module.state(), "seconds": self.seconds()}
+            AtomicCheckpoints().save_checkpoint(content, self.work / LAST)
+        if due and not ended:
+            self.stopped = trainer.should_stop = True
+        self.stopping.unsaved = not ended
 
 
 def _line(found: Mapping[str, Any]) -> str:

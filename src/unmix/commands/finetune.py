@@ -8,6 +8,7 @@ from typing import Any
 
 from unmix.commands.finished import FinishedRun, Say, Splits, line_of, say_skipped
 from unmix.commands.fitting import Labeled, WorkFolder, choose_settings, train, untrained
+from unmix.display import counted
 from unmix.errors import UserError, check_choice, check_given
 from unmix.evaluation import Measurement, accuracy
 from unmix.evaluation.finetuning import FINE_TUNING, FineTuneSettings, usual_fine_tuning
@@ -126,6 +127,7 @@ def finetune(
             f"fine-tuning on {len(labeled.images):,} of {len(splits.train):,} images, "
             f"{settings.epochs} epochs ({settings.source})   folder: {shown(work.path)}"
         )
+        _note_one_step(settings, len(labeled.images), say)
         backbone = untrained(finished, seed) if from_scratch else finished.encoder.backbone
         if select:
             settings = choose_settings(finished, backbone, labeled, settings, seed, work, say)
@@ -143,6 +145,16 @@ def finetune(
         # Complete only now: if the row could not be kept, the same command measures it again.
         work.finish(measured.row)
     return measured.row
+
+
+def _note_one_step(settings: FineTuneSettings, images: int, say: Say) -> None:
+    """Say so if a batch holds all images, with which published rates mean something else."""
+    if settings.batch_size > images:
+        scaled = ", and scales the rates" if settings.scaled else ""
+        say(
+            f"note: {counted(images, 'image')} are fewer than the batch of "
+            f"{settings.batch_size:,}, so an epoch is one step; --batch_size makes more{scaled}"
+        )
 
 
 def _check(amount: Amount, label_list: str | None, select: bool, own: dict[str, Any]) -> None:

@@ -20,7 +20,7 @@ from unmix.data.fingerprint import Fingerprint, digest_of
 from unmix.errors import UserError, check_choice
 from unmix.evaluation import LabeledFeatures, Measurement, split_features
 from unmix.evaluation.cmc_layers import layer_features
-from unmix.evaluation.encoder import ENCODER_FILE, LoadedEncoder, load_encoder
+from unmix.evaluation.encoder import ENCODER_FILE, LoadedEncoder, encoder_file, load_encoder
 from unmix.hardware.devices import Machine, choose_machine
 from unmix.hardware.threads import CoreMeter, choose_threads, threads_in_words, using_threads
 from unmix.names import NO_DATA, is_stream
@@ -125,7 +125,8 @@ class FinishedRun:
         """Open a run folder.
 
         Args:
-            run: The folder, or an encoder file in it or elsewhere.
+            run: The folder, or an encoder file in it or elsewhere, also within the folder of a
+                fine-tuning or of `unmix export --to hub`.
             device: auto, cpu, cuda or mps. The precision is the run's own if the device supports
                 it, so that an evaluation can be repeated.
 
@@ -138,6 +139,8 @@ class FinishedRun:
                 return cls._of_file(path, device)
             run = path.parent
         folder = RunFolder(run)
+        if not folder.config.exists() and (alone := encoder_file(path)).is_file():
+            return cls._of_file(alone, device)
         settings = folder.settings()
         with suppress(DamagedResultsError):  # a new one is written by the next evaluation
             if is_extending(settings, load_results(folder.path)):

@@ -38,7 +38,7 @@ from unmix.training.run.folder import RunFolder
 from unmix.training.run.lock import run_lock
 from unmix.training.run.trainer import errors_of_users
 
-__all__ = ["Labeled", "WorkFolder", "choose_settings", "train", "untrained"]
+__all__ = ["Labeled", "WorkFolder", "bytes_of", "choose_settings", "train", "untrained"]
 
 _RESULT, _LIST, _SETTINGS, _TRIED = "result.json", "labels.txt", "settings.json", "select.json"
 
@@ -99,7 +99,7 @@ class WorkFolder:
             return cls(Path(out).expanduser())
         facts = [
             dict(row), labeled.index.tolist(), fingerprint(splits.train).digest,
-            fingerprint(splits.test).digest, hashlib.blake2b(_bytes(finished)).hexdigest(),
+            fingerprint(splits.test).digest, hashlib.blake2b(bytes_of(finished)).hexdigest(),
         ]  # fmt: skip
         digest = hashlib.blake2b(json.dumps(facts).encode(), digest_size=4).hexdigest()
         kind = (labeled.kind or "all").replace("%", "pct")
@@ -327,7 +327,7 @@ def _start(work: WorkFolder, say: Say) -> Path | None:
     return path
 
 
-def _bytes(finished: FinishedRun) -> bytes:
+def bytes_of(finished: FinishedRun) -> bytes:
     """What identifies the encoder: its weights."""
     parts: list[bytes] = []
     for name, value in finished.encoder.backbone.state_dict().items():

@@ -19,6 +19,7 @@ from unmix.evaluation import quality as measures
 from unmix.evaluation.metrics import spread
 from unmix.hardware.threads import CoreMeter
 from unmix.html import escaped, table
+from unmix.names import shown
 from unmix.randomness import generator_for
 from unmix.training.console import quiet_libraries
 from unmix.training.console import say as print_line
@@ -31,6 +32,7 @@ __all__ = ["Quality", "quality"]
 # What says which run is better, and how: alignment and uniformity trade off, so neither does.
 _BETTER = {"rankme": "higher", "lidar": "higher", "alpha_req": "closer to 1"}
 _COLLAPSED = 0.05
+_FEWEST = 4  # two in either half
 
 
 @dataclass(frozen=True)
@@ -121,7 +123,7 @@ def quality(
     """
     check_choice("features", features, ("backbone", "projector"))
     for name, value in (("images", images), ("viewed", viewed)):
-        check_number(name, value, at_least=4)
+        check_number(name, value, at_least=_FEWEST)
     check_number("views", views, at_least=2)
     quiet_libraries()
     cores = CoreMeter()
@@ -133,6 +135,12 @@ def quality(
     found = []
     shared = _shared_views(finished, say)
     pictures = _images(finished[0], data, data_dir)
+    if len(pictures) < _FEWEST:
+        raise UserError(
+            f"{shown(pictures.name)} has {counted(len(pictures), 'image')}; the measures, of all "
+            f"and of either half of them, need {_FEWEST} or more.",
+            parameter="data",
+        )
     for name, run in zip(names, finished, strict=True):
         with run.computing(threads, cores, say):
             found.append(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -52,20 +52,44 @@ class DetectionSchedule:
 class Detector(L.LightningModule):
     """A detector in training.
 
+    All random numbers of a step depend on the seed and the step alone, so a training that goes on
+    after an interruption ends as one that was not interrupted.
+
     Args:
         model: torchvision's Faster R-CNN.
         schedule: How it is trained.
+        start: A `state` to go on from.
     """
 
-    def __init__(self, model: FasterRCNN, schedule: DetectionSchedule) -> None:
+    def __init__(
+        self, model: FasterRCNN, schedule: DetectionSchedule, start: Mapping[str, Any] | None = None
+    ) -> None:
         super().__init__()
-        self.model, self.schedule = model, schedule
-        self.loss: float | None = None
+        self.model, self.schedule, self._start = model, schedule, start
+        self.begun: int = 0 if start is None else start["step"]
+        self.loss: float | None = None if start is None else start["loss"]
+        if start is not None:
+            model.load_state_dict(start["model"])
+
+    @property
+    def step(self) -> int:
+        """Steps that are done."""
+        return self.begun + self.global_step
+
+    def state(self) -> dict[str, Any]:
+        """All that is needed to go on."""
+        optimizer: Any = self.optimizers()
+        return {
+            "step": self.step, "loss": self.loss, "model": self.model.state_dict(),
+            "optimizer": optimizer.state_dict(),
+        }  # fmt: skip
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """The sum of the losses of proposals and of regions."""
         images, targets = batch
-        generator = generator_for(self.schedule.seed, "flip", self.global_step)
+        # Proposals are sampled by the global generator.
+        torch.manual_seed(generator_for(self.schedule.seed, "proposals", self.step).initial_seed())
+        generator = generator_for(self.schedule.seed, "flip", self.step)
         flipped = [
             _flipped(image, target) if coin else (image, target)
             for image, target, coin in zip(
@@ -76,7 +100,7 @@ class Detector(L.LightningModule):
         total = torch.stack(list(losses.values())).sum()
         if not torch.isfinite(total):
             raise UserError(
-                f"the loss is not finite at step {self.global_step + 1}; try a smaller value.",
+                f"the loss is not finite at step {self.step + 1}; try a smaller value.",
                 parameter="lr",
             )
         self.loss = total.item()
@@ -89,7 +113,13 @@ class Detector(L.LightningModule):
             [p for p in self.parameters() if p.requires_grad],
             chosen.lr * chosen.batch_size / 16, momentum=0.9, weight_decay=1e-4,
         )  # fmt: skip
-        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, chosen.rate)
+        if self._start is not None:
+            optimizer.load_state_dict(self._start["optimizer"])
+            for group in optimizer.param_groups:  # where the schedule begins again
+                group["lr"] = group["initial_lr"]
+        schedule = torch.optim.lr_scheduler.LambdaLR(
+            optimizer, lambda step: chosen.rate(self.begun + step)
+        )
         return {
             "optimizer": optimizer,
             "lr_scheduler": {"scheduler": schedule, "interval": "step"},
@@ -105,6 +135,8 @@ def train(
     precision: Any = "32-true",
     workers: int = 0,
     say: Callable[[str], None] = print,
+    start: Mapping[str, Any] | None = None,
+    callbacks: Sequence[Callback] = (),
 ) -> float | None:
     """Train a detector in place; gives the loss of the last step.
 
@@ -116,29 +148,52 @@ def train(
         precision: Of Lightning.
         workers: Data workers.
         say: Prints a line, ten times.
+        start: A `Detector.state` to go on from.
+        callbacks: Others of Lightning, which may save the `Detector.state` and stop the training.
 
     Raises:
         UserError: if the loss is not finite.
     """
-    generator = generator_for(schedule.seed, "detection")
+    module = Detector(model, schedule, start)
+    left = schedule.steps - module.begun
+    if left <= 0:
+        return module.loss
     loader = DataLoader(
-        images, schedule.batch_size, shuffle=True, generator=generator, collate_fn=_collated,
-        num_workers=workers, drop_last=len(images) > schedule.batch_size,
-        persistent_workers=workers > 0,
+        images, batch_sampler=_Batches(len(images), schedule, module.begun), collate_fn=_collated,
+        num_workers=workers, persistent_workers=workers > 0,
     )  # fmt: skip
-    module = Detector(model, schedule)
     trainer = L.Trainer(
-        accelerator=accelerator, devices=1, precision=precision, max_steps=schedule.steps,
-        max_epochs=-1, logger=False, enable_checkpointing=False, enable_progress_bar=False,
-        enable_model_summary=False, callbacks=[_Said(say, schedule.steps)],
+        accelerator=accelerator, devices=1, precision=precision, max_steps=left, max_epochs=1,
+        logger=False, enable_checkpointing=False, enable_progress_bar=False,
+        enable_model_summary=False, callbacks=[_Said(say, schedule.steps), *callbacks],
         log_every_n_steps=schedule.steps,
     )  # fmt: skip
-    with torch.random.fork_rng(devices=[]):  # proposals are sampled by the global generator
-        torch.manual_seed(schedule.seed)
+    with torch.random.fork_rng(devices=[]):
         trainer.fit(module, loader)
     if trainer.interrupted:
         raise KeyboardInterrupt
     return module.loss
+
+
+class _Batches:
+    """Indices of the batches of all steps, from one on; each epoch has an order of its own."""
+
+    def __init__(self, images: int, schedule: DetectionSchedule, begun: int) -> None:
+        self.images, self.schedule, self.begun = images, schedule, begun
+        self.an_epoch = max(1, images // schedule.batch_size)  # an incomplete last one is dropped
+
+    def __len__(self) -> int:
+        return self.schedule.steps - self.begun
+
+    def __iter__(self) -> Iterator[list[int]]:
+        size, known = self.schedule.batch_size, -1
+        order: list[int] = []
+        for step in range(self.begun, self.schedule.steps):
+            epoch, number = divmod(step, self.an_epoch)
+            if epoch != known:
+                generator = generator_for(self.schedule.seed, "detection", epoch)
+                order, known = torch.randperm(self.images, generator=generator).tolist(), epoch
+            yield order[number * size : (number + 1) * size]
 
 
 class _Said(Callback):
@@ -147,7 +202,7 @@ class _Said(Callback):
 
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *_: Any) -> None:
         assert isinstance(pl_module, Detector)
-        step = trainer.global_step
+        step = pl_module.step
         if step % self.every == 0:
             self.say(f"step {step:,}/{pl_module.schedule.steps:,}  loss {pl_module.loss:.3f}")
 

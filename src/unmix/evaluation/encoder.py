@@ -28,6 +28,7 @@ __all__ = [
     "LoadedEncoder",
     "build_encoder",
     "check_weights",
+    "encoder_file",
     "load_encoder",
     "read_encoder",
 ]
@@ -153,10 +154,7 @@ def load_encoder(
             weights do not match them.
     """
     path = Path(folder)
-    if path.is_dir():
-        hub = path / HUB_FILE
-        path = path / ENCODER_FILE
-        path = hub if hub.is_file() and not path.is_file() else path
+    path = encoder_file(path) if path.is_dir() else path
     weights, facts = read_encoder(path)
     backbone, views = build_encoder(path, facts, channels_last)
     check_weights(path, backbone.state_dict(), weights, _name(facts))
@@ -165,6 +163,12 @@ def load_encoder(
     if channels_last:
         backbone.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     return LoadedEncoder(backbone.to(device), views, facts)
+
+
+def encoder_file(folder: Path) -> Path:
+    """The encoder's file in a folder of a run, or of `unmix export --to hub`."""
+    hub, own = folder / HUB_FILE, folder / ENCODER_FILE
+    return hub if hub.is_file() and not own.is_file() else own
 
 
 def read_encoder(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
