@@ -18,6 +18,7 @@ ALLOWED = {
     "html": {"names"},
     "synonyms": set(),
     "randomness": set(),
+    "schema": set(),
     "transfer": set(),
     "distributed": set(),
     "stages": set(),
@@ -69,7 +70,10 @@ ALLOWED = {
     },
     "cli": {"config", "commands", "training"},
 }  # fmt: skip
-OPEN = {"errors", "names", "display", "synonyms", "randomness", "transfer", "distributed", "stages"}
+OPEN = {
+    "errors", "names", "display", "synonyms", "randomness", "schema", "transfer", "distributed",
+    "stages",
+}  # fmt: skip
 
 
 def package_of(path: Path) -> str:

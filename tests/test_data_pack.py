@@ -471,5 +471,5 @@ def test_a_shard_that_leaves_the_folder_is_refused(tree: Path, tmp_path: Path, n
     manifest = json.loads((out / "pack.json").read_text())
     manifest["splits"]["train"]["shards"][0]["file"] = name
     (out / "pack.json").write_text(json.dumps(manifest))
-    with pytest.raises(UserError, match="which is not in this folder"):
+    with pytest.raises(UserError, match="must be the name of a file in this folder"):
         load(out, "train")

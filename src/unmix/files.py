@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 import re
 import stat
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 from unmix.errors import UserError
 
@@ -19,7 +22,10 @@ __all__ = [
     "flush",
     "kind_of",
     "open_regular",
+    "parse_json",
+    "read_json",
     "read_regular",
+    "read_text",
     "remove_left_over",
 ]
 
@@ -28,6 +34,8 @@ _KINDS = (
     (stat.S_ISDIR, "a directory"), (stat.S_ISFIFO, "a FIFO"), (stat.S_ISSOCK, "a socket"),
     (stat.S_ISCHR, "a device"), (stat.S_ISBLK, "a device"),
 )  # fmt: skip
+_MOST_TEXT = 1 << 26
+_DEEPEST, _MOST_DIGITS = 50, 40  # of JSON
 
 
 def kind_of(mode: int) -> str | None:
@@ -70,6 +78,91 @@ def read_regular(path: str | os.PathLike[str], at_most: int | None = None) -> by
             reason = f"the file has {size:,} bytes, more than {at_most:,}"
             raise OSError(errno.EFBIG, reason, os.fspath(path))
         return file.read()
+
+
+def read_text(path: str | os.PathLike[str], at_most: int = _MOST_TEXT) -> str:
+    """Read a regular text file in UTF-8, with or without a byte order mark.
+
+    Raises:
+        OSError: as `read_regular`.
+        UnicodeDecodeError: if it is not UTF-8.
+    """
+    return read_regular(path, at_most).decode("utf-8-sig")
+
+
+def read_json(path: str | os.PathLike[str], at_most: int = _MOST_TEXT) -> Any:
+    """Read a JSON file.
+
+    Args:
+        path: The file.
+        at_most: Greatest size in bytes.
+
+    Raises:
+        OSError: as `read_regular`.
+        UserError: as `parse_json`; it names the file.
+    """
+    return parse_json(read_regular(path, at_most), os.fspath(path))
+
+
+def parse_json(content: bytes | str, name: str) -> Any:
+    """Parse JSON that anyone may have written.
+
+    Args:
+        content: Bytes in UTF-8, or text.
+        name: What messages call it.
+
+    Raises:
+        UserError: if it is not JSON, or not UTF-8, has a key twice, is nested more than 50 deep, or
+            has a number of more than 40 digits, which take long to parse.
+    """
+    try:
+        text = content.decode("utf-8-sig") if isinstance(content, bytes) else content
+        value = json.loads(text, object_pairs_hook=_object, parse_int=_whole)
+        _check_depth(value)
+    except UnicodeDecodeError as error:
+        reason = f"byte {error.start} is not UTF-8"
+    except RecursionError:
+        reason = f"it is nested more than {_DEEPEST} deep"
+    except ValueError as error:
+        reason = str(error)
+    else:
+        return value
+    raise UserError(f"{name}: is not valid JSON ({reason}).")
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):  # `json` would silently take the last
+        counts = Counter(name for name, _ in pairs)
+        twice = counts.most_common(1)[0][0]
+        raise ValueError(f"the key {twice[:40]!r} is there twice")
+    return found
+
+
+def _whole(digits: str) -> int:
+    if len(digits) > _MOST_DIGITS:
+        raise ValueError(f"a number of {len(digits):,} digits")
+    return int(digits)
+
+
+def _check_depth(value: Any) -> None:
+    """Check that no function that calls itself for each level reaches Python's limit.
+
+    Raises:
+        RecursionError: if one might.
+    """
+    level = [value]
+    for _ in range(_DEEPEST):
+        below: list[Any] = []
+        for item in level:
+            if isinstance(item, dict):
+                below += item.values()
+            elif isinstance(item, list):
+                below += item
+        if not below:
+            return
+        level = below
+    raise RecursionError
 
 
 @contextmanager

@@ -168,9 +168,9 @@ class _Work:
         same = self._fingerprint()
         note = self.out / UNFINISHED
         if note.is_file():
-            content = read_unfinished(self.out) or {"fingerprint": "", "files": []}
-            self.files_made = list(content["files"])
-            if content["fingerprint"] == same:
+            found = read_unfinished(self.out)
+            self.files_made = [] if found is None else list(found.files)
+            if found is not None and found.fingerprint == same:
                 say(f"continuing {shown(self.out)}")
             else:
                 say(f"{shown(self.out)} was begun with other images or options; starting over")

@@ -12,30 +12,29 @@ The layout, as written by `unmix.commands.pack`:
 
 from __future__ import annotations
 
-import json
 import os
-import zipfile
 import zlib
-from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from unmix.data.decoding import BrokenImage, Decoding
 from unmix.data.imageset import Skipped, StreamedImages
+from unmix.data.pack_index import Index, check_index, read_index
 from unmix.data.paths import Paths
 from unmix.errors import UserError
-from unmix.files import kind_of, open_regular
+from unmix.files import kind_of, open_regular, read_json
+from unmix.names import shown
+from unmix.schema import Check, Count, Fraction, checked
 
 __all__ = [
     "MANIFEST",
     "UNFINISHED",
     "VERSION",
-    "Index",
     "PackedImages",
     "holds_pack",
     "load_pack",
@@ -45,50 +44,7 @@ __all__ = [
 
 MANIFEST, UNFINISHED = "pack.json", ".unfinished.json"
 VERSION = 1
-
-
-@dataclass(frozen=True)
-class Index:
-    """The locations of the images of a split, one element for each.
-
-    Attributes:
-        number: Position in the listing that was packed, int64, without broken images.
-        shard: Index of the shard, int32.
-        offset: Offset of the first byte in it, int64.
-        length: Number of bytes, int64.
-        crc: CRC-32 of the bytes, uint32.
-        label: Class, int64; -1 without classes.
-    """
-
-    number: np.ndarray
-    shard: np.ndarray
-    offset: np.ndarray
-    length: np.ndarray
-    crc: np.ndarray
-    label: np.ndarray
-
-    @classmethod
-    def of(cls, rows: Sequence[tuple[int, int, int, int, int, int]]) -> Index:
-        """Make an index from rows, whose columns are the attributes."""
-        kinds = (np.int64, np.int32, np.int64, np.int64, np.uint32, np.int64)
-        columns = zip(*rows, strict=True) if rows else ((),) * len(kinds)
-        return cls(*(np.array(c, dtype=kind) for c, kind in zip(columns, kinds, strict=True)))
-
-    @classmethod
-    def joined(cls, parts: Sequence[Index]) -> Index:
-        """Concatenate several."""
-        names = [field.name for field in fields(cls)]
-        return cls(*(np.concatenate([getattr(part, name) for part in parts]) for name in names))
-
-    def arrays(self) -> dict[str, np.ndarray]:
-        """The arrays by name, as they are saved."""
-        return {field.name: getattr(self, field.name) for field in fields(self)}
-
-    def __len__(self) -> int:
-        return len(self.offset)
-
-    def __getitem__(self, index: np.ndarray) -> Index:
-        return Index(**{name: array[index] for name, array in self.arrays().items()})
+_LEAST_STD = 1e-4  # as colors are rounded; float16 has smaller numbers, but no reciprocals of them
 
 
 class Shards:
@@ -170,14 +126,65 @@ def plain_name(name: object) -> bool:
     )
 
 
-def read_unfinished(folder: Path) -> dict[str, Any] | None:
+FileName = Annotated[str, Check(plain_name, "the name of a file in this folder")]
+
+
+@dataclass(frozen=True)
+class Note:
+    """The content of `.unfinished.json`.
+
+    Attributes:
+        unmix_pack: The version.
+        fingerprint: A digest of what determines the shards.
+        again: The command that continues the pack.
+        files: Those that it has written or begun; no others are removed or written over.
+    """
+
+    unmix_pack: Literal[1]
+    fingerprint: str
+    again: str
+    files: list[FileName]
+
+
+@dataclass(frozen=True)
+class ShardEntry:
+    """A shard in the manifest."""
+
+    file: FileName
+    bytes: Count
+    images: Count
+
+
+@dataclass(frozen=True)
+class SplitEntry:
+    """A split in the manifest."""
+
+    images: Count
+    shards: list[ShardEntry]
+
+
+_Std = Annotated[float, Check(lambda std: std == 0 or _LEAST_STD <= std <= 1, "from 0.0001 to 1")]
+_Increasing = Check(lambda pair: pair[0] < pair[1], "a list of two numbers, the first smaller")
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What of `pack.json` is read."""
+
+    unmix_pack: Literal[1]
+    classes: tuple[str, ...] | None
+    mean: tuple[Fraction, Fraction, Fraction]
+    std: tuple[_Std, _Std, _Std]
+    splits: Mapping[str, SplitEntry]
+    range: Annotated[tuple[float, float], _Increasing] | None = None  # not in earlier packs
+
+
+def read_unfinished(folder: Path) -> Note | None:
     """The content of `.unfinished.json`; None if there is none, or it is not ours."""
+    path = folder / UNFINISHED
     try:
-        note = json.loads((folder / UNFINISHED).read_text(encoding="utf-8"))
-        ours = note["unmix_pack"] == VERSION and all(map(plain_name, note["files"]))
-        texts = isinstance(note["again"], str) and isinstance(note["fingerprint"], str)
-        return note if ours and texts else None
-    except (OSError, ValueError, KeyError, TypeError):
+        return checked(Note, read_json(path), path)
+    except (OSError, ValueError):
         return None
 
 
@@ -191,9 +198,7 @@ def holds_pack(folder: Path) -> bool:
         return True
     note = read_unfinished(folder)
     if note is not None:
-        raise UserError(
-            f"{folder}: this pack is not finished; to continue it, give: {note['again']}"
-        )
+        raise UserError(f"{folder}: this pack is not finished; to continue it, give: {note.again}")
     return False
 
 
@@ -214,34 +219,28 @@ def load_pack(
     """
     manifest = _manifest(folder)
     split = "test" if split == "test" else "train"
-    if split not in manifest["splits"]:
+    if split not in manifest.splits:
+        if split == "train":
+            raise _damaged(folder / MANIFEST, ValueError("splits.train is missing"))
         raise UserError(
             f"{folder}: this pack has no test split, as its images had none; pack a folder "
             f"with classes, or with a val/ beside its train/."
         )
-    parts = manifest["splits"][split]
-    for shard in parts["shards"]:
-        if not plain_name(shard["file"]):
-            raise UserError(
-                f"{folder / MANIFEST}: names a shard {shard['file']!r}, which is not in this "
-                "folder; pack the images again."
-            )
-    paths = [folder / shard["file"] for shard in parts["shards"]]
-    for path, shard in zip(paths, parts["shards"], strict=True):
-        _check_whole(path, shard["bytes"])
-    index, names = _index(folder / f"{split}.npz", parts["images"])
-    classes = None if manifest["classes"] is None else tuple(manifest["classes"])
+    parts = manifest.splits[split]
+    paths = [folder / shard.file for shard in parts.shards]
+    for path, shard in zip(paths, parts.shards, strict=True):
+        _check_whole(path, shard.bytes)
+    index, names = _index(folder / f"{split}.npz", parts, manifest.classes)
     how = decoding or Decoding()
-    own = manifest.get("range")  # not in packs of earlier versions
-    if how.range is None and own is not None:
-        how = replace(how, range=(float(own[0]), float(own[1])))
+    if how.range is None and manifest.range is not None:
+        how = replace(how, range=manifest.range)
     return PackedImages(
         name=str(folder),
         split=split,
-        labels=None if classes is None else torch.from_numpy(index.label),
-        classes=classes,
-        mean=tuple(manifest["mean"]),
-        std=tuple(manifest["std"]),
+        labels=None if manifest.classes is None else torch.from_numpy(index.label),
+        classes=manifest.classes,
+        mean=manifest.mean,
+        std=manifest.std,
         skipped=skipped,
         decoding=how,
         shards=Shards(paths),
@@ -250,16 +249,25 @@ def load_pack(
     )
 
 
-def _manifest(folder: Path) -> dict[str, Any]:
+def _manifest(folder: Path) -> Manifest:
     path = folder / MANIFEST
     try:
-        manifest = json.loads(path.read_text(encoding="utf-8"))
-        version = manifest["unmix_pack"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{path}: is damaged or cannot be read; pack the images again.") from error
-    if version != VERSION:
+        content = read_json(path)
+    except (OSError, ValueError) as error:
+        raise _damaged(path, error) from error
+    version = content.get("unmix_pack", VERSION) if isinstance(content, dict) else VERSION
+    if isinstance(version, int) and version != VERSION:
         raise UserError(f"{path}: is of version {version}; this unmix reads version {VERSION}.")
-    return manifest
+    try:
+        return checked(Manifest, content, path)
+    except UserError as error:
+        raise _damaged(path, error) from None
+
+
+def _damaged(path: Path, error: Exception) -> UserError:
+    reason = getattr(error, "strerror", None) or str(error).removeprefix(f"{shown(path)}: ")
+    reason = " ".join(reason.split()).rstrip(".") or type(error).__name__
+    return UserError(f"{path}: is damaged or cannot be read: {reason}. Pack the images again.")
 
 
 def _check_whole(path: Path, size: int) -> None:
@@ -278,16 +286,16 @@ def _check_whole(path: Path, size: int) -> None:
         )
 
 
-def _index(path: Path, count: int) -> tuple[Index, Paths]:
+def _index(path: Path, parts: SplitEntry, classes: Sequence[str] | None) -> tuple[Index, Paths]:
     try:
-        with np.load(path, allow_pickle=False) as arrays:
-            index = Index(**{field.name: arrays[field.name] for field in fields(Index)})
-            names = Paths.of_arrays(arrays["names"], arrays["name_ends"])
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-        raise UserError(f"{path}: is damaged or cannot be read; pack the images again.") from error
-    if len(index) != count:
+        index, names = read_index(path)
+        if len(index) == parts.images:
+            sizes = [shard.bytes for shard in parts.shards]
+            check_index(index, names, sizes, None if classes is None else len(classes))
+    except (OSError, ValueError) as error:
+        raise _damaged(path, error) from error
+    if len(index) != parts.images:
         raise UserError(
-            f"{path}: has {len(index):,} images, but {count:,} were packed; pack them again."
+            f"{path}: has {len(index):,} images, but {parts.images:,} were packed; pack them again."
         )
-    # Labels become a tensor, which needs memory of its own in native byte order.
-    return replace(index, label=np.ascontiguousarray(index.label, dtype=np.int64)), names
+    return index, names

@@ -8,16 +8,28 @@ import json
 import os
 import tarfile
 import zlib
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from unmix.data.decoding import BrokenImage
-from unmix.data.packed import Index
+from unmix.data.pack_index import Index
+from unmix.files import parse_json
+from unmix.schema import Count, checked
 
 __all__ = ["Shard", "ShardWriter"]
 
 _BLOCK = 512
+
+
+@dataclass(frozen=True)
+class _Facts:
+    """What is in the mark of a finished shard, beside its index."""
+
+    size: Count
+    seen: Count
+    broken: list[tuple[str, str]]
 
 
 class Shard:
@@ -47,9 +59,8 @@ class Shard:
         try:
             with np.load(cls.note(path), allow_pickle=False) as mark:
                 arrays = {name: mark[name] for name in mark.files}
-            facts = json.loads(arrays.pop("facts").tobytes())
-            broken = [(place, reason) for place, reason in facts["broken"]]
-            shard = cls(path, Index(**arrays), facts["size"], facts["seen"], broken)
+            facts = checked(_Facts, parse_json(arrays.pop("facts").tobytes(), path.name), path)
+            shard = cls(path, Index(**arrays), facts.size, facts.seen, facts.broken)
             return shard if path.stat().st_size == shard.size else None
         # If anything is wrong with the mark, the shard is written again.
         except Exception:
