@@ -146,7 +146,7 @@ def _running(results: Sequence[RunResults]) -> Running | None:
     going = [run for run in results if not run.ended]
     if not going:
         return None
-    each = "; ".join(f"{run.name}: {run.progress} epochs" for run in going)
+    each = "; ".join(f"{run.name}: {run.progress} epoch{'s'[: run.epochs != 1]}" for run in going)
     done = sum(
         run.epochs if run.complete_epochs is None else run.complete_epochs for run in results
     )

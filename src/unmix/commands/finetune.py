@@ -125,7 +125,7 @@ def finetune(
         work.begin(overwrite, identity, labeled)
         say(
             f"fine-tuning on {len(labeled.images):,} of {len(splits.train):,} images, "
-            f"{settings.epochs} epochs ({settings.source})   folder: {shown(work.path)}"
+            f"{counted(settings.epochs, 'epoch')} ({settings.source})   folder: {shown(work.path)}"
         )
         _note_one_step(settings, len(labeled.images), say)
         backbone = untrained(finished, seed) if from_scratch else finished.encoder.backbone

@@ -17,6 +17,7 @@ from unmix.commands.rows import add_row
 from unmix.config import MachineSettings, Settings
 from unmix.data import ImageSet, StreamedImages
 from unmix.data.fingerprint import Fingerprint, digest_of
+from unmix.display import counted
 from unmix.errors import UserError, check_choice
 from unmix.evaluation import LabeledFeatures, Measurement, split_features
 from unmix.evaluation.cmc_layers import layer_features
@@ -145,8 +146,9 @@ class FinishedRun:
         with suppress(DamagedResultsError):  # a new one is written by the next evaluation
             if is_extending(settings, load_results(folder.path)):
                 raise UserError(
-                    f"{folder.path}: is being extended to {settings.run.epochs} epochs; to finish "
-                    f"it: unmix pretrain --run {shlex.quote(str(folder.path))}"
+                    f"{folder.path}: is being extended to "
+                    f"{counted(settings.run.epochs, 'epoch')}; to finish it: unmix pretrain "
+                    f"--run {shlex.quote(str(folder.path))}"
                 )
         machine = choose_machine(MachineSettings(device=device))
         precision = str(settings.machine.precision)

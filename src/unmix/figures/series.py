@@ -11,7 +11,7 @@ import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from unmix.display import run_label
+from unmix.display import counted, run_label
 from unmix.figures.looks import Look, looks_of
 from unmix.results import RunResults
 
@@ -225,7 +225,7 @@ def _words(run: RunResults, varying: Iterable[str]) -> list[str]:
         "backbone": run.backbone,
         "width": f"width {run.width:g}",
         "size": f"{run.size} px",
-        "epochs": f"{run.epochs} epochs",
+        "epochs": counted(run.epochs, "epoch"),
     }
     return [run_label(run.method, run.mixture), *(words[name] for name in varying)]
 

@@ -322,5 +322,8 @@ def _time(a: Measured, b: Measured) -> str:
         return ""
     if a.machines != b.machines or len(a.machines) > 1:
         return f"{duration(a.time)} of training (instead of {duration(b.time)} on other hardware)"
-    times = a.time / b.time
-    return f"{ratio(times)} the training time ({duration(a.time)} instead of {duration(b.time)})"
+    times, both = a.time / b.time, (duration(a.time), duration(b.time))
+    # A ratio of two times that read the same would say more than was measured.
+    if both[0] == both[1] or abs(times - 1) < _CLOSE:
+        return f"as much training time ({' and '.join(dict.fromkeys(both))})"
+    return f"{ratio(times)} the training time ({both[0]} instead of {both[1]})"

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from unmix.config import Settings
+from unmix.display import counted
 from unmix.errors import UserError
 from unmix.names import shown
 from unmix.results import DamagedResultsError, RunResults, load_results
@@ -46,8 +47,8 @@ def extend(settings: Settings, epochs_given: bool) -> Settings:
         return settings  # given again, to resume the extension or to see its results
     if not _has_ended(folder, theirs):
         raise _error(
-            f"{folder.path} has not ended its {theirs.run.epochs} epochs; finish them first: unmix "
-            f"pretrain --run {shlex.quote(str(folder.path))}"
+            f"{folder.path} has not ended its {counted(theirs.run.epochs, 'epoch')}; "
+            f"finish them first: unmix pretrain --run {shlex.quote(str(folder.path))}"
         )
     if settings.run.epochs <= theirs.run.epochs:
         raise UserError(
@@ -84,7 +85,7 @@ def how_it_goes_on(settings: Settings) -> str:
     )
     return (
         f"{added}; the learning rate rises from {chosen.final_lr:g} to {chosen.lr:g} {rise}, then "
-        f"falls by a cosine over the {epochs - ended} epochs that are added"
+        f"falls by a cosine over the {counted(epochs - ended, 'added epoch')}"
     )
 
 
@@ -128,8 +129,8 @@ def notes_on_extensions(runs: Mapping[str, Path]) -> list[str]:
         settings = RunFolder(path).settings() if RunFolder(path).config.exists() else None
         if settings is not None and is_extending(settings, results):
             notes.append(
-                f"note: {name} is being extended to {settings.run.epochs} epochs; its results here "
-                f"are those of its first {results.epochs}"
+                f"note: {name} is being extended to {counted(settings.run.epochs, 'epoch')}; "
+                f"its results here are those of its first {counted(results.epochs, 'epoch')}"
             )
         elif restarts:
             at = ", ".join(map(str, restarts))

@@ -16,6 +16,7 @@ from torch import nn
 from unmix.checksums import CHECKSUM, PLACEHOLDER, safetensors_bytes, with_checksum
 from unmix.config import GROUPS, Settings, field_names
 from unmix.config.saved import saved_settings
+from unmix.display import counted
 from unmix.errors import UserError, check_given
 from unmix.files import atomic_path, atomic_write
 from unmix.names import is_python, shown
@@ -160,11 +161,12 @@ class RunFolder:
         theirs, chosen = settings.run.epochs, settings.optimizer
         run, config = shlex.quote(str(self.path)), shlex.quote(str(self.config))
         rate = f", which end at a learning rate of {chosen.final_lr:g}"
-        again = f"to start its schedules again for {ours - theirs} epochs more: unmix pretrain "
+        more = counted(ours - theirs, "epoch")
+        again = f"to start its schedules again for {more} more: unmix pretrain "
         again += f"--run {run} --epochs {ours} --extend; "
         return (
-            f"--epochs: {self.path} has ended after its {theirs} epochs, for which its schedules "
-            f"were made{rate if chosen.schedule == 'cosine' else ''}. "
+            f"--epochs: {self.path} has ended after its {counted(theirs, 'epoch')}, for which "
+            f"its schedules were made{rate if chosen.schedule == 'cosine' else ''}. "
             f"{again.capitalize() if ours > theirs else ''}"
             f"{'for' if ours > theirs else 'For'} a new run of {ours} with its settings: unmix "
             f"pretrain --config {config} --epochs {ours} --run OTHER; for its results leave "

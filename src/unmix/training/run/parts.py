@@ -24,6 +24,7 @@ from unmix.data import (
 from unmix.data.fingerprint import Fingerprint, fingerprint
 from unmix.data.from_python import check_sendable
 from unmix.data.streams import NoTestShards
+from unmix.display import counted
 from unmix.errors import UserError, renamed
 from unmix.hardware.devices import Machine, choose_machine
 from unmix.methods import Method, method_class
@@ -348,8 +349,8 @@ def headline(parts: Parts, recipes: list[str]) -> str:
     device = f"{count} x {machine.device.type}" if count > 1 else machine.device.type
     lines = [
         f"{run_.method} on {shown(run_.data)}: {len(parts.train):,} images {parts.where}, views of "
-        f"{run_.size} px, batches of {run_.batch_size}, {run_.epochs} epochs "
-        f"({module.total_steps:,} steps)",
+        f"{run_.size} px, batches of {run_.batch_size}, {counted(run_.epochs, 'epoch')} "
+        f"({counted(module.total_steps, 'step')})",
         f"mixture: {settings.mixture.name}   encoder: {model.backbone}, width {model.width:g}, "
         f"{millions:.1f} M parameters   device: {device}, {machine.precision}"
         f"{', channels last' if machine.channels_last else ''}"
