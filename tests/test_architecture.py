@@ -13,6 +13,7 @@ PACKAGE = Path(__file__).parents[1] / "src" / "unmix"
 # Each top-level package or module with those it may import; any may import those in OPEN.
 ALLOWED = {
     "errors": set(),
+    "busy": set(),
     "names": set(),
     "display": set(),
     "html": {"names"},
@@ -40,7 +41,7 @@ ALLOWED = {
     "data": {"files"},
     "config": {"mixtures"},
     "views": {"config"},
-    "results": {"files", "html"},
+    "results": {"busy", "files", "html"},
     "per_image": {"results", "files"},
     "figures": {"results", "files", "html"},
     "hardware": {"config"},
@@ -50,14 +51,14 @@ ALLOWED = {
     "training": {
         "step", "together", "methods", "backbones", "credit", "mixtures", "data", "views",
         "evaluation", "hardware", "config", "results", "per_image", "files", "checksums",
-        "weights",
+        "weights", "busy",
     },
     "detection": {"backbones", "data"},
     "statistics": set(),
     "workers": set(),
     "studies": {
         "statistics", "training", "evaluation", "methods", "data", "hardware", "config", "results",
-        "per_image", "files", "workers",
+        "per_image", "files", "workers", "busy",
     },
     "commands": {
         "studies", "statistics", "detection",

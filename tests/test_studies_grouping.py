@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -137,3 +138,40 @@ def test_single_runs_without_predictions_or_on_other_images_say_why_there_is_no_
     other = kept(tmp_path / "c", [True, True], "others", unmix=True)
     _, line = grouped(plain, other).words()
     assert line == "  single runs: no test image by image: their test images differ"
+
+
+def timed(seconds: float, taken: float, unmix: bool = False) -> ComparedRun:
+    one = run(0, 50.0, unmix=unmix)
+    training = {"seconds": seconds, "cores_taken_by_others": taken}
+    hardware = {"cpu": "a", "cores": 4, "threads": 3}
+    return replace(one, results=replace(one.results, training=training, hardware=hardware))
+
+
+@pytest.mark.parametrize(
+    ("plain", "mixed", "says"),
+    [
+        ((2.21, 0.0), (2.18, 0.0), "as much training time (2.2 s)"),
+        ((187.0, 0.0), (188.0, 0.0), "as much training time (3:08 min and 3:07 min)"),
+        ((2.0, 0.9), (3.0, 1.1), "1.50x the training time (3.0 s instead of 2.0 s)"),
+        ((2.0, 1.5), (3.0, 0.0),
+         "1.50x the training time (3.0 s instead of 2.0 s, on a busy machine)"),
+    ],
+)  # fmt: skip
+def test_the_cost_in_time_says_no_more_than_was_measured(
+    plain: tuple[float, float], mixed: tuple[float, float], says: str
+):
+    found = grouped(timed(*plain), timed(*mixed, unmix=True)).findings
+    assert found.cost("moco + Un-Mix", "moco") == f"Cost of moco + Un-Mix against moco: {says}."
+    times = [row[4].text for row in found.rows()]
+    assert [" (busy)" in text for text in times] == [plain[1] > 1.2, mixed[1] > 1.2]
+
+
+def test_the_command_that_measures_euclidean_knn_is_one_that_does():
+    one, other = run(0, 50.0), run(0, 60.0, unmix=True)
+    rows = [
+        replace(each, results=replace(
+            each.results, evaluations=(Evaluation("knn-euclidean", 12, 50.0, None, {"k": 5}),)
+        ))
+        for each in (one, other)
+    ]  # fmt: skip
+    assert "(unmix knn --metric euclidean nowhere measures them)" in grouped(*rows).words()[1]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -11,7 +13,14 @@ import torch
 from safetensors.torch import load_file
 
 from unmix.hardware import threads
-from unmix.hardware.threads import CoreMeter, choose_threads, idle_seconds, quota, using_threads
+from unmix.hardware.threads import (
+    CoreMeter,
+    choose_threads,
+    idle_seconds,
+    own_seconds,
+    quota,
+    using_threads,
+)
 from unmix.training import RunFolder, pretrain
 
 TINY: dict[str, Any] = {
@@ -122,3 +131,29 @@ def test_the_same_number_of_threads_gives_the_same_bits(tmp_path: Path) -> None:
 
 def test_threads_of_no_number_are_refused(refuse: Any) -> None:
     assert refuse("pretrain", "--threads", "0").startswith("--threads: 0 is out of range")
+
+
+def test_what_others_take_is_without_the_processes_of_this_one(
+    machine: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    machine(cores=4)
+    meter = CoreMeter()
+    # In 10 s: 12 core seconds idle, 8 by this process and its children; 20 of 40 are others'.
+    meter.start = (0.0, 100.0, 30.0)
+    monkeypatch.setattr(CoreMeter, "_sample", staticmethod(lambda: (10.0, 112.0, 38.0)))
+    assert meter.taken() == pytest.approx(2.0)
+    meter.start = None
+    assert meter.taken() is None
+
+
+def test_a_child_s_time_is_this_process_s_own() -> None:
+    before = own_seconds()
+    code = "import time\nwhile time.process_time() < 0.5: pass\nprint(flush=True)\ninput()"
+    with subprocess.Popen(
+        [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as child:
+        assert child.stdout is not None
+        child.stdout.readline()  # it still lives
+        assert own_seconds() - before > 0.4
+        child.communicate(b"\n")
+    assert own_seconds() - before > 0.4  # and now it has ended

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from unmix.busy import cores_missed
 from unmix.display import DASH, duration, measure_name, method_name, number, value_text
 from unmix.errors import UserError
 from unmix.files import atomic_write
@@ -122,8 +123,13 @@ class RunResults:
         return f"{state}, {self.complete_epochs} of {self.epochs}"
 
     @property
+    def busy(self) -> float | None:
+        """Cores that other processes took, where that slowed the training down; else None."""
+        return cores_missed(self.training, self.hardware)
+
+    @property
     def imported(self) -> bool:
-        """Whether it is of weights that were imported, and not trained here."""
+        """Whether its weights were trained elsewhere: `unmix import`."""
         return "imported" in self.training
 
     @property

@@ -234,6 +234,8 @@ def _figures(
         )
         machines = {str(run.hardware.get("gpu") or run.hardware.get("cpu")) for run in results}
         other = "; these runs were on different hardware" if len(machines) > 1 else ""
+        if any(run.busy is not None for run in results):
+            other += "; other processes took cores from some"
         figures["Accuracy against time"] = _Drawn(
             "time",
             accuracy_against_time(conditions, protocol, references, looks=looks),

@@ -35,7 +35,8 @@ _RUNS = "Top-1 in percent at the last epoch, unless another epoch is named; a da
 _CONDITIONS = (
     "Top-1 in percent at the last epoch: mean and standard deviation over the seeds. "
     "Forward-equivalents: operations of a step over those of encoding its images once. Cost: of "
-    "the whole training, relative to the cheapest. A star: better than its reference by a test."
+    "the whole training, relative to the cheapest. A star: better than its reference by a test. "
+    "Busy: other processes took cores from the training of a run."
 )
 
 

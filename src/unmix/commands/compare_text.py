@@ -128,6 +128,7 @@ def notes_on(
         *groups.repeated,
         *_unfinished(known, results),
         *_unlike(groups),
+        *_busy(results),
         *_other_rows(results),
         *_without_accuracy(known, results),
     ]
@@ -168,6 +169,20 @@ def _unlike(groups: GroupedRuns) -> list[str]:
                     f"{each}."
                 )
     return notes
+
+
+def _busy(results: Sequence[RunResults]) -> list[str]:
+    """Say which training times are longer for what else the machine did."""
+    missed = {run.name: taken for run in results if (taken := run.busy) is not None}
+    if not missed:
+        return []
+    name, most = max(missed.items(), key=lambda item: item[1])
+    cores = next(run.hardware["cores"] for run in results if run.name == name)
+    upto = "" if len(missed) == 1 else "up to "
+    return [
+        f"Busy: during the training of {_some(list(missed))} other processes took {upto}"
+        f"{most:.1f} of {counted(cores, 'core')}; the times would be shorter without them."
+    ]
 
 
 def _some(names: Sequence[str]) -> str:

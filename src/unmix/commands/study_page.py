@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from unmix.commands.compare_report import differences_of
 from unmix.commands.study_report import study_report
+from unmix.display import measure_title
 from unmix.figures import save
 from unmix.figures.paired import Panel, paired_dots
 from unmix.figures.report import write_page as write_html
@@ -26,7 +28,7 @@ def results_table(found: StudyResults) -> ResultsTable:
 
 def panels(found: StudyResults) -> dict[str, Panel]:
     """What the figure of a study shows, a panel per protocol."""
-    comparisons = found.comparisons()
+    differences = differences_of(found.findings)
     return {
         _TITLES.get(protocol, protocol): Panel(
             {name: found.accuracies(name, protocol) for name in found.study.conditions},
@@ -35,11 +37,7 @@ def panels(found: StudyResults) -> dict[str, Panel]:
                 for name, by_protocol in found.baselines.items()
                 if (values := by_protocol.get(protocol))
             },
-            [
-                (c.candidate, c.reference, c.short())
-                for c in comparisons
-                if c.protocol == protocol and c.result is not None
-            ],
+            [each for each in differences if each.protocol == measure_title(protocol)],
         )
         for protocol in found.study.protocols
     }

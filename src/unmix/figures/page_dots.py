@@ -5,18 +5,19 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Mapping, Sequence
-from itertools import pairwise
 
 from markupsafe import Markup, escape
 
+from unmix.display import percents
 from unmix.figures.page_curves import limits, ticks
 from unmix.figures.page_looks import PageLook
-from unmix.figures.report_content import Report
+from unmix.figures.report_content import Difference, Report
+from unmix.figures.seed_dots import measured, neighbors, offsets, sentences
 from unmix.names import shown
 
 __all__ = ["dots"]
 
-_MIDDLE, _SPREAD = 0.5, 0.27
+_MIDDLE = 0.6  # of a row, as the mean has more room above
 _FEW = 40
 """Seeds of a condition up to which they are joined, and have markers and titles."""
 
@@ -28,13 +29,8 @@ def dots(report: Report, looks: Sequence[PageLook]) -> list[Markup]:
     for title in titles:
         rows = {}
         for index, condition in enumerate(report.conditions):
-            known = {
-                seed: value
-                for seed, value in condition.accuracies.get(title, {}).items()
-                if math.isfinite(value)
-            }
-            if known:
-                rows[index] = dict(sorted(known.items()))
+            if known := measured(condition.accuracies.get(title, {})):
+                rows[index] = known
         if rows:
             found.append(_panel(report, title, rows, looks))
     return found
@@ -62,7 +58,7 @@ def _panel(
         )
         cells.append(
             Markup('<div class="mean" style="grid-row:{}">{}</div>').format(
-                at, _mean(list(by_seed.values()))
+                at, percents(list(by_seed.values()))
             )
         )
     strip = Markup(
@@ -113,15 +109,14 @@ def _baselines(
 
 
 def _pairs(report: Report, title: str, shown_rows: Sequence[int]) -> list[tuple[int, int]]:
-    """Rows that follow each other, of those that are compared; all without comparisons."""
-    neighbors = list(pairwise(shown_rows))
-    names = [condition.name for condition in report.conditions]
-    compared = {
-        frozenset((d.candidate, d.reference)) for d in report.differences if d.protocol == title
-    }
-    if not compared:
-        return neighbors
-    return [(a, b) for a, b in neighbors if frozenset((names[a], names[b])) in compared]
+    """Rows whose dots are joined."""
+    names = [report.conditions[index].name for index in shown_rows]
+    row_of = dict(zip(names, shown_rows, strict=True))
+    return [(row_of[a], row_of[b]) for a, b in neighbors(names, _differences(report, title))]
+
+
+def _differences(report: Report, title: str) -> list[Difference]:
+    return [each for each in report.differences if each.protocol == title]
 
 
 def _grid(scale: _Scale, baselines: Mapping[str, float]) -> Markup:
@@ -137,10 +132,6 @@ def _grid(scale: _Scale, baselines: Mapping[str, float]) -> Markup:
     return Markup("".join(lines))
 
 
-def _place(row: int, number: int, count: int) -> float:
-    return row + _MIDDLE + 0.1 + _SPREAD * (2 * (number + 0.5) / count - 1)
-
-
 def _joins(
     scale: _Scale,
     order: Mapping[int, int],
@@ -150,11 +141,11 @@ def _joins(
 ) -> Markup:
     if max(len(rows[a]), len(rows[b])) > _FEW:
         return Markup("")
-    lines = []
+    lines, places = [], {i: offsets(rows[i]) for i in (a, b)}
     for seed in rows[a]:
         if seed not in rows[b]:
             continue
-        ys = [scale.y(_place(order[i], list(rows[i]).index(seed), len(rows[i]))) for i in (a, b)]
+        ys = [scale.y(order[i] + _MIDDLE + places[i][seed]) for i in (a, b)]
         lines.append(
             f'<line class="join" x1="{scale.x(rows[a][seed])}" x2="{scale.x(rows[b][seed])}" '
             f'y1="{ys[0]}" y2="{ys[1]}"/>'
@@ -164,38 +155,30 @@ def _joins(
 
 def _row(scale: _Scale, row: int, by_seed: Mapping[int, float], look: PageLook) -> Markup:
     mean = scale.x(statistics.fmean(by_seed.values()))
-    top, bottom = (scale.y(row + _MIDDLE + 0.1 + side * 0.36) for side in (-1, 1))
+    top, bottom = (scale.y(row + _MIDDLE + side * 0.36) for side in (-1, 1))
     parts = [
         f'<line x1="{mean}" x2="{mean}" y1="{top}" y2="{bottom}" stroke="{look.color}" '
         'stroke-width="2.5"/>'
     ]
+    places = {seed: scale.y(row + _MIDDLE + at) for seed, at in offsets(by_seed).items()}
     if len(by_seed) > _FEW:
         dots = "".join(
-            f'<circle cx="{scale.x(value)}" cy="{scale.y(_place(row, i, len(by_seed)))}" r="2"/>'
-            for i, value in enumerate(by_seed.values())
+            f'<circle cx="{scale.x(value)}" cy="{places[seed]}" r="2"/>'
+            for seed, value in by_seed.items()
         )
         return Markup("".join([*parts, f'<g fill="{look.color}">{dots}</g>']))
-    for number, (seed, value) in enumerate(by_seed.items()):
-        y = scale.y(_place(row, number, len(by_seed)))
+    for seed, value in by_seed.items():
         parts.append(
-            f'<svg x="{scale.x(value)}" y="{y}" overflow="visible">{look.marker(0, 0, 4.4)}'
+            f'<svg x="{scale.x(value)}" y="{places[seed]}" overflow="visible">'
+            f"{look.marker(0, 0, 4.4)}"
             f"<title>{escape(f'seed {seed}: {value:.2f}')}</title></svg>"
         )
     return Markup("".join(parts))
 
 
-def _mean(values: Sequence[float]) -> str:
-    mean = f"{statistics.fmean(values):.1f}"
-    return mean if len(values) == 1 else f"{mean} ± {statistics.stdev(values):.1f}"
-
-
 def _below(report: Report, title: str, baselines: Mapping[str, float], rows: int) -> Markup:
     """The comparisons, and what needs no training."""
-    lines = [
-        f"{shown(d.candidate)} against {shown(d.reference)}: {shown(d.text)}"
-        for d in report.differences
-        if d.protocol == title
-    ]
+    lines = [shown(line) for line in sentences(_differences(report, title))]
     if baselines:
         known = ", ".join(f"{name} {value:.1f}" for name, value in baselines.items())
         lines.append(f"Without training (dotted where near): {known}.")

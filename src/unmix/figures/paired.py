@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import pairwise
 from textwrap import wrap
 
 from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from unmix.display import percents
 from unmix.figures.looks import Look, looks_of
+from unmix.figures.report_content import Difference
 from unmix.figures.saving import inline
+from unmix.figures.seed_dots import measured, neighbors, offsets, sentences
 from unmix.figures.style import message, shorten, soft_ink, style
 
 __all__ = ["Panel", "inline_svg", "paired_dots"]
@@ -20,7 +22,6 @@ __all__ = ["Panel", "inline_svg", "paired_dots"]
 Accuracies = Mapping[str, Mapping[int, float]]
 """For each condition, accuracy in percent by seed."""
 
-_OFFSET = 0.27  # of a seed's dot from the middle of its row
 _ROW = 0.44  # inches
 
 
@@ -31,14 +32,13 @@ class Panel:
     Attributes:
         conditions: For each condition, the accuracy in percent by seed.
         baselines: Accuracy of what needs no training, by name.
-        comparisons: (candidate, reference, text): the seeds of both are joined, and the text, such
-            as "+3.1 (95% interval +2.0 to +4.2) against plain", is written below. Without any, the
-            seeds of rows that follow each other are joined.
+        comparisons: Their seeds are joined, and they are written below. Without any, the seeds of
+            rows that follow each other are joined.
     """
 
     conditions: Accuracies
     baselines: Mapping[str, float] = field(default_factory=dict)
-    comparisons: Sequence[tuple[str, str, str]] = ()
+    comparisons: Sequence[Difference] = ()
 
 
 def paired_dots(
@@ -114,27 +114,27 @@ def inline_svg(rows: Mapping[str, Mapping[str, Panel | Accuracies]], alt: str) -
 
 def _looks(names: Sequence[str], panels: Sequence[Panel]) -> dict[str, Look]:
     """The first condition and references hollow, all of different colors and markers."""
-    candidates = {candidate for panel in panels for candidate, *_ in panel.comparisons}
-    references = {reference for panel in panels for _, reference, _ in panel.comparisons}
+    candidates = {each.candidate for panel in panels for each in panel.comparisons}
+    references = {each.reference for panel in panels for each in panel.comparisons}
     plain = {*names[:1], *(references - candidates)}
     return looks_of({name: ("", "none" if name in plain else name) for name in names})
 
 
 def _panel(axes: Axes, panel: Panel, names: Sequence[str], looks: Mapping[str, Look]) -> None:
+    known = {name: measured(by_seed) for name, by_seed in panel.conditions.items()}
     place = {
-        (name, seed): names.index(name) + _OFFSET * (2 * (i + 0.5) / len(seeds) - 1)
-        for name, by_seed in panel.conditions.items()
-        for seeds in [sorted(by_seed)]
-        for i, seed in enumerate(seeds)
+        (name, seed): names.index(name) + offset
+        for name, by_seed in known.items()
+        for seed, offset in offsets(by_seed).items()
     }
-    for one, other in _joined(panel, names):
-        ours, theirs = panel.conditions[one], panel.conditions[other]
+    for other, one in neighbors([n for n in names if known.get(n)], panel.comparisons):
+        ours, theirs = known[one], known[other]
         for seed in sorted(set(ours) & set(theirs)):
             axes.plot(
                 [theirs[seed], ours[seed]], [place[other, seed], place[one, seed]],
                 color=soft_ink(), linewidth=0.7, alpha=0.7, zorder=1,
             )  # fmt: skip
-    for name, by_seed in panel.conditions.items():
+    for name, by_seed in known.items():
         if not by_seed:
             continue
         row, look = names.index(name), looks[name]
@@ -145,8 +145,8 @@ def _panel(axes: Axes, panel: Panel, names: Sequence[str], looks: Mapping[str, L
             linestyle="", zorder=3, **look.dots(),
         )  # fmt: skip
         axes.annotate(
-            f"{mean:.1f}", (1, row), xycoords=("axes fraction", "data"), xytext=(4, 0),
-            textcoords="offset points", va="center", fontsize=8.5,
+            percents(list(by_seed.values())), (1, row), xycoords=("axes fraction", "data"),
+            xytext=(4, 0), textcoords="offset points", va="center", fontsize=8.5,
         )  # fmt: skip
     axes.grid(axis="y", visible=False)
     axes.spines["left"].set_visible(False)
@@ -156,23 +156,13 @@ def _panel(axes: Axes, panel: Panel, names: Sequence[str], looks: Mapping[str, L
     axes.margins(x=0.06)
 
 
-def _joined(panel: Panel, names: Sequence[str]) -> list[tuple[str, str]]:
-    """Pairs of rows that follow each other, of those that are compared."""
-    measured = [name for name in names if panel.conditions.get(name)]
-    neighbors = [(b, a) for a, b in pairwise(measured)]
-    if not panel.comparisons:
-        return neighbors
-    pairs = {frozenset((a, b)) for a, b, _ in panel.comparisons}
-    return [(b, a) for b, a in neighbors if frozenset((a, b)) in pairs]
-
-
 def _lines(panel: Panel) -> list[str]:
     """The comparisons, in lines that fit below the panel."""
-    several = len({candidate for candidate, *_ in panel.comparisons}) > 1
-    texts = [
-        f"{candidate}: {text}" if several else text for candidate, _, text in panel.comparisons
+    return [
+        line
+        for text in sentences(panel.comparisons)
+        for line in wrap(text, 60, subsequent_indent="  ")
     ]
-    return [line for text in texts for line in wrap(text, 60, subsequent_indent="  ")]
 
 
 def _below(axes: Axes, label: str, panel: Panel) -> None:

@@ -103,7 +103,8 @@ def results_table(
         row += [_accuracy(run, protocol) for protocol in protocols]
         for key, text in (("images_per_second", rate), ("seconds", duration)):
             value = _measure(run, key)
-            row.append(Cell(DASH if value is None else text(value), value=value))
+            mark = " (busy)" if key == "seconds" and run.busy is not None else ""
+            row.append(Cell(DASH if value is None else text(value) + mark, value=value))
     above = [
         [
             Cell(shown(name)),

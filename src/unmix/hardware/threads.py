@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import torch
@@ -19,6 +19,7 @@ from unmix.errors import check_number
 __all__ = [
     "CoreMeter",
     "choose_threads",
+    "own_seconds",
     "threads_in_words",
     "usable_cores",
     "using_threads",
@@ -57,14 +58,24 @@ class CoreMeter:
         seconds, idle, own = (b - a for a, b in zip(self.start, now, strict=True))
         return min((idle + own) / seconds, float(usable_cores()), quota())
 
+    def taken(self) -> float | None:
+        """Usable cores that other programs took since the start, on average; None if unknown.
+
+        Processes that this one has started count as its own.
+        """
+        now = self._sample()
+        if self.start is None or now is None or now[0] <= self.start[0]:
+            return None
+        seconds, idle, own = (b - a for a, b in zip(self.start, now, strict=True))
+        return max(0.0, usable_cores() - (idle + own) / seconds)
+
     @staticmethod
     def _sample() -> tuple[float, float, float] | None:
         """Current time, idle seconds of the usable cores, and CPU seconds of this process."""
         idle = idle_seconds()
         if idle is None:
             return None
-        spent = os.times()
-        return time.monotonic(), idle, spent.user + spent.system
+        return time.monotonic(), idle, own_seconds()
 
 
 def idle_seconds(stat: Path = Path("/proc/stat")) -> float | None:
@@ -77,6 +88,26 @@ def idle_seconds(stat: Path = Path("/proc/stat")) -> float | None:
         return sum((int(f[4]) + int(f[5])) / tick for f in lines if f and f[0] in ours)
     except (AttributeError, OSError, ValueError, IndexError):
         return None
+
+
+def own_seconds(proc: Path = Path("/proc")) -> float:
+    """CPU seconds of this process and of those that it has started, such as data workers."""
+    spent = os.times()
+    total = spent.user + spent.system + spent.children_user + spent.children_system
+    with suppress(AttributeError, OSError, ValueError, IndexError):
+        tick, parents, seconds = os.sysconf("SC_CLK_TCK"), {}, {}
+        for stat in proc.glob("[0-9]*/stat"):
+            with suppress(OSError):  # it may have ended meanwhile
+                # The name, in parentheses, may hold blanks.
+                fields = stat.read_text(errors="replace").rpartition(")")[2].split()
+                number = int(stat.parent.name)
+                parents[number] = int(fields[1])
+                seconds[number] = sum(map(int, fields[11:15])) / tick
+        ours = {os.getpid()}
+        while more := {n for n, parent in parents.items() if parent in ours and n not in ours}:
+            ours |= more
+            total += sum(seconds[n] for n in more)
+    return total
 
 
 def quota(group: Path = Path("/sys/fs/cgroup")) -> float:

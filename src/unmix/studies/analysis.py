@@ -8,6 +8,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from unmix.busy import cores_missed
 from unmix.display import DASH, measure_name, percents
 from unmix.errors import UserError
 from unmix.studies.baselines import Baselines, read_baselines
@@ -68,6 +69,7 @@ class StudyResults:
             seeds=[cell["seed"] for cell in cells],
             epochs=[cell["epochs"] for cell in cells],
             seconds=[float(cell["seconds"]) for cell in cells if cell.get("seconds")],
+            busy=sum(cores_missed(cell, cell.get("hardware", {})) is not None for cell in cells),
             machines=frozenset(machine_of(cell.get("hardware", {})) for cell in cells),
             forward_equivalents=each,
             images=None if images is None else images * cells[0]["epochs"],

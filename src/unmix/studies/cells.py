@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import unmix
+from unmix.busy import TAKEN
 from unmix.config import Settings
 from unmix.config.earlier import upgraded
 from unmix.errors import UserError
@@ -155,6 +156,7 @@ class Cell:
             "loss": found.training.get("loss"),
             "seconds": found.training.get("seconds"),
             "images_per_second": found.training.get("images_per_second"),
+            **({TAKEN: found.training[TAKEN]} if TAKEN in found.training else {}),
             "cost": dict(cost),
             "code": code_version(),
             "hardware": dict(found.hardware),

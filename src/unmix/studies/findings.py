@@ -26,6 +26,7 @@ from unmix.statistics import fewest_pairs
 from unmix.studies.comparisons import Comparison, compare_conditions
 
 __all__ = [
+    "BUSY",
     "Comparison",
     "Findings",
     "Measured",
@@ -34,6 +35,8 @@ __all__ = [
     "machine_of",
 ]
 
+BUSY = " (busy)"
+"""Behind a time that was measured while other processes took cores from the training."""
 _CLOSE = 0.01  # costs that differ by less are called the same
 
 
@@ -48,6 +51,7 @@ class Measured:
         epochs: Of these runs, usually one number.
         seconds: Of training, of each run where it is known.
         machines: What the runs were trained on; times on different ones are not compared.
+        busy: In how many runs other processes took cores that the training could have used.
         forward_equivalents: Of a step; None if unknown. See `unmix.studies.cost`.
         images: That a run trains on in all: images of a step times steps.
         running: How many of its runs are still trained.
@@ -59,6 +63,7 @@ class Measured:
     epochs: Sequence[int] = ()
     seconds: Sequence[float] = ()
     machines: frozenset[str] = frozenset()
+    busy: int = 0
     forward_equivalents: float | None = None
     images: float | None = None
     running: int = 0
@@ -269,7 +274,7 @@ def _cost_cells(one: Measured, cheapest: float) -> list[TableCell]:
         TableCell(", ".join(map(str, epochs)) or DASH, epochs[0] if len(epochs) == 1 else None),
         TableCell(DASH if each is None else f"{each:.1f}", each),
         TableCell(DASH if share is None else ratio(share), share),
-        TableCell(DASH if time is None else duration(time), time),
+        TableCell(DASH if time is None else duration(time) + BUSY * (one.busy > 0), time),
     ]
 
 
@@ -321,9 +326,14 @@ def _time(a: Measured, b: Measured) -> str:
     if not a.time or not b.time:
         return ""
     if a.machines != b.machines or len(a.machines) > 1:
-        return f"{duration(a.time)} of training (instead of {duration(b.time)} on other hardware)"
+        elsewhere = f"instead of {duration(b.time)} on other hardware"
+        return f"{duration(a.time)} of training ({elsewhere}{_busy(a, b)})"
     times, both = a.time / b.time, (duration(a.time), duration(b.time))
     # A ratio of two times that read the same would say more than was measured.
     if both[0] == both[1] or abs(times - 1) < _CLOSE:
-        return f"as much training time ({' and '.join(dict.fromkeys(both))})"
-    return f"{ratio(times)} the training time ({both[0]} instead of {both[1]})"
+        return f"as much training time ({' and '.join(dict.fromkeys(both))}{_busy(a, b)})"
+    return f"{ratio(times)} the training time ({both[0]} instead of {both[1]}{_busy(a, b)})"
+
+
+def _busy(a: Measured, b: Measured) -> str:
+    return ", on a busy machine" if a.busy or b.busy else ""

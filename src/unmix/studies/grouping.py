@@ -211,6 +211,7 @@ class GroupedRuns:
             seeds=[run.results.seed for run in ended],
             epochs=[run.results.epochs for run in group.runs.values()],
             seconds=[float(s) for s in seconds if isinstance(s, int | float)],
+            busy=sum(run.results.busy is not None for run in ended),
             machines=frozenset(machine_of(run.results.hardware) for run in ended),
             forward_equivalents=self.cost_of(first),
             images=steps * batch if steps and batch else None,

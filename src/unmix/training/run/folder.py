@@ -167,7 +167,7 @@ class RunFolder:
         return (
             f"--epochs: {self.path} has ended after its {counted(theirs, 'epoch')}, for which "
             f"its schedules were made{rate if chosen.schedule == 'cosine' else ''}. "
-            f"{again.capitalize() if ours > theirs else ''}"
+            f"{again[:1].upper() + again[1:] if ours > theirs else ''}"
             f"{'for' if ours > theirs else 'For'} a new run of {ours} with its settings: unmix "
             f"pretrain --config {config} --epochs {ours} --run OTHER; for its results leave "
             "--epochs out."

@@ -279,6 +279,7 @@ def _to_the_end(
     )
     health = Health(None, parts.module.advice)
     reporter = Reporter(evaluator, health, settings.evaluation, say)
+    cores = CoreMeter()
     start = time.perf_counter()
     try:
         if not resume and is_leader():
@@ -288,6 +289,7 @@ def _to_the_end(
         for each in parts.skipped:
             each.record(folder.skipped)
         fit(parts, folder, reporter, resume, stopping)
+        taken = cores.taken()
     except Exception:
         # A run without a checkpoint is removed, so that the next try, as with smaller batches after
         # memory ran out, can use the folder.
@@ -303,7 +305,7 @@ def _to_the_end(
     for line in filter(None, dict.fromkeys(each.line() for each in parts.skipped)):
         say(line)
     seconds = time.perf_counter() - start
-    content = results_of(parts, record, folder, reporter, rows, command, seconds)
+    content = results_of(parts, record, folder, reporter, rows, command, seconds, taken)
     with results_lock(folder.path):
         # Before the results: a run that has them is complete.
         keep_per_image(folder.path, [evaluator.per_image(each) for each in measured])

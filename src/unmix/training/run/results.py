@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
+from unmix.busy import TAKEN
 from unmix.display import quality_line
 from unmix.errors import UserError
 from unmix.hardware.devices import hardware, peak_memory, versions
@@ -56,8 +57,20 @@ def results_of(
     rows: list[dict[str, Any]],
     command: str,
     seconds: float,
+    taken: float | None = None,
 ) -> dict[str, Any]:
-    """The content of `results.json`; `seconds` is the duration of this call, with evaluations."""
+    """The content of `results.json`.
+
+    Args:
+        parts: Of the run.
+        record: Of its data.
+        folder: The run folder.
+        reporter: What was measured during training.
+        rows: The evaluations.
+        command: The command line.
+        seconds: Duration of this call, with evaluations.
+        taken: Cores that other programs took meanwhile.
+    """
     settings = parts.settings
     return {
         "schema": 1,
@@ -73,6 +86,7 @@ def results_of(
             "seconds": reporter.train_seconds,
             "total_seconds": seconds,
             "images_per_second": reporter.samples / max(reporter.train_seconds, 1e-9),
+            **({} if taken is None else {TAKEN: round(taken, 2)}),
             "peak_memory_bytes": peak_memory(parts.machine.device),
             "steps": parts.module.total_steps,
             "loss": reporter.loss,
