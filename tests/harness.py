@@ -26,6 +26,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "deepclusterv2": {"dim": 16, "hidden": 16, "prototypes": (6, 5), "freeze_prototypes_steps": 0},
     "dino": {"dim": 24, "hidden": 16, "bottleneck": 8, "freeze_last_epochs": 0},
     "insdis": {"negatives": 12, "dim": 16, "contrast": "softmax"},
+    "lejepa": {"dim": 16, "hidden": 16, "slices": 32},
     "moco": {"queue_size": 32, "bn_splits": 2, "dim": 16, "symmetric": True},
     "mocov3": {"dim": 16, "hidden": 32},
     "nnclr": {"dim": 16, "hidden": 32, "predictor_hidden": 16, "queue_size": 32},

@@ -26,6 +26,7 @@ SMALL: dict[str, Any] = {"dim": 6, "hidden": 8}
 METHODS: dict[str, dict[str, Any]] = {
     "barlow": SMALL,
     "insdis": {"dim": 6, "negatives": 5, "contrast": "softmax"},
+    "lejepa": SMALL | {"slices": 16},
     "moco": {"dim": 6, "queue_size": 40, "bn_splits": 1, "symmetric": True},
     "mocov3": SMALL,
     "nnclr": SMALL | {"queue_size": 40},
@@ -60,6 +61,8 @@ def build(name: str) -> Any:
     method: Any = methods.build(name, Flat(), N, **METHODS[name])
     if hasattr(method, "g"):
         method.g = nn.Linear(8, 6)
+    if name == "lejepa":
+        method.f.head = nn.Linear(8, 6)
     if hasattr(method, "g_k"):
         method.g_k = copy.deepcopy(method.g).requires_grad_(False)
     if hasattr(method, "h"):

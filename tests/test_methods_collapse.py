@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from unmix.evaluation.metrics import effective_rank, spread
-from unmix.methods import BYOL, WMSE, BarlowTwins, Method, Progress, SimSiam, VICReg
+from unmix.methods import BYOL, WMSE, BarlowTwins, LeJEPA, Method, Progress, SimSiam, VICReg
 from unmix.step import objective
 
 IMAGES, STEPS = 64, 300
@@ -99,7 +99,14 @@ def wmse(guarded: bool) -> Tensor:
     return trained(method, adam(method))
 
 
-@pytest.mark.parametrize("run", [byol, simsiam, vicreg, wmse])
+def lejepa(guarded: bool) -> Tensor:
+    """The guard: SIGReg."""
+    sigreg = 0.1 if guarded else 0.0
+    method: Any = LeJEPA(Flat(), dim=8, hidden=32, sigreg=sigreg, slices=16)  # type: ignore[arg-type]
+    return trained(method, adam(method))
+
+
+@pytest.mark.parametrize("run", [byol, lejepa, simsiam, vicreg, wmse])
 def test_without_its_guard_all_images_get_the_same_feature(run: Any) -> None:
     assert spread(run(False)) < 0.1
     assert spread(run(True)) > 0.5

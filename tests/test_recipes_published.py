@@ -76,6 +76,10 @@ OURS: list[tuple[str, str, str]] = [
     ("mocov3 vicreg", "optimizer lr weight_decay", "for any data: no source has settings for it"),
     ("deepclusterv2", "prototypes", "as many a head as lightly's SwAV has"),
     ("dino", "interpolation", "as in solo-learn's recipes for CIFAR"),
+    ("lejepa", "dim hidden sigreg slices", "lightly's defaults; the README has no numbers"),
+    ("lejepa-imagenet*", "batch_size drop_last warmup_epochs", "not stated by the README"),
+    ("lejepa-imagenet100", "epochs", "solo-learn's for this data set"),
+    ("lejepa-[cst]*", "blur_p", "none at 32 pixels, as in solo-learn's recipes for CIFAR"),
 ]
 
 

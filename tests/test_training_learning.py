@@ -31,6 +31,7 @@ COLOURED: dict[str, Any] = {**ADAM, "jitter_p": 0.0, "gray_p": 0.0}
 METHODS: dict[str, dict[str, Any]] = {
     "barlow": {**ADAM, "dim": 128, "hidden": 128, "off_diagonal": 0.05},
     "byol": {**COLOURED, "dim": 64, "hidden": 128, "encoder_momentum": 0.9},
+    "lejepa": {**ADAM, "dim": 16, "hidden": 128, "slices": 64, "local_crops": 0},
     "mocov3": {**ADAM, "dim": 64, "hidden": 128, "encoder_momentum": 0.9},
     "nnclr": {**ADAM, "dim": 64, "hidden": 128, "predictor_hidden": 128, "queue_size": 100},
     "simclr": {**ADAM, "lr": 1e-3, "dim": 64, "temperature": 0.2, "limit": 200, "epochs": 12},

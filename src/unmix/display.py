@@ -61,6 +61,7 @@ _METHODS = {
     "deepclusterv2": "DeepCluster-v2",
     "dino": "DINO",
     "insdis": "InsDis",
+    "lejepa": "LeJEPA",
     "moco": "MoCo",
     "mocov3": "MoCo v3",
     "nnclr": "NNCLR",

@@ -184,7 +184,7 @@ def objective(
     if mixture is None:
         queries = clean_queries(method, views, pairs)
         targets = method.targets(views, queries, index, generator)
-        clean = clean_loss(method, pairs, queries, targets)
+        clean = clean_loss(method, pairs, queries, targets, len(views))
         update = partial(method.update_memory, queries, targets, index)
         return Objective(clean, clean.detach(), None, update)
     rule = mixture.rule
@@ -195,7 +195,9 @@ def objective(
     )
     targets = method.targets(views, queries, index, generator)
     # Before the mixtures: NCE's constant is what the first comparison says.
-    beside = clean_loss(method, stay, queries, targets) if stay else None
+    beside = None
+    if stay or method.regularized_views(len(views)):
+        beside = clean_loss(method, stay, queries, targets, len(views))
 
     def targets_of_mixtures() -> Mapping[int, Any]:
         with stage("mixture"):
@@ -215,10 +217,24 @@ def objective(
 
 
 def clean_loss(
-    method: Method, pairs: Sequence[Pair], queries: Mapping[int, Any], targets: Mapping[int, Any]
+    method: Method,
+    pairs: Sequence[Pair],
+    queries: Mapping[int, Any],
+    targets: Mapping[int, Any],
+    count: int,
 ) -> Tensor:
-    """The sum of the pairs' losses, each by its share."""
+    """The sum of the pairs' losses, each by its share, and the method's regularizer, if any.
+
+    Args:
+        method: The method.
+        pairs: The comparisons of clean queries.
+        queries: By view.
+        targets: By view.
+        count: The views of the step.
+    """
     losses = [share * method.compare(queries[a], targets[b]).mean() for a, b, share in pairs]
+    if regularized := sorted(method.regularized_views(count)):
+        losses.append(method.regularizer([queries[v] for v in regularized]))
     return torch.stack(losses).sum()
 
 
@@ -238,7 +254,9 @@ def clean_queries(
         of_rule: Views whose queries the mixing rule trains.
         constant: Views whose queries are needed without a gradient.
     """
-    trained, untrained = {pair.query for pair in pairs} | set(of_rule), set(constant)
+    regularized = method.regularized_views(len(views))
+    trained = {pair.query for pair in pairs} | set(of_rule) | set(regularized)
+    untrained = set(constant)
     (trained if method.target_gradient else untrained).update(method.target_queries)
     return method.queries(views, trained, untrained | set(method.memory_queries))
 

@@ -37,7 +37,7 @@ class PretrainSettings(TypedDict, total=False):
 
     second_view: ViewOverrides
     local_view: ViewOverrides
-    method: Literal["barlow", "byol", "cmc", "deepclusterv2", "dino", "insdis", "moco", "mocov3", "nnclr", "pirl", "simclr", "simsiam", "swav", "vicreg", "wmse"]
+    method: Literal["barlow", "byol", "cmc", "deepclusterv2", "dino", "insdis", "lejepa", "moco", "mocov3", "nnclr", "pirl", "simclr", "simsiam", "swav", "vicreg", "wmse"]
     data: Any
     data_dir: str | os.PathLike[str] | None
     train_folder: str | os.PathLike[str] | None
@@ -194,6 +194,10 @@ class PretrainSettings(TypedDict, total=False):
     freeze_last_epochs: int
     normalize_last: bool
     head_bn: bool
+    sigreg: float
+    slices: int
+    knots: int
+    t_max: float
     head: Literal["linear", "mlp"]
     queue_size: int
     symmetric: bool

@@ -31,6 +31,7 @@ _METHODS: dict[str, str] = {
     "nnclr": "#2A8A4A",
     "pirl": "#8872E8",
     "deepclusterv2": "#5078A0",
+    "lejepa": "#B08010",
 }
 
 PALETTE = (

@@ -11,6 +11,7 @@ from unmix.methods.cmc import CMC
 from unmix.methods.deepclusterv2 import DeepClusterV2
 from unmix.methods.dino import DINO
 from unmix.methods.insdis import InsDis
+from unmix.methods.lejepa import LeJEPA
 from unmix.methods.moco import MoCo
 from unmix.methods.mocov3 import MoCoV3
 from unmix.methods.nnclr import NNCLR
@@ -34,6 +35,7 @@ __all__ = [
     "Encoder",
     "InsDis",
     "InstanceDiscrimination",
+    "LeJEPA",
     "Method",
     "MoCo",
     "MoCoV3",
@@ -54,6 +56,7 @@ METHODS: dict[str, type[Method]] = {
     "deepclusterv2": DeepClusterV2,
     "dino": DINO,
     "insdis": InsDis,
+    "lejepa": LeJEPA,
     "moco": MoCo,
     "mocov3": MoCoV3,
     "nnclr": NNCLR,

@@ -196,6 +196,17 @@ class Method(nn.Module, ABC):
     def compare(self, query: Any, target: Any) -> Tensor:
         """The loss l(query, target): (N,), or () if `coupled`."""
 
+    def regularized_views(self, count: int) -> Collection[int]:
+        """The views whose clean queries `regularizer` takes, of `count` views."""
+        return ()
+
+    def regularizer(self, queries: Sequence[Any]) -> Tensor:
+        """A term of the loss about clean queries alone, a scalar, in the order of their views.
+
+        No mixture changes it, and it stays where a mixing rule replaces the clean loss.
+        """
+        raise NotImplementedError
+
     def update_memory(
         self, queries: Mapping[int, Any], targets: Mapping[int, Any], index: Tensor
     ) -> None:

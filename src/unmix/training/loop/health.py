@@ -59,6 +59,7 @@ class Advice:
 _COLLAPSED = {
     "byol": ("an --encoder_momentum closer to 1",),
     "dino": ("a lower --teacher_temperature", "an --encoder_momentum closer to 1"),
+    "lejepa": ("a larger --sigreg",),
     "mocov3": ("an --encoder_momentum closer to 1",),
     "swav": ("a smaller --epsilon",),
     "vicreg": ("a larger --variance",),
