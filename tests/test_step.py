@@ -128,6 +128,8 @@ def test_the_loss_is_the_clean_part_and_the_two_images_shares(kind: str, draw: A
         partner = of_partner(targets[b], draw.partner)
         mixed = mixed + share * w * method.compare(q_mix, targets[b]).mean()
         mixed = mixed + share * (1 - w) * method.compare(q_mix, partner).mean()
+    if regularized := method.regularized_views(len(views)):
+        clean = clean + method.regularizer([queries[v] for v in regularized])
     torch.testing.assert_close(result.clean, clean.detach(), rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(result.mixed, mixed.detach(), rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(result.loss, clean + mixed, rtol=1e-4, atol=1e-5)
