@@ -100,7 +100,8 @@ CLEAN = {"cmc": 1, "insdis": 1}
 REPLACED = {
     "barlow": (1, 0), "byol": (0, 0), "cmc": (0, 1), "deepclusterv2": (0, 1), "dino": (0, 0),
     "insdis": (0, 1), "lejepa": (2, 0), "moco": (0, 0), "mocov3": (0, 0), "nnclr": (0, 2),
-    "pirl": (1, 1), "simclr": (1, 0), "simsiam": (0, 2), "swav": (1, 0), "vicreg": (1, 0), "wmse": (1, 0),
+    "pirl": (1, 1), "simclr": (1, 0), "simsiam": (0, 2), "swav": (1, 0), "vicreg": (1, 0),
+    "wmse": (1, 0),
 }  # fmt: skip
 # The loss of the perturbed first view needs the clean queries of the others.
 IMAGE_SPACE = REPLACED | {
