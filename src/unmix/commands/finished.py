@@ -24,15 +24,15 @@ from unmix.evaluation.cmc_layers import layer_features
 from unmix.evaluation.encoder import ENCODER_FILE, LoadedEncoder, encoder_file, load_encoder
 from unmix.hardware.devices import Machine, choose_machine
 from unmix.hardware.threads import CoreMeter, choose_threads, threads_in_words, using_threads
-from unmix.names import NO_DATA, is_stream
+from unmix.names import NO_DATA
 from unmix.per_image import PerImage
 from unmix.results import DamagedResultsError, described, load_results
 from unmix.training.console import Estimate
 from unmix.training.run.data_record import (
     DataRecord,
-    absolute,
     check_there,
-    is_folder,
+    located_data,
+    own_split,
     same_place,
 )
 from unmix.training.run.extending import is_extending
@@ -240,22 +240,21 @@ class FinishedRun:
             check_there(own.data)
         if data_dir is None and not elsewhere:
             data_dir = own.data_dir
-        if is_folder(name):
-            # The run's own folders, even if its data was moved.
-            train_folder = train_folder or _within(name, own.train_folder)
-            test_folder = test_folder or _within(name, own.test_folder)
+        # The run's own folders, even if its data was moved.
+        train_folder = train_folder or own_split(name, own.train_folder, elsewhere)
+        test_folder = test_folder or own_split(name, own.test_folder, elsewhere)
         chosen = replace(
             own, data=name, data_dir=data_dir, limit=None, train_folder=train_folder,
             test_folder=test_folder,
         )  # fmt: skip
         seen: dict[str, Fingerprint] = {}
-        train = load_split(chosen, "train", seen)
+        train = load_split(chosen, "train", seen, elsewhere=elsewhere)
         if train.labels is None or train.classes is None:
             raise UserError(
                 f"--data: {name} has no classes, and {what} needs them: the images of each class "
                 "in a folder of their own. Or give another --data."
             )
-        test = load_split(chosen, "test", seen)
+        test = load_split(chosen, "test", seen, elsewhere=elsewhere)
         transfer = name if self._is_other(seen, data, elsewhere) else None
         if transfer is None and own.limit is not None:
             train = train.evenly(own.limit)
@@ -377,12 +376,6 @@ def check_features(features: str, layer: str | None) -> None:
         )
 
 
-def _within(data: str, folder: str | None) -> str | None:
-    """A folder within the data's, if it exists; of shards, those that it names."""
-    known = is_stream(data) or (folder and (Path(data).expanduser() / folder).is_dir())
-    return folder if known else None
-
-
 def line_of(row: Mapping[str, Any]) -> str:
     """A row of `results.json` as a line."""
     epoch = f", epoch {row['epoch']}" if "epoch" in row else ""
@@ -395,8 +388,3 @@ def say_skipped(say: Say, *sets: ImageSet) -> None:
     for images in sets:
         if isinstance(images, StreamedImages) and (line := images.skipped.line()):
             say(line)
-
-
-def located_data(data: str) -> str:
-    """The name of a data set, or the absolute path of an existing folder."""
-    return absolute(data) if is_folder(data) and Path(data).expanduser().is_dir() else data

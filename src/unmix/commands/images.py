@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path
 
-from unmix.commands.finished import FinishedRun, Say, located_data
+from unmix.commands.finished import FinishedRun, Say
 from unmix.data import ImageSet
 from unmix.errors import UserError, check_choice
-from unmix.names import is_stream
-from unmix.training.run.data_record import check_there, is_folder, same_place
+from unmix.training.run.data_record import check_there, located_data, own_split, same_place
 from unmix.training.run.parts import load_split
 
 __all__ = ["SPLITS", "image_sets"]
@@ -52,9 +50,9 @@ def image_sets(
         check_there(own.data)
     elsewhere = finished.alone or (data is not None and not same_place(data, own.data))
     name = own.data if data is None else located_data(data)
-    if not elsewhere and is_folder(name):
-        train_folder = train_folder or _existing(name, own.train_folder)
-        test_folder = test_folder or _existing(name, own.test_folder)
+    if not elsewhere:
+        train_folder = train_folder or own_split(name, own.train_folder)
+        test_folder = test_folder or own_split(name, own.test_folder)
     limits = finished.encoder.range or own.limits
     chosen = replace(
         own, data=name, data_dir=data_dir if elsewhere else data_dir or own.data_dir, limit=None,
@@ -62,21 +60,16 @@ def image_sets(
         range=limits, bit_depth=None,
     )  # fmt: skip
     if split == "test":
-        return [load_split(chosen, "test")]
-    train = load_split(chosen, "train")
+        return [load_split(chosen, "test", elsewhere=elsewhere)]
+    train = load_split(chosen, "train", elsewhere=elsewhere)
     for note in train.notes:
         say(note)
     if split == "train":
         return [train]
     try:
-        return [train, load_split(chosen, "test")]
+        return [train, load_split(chosen, "test", elsewhere=elsewhere)]
     except UserError as error:
         # Images without classes need no test images.
         if train.labels is not None:
             say(f"note: only the training images: {error}")
         return [train]
-
-
-def _existing(data: str, folder: str | None) -> str | None:
-    inside = folder is not None and (Path(data).expanduser() / folder).is_dir()
-    return folder if inside or is_stream(data) else None

@@ -13,11 +13,12 @@ from typing import Any
 import torch
 from torch import nn
 
-from unmix.commands.finished import Say, located_data
+from unmix.commands.finished import Say
 from unmix.commands.knn import knn
 from unmix.commands.probe import probe
 from unmix.config import MachineSettings, Settings
 from unmix.data.fingerprint import Fingerprint
+from unmix.data.registry import path_of
 from unmix.errors import UserError, check_choice, check_given, check_number
 from unmix.hardware.devices import choose_machine, hardware, versions
 from unmix.methods import METHODS, method_class
@@ -25,7 +26,7 @@ from unmix.names import NO_DATA, shown
 from unmix.results import load_results, write_results
 from unmix.training.console import quiet_libraries
 from unmix.training.console import say as print_line
-from unmix.training.run.data_record import DataRecord, absolute, is_folder
+from unmix.training.run.data_record import DataRecord, absolute, located_data
 from unmix.training.run.folder import RunFolder
 from unmix.training.run.parts import load_split
 from unmix.weights import Found, Network, Preparation, Weights, is_name, network_of, open_weights
@@ -251,8 +252,9 @@ def _data(
 def _is_labeled(settings: Settings, seen: dict[str, Fingerprint]) -> bool:
     """Read the data as a run does, and say whether it has classes."""
     chosen = settings.run
-    if is_folder(chosen.data) and not Path(chosen.data).exists():
-        raise UserError(f"{shown(chosen.data)} does not exist.", parameter="data")
+    path = path_of(chosen.data)
+    if path is not None and not Path(path).exists():
+        raise UserError(f"{shown(path)} does not exist.", parameter="data")
     images = load_split(chosen, "pretrain", seen)
     if images.labels is None:
         images = load_split(chosen, "train", seen)

@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import Tensor
 
-from unmix.commands.finished import FinishedRun, Say, located_data, say_skipped
+from unmix.commands.finished import FinishedRun, Say, say_skipped
 from unmix.config import ViewSettings
 from unmix.data import ImageSet
 from unmix.data.fingerprint import Fingerprint
@@ -23,7 +23,7 @@ from unmix.names import shown
 from unmix.randomness import generator_for
 from unmix.training.console import quiet_libraries
 from unmix.training.console import say as print_line
-from unmix.training.run.data_record import check_there
+from unmix.training.run.data_record import check_there, located_data
 from unmix.training.run.parts import load_split
 from unmix.views import Views
 
@@ -200,7 +200,7 @@ def _images(first: FinishedRun, data: str | None, data_dir: str | None) -> Image
         return load_split(
             replace(own, data=located_data(data), data_dir=data_dir, limit=None,
                     train_folder=None, test_folder=None),
-            "pretrain",
+            "pretrain", elsewhere=True,
         )  # fmt: skip
     if first.alone:
         raise UserError(

@@ -42,6 +42,9 @@ class PretrainSettings(TypedDict, total=False):
     data_dir: str | os.PathLike[str] | None
     train_folder: str | os.PathLike[str] | None
     test_folder: str | os.PathLike[str] | None
+    image_column: str | None
+    label_column: str | None
+    split_column: str | None
     run: str | os.PathLike[str] | None
     epochs: int
     batch_size: int

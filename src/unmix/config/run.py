@@ -16,11 +16,16 @@ class RunSettings:
 
     Args:
         method: Self-supervised method, such as moco, simclr or byol; `unmix methods` lists them.
-        data: Data set by name, a folder of images, or shards of images by path or URL.
+        data: Data set by name, a folder of images, a list of them (.txt, .csv, .tsv or .parquet,
+            with paths relative to its own folder), or shards of images by path or URL.
         data_dir: Folder of the data set's files (for the names that need files).
         train_folder: Folder of the training images, relative to the data; by default found by the
-            usual names, such as train/. With a dot every folder is a class.
+            usual names, such as train/. With a dot every folder is a class. Of a list, the name of
+            the training split.
         test_folder: Folder of the images to evaluate on, likewise; by default val/, else test/.
+        image_column: Column of the images or their paths, if its name is not a usual one.
+        label_column: Column of the labels, likewise.
+        split_column: Column that says to which split an image belongs, likewise.
         run: Run folder; give it again to resume. By default
             runs/METHOD-DATA-MIXTURE-seedSEED.
         epochs: Passes over the training images.
@@ -50,6 +55,9 @@ class RunSettings:
     data_dir: str | None = None
     train_folder: str | None = None
     test_folder: str | None = None
+    image_column: str | None = None
+    label_column: str | None = None
+    split_column: str | None = None
     run: str | None = None
     epochs: int = 20
     batch_size: int = 128
@@ -70,7 +78,8 @@ class RunSettings:
     download: bool = False
 
     def __post_init__(self) -> None:
-        for name in ("data", "data_dir", "run", "cache_dir"):
+        paths = ("data", "data_dir", "run", "cache_dir")
+        for name in (*paths, "image_column", "label_column", "split_column"):
             check_given(name, getattr(self, name))
         check_choice("method", self.method, catalog().methods)
         check_number("epochs", self.epochs, at_least=1)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
@@ -19,14 +18,12 @@ from unmix.data.imageset import FileImages, ImageSet, TensorImages
 from unmix.data.packed import PackedImages
 from unmix.data.paths import Paths
 from unmix.data.statistics import even_indices
+from unmix.data.stats import stats
 from unmix.data.streams import ShardImages
 
 __all__ = ["Fingerprint", "digest_of", "fingerprint"]
 
 _PIXELS_OF = 2000
-_CHUNK = 2000
-# A stat waits for the disk or the network, not for the processor.
-_THREADS = 16
 
 
 @dataclass(frozen=True)
@@ -120,7 +117,7 @@ def fingerprint(images: ImageSet) -> Fingerprint:
     size: int | None = None
     if isinstance(images, FileImages):
         names = _encoded(images.paths)
-        sizes = _sizes(names)
+        sizes = stats(names, lambda status: status.st_size)
         size = int(sizes[sizes > 0].sum())
         start = len(_folder_of_all(names))
         relative = b"\0".join(name[start:] for name in names)
@@ -171,20 +168,3 @@ def _folder_of_all(names: Sequence[bytes]) -> bytes:
     shared = next((i for i, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), None)
     common = first[:shared]
     return common[: common.rfind(os.sep.encode()) + 1]
-
-
-def _sizes(names: Sequence[bytes]) -> np.ndarray:
-    """The files' sizes, int64; -1 if unknown."""
-    chunks = [names[i : i + _CHUNK] for i in range(0, len(names), _CHUNK)]
-    if len(chunks) < 2:
-        return np.array([size for chunk in chunks for size in map(_size, chunk)], dtype=np.int64)
-    with ThreadPoolExecutor(_THREADS) as pool:
-        sizes = pool.map(lambda chunk: [_size(name) for name in chunk], chunks)
-        return np.array([size for chunk in sizes for size in chunk], dtype=np.int64)
-
-
-def _size(name: bytes) -> int:
-    try:
-        return os.stat(name).st_size
-    except OSError:
-        return -1

@@ -26,7 +26,7 @@ from unmix.data.statistics import (
 from unmix.errors import UserError
 from unmix.names import shown
 
-__all__ = ["hold_out", "load_folder"]
+__all__ = ["hold_out", "in_classes", "load_folder", "looked_at"]
 
 _WNID = re.compile(r"n\d{8}")
 _SAMPLE = 1000
@@ -79,7 +79,7 @@ def load_folder(
     held = None
     if splits.test is None and train.classes is not None:
         train, held = hold_out(train)
-    looked = _looked_at(str(folder), train, decoding)
+    looked = looked_at(str(folder), train, decoding)
     mean, std = looked.mean, looked.std
     decoding = looked.decoding
     if split == "test":
@@ -139,7 +139,17 @@ class _LookedAt:
     notes: tuple[str, ...] = ()
 
 
-def _looked_at(name: str, train: Listing, decoding: Decoding) -> _LookedAt:
+def looked_at(name: str, train: Listing, decoding: Decoding) -> _LookedAt:
+    """Statistics of up to 1,000 of the training images.
+
+    Args:
+        name: Name of the data, for messages.
+        train: The training images.
+        decoding: How they are decoded; with a range if one is given.
+
+    Raises:
+        UserError: if none can be read, or all pixels of more than 8 bits have one value.
+    """
     sample = tuple(train.paths[i] for i in even_indices(len(train.paths), _SAMPLE))
     stamps = tuple(map(_stamp, sample))
     limits, note = decoding.range, None
@@ -173,7 +183,7 @@ def _understood(splits: Splits, train: Listing, held: Listing | None) -> str:
     """How the folder was interpreted: `split: train 90 images in 3 classes from train/`."""
     place = splits.name(splits.train)
     parts = [
-        f"train {len(train.paths):,} images {_classes(train)}{f' from {place}' if place else ''}"
+        f"train {len(train.paths):,} images {in_classes(train)}{f' from {place}' if place else ''}"
     ]
     if held is not None:
         parts.append(f"test {len(held.paths):,} held out of these (a tenth of every class)")
@@ -194,7 +204,8 @@ def _understood(splits: Splits, train: Listing, held: Listing | None) -> str:
     return line
 
 
-def _classes(listing: Listing) -> str:
+def in_classes(listing: Listing) -> str:
+    """The classes of a listing in words: `in 2 classes (cat, dog)`."""
     if listing.classes is None:
         return "without classes" + (f" ({listing.why})" if listing.why else "")
     count = len(listing.classes)

@@ -5,21 +5,24 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from unmix.data.columns import Columns
 from unmix.data.dataset import DataSet, Request
 from unmix.data.decoding import Decoding
 from unmix.data.folder import load_folder
 from unmix.data.imagenet import IMAGENET, IMAGENET_100, TINY_IMAGENET
 from unmix.data.imageset import ImageSet, Skipped
+from unmix.data.lists import load_list
 from unmix.data.packed import holds_pack, load_pack
 from unmix.data.photos import PHOTOS
 from unmix.data.streams import holds_shards, load_shards
 from unmix.data.streams.cache import ShardCache, default_folder
 from unmix.data.streams.loading import Reading
+from unmix.data.tables import KINDS, is_list
 from unmix.data.tensor_sets import CIFAR10, CIFAR100, DIGITS, STL10
 from unmix.errors import UserError, byte_count, check_choice
 from unmix.names import is_python, is_stream
 
-__all__ = ["DATA_SETS", "load"]
+__all__ = ["DATA_SETS", "load", "path_of", "with_path"]
 
 DATA_SETS: dict[str, DataSet] = {
     data_set.name: data_set
@@ -46,28 +49,31 @@ def load(
     cache_size: str = "50GB",
     interleave: int | None = None,
     shuffle_buffer: int = 32_768,
+    columns: Columns | None = None,
 ) -> ImageSet:
     """Load a split of a data set.
 
     Args:
-        data: A name of `DATA_SETS`, or a folder of images (see `unmix.data.folder.load_folder`), or
-            a pack of one (see `unmix.data.packed`), or shards of images (see
-            `unmix.data.streams.load_shards`). A name takes precedence over a folder of the same
-            name, which can be given as `./NAME`.
+        data: A name of `DATA_SETS`; a folder of images (see `unmix.data.folder.load_folder`), or a
+            pack of one (see `unmix.data.packed`); a list of files (see `unmix.data.lists`); or
+            shards of images (see `unmix.data.streams.load_shards`). A name takes precedence over a
+            folder of the same name, which can be given as `./NAME`.
         split: `train`, `test`, or `pretrain`, which differs from `train` only for `stl10`: it adds
             the unlabeled images and has no labels.
         data_dir: Folder of the files of a named data set, if it needs any.
         strict: Whether the first file that cannot be read ends the run.
         download: Whether torchvision may fetch the files into `data_dir` if they are missing.
         train_folder: Of a folder of images, where within it the training images are; by default
-            found by the usual names.
+            found by the usual names. Of a list, the name of the training split.
         test_folder: Likewise the images to evaluate on.
         decoding: How files are decoded. Without a range, that of images of more than 8 bits is
-            measured on a folder's training images.
+            measured on the training images.
         cache_dir: Of remote shards, where copies are kept; by default `~/.cache/unmix`.
         cache_size: Bytes of all copies, such as "50GB"; "0" for none.
         interleave: Of shards, how many are read side by side; by default 8.
         shuffle_buffer: Of shards, how many images are shuffled together.
+        columns: Of a list, the columns of paths, labels and splits; by default those with usual
+            names.
 
     Raises:
         UserError: if the name is unknown, or files are missing, damaged, or laid out differently.
@@ -76,10 +82,13 @@ def load(
     name = os.fspath(data)
     skipped = Skipped(strict)
     how = decoding or Decoding()
+    chosen = columns or Columns()
     given = {"train_folder": train_folder, "test_folder": test_folder}
     folders = [parameter for parameter, value in given.items() if value is not None]
     if name not in DATA_SETS:
-        if is_stream(name) or _is_folder_of_shards(name):
+        if (is_stream(name) or _is_folder_of_shards(name)) and not (
+            chosen.needed and chosen.given()
+        ):
             kept = default_folder() if cache_dir is None else Path(cache_dir).expanduser()
             cache = ShardCache(kept, byte_count("cache_size", cache_size))
             return load_shards(
@@ -92,18 +101,30 @@ def load(
                 test_folder=test_folder,
                 reading=Reading(interleave or 8, shuffle_buffer),
             )
-        folder = _folder(name)
-        if not holds_pack(folder):
+        place = Path(name) if is_stream(name) else _place(name)
+        if place.is_file() and not is_stream(name):
+            return load_list(
+                place, split, skipped, how, chosen, train_split=train_folder,
+                test_split=test_folder,
+            )  # fmt: skip
+        if chosen.needed and chosen.given():
+            raise UserError(
+                f"applies only to a list of files, not to {name}.", parameter=chosen.given()[0]
+            )
+        if not holds_pack(place):
             return load_folder(
-                folder, split, skipped, how, train_folder=train_folder, test_folder=test_folder
+                place, split, skipped, how, train_folder=train_folder, test_folder=test_folder
             )
         if folders:
             raise UserError(
                 f"does not apply to {name}, a pack, whose splits are fixed.", parameter=folders[0]
             )
-        return load_pack(folder, split, skipped, how)
+        return load_pack(place, split, skipped, how)
+    if chosen.needed and chosen.given():
+        folders += chosen.given()
     if folders:
-        raise UserError(f"applies only to a folder of images, not to {name}.", parameter=folders[0])
+        where = "a folder of images" if folders[0] in given else "a list of files"
+        raise UserError(f"applies only to {where}, not to {name}.", parameter=folders[0])
     data_set = DATA_SETS[name]
     if download and data_set.layout is not None and not data_set.downloads:
         raise UserError(
@@ -111,8 +132,18 @@ def load(
             f"with {data_set.layout}.",
             parameter="download",
         )
-    place = None if data_dir is None else Path(data_dir).expanduser()
-    return data_set.read(data_set, Request(split, place, skipped, download, how))
+    root = None if data_dir is None else Path(data_dir).expanduser()
+    return data_set.read(data_set, Request(split, root, skipped, download, how))
+
+
+def path_of(data: str) -> str | None:
+    """The path that `data` gives, as it is written; None for a name, and for shards."""
+    return None if data in DATA_SETS or is_python(data) or is_stream(data) else data
+
+
+def with_path(data: str, path: str) -> str:
+    """The same `data`, which gives a path, with another one."""
+    return path
 
 
 def _is_folder_of_shards(name: str) -> bool:
@@ -120,21 +151,25 @@ def _is_folder_of_shards(name: str) -> bool:
     return bool(name) and folder.is_dir() and not holds_pack(folder) and holds_shards(folder)
 
 
-def _folder(name: str) -> Path:
-    """Return the folder of images."""
+def _place(name: str) -> Path:
+    """Return the folder or list of images."""
     if is_python(name):
         raise UserError(
             f"the run's images were given in Python ({name}); to go on, give them again, "
             "unmix.pretrain(run=..., data=...); to measure it, give a folder or a name.",
             parameter="data",
         )
-    folder = Path(name).expanduser()
-    if name and folder.is_dir():
-        return folder
-    if folder.exists() and name:
-        raise UserError(f"{name} is a file; give a folder of images.", parameter="data")
+    place = Path(name).expanduser()
+    if name and (place.is_dir() or (place.is_file() and is_list(place))):
+        return place
+    if place.exists() and name:
+        raise UserError(
+            f"{name} is a file; give a folder of images, or a list of them: {KINDS}.",
+            parameter="data",
+        )
     if name.startswith(("~", ".")) or os.sep in name:
-        raise UserError(f"there is no folder {name}.", parameter="data")
+        what = "file" if is_list(place) else "folder"
+        raise UserError(f"there is no {what} {name}.", parameter="data")
     try:
         check_choice("data", name, DATA_SETS)
     except UserError as error:

@@ -12,7 +12,7 @@ from unmix.data.listing import Folder
 from unmix.errors import UserError
 from unmix.names import shown
 
-__all__ = ["Splits", "find_splits"]
+__all__ = ["Splits", "find_splits", "split_names"]
 
 _ROLES = {
     "train": "train", "training": "train",
@@ -61,6 +61,60 @@ class _Name:
     role: str
     year: str
     rest: tuple[str, str]
+
+
+def split_names(
+    names: Sequence[str], place: str, train: str | None = None, test: str | None = None
+) -> tuple[str, str | None]:
+    """Choose the splits of a table by their names, as `find_splits` does those of a folder.
+
+    Evaluation is on `validation` if there is one, else on `test`. A single split is for training.
+
+    Args:
+        names: The splits.
+        place: The table, for messages.
+        train: Name of the training split, if it is given.
+        test: Name of the split to evaluate on, if it is given.
+
+    Returns:
+        The names of the training split and of the split to evaluate on, None if there is none.
+
+    Raises:
+        UserError: if a given one does not exist, or the names are ambiguous.
+    """
+    has = f"{place} has {', '.join(map(shown, names))}"
+    for flag, given in (("train_folder", train), ("test_folder", test)):
+        if given is not None and given not in names:
+            near = difflib.get_close_matches(given, names, n=1, cutoff=0.5)
+            hint = f" Did you mean {near[0]!r}?" if near else ""
+            raise UserError(f"there is no split {given!r}; {has}.{hint}", parameter=flag)
+    if train is not None and train == test:
+        raise UserError(f"{test} is the training split too.", parameter="test_folder")
+    by_role: dict[str, list[str]] = {"train": [], "val": [], "test": []}
+    for name in names:
+        match = _ROLE.fullmatch(name)
+        plain = match is not None and not match["before"] and not match["after"]
+        if match is not None and plain and name not in (train, test):
+            by_role[_ROLES[match["role"].lower()]].append(name)
+    rest = [name for name in names if name != test]
+    if train is None:
+        found = by_role["train"] or (rest if len(rest) == 1 else [])
+        if len(found) != 1:
+            why = "any of them" if found else "none of them is called train, and each"
+            raise UserError(
+                f"{has}: {why} can be the training images; say which.", parameter="train_folder"
+            )
+        train = found[0]
+    for role in () if test is not None else ("val", "test"):
+        found = [name for name in by_role[role] if name != train]
+        if len(found) > 1:
+            raise UserError(
+                f"{has}: {' and '.join(found)} can be the images to evaluate on; say which.",
+                parameter="test_folder",
+            )
+        if found:
+            return train, found[0]
+    return train, test
 
 
 def find_splits(

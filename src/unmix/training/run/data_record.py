@@ -11,12 +11,12 @@ from pathlib import Path
 from typing import Any
 
 from unmix.config import Settings
-from unmix.data import DATA_SETS
 from unmix.data.fingerprint import Fingerprint
+from unmix.data.registry import path_of, with_path
 from unmix.data.streams.locations import absolute_spec
 from unmix.errors import UserError
 from unmix.files import atomic_write
-from unmix.names import NO_DATA, is_python, is_stream
+from unmix.names import NO_DATA, is_stream
 from unmix.weights.names import is_name
 
 __all__ = [
@@ -24,8 +24,9 @@ __all__ = [
     "DataRecord",
     "absolute",
     "check_there",
-    "is_folder",
     "located",
+    "located_data",
+    "own_split",
     "same_place",
 ]
 
@@ -111,17 +112,22 @@ def _plain(splits: Mapping[str, Fingerprint]) -> dict[str, Any]:
     return {"splits": {name: split.plain() for name, split in splits.items()}}
 
 
-def is_folder(data: str) -> bool:
-    """Whether `--data` is a path or a URL, and not the name of a data set."""
-    return data not in DATA_SETS and not is_python(data)
-
-
 def absolute(path: str) -> str:
     """The absolute path, without a trailing slash; of shards, the same shards."""
     if is_stream(path):
         return absolute_spec(path)
     whole = Path(path).expanduser().absolute()
     return str(whole.resolve() if os.pardir in whole.parts else whole)
+
+
+def located_data(data: str) -> str:
+    """The name of a data set, or with an absolute path if that exists."""
+    if is_stream(data):
+        return absolute(data)
+    path = path_of(data)
+    if path is None or not Path(path).expanduser().exists():
+        return data  # messages about a missing folder name it as typed
+    return with_path(data, absolute(path))
 
 
 def located(settings: Settings) -> Settings:
@@ -131,12 +137,30 @@ def located(settings: Settings) -> Settings:
     init = settings.model.init
     if init is not None and not is_name(init):
         changes["init"] = absolute(init)  # also where it no longer exists: a run goes on without
-    if is_stream(run.data) or (is_folder(run.data) and Path(run.data).expanduser().is_dir()):
-        changes["data"] = absolute(run.data)
-    # Messages about a missing folder name it as typed.
+    if (data := located_data(run.data)) != run.data:
+        changes["data"] = data
     if run.data_dir is not None and (run.download or Path(run.data_dir).expanduser().exists()):
         changes["data_dir"] = absolute(run.data_dir)
     return settings.with_changes(**changes) if changes else settings
+
+
+def own_split(data: str, split: str | None, elsewhere: bool = False) -> str | None:
+    """The folder of a split, or its name in a list, that a run was given, if `data` has it too.
+
+    Args:
+        data: The data that is read.
+        split: `train_folder` or `test_folder` of the run.
+        elsewhere: Whether it may be other data than the run's.
+    """
+    if is_stream(data):
+        return split
+    path = path_of(data)
+    if path is None or split is None:
+        return None
+    place = Path(path).expanduser()
+    if place.is_dir() and path == data:
+        return split if (place / split).is_dir() else None
+    return None if elsewhere else split
 
 
 def check_there(data: str) -> None:
@@ -150,9 +174,10 @@ def check_there(data: str) -> None:
             "the run was imported, and its images are unknown; give them.", parameter="data"
         )
     # Of shards, those that are missing are named when they are looked for.
-    if not is_stream(data) and is_folder(data) and not Path(data).expanduser().exists():
+    path = path_of(data)
+    if path is not None and not Path(path).expanduser().exists():
         raise UserError(
-            f"--data: the run's images were in {data}, which does not exist; give --data with the "
+            f"--data: the run's images were in {path}, which does not exist; give --data with the "
             "folder where they are now."
         )
 
@@ -161,12 +186,13 @@ def same_place(a: str | None, b: str | None) -> bool:
     """Whether two paths, or names of data sets, are the same place."""
     if a is None or b is None or a == b:
         return a == b
-    if not (is_folder(a) and is_folder(b)):
-        return False
     if is_stream(a) or is_stream(b):
         return absolute(a) == absolute(b)
-    one, other = Path(a).expanduser(), Path(b).expanduser()
+    here, there = path_of(a), path_of(b)
+    if here is None or there is None or with_path(a, "") != with_path(b, ""):
+        return False
+    one, other = Path(here).expanduser(), Path(there).expanduser()
     try:
         return one.samefile(other)
     except OSError:
-        return absolute(a) == absolute(b)
+        return absolute(here) == absolute(there)

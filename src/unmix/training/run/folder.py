@@ -16,12 +16,13 @@ from torch import nn
 from unmix.checksums import CHECKSUM, PLACEHOLDER, safetensors_bytes, with_checksum
 from unmix.config import GROUPS, Settings, field_names
 from unmix.config.saved import saved_settings
+from unmix.data.registry import path_of
 from unmix.display import counted
 from unmix.errors import UserError, check_given
 from unmix.files import atomic_path, atomic_write
-from unmix.names import is_python, shown
+from unmix.names import is_python, is_stream, shown
 from unmix.training.run.checkpoints import LAST, PREVIOUS
-from unmix.training.run.data_record import DATA_RECORD, is_folder, same_place
+from unmix.training.run.data_record import DATA_RECORD, same_place
 
 __all__ = ["RunFolder", "begun_before"]
 
@@ -186,7 +187,9 @@ class RunFolder:
         """Whether a path to the data is the run's, or may be after its data was moved."""
         if same_place(ours, theirs):
             return True
-        paths = name == "data_dir" or (is_folder(str(ours)) and is_folder(str(theirs)))
+        paths = name == "data_dir" or all(
+            path_of(str(each)) or is_stream(str(each)) for each in (ours, theirs)
+        )
         return paths and self.data.exists()
 
     def write_encoder(self, backbone: nn.Module, facts: Mapping[str, Any]) -> None:

@@ -21,6 +21,7 @@ from unmix.data import (
     estimate_mean_std,
     load,
 )
+from unmix.data.columns import Columns
 from unmix.data.fingerprint import Fingerprint, fingerprint
 from unmix.data.from_python import check_sendable
 from unmix.data.streams import NoTestShards
@@ -232,18 +233,24 @@ def check_batch(method: Method, batch_size: int, n: int, processes: int) -> None
         ) from None
 
 
-def load_split(run_: RunSettings, split: str, seen: Seen | None = None) -> ImageSet:
+def load_split(
+    run_: RunSettings, split: str, seen: Seen | None = None, *, elsewhere: bool = False
+) -> ImageSet:
     """Load a split of the run's data set; training splits are reduced to `limit` images.
 
     Args:
         run_: Settings of the data set.
         split: `train`, `test` or `pretrain`.
         seen: If given, filled with the fingerprint of the whole split.
+        elsewhere: Whether it is other data than the run's, which may have other columns.
     """
     images = load(
         run_.data, split, data_dir=run_.data_dir, strict=run_.strict, download=run_.download,
         train_folder=run_.train_folder, test_folder=run_.test_folder,
         decoding=Decoding(run_.max_pixels, run_.limits),
+        columns=Columns(
+            run_.image_column, run_.label_column, run_.split_column, needed=not elsewhere
+        ),
         cache_dir=run_.cache_dir, cache_size=run_.cache_size,
         interleave=run_.interleave, shuffle_buffer=run_.shuffle_buffer,
     )  # fmt: skip

@@ -1,0 +1,268 @@
+"""Lists of image files: text, CSV, Parquet."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+
+from unmix.cli import main
+from unmix.commands import knn
+from unmix.data import FileImages, load
+from unmix.data.columns import Columns
+from unmix.data.fingerprint import fingerprint
+from unmix.errors import UserError
+from unmix.training.run.folder import RunFolder
+
+ROWS = [(f"img/{c}/{i} x.png", c) for c in ("cat", "dog") for i in range(10)]
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    for number, (path, _) in enumerate(ROWS):
+        place = tmp_path / path
+        place.parent.mkdir(parents=True, exist_ok=True)
+        noise = np.random.default_rng(number).integers(0, 256, (8, 8, 3), dtype=np.uint8)
+        Image.fromarray(noise).save(place)
+    return tmp_path
+
+
+def listed(path: Path, split: str = "train", **words: Any) -> FileImages:
+    found = load(path, split, **words)
+    assert isinstance(found, FileImages)
+    return found
+
+
+def relative(images: FileImages, root: Path) -> list[str]:
+    return [path.relative_to(root).as_posix() for path in images.paths]
+
+
+def write(path: Path, text: str | bytes) -> Path:
+    path.write_bytes(text if isinstance(text, bytes) else text.encode())
+    return path
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
+@pytest.mark.parametrize("start", ["", "\ufeff", "# made by hand\n\n"])
+def test_a_text_of_paths_is_relative_to_its_own_folder(root, end, start, monkeypatch):
+    text = start.replace("\n", end) + end.join(path for path, _ in ROWS) + end
+    monkeypatch.chdir("/")
+    found = listed(write(root / "list.txt", text))
+    assert relative(found, root) == [path for path, _ in ROWS]
+    assert found.labels is None
+    assert found.notes == ("split: train 20 images without classes",)
+    with pytest.raises(UserError, match="has no test split; give each image its label in a CSV"):
+        load(root / "list.txt", "test")
+
+
+def test_names_with_spaces_bytes_that_are_no_utf8_and_a_hash_are_kept(root):
+    for name in (b"\xff\xfe.png", b" a.png", b"b.png ", b"#c.png", "é.png".encode()):
+        shutil.copy(root / ROWS[0][0], os.path.join(os.fsencode(root), name))
+    text = b"\xff\xfe.png\n a.png\nb.png \n#c.png\n./#c.png\n\xc3\xa9.png\n"
+    found = listed(write(root / "list.txt", b"\n" + text))
+    names = [os.fsencode(path.name) for path in found.paths]
+    assert names == [b"\xff\xfe.png", b" a.png", b"b.png ", b"#c.png", b"\xc3\xa9.png"]
+    assert found.decode(0).size == (8, 8)
+
+
+@pytest.mark.parametrize("mark", [",", ";", "\t", "|"])
+def test_a_csv_with_a_header_has_labels_and_splits(root, mark):
+    names = [f"{p}{mark}{'valid' if i % 5 == 0 else 'train'}{mark}{c}" for i, (p, c) in
+             enumerate(ROWS)]  # fmt: skip
+    path = write(root / "list.csv", "\n".join([mark.join(("File", "Subset", "CLASS")), *names]))
+    train, test = listed(path), listed(path, "test")
+    assert relative(train, root) == [p for i, (p, _) in enumerate(ROWS) if i % 5]
+    assert train.classes == test.classes == ("cat", "dog")
+    assert train.labels is not None
+    assert train.labels.tolist() == [0] * 8 + [1] * 8
+    assert test.labels is not None
+    assert test.labels.tolist() == [0, 0, 1, 1]
+    assert train.notes == (
+        "split: train 16 images in 2 classes (cat, dog) from train, evaluation on 4 from valid "
+        "(paths from column File, labels from CLASS, splits from Subset)",
+    )
+
+
+def test_a_csv_without_a_header_is_recognized_by_its_first_path(root):
+    text = "".join(f"{number},{path},train\r\n" for number, (path, _) in enumerate(ROWS))
+    found = listed(write(root / "list.csv", text))
+    assert len(found) == 20
+    assert found.classes == tuple(map(str, range(20)))  # as numbers, not as text
+    assert found.labels is not None
+    assert found.labels.tolist() == list(range(20))
+    pair = write(root / "pair.csv", "".join(f"{path},{c}\n" for path, c in ROWS))
+    assert listed(pair).classes == ("cat", "dog")
+    four = write(root / "four.csv", "".join(f"{path},{c},x,y\n" for path, c in ROWS))
+    with pytest.raises(UserError, match="columns 2 and 3 and 4 beside the paths; say which"):
+        load(four, "train")
+    assert listed(four, columns=Columns(label="2")).classes == ("cat", "dog")
+
+
+def test_a_quoted_name_may_hold_the_separator(root):
+    shutil.copy(root / ROWS[0][0], root / "a,b.png")
+    path = write(root / "list.csv", 'path,label\n"a,b.png",1\n' + f"{ROWS[1][0]},2\n")
+    assert relative(listed(path), root) == ["a,b.png", ROWS[1][0]]
+    bad = write(root / "bad.csv", f"path,label\n{ROWS[1][0]},2\na,b.png,1\n")
+    with pytest.raises(UserError, match=r"line 3 has 3 cells, the first 2; a name with ',' in it"):
+        load(bad, "train")
+
+
+def test_parquet_has_paths_labels_and_splits(root):
+    splits = ["test" if i % 5 == 0 else "train" for i in range(20)]
+    numbers = [0 if c == "cat" else 1 for _, c in ROWS]
+    table = pa.table({"image": [p for p, _ in ROWS], "label": numbers, "split": splits})
+    pq.write_table(table, root / "list.parquet")
+    train, test = listed(root / "list.parquet"), listed(root / "list.parquet", "test")
+    assert (len(train), len(test), train.classes) == (16, 4, ("0", "1"))
+    pixels = pa.table({"image": [{"bytes": b"x", "path": "a"}]})
+    pq.write_table(pixels, root / "images.parquet")
+    with pytest.raises(UserError, match=r"holds images, not paths; give hf:.*images\.parquet"):
+        load(root / "images.parquet", "train")
+    write(root / "no.parquet", b"PAR1")
+    with pytest.raises(UserError, match="cannot be read as Parquet"):
+        load(root / "no.parquet", "train")
+
+
+def test_the_same_images_are_held_out_as_of_the_folder(root):
+    path = write(root / "list.csv", "path,label\n" + "".join(f"{p},{c}\n" for p, c in ROWS))
+    for split in ("train", "test"):
+        of_folder = load(root / "img", split)
+        assert isinstance(of_folder, FileImages)
+        assert set(listed(path, split).paths) == set(of_folder.paths)
+        assert (listed(path).mean, listed(path).std) == (of_folder.mean, of_folder.std)
+
+
+@pytest.mark.parametrize(
+    ("labels", "classes", "why"),
+    [
+        (["10", "9"], ("9", "10"), None),
+        (["01", "1"], ("01", "1"), None),
+        (["1.0", "2.0"], ("1", "2"), None),
+        (["a", ""], None, "10 images have no label"),
+        (["3", "-1"], None, "10 images have no label"),
+        (["a", "a"], None, "all have one label"),
+    ],
+)
+def test_labels_are_names_or_numbers(root, labels, classes, why):
+    text = "".join(f"{p},{labels[i % 2]}\n" for i, (p, _) in enumerate(ROWS))
+    found = listed(write(root / "list.csv", "path,label\n" + text))
+    assert found.classes == classes
+    assert (why is None) or f"without classes ({why})" in found.notes[0]
+
+
+def test_what_is_not_there_is_counted_and_named_before_training(root):
+    os.mkfifo(root / "f.png")
+    text = "gone/1.png\n../gone.png\nimg\nf.png\n" + "\n".join(p for p, _ in ROWS)
+    path = write(root / "list.txt", text)
+    found = listed(path)
+    assert len(found) == 20
+    assert found.notes[1:] == (
+        f"warning: left out: 2 of 24 paths do not exist: gone/1.png, {root.parent}/gone.png",
+        "warning: left out: 1 of 24 paths is a folder; list its files: img",
+        "warning: left out: 1 of 24 paths is a FIFO, not a regular file: f.png",
+    )
+    with pytest.raises(UserError, match="2 of 24 paths do not exist"):
+        load(path, "train", strict=True)
+
+
+def test_a_list_of_nothing_that_exists_says_what_may_be_meant(root, monkeypatch):
+    (root / "lists").mkdir()
+    paths = "\n".join(p for p, _ in ROWS)
+    path = write(root / "lists" / "list.txt", paths)
+    monkeypatch.chdir(root)
+    with pytest.raises(UserError, match=r"20 of 20 paths do not exist.* not to the working dir"):
+        load(path, "train")
+    labeled = write(root / "labeled.txt", "\n".join(f"{p} {c}" for p, c in ROWS))
+    with pytest.raises(UserError, match=r"With more than a path in a line.*save it as a CSV"):
+        load(labeled, "train")
+    windows = write(root / "windows.txt", paths.replace("/", "\\"))
+    with pytest.raises(UserError, match="Write / between folders"):
+        load(windows, "train")
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "lists no images"),
+        (b"# nothing\n\n", "lists no images"),
+        (b"a\0b\n", "is not a text"),
+        ("a.png\n".encode("utf-16"), "is a text in UTF-16; save it as UTF-8"),
+        (b"s3://bucket/a.png\n", "lists s3://bucket/a.png; only files are read from a list"),
+        (b"a.png\t1\nb.png\t2\n", "a list with columns is called .tsv"),
+    ],
+)
+def test_a_text_that_is_no_list_is_told(tmp_path, content, message):
+    with pytest.raises(UserError, match=message):
+        load(write(tmp_path / "list.txt", content), "train")
+
+
+def test_repeated_paths_and_contradicting_labels_are_said(root):
+    text = "path,label\n" + "".join(f"{p},{c}\n" for p, c in ROWS)
+    text += f"./{ROWS[0][0]},cat\n{root}//{ROWS[1][0]},dog\n"
+    notes = listed(write(root / "list.csv", text)).notes
+    assert any("2 paths are listed more than once" in note for note in notes)
+    assert any(note.startswith("warning: 1 path listed with several labels") for note in notes)
+
+
+def test_an_image_of_both_splits_is_warned_of(root):
+    text = "path,label,split\n" + "".join(f"{p},{c},train\n" for p, c in ROWS)
+    text += f"{ROWS[0][0]},cat,test\n"
+    notes = listed(write(root / "list.csv", text)).notes
+    assert any("1 of the images to evaluate on is a training image too" in n for n in notes)
+
+
+def test_columns_and_splits_that_are_not_there_name_the_nearest(root):
+    text = "where,kind,part\n" + "".join(f"{p},{c},a\n" for p, c in ROWS)
+    path = write(root / "list.csv", text)
+    with pytest.raises(UserError) as caught:
+        load(path, "train")
+    assert "--image_column" in caught.value.on_command_line()
+    assert "where, kind, part" in str(caught.value)
+    with pytest.raises(UserError, match=r"image_column: .*no column 'were'.*mean 'where'"):
+        load(path, "train", columns=Columns("were"))
+    chosen = Columns("where", "kind", "part")
+    assert len(load(path, "train", columns=chosen)) == 20 - 2  # a single split: held out
+    with pytest.raises(UserError, match="train_folder: there is no split 'b'"):
+        load(path, "train", columns=chosen, train_folder="b")
+    with pytest.raises(UserError, match="image_column: applies only to a list"):
+        load(root / "img", "train", columns=Columns("where"))
+    with pytest.raises(UserError, match=r"image_column: .* is a text of paths"):
+        load(write(root / "a.txt", ROWS[0][0]), "train", columns=Columns("path"))
+
+
+def test_ambiguous_splits_of_a_list_are_settled_by_name(root):
+    text = "path,label,split\n" + "".join(
+        f"{p},{c},{('a', 'b', 'validation')[i % 3]}\n" for i, (p, c) in enumerate(ROWS)
+    )
+    path = write(root / "list.csv", text)
+    with pytest.raises(UserError, match=r"train_folder: .* has a, b, validation: none"):
+        load(path, "train")
+    found = listed(path, train_folder="b")
+    assert "not used: a" in found.notes[0]
+    assert len(listed(path, "test", train_folder="b", test_folder="a")) == 7
+
+
+def test_a_run_from_a_list_is_resumed_elsewhere_and_evaluated(root, tmp_path):
+    text = "file,label\n" + "".join(f"{p},{c}\n" for p, c in ROWS)
+    write(root / "list.csv", text)
+    run = tmp_path / "run"
+    tiny = ["--method", "simclr", "--backbone", "resnet10", "--width", "0.125", "--dim", "8",
+            "--hidden", "8", "--size", "8", "--batch_size", "8", "--epochs", "1", "--device",
+            "cpu", "--logger", "none", "--knn_every", "0", "--workers", "0"]  # fmt: skip
+    assert main(["pretrain", *tiny, "--data", str(root / "list.csv"), "--run", str(run)]) == 0
+    assert RunFolder(run).settings().run.data == str(root / "list.csv")
+    assert knn(str(run))["test_images"] == 2
+    moved = tmp_path / "moved"
+    shutil.copytree(root / "img", moved / "img")
+    shutil.copy(root / "list.csv", moved)
+    assert fingerprint(load(moved / "list.csv", "train")) == fingerprint(
+        load(root / "list.csv", "train")
+    )
+    assert "data" not in knn(str(run), data=str(moved / "list.csv"))
