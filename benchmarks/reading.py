@@ -30,8 +30,10 @@ from torchvision.datasets import ImageFolder
 from torchvision.transforms import Compose, RandomResizedCrop, ToTensor, v2
 
 from unmix.commands.pack import pack
-from unmix.data import load
+from unmix.data import ImageSet, load
+from unmix.data.streams import ShardImages
 from unmix.training.loading.loaders import EpochOrder, build_loader
+from unmix.training.loading.shard_order import ShardOrder
 from unmix.views import Views, ViewSettings
 
 SIZE = 224
@@ -72,10 +74,23 @@ def torchvision_loader(folder: Path, args: argparse.Namespace, workers: int) -> 
 
 
 def unmix_loader(data: Path, args: argparse.Namespace, workers: int) -> Iterable[Any]:
-    images = load(data, "train").evenly(args.images)
+    return crops_of(load(data, "train").evenly(args.images), args, workers)
+
+
+def shard_loader(data: str, args: argparse.Namespace, workers: int, size: str) -> Iterable[Any]:
+    """Shards, in their own order; with `size` of 0 each image is a request."""
+    place = args.cache_dir / f"copies-{size}"
+    images = load(data, "train", cache_dir=place, cache_size=size)
+    return crops_of(images.evenly(args.images), args, workers)
+
+
+def crops_of(images: ImageSet, args: argparse.Namespace, workers: int) -> Iterable[Any]:
     settings = ViewSettings(crop_scale_min=SCALE[0], crop_scale_max=SCALE[1])
     views = Views(settings, SIZE, images.mean, images.std, count=args.views)
+    counts = images.shard_counts() if isinstance(images, ShardImages) else None
     order = EpochOrder(len(images), args.batch_size, seed=0, smallest=1)
+    if counts is not None:
+        order = ShardOrder(counts, args.batch_size, 0, 1, buffer=32_768, lanes=8)
     epoch = iter(range(10**6))
     order.position = lambda: (next(epoch), 0)
     return build_loader(images, views, order, workers=workers)
@@ -98,6 +113,11 @@ def measure(args: argparse.Namespace, workers: int, packs: dict[str, Path]) -> l
     loaders["unmix, folder"] = unmix_loader(args.folder, args, workers)
     for name, place in packs.items():
         loaders[f"unmix, {name}"] = unmix_loader(place, args, workers)
+    for data in args.shards:
+        kind = "from a server, copied" if "://" in data else "local"
+        loaders[f"unmix, shards {kind}"] = shard_loader(data, args, workers, "50GB")
+        if "://" in data:
+            loaders["unmix, shards from a server"] = shard_loader(data, args, workers, "0")
     for loader in loaders.values():
         rate(loader)
     rates: dict[str, list[float]] = {name: [] for name in loaders}
@@ -134,6 +154,7 @@ def machine() -> dict[str, Any]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--folder", type=Path, required=True, help="a class tree of JPEGs")
+    parser.add_argument("--shards", nargs="*", default=[], help="shards of the same images")
     parser.add_argument("--images", type=int, default=1000, help="how many to read at most")
     parser.add_argument("--views", type=int, default=2)
     parser.add_argument("--batch_size", type=int, default=64)
@@ -146,6 +167,7 @@ def main() -> None:
     torch.set_num_threads(1)  # with workers = 0 as in a worker
     rows: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as scratch:
+        args.cache_dir = Path(scratch)
         packs = {"pack": Path(scratch) / "pack"}
         packs[f"pack of short side {args.short_side}"] = Path(scratch) / "small"
         for place, side in zip(packs.values(), (None, args.short_side), strict=True):

@@ -114,9 +114,9 @@ def serving(folder: Path) -> Iterator[Server]:
                 self.send_header("Content-Length", "0")
                 self.end_headers()
                 return
-            content = path.read_bytes()
+            size = path.stat().st_size
             wanted = self.headers.get("Range")
-            start, stop = 0, len(content)
+            start, stop = 0, size
             if wanted and server.ranges:
                 first, _, last = wanted.removeprefix("bytes=").partition("-")
                 start, stop = int(first), min(int(last) + 1 if last else stop, stop)
@@ -124,10 +124,12 @@ def serving(folder: Path) -> Iterator[Server]:
             self.send_header("Content-Length", str(stop - start))
             self.send_header("ETag", f'"{path.stat().st_mtime_ns:x}"')
             if wanted and server.ranges:
-                self.send_header("Content-Range", f"bytes {start}-{stop - 1}/{len(content)}")
+                self.send_header("Content-Range", f"bytes {start}-{stop - 1}/{size}")
             self.end_headers()
             if body:
-                self.wfile.write(content[start:stop])
+                with path.open("rb") as file:
+                    file.seek(start)
+                    self.wfile.write(file.read(stop - start))
                 with server.lock:
                     server.sent[self.path] += stop - start
 

@@ -200,8 +200,8 @@ def _tried(url: str, call: Callable[[], T]) -> T:
             raise
         except Exception as error:  # libraries of each protocol have their own
             cause = error
-            while isinstance(cause, FileNotFoundError) and cause.__cause__ is not None:
-                cause = cause.__cause__  # type: ignore[assignment]
+            if isinstance(error, FileNotFoundError) and url.startswith("http"):
+                cause = error.__cause__ or error  # type: ignore[assignment]  # also refused ones
             if isinstance(error, OSError) and error.errno in FULL:
                 raise
             reason = _reason(cause)
