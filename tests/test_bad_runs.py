@@ -167,7 +167,8 @@ def test_a_full_disk_keeps_the_last_checkpoint_bit_for_bit(
                 raise RuntimeError("[enforce fail at inline_container.cc] unexpected pos")  # noqa: B904
             raise
 
-    monkeypatch.setattr("os.fsync" if call == "fsync" else "torch.save", full)
+    flush = "unmix.training.run.checkpoints.flush"
+    monkeypatch.setattr(flush if call == "fsync" else "torch.save", full)
     line = refuse("pretrain", "--run", stopped)
     assert line.startswith(f"{path}: cannot be written (No space left on device); the file that")
     assert line.endswith("was there before is kept.")

@@ -68,7 +68,7 @@ def test_a_signal_within_an_epoch_saves_the_step_and_the_run_goes_on_from_there(
     number = getattr(signal, name)
     error = signalled(tmp_path / "r", {"training_step": number}, at=5)
     assert error.signum == number
-    assert error.how == f"to go on: unmix pretrain --run {tmp_path / 'r'}"
+    assert error.how == f"to go on from step 5: unmix pretrain --run {tmp_path / 'r'}"
     assert steps_saved(tmp_path / "r") == 5  # the second of the second epoch's three
     pretrain(run=str(tmp_path / "r"))
     assert outcome(tmp_path / "r") == whole
@@ -151,7 +151,7 @@ def test_the_command_says_how_to_go_on_and_ends_with_the_signals_status(
     assert main(["pretrain", *words]) == 128 + signal.SIGTERM
     shown = capsys.readouterr().err
     assert shown.splitlines()[-1] == (
-        f"unmix: stopped by SIGTERM; to go on: unmix pretrain --run {run}."
+        f"unmix: stopped by SIGTERM; to go on from step 1: unmix pretrain --run {run}."
     )
     assert "Traceback" not in shown
 
@@ -182,12 +182,14 @@ def test_sigterm_to_a_run_with_data_workers_saves_and_stops(tmp_path: Path, to_a
     run = tmp_path / "run"
     words = ["--data", str(tmp_path / "images"), "--method", "simclr", "--size", "12",
              "--backbone", "resnet10", "--width", "0.125", "--batch_size", "8", "--epochs", "9999",
-             "--workers", "2", "--device", "cpu", "--logger", "none"]  # fmt: skip
+             "--workers", "2", "--resident", "no", "--device", "cpu",
+             "--logger", "none"]  # fmt: skip
     process = started(words, run)
     (os.killpg if to_all else os.kill)(process.pid, signal.SIGTERM)
     output, _ = process.communicate(timeout=120)
     assert process.returncode == 128 + signal.SIGTERM, output
-    assert f"stopped by SIGTERM; to go on: unmix pretrain --run {run}." in output
+    line = f"stopped by SIGTERM; to go on from step {steps_saved(run):,}: unmix pretrain --run"
+    assert f"{line} {run}." in output
     assert "Traceback" not in output
     assert steps_saved(run) >= 3
 

@@ -21,7 +21,7 @@ from unmix.config.flags import HelpShown, Parser, underscored
 from unmix.config.help import ABOUT, ABOUTS, COMMAND_EXAMPLES
 from unmix.config.recipes import recipe_in_full, recipe_names, summary
 from unmix.config.settings_parser import RUNLESS, parse_settings, settings_parser
-from unmix.errors import Interrupted, UserError
+from unmix.errors import Interrupted, UserError, lost_worker
 
 # Commands import what they need once their flags are parsed: importing PyTorch and Lightning takes
 # seconds, which neither help nor an error about a flag should wait for.
@@ -36,8 +36,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: The arguments of `unmix`; by default those of the process.
 
     Returns:
-        The exit status: 0, 2 for a user error or a file that cannot be written, 128 and the
-        number of the signal when one stopped it, such as 130 when interrupted.
+        The exit status: 0, 2 for a user error or a file that cannot be written, 1 for what the
+        machine did, such as a process that was killed, 128 and the number of the signal when one
+        stopped it, such as 130 when interrupted.
     """
     typed = list(sys.argv[1:] if arguments is None else arguments)
     args = typed if typed[:1] == ["--complete"] else [underscored(word) for word in typed]
@@ -49,7 +50,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return status
     except UserError as error:
         print(f"unmix: error: {error.on_command_line()}", file=sys.stderr)
-        return 2
+        return error.status
+    except RuntimeError as error:
+        if (lost := lost_worker(error)) is None:
+            raise
+        print(f"unmix: error: {lost}", file=sys.stderr)
+        return lost.status
     except KeyboardInterrupt as error:
         signal_ = error if isinstance(error, Interrupted) else Interrupted()
         print(f"unmix: {signal_.verb}{_way_on(args, error)}.", file=sys.stderr)

@@ -22,11 +22,13 @@ from unmix.synonyms import called_value, nearest
 
 __all__ = [
     "Interrupted",
+    "MachineError",
     "UserError",
     "byte_count",
     "check_choice",
     "check_given",
     "check_number",
+    "lost_worker",
     "renamed",
 ]
 
@@ -70,7 +72,12 @@ class UserError(ValueError):
         predicate: What Python users read behind the parameter's name instead of ": message", such
             as "must be at least 2, got 1".
         flag: What the command line calls the parameter; by default `--parameter`.
+
+    Attributes:
+        status: The exit status of the command line.
     """
+
+    status = 2
 
     def __init__(
         self,
@@ -100,7 +107,7 @@ class UserError(ValueError):
     def with_more(self, text: str) -> UserError:
         """The same error with a further sentence, in the words of both places."""
         predicate = None if self.predicate is None else f"{self.predicate}. {text}"
-        return UserError(
+        return type(self)(
             f"{self.message} {text}",
             parameter=self.parameter,
             owner=self.owner,
@@ -111,6 +118,46 @@ class UserError(ValueError):
     def _render_traceback_(self) -> list[str]:
         """What IPython prints instead of a traceback: the message says all there is to know."""
         return [f"{type(self).__name__}: {self}"]
+
+
+class MachineError(UserError):
+    """What the machine did to a run, such as a process that was killed: the same command may work.
+
+    Like a UserError it is one line, but its exit status is 1.
+    """
+
+    status = 1
+
+
+# As PyTorch's DataLoader says it.
+_LOST_WORKER = re.compile(
+    r"DataLoader worker \(pid(?:\(s\))? ([\d, ]+)\)"
+    r" (?:is killed by signal: (.+?)\.|exited unexpectedly)"
+)
+
+
+def lost_worker(error: RuntimeError) -> MachineError | None:
+    """The error of a data worker that was killed, in a line; None if it is another error."""
+    match = _LOST_WORKER.search(str(error))
+    if match is None:
+        return None
+    which, how = match[1], match[2] or ""
+    many = "," in which
+    who = f"data workers (processes {which})" if many else f"a data worker (process {which})"
+    verb = "were" if many else "was"
+    if "Bus error" in how:
+        return MachineError(
+            f"{who} ended by a bus error, as where shared memory (/dev/shm) is full; give it more "
+            "(docker run --shm-size 8g), or fewer --workers."
+        )
+    if how and "Killed" not in how:
+        return MachineError(f"{who} {verb} ended by a signal: {how}.")
+    if how:
+        return MachineError(
+            f"{who} {verb} killed (SIGKILL), as happens when memory runs out; fewer --workers need "
+            "less of it."
+        )
+    return MachineError(f"{who} ended unexpectedly.")
 
 
 def _as_flag(match: re.Match[str]) -> str:

@@ -37,7 +37,7 @@ KINDS: dict[str, dict[str, Any]] = {
     "moco, Un-Mix, queue": killing.TINY,
     "deepclusterv2, memories": {**BASE, "method": "deepclusterv2", "prototypes": (6,)},
     "insdis, bank, MixUp": {**BASE, "method": "insdis", "negatives": 16, "IM": True},
-    "simclr, files, 2 workers": {**BASE, "method": "simclr", "workers": 2},
+    "simclr, files, 2 workers": {**BASE, "method": "simclr", "workers": 2, "resident": "no"},
 }
 
 

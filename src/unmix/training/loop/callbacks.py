@@ -12,11 +12,13 @@ from lightning.pytorch.callbacks import Callback
 
 from unmix.config import EvaluationSettings
 from unmix.display import duration, rate
+from unmix.errors import UserError
 from unmix.training.loop.evaluator import Evaluator, health_of
 from unmix.training.loop.health import Health
 from unmix.training.loop.module import Pretraining
 from unmix.training.loop.optimizers import learning_rate
 from unmix.training.loop.records import Records
+from unmix.training.loop.saving import Saving
 from unmix.training.loop.stopping import Stopping
 
 __all__ = ["Checkpoints", "Reporter"]
@@ -33,13 +35,19 @@ class Checkpoints(Callback):
         every: Epochs between checkpoints that are kept; 0 for none.
         steps: Steps between saves within an epoch; 0 for none.
         stopping: Receives the signals; None if there is nothing to obey.
+        saving: Says when to try again what could not be written; None if it is not.
     """
 
     def __init__(
-        self, folder: Path, every: int = 0, steps: int = 0, stopping: Stopping | None = None
+        self,
+        folder: Path,
+        every: int = 0,
+        steps: int = 0,
+        stopping: Stopping | None = None,
+        saving: Saving | None = None,
     ) -> None:
         self.folder, self.every, self.steps = folder, every, steps
-        self.stopping = stopping or Stopping()
+        self.stopping, self.saving = stopping or Stopping(), saving
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Receive signals again: by now Lightning has set its own handlers."""
@@ -64,10 +72,10 @@ class Checkpoints(Callback):
         done = trainer.global_step
         if done % len(pl_module.order) == 0:
             return
-        stop = self.stopping.due()
-        if stop or (self.steps and done % self.steps == 0):
+        due = self.stopping.due(self.saving is not None and self.saving.due)
+        if due != Stopping.NOTHING or (self.steps and done % self.steps == 0):
             self.save(trainer, pl_module, "last")
-        if stop:
+        if due == Stopping.STOP:
             self.stopping.stop()
 
     def end_of_epoch(self, trainer: L.Trainer, module: Pretraining) -> None:
@@ -77,7 +85,7 @@ class Checkpoints(Callback):
         if self.every and epoch % self.every == 0:
             self.save(trainer, module, f"epoch-{epoch:04d}")
         self.stopping.unsaved = False
-        if self.stopping.due():
+        if self.stopping.due() == Stopping.STOP:
             self.stopping.stop()
 
     def save(self, trainer: L.Trainer, module: Pretraining, name: str) -> None:
@@ -116,6 +124,7 @@ class Reporter(Callback):
     ) -> None:
         self.evaluator, self.health, self.settings, self.say = evaluator, health, settings, say
         self.records, self.checkpoints = records, checkpoints
+        self.unwritten = False
         self.rows: list[dict[str, Any]] = []
         self.pending: dict[str, Any] | None = None
         self.train_seconds = 0.0
@@ -190,6 +199,16 @@ class Reporter(Callback):
             logger.log_metrics({k: v for k, v in metrics.items() if k != "step"}, step=step)
             logger.save()
 
+    def end(self) -> None:
+        """Write the rows that could not be written.
+
+        Raises:
+            UserError: if they still cannot be.
+        """
+        if self.unwritten:
+            assert self.records is not None
+            self.records.write()
+
     def state_dict(self) -> dict[str, Any]:
         """State for the checkpoint."""
         return {
@@ -242,7 +261,18 @@ class Reporter(Callback):
         if self.records is not None:
             self.records.add(metrics)
             if trainer.is_global_zero:
-                self.records.write()
+                self._write()
+
+    def _write(self) -> None:
+        assert self.records is not None
+        try:
+            self.records.write()
+        except UserError as error:
+            if not self.unwritten:
+                self.say(f"warning: {error} Its rows are kept, and written with the next one.")
+            self.unwritten = True
+        else:
+            self.unwritten = False
 
     def _line(self, epoch: int, module: Pretraining, metrics: dict[str, Any]) -> str:
         epochs = module.epochs

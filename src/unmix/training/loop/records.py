@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import errno
 import io
 from collections.abc import Mapping
 from pathlib import Path
@@ -59,6 +60,10 @@ class Records:
         Raises:
             UserError: if it cannot be written.
         """
+        if not self.path.parent.is_dir():
+            # It is not made again: whoever removed it may have begun another run there.
+            gone = FileNotFoundError(errno.ENOENT, "its folder was removed")
+            raise UserError(f"{self.path}: cannot be written ({gone.strerror}).") from gone
         columns = list(dict.fromkeys(name for row in self.rows for name in row))
         text = io.StringIO()
         table = csv.DictWriter(text, columns, lineterminator="\n")

@@ -23,13 +23,21 @@ _NAMES = ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1")
 class Stopping:
     """Ends a run when a signal asks for it: at once if all is saved, else after the step.
 
-    While a step is under way the signal is noted, and the caller asks `due` after each step. Of
-    several processes all stop after the same step, whichever received the signal. A second SIGINT
-    ends the process at once. Signals that are ignored, as by `nohup`, stay so.
+    While a step is under way the signal is noted, and the caller asks what is `due` after each
+    step. Of several processes all stop after the same step, whichever received the signal. A second
+    SIGINT ends the process at once. Signals that are ignored, as by `nohup`, stay so.
+
+    Attributes:
+        unsaved: Whether there is something to save.
+        received: The signal, if one asked for the end.
+        saved: The step from which the run can go on, as far as this process knows.
     """
+
+    NOTHING, SAVE, STOP = 0, 1, 2
 
     def __init__(self) -> None:
         self.unsaved = False
+        self.saved: int | None = None
         self.received: int | None = None
         self._before: dict[int, Any] = {}
         self._group: Any = None
@@ -80,15 +88,22 @@ class Stopping:
             # Not print, whose buffer the signal may have interrupted.
             os.write(2, f"{name}: the run stops when this step is saved\n".encode())
 
-    def due(self) -> bool:
-        """Whether to save and stop; the same for all processes, at the latest a step later."""
+    def due(self, save: bool = False) -> int:
+        """What to do after a step: STOP (and save before), SAVE or NOTHING.
+
+        It is the same for all processes, at the latest a step later.
+
+        Args:
+            save: Whether this process asks for a save.
+        """
+        asks = self.STOP if self.received is not None else self.SAVE if save else self.NOTHING
         if self._group is None:
-            return self.received is not None
-        before, found = self._asked, False
+            return asks
+        before, found = self._asked, self.NOTHING
         if before is not None:
             before[0].wait()
-            found = bool(before[1].item())
-        flag = torch.tensor([int(self.received is not None)])
+            found = int(before[1].item())
+        flag = torch.tensor([asks])
         self._asked = (
             dist.all_reduce(flag, dist.ReduceOp.MAX, self._group, async_op=True),
             flag,

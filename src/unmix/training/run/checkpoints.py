@@ -14,6 +14,7 @@ from lightning.pytorch.plugins.io import TorchCheckpointIO
 
 from unmix.errors import UserError
 from unmix.files import atomic_path, flush
+from unmix.training.loop.saving import Saving
 
 __all__ = [
     "LAST",
@@ -38,7 +39,14 @@ class AtomicCheckpoints(TorchCheckpointIO):
     PyTorch's files are zip archives with a CRC-32 of every record, which `torch.load` does not
     check. It is checked here before a file is used, as `unzip -t` does. The `last.ckpt` that is
     replaced is kept as `previous.ckpt`.
+
+    Args:
+        saving: What to do if a checkpoint cannot be written; None to raise.
     """
+
+    def __init__(self, saving: Saving | None = None) -> None:
+        super().__init__()
+        self.saving = saving
 
     def save_checkpoint(
         self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None
@@ -46,9 +54,15 @@ class AtomicCheckpoints(TorchCheckpointIO):
         """Write a checkpoint; if that fails, the previous one is kept.
 
         Raises:
-            UserError: if the disk is full or the file cannot be written.
+            UserError: if the disk is full or the file cannot be written, at last; see `Saving`.
         """
         path = Path(path)
+        if self.saving is None:
+            self._save(checkpoint, path)
+        else:
+            self.saving.save(checkpoint["global_step"], lambda: self._save(checkpoint, path))
+
+    def _save(self, checkpoint: dict[str, Any], path: Path) -> None:
         with atomic_path(path) as beside:
             with beside.open("wb") as file:
                 _write(checkpoint, file)

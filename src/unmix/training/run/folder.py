@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import shlex
 import shutil
@@ -23,6 +24,7 @@ from unmix.files import atomic_path, atomic_write
 from unmix.names import is_python, is_stream, shown
 from unmix.training.run.checkpoints import LAST, PREVIOUS
 from unmix.training.run.data_record import DATA_RECORD, same_place
+from unmix.training.run.lock import check_owner
 
 __all__ = ["RunFolder", "begun_before"]
 
@@ -58,6 +60,19 @@ class RunFolder:
     def has_checkpoint(self) -> bool:
         """Whether there is any checkpoint, intact or not."""
         return any(self.checkpoints.glob("*.ckpt"))
+
+    def check_ours(self) -> None:
+        """Check that a run that is being trained still has its folder.
+
+        Raises:
+            UserError: if the folder or its settings were removed, with an OSError as its cause;
+                or if another process has the folder now.
+        """
+        if not self.config.exists():
+            what = self.config if self.path.exists() else self.path
+            gone = FileNotFoundError(errno.ENOENT, "it was removed while the run was trained")
+            raise UserError(f"{what}: cannot be written ({gone.strerror}).") from gone
+        check_owner(self.path)
 
     def settings(self) -> Settings:
         """Read the settings of the run.

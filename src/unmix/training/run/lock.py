@@ -16,7 +16,7 @@ from filelock import FileLock, Timeout
 from unmix.errors import UserError
 from unmix.files import remove_left_over
 
-__all__ = ["LOCK", "OWNER", "results_lock", "run_lock"]
+__all__ = ["LOCK", "OWNER", "check_owner", "results_lock", "run_lock"]
 
 LOCK, OWNER = ".lock", ".owner.json"
 _RESULTS_LOCK = ".results.lock"
@@ -65,6 +65,20 @@ def run_lock(folder: Path, say: Callable[[str], None], flag: str = "--run") -> I
         for path in made:
             with suppress(OSError):
                 path.rmdir()
+
+
+def check_owner(folder: Path) -> None:
+    """Check that a folder that this process has locked is not another one's by now.
+
+    A folder that was removed and made anew has another lock.
+
+    Raises:
+        UserError: if it is.
+    """
+    owner = _owner(folder)
+    ours = (owner.get("host"), owner.get("process")) == (socket.gethostname(), os.getpid())
+    if owner and not ours:
+        raise UserError(f"{folder} is in use by {_described(owner)} now, so this run stops.")
 
 
 @contextmanager

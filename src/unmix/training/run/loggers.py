@@ -9,6 +9,7 @@ import os
 import sys
 import uuid
 from argparse import Namespace
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -19,7 +20,8 @@ from lightning.pytorch.utilities import rank_zero_only
 from unmix.config import Settings
 from unmix.errors import UserError
 from unmix.files import atomic_write
-from unmix.training.console import is_leader
+from unmix.names import shown
+from unmix.training.console import is_leader, say
 from unmix.training.run.folder import RunFolder
 
 __all__ = ["TrackioLogger", "check_logger", "end_failed", "extra_loggers"]
@@ -52,7 +54,7 @@ def extra_loggers(settings: Settings, folder: RunFolder) -> list[Logger]:
     if name == "none":
         return []
     if name == "tensorboard":
-        return [TensorBoardLogger(folder.path, name="", version="tensorboard")]
+        return [_TensorBoard(folder.path, name="", version="tensorboard")]
     try:
         return [_OPTIONAL[name](folder)]
     # Each raises its own exceptions, about a server or an account.
@@ -177,6 +179,36 @@ def _has_password(host: str) -> bool:
         except (OSError, netrc.NetrcParseError):
             continue
     return False
+
+
+class _TensorBoard(TensorBoardLogger):
+    """TensorBoard's events; where they cannot be written the run goes on without them."""
+
+    _failed = False
+
+    def log_metrics(self, metrics: Any, step: int | None = None) -> None:
+        """Log numbers."""
+        self._try(super().log_metrics, metrics, step)
+
+    def save(self) -> None:
+        """Flush the events."""
+        self._try(super().save)
+
+    def finalize(self, status: str) -> None:
+        """Close the file."""
+        self._try(super().finalize, status)
+
+    def _try(self, call: Callable[..., None], *arguments: Any) -> None:
+        if self._failed:
+            return
+        try:
+            call(*arguments)
+        except OSError as error:
+            self._failed = True
+            say(
+                f"warning: {shown(self.log_dir)}: cannot be written ({error.strerror}); the run "
+                "goes on without TensorBoard"
+            )
 
 
 class TrackioLogger(Logger):

@@ -23,6 +23,7 @@ from unmix.training.loop.compiling import Compiling
 from unmix.training.loop.module import Pretraining
 from unmix.training.loop.progress import Bar, Lines, shows_bar
 from unmix.training.loop.records import Records
+from unmix.training.loop.saving import Saving
 from unmix.training.loop.stopping import Stopping
 from unmix.training.run.checkpoints import AtomicCheckpoints, latest_intact, set_aside
 from unmix.training.run.folder import RunFolder
@@ -50,11 +51,12 @@ def fit(
             checkpoints and none is intact.
     """
     settings, machine = parts.settings, parts.machine
-    start = resumed_from(parts.module, folder) if resume else None
+    start = resumed_from(parts.module, folder, stopping) if resume else None
     reporter.records = Records(folder.metrics)
+    saving = Saving(parts.module.total_steps, stopping, folder.check_ours)
     reporter.checkpoints = Checkpoints(
         folder.checkpoints, settings.machine.checkpoint_every, settings.machine.checkpoint_steps,
-        stopping,
+        stopping, saving,
     )  # fmt: skip
     callbacks: list[Callback] = [
         Compiling(settings.machine.compile, say),
@@ -70,7 +72,7 @@ def fit(
         callbacks,
         max_epochs=settings.run.epochs,
         logger=extra_loggers(settings, folder),
-        plugins=[AtomicCheckpoints(), *cluster_plugins()],
+        plugins=[AtomicCheckpoints(saving), *cluster_plugins()],
         enable_checkpointing=False,  # the callback `Checkpoints` instead
         enable_progress_bar=bar,
     )
@@ -85,9 +87,11 @@ def fit(
         trainer.fit(parts.module, loader, ckpt_path=start)
     # A run that was stopped between its last save and the evaluation has no step left to do.
     reporter.complete(trainer, parts.module)
+    with errors_of_users(trainer, folder, stopping):
+        reporter.end()
 
 
-def resumed_from(module: Pretraining, folder: RunFolder) -> Path | None:
+def resumed_from(module: Pretraining, folder: RunFolder, stopping: Stopping) -> Path | None:
     """The checkpoint to resume from, checked; None if there is none yet.
 
     Raises:
@@ -107,6 +111,7 @@ def resumed_from(module: Pretraining, folder: RunFolder) -> Path | None:
     if damaged and is_leader():
         set_aside(folder.checkpoints, path)
         say(f"Damaged checkpoints are kept as {shown(folder.checkpoints)}/NAME.damaged.")
+    stopping.saved = checkpoint["global_step"]
     say(f"resuming from {shown(path)}, after {checkpoint['global_step']} steps")
     if "first_loss" not in checkpoint and module.views.kinds[0].settings.jitter[3]:
         say(
