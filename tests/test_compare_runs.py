@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from runs import MOCO_RUN
 from unmix.commands import compare
 from unmix.commands.conditions import settings_table
 from unmix.commands.reading import read_run, short_names
@@ -21,9 +22,7 @@ from unmix.training import RunFolder
 from unmix.training.run.pretrain import settings_for
 
 SMALL: dict[str, Any] = {
-    "method": "moco", "data": "photos", "limit": 64, "backbone": "resnet10", "width": 0.125,
-    "size": 8, "batch_size": 32, "epochs": 4, "queue_size": 64, "bn_splits": 1, "logger": "none",
-    "device": "cpu", "precision": "32", "workers": 0,
+    **MOCO_RUN, "data": "photos", "limit": 64, "batch_size": 32, "epochs": 4, "queue_size": 64,
 }  # fmt: skip
 HOW = {"k": 200, "temperature": 0.1, "features": "backbone"}
 

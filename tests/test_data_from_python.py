@@ -19,6 +19,7 @@ from torch.utils.data import (
 )
 
 import unmix
+from runs import TINY_RUN
 from unmix.commands import knn
 from unmix.data import TensorImages, estimate_mean_std, load, read_uint8
 from unmix.data.fingerprint import fingerprint
@@ -30,11 +31,7 @@ PIXELS = torch.randint(
     256, (N, 3, SIDE, SIDE), dtype=torch.uint8, generator=torch.Generator().manual_seed(0)
 )
 LABELS = torch.arange(N) % 3
-TINY: dict[str, Any] = {
-    "method": "simclr", "backbone": "resnet10", "width": 0.125, "dim": 8, "hidden": 8, "size": 8,
-    "batch_size": 8, "epochs": 1, "device": "cpu", "precision": "32", "logger": "none",
-    "knn_every": 0, "workers": 0,
-}  # fmt: skip
+TINY: dict[str, Any] = {**TINY_RUN, "method": "simclr", "dim": 8, "hidden": 8, "batch_size": 8}
 
 
 def pil(i: int) -> Image.Image:

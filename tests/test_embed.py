@@ -19,6 +19,7 @@ import pytest
 import torch
 from PIL import Image
 
+from runs import MOCO_RUN
 from unmix.cli import main
 from unmix.commands import embed, pack
 from unmix.commands.finished import FinishedRun
@@ -29,11 +30,7 @@ from unmix.evaluation import LayerFeatures, split_features
 from unmix.training import pretrain
 from unmix.training.console import silent
 
-SMALL: dict[str, Any] = {
-    "method": "moco", "data": "digits", "limit": 100, "backbone": "resnet10", "width": 0.125,
-    "size": 8, "batch_size": 50, "epochs": 1, "queue_size": 50, "bn_splits": 1, "knn_every": 0,
-    "evaluate": False, "device": "cpu", "precision": "32", "logger": "none", "workers": 0,
-}  # fmt: skip
+SMALL: dict[str, Any] = {**MOCO_RUN, "evaluate": False}
 
 
 @pytest.fixture(scope="module")

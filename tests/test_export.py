@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 import unmix
+from runs import MOCO_RUN, TINY_RUN
 from unmix.backbones import build
 from unmix.cli import main
 from unmix.commands import export, import_weights
@@ -308,12 +309,7 @@ def test_a_hub_folder_of_what_timm_has_not_loads_in_unmix(
 
 
 def test_the_card_says_what_was_trained_and_how_sure_its_results_are(tmp_path: Path) -> None:
-    common: dict[str, Any] = {
-        "method": "moco", "data": "digits", "limit": 100, "backbone": "resnet10", "width": 0.125,
-        "size": 8, "batch_size": 50, "epochs": 1, "queue_size": 50, "bn_splits": 1,
-        "knn_every": 0, "knn_k": 20, "device": "cpu", "precision": "32", "logger": "none",
-        "workers": 0,
-    }  # fmt: skip
+    common: dict[str, Any] = {**MOCO_RUN, "knn_k": 20}
     for seed in range(3):
         pretrain(run=str(tmp_path / f"s{seed}"), seed=seed, **common)
     pretrain(run=str(tmp_path / "other"), **{**common, "batch_size": 25})
@@ -351,9 +347,8 @@ def test_the_card_of_imported_weights_claims_no_training(tmp_path: Path) -> None
     for word in ("## Recipe", "Trained with", "batch_size", str(tmp_path)):
         assert word not in card
     words: dict[str, Any] = {
-        "method": "simclr", "data": "digits", "limit": 32, "batch_size": 16, "epochs": 1, "dim": 8,
-        "backbone": "resnet10", "width": 0.125, "stem": "small", "size": 16, "hidden": 8,
-        "evaluate": False, "knn_every": 0, "device": "cpu", "logger": "none", "workers": 0,
+        **TINY_RUN, "method": "simclr", "data": "digits", "limit": 32, "batch_size": 16, "dim": 8,
+        "stem": "small", "size": 16, "hidden": 8, "evaluate": False,
     }  # fmt: skip
     pretrain(run=str(tmp_path / "on"), init=str(tmp_path / "theirs.pth"), **words)
     card = (export(tmp_path / "on", to="hub", say=silent) / "README.md").read_text()

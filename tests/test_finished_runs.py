@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 import unmix.commands
+from runs import MOCO_RUN
 from unmix.cli import main
 from unmix.commands import compare, knn, probe
 from unmix.commands.rows import NotSavedError, add_row
@@ -21,12 +22,7 @@ from unmix.results import described, load_results
 from unmix.training import RunFolder, pretrain
 from unmix.training.console import silent
 
-SMALL: dict[str, Any] = {
-    "method": "moco", "data": "digits", "limit": 100, "backbone": "resnet10", "width": 0.125,
-    "size": 8, "batch_size": 50, "epochs": 2, "queue_size": 50, "bn_splits": 1, "knn_every": 0,
-    "knn_k": 20, "checkpoint_every": 1, "device": "cpu", "precision": "32", "logger": "none",
-    "workers": 0,
-}  # fmt: skip
+SMALL: dict[str, Any] = {**MOCO_RUN, "epochs": 2, "knn_k": 20, "checkpoint_every": 1}
 
 
 @pytest.fixture(scope="session")

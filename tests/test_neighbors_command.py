@@ -13,6 +13,7 @@ import pytest
 import torch
 from PIL import Image
 
+from runs import MOCO_RUN
 from unmix.cli import main
 from unmix.commands import neighbors
 from unmix.commands import neighbors as command
@@ -21,11 +22,7 @@ from unmix.embedding.chunks import Chunks
 from unmix.training import pretrain
 from unmix.training.console import silent
 
-SMALL: dict[str, Any] = {
-    "method": "moco", "data": "digits", "limit": 100, "backbone": "resnet10", "width": 0.125,
-    "size": 8, "batch_size": 50, "epochs": 1, "queue_size": 50, "bn_splits": 1, "knn_every": 0,
-    "evaluate": False, "device": "cpu", "precision": "32", "logger": "none", "workers": 0,
-}  # fmt: skip
+SMALL: dict[str, Any] = {**MOCO_RUN, "evaluate": False}
 
 
 @pytest.fixture(scope="module")

@@ -19,6 +19,7 @@ import torch
 from matplotlib.figure import Figure
 from PIL import Image
 
+from runs import TINY_RUN
 from unmix.commands import load_method, plot
 from unmix.commands.plot import Plot
 from unmix.commands.plots.instances import Instances, probabilities_of
@@ -33,10 +34,7 @@ from unmix.training import RunFolder, pretrain
 from unmix.training.console import silent
 from unmix.training.run.parts import build_method, load_split
 
-SMALL: dict[str, Any] = {
-    "backbone": "resnet10", "width": 0.125, "size": 8, "epochs": 1, "batch_size": 40,
-    "precision": "32", "logger": "none", "device": "cpu", "workers": 0, "knn_k": 20,
-}  # fmt: skip
+SMALL: dict[str, Any] = {**TINY_RUN, "batch_size": 40, "knn_every": 5, "knn_k": 20}
 
 
 @pytest.fixture(scope="session")
