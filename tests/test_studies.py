@@ -71,6 +71,17 @@ def test_a_list_of_values_is_a_factor_too() -> None:
     assert list(found.conditions) == ["lr=0.03", "lr=0.06"]
 
 
+def test_one_value_is_nothing_to_compare_and_errors_name_the_file_not_a_flag() -> None:
+    """`--vary lr=0.03` trained six runs."""
+    with pytest.raises(UserError, match="vary lr has one value, so there is nothing to compare"):
+        study("vary: {lr: [0.03]}\nseeds: 0-5\n")
+    found = study("vary: {method: [moco], mixture: [none, unmix]}\nseeds: 0-5\n")
+    assert list(found.conditions) == ["moco, none", "moco, unmix"]
+    with pytest.raises(UserError) as caught:
+        study(SOME + "    condition: {}\n")
+    assert caught.value.on_command_line().startswith("study: key: 'condition' is unknown. Did you")
+
+
 def test_methods_and_mixtures_are_crossed_where_they_go_together() -> None:
     found = study("""
         vary: {method: [moco, barlow], mixture: [none, IM, unmix, "unmix:fmix", mixbt]}
@@ -144,7 +155,7 @@ def test_seeds(value: Any, seeds: tuple[int, ...]) -> None:
     ("change", "message"),
     [
         ("    seeed: 1", "'seeed' is unknown. Did you mean 'seeds'?"),
-        ("    seeds: 0-4", "5 cannot show a difference at 0.05 over the 1 comparison; give 6"),
+        ("    seeds: 0-4", "5 cannot show a difference at 0.05 over one comparison; give 6"),
         ("    seeds: 6", "6 could be one seed or several"),
         ("    seeds: 3-1", "'3-1' is no seed"),
         ("    seeds: 0 0 1 2 3 4", "0 is given twice"),

@@ -64,7 +64,8 @@ def conditions_of(content: Mapping[str, Any], where: str) -> dict[str, Condition
         raise UserError(f"{where}: conditions is empty; give two or more.")
     for condition in found.values():
         if condition.like is not None:
-            check_choice(f"condition {condition.name!r}: same cost as", condition.like, found)
+            what = f"condition {condition.name!r}: same cost as"
+            check_choice(what, condition.like, found, flag=what)
             if condition.like == condition.name or found[condition.like].like is not None:
                 raise UserError(
                     f"condition {condition.name!r}: {condition.like!r} has no epochs of its own to "
@@ -102,6 +103,11 @@ def _crossed(factors: Mapping[str, Any], where: str) -> dict[str, Condition]:
             raise UserError(f"{where}: vary {factor} is {values!r}; give a list or a mapping.")
         if len({name for name, _ in levels[-1]}) < max(1, len(levels[-1])) or not levels[-1]:
             raise UserError(f"{where}: vary {factor} must have levels of different names.")
+    if all(len(each) == 1 for each in levels):
+        raise UserError(
+            f"{where}: vary {', '.join(map(str, factors))} has one value, so there is nothing to "
+            "compare; give two or more."
+        )
     found = {}
     for combination in itertools.product(*levels):
         names = [name for name, _ in combination]

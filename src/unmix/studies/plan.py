@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -102,17 +102,17 @@ class Study:
         if not isinstance(content, Mapping):
             raise UserError(f"{where}: must hold lines of the form `key: value`.")
         for key in content:
-            check_choice(f"{where}: key", str(key), _KEYS)
+            _check(f"{where}: key", str(key), _KEYS)
         for key in ("base", "conditions", "vary", "published"):
             if not isinstance(content.get(key, {}), Mapping):
                 raise UserError(f"{where}: {key} is {content[key]!r}; it must be a mapping.")
         conditions, left_out = possible(conditions_of(content, where), content)
         published = {str(name): str(text) for name, text in content.get("published", {}).items()}
         for condition in published:
-            check_choice(f"{where}: published", condition, conditions)
+            _check(f"{where}: published", condition, conditions)
         protocols = tuple(content.get("evaluations", PROTOCOLS))
         for protocol in protocols:
-            check_choice(f"{where}: evaluations", str(protocol), PROTOCOLS)
+            _check(f"{where}: evaluations", str(protocol), PROTOCOLS)
         study = cls(
             name=slug(str(content.get("name", name))),
             conditions=conditions,
@@ -203,10 +203,10 @@ class Study:
             common = [set(self.seeds_of(a)) & set(self.seeds_of(b)) for a, b in pairs]
             fewest = min(map(len, common), default=0)
             if fewest < least and not self.exploratory:
-                many = f"{len(pairs)} comparison{'' if len(pairs) == 1 else 's'}"
+                many = "one comparison" if len(pairs) == 1 else f"{len(pairs)} comparisons"
                 of = f" of {family!r}" if family else ""
                 raise UserError(
-                    f"seeds: {fewest} cannot show a difference at {ALPHA} over the {many}"
+                    f"seeds: {fewest} cannot show a difference at {ALPHA} over {many}"
                     f"{of}; give {least} or more (0-{least - 1}), or exploratory to run without a "
                     "verdict."
                 )
@@ -241,3 +241,12 @@ class Study:
 def slug(name: str) -> str:
     """A name as a part of a path."""
     return re.sub(r"[^a-z0-9.+=]+", "-", name.lower()).strip("-.") or "study"
+
+
+def _check(what: str, value: str, choices: Iterable[str]) -> None:
+    """Check a choice of a study file; what is wrong has no flag.
+
+    Raises:
+        UserError: if it is none of the choices.
+    """
+    check_choice(what, value, choices, flag=what)
