@@ -56,9 +56,16 @@ class EpochOrder:
     ) -> None:
         self.n, self.batch_size, self.seed, self.processes = n, batch_size, seed, processes
         self.smallest, self.share = smallest, batch_size // processes
+        self.drop_last = drop_last
         full, rest = divmod(n, batch_size)
         self.length = full + (not drop_last and rest >= smallest * processes)
         self.position: Callable[[], tuple[int, int]] = lambda: (0, 0)
+
+    def of_processes(self, processes: int) -> EpochOrder:
+        """The order of the same samples for another number of processes."""
+        return EpochOrder(
+            self.n, self.batch_size, self.seed, self.smallest, processes, self.drop_last
+        )
 
     def __len__(self) -> int:
         return self.length

@@ -143,12 +143,15 @@ class Pretraining(L.LightningModule):
         """Save the sums of the epoch so far."""
         checkpoint["epoch_sums"], checkpoint["epoch_samples"] = dict(self.sums), self.samples
         checkpoint["first_loss"] = self.first_loss
+        checkpoint["processes"] = world_size()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Restore the sums of the epoch so far."""
+        # They are the share of a process, which is another one of other processes.
+        share = checkpoint.get("processes", world_size()) / world_size()
         sums = checkpoint["epoch_sums"]
-        self.sums = {name: value.to(self.device) for name, value in sums.items()}
-        self.samples = checkpoint["epoch_samples"]
+        self.sums = {name: value.to(self.device) * share for name, value in sums.items()}
+        self.samples = round(checkpoint["epoch_samples"] * share)
         self.first_loss = checkpoint.get("first_loss")  # not in checkpoints of 0.1.0
 
     def transfer_batch_to_device(

@@ -31,8 +31,8 @@ __all__ = ["RunFolder", "begun_before"]
 _RECIPES = "# Recipes: "
 _IN_PYTHON = "# The images were given in Python"
 
-# Settings that may differ when a run is resumed, since they do not change what it computes.
-_FREE = {"run", "cache_dir", "cache_size", *field_names("machine")} - {"precision"}
+# Settings that may differ when a run is resumed: the machine, which `resuming` says the effect of.
+_FREE = {"run", "cache_dir", "cache_size", *field_names("machine")}
 
 
 class RunFolder:
@@ -148,9 +148,8 @@ class RunFolder:
         """Check that the run in the folder has these settings.
 
         Args:
-            words: Flat settings. A size, range or digest of None and a precision of "auto" are not
-                known yet and match any. So do other paths to the data if the run has a fingerprint
-                of it.
+            words: Flat settings. A size, range or digest of None is not known yet and matches any.
+                So do other paths to the data if the run has a fingerprint of it.
 
         Raises:
             UserError: with the first setting that differs.
@@ -158,9 +157,7 @@ class RunFolder:
         theirs = self.settings().flat()
         for name, ours in words.items():
             pair = (ours, theirs.get(name))
-            unknown = (name in ("size", "range", "init_sha256", "interleave") and None in pair) or (
-                name == "precision" and "auto" in pair
-            )
+            unknown = name in ("size", "range", "init_sha256", "interleave") and None in pair
             if name == "epochs" and ours != pair[1] and self.encoder.exists():
                 raise UserError(self._more_epochs(ours))
             if name in ("data", "data_dir") and self._may_be_moved(name, *pair):

@@ -54,7 +54,7 @@ from unmix.training.run.results import (
     say_quality,
     with_earlier,
 )
-from unmix.training.run.resuming import check_data
+from unmix.training.run.resuming import check_data, check_machine
 from unmix.training.run.trainer import fit
 
 __all__ = ["command_line", "pretrain", "settings_for"]
@@ -260,6 +260,7 @@ def _train(
         folder.check_same(settings.flat())
         if is_leader():
             record = check_data(folder, settings, record, say)
+            check_machine(folder, parts, say)
     with using_threads(settings.machine.threads or torch.get_num_threads()):
         return _to_the_end(parts, folder, recipes, record, command, resume, stopping)
 

@@ -1,16 +1,19 @@
-"""Resuming with data that may have changed."""
+"""Resuming with data, or on a machine, that may have changed."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
-from unmix.config import Settings
+from unmix.config import MachineSettings, Settings
+from unmix.display import counted
 from unmix.errors import UserError
 from unmix.methods import method_class
+from unmix.names import shown
 from unmix.training.run.data_record import DataRecord
 from unmix.training.run.folder import RunFolder
+from unmix.training.run.parts import Parts
 
-__all__ = ["check_data"]
+__all__ = ["check_data", "check_machine"]
 
 
 def check_data(
@@ -31,6 +34,7 @@ def check_data(
         UserError: if the images differ, and the method stores something per image.
     """
     record = DataRecord.read(folder.path)
+    then_earlier = () if record is None else record.earlier
     begun = folder.has_checkpoint
     if record is None:
         if begun:
@@ -56,6 +60,76 @@ def check_data(
         record = DataRecord(record.typed, now.splits, record.earlier)
     record.write(folder.path)
     words, run = folder.words(), settings.run
-    if (words.get("data"), words.get("data_dir")) != (run.data, run.data_dir):
+    there, here = ((each.get("data"), each.get("data_dir")) for each in (words, settings.flat()))
+    if there != here:
+        if begun and record.earlier == then_earlier:
+            place = run.data if run.data_dir is None else run.data_dir
+            say(f"data: the same images, now in {shown(place)}; the run goes on exactly")
         folder.move_data(run.data, run.data_dir)
     return record
+
+
+def check_machine(folder: RunFolder, parts: Parts, say: Callable[[str], None]) -> None:
+    """Say what goes on exactly on another machine and what does not, and record the present one.
+
+    Another number of workers changes nothing, and is not mentioned.
+
+    Args:
+        folder: Folder of the run that is resumed.
+        parts: Its components on this machine.
+        say: Prints a line.
+
+    Raises:
+        UserError: if an epoch would have another number of steps than before, so that neither the
+            place in it nor the schedules would be the run's.
+    """
+    then, now = folder.settings().machine, parts.settings.machine
+    order = parts.module.order
+    before = order.of_processes(then.processes)
+    if folder.has_checkpoint and len(before) != len(order):
+        rest = order.n % order.batch_size
+        raise UserError(
+            f"an epoch of the run has {len(before):,} steps with {_devices(then.processes)}, but "
+            f"{len(order):,} with {now.processes}, whose shares of its last batch, of {rest}, are "
+            "unlike; resume it with as many as before, or with a number that divides it.",
+            parameter="devices",
+        )
+    changed, lost = _changes(then, now)
+    if not changed:
+        return
+    if folder.has_checkpoint:
+        say(
+            f"note: resuming with {', '.join(changed)}: weights, optimizer, memories, schedules "
+            f"and the images of each step go on exactly; from here on {'; '.join(lost)}"
+        )
+    names = ("device", "devices", "nodes", "precision", "resident", "threads")
+    folder.change(**{name: getattr(now, name) for name in names})
+
+
+def _changes(then: MachineSettings, now: MachineSettings) -> tuple[list[str], list[str]]:
+    """What differs between two machines, and what is therefore not as it would have been."""
+    changed, lost = [], []
+    if then.processes != now.processes:
+        changed.append(f"{_devices(now.processes)} instead of {then.processes}")
+        lost.append(
+            "each device draws the crops and mixtures of its part of a batch, and batch norm sees "
+            "that part unless it is synchronized"
+        )
+    if "auto" not in (then.precision, now.precision) and then.precision != now.precision:
+        changed.append(f"precision {now.precision} instead of {then.precision}")
+        lost.append(f"steps are computed in precision {now.precision}")
+    if "auto" not in (then.resident, now.resident) and then.resident != now.resident:
+        where = "on the device" if now.resident == "yes" else "decoded from files"
+        changed.append(f"images {where}")
+        lost.append("crops are drawn with other random numbers")
+    if "auto" not in (then.device, now.device) and then.device != now.device:
+        changed.append(f"{now.device} instead of {then.device}")
+        lost.append("the last digits of sums differ")
+    elif None not in (then.threads, now.threads) and then.threads != now.threads:
+        changed.append(f"{now.threads} threads instead of {then.threads}")
+        lost.append("the last digits of sums may differ")
+    return changed, lost
+
+
+def _devices(count: int) -> str:
+    return counted(count, "device")

@@ -1,0 +1,187 @@
+"""A run goes on with other devices, workers, precision or threads, and says what is not exact."""
+
+from __future__ import annotations
+
+import csv
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from unmix.cli import main
+from unmix.errors import Interrupted
+from unmix.results import load_results
+from unmix.training import RunFolder, pretrain
+from unmix.training.loop.module import Pretraining
+
+WORDS: dict[str, Any] = {
+    "method": "simclr", "backbone": "resnet10", "width": 0.125, "dim": 8, "hidden": 8,
+    "data": "digits", "size": 8, "limit": 72, "batch_size": 16, "epochs": 3, "device": "cpu",
+    "precision": "32", "logger": "none", "knn_every": 0, "evaluate": False, "threads": 1,
+    "workers": 0, "checkpoint_steps": 1,
+}  # fmt: skip
+
+
+def begin(run: Path, monkeypatch: pytest.MonkeyPatch, **words: Any) -> RunFolder:
+    """A run that is interrupted within its second epoch, after 7 steps of 15."""
+    step = Pretraining.training_step
+
+    def stop(self: Pretraining, *args: Any) -> Any:
+        if self.global_step == 7:
+            raise KeyboardInterrupt
+        return step(self, *args)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Pretraining, "training_step", stop)
+        with pytest.raises(Interrupted):
+            pretrain(run=str(run), **{**WORDS, **words})
+    return RunFolder(run)
+
+
+def last(folder: RunFolder) -> dict[str, Any]:
+    return torch.load(folder.last, weights_only=True)
+
+
+def losses(folder: RunFolder) -> list[float]:
+    with folder.metrics.open() as file:
+        return [float(row["loss"]) for row in csv.DictReader(file) if row["loss"]]
+
+
+def resume(folder: RunFolder, *words: str) -> str:
+    """Resume by the command line in a process of its own, and return what it prints."""
+    ended = subprocess.run(
+        [sys.executable, "-m", "unmix", "pretrain", "--run", str(folder.path), *words],
+        capture_output=True, text=True, check=False, timeout=300,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+    assert ended.returncode == 0, ended.stderr
+    return ended.stdout
+
+
+def same_weights(a: RunFolder, b: RunFolder) -> bool:
+    one, other = last(a)["state_dict"], last(b)["state_dict"]
+    return all(torch.equal(one[name], other[name]) for name in one)
+
+
+@pytest.fixture
+def whole(tmp_path: Path) -> RunFolder:
+    pretrain(run=str(tmp_path / "whole"), **WORDS)
+    return RunFolder(tmp_path / "whole")
+
+
+def test_other_precision_goes_on_and_is_said(tmp_path, monkeypatch, capsys, whole):
+    folder = begin(tmp_path / "run", monkeypatch)
+    assert main(["pretrain", "--run", str(folder.path), "--precision", "bf16"]) == 0
+    said = capsys.readouterr().out
+    assert "note: resuming with precision bf16 instead of 32: weights, optimizer, mem" in said
+    assert "from here on steps are computed in precision bf16" in said
+    assert last(folder)["global_step"] == 15
+    assert load_results(folder.path).hardware["precision"] == "bf16-mixed"
+    assert folder.settings().machine.precision == "bf16"  # the same command without flags goes on
+    assert losses(folder) == pytest.approx(losses(whole), rel=0.05)
+    assert not same_weights(folder, whole)
+
+
+@pytest.mark.parametrize(("before", "after"), [(1, 2), (2, 1)])
+def test_other_devices_go_on_with_the_same_steps_and_means(
+    before, after, tmp_path, monkeypatch, whole
+):
+    folder = RunFolder(tmp_path / "run")
+    if before == 1:
+        begin(folder.path, monkeypatch)
+    else:
+        flags = [f"--{name}={value}" for name, value in WORDS.items() if name != "evaluate"]
+        script = (
+            "import sys, os\n"
+            "from unmix.training.loop.module import Pretraining as P\n"
+            "step = P.training_step\n"
+            "def stop(self, *args):\n"
+            "    if self.global_step == 7: raise KeyboardInterrupt\n"
+            "    return step(self, *args)\n"
+            "P.training_step = stop\n"
+            "from unmix.cli import main\n"
+            "sys.exit(main(sys.argv[1:]))\n"
+        )
+        (tmp_path / "stopping.py").write_text(script)
+        ended = subprocess.run(
+            [sys.executable, str(tmp_path / "stopping.py"), "pretrain", *flags, "--no-evaluate",
+             "--devices", "2", "--run", str(folder.path)],
+            capture_output=True, text=True, check=False, timeout=300,
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
+        )  # fmt: skip
+        assert ended.returncode == 130, ended.stderr
+    assert last(folder)["global_step"] == 7
+    said = resume(folder, "--devices", str(after))
+    many = "2 devices instead of 1" if after == 2 else "1 device instead of 2"
+    assert f"note: resuming with {many}: weights, optimizer" in said
+    assert said.count("note: resuming") == 1
+    assert last(folder)["global_step"] == 15
+    assert folder.settings().machine.devices == after
+    assert load_results(folder.path).training["steps"] == 15
+    # Over the same images, with other crops: means that count a part twice would be far off.
+    assert losses(folder) == pytest.approx(losses(whole), rel=0.1)
+
+
+def test_the_sums_of_an_epoch_are_a_share_of_the_processes(tmp_path, monkeypatch):
+    folder = begin(tmp_path / "run", monkeypatch)
+    checkpoint = last(folder)
+    module = Pretraining.__new__(Pretraining)
+    torch.nn.Module.__init__(module)
+    monkeypatch.setattr(Pretraining, "device", torch.device("cpu"))
+    monkeypatch.setattr("unmix.training.loop.module.world_size", lambda: 2)
+    module.on_load_checkpoint(checkpoint)
+    assert checkpoint["epoch_samples"] == 32
+    assert module.samples == 16
+    assert torch.equal(module.sums["loss"] * 2, checkpoint["epoch_sums"]["loss"])
+
+
+def test_devices_that_change_the_steps_of_an_epoch_are_refused(tmp_path, monkeypatch, refuse):
+    """Of 67 images the last batch of 3 can be one step of one device, and none of two."""
+    folder = begin(tmp_path / "run", monkeypatch, limit=67)
+    monkeypatch.setattr("sys.argv", ["unmix"])
+    before = folder.config.read_bytes()
+    line = refuse("pretrain", "--run", folder.path, "--devices", "2")
+    assert line.startswith("--devices: an epoch of the run has 5 steps with 1 device, but 4 with 2")
+    assert folder.config.read_bytes() == before
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    for number in range(72):
+        place = tmp_path / "photos" / "ab"[number % 2] / f"{number}.png"
+        place.parent.mkdir(parents=True, exist_ok=True)
+        noise = np.random.default_rng(number).integers(0, 256, (10, 10, 3), dtype=np.uint8)
+        Image.fromarray(noise).save(place)
+    return tmp_path / "photos"
+
+
+def test_other_workers_and_a_moved_folder_end_with_the_same_bits(
+    tmp_path, monkeypatch, photos, capsys
+):
+    words = {"data": str(photos), "limit": None, "resident": "no"}
+    pretrain(run=str(tmp_path / "whole"), **{**WORDS, **words})
+    folder = begin(tmp_path / "run", monkeypatch, **words)
+    moved = tmp_path / "elsewhere" / "pictures"
+    moved.parent.mkdir()
+    shutil.move(photos, moved)
+    shutil.move(folder.path, moved.parent / "run")
+    monkeypatch.chdir(moved.parent)
+    capsys.readouterr()
+    assert main(["pretrain", "--run", "run", "--data", "pictures", "--workers", "2"]) == 0
+    said = capsys.readouterr().out
+    assert f"data: the same images, now in {moved}; the run goes on exactly" in said
+    assert "note: resuming with" not in said
+    assert same_weights(RunFolder(moved.parent / "run"), RunFolder(tmp_path / "whole"))
+
+
+def test_other_threads_are_said(tmp_path, monkeypatch, capsys):
+    folder = begin(tmp_path / "run", monkeypatch)
+    assert main(["pretrain", "--run", str(folder.path), "--threads", "2"]) == 0
+    assert "resuming with 2 threads instead of 1" in capsys.readouterr().out
