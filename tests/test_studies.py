@@ -254,6 +254,13 @@ def test_planned_comparisons_count_also_where_cells_are_missing() -> None:
 def test_cells_of_other_code_or_settings_are_marked() -> None:
     cells = [cell("plain", 0, 50.0), cell("plain", 1, 50.0, code={"sources": "b"})]
     assert "2 versions of the code" in StudyResults(study(TWO), cells).markdown()
+    # All seeds alike, but not what the study says: `--stale keep`.
+    kept = [cell("plain", s, 50.0, settings={"seed": s, "epochs": 3}) for s in range(2)]
+    planned = study(TWO.replace("photos}", "photos, epochs: 5}"))
+    assert planned.base["epochs"] == 5
+    assert StudyResults(planned, kept).marks() == [
+        "plain was measured with other settings: epochs 3, not 5"
+    ]
     cells[1] = cell("plain", 1, 50.0, settings={"seed": 1, "lr": 0.2})
     assert "seeds of plain were not trained with the same settings" in "\n".join(
         StudyResults(study(TWO), cells).marks()

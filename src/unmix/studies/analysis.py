@@ -12,13 +12,15 @@ from unmix.busy import cores_missed
 from unmix.display import DASH, measure_name, percents
 from unmix.errors import UserError
 from unmix.studies.baselines import Baselines, read_baselines
-from unmix.studies.cells import read_cells
+from unmix.studies.cells import read_cells, result_settings
 from unmix.studies.comparisons import Comparison
 from unmix.studies.findings import Findings, Measured, machine_of
 from unmix.studies.plan import Study
 from unmix.studies.summary import over_rows
 
 __all__ = ["StudyResults", "read_study"]
+
+_PLACES = ("data", "data_dir", "train_folder", "test_folder", "seed")
 
 
 @dataclass(frozen=True)
@@ -98,7 +100,25 @@ class StudyResults:
             ]
             if any(other != settings[0] for other in settings[1:]):
                 notes.append(f"the seeds of {name} were not trained with the same settings")
+            elif settings and (changes := self._changes(name, settings[0])):
+                notes.append(f"{name} was measured with other settings: {', '.join(changes)}")
         return notes
+
+    def _changes(self, name: str, measured: Mapping[str, Any]) -> list[str]:
+        """What the study states of a condition and its cells, kept from before, have otherwise."""
+        condition = self.study.conditions[name]
+        stated = {**self.study.base, **condition.settings}
+        try:
+            planned = result_settings(self.study.resolved(name, self.study.seeds_of(name)[0]))
+        except UserError:  # such as of data that is not on this machine
+            return []
+        other = {*_PLACES, *(["epochs"] if condition.like else [])}
+        return [
+            f"{key} {measured[key]}, not {planned[key]}"
+            for key in stated
+            if key not in other and key in measured and key in planned
+            and measured[key] != planned[key]
+        ]  # fmt: skip
 
     def as_dict(self) -> dict[str, Any]:
         """The study, each condition's accuracies by seed, and every number of the comparisons."""
