@@ -93,7 +93,7 @@ def _evaluated(**row: Any) -> dict[str, Any]:
         (json.dumps(content(width=float("inf"))), "width is inf"),
         (json.dumps(content(training=[1])), r"training is \[1\]"),
         (json.dumps(content(evaluations={"knn": 1})), "must be a list"),
-        (json.dumps(content(evaluations=[3])), "an evaluation is 3"),
+        (json.dumps(content(evaluations=[3])), r"evaluations\[0\] is 3"),
         (json.dumps(_evaluated(top1=101)), "top1 is 101"),
         (json.dumps(_evaluated(top5=-1)), "top5 is -1"),
         (json.dumps(_evaluated(protocol=None)), "protocol is None"),

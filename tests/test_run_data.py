@@ -150,7 +150,8 @@ def test_a_damaged_record_is_told(work: Path, refuse: Callable[..., str]) -> Non
     for text in ("", "[]", '{"typed": "x", "splits": {"train": {}}}', '{"typed": 1, "splits": []}'):
         (work / "r" / "data.json").write_text(text)
         line = refuse("knn", work / "r")
-        assert line.startswith(f"{work / 'r' / 'data.json'}: cannot be read (it is damaged); if ")
+        assert line.startswith(f"{work / 'r' / 'data.json'}: cannot be read (it is damaged: ")
+        assert "if you know that the run's data is unchanged, remove the file" in line
 
 
 def test_compare_tells_data_by_what_it_is_not_by_what_was_typed(

@@ -9,16 +9,17 @@ import base64
 import json
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import numpy as np
 
 from unmix.errors import UserError
-from unmix.files import atomic_write
+from unmix.files import atomic_write, read_json
 from unmix.names import json_bytes
 from unmix.results import Evaluation, settings_of
+from unmix.schema import Between, Percent, checked
 
 __all__ = ["FILE", "PerImage", "keep_per_image", "per_image"]
 
@@ -55,9 +56,9 @@ def keep_per_image(folder: Path, measurements: Sequence[PerImage]) -> None:
     """
     if not measurements:
         return
-    entries = []
-    with suppress(OSError, ValueError, KeyError, TypeError):  # a damaged file is begun anew
-        entries = [entry for entry in _entries(folder) if isinstance(entry["measured"], dict)]
+    entries: list[dict[str, Any]] = []
+    with suppress(OSError, ValueError):  # a damaged file is begun anew
+        entries = [asdict(entry) for entry in _entries(folder)]
     for each in measurements:
         measured = json.loads(json.dumps(settings_of(each.row)))
         entries = [entry for entry in entries if entry["measured"] != measured]
@@ -81,14 +82,16 @@ def per_image(folder: Path, row: Evaluation) -> PerImage:
     plain = {"protocol": row.protocol, "epoch": row.epoch, "top1": row.top1, **row.details}
     try:
         entries = _entries(folder)
-        found = next((e for e in entries if e["measured"] == settings_of(plain)), None)
+        found = next((e for e in entries if e.measured == settings_of(plain)), None)
         if found is not None:
-            packed = np.frombuffer(base64.b64decode(found["correct"]), np.uint8)
-            correct = np.unpackbits(packed, count=int(found["count"])).astype(bool)
-            kept = PerImage(plain, str(found["images"]), correct)
+            packed = np.frombuffer(base64.b64decode(found.correct), np.uint8)
+            if len(packed) != -(-found.count // 8):
+                raise ValueError("another number of images")
+            correct = np.unpackbits(packed, count=found.count).astype(bool)
+            kept = PerImage(plain, found.images, correct)
     except FileNotFoundError:
         found = None
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError):
         raise UserError(f"its {FILE} is damaged") from None
     if found is None:
         raise UserError("it kept no predictions of single images")
@@ -98,8 +101,25 @@ def per_image(folder: Path, row: Evaluation) -> PerImage:
     return kept
 
 
-def _entries(folder: Path) -> list[Any]:
-    content = json.loads((Path(folder) / FILE).read_text(encoding="utf-8"))
-    if content["schema"] != _SCHEMA:
-        raise ValueError(f"schema {content['schema']!r}")
-    return list(content["rows"])
+@dataclass(frozen=True)
+class _Entry:
+    """A row of the file."""
+
+    measured: Mapping[str, Any]
+    images: str
+    count: Annotated[int, Between(1, 1e9)]
+    correct: str
+    top1: Percent | None = None
+
+
+@dataclass(frozen=True)
+class _Content:
+    """What the file must hold."""
+
+    schema: Literal[1]
+    rows: list[_Entry]
+
+
+def _entries(folder: Path) -> list[_Entry]:
+    path = Path(folder) / FILE
+    return checked(_Content, read_json(path), path).rows

@@ -8,14 +8,15 @@ import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from unmix.busy import cores_missed
 from unmix.display import DASH, duration, measure_name, method_name, number, value_text
 from unmix.errors import UserError
-from unmix.files import atomic_write
+from unmix.files import atomic_write, read_json
 from unmix.html import chart, escaped, table
 from unmix.names import json_bytes
+from unmix.schema import Count, Epoch, Integer, Percent, checked, excerpt
 
 __all__ = [
     "SCHEMA",
@@ -274,7 +275,7 @@ def load_results(folder: Path) -> RunResults:
     """
     path = Path(folder) / FILE
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
+        data = read_json(path)
     except (FileNotFoundError, NotADirectoryError) as error:
         raise UserError(
             f"{path}: there is no such file; a run folder has one once its run has finished; "
@@ -283,13 +284,10 @@ def load_results(folder: Path) -> RunResults:
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror}).") from error
     except ValueError as error:
-        raise DamagedResultsError(
-            f"{path}: is not valid JSON ({error}). {_remedy(folder)}"
-        ) from error
-    if isinstance(data, Mapping) and "schema" in data and data["schema"] != SCHEMA:
-        raise UserError(
-            f"{path}: has schema {data['schema']!r}; this version of unmix reads {SCHEMA}."
-        )
+        raise DamagedResultsError(f"{error} {_remedy(folder)}") from error
+    newer = data.get("schema") if isinstance(data, Mapping) else None
+    if isinstance(newer, int) and newer != SCHEMA:
+        raise UserError(f"{path}: has schema {newer}; this version of unmix reads {SCHEMA}.")
     try:
         return _parse(path, data)
     except UserError as error:
@@ -332,66 +330,66 @@ def finite(value: Any) -> Any:
     return value
 
 
+@dataclass(frozen=True)
+class _Row:
+    """What every row of evaluations must have; the rest is kept as it is."""
+
+    protocol: str
+    epoch: Epoch
+    top1: Percent
+    top5: Percent | None = None
+
+
+@dataclass(frozen=True)
+class _Content:
+    """What `results.json` must hold."""
+
+    schema: Literal[1]
+    name: str
+    method: str
+    mixture: str
+    data: str
+    backbone: str
+    width: float
+    size: Count
+    epochs: Epoch
+    seed: Integer
+    command: str
+    evaluations: Sequence[Any] | None = None
+    training: Mapping[str, Any] | None = None
+    hardware: Mapping[str, Any] | None = None
+    versions: Mapping[str, Any] | None = None
+    quality: Mapping[str, Any] | None = None
+    detection: Sequence[Mapping[str, Any]] | None = None
+
+
 def _parse(path: Path, data: Any) -> RunResults:
     """Check the content of `results.json` and make the record of it."""
-    if not isinstance(data, Mapping):
-        raise UserError(f"{path}: holds a {type(data).__name__}; it must be a JSON object.")
-    if data.get("schema") != SCHEMA:
+    if isinstance(data, Mapping) and data.get("schema") != SCHEMA:
         raise UserError(
-            f"{path}: has schema {data.get('schema')!r}; this version of unmix reads {SCHEMA}."
+            f"{path}: has schema {excerpt(data.get('schema'))}; this version of unmix reads "
+            f"{SCHEMA}."
         )
-    known: dict[str, Any] = {key: _text(path, data, key) for key in _TEXTS}
-    known |= {key: int(_number(path, data, key)) for key in ("size", "epochs", "seed")}
-    for key in ("training", "hardware", "versions", "quality"):
-        known[key] = data.get(key) or {}
-        if not isinstance(known[key], Mapping):
-            raise UserError(f"{path}: {key} is {known[key]!r}; it must be an object.")
-    rows = data.get("evaluations") or []
-    if not isinstance(rows, list):
-        raise UserError(f"{path}: evaluations is {rows!r}; it must be a list.")
-    evaluations = sorted((_evaluation(path, row) for row in rows), key=lambda row: row.epoch)
+    content = checked(_Content, data, path)
+    rows = [_evaluation(path, i, row) for i, row in enumerate(content.evaluations or ())]
+    known: dict[str, Any] = {key: getattr(content, key) for key in _SAME}
+    known |= {key: getattr(content, key) or {} for key in _GROUPS}
     return RunResults(
         **known,
-        width=_number(path, data, "width"),
-        evaluations=tuple(evaluations),
+        evaluations=tuple(sorted(rows, key=lambda row: row.epoch)),
     )
 
 
-_TEXTS = ("name", "method", "mixture", "data", "backbone", "command")
+_SAME = (
+    "name", "method", "mixture", "data", "backbone", "width", "size", "epochs", "seed", "command",
+)  # fmt: skip
+_GROUPS = ("training", "hardware", "versions", "quality")
 
 
-def _evaluation(path: Path, row: Any) -> Evaluation:
+def _evaluation(path: Path, i: int, row: Any) -> Evaluation:
     if not isinstance(row, Mapping):
-        raise UserError(f"{path}: an evaluation is {row!r}; it must be an object.")
-    top5 = None if row.get("top5") is None else _percent(path, row, "top5")
+        raise UserError(f"{path}: evaluations[{i}] is {excerpt(row)}; it must be an object.")
+    found = checked(_Row, row, f"{path}: evaluations[{i}]")
     named = {"protocol", "epoch", "top1", "top5"}
-    return Evaluation(
-        protocol=_text(path, row, "protocol"),
-        epoch=int(_number(path, row, "epoch")),
-        top1=_percent(path, row, "top1"),
-        top5=top5,
-        details={key: value for key, value in row.items() if key not in named},
-    )
-
-
-def _text(path: Path, data: Mapping[str, Any], key: str) -> str:
-    value = data.get(key)
-    if not isinstance(value, str):
-        raise UserError(f"{path}: {key} is {value!r}; it must be a text.")
-    return value
-
-
-def _number(path: Path, data: Mapping[str, Any], key: str) -> float:
-    value = data.get(key)
-    # Python's JSON reads NaN and Infinity, and True is an int.
-    wrong = isinstance(value, bool) or not isinstance(value, int | float)
-    if wrong or not math.isfinite(value):  # type: ignore[arg-type]
-        raise UserError(f"{path}: {key} is {value!r}; it must be a number.")
-    return float(value)  # type: ignore[arg-type]
-
-
-def _percent(path: Path, row: Mapping[str, Any], key: str) -> float:
-    value = _number(path, row, key)
-    if not 0 <= value <= 100:
-        raise UserError(f"{path}: {key} is {value:g}; it must be a percentage from 0 to 100.")
-    return value
+    details = {key: value for key, value in row.items() if key not in named}
+    return Evaluation(found.protocol, found.epoch, found.top1, found.top5, details)

@@ -24,7 +24,17 @@ from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 
 from unmix.errors import UserError
 
-__all__ = ["Between", "Check", "Count", "Fraction", "Integer", "Percent", "checked", "excerpt"]
+__all__ = [
+    "Between",
+    "Check",
+    "Count",
+    "Epoch",
+    "Fraction",
+    "Integer",
+    "Percent",
+    "checked",
+    "excerpt",
+]
 
 T = TypeVar("T")
 _LONGEST = 80
@@ -82,6 +92,7 @@ class Check:
 
 
 Count = Annotated[int, Between(0)]
+Epoch = Annotated[int, Between(0, 1e9, "a whole number from 0 to 1,000,000,000")]
 Integer = Annotated[int, Between(-_LARGEST, _LARGEST, "a whole number of at most 64 bits")]
 Fraction = Annotated[float, Between(0, 1)]
 Percent = Annotated[float, Between(0, 100, "a percentage from 0 to 100")]

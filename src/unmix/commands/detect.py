@@ -24,7 +24,7 @@ from unmix.detection import BoxImages, Detector, evaluate, faster_rcnn, load_box
 from unmix.detection.training import DetectionSchedule, average_precision_metric
 from unmix.display import counted, duration
 from unmix.errors import Interrupted, UserError, check_choice, check_given, check_number
-from unmix.files import atomic_path
+from unmix.files import atomic_path, read_json
 from unmix.hardware.threads import CoreMeter
 from unmix.names import shown
 from unmix.results import load_results, write_results
@@ -272,7 +272,7 @@ def _keep(run: FinishedRun, row: Mapping[str, Any], say: Say) -> None:
     try:
         with results_lock(run.folder.path):
             load_results(run.folder.path)
-            content = json.loads(run.folder.results.read_text(encoding="utf-8"))
+            content = read_json(run.folder.results)
             rows = [e for e in content.get("detection") or [] if how(e) != how(dict(row))]
             write_results(run.folder.results, {**content, "detection": [*rows, dict(row)]})
     except UserError as error:

@@ -27,7 +27,7 @@ from unmix.evaluation.finetuning import Classifier, FineTuneSettings, FineTuning
 from unmix.evaluation.labeled import image_name
 from unmix.evaluation.selection import RATES, best, held_out
 from unmix.evaluation.sgd import quiet_lightning
-from unmix.files import atomic_path, atomic_write
+from unmix.files import atomic_path, atomic_write, read_json
 from unmix.names import json_bytes
 from unmix.randomness import generator_for
 from unmix.results import finite
@@ -337,7 +337,7 @@ def bytes_of(finished: FinishedRun) -> bytes:
 
 def _read(path: Path) -> Any:
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return read_json(path)
     except (OSError, ValueError):
         return None
 

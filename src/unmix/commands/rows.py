@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import shlex
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from unmix.errors import UserError
+from unmix.files import read_json
 from unmix.per_image import PerImage, keep_per_image
 from unmix.results import (
     SCHEMA,
@@ -72,7 +72,7 @@ def add_row(
 def _content(run: RunFolder, say: Callable[[str], None]) -> dict[str, Any]:
     try:
         load_results(run.path)
-        return dict(json.loads(run.results.read_text(encoding="utf-8")))
+        return dict(read_json(run.results))
     except DamagedResultsError:
         new = _new_results(run)
         aside = set_aside(run.results)

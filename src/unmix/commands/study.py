@@ -7,12 +7,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
 from typing_extensions import Unpack
 
 from unmix.commands.finished import Say
 from unmix.commands.study_page import write_page
 from unmix.config.keywords import PretrainSettings
+from unmix.config.yaml_files import YamlError, parse_yaml
 from unmix.errors import UserError, check_choice, check_number
 from unmix.files import atomic_write
 from unmix.names import shown
@@ -188,8 +188,8 @@ def _factor(word: str) -> tuple[str, list[Any]]:
     if not equals or not setting or not values.strip():
         raise UserError(f"--vary: {word!r} must be SETTING=VALUE,VALUE, such as unmix=no,yes.")
     try:
-        found = [yaml.safe_load(value) for value in values.split(",")]
-    except yaml.YAMLError:
+        found = [parse_yaml(value) for value in values.split(",")]
+    except YamlError:
         raise UserError(f"--vary: {word!r} must be SETTING=VALUE,VALUE.") from None
     return setting, [_text(value) if setting in ("mixture", "method") else value for value in found]
 

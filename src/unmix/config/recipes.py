@@ -14,36 +14,16 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from unmix.config.earlier import current, upgraded
 from unmix.config.nested import flattened
+from unmix.config.yaml_files import INVALID, YamlError, parse_yaml
 from unmix.errors import UserError
+from unmix.files import read_text
 from unmix.synonyms import nearest
 
 __all__ = ["recipe", "recipe_in_full", "recipe_names", "recipe_text", "resolve", "summary"]
 
 _ROOT = resources.files("unmix") / "recipes"
-
-
-class _DuplicateError(ValueError):
-    """A setting that a file has twice."""
-
-
-class _UniqueKeyLoader(yaml.SafeLoader):
-    """YAML's loader silently takes the last of equal keys; this one refuses them."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        lines: dict[Any, int] = {}
-        for key, _ in node.value:
-            line = key.start_mark.line + 1
-            if isinstance(key, yaml.ScalarNode) and key.value in lines:
-                raise _DuplicateError(
-                    f"lines {lines[key.value]} and {line} both set {key.value}; keep one."
-                )
-            if isinstance(key, yaml.ScalarNode):
-                lines[key.value] = line
-        return super().construct_mapping(node, deep)
 
 
 @dataclass(frozen=True)
@@ -184,13 +164,13 @@ def _shipped(name: str) -> _Layer:
 
 def _parsed(name: str, text: str) -> _Layer:
     try:
-        settings = yaml.load(text, Loader=_UniqueKeyLoader) or {}
-    except _DuplicateError as error:
-        raise UserError(f"{name} {error}", parameter="config") from None
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        where = f" line {mark.line + 1}" if mark else ""
-        raise UserError(f"{name}{where} is not valid YAML.", parameter="config") from None
+        settings = parse_yaml(text) or {}
+    except YamlError as error:
+        where = f" line {error.line}" if error.line else ""
+        reason = str(error)
+        if not reason.startswith("lines "):
+            reason = f"is not valid YAML{'' if reason == INVALID else f' ({reason})'}"
+        raise UserError(f"{name}{where} {reason}.", parameter="config") from None
     if not isinstance(settings, dict):
         raise UserError(f"{name} must hold lines of the form `setting: value`.", parameter="config")
     extends = settings.pop("extends", None)
@@ -208,7 +188,7 @@ def _file_text(path: Path) -> str:
             f"{path} is a folder; give a YAML file, or the name of a recipe.", parameter="config"
         )
     try:
-        return path.read_text(encoding="utf-8")
+        return read_text(path, at_most=1 << 20)
     except FileNotFoundError:
         raise UserError(
             f"there is no file {path}; a recipe is named without .yaml.", parameter="config"

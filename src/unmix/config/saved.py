@@ -5,11 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from unmix.config.earlier import upgraded
 from unmix.config.nested import flattened
+from unmix.config.yaml_files import read_yaml, why_not
 from unmix.errors import UserError
+from unmix.schema import excerpt
 
 __all__ = ["check_method", "is_run", "saved_settings"]
 
@@ -31,15 +31,20 @@ def saved_settings(folder: Path | str) -> dict[str, Any]:
         wrong = "this is a file" if path.exists() else "there is no such run folder"
         raise UserError(f"{path}: {wrong}.")
     try:
-        settings = yaml.safe_load(config.read_text(encoding="utf-8"))
+        settings = read_yaml(config)
     except FileNotFoundError:
         raise UserError(f"{path}: is not a run folder; it has no config.yaml.") from None
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        reason = getattr(error, "strerror", None) or "it is not valid YAML"
-        raise UserError(f"{config}: cannot be read ({reason}).") from None
+    except (OSError, ValueError) as error:
+        raise UserError(f"{config}: cannot be read ({why_not(error)}).") from None
     if not isinstance(settings, dict):
         raise UserError(f"{config}: must hold lines of the form `setting: value`.")
-    return upgraded(flattened(settings))
+    if not isinstance(settings.get("method"), str):
+        found = f"is {excerpt(settings['method'])}" if "method" in settings else "is missing"
+        raise UserError(f"{config}: method {found}; it must be the name of a method.")
+    try:
+        return upgraded(flattened(settings))
+    except UserError as error:
+        raise UserError(f"{config}: {error}") from None
 
 
 def check_method(folder: Path | str, method: str) -> None:

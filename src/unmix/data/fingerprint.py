@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
@@ -20,6 +20,7 @@ from unmix.data.paths import Paths
 from unmix.data.statistics import even_indices
 from unmix.data.stats import stats
 from unmix.data.streams import ShardImages
+from unmix.schema import Count
 
 __all__ = ["Fingerprint", "digest_of", "fingerprint"]
 
@@ -41,27 +42,11 @@ class Fingerprint:
         versions: Of shards, digests of their URLs, and of ETags or times of modification.
     """
 
-    images: int
+    images: Count
     classes: tuple[str, ...] | None
-    size: int | None
+    size: Count | None
     digest: str
     versions: str | None = None
-
-    @classmethod
-    def of_plain(cls, plain: Mapping[str, Any]) -> Fingerprint:
-        """The inverse of `plain`.
-
-        Raises:
-            KeyError, TypeError: if the content is invalid.
-        """
-        classes = plain["classes"]
-        return cls(
-            int(plain["images"]),
-            None if classes is None else tuple(map(str, classes)),
-            plain["size"],
-            str(plain["digest"]),
-            plain.get("versions"),
-        )
 
     def plain(self) -> dict[str, Any]:
         """The fingerprint as JSON types."""

@@ -123,6 +123,7 @@ def plain_name(name: object) -> bool:
         and name not in ("", ".", "..")
         and not any(letter in name for letter in "/\\\0")
         and Path(name).name == name
+        and len(name) < 256
     )
 
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from unmix.detection.boxes import Annotated, BoxImages, Noted, annotated, within
 from unmix.errors import UserError
+from unmix.files import read_json
 
 __all__ = ["coco_files", "load_coco"]
 
@@ -149,7 +149,7 @@ def _categories(file: Path, content: Mapping[str, Any]) -> dict[int, str]:
 
 def _read(file: Path) -> Mapping[str, Any]:
     try:
-        content = json.loads(file.read_text(encoding="utf-8"))
+        content = read_json(file, at_most=1 << 31)
     except (OSError, ValueError, RecursionError) as error:
         reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
         raise UserError(f"{file}: cannot be read as JSON ({reason}).") from None

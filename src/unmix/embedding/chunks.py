@@ -20,7 +20,7 @@ from filelock import FileLock, Timeout
 
 from unmix.embedding.names import NamedSet
 from unmix.errors import UserError
-from unmix.files import atomic_path, atomic_write
+from unmix.files import atomic_path, atomic_write, read_json
 from unmix.names import restored, stored
 
 __all__ = ["Chunk", "Chunks"]
@@ -139,7 +139,7 @@ class Chunks:
         file = self.folder / "plan.json"
         plan = json.loads(json.dumps(self.plan))
         try:
-            found = json.loads(file.read_text(encoding="utf-8"))
+            found = read_json(file)
         except (OSError, ValueError):
             found = None
         if found != plan:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shlex
 import tempfile
@@ -19,6 +18,7 @@ from unmix.checksums import CHECKSUM, checksum_differs
 from unmix.data.listing import list_tree
 from unmix.data.python_images import as_batch, given_uint8, is_path
 from unmix.errors import UserError, check_number
+from unmix.files import parse_json
 from unmix.methods import method_class
 from unmix.views import Views, preset
 
@@ -190,7 +190,9 @@ def read_encoder(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         if checksum_differs(path):
             raise ValueError("its checksum is wrong")
         with _utf8(path) as openable, safe_open(openable, framework="pt") as file:
-            facts = {k: json.loads(v) for k, v in (file.metadata() or {}).items() if k != "format"}
+            facts = {
+                k: parse_json(v, k) for k, v in (file.metadata() or {}).items() if k != "format"
+            }
             weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (SafetensorError, ValueError, OSError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__

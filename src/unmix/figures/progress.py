@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -16,7 +17,9 @@ from unmix.figures.accuracy import draw_band, note_bands
 from unmix.figures.looks import Look
 from unmix.figures.series import Condition, Metrics, conditions_of, looks_for
 from unmix.figures.style import label_ends, message, style
+from unmix.files import read_text
 from unmix.results import RunResults
+from unmix.schema import Epoch, checked, excerpt
 
 __all__ = ["Metrics", "curves", "read_metrics"]
 
@@ -35,14 +38,17 @@ def read_metrics(path: Path) -> dict[str, dict[int, float]]:
     """
     sums: dict[str, dict[int, list[float]]] = {}
     try:
-        with Path(path).open(encoding="utf-8", newline="") as file:
-            reader = csv.DictReader(file)
-            if "epoch" not in (reader.fieldnames or ()):
-                raise UserError(
-                    f"{path}: has no column 'epoch'; it must be a metrics.csv of Lightning."
-                )
-            for row in reader:
-                _add(sums, row)
+        reader = csv.DictReader(io.StringIO(read_text(path), newline=""))
+        columns = reader.fieldnames or ()
+        if "epoch" not in columns:
+            raise UserError(
+                f"{path}: has no column 'epoch'; it must be a metrics.csv of Lightning."
+            )
+        if len(set(columns)) != len(columns):
+            twice = next(name for name in columns if columns.count(name) > 1)
+            raise UserError(f"{path}: has the column {excerpt(twice)} twice.")
+        for row in reader:
+            _add(sums, row, f"{path}: line {reader.line_num}")
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise UserError(f"{path}: cannot be read as metrics.csv ({error}).") from error
     return {
@@ -51,7 +57,9 @@ def read_metrics(path: Path) -> dict[str, dict[int, float]]:
     }
 
 
-def _add(sums: dict[str, dict[int, list[float]]], row: Mapping[str, str | None]) -> None:
+def _add(
+    sums: dict[str, dict[int, list[float]]], row: Mapping[str, str | None], where: str
+) -> None:
     """Add the numbers of one row; other values, as of an incomplete last row, are skipped."""
     numbers: dict[str, float] = {}
     for name, text in row.items():
@@ -59,11 +67,11 @@ def _add(sums: dict[str, dict[int, list[float]]], row: Mapping[str, str | None])
         with suppress(ValueError):
             if isinstance(name, str) and text:
                 numbers[name] = float(text)
-    epoch = numbers.pop("epoch", None)
-    if epoch is None:
+    if "epoch" not in numbers:
         return
+    epoch = checked(Epoch, numbers.pop("epoch"), f"{where}: epoch")
     for name, value in numbers.items():
-        sums.setdefault(name, {}).setdefault(int(epoch) + 1, []).append(value)
+        sums.setdefault(name, {}).setdefault(epoch + 1, []).append(value)
 
 
 def curves(

@@ -5,15 +5,17 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from unmix.config import Settings
 from unmix.errors import UserError
 from unmix.evaluation.baselines import accuracies, raw_pixels
-from unmix.files import atomic_write
+from unmix.files import atomic_write, read_json
 from unmix.methods import method_class
 from unmix.randomness import generator_for
+from unmix.schema import Integer, Percent, checked
 from unmix.studies.cells import result_settings
 from unmix.studies.plan import Study
 from unmix.training.run.parts import build_parts
@@ -49,7 +51,7 @@ def measure_baselines(study: Study, folder: Path, say: Callable[[str], None]) ->
         return
     known: dict[str, Any] = {}
     with suppress(OSError, ValueError):
-        known = json.loads((folder / FILE).read_text(encoding="utf-8"))["rows"]
+        known = {label: asdict(row) for label, row in _rows(folder).items()}
     rows: dict[str, Any] = {}
     for name, condition, seed in _planned(study):
         settings = study.resolved(condition, seed)
@@ -110,6 +112,29 @@ def _measure(name: str, settings: Settings, protocols: Sequence[str]) -> dict[st
     )  # fmt: skip
 
 
+@dataclass(frozen=True)
+class _Row:
+    """One measurement."""
+
+    name: str
+    seed: Integer
+    settings: str
+    accuracies: Mapping[str, Percent]
+
+
+@dataclass(frozen=True)
+class _Content:
+    """What the file must hold."""
+
+    schema: Literal[1]
+    rows: Mapping[str, _Row]
+
+
+def _rows(folder: Path) -> Mapping[str, _Row]:
+    path = folder / FILE
+    return checked(_Content, read_json(path), path).rows
+
+
 def read_baselines(folder: Path) -> dict[str, dict[str, dict[int, float]]]:
     """The accuracies that a study's folder has of what needs no training.
 
@@ -119,13 +144,12 @@ def read_baselines(folder: Path) -> dict[str, dict[str, dict[int, float]]]:
     path = folder / FILE
     found: dict[str, dict[str, dict[int, float]]] = {}
     try:
-        for row in json.loads(path.read_text(encoding="utf-8"))["rows"].values():
-            for protocol, value in row["accuracies"].items():
-                by_seed = found.setdefault(str(row["name"]), {}).setdefault(protocol, {})
-                by_seed[int(row["seed"])] = float(value)
+        for row in _rows(folder).values():
+            for protocol, value in row.accuracies.items():
+                found.setdefault(row.name, {}).setdefault(protocol, {})[row.seed] = value
     except FileNotFoundError:
         return {}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+    except (OSError, ValueError):
         raise UserError(
             f"{path}: is damaged; remove it, and the study measures it again."
         ) from None

@@ -10,15 +10,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import unmix
 from unmix.busy import TAKEN
 from unmix.config import Settings
 from unmix.config.earlier import upgraded
 from unmix.errors import UserError
-from unmix.files import atomic_write
+from unmix.files import atomic_write, read_json
 from unmix.results import load_results
+from unmix.schema import Between, Count, Integer, Percent, checked
 from unmix.studies.plan import slug
 from unmix.training.run.pretrain import command_line
 
@@ -171,10 +172,24 @@ class Cell:
         return content
 
 
-_FIELDS: dict[str, type | tuple[type, ...]] = {
-    "condition": str, "seed": int, "settings": dict, "accuracies": dict, "epochs": int,
-    "cost": dict, "code": dict,
-}  # fmt: skip
+@dataclass(frozen=True)
+class _Content:
+    """What a cell's JSON must hold."""
+
+    schema: Literal[1]
+    condition: str
+    seed: Integer
+    settings: Mapping[str, Any]
+    accuracies: Mapping[str, Percent]
+    epochs: Count
+    cost: Mapping[str, Any]
+    code: Mapping[str, Any]
+    command: str | None = None
+    loss: float | None = None
+    seconds: Annotated[float, Between(0)] | None = None
+    images_per_second: Annotated[float, Between(0)] | None = None
+    hardware: Mapping[str, Any] | None = None
+    versions: Mapping[str, Any] | None = None
 
 
 def read_cell(path: Path) -> dict[str, Any]:
@@ -184,7 +199,7 @@ def read_cell(path: Path) -> dict[str, Any]:
         UserError: if it is damaged, or of another version.
     """
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = read_json(path)
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror}).") from None
     except ValueError:
@@ -193,14 +208,7 @@ def read_cell(path: Path) -> dict[str, Any]:
         ) from None
     if not isinstance(content, dict) or content.get("schema") != SCHEMA:
         raise UserError(f"{path}: is not a cell of a study that this version reads.")
-    for key, kind in _FIELDS.items():
-        if not isinstance(content.get(key), kind) or isinstance(content.get(key), bool):
-            raise UserError(
-                f"{path}: {key} is {content.get(key)!r}; remove the file to measure anew."
-            )
-    for name, value in content["accuracies"].items():
-        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 100:
-            raise UserError(f"{path}: accuracies.{name} is {value!r}; it must be a percentage.")
+    checked(_Content, content, path, "Remove the file to measure anew.")
     return {**content, "settings": _upgraded(content["settings"])}
 
 

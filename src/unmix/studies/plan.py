@@ -9,9 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from unmix.config import Settings
+from unmix.config.yaml_files import read_yaml, why_not
 from unmix.errors import UserError, check_choice
 from unmix.statistics import ALPHA, fewest_pairs
 from unmix.studies.conditions import (
@@ -79,12 +78,11 @@ class Study:
             UserError: if it cannot be read or is not a study.
         """
         try:
-            content = yaml.safe_load(path.read_text(encoding="utf-8"))
+            content = read_yaml(path)
         except FileNotFoundError:
             raise UserError(f"{path}: there is no such study file.") from None
-        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-            reason = getattr(error, "strerror", None) or "it is not valid YAML"
-            raise UserError(f"{path}: cannot be read ({reason}).") from None
+        except (OSError, ValueError) as error:
+            raise UserError(f"{path}: cannot be read ({why_not(error)}).") from None
         return cls.of(content, path.stem, str(path))
 
     @classmethod

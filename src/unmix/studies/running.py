@@ -8,7 +8,7 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +16,9 @@ from tqdm import tqdm
 
 from unmix.display import duration
 from unmix.errors import UserError
-from unmix.files import atomic_write
+from unmix.files import atomic_write, read_json
 from unmix.hardware.threads import usable_cores
+from unmix.schema import checked
 from unmix.studies.baselines import measure_baselines
 from unmix.studies.cells import (
     Cell,
@@ -146,7 +147,7 @@ def _costs(study: Study, folder: Path, say: Say) -> dict[str, Cost]:
     file = folder / "costs.json"
     known: dict[str, Any] = {}
     with suppress(OSError, ValueError):
-        known = json.loads(file.read_text(encoding="utf-8"))
+        known = _known_costs(file)
     found: dict[str, Cost] = {}
     for name in study.conditions:
         settings = study.resolved(name, study.seeds[0])
@@ -165,6 +166,24 @@ def _costs(study: Study, folder: Path, say: Say) -> dict[str, Cost]:
         known[name] = {"settings": key, "cost": found[name].as_dict()}
         atomic_write(file, (json.dumps(known, indent=1) + "\n").encode())
     return found
+
+
+@dataclass(frozen=True)
+class _Measured:
+    """The cost of a condition, with the settings that it was measured with."""
+
+    settings: str
+    cost: Cost
+
+
+def _known_costs(file: Path) -> dict[str, Any]:
+    """What `costs.json` holds.
+
+    Raises:
+        OSError, ValueError: if it cannot be read.
+    """
+    found = checked(Mapping[str, _Measured], read_json(file), file)  # type: ignore[type-abstract]
+    return {name: asdict(each) for name, each in found.items()}
 
 
 def _cells(study: Study, folder: Path, epochs: Mapping[str, int]) -> list[Cell]:

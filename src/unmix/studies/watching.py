@@ -7,7 +7,6 @@ as a study that starts just then would be refused.
 from __future__ import annotations
 
 import csv
-import json
 import os
 import socket
 import statistics
@@ -20,9 +19,11 @@ from pathlib import Path
 from unmix.config.saved import is_run, saved_settings
 from unmix.display import counted
 from unmix.errors import UserError
+from unmix.files import read_json
+from unmix.schema import checked
 from unmix.studies.analysis import StudyResults, read_study
 from unmix.studies.plan import slug
-from unmix.training.run.lock import OWNER
+from unmix.training.run.lock import OWNER, Owner
 
 __all__ = ["State", "follow", "is_running", "progress", "run_state", "study_state", "watch_study"]
 
@@ -230,11 +231,11 @@ def is_running(folder: Path) -> bool:
     """Whether a process works on a run or a study, as far as can be seen from this machine."""
     # The lock itself is not tried: a study that starts just then would be refused.
     try:
-        owner = json.loads((folder / OWNER).read_text(encoding="utf-8"))
-        if owner["host"] == socket.gethostname():
-            os.kill(int(owner["process"]), 0)
+        owner = checked(Owner, read_json(folder / OWNER), folder / OWNER)
+        if owner.host == socket.gethostname():
+            os.kill(owner.process, 0)
     except (FileNotFoundError, ProcessLookupError):
         return False
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError):
         return True
     return True

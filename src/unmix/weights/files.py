@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import re
 import shlex
 import zipfile
@@ -16,6 +15,7 @@ import torch
 
 from unmix.display import memory
 from unmix.errors import UserError
+from unmix.files import read_json
 from unmix.names import shown
 
 __all__ = ["Checkpoint", "read_checkpoint", "sha256_of"]
@@ -152,7 +152,7 @@ def _configs(folder: Path) -> dict[str, Mapping[str, Any]]:
     found: dict[str, Mapping[str, Any]] = {}
     for name in _HF_CONFIGS:
         try:
-            value = json.loads((folder / name).read_text(encoding="utf-8"))
+            value = read_json(folder / name)
         except (OSError, ValueError):
             continue
         if isinstance(value, Mapping):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import socket
@@ -17,6 +16,7 @@ import torch
 from torch import nn
 
 from unmix.errors import UserError
+from unmix.files import parse_json
 from unmix.names import shown
 from unmix.synonyms import nearest
 from unmix.weights.files import Checkpoint, read_checkpoint, sha256_of
@@ -163,7 +163,7 @@ def _check_no_run(checkpoint: Checkpoint) -> None:
 def _of_run(checkpoint: Checkpoint) -> Preparation | None:
     """What an encoder of unmix says itself; CMC's images have a normalization of their own."""
     try:
-        facts = {key: json.loads(value) for key, value in checkpoint.metadata.items()}
+        facts = {key: parse_json(value, key) for key, value in checkpoint.metadata.items()}
     except ValueError:
         return None
     if facts.get("color_space") != "RGB" or not (
@@ -176,7 +176,7 @@ def _of_run(checkpoint: Checkpoint) -> Preparation | None:
 def _method_of_run(checkpoint: Checkpoint) -> str | None:
     """The method that an encoder of unmix says that it was trained by."""
     try:
-        found = json.loads(checkpoint.metadata.get("method", "null"))
+        found = parse_json(checkpoint.metadata.get("method", "null"), "method")
     except ValueError:
         return None
     return found if isinstance(found, str) else None

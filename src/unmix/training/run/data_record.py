@@ -15,8 +15,9 @@ from unmix.data.fingerprint import Fingerprint
 from unmix.data.registry import path_of, with_path
 from unmix.data.streams.locations import absolute_spec
 from unmix.errors import UserError
-from unmix.files import atomic_write
-from unmix.names import NO_DATA, is_stream
+from unmix.files import atomic_write, read_json
+from unmix.names import NO_DATA, is_stream, shown
+from unmix.schema import checked
 from unmix.weights.names import is_name
 
 __all__ = [
@@ -62,13 +63,12 @@ class DataRecord:
         """
         path = folder / DATA_RECORD
         try:
-            content = json.loads(path.read_text(encoding="utf-8"))
-            splits = {name: Fingerprint.of_plain(of) for name, of in content["splits"].items()}
-            return cls(str(content["typed"]), splits, tuple(content.get("earlier", ())))
+            return checked(cls, read_json(path), path)
         except FileNotFoundError:
             return None
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-            reason = getattr(error, "strerror", None) or "it is damaged"
+        except (OSError, ValueError) as error:
+            why = str(error).removeprefix(f"{shown(path)}: ").rstrip(".")
+            reason = getattr(error, "strerror", None) or f"it is damaged: {why}"
             raise UserError(
                 f"{path}: cannot be read ({reason}); if you know that the run's data is unchanged, "
                 "remove the file."

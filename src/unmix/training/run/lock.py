@@ -8,19 +8,40 @@ import socket
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from filelock import FileLock, Timeout
 
 from unmix.errors import UserError
-from unmix.files import remove_left_over
+from unmix.files import read_json, remove_left_over
+from unmix.schema import Between, checked
 
-__all__ = ["LOCK", "OWNER", "check_owner", "results_lock", "run_lock"]
+__all__ = ["LOCK", "OWNER", "Owner", "check_owner", "results_lock", "run_lock"]
 
 LOCK, OWNER = ".lock", ".owner.json"
 _RESULTS_LOCK = ".results.lock"
 _PATIENCE = 60
+
+
+@dataclass(frozen=True)
+class Owner:
+    """The content of `.owner.json`: the process that has a folder.
+
+    Attributes:
+        host: Name of its machine.
+        process: Its number there.
+        since: When it began, for display.
+        job: Its Slurm job, if any.
+        lock: Inode of the lock file that it holds.
+    """
+
+    host: str
+    process: Annotated[int, Between(1, 2**31 - 1)]
+    since: str
+    job: str | None = None
+    lock: int | None = None
 
 
 @contextmanager
@@ -166,11 +187,11 @@ def _is_gone(owner: dict[str, Any], us: dict[str, Any]) -> bool:
 
 def _owner(folder: Path) -> dict[str, Any]:
     """The content of the owner file; empty if it cannot be read."""
+    path = folder / OWNER
     try:
-        owner = json.loads((folder / OWNER).read_text(encoding="utf-8"))
+        return asdict(checked(Owner, read_json(path), path))
     except (OSError, ValueError):
         return {}
-    return owner if isinstance(owner, dict) else {}
 
 
 def _described(owner: dict[str, Any]) -> str:

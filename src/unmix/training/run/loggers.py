@@ -19,7 +19,7 @@ from lightning.pytorch.utilities import rank_zero_only
 
 from unmix.config import Settings
 from unmix.errors import UserError
-from unmix.files import atomic_write
+from unmix.files import atomic_write, read_json
 from unmix.names import shown
 from unmix.training.console import is_leader, say
 from unmix.training.run.folder import RunFolder
@@ -136,7 +136,7 @@ _OPTIONAL = {"wandb": _wandb, "mlflow": _mlflow, "trackio": _trackio}
 def _known(folder: RunFolder, name: str) -> str | None:
     """The id that the logger gave this run when it started; None if there is none."""
     try:
-        run_id = json.loads(folder.logged.read_text(encoding="utf-8"))[name]
+        run_id = read_json(folder.logged)[name]
     except (OSError, ValueError, KeyError, TypeError):
         return None
     return run_id if isinstance(run_id, str) else None

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 from unmix.busy import TAKEN
 from unmix.display import quality_line
 from unmix.errors import UserError
+from unmix.files import read_json
 from unmix.hardware.devices import hardware, peak_memory, versions
 from unmix.results import (
     DamagedResultsError,
@@ -43,7 +43,7 @@ def with_earlier(folder: RunFolder, rows: list[dict[str, Any]]) -> list[dict[str
 def kept_detection(folder: RunFolder) -> dict[str, Any]:
     """What `unmix detect` has added to `results.json`, of a run that was completed before."""
     try:
-        found = json.loads(folder.results.read_text(encoding="utf-8")).get("detection")
+        found = read_json(folder.results).get("detection")
     except (OSError, ValueError, AttributeError):
         return {}
     return {"detection": found} if isinstance(found, list) else {}
