@@ -32,6 +32,7 @@ __all__ = [
     "renamed",
 ]
 
+_HALF = 2000  # of a message, in characters: more than two paths
 # `head` or `head="mlp"` within a message: a parameter, with its value.
 _PARAMETER = re.compile(r"`([A-Za-z]\w*)(?:=([^`]+))?`")
 
@@ -96,13 +97,13 @@ class UserError(ValueError):
         text = self.message
         if parameter is not None:
             text = f"{parameter}: {text}" if predicate is None else f"{parameter} {predicate}"
-        super().__init__(shown(f"{owner}: {text}" if owner else text))
+        super().__init__(_cut(shown(f"{owner}: {text}" if owner else text)))
 
     def on_command_line(self) -> str:
         """The message with flags in place of parameters."""
         if self.parameter is None:
             return str(self)
-        return shown(f"{self.flag}: {_PARAMETER.sub(_as_flag, self.message)}")
+        return _cut(shown(f"{self.flag}: {_PARAMETER.sub(_as_flag, self.message)}"))
 
     def with_more(self, text: str) -> UserError:
         """The same error with a further sentence, in the words of both places."""
@@ -158,6 +159,11 @@ def lost_worker(error: RuntimeError) -> MachineError | None:
             "less of it."
         )
     return MachineError(f"{who} ended unexpectedly.")
+
+
+def _cut(text: str) -> str:
+    """A line that fits a screen: what was given may be a whole file."""
+    return text if len(text) <= 2 * _HALF else f"{text[:_HALF]} [...] {text[-_HALF:]}"
 
 
 def _as_flag(match: re.Match[str]) -> str:

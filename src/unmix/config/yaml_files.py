@@ -66,8 +66,9 @@ def parse_yaml(text: str) -> Any:
             number of more than 40 digits, or more than 100,000 values or 20 levels, counting what
             an alias stands for wherever it is used.
     """
-    loader = _Loader(text)
+    loader: _Loader | None = None
     try:
+        loader = _Loader(text)
         node = loader.get_single_node()
         if node is None:
             return None
@@ -85,7 +86,8 @@ def parse_yaml(text: str) -> Any:
     except (ValueError, TypeError, OverflowError):  # a number that Python does not take
         raise YamlError(INVALID) from None
     finally:
-        loader.dispose()
+        if loader is not None:
+            loader.dispose()
 
 
 def _check(root: yaml.Node) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import itertools
+import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -11,6 +12,7 @@ from typing import Any
 
 from unmix.config.catalog import catalog
 from unmix.errors import UserError, check_choice
+from unmix.schema import excerpt
 
 __all__ = [
     "Condition",
@@ -22,6 +24,7 @@ __all__ = [
 ]
 
 _LIKE = {"same_compute_as": "compute", "same_time_as": "time"}
+_MOST = 10_000  # conditions, and seeds
 
 
 @dataclass(frozen=True)
@@ -108,6 +111,9 @@ def _crossed(factors: Mapping[str, Any], where: str) -> dict[str, Condition]:
             f"{where}: vary {', '.join(map(str, factors))} has one value, so there is nothing to "
             "compare; give two or more."
         )
+    count = math.prod(map(len, levels))
+    if count > _MOST:
+        raise UserError(f"{where}: vary has {count:,} combinations; at most {_MOST:,} are trained.")
     found = {}
     for combination in itertools.product(*levels):
         names = [name for name, _ in combination]
@@ -186,6 +192,11 @@ def comparisons_of(
     families = asked if isinstance(asked, Mapping) else {"": asked}
     found: dict[str, list[tuple[str, str]]] = {}
     for family, pairs in families.items():
+        if pairs is not None and not isinstance(pairs, list | tuple):
+            raise UserError(
+                f"{where}: comparisons is {excerpt(pairs)}; it must be a list of pairs "
+                "[candidate, reference]."
+            )
         found[str(family)] = [_pair(pair, conditions, where) for pair in pairs or ()]
     return found
 
@@ -236,9 +247,11 @@ def parse_seeds(value: Any, where: str = "--seeds") -> tuple[int, ...]:
     words = value if isinstance(value, Sequence) and not isinstance(value, str) else [value]
     seeds: list[int] = []
     for word in re.split(r"[\s,]+", " ".join(map(str, words)).strip()):
-        match = re.fullmatch(r"(\d+)(?:-(\d+))?", word)
+        match = re.fullmatch(r"(\d{1,18})(?:-(\d{1,18}))?", word, re.ASCII)
         if match is None or (match[2] and int(match[2]) < int(match[1])):
-            raise UserError(f"{where}: {word!r} is no seed; write 0-5, or 0 1 2.")
+            raise UserError(f"{where}: {excerpt(word)} is no seed; write 0-5, or 0 1 2.")
+        if len(seeds) + int(match[2] or match[1]) - int(match[1]) >= _MOST:
+            raise UserError(f"{where}: {word} are too many seeds; at most {_MOST:,} are trained.")
         seeds += range(int(match[1]), int(match[2] or match[1]) + 1)
     if len(set(seeds)) < len(seeds):
         twice = next(seed for seed in seeds if seeds.count(seed) > 1)

@@ -7,11 +7,12 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from unmix.config import Settings
 from unmix.config.yaml_files import read_yaml, why_not
 from unmix.errors import UserError, check_choice
+from unmix.schema import Check, checked
 from unmix.statistics import ALPHA, fewest_pairs
 from unmix.studies.conditions import (
     Condition,
@@ -36,6 +37,18 @@ SHARED = (
     "data", "data_dir", "limit", "size", "features", "knn_k", "knn_temperature", "evaluate",
 )  # fmt: skip
 _RUN_ONLY = ("seed", "run")
+
+
+@dataclass(frozen=True)
+class _Flags:
+    """What a study file may say beside its conditions, which `conditions.py` checks."""
+
+    config: Annotated[Any, Check(lambda it: isinstance(it, str | list), "a recipe or a list")] = ""
+    name: Annotated[Any, Check(lambda it: isinstance(it, str | int), "a text")] = ""
+    about: str = ""
+    exploratory: bool = False
+    baselines: bool = False
+    evaluations: Sequence[str] = ()
 
 
 @dataclass(frozen=True)
@@ -104,6 +117,7 @@ class Study:
         for key in ("base", "conditions", "vary", "published"):
             if not isinstance(content.get(key, {}), Mapping):
                 raise UserError(f"{where}: {key} is {content[key]!r}; it must be a mapping.")
+        checked(_Flags, content, where)
         conditions, left_out = possible(conditions_of(content, where), content)
         published = {str(name): str(text) for name, text in content.get("published", {}).items()}
         for condition in published:
