@@ -24,15 +24,18 @@ from unmix.commands import load_method, plot
 from unmix.commands.plot import Plot
 from unmix.commands.plots.instances import Instances, probabilities_of
 from unmix.commands.plots.registry import DRAW
+from unmix.config.catalog import catalog
 from unmix.config.figures import FIGURES, check_figure
 from unmix.data import load
 from unmix.errors import UserError
 from unmix.evaluation import load_encoder
 from unmix.figures.widths import WIDTHS
 from unmix.hardware.devices import Machine
+from unmix.randomness import generator_for
 from unmix.training import RunFolder, pretrain
 from unmix.training.console import silent
 from unmix.training.run.parts import build_method, load_split
+from unmix.training.run.pretrain import settings_for
 
 SMALL: dict[str, Any] = {**TINY_RUN, "batch_size": 40, "knn_every": 5, "knn_k": 20}
 
@@ -154,8 +157,6 @@ def test_probabilities_are_the_softmax_of_the_methods_own_similarities(runs: Pat
     clean, mixed = probabilities_of(method, some, settings, CPU, trained=True)
     method = load_method(runs / name)
     views = some.views(settings, method.views, method.color_space)
-    from unmix.randomness import generator_for
-
     made = views(some.pixels, generator_for(0, "plot", "views"))
     with torch.inference_mode():
         if name == "insdis":
@@ -171,6 +172,57 @@ def test_probabilities_are_the_softmax_of_the_methods_own_similarities(runs: Pat
             expected = (encode(given) @ classes.T / T).double().softmax(dim=1)
             own = p[:, whole] / p[:, whole].sum(dim=1, keepdim=True)
             torch.testing.assert_close(own, expected, rtol=1e-4, atol=1e-7)
+
+
+def unit(x: torch.Tensor) -> torch.Tensor:
+    return x / x.norm(dim=1, keepdim=True)
+
+
+@pytest.mark.parametrize("name", ["cmc", "pirl", "nnclr", "mocov3"])
+def test_the_softmax_of_each_method_is_its_formula(name: str):
+    """exp(s / T) over its sum, s the cosines that the method's paper has, written out."""
+    small = {"dim": 16, "hidden": 16, "predictor_hidden": 8, "queue_size": 64, "negatives": 12}
+    own = {key: small[key] for key in small if key in catalog().methods[name].parameters}
+    words = {"method": name, "data": "digits", **SMALL, "backbone": "resnet10", **own}
+    settings, _ = settings_for({**words, "size": 8})
+    images = load("digits", "train")
+    some = Instances(images, torch.arange(8), torch.arange(8, 20), 8, 0.5, 0)
+    method: Any = build_method(settings, 40, 8).eval().requires_grad_(False)
+    clean, mixed = probabilities_of(method, some, settings, CPU, trained=True)
+    views = some.views(settings, method.views, method.color_space)
+    made = views(some.pixels, generator_for(0, "plot", "views"))
+    rows = torch.cat([some.index, some.others])
+
+    def p(query: torch.Tensor, classes: torch.Tensor) -> torch.Tensor:
+        exponents = (query @ classes.T).double() / method.T
+        return exponents.exp() / exponents.exp().sum(dim=1, keepdim=True)
+
+    def expected(view: torch.Tensor) -> torch.Tensor:
+        if name == "cmc":  # Tian et al.: l with the rows of ab, and ab with those of l
+            l, ab = method.f(view)
+            of_l, of_ab = unit(method.head_l(l)), unit(method.head_ab(ab))
+            rows_l, rows_ab = method.memory_l.bank.rows[rows], method.memory_ab.bank.rows[rows]
+            return (p(of_l, rows_ab) + p(of_ab, rows_l)) / 2
+        if name == "pirl":  # Misra and van der Maaten, Eq. 5: f(v_I) with the rows m
+            return p(method.f(view), method.contrast.bank.rows[rows])
+        q = unit(method.h(method.g(method.f(view)) if name == "mocov3" else z(view)))
+        if name == "mocov3":  # Chen et al., Alg. 1: q with the keys of the other view
+            return p(q, unit(method.g_k(method.f_k(made[1]))))
+        queue = method.Q.keys  # Dwibedi et al., Eq. 3: the nearest neighbors of the other view
+        return p(q, queue[(unit(z(made[1])) @ queue.T).argmax(dim=1)])
+
+    def z(view: torch.Tensor) -> torch.Tensor:
+        return method.g(method.f(view))
+
+    classes = len(rows) if name in ("cmc", "pirl") else len(some.index)
+    assert clean.shape == mixed.shape == (8, classes)
+    with torch.inference_mode():
+        mixture = 0.5 * made[0] + 0.5 * made[0][[1, 0, 3, 2, 5, 4, 7, 6]]
+        for view, found in ((made[0], clean), (mixture, mixed)):
+            torch.testing.assert_close(found, expected(view), rtol=1e-4, atol=1e-7)
+    if name == "nnclr":  # the queue has the other images and these, by the present weights
+        assert len(method.Q.keys) == 20
+        assert method.Q.fill == 1
 
 
 def test_before_training_no_class_is_a_random_vector(runs: Path):
@@ -232,6 +284,29 @@ def test_umap_needs_its_package(runs: Path, tmp_path: Path, monkeypatch: pytest.
     with pytest.raises(UserError, match=r"umap-learn: pip install 'unmix\[umap\]'"):
         drawn(tmp_path, "umap", runs / "plain")
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.usefixtures("unrendered")
+def test_umap_is_that_of_its_package_on_unit_features(runs: Path, tmp_path: Path):
+    from sklearn.manifold import trustworthiness
+    from umap import UMAP
+
+    found = drawn(tmp_path, "umap", runs / "plain", images=40, neighbors=6, min_dist=0.2, seed=5)
+    rows = table(found)
+    test = load_split(RunFolder(runs / "plain").settings().run, "test")
+    shown = test.images[[int(row["image"]) for row in rows]]  # type: ignore[attr-defined]
+    features = unit(load_encoder(runs / "plain").encode(shown)).numpy()
+    model = UMAP(n_neighbors=6, min_dist=0.2, random_state=5, n_jobs=1)
+    expected = model.fit_transform(features)
+    points = np.array([[float(row["x"]), float(row["y"])] for row in rows])
+    # Layouts amplify the last digits of features: compare how well they keep neighbors (Venna and
+    # Kaski 2001), which for points in any order is about 0.5.
+    kept = [trustworthiness(features, layout, n_neighbors=6) for layout in (points, expected)]
+    assert kept[0] == pytest.approx(kept[1], abs=0.06)
+    assert kept[0] > 0.75 > trustworthiness(features, points[::-1], n_neighbors=6) + 0.1
+    assert len(rows) == 40
+    for part in ("UMAP of 40 test images of digits", "6 neighbors", "distance 0.2", "seed 5"):
+        assert part in found.caption
 
 
 @pytest.mark.usefixtures("unrendered")

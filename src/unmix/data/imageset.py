@@ -170,9 +170,13 @@ class ImageSet(ABC):
         """
         if count >= len(self):
             return self
-        return self.picked(
-            torch.linspace(0, len(self) - 1, count, dtype=torch.float64).round().long()
-        )
+        return self.picked(self.evenly_spaced(count))
+
+    def evenly_spaced(self, count: int) -> Tensor:
+        """The indices of the images that `evenly` selects, int64."""
+        if count >= len(self):
+            return torch.arange(len(self))
+        return torch.linspace(0, len(self) - 1, count, dtype=torch.float64).round().long()
 
     def sample(self: Images, count: int) -> Images:
         """Select `count` images to look at: evenly spaced, unless that would take long."""

@@ -54,7 +54,7 @@ def _drawn(request: Request, title: str, least: int, parameter: str, value: floa
     cores = CoreMeter()
     runs = open_runs(request)
     images = images_of(runs, request, title)
-    shown_images = images[0].test.evenly(most)
+    shown_images, where = images[0].test.evenly(most), images[0].test.evenly_spaced(most)
     _check_count(title, len(shown_images), least, parameter, value, len(images[0].test))
     panels, found = {}, None
     for opened in runs:
@@ -70,7 +70,12 @@ def _drawn(request: Request, title: str, least: int, parameter: str, value: floa
     caption = _caption(title, len(found.index), images[0].words, kind, request, seed)
     figure = embedding(panels, labels, classes, caption=caption, **request.how)
     rows = [
-        [label, int(index), "" if labels is None else classes[int(labels[i])], *map(float, point)]
+        [
+            label,
+            int(where[index]),
+            "" if labels is None else classes[int(labels[i])],
+            *map(float, point),
+        ]
         for label, points in panels.items()
         for i, (index, point) in enumerate(zip(found.index, points, strict=True))
     ]
