@@ -171,6 +171,7 @@ def _functions() -> dict[str, Callable[..., Any]]:
         "import": "import_weights",
         "knn": "knn",
         "neighbors": "neighbors",
+        "plan": "plan",
         "plot": "plot",
         "preview": "preview",
         "probe": "probe",

@@ -152,6 +152,11 @@ def pretrain_command(args: list[str]) -> None:
     """`unmix pretrain`."""
     config, given = parse_pretrain(args)
     extend = given.pop("extend", False)
+    if given.pop("dry_run", False):
+        from unmix.commands.plan import dry_run
+
+        dry_run(config, **given)
+        return
     from unmix.training.run.pretrain import pretrain
 
     pretrain(config, extend=extend, **given)
@@ -172,6 +177,14 @@ def bench_command(args: list[str]) -> None:
     from unmix.commands.bench import bench
 
     bench(config, **own, **given)
+
+
+def plan_command(args: list[str]) -> None:
+    """`unmix plan`."""
+    config, given, own = parse_settings("plan", args)
+    from unmix.commands.plan import plan
+
+    plan(config, **own, **given)
 
 
 def study_command(args: list[str]) -> None:
@@ -304,6 +317,7 @@ COMMANDS: dict[str, tuple[str, Callable[[list[str]], None]]] = {
     "plot": ("draw a figure of runs, such as t-SNE or the softmax over images", plot_command),
     "watch": ("show the report in a browser while runs are trained", calling("watch")),
     "preview": ("draw the mixtures of your images", preview_command),
+    "plan": ("predict time, memory and cost of a training", plan_command),
     "bench": ("measure the training speed on this machine, by stage", bench_command),
     "data": ("pack a folder of images into a few large files", data_command),
     "methods": ("list the methods and the mixing rules that they support", methods_command),

@@ -12,6 +12,7 @@ from unmix.commands.import_weights import import_weights
 from unmix.commands.knn import knn
 from unmix.commands.neighbors import neighbors
 from unmix.commands.pack import pack
+from unmix.commands.plan import plan
 from unmix.commands.plot import Plot, plot
 from unmix.commands.preview import preview
 from unmix.commands.probe import probe
@@ -34,6 +35,7 @@ __all__ = [
     "load_method",
     "neighbors",
     "pack",
+    "plan",
     "plot",
     "preview",
     "probe",

@@ -22,7 +22,7 @@ from unmix.training.run.notes import note_on_width
 from unmix.training.run.parts import build_parts, headline
 from unmix.training.run.pretrain import settings_for
 
-__all__ = ["bench", "table"]
+__all__ = ["bench", "check_output", "table"]
 
 
 def bench(
@@ -53,7 +53,7 @@ def bench(
     """
     check_number("steps", steps, at_least=1)
     for parameter, path in (("json", json), ("chart", chart)):
-        _check_output(parameter, path)
+        check_output(parameter, path)
     if chart is not None and not chart.endswith(".png"):
         raise UserError(f"{chart} must end in .png.", parameter="chart")
     quiet_libraries()
@@ -102,7 +102,7 @@ def table(measured: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def _check_output(parameter: str, name: str | None) -> None:
+def check_output(parameter: str, name: str | None) -> None:
     """Check that a file can be written, before minutes are spent on its content.
 
     Raises:

@@ -9,6 +9,7 @@ ABOUT = "Self-supervised pretraining of vision models with image mixtures."
 ABOUTS = {
     "pretrain": "Pretrain an encoder and evaluate it.",
     "bench": "Measure the training speed on this machine, by stage; takes every flag of pretrain.",
+    "plan": "Predict time, memory and cost of a training; takes every flag of pretrain.",
     "import": "Make a run folder of the weights of another project, to compare it with runs.",
     "knn": "kNN accuracy of a run's encoder.",
     "probe": "Linear probe of a run's encoder.",

@@ -19,6 +19,7 @@ __all__ = ["RUNLESS", "parse_settings", "settings_parser"]
 
 RUNLESS = {
     "bench": "does not apply to unmix bench, which writes no run folder",
+    "plan": "does not apply to unmix plan, which writes no run folder",
     "study": "does not apply to unmix study, which has its own run folders",
 }
 
@@ -37,7 +38,7 @@ def parse_settings(
     parser, defaults = settings_parser(command, args)
     given = parser.parse(args)
     config = given.pop("config", None)
-    extend = given.pop("extend", False)
+    alone = {name: True for name in ("extend", "dry_run") if given.pop(name, False)}
     own = _own_parameters(command)
     own_given = {name: given.pop(name) for name in own if name in given}
     if command in RUNLESS and "run" in given:
@@ -46,7 +47,7 @@ def parse_settings(
     settings = Settings.of({**defaults, **given})
     check_rule(settings)
     check_mixture(given, settings)
-    return config, given | ({"extend": True} if extend else {}), own_given
+    return config, given | alone, own_given
 
 
 def _own_parameters(command: str) -> dict[str, Parameter]:
@@ -74,6 +75,8 @@ def settings_parser(command: str, args: list[str]) -> tuple[Parser, dict[str, An
     if command == "pretrain":
         text = "Go on with a run that has ended to --epochs in all: its schedules start again."
         parser.add_argument("--extend", action="store_true", help=text)
+        text = "Print the plan of this run, as unmix plan does, and end; nothing is written."
+        parser.add_argument("--dry_run", action="store_true", help=text)
     for name, group in GROUPS.items():
         parser.add_group(group, name.capitalize(), defaults)
         if name == "run":

@@ -9,17 +9,19 @@ from typing import Any
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from unmix.backbones import is_vit
 from unmix.config import Settings
 from unmix.data import TensorImages
 from unmix.errors import UserError
 from unmix.methods import Method, Progress
 from unmix.randomness import generator_for
 from unmix.studies.plan import Study
+from unmix.studies.planning import Footprint
 from unmix.training.loading.batch import Batch
-from unmix.training.profiling import count_flops, measure_stages
+from unmix.training.profiling import count_flops, measure_stages, whole_steps
 from unmix.training.run.parts import LARGE, Parts, build_parts
 
-__all__ = ["Cost", "epochs_for", "forward_equivalents", "measure_cost"]
+__all__ = ["Cost", "Step", "epochs_for", "forward_equivalents", "measure_cost", "measured_step"]
 
 _STEPS = 3
 _QUICK = 2e10  # floating-point operations of encoding a batch once, which take about a second
@@ -136,34 +138,118 @@ def forward_equivalents(settings: Settings, n_data: int) -> float:
         UserError: if the settings do not go together.
     """
     batch = settings.run.batch_size // settings.machine.processes
-    parts = _blank_parts(settings, batch, n_data)
+    parts, smaller = _quick_parts(settings, batch, n_data, _QUICK, **_ON_CPU)
+    return _count(parts, smaller) / smaller / _encoding_flops(parts)
+
+
+_ON_CPU = {"device": "cpu", "precision": "32"}
+
+
+def _quick_parts(
+    settings: Settings, batch: int, n_data: int, most: float, **changes: Any
+) -> tuple[Parts, int]:
+    """Components for a batch whose encoding takes at most so many operations, and the batch."""
+    parts = _noise_parts(settings, batch, n_data, **changes)
     per_image, method = _encoding_flops(parts), parts.module.method
     smaller = batch
-    while per_image * smaller > _QUICK and smaller % 2 == 0 and _takes(method, smaller // 2):
+    while per_image * smaller > most and smaller % 2 == 0 and _takes(method, smaller // 2):
         smaller //= 2
     if smaller < batch:
-        parts = _blank_parts(settings, smaller, n_data)
+        parts = _noise_parts(settings, smaller, n_data, **changes)
+    return parts, smaller
+
+
+def _count(parts: Parts, batch: int) -> int:
+    """Operations of a step, forward and backward."""
     module = parts.module
     module.method.begin_step(Progress(0, module.total_steps, len(module.order)))
-    index = torch.arange(smaller)
-    shape, noise = (smaller, 3, module.views.size, module.views.size), generator_for(0)
+    shape = (batch, 3, module.views.size, module.views.size)
     # Not blank, as features without any spread cannot be whitened.
-    pixels = torch.randint(256, shape, dtype=torch.uint8, generator=noise)
-    flops = count_flops(module, Batch(index, images=pixels), None)
-    return flops / smaller / per_image
+    pixels = torch.randint(256, shape, dtype=torch.uint8, generator=generator_for(0))
+    device = module.device
+    found = Batch(torch.arange(batch, device=device), images=pixels.to(device))
+    return count_flops(module, found, parts.machine.autocast)
 
 
-def _blank_parts(settings: Settings, batch: int, n_data: int) -> Parts:
-    """The components of a run on blank images, for one device."""
+@dataclass(frozen=True)
+class Step:
+    """A step on one device.
+
+    Attributes:
+        seconds: Of each that was timed.
+        batch: Its images.
+        flops_per_image: Operations, forward and backward.
+        footprint: What it needs of memory.
+        kind: Of the network: "convnet" or "transformer".
+        device: Where it was measured.
+    """
+
+    seconds: list[float]
+    batch: int
+    flops_per_image: float
+    footprint: Footprint
+    kind: str
+    device: torch.device
+
+
+def measured_step(settings: Settings, batch: int, n_data: int, steps: int) -> Step:
+    """Measure a step of a run on noise: time, operations and memory. No data are read.
+
+    A batch whose step would take long on a CPU is halved; so time and activations are said for
+    each image.
+
+    Args:
+        settings: Of the run.
+        batch: Images of a step on one device.
+        n_data: Number of training images, for memories of a row per image.
+        steps: Steps to time; 0 for none, and then on the CPU.
+
+    Raises:
+        UserError: if the settings do not go together.
+    """
+    changes = {} if steps else _ON_CPU
+    parts, smaller = _quick_parts(settings, batch, n_data, _QUICK, **changes)
+    module, device = parts.module, parts.machine.device
+    module.to(device)
+    kept: dict[int, int] = {}
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        kept[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    weights = {p.untyped_storage().data_ptr() for p in module.parameters()}
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        flops = _count(parts, smaller)
+    activations = sum(size for place, size in kept.items() if place not in weights)
+    method = module.method
+    trained = sum(p.nbytes for p in method.parameters() if p.requires_grad)
+    held = [(t, t.nbytes) for t in (*method.parameters(), *method.buffers())]
+    # Memories of a row per image were built for fewer.
+    built = len(parts.train)
+    total = sum(
+        size * (n_data / built if t.ndim and t.shape[0] == built else 1.0) for t, size in held
+    )
+    states = 2 if settings.optimizer.optimizer.startswith("adam") else 1
+    footprint = Footprint(total, trained, states * trained, activations / smaller)
+    seconds = whole_steps(parts, steps, warmup=1) if steps else []
+    kind = "transformer" if is_vit(method.backbone) else "convnet"
+    return Step(seconds, smaller, flops / smaller, footprint, kind, device)
+
+
+def _noise_parts(settings: Settings, batch: int, n_data: int, **changes: Any) -> Parts:
+    """The components of a run on noise, for one device."""
     changed = settings.with_changes(
-        batch_size=batch, limit=None, device="cpu", precision="32", devices=1, nodes=1, workers=0,
-        resident="no", compile="no", logger="none", evaluate=False, init=None, init_sha256=None,
+        batch_size=batch, limit=None, devices=1, nodes=1, workers=0, resident="no", compile="no",
+        logger="none", evaluate=False, init=None, init_sha256=None, **changes,
     )  # fmt: skip
     size, count = settings.run.size or LARGE, max(2, batch, min(n_data, _MOST))
     images = TensorImages(
         name=settings.run.data, split="train", labels=None, classes=None,
         mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25),
-        images=torch.zeros(1, 3, size, size, dtype=torch.uint8).expand(count, -1, -1, -1),
+        images=torch.randint(
+            256, (1, 3, size, size), dtype=torch.uint8, generator=generator_for(0)
+        ).expand(count, -1, -1, -1),
     )  # fmt: skip
     return build_parts(changed, images)
 

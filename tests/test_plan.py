@@ -1,0 +1,166 @@
+"""The plan of a training: its arithmetic, published trainings, what is measured, and mistakes."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from unmix.cli import main
+from unmix.commands import plan
+from unmix.commands.plan import dry_run
+from unmix.config import Settings
+from unmix.errors import UserError
+from unmix.studies.cost import measured_step
+from unmix.studies.planning import Footprint, Plan, Speed
+from unmix.studies.published import DEVICES, RUNS
+from unmix.training.console import silent
+from unmix.training.run.pretrain import settings_for
+
+TINY: dict[str, Any] = {
+    "data": "digits", "limit": 64, "backbone": "resnet10", "width": 0.125, "size": 8,
+    "batch_size": 16, "epochs": 2, "queue_size": 32, "device": "cpu", "precision": "32",
+}  # fmt: skip
+
+PLAN = Plan(
+    images=1_000_000, epochs=10, batch=1024, gpus=16, machines=2,
+    speed=Speed(100.0, "measured", "a GPU", 10e9),
+    footprint=Footprint(weights=200e6, gradients=100e6, optimizer=100e6, activations=50e6),
+    price=2.0,
+)  # fmt: skip
+
+
+def test_time_memory_and_cost_follow_from_a_step():
+    # 64 images at 100 images/s; a ring sends 2 * 15/16 of 100 MB, hidden behind the backward pass.
+    assert PLAN.compute_seconds == pytest.approx(0.64)
+    assert PLAN.communication_seconds == pytest.approx(2 * 15 / 16 * 100e6 / 10e9)
+    assert (PLAN.step_seconds, PLAN.bottleneck) == (pytest.approx(0.64), "compute")
+    assert PLAN.seconds == pytest.approx(1e6 * 10 / (16 * 100))
+    assert PLAN.gpu_hours == pytest.approx(1e7 / 100 / 3600)
+    assert PLAN.cost == pytest.approx(2 * 1e7 / 100 / 3600)
+    assert PLAN.memory == pytest.approx(400e6 + 64 * 50e6)
+    assert PLAN.efficiency == pytest.approx(1)
+    assert PLAN.fitting == 192
+
+
+def test_the_bottleneck_is_what_takes_longest():
+    slow_disk = replace(PLAN, loading=400.0)  # 800 images/s in all, of 1600
+    assert slow_disk.bottleneck == "loading"
+    assert slow_disk.seconds == pytest.approx(1e7 / 800)
+    assert slow_disk.efficiency == pytest.approx(0.5)
+    slow_net = replace(PLAN, bandwidth=100e6)  # 1.875 s, of which 2/3 of 0.64 s are hidden
+    assert slow_net.bottleneck == "communication"
+    assert slow_net.step_seconds == pytest.approx(0.64 + 1.875 - 2 / 3 * 0.64)
+    alone = replace(PLAN, gpus=1, batch=64)
+    assert alone.communication_seconds == 0
+    text = "\n".join(slow_disk.lines())
+    for part in ("bottleneck: loading", "2 machines", "50% of 16 alone", "400 images/s", "cost: "):
+        assert part in text
+
+
+@pytest.mark.parametrize("run", RUNS, ids=lambda run: run.name)
+def test_published_trainings_are_predicted_by_those_that_calibrate(run: Any):
+    """Within a factor of two; those that calibrate exactly. docs/scaling.md has the table."""
+    flops = DEVICES[run.device].flops[run.kind]
+    speed = Speed(flops / (1e9 * run.gflops), "", run.device)
+    found = Plan(
+        run.images, int(run.epochs), run.gpus * 32, run.gpus, 1, speed,
+        Footprint(0.0, 0.0, 0.0, 1.0),
+    )  # fmt: skip
+    ratio = found.seconds / 3600 / run.hours
+    if run.calibrates:
+        assert ratio == pytest.approx(1)
+    assert 0.5 < ratio < 2
+
+
+def test_a_step_is_measured_without_data():
+    settings, _ = settings_for({**TINY, "data": "imagenet", "data_dir": "nowhere"})
+    step = measured_step(settings, 16, 1000, 2)
+    assert len(step.seconds) == 2
+    assert all(s > 0 for s in step.seconds)
+    assert (step.batch, step.kind, step.device) == (16, "convnet", torch.device("cpu"))
+    assert step.footprint.gradients == step.footprint.optimizer > 0
+    assert step.footprint.weights > 2 * step.footprint.gradients  # a key encoder and a queue
+    # Twice the images need twice the activations.
+    again = measured_step(settings, 8, 1000, 0)
+    assert again.footprint.activations == pytest.approx(step.footprint.activations, rel=0.1)
+    assert again.seconds == []
+
+
+def test_a_bank_is_counted_for_all_images():
+    words = {k: v for k, v in TINY.items() if k != "queue_size"}
+    settings = Settings.of({**words, "method": "insdis"})
+    few, many = (measured_step(settings, 16, n, 0).footprint for n in (1000, 1_000_000_000))
+    rows = (10**9 - 1000) * 128 * 4
+    assert many.weights - few.weights == pytest.approx(rows, rel=0.01)
+
+
+def test_the_plan_has_the_images_of_the_data_and_its_json_every_number(tmp_path: Path):
+    lines: list[str] = []
+    found = plan(json=str(tmp_path / "plan.json"), steps=1, price=1.5, say=lines.append, **TINY)
+    assert found == json.loads((tmp_path / "plan.json").read_text())
+    assert (found["images"], found["gpus"], found["batch"], found["epochs"]) == (64, 1, 16, 2)
+    assert found["cost"] == pytest.approx(1.5 * found["gpu_hours"])
+    assert "for 64 images, 2 epochs, 1 device" in lines[1]
+    assert any("1 step of 16 images measured here" in line for line in lines)
+    other = plan(images=1.28e6, gpus=4, on="v100", say=silent, **TINY)
+    assert other["speed"]["device"] == "v100"
+    assert other["gpu_hours"] == pytest.approx(
+        1.28e6 * 2 / other["speed"]["images_per_second"] / 3600
+    )
+
+
+def test_a_dry_run_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+    lines: list[str] = []
+    found = dry_run(say=lines.append, **TINY, run="r")
+    assert found.images == 64
+    assert lines[1].startswith("time: ")
+    assert list(Path().iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        ({"images": 0}, "images"),
+        ({"gpus": 0}, "gpus"),
+        ({"on": "h100"}, "there are here (this machine) and v100, v100-fp32"),
+        ({"gpus": 3}, "multiple of 3, such as 18"),
+        ({"gpus": 32}, "multiple of 32, such as 32"),
+        ({"price": -1}, "price"),
+        ({"loading": 0}, "loading"),
+    ],
+)
+def test_mistakes_are_told_before_anything_is_measured(
+    words: dict[str, Any], says: str, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr("unmix.commands.plan.measured_step", None)
+    with pytest.raises(UserError) as error:
+        plan(**{**TINY, **words}, say=silent)
+    assert says in str(error.value)
+
+
+def test_too_little_memory_says_which_batch_fits(monkeypatch: pytest.MonkeyPatch):
+    whole = plan(steps=1, say=silent, **TINY)
+    fixed = sum(whole["footprint"][k] for k in ("weights", "gradients", "optimizer"))
+    has = fixed + 5.5 * whole["footprint"]["activations"]
+    monkeypatch.setattr("unmix.commands.plan.free_memory", lambda device: has)
+    with pytest.raises(UserError, match=r"5 fit: --batch_size 5, or --gpus 4") as error:
+        plan(steps=1, say=silent, **TINY)
+    assert error.value.on_command_line().startswith("--batch_size: ")
+    monkeypatch.setattr("unmix.commands.plan.free_memory", lambda device: fixed / 2)
+    with pytest.raises(UserError, match="weights, gradients and optimizer alone take"):
+        plan(steps=1, say=silent, **TINY)
+
+
+def test_on_the_command_line(refuse: Callable[..., str], capsys: pytest.CaptureFixture[str]):
+    assert "--images" in refuse("plan", "--images", "0")
+    assert "--on" in refuse("plan", "--on", "h100")
+    assert "writes no run folder" in refuse("plan", "--run", "x")
+    assert main(["plan", "--help"]) == 0
+    assert "--price" in capsys.readouterr().out
