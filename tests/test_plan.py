@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 from collections.abc import Callable
 from dataclasses import replace
@@ -22,9 +23,11 @@ from unmix.studies.published import DEVICES, RUNS
 from unmix.training.console import silent
 from unmix.training.run.pretrain import settings_for
 
+# By name: the package's attribute `plan` is the function.
+MODULE = importlib.import_module("unmix.commands.plan")
 TINY: dict[str, Any] = {
     "data": "digits", "limit": 64, "backbone": "resnet10", "width": 0.125, "size": 8,
-    "batch_size": 16, "epochs": 2, "queue_size": 32, "device": "cpu", "precision": "32",
+    "batch_size": 16, "epochs": 2, "queue_size": 32, "bn_splits": 1, "device": "cpu", "precision": "32",
 }  # fmt: skip
 
 PLAN = Plan(
@@ -93,7 +96,7 @@ def test_a_step_is_measured_without_data():
 
 
 def test_a_bank_is_counted_for_all_images():
-    words = {k: v for k, v in TINY.items() if k != "queue_size"}
+    words = {k: v for k, v in TINY.items() if k not in ("queue_size", "bn_splits")}
     settings = Settings.of({**words, "method": "insdis"})
     few, many = (measured_step(settings, 16, n, 0).footprint for n in (1000, 1_000_000_000))
     rows = (10**9 - 1000) * 128 * 4
@@ -139,7 +142,7 @@ def test_a_dry_run_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 def test_mistakes_are_told_before_anything_is_measured(
     words: dict[str, Any], says: str, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr("unmix.commands.plan.measured_step", None)
+    monkeypatch.setattr(MODULE, "measured_step", None)
     with pytest.raises(UserError) as error:
         plan(**{**TINY, **words}, say=silent)
     assert says in str(error.value)
@@ -149,11 +152,11 @@ def test_too_little_memory_says_which_batch_fits(monkeypatch: pytest.MonkeyPatch
     whole = plan(steps=1, say=silent, **TINY)
     fixed = sum(whole["footprint"][k] for k in ("weights", "gradients", "optimizer"))
     has = fixed + 5.5 * whole["footprint"]["activations"]
-    monkeypatch.setattr("unmix.commands.plan.free_memory", lambda device: has)
+    monkeypatch.setattr(MODULE, "free_memory", lambda device: has)
     with pytest.raises(UserError, match=r"5 fit: --batch_size 5, or --gpus 4") as error:
         plan(steps=1, say=silent, **TINY)
     assert error.value.on_command_line().startswith("--batch_size: ")
-    monkeypatch.setattr("unmix.commands.plan.free_memory", lambda device: fixed / 2)
+    monkeypatch.setattr(MODULE, "free_memory", lambda device: fixed / 2)
     with pytest.raises(UserError, match="weights, gradients and optimizer alone take"):
         plan(steps=1, say=silent, **TINY)
 
