@@ -27,7 +27,8 @@ from unmix.training.run.pretrain import settings_for
 MODULE = importlib.import_module("unmix.commands.plan")
 TINY: dict[str, Any] = {
     "data": "digits", "limit": 64, "backbone": "resnet10", "width": 0.125, "size": 8,
-    "batch_size": 16, "epochs": 2, "queue_size": 32, "bn_splits": 1, "device": "cpu", "precision": "32",
+    "batch_size": 16, "epochs": 2, "queue_size": 32, "bn_splits": 1, "device": "cpu",
+    "precision": "32",
 }  # fmt: skip
 
 PLAN = Plan(
