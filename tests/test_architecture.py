@@ -57,8 +57,8 @@ ALLOWED = {
     "statistics": set(),
     "workers": set(),
     "studies": {
-        "statistics", "training", "evaluation", "methods", "data", "hardware", "config", "results",
-        "per_image", "files", "workers", "busy",
+        "statistics", "training", "evaluation", "methods", "backbones", "data", "hardware",
+        "config", "results", "per_image", "files", "workers", "busy",
     },
     "commands": {
         "studies", "statistics", "detection",

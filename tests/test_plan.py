@@ -112,7 +112,7 @@ def test_the_plan_has_the_images_of_the_data_and_its_json_every_number(tmp_path:
     assert found["cost"] == pytest.approx(1.5 * found["gpu_hours"])
     assert "for 64 images, 2 epochs, 1 device" in lines[1]
     assert any("1 step of 16 images measured here" in line for line in lines)
-    other = plan(images=1.28e6, gpus=4, on="v100", say=silent, **TINY)
+    other = plan(images=1.28e6, gpus=4, on="v100", bandwidth=1e15, say=silent, **TINY)
     assert other["speed"]["device"] == "v100"
     assert other["gpu_hours"] == pytest.approx(
         1.28e6 * 2 / other["speed"]["images_per_second"] / 3600

@@ -9,7 +9,7 @@ from typing import Any
 from unmix.display import measure_name
 from unmix.statistics import Outcome, PairedComparison, compare_paired, holm, outcome, verdict
 
-__all__ = ["Comparison", "compare_conditions"]
+__all__ = ["Comparison", "command_of", "compare_conditions"]
 
 
 @dataclass(frozen=True)
@@ -97,3 +97,14 @@ def compare_conditions(
                 shown = None if result is None else next(corrected)
                 found.append(Comparison(family, a, b, protocol, shown))
     return found
+
+
+def command_of(protocol: str) -> list[str]:
+    """The command that measures by a protocol."""
+    if protocol == "knn":
+        return ["unmix", "knn"]
+    if protocol == "knn-euclidean":
+        return ["unmix", "knn", "--metric", "euclidean"]
+    if protocol.startswith("finetune"):
+        return ["unmix", "finetune"]
+    return ["unmix", "probe", "--protocol", protocol]

@@ -17,6 +17,7 @@ from unmix.errors import UserError
 from unmix.per_image import per_image
 from unmix.results import ON, Evaluation, RunResults, is_transfer, protocols_of, settings_of
 from unmix.statistics import compare_single_runs
+from unmix.studies.comparisons import command_of
 from unmix.studies.findings import Findings, Measured, machine_of
 from unmix.studies.naming import Named, differing, names_of
 
@@ -373,7 +374,7 @@ def _single(a: ComparedRun, b: ComparedRun, protocol: str) -> str:
             found.append(_per_image(run, row))
         except UserError as error:
             kind, data = protocol.partition(ON)[0], run.results.transfers.get(protocol)
-            words = [*_command_of(kind), str(run.folder), *(["--data", data] if data else [])]
+            words = [*command_of(kind), str(run.folder), *(["--data", data] if data else [])]
             return (
                 f"no test image by image, for {run.name}: {error} "
                 f"({shlex.join(words)} measures them)"
@@ -381,17 +382,6 @@ def _single(a: ComparedRun, b: ComparedRun, protocol: str) -> str:
     if found[0].images != found[1].images:
         return "no test image by image: their test images differ"
     return str(compare_single_runs(found[0].correct, found[1].correct))
-
-
-def _command_of(protocol: str) -> list[str]:
-    """The command that measures by a protocol."""
-    if protocol == "knn":
-        return ["unmix", "knn"]
-    if protocol == "knn-euclidean":
-        return ["unmix", "knn", "--metric", "euclidean"]
-    if protocol.startswith("finetune"):
-        return ["unmix", "finetune"]
-    return ["unmix", "probe", "--protocol", protocol]
 
 
 def _word(name: str) -> str:
