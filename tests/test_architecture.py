@@ -65,6 +65,7 @@ ALLOWED = {
         "training", "evaluation", "figures", "results", "files", "data", "views", "mixtures",
         "weights", "embedding", "export",
         "methods", "memory", "credit", "config", "html", "hardware", "per_image", "checksums",
+        "busy",
     },
     "catalog": {
         "backbones", "commands", "config", "credit", "data", "evaluation", "methods", "mixtures",

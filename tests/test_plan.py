@@ -168,3 +168,9 @@ def test_on_the_command_line(refuse: Callable[..., str], capsys: pytest.CaptureF
     assert "writes no run folder" in refuse("plan", "--run", "x")
     assert main(["plan", "--help"]) == 0
     assert "--price" in capsys.readouterr().out
+
+
+def test_a_busy_machine_is_told(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("unmix.hardware.threads.CoreMeter.taken", lambda self: 100.0)
+    found = plan(steps=1, say=silent, **TINY)
+    assert "other processes took 100.0 of" in found["speed"]["source"]

@@ -12,6 +12,7 @@ from typing import Any
 
 from typing_extensions import Unpack
 
+from unmix.busy import TAKEN, cores_missed
 from unmix.commands.bench import check_output
 from unmix.config import Settings
 from unmix.config.keywords import PretrainSettings
@@ -19,6 +20,7 @@ from unmix.display import counted, memory
 from unmix.errors import UserError, check_number
 from unmix.files import atomic_write
 from unmix.hardware.devices import free_memory, hardware
+from unmix.hardware.threads import CoreMeter
 from unmix.names import shown
 from unmix.studies.cost import measured_step
 from unmix.studies.planning import BANDWIDTH, Plan, Speed
@@ -147,12 +149,20 @@ def _planned(
         f"{settings.run.method}, {settings.model.backbone} of width {settings.model.width:g}, "
         f"{counted(share, 'image')} on each of {counted(devices, 'device')}"
     )
+    cores = CoreMeter()
     step = measured_step(settings, share, int(min(images, 1e9)), steps if on == _HERE else 0)
     if on == _HERE:
         seconds = statistics.median(step.seconds)
         facts = hardware(step.device)
         name = str(facts.get("gpu") or f"{facts['cpu']}, {counted(facts['threads'], 'thread')}")
         source = f"{counted(steps, 'step')} of {step.batch} images measured here, {name}"
+        missed = cores_missed({TAKEN: cores.taken()}, facts)
+        if missed is not None:
+            source += (
+                f"; meanwhile other processes took {missed:.1f} of "
+                f"{counted(facts['cores'], 'core')}, so it is slower, and less certain, than "
+                "on a free machine"
+            )
         speed = Speed(step.batch / seconds, source, name, free_memory(step.device))
     else:
         device, kind = DEVICES[on], step.kind
