@@ -31,6 +31,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "mocov3": {"dim": 16, "hidden": 32},
     "nnclr": {"dim": 16, "hidden": 32, "predictor_hidden": 16, "queue_size": 32},
     "pirl": {"negatives": 12, "dim": 16, "contrast": "softmax"},
+    "ressl": {"dim": 16, "hidden": 16, "queue_size": 32},
     "simclr": {"dim": 16},
     "simsiam": {"dim": 16, "hidden": 16, "predictor_hidden": 8},
     "swav": {"dim": 16, "hidden": 16, "prototypes": 6, "queue_size": 16, "queue_from_epoch": 0,

@@ -30,6 +30,7 @@ METHODS: dict[str, dict[str, Any]] = {
     "moco": {"dim": 6, "queue_size": 40, "bn_splits": 1, "symmetric": True},
     "mocov3": SMALL,
     "nnclr": SMALL | {"queue_size": 40},
+    "ressl": SMALL | {"queue_size": 40},
     "simclr": SMALL,
     "vicreg": SMALL,
 }

@@ -76,6 +76,8 @@ OURS: list[tuple[str, str, str]] = [
     ("mocov3 vicreg", "optimizer lr weight_decay", "for any data: no source has settings for it"),
     ("deepclusterv2", "prototypes", "as many a head as lightly's SwAV has"),
     ("dino", "interpolation", "as in solo-learn's recipes for CIFAR"),
+    ("ressl", "queue_size interpolation", "for small data; bicubic as in solo-learn"),
+    ("ressl-imagenet", "drop_last", "as in its code"),
     ("lejepa", "dim hidden sigreg slices", "lightly's defaults; the README has no numbers"),
     ("lejepa-imagenet*", "batch_size drop_last warmup_epochs", "not stated by the README"),
     ("lejepa-imagenet100", "epochs", "solo-learn's for this data set"),

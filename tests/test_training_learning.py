@@ -34,6 +34,10 @@ METHODS: dict[str, dict[str, Any]] = {
     "lejepa": {**ADAM, "dim": 16, "hidden": 128, "slices": 64, "local_crops": 0},
     "mocov3": {**ADAM, "dim": 64, "hidden": 128, "encoder_momentum": 0.9},
     "nnclr": {**ADAM, "dim": 64, "hidden": 128, "predictor_hidden": 128, "queue_size": 100},
+    "ressl": {
+        **ADAM, "dim": 64, "hidden": 128, "queue_size": 200, "encoder_momentum": 0.9,
+        "second_jitter_p": 0.0, "second_gray_p": 0.0,
+    },
     "simclr": {**ADAM, "lr": 1e-3, "dim": 64, "temperature": 0.2, "limit": 200, "epochs": 12},
     "simsiam": {
         **COLOURED, "lr": 2e-3, "dim": 64, "hidden": 128, "layers": 2, "predictor_hidden": 64,

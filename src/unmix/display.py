@@ -66,6 +66,7 @@ _METHODS = {
     "mocov3": "MoCo v3",
     "nnclr": "NNCLR",
     "pirl": "PIRL",
+    "ressl": "ReSSL",
     "simclr": "SimCLR",
     "simsiam": "SimSiam",
     "swav": "SwAV",

@@ -37,7 +37,7 @@ class PretrainSettings(TypedDict, total=False):
 
     second_view: ViewOverrides
     local_view: ViewOverrides
-    method: Literal["barlow", "byol", "cmc", "deepclusterv2", "dino", "insdis", "lejepa", "moco", "mocov3", "nnclr", "pirl", "simclr", "simsiam", "swav", "vicreg", "wmse"]
+    method: Literal["barlow", "byol", "cmc", "deepclusterv2", "dino", "insdis", "lejepa", "moco", "mocov3", "nnclr", "pirl", "ressl", "simclr", "simsiam", "swav", "vicreg", "wmse"]
     data: Any
     data_dir: str | os.PathLike[str] | None
     train_folder: str | os.PathLike[str] | None
@@ -211,6 +211,7 @@ class PretrainSettings(TypedDict, total=False):
     predictor_hidden: int
     jigsaw_weight: float
     grid: int
+    constant_momentum: bool
     layers: int
     joint_head: bool
     fix_predictor_rate: bool

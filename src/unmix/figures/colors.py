@@ -32,6 +32,7 @@ _METHODS: dict[str, str] = {
     "pirl": "#8872E8",
     "deepclusterv2": "#5078A0",
     "lejepa": "#B08010",
+    "ressl": "#5F8F2F",
 }
 
 PALETTE = (

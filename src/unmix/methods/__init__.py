@@ -16,6 +16,7 @@ from unmix.methods.moco import MoCo
 from unmix.methods.mocov3 import MoCoV3
 from unmix.methods.nnclr import NNCLR
 from unmix.methods.pirl import PIRL
+from unmix.methods.ressl import ReSSL
 from unmix.methods.simclr import SimCLR
 from unmix.methods.simsiam import SimSiam
 from unmix.methods.swav import SwAV
@@ -41,6 +42,7 @@ __all__ = [
     "MoCoV3",
     "Pair",
     "Progress",
+    "ReSSL",
     "SimCLR",
     "SimSiam",
     "SwAV",
@@ -61,6 +63,7 @@ METHODS: dict[str, type[Method]] = {
     "mocov3": MoCoV3,
     "nnclr": NNCLR,
     "pirl": PIRL,
+    "ressl": ReSSL,
     "simclr": SimCLR,
     "simsiam": SimSiam,
     "swav": SwAV,

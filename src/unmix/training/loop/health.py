@@ -74,6 +74,7 @@ _NOT_LEARNING = {
     "mocov3": ("a lower --temperature",),
     "nnclr": ("a lower --temperature",),
     "pirl": ("fewer --negatives",),
+    "ressl": ("a lower --teacher_temperature", "a smaller --queue_size"),
     "simclr": ("a lower --temperature",),
     "swav": ("a smaller --epsilon", "fewer --prototypes"),
 }
