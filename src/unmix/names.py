@@ -12,6 +12,7 @@ import re
 import unicodedata
 
 __all__ = [
+    "HUGGING_FACE",
     "NO_DATA",
     "PYTHON",
     "SHARDS",
@@ -35,6 +36,8 @@ _SHORT = {"\n": "\\n", "\r": "\\r", "\t": "\\t"}
 NO_DATA = "unknown"
 """The data of a run that was imported, and not trained on data that is known here."""
 PYTHON = "python:"
+HUGGING_FACE = "hf:"
+"""What the name of a Hugging Face data set begins with."""
 
 
 def is_python(data: str) -> bool:
@@ -48,6 +51,8 @@ SHARDS = "wds:"
 
 def is_stream(data: str) -> bool:
     """Whether a run's data is shards of images: `wds:...`, a URL, or tar files."""
+    if data.startswith(HUGGING_FACE):
+        return False
     return data.startswith(SHARDS) or "://" in data or data.endswith(".tar")
 
 

@@ -11,7 +11,7 @@ from unmix.config.catalog import catalog
 from unmix.config.groups import field_names
 from unmix.config.settings import Settings
 from unmix.errors import UserError, check_choice
-from unmix.names import NO_DATA, is_python, is_stream
+from unmix.names import HUGGING_FACE, NO_DATA, is_python, is_stream
 
 __all__ = ["check_data", "check_local", "check_mixture", "check_rule"]
 
@@ -30,7 +30,13 @@ def check_data(name: str) -> None:
         )
     known = catalog().choices["data"]
     is_path = name.startswith(("~", ".")) or os.sep in name or Path(name).exists()
-    if name in known or is_path or is_python(name) or is_stream(name):
+    if (
+        name in known
+        or is_path
+        or is_python(name)
+        or is_stream(name)
+        or name.startswith(HUGGING_FACE)
+    ):
         return
     try:
         check_choice("data", name, known)

@@ -61,6 +61,7 @@ class PretrainSettings(TypedDict, total=False):
     interleave: int | None
     cache_dir: str | None
     cache_size: str
+    manifest: bool
     strict: bool
     download: bool
     backbone: str

@@ -17,11 +17,12 @@ class RunSettings:
     Args:
         method: Self-supervised method, such as moco, simclr or byol; `unmix methods` lists them.
         data: Data set by name, a folder of images, a list of them (.txt, .csv, .tsv or .parquet,
-            with paths relative to its own folder), or shards of images by path or URL.
+            with paths relative to its own folder), hf:NAME or hf:PATH of a Hugging Face
+            data set, or shards of images by path or URL.
         data_dir: Folder of the data set's files (for the names that need files).
         train_folder: Folder of the training images, relative to the data; by default found by the
-            usual names, such as train/. With a dot every folder is a class. Of a list, the name of
-            the training split.
+            usual names, such as train/. With a dot every folder is a class. Of a list or a
+            Hugging Face data set, the name of the training split.
         test_folder: Folder of the images to evaluate on, likewise; by default val/, else test/.
         image_column: Column of the images or their paths, if its name is not a usual one.
         label_column: Column of the labels, likewise.
@@ -46,6 +47,8 @@ class RunSettings:
             default 8, or as many as there are devices.
         cache_dir: Folder of copies of remote shards; by default ~/.cache/unmix.
         cache_size: Limit of their size, such as 50GB; 0 for no copies.
+        manifest: Keep the names of the files of a large folder in cache_dir, and list only folders
+            that have changed since.
         strict: Stop at the first broken image instead of skipping it.
         download: Download the data set where torchvision can.
     """
@@ -74,6 +77,7 @@ class RunSettings:
     interleave: int | None = None
     cache_dir: str | None = None
     cache_size: str = "50GB"
+    manifest: bool = True
     strict: bool = False
     download: bool = False
 

@@ -14,6 +14,7 @@ import numpy as np
 from torch import Tensor
 
 from unmix.data.from_python import DatasetImages
+from unmix.data.hf import HuggingFaceImages
 from unmix.data.imageset import FileImages, ImageSet, TensorImages
 from unmix.data.packed import PackedImages
 from unmix.data.paths import Paths
@@ -116,7 +117,7 @@ def fingerprint(images: ImageSet) -> Fingerprint:
         digest.update(repr(tuple(images.images.shape)).encode())
         chosen = list(even_indices(len(images), _PIXELS_OF))
         digest.update(images.images[chosen].cpu().numpy().tobytes())
-    elif isinstance(images, DatasetImages):
+    elif isinstance(images, (DatasetImages, HuggingFaceImages)):
         digest.update(images.digest())
     elif isinstance(images, ShardImages):
         size = sum(shard.size for shard in images.store.shards)

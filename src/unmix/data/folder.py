@@ -14,6 +14,7 @@ from unmix.data.dataset import file_images
 from unmix.data.decoding import Decoding
 from unmix.data.imageset import RGB, FileImages, Skipped
 from unmix.data.listing import Folder, Listing, list_classes, list_tree
+from unmix.data.manifest import Manifest
 from unmix.data.outputs import is_run_folder
 from unmix.data.splits import Splits, find_splits
 from unmix.data.statistics import (
@@ -41,6 +42,7 @@ def load_folder(
     *,
     train_folder: str | None = None,
     test_folder: str | None = None,
+    cache: Path | None = None,
 ) -> FileImages:
     """Read a split of a folder of images.
 
@@ -65,6 +67,7 @@ def load_folder(
         decoding: How files are decoded.
         train_folder: Folder of the training images within it; "." for the whole.
         test_folder: The folder to evaluate on, likewise.
+        cache: Where names of large folders are kept; None to list every folder.
 
     Raises:
         UserError: if the folder cannot be read or has no images, if its splits are ambiguous, if
@@ -73,7 +76,7 @@ def load_folder(
     """
     if is_run_folder(folder):
         raise UserError(f"{folder}: this is a run folder of unmix, not a folder of images.")
-    whole = Folder(folder)
+    whole = Folder(folder, manifest=Manifest(folder, cache))
     splits = find_splits(whole, train_folder, test_folder)
     train = list_tree(splits.train)
     held = None
@@ -89,6 +92,9 @@ def load_folder(
             decoding=decoding,
         )  # fmt: skip
     notes = (_understood(splits, train, held), *whole.passed.lines(), *looked.notes)
+    if whole.manifest is not None:
+        whole.manifest.save()
+        notes += tuple(whole.manifest.notes)
     return file_images(
         train, name=str(folder), split="train", mean=mean, std=std, skipped=skipped, notes=notes,
         decoding=decoding,

@@ -16,7 +16,9 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, TensorDataset
 
+from unmix.data.columns import Columns
 from unmix.data.decoding import BrokenImage, Decoding
+from unmix.data.hf import HuggingFaceImages, images_of, is_encoded
 from unmix.data.imageset import FileImages, ImageSet, Skipped, StreamedImages, TensorImages
 from unmix.data.paths import Paths
 from unmix.data.python_images import as_picture, as_uint8, is_path
@@ -266,6 +268,11 @@ def _of_paths(data: Sequence[Any], split: str, what: str, strict: bool) -> Image
 
 
 def _of_dataset(data: Any, first: Any, split: str, what: str, strict: bool) -> ImageSet:
+    if is_encoded(data):
+        # Read encoded, so that broken images, bit depth and EXIF are as in files.
+        name = f"{PYTHON}{_kind_of(data)}"
+        encoded = images_of(data, Columns(), name, split, Skipped(strict), Decoding())
+        return _completed(replace(encoded, notes=()), None)
     column, label = columns_of(data, first, what)
     labels, note = labels_of(data, first, label, what)
     images = DatasetImages(
@@ -297,7 +304,7 @@ def _completed(images: ImageSet, labels: Labels | None) -> ImageSet:
         images = replace(images, labels=index, classes=labels.classes)
     if images.split == "test":
         return images
-    if isinstance(images, FileImages):
+    if isinstance(images, (FileImages, HuggingFaceImages)):
         limits, _ = estimate_range(images)
         images = replace(images, decoding=Decoding(range=limits))
     mean, std = estimate_mean_std(images)

@@ -16,6 +16,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from unmix.data.bit_depth import may_be_deep
 from unmix.data.decoding import BrokenImage, Decoding, decode, read_image
 from unmix.names import shown, stored
 
@@ -236,6 +237,10 @@ class StreamedImages(ImageSet):
 
     def prepare(self, indices: Sequence[int]) -> None:
         """Make ready images that will be read next; nothing to do for files of a disk."""
+
+    def may_be_deep(self, i: int) -> bool:
+        """Whether image `i` may have more than 8 bits, by the name of its file."""
+        return may_be_deep(self.place(i).name)
 
     def decode(self, i: int, at_least: int | None = None) -> Image.Image:
         """Decode image `i` to upright 8-bit RGB.

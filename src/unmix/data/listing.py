@@ -11,6 +11,7 @@ from functools import cached_property
 from pathlib import Path
 
 from unmix.data.formats import EXTENSIONS, HEIC, HEIC_REASON, extensions
+from unmix.data.manifest import Content, Manifest
 from unmix.data.outputs import CONFIG, is_own_figure, is_run_folder
 from unmix.errors import UserError
 from unmix.files import kind_of
@@ -114,6 +115,7 @@ class Folder:
         path: The folder.
         passed: Collects what is ignored.
         above: Device and inode of the folders above, against loops.
+        manifest: Names that are known of an earlier listing.
     """
 
     def __init__(
@@ -121,8 +123,9 @@ class Folder:
         path: str | os.PathLike[str],
         passed: Passed | None = None,
         above: frozenset[tuple[int, int]] = frozenset(),
+        manifest: Manifest | None = None,
     ) -> None:
-        self.path, self.above = os.fspath(path), above
+        self.path, self.above, self.manifest = os.fspath(path), above, manifest
         self.passed = Passed() if passed is None else passed
 
     @property
@@ -131,13 +134,16 @@ class Folder:
         return os.path.basename(os.path.normpath(self.path))
 
     @cached_property
-    def _identity(self) -> tuple[int, int]:
-        """Device and inode."""
+    def _status(self) -> os.stat_result:
         try:
-            status = os.stat(self.path)
+            return os.stat(self.path)
         except OSError as error:
             raise self._unreadable(error) from error
-        return status.st_dev, status.st_ino
+
+    @property
+    def _identity(self) -> tuple[int, int]:
+        """Device and inode."""
+        return self._status.st_dev, self._status.st_ino
 
     def _unreadable(self, error: OSError) -> UserError:
         reason = error.strerror or type(error).__name__
@@ -147,19 +153,27 @@ class Folder:
     def _found(self) -> tuple[list[str], dict[str, Folder]]:
         if self._identity in self.above:
             return [], {}
-        inside = self.above | {self._identity}
+        known = None if self.manifest is None else self.manifest.find(self.path, self._status)
+        if known is not None:
+            self.passed.others += Counter(known.others)
+            self.passed.figures += [os.path.join(self.path, name) for name in known.figures]
+            return known.images, self._children(known.folders)
         images: list[str] = []
         folders: list[str] = []
         others: Counter[str] = Counter()
-        wanted, config = extensions(), False
+        # What a link leads to, and whether a folder is a run's, may change within the same time.
+        wanted, config, fixed = extensions(), False, True
+        count = 0
         try:
             with os.scandir(self.path) as entries:
                 for entry in entries:
                     name = entry.name
                     if name.startswith("."):
                         continue
+                    count += 1
                     extension = os.path.splitext(name)[1][1:].lower()
                     kind = _kind(entry)
+                    fixed = fixed and (kind is None or not entry.is_symlink())
                     if kind == _FOLDER:
                         folders.append(name)
                     elif extension in wanted and kind is not None:
@@ -175,11 +189,20 @@ class Folder:
             self.passed.runs.append(self.path)
             return [], {}
         self.passed.others += others
-        children = {
-            name: Folder(os.path.join(self.path, name), self.passed, inside)
-            for name in sorted(folders)
+        special = len(images) + len(folders) + others.total() != count
+        kept = self._without_figures(sorted(images))
+        if self.manifest is not None and fixed and not config and not special:
+            figures = sorted({*images} - {*kept})
+            content = Content(kept, sorted(folders), dict(others), figures)
+            self.manifest.add(self.path, self._status, content)
+        return kept, self._children(sorted(folders))
+
+    def _children(self, names: list[str]) -> dict[str, Folder]:
+        inside = self.above | {self._identity}
+        return {
+            name: Folder(os.path.join(self.path, name), self.passed, inside, self.manifest)
+            for name in names
         }
-        return self._without_figures(sorted(images)), children
 
     def _without_figures(self, images: list[str]) -> list[str]:
         pngs = [name for name in images if name.lower().endswith(".png")]
@@ -248,7 +271,7 @@ class Folder:
 
     def without(self, names: Iterable[str]) -> Folder:
         """The same folder without some of its folders."""
-        rest = Folder(self.path, self.passed, self.above)
+        rest = Folder(self.path, self.passed, self.above, self.manifest)
         left_out = set(names)
         children = {name: folder for name, folder in self.folders.items() if name not in left_out}
         rest.__dict__["_found"] = self.images, children

@@ -9,6 +9,7 @@ from unmix.data.columns import Columns
 from unmix.data.dataset import DataSet, Request
 from unmix.data.decoding import Decoding
 from unmix.data.folder import load_folder
+from unmix.data.hf import Address, load_hf
 from unmix.data.imagenet import IMAGENET, IMAGENET_100, TINY_IMAGENET
 from unmix.data.imageset import ImageSet, Skipped
 from unmix.data.lists import load_list
@@ -20,7 +21,7 @@ from unmix.data.streams.loading import Reading
 from unmix.data.tables import KINDS, is_list
 from unmix.data.tensor_sets import CIFAR10, CIFAR100, DIGITS, STL10
 from unmix.errors import UserError, byte_count, check_choice
-from unmix.names import is_python, is_stream
+from unmix.names import HUGGING_FACE, is_python, is_stream
 
 __all__ = ["DATA_SETS", "load", "path_of", "with_path"]
 
@@ -50,12 +51,14 @@ def load(
     interleave: int | None = None,
     shuffle_buffer: int = 32_768,
     columns: Columns | None = None,
+    manifest: bool = False,
 ) -> ImageSet:
     """Load a split of a data set.
 
     Args:
         data: A name of `DATA_SETS`; a folder of images (see `unmix.data.folder.load_folder`), or a
-            pack of one (see `unmix.data.packed`); a list of files (see `unmix.data.lists`); or
+            pack of one (see `unmix.data.packed`); a list of files (see `unmix.data.lists`); a
+            Hugging Face data set as `hf:NAME` or `hf:PATH` (see `unmix.data.hf.load_hf`); or
             shards of images (see `unmix.data.streams.load_shards`). A name takes precedence over a
             folder of the same name, which can be given as `./NAME`.
         split: `train`, `test`, or `pretrain`, which differs from `train` only for `stl10`: it adds
@@ -74,6 +77,8 @@ def load(
         shuffle_buffer: Of shards, how many images are shuffled together.
         columns: Of a list, the columns of paths, labels and splits; by default those with usual
             names.
+        manifest: Whether the names of a large folder are kept in `cache_dir`, and only folders that
+            have changed are listed again (see `unmix.data.manifest`).
 
     Raises:
         UserError: if the name is unknown, or files are missing, damaged, or laid out differently.
@@ -85,6 +90,10 @@ def load(
     chosen = columns or Columns()
     given = {"train_folder": train_folder, "test_folder": test_folder}
     folders = [parameter for parameter, value in given.items() if value is not None]
+    if name.startswith(HUGGING_FACE):
+        return load_hf(
+            name, split, skipped, how, chosen, train_split=train_folder, test_split=test_folder
+        )
     if name not in DATA_SETS:
         if (is_stream(name) or _is_folder_of_shards(name)) and not (
             chosen.needed and chosen.given()
@@ -109,12 +118,15 @@ def load(
             )  # fmt: skip
         if chosen.needed and chosen.given():
             raise UserError(
-                f"applies only to a list of files, not to {name}.", parameter=chosen.given()[0]
+                f"applies only to a list of files and to hf:NAME, not to {name}.",
+                parameter=chosen.given()[0],
             )
         if not holds_pack(place):
+            kept = default_folder() if cache_dir is None else Path(cache_dir).expanduser()
             return load_folder(
-                place, split, skipped, how, train_folder=train_folder, test_folder=test_folder
-            )
+                place, split, skipped, how, train_folder=train_folder, test_folder=test_folder,
+                cache=kept if manifest else None,
+            )  # fmt: skip
         if folders:
             raise UserError(
                 f"does not apply to {name}, a pack, whose splits are fixed.", parameter=folders[0]
@@ -138,12 +150,15 @@ def load(
 
 def path_of(data: str) -> str | None:
     """The path that `data` gives, as it is written; None for a name, and for shards."""
+    if data.startswith(HUGGING_FACE):
+        address = Address.of(data)
+        return address.name if address.local else None
     return None if data in DATA_SETS or is_python(data) or is_stream(data) else data
 
 
 def with_path(data: str, path: str) -> str:
     """The same `data`, which gives a path, with another one."""
-    return path
+    return Address.of(data).with_path(path) if data.startswith(HUGGING_FACE) else path
 
 
 def _is_folder_of_shards(name: str) -> bool:

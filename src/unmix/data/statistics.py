@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from unmix.data.bit_depth import Range, may_be_deep
+from unmix.data.bit_depth import Range
 from unmix.data.decoding import BrokenImage, gray_range
 from unmix.data.imageset import RGB, ImageSet, StreamedImages, TensorImages
 from unmix.errors import UserError
@@ -99,7 +99,7 @@ def estimate_range(image_set: StreamedImages, limit: int = 1000) -> tuple[Range 
     chosen = even_indices(len(image_set), limit)
     for i in chosen:
         place = image_set.place(i)
-        if not may_be_deep(place.name):
+        if not image_set.may_be_deep(i):
             continue
         try:
             extremes = gray_range(place, image_set.read(i), image_set.decoding)

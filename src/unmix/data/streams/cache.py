@@ -26,7 +26,9 @@ _ABANDONED = 3600.0  # seconds since a part of another machine was written to
 
 
 def default_folder() -> Path:
-    """`$XDG_CACHE_HOME/unmix`, by default `~/.cache/unmix`."""
+    """`$UNMIX_CACHE`, or `$XDG_CACHE_HOME/unmix`, by default `~/.cache/unmix`."""
+    if own := os.environ.get("UNMIX_CACHE"):
+        return Path(own).expanduser()
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "unmix"
 
 

@@ -32,7 +32,7 @@ _RECIPES = "# Recipes: "
 _IN_PYTHON = "# The images were given in Python"
 
 # Settings that may differ when a run is resumed: the machine, which `resuming` says the effect of.
-_FREE = {"run", "cache_dir", "cache_size", *field_names("machine")}
+_FREE = {"run", "cache_dir", "cache_size", "manifest", *field_names("machine")}
 
 
 class RunFolder:

@@ -251,7 +251,7 @@ def load_split(
         columns=Columns(
             run_.image_column, run_.label_column, run_.split_column, needed=not elsewhere
         ),
-        cache_dir=run_.cache_dir, cache_size=run_.cache_size,
+        manifest=run_.manifest, cache_dir=run_.cache_dir, cache_size=run_.cache_size,
         interleave=run_.interleave, shuffle_buffer=run_.shuffle_buffer,
     )  # fmt: skip
     return as_wanted(images, run_, seen)
