@@ -17,6 +17,7 @@ from tqdm import tqdm
 
 from unmix.commands.packing import Options, SplitPacker
 from unmix.data import FileImages, StreamedImages, load
+from unmix.data.hf import HuggingFaceImages
 from unmix.data.packed import (
     MANIFEST,
     UNFINISHED,
@@ -94,6 +95,8 @@ def pack(
         say(line)
     options = Options(short_side, quality, shard_size * _MB, workers, strict)
     root = Path(data_dir if data_dir is not None else folder).expanduser()
+    if root.is_file():
+        root = root.absolute().parent  # of a list
     work = _Work(place, root, sources, options, again)
     try:
         work.begin(say)
@@ -271,6 +274,8 @@ class _Work:
     def _names(self, images: StreamedImages) -> list[str]:
         if isinstance(images, PackedImages):
             return [str(images.names[int(number)]) for number in images.index.number]
+        if isinstance(images, HuggingFaceImages):
+            return [str(images.place(i)).removeprefix(images.name) for i in range(len(images))]
         return [os.path.relpath(images.place(i), self.root) for i in range(len(images))]
 
     def _fingerprint(self) -> str:

@@ -63,6 +63,8 @@ class _Prepared(Dataset[Item]):
         except BrokenImage as error:
             return error
         extension = os.path.splitext(self.names[i])[1][1:].lower()
+        if not extension:  # of a row of a table
+            extension = "png" if content.startswith(b"\x89PNG") else "jpg"
         return content, "jpg" if extension == "jpeg" else extension
 
 
