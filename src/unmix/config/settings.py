@@ -17,6 +17,7 @@ from unmix.config.groups import (
     OptimizerSettings,
     RunSettings,
 )
+from unmix.config.limits import check_sizes
 from unmix.config.mixtures import MixtureSettings
 from unmix.config.parameters import parameters_of
 from unmix.config.views import ViewSettings
@@ -91,7 +92,9 @@ class Settings:
         # Last, because checking the mixtures imports PyTorch, which takes seconds.
         order = sorted(GROUPS, key=lambda group: group == "mixture")
         made = {group: GROUPS[group](**sorted_[group]) for group in order}
-        return cls(method={**defaults, **sorted_["method"]}, **made)
+        found = cls(method={**defaults, **sorted_["method"]}, **made)
+        check_sizes(found.flat())
+        return found
 
     def flat(self) -> dict[str, Any]:
         """All settings by name, in the order of the groups; plain lists and numbers."""
