@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_leaves
+from torch.utils._pytree import tree_leaves, tree_map
 
 from unmix.credit import Mixed, Rule, UnMixRule, per_tensor
 from unmix.distributed import rank, world_size
@@ -21,6 +20,7 @@ from unmix.randomness import generator_for
 from unmix.stages import stage
 
 __all__ = [
+    "MemoryUpdate",
     "Mixture",
     "Objective",
     "draw_mixture",
@@ -76,6 +76,48 @@ class Mixture:
 
 
 @dataclass(frozen=True)
+class MemoryUpdate:
+    """What a method remembers of a batch: call it after the backward pass.
+
+    Attributes:
+        method: The method.
+        queries: The clean queries, by view.
+        targets: The clean targets, by view.
+        index: Sample ids, int64 (N,).
+    """
+
+    method: Method
+    queries: Mapping[int, Any]
+    targets: Mapping[int, Any]
+    index: Tensor
+
+    def __call__(self) -> None:
+        """Update queue, memory bank or center."""
+        self.method.update_memory(self.queries, self.targets, self.index)
+
+    def kept(self) -> MemoryUpdate:
+        """What is needed until the last part of a step is done, without the graphs."""
+        needed = {v: q for v, q in self.queries.items() if v in self.method.memory_queries}
+        queries, targets = per_tensor((needed, dict(self.targets)), Tensor.detach)
+        return MemoryUpdate(self.method, queries, targets, self.index)
+
+    @staticmethod
+    def joined(parts: Sequence[MemoryUpdate]) -> MemoryUpdate:
+        """One update of the parts of a batch, in their order: what the whole batch would leave."""
+        if len(parts) == 1:
+            return parts[0]
+
+        def side_by_side(*rows: Any) -> Any:
+            return None if rows[0] is None else torch.cat(rows)
+
+        kept = [part.kept() for part in parts]
+        queries = tree_map(side_by_side, *(part.queries for part in kept))
+        targets = tree_map(side_by_side, *(part.targets for part in kept))
+        index = torch.cat([part.index for part in kept])
+        return MemoryUpdate(parts[0].method, queries, targets, index)
+
+
+@dataclass(frozen=True)
 class Objective:
     """The loss of a step and its parts.
 
@@ -89,7 +131,7 @@ class Objective:
     loss: Tensor
     clean: Tensor | None
     mixed: Tensor | None
-    update_memory: Callable[[], None]
+    update_memory: MemoryUpdate
 
 
 def step_generator(seed: int, step: int, *place: int | str) -> torch.Generator:
@@ -135,6 +177,7 @@ def draw_mixture(
     *,
     seed: int,
     step: int,
+    part: int = 0,
     joint: bool | None = None,
 ) -> Mixture:
     """The label-space mixture of a step, which is drawn when its loss is computed.
@@ -147,11 +190,13 @@ def draw_mixture(
         rule: Weights its loss.
         seed: Seed of the run.
         step: Number of steps done.
+        part: Number of the part of a step whose gradients are accumulated.
         joint: See `Mixture`.
     """
     # The loss may be one number for the batches of all processes; then so is the weight.
     alike = method.coupled and world_size() > 1
-    generator = generator_for(seed, "mixture", step) if alike else None
+    place = (step, part) if part else (step,)
+    generator = generator_for(seed, "mixture", *place) if alike else None
     if rule.partner_view:
         others = [views[rule.partner_view]]
     return Mixture(operator, rule, others, joint, generator)
@@ -185,7 +230,7 @@ def objective(
         queries = clean_queries(method, views, pairs)
         targets = method.targets(views, queries, index, generator)
         clean = clean_loss(method, pairs, queries, targets, len(views))
-        update = partial(method.update_memory, queries, targets, index)
+        update = MemoryUpdate(method, queries, targets, index)
         return Objective(clean, clean.detach(), None, update)
     rule = mixture.rule
     stay = pairs if rule.keeps_clean else method.unmixed_pairs(len(views))
@@ -210,7 +255,7 @@ def objective(
     mixed = rule(
         Mixed(method, draw, q_mix, queries, targets, taken, targets_of_mixtures, len(views[0]))
     )
-    update = partial(method.update_memory, queries, targets, index)
+    update = MemoryUpdate(method, queries, targets, index)
     if beside is None:
         return Objective(mixed, None, mixed.detach(), update)
     return Objective(beside + mixed, beside.detach(), mixed.detach(), update)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -15,6 +16,7 @@ from unmix.methods.base import Method, Progress
 from unmix.mixtures import MixtureOperator, Operator, UnMix
 from unmix.randomness import generator_for
 from unmix.step import (
+    MemoryUpdate,
     Objective,
     draw_mixture,
     mix_views,
@@ -60,7 +62,9 @@ class Stepper(nn.Module):
         joint: Encode clean and mixed images in one forward, or not; None as the rule was released.
         seed: Of the run.
         accumulate: Batches whose gradients one optimizer step takes. The step begins with the first
-            of them; each needs a backward pass of its own.
+            of them; each needs a backward pass of its own, of `loss / accumulate`, and the last
+            one's updates the memory, as one batch of all their images would. What they do not share
+            with one batch (`across_samples` of the method, batch norm) is warned of.
 
     Attributes:
         steps: Optimizer steps whose backward passes are done.
@@ -105,7 +109,14 @@ class Stepper(nn.Module):
         self.operator, self.rule = _parts_of_mixing(mixture, rule, method, joint)
         self.smallest = smallest_batch(self.operator, method)
         self.batches, self._begun = 0, -1
-        self._pending: Callable[[], None] | None = None
+        self._pending: MemoryUpdate | None = None
+        self._earlier: list[MemoryUpdate] = []
+        if accumulate > 1 and method.across_samples is not None:
+            warnings.warn(
+                f"accumulate: the loss of {self._name} depends on {method.across_samples}, which "
+                f"are those of one batch, not of the {accumulate} of a step.",
+                stacklevel=2,
+            )
         self.clean: Tensor | None = None
         self.mixed: Tensor | None = None
 
@@ -187,6 +198,7 @@ class Stepper(nn.Module):
                     f"{ours}. Give the same, or load the state of `method` alone to begin a run."
                 )
         self.batches, self._begun, self._pending = int(state["batches"]), -1, None
+        self._earlier = []
 
     def extra_repr(self) -> str:
         """The numbers of the run, for `repr`."""
@@ -211,13 +223,19 @@ class Stepper(nn.Module):
             )  # fmt: skip
         return objective(self.method, own, index, generator, mixture)
 
-    def _finish(self, update: Callable[[], None]) -> None:
+    def _finish(self, update: MemoryUpdate) -> None:
         # A loss that was skipped, or has had a backward pass already, has nothing to keep.
         if self._pending is not update:
             return
-        update()
         self._pending = None
         self.batches += 1
+        if self.accumulate == 1:
+            update()
+            return
+        self._earlier.append(update.kept())
+        if self.batches % self.accumulate == 0:
+            parts, self._earlier = self._earlier, []
+            MemoryUpdate.joined(parts)()
 
     def _check_ready(self) -> None:
         self._check_backward("so the method kept nothing of it")

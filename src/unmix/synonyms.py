@@ -42,6 +42,13 @@ _FLAGS: tuple[tuple[str, str, str], ...] = (
     ("batch_size", "total of all devices",
      "bs b batch batchsize bsz batch_size_per_gpu batch_size_per_device per_device_batch_size "
      "train_batch_size minibatch_size mini_batch_size"),
+    ("accumulate", "parts of a batch: `batch_size` is that of all parts together",
+     "accumulate_grad_batches gradient_accumulation_steps grad_accum_steps accum_iter "
+     "accumulation_steps grad_accumulation gradient_accumulation grad_accum accum_steps "
+     "update_freq accumulate_steps"),
+    ("checkpoint_activations", "activations of the backbone's blocks are computed again",
+     "grad_checkpointing gradient_checkpointing use_checkpoint activation_checkpointing "
+     "use_grad_checkpointing with_cp checkpointing"),
     ("lr", "not scaled with the batch size",
      "learning_rate base_lr blr base_learning_rate init_lr initial_lr lr0 eta learningrate"),
     ("final_lr", "the end of the cosine",

@@ -3,6 +3,7 @@
 from unmix.backbones.alexnet import AlexNet
 from unmix.backbones.base import STEMS, Backbone, check_stem
 from unmix.backbones.build import BACKBONES, build, is_vit, patch_side
+from unmix.backbones.checkpointing import checkpoint_activations
 from unmix.backbones.half_encoders import HalfEncoders
 from unmix.backbones.heads import linear_head, mlp, mlp_head
 from unmix.backbones.layers import layer_numbers, layer_scales, parameter_groups
@@ -12,6 +13,7 @@ from unmix.backbones.split_batch_norm import (
     SplitBatchNorm2d,
     convert_split_batch_norm,
     encode_in_splits,
+    has_batch_norm,
 )
 
 __all__ = [
@@ -25,9 +27,11 @@ __all__ = [
     "SplitBatchNorm2d",
     "build",
     "check_stem",
+    "checkpoint_activations",
     "convert_split_batch_norm",
     "encode_in_splits",
     "feature_dim",
+    "has_batch_norm",
     "is_vit",
     "layer_numbers",
     "layer_scales",

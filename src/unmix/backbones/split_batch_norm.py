@@ -9,7 +9,12 @@ from torch import Tensor, nn
 
 from unmix.errors import check_number
 
-__all__ = ["SplitBatchNorm2d", "convert_split_batch_norm", "encode_in_splits"]
+__all__ = [
+    "SplitBatchNorm2d",
+    "convert_split_batch_norm",
+    "encode_in_splits",
+    "has_batch_norm",
+]
 
 
 class SplitBatchNorm2d(nn.BatchNorm2d):
@@ -284,3 +289,8 @@ def convert_split_batch_norm(module: nn.Module, splits: int) -> nn.Module:
     for name, child in module.named_children():
         module.add_module(name, convert_split_batch_norm(child, splits))
     return module
+
+
+def has_batch_norm(module: nn.Module) -> bool:
+    """Whether a module has batch norm of any kind, whose statistics are those of the batch."""
+    return any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in module.modules())

@@ -228,6 +228,11 @@ class MachineSettings:
         precision: auto (by the device), 32, bf16 or 16.
         devices: Number of devices per machine; each takes an equal part of a batch.
         nodes: Number of machines, for a cluster's launcher.
+        accumulate: Parts in which the images of a batch are encoded, one after the other, for
+            batches that do not fit in memory: the gradients of one optimizer step are averaged
+            over them, so batch_size, learning rate and steps stay what they are.
+        checkpoint_activations: Compute the activations within a block of the backbone again for its
+            gradient instead of keeping them: less memory, about a third more time, same gradients.
         threads: Number of CPU threads; by default the number of free cores when the run begins, and
             the same when it is resumed, because the last digits depend on it.
         workers: Number of processes that decode files; by default from the number of cores.
@@ -245,6 +250,8 @@ class MachineSettings:
     precision: str = "auto"
     devices: int = 1
     nodes: int = 1
+    accumulate: int = 1
+    checkpoint_activations: bool = False
     threads: int | None = None
     workers: int | None = None
     resident: str = "auto"
@@ -259,6 +266,7 @@ class MachineSettings:
         check_choice("precision", str(self.precision), CHOICES["precision"])
         check_number("devices", self.devices, at_least=1)
         check_number("nodes", self.nodes, at_least=1)
+        check_number("accumulate", self.accumulate, at_least=1)
         if self.threads is not None:
             check_number("threads", self.threads, at_least=1)
         if self.workers is not None:

@@ -168,6 +168,8 @@ class PretrainSettings(TypedDict, total=False):
     precision: Literal["auto", "32", "bf16", "16", 32, 16]
     devices: int
     nodes: int
+    accumulate: int
+    checkpoint_activations: bool
     threads: int | None
     workers: int | None
     resident: bool | Literal["auto", "yes", "no"]

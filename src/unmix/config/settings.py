@@ -59,7 +59,26 @@ class Settings:
                 f"it must be at least {last + 1}.",
                 parameter="restarts",
             )
-        least, processes = 2 * self.machine.processes, self.machine.processes
+        self._check_parts()
+
+    def _check_parts(self) -> None:
+        """Check that each device has 2 images at a time."""
+        processes, parts = self.machine.processes, self.machine.accumulate
+        if parts > 1 and self.run.batch_size % (processes * parts):
+            devices = f" on {processes} devices" if processes > 1 else ""
+            raise UserError(
+                f"`batch_size={self.run.batch_size}` has no {parts} equal parts{devices}; use a "
+                f"multiple of {processes * parts}.",
+                parameter="accumulate",
+            )
+        if parts > 1 and self.run.batch_size < 2 * processes * parts:
+            raise UserError(
+                f"{parts} parts of `batch_size={self.run.batch_size}` are of "
+                f"{self.run.batch_size // (processes * parts)} image; batch norm and mixtures need "
+                f"at least 2, so use at most {self.run.batch_size // (2 * processes)}.",
+                parameter="accumulate",
+            )
+        least = 2 * processes
         if processes > 1 and self.run.batch_size < least:
             nodes = f" of `nodes={self.machine.nodes}`" if self.machine.nodes > 1 else ""
             raise UserError(

@@ -37,6 +37,7 @@ class BarlowTwins(TrainedTargets):
     """
 
     coupled = True
+    across_samples = "correlations of features"
     special_rules = frozenset({"mixbt"})
 
     def __init__(

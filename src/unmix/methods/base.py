@@ -101,6 +101,9 @@ class Method(nn.Module, ABC):
         multi_crop: Whether it accepts additional small crops.
         pairs: Which view's query is compared with which view's target; see `pairs_of`.
         coupled: Whether `compare` gives a scalar per batch instead of one loss per sample.
+        across_samples: What the loss of a sample takes from the others of its batch, a plural such
+            as "negatives"; None if nothing: then the loss of a batch, and its gradient, is the mean
+            of its parts'.
         contrastive: Whether it is an `InstanceDiscrimination`.
         sync_batch_norm: Whether batch norm is synchronized between processes where possible.
         per_image: Whether targets are indexed by sample id instead of computed from a view: then
@@ -115,6 +118,7 @@ class Method(nn.Module, ABC):
     views: int = 2
     multi_crop: bool = False
     coupled: bool = False
+    across_samples: str | None = None
     contrastive: bool = False
     sync_batch_norm: bool = True
     per_image: bool = False

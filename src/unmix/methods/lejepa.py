@@ -39,6 +39,7 @@ class LeJEPA(MultiCrop):
         t_max: The largest of these points.
     """
 
+    across_samples = "samples that SIGReg tests"
     target_queries: Collection[int] = (0, 1)
     target_gradient = True
 

@@ -66,12 +66,12 @@ class PIRL(OneBankMethod):
         super().__init__(backbone, n_data, dim, temperature, negatives, bank_momentum, contrast)
         self.tile_head = linear_head(feature_dim(backbone), dim)
         self.g = linear_head(grid * grid * dim, dim)
-        self.grid, self.seed, self.step = grid, 0, 0
+        self.grid, self.seed, self.step, self.drawn = grid, 0, 0, 0
         self.pairs = (Pair(0, 0, 1 - jigsaw_weight), Pair(1, 0, jigsaw_weight))
 
     def begin_step(self, progress: Progress) -> None:
         """The order of tiles follows from the run's seed and the step's number."""
-        self.seed, self.step = progress.seed, progress.step
+        self.seed, self.step, self.drawn = progress.seed, progress.step, 0
 
     def unmixed_pairs(self, count: int) -> Sequence[Pair]:
         """The jigsaw's, whose head the picture's mixture does not train."""
@@ -85,7 +85,10 @@ class PIRL(OneBankMethod):
         """g(v_It): the tiles' features, concatenated in an order drawn for each sample."""
         n, count = len(view), self.grid**2
         v = self.tile_head(self.f.backbone(tiles_of(view, self.grid))).reshape(n, count, -1)
-        generator = generator_for(self.seed, "tiles", self.step, rank())
+        # A step in parts draws several times.
+        place = (self.step, rank(), self.drawn) if self.drawn else (self.step, rank())
+        self.drawn += 1
+        generator = generator_for(self.seed, "tiles", *place)
         order = to_device(uniform((n, count), generator).argsort(dim=1), view.device)
         v = v.gather(1, order[:, :, None].expand_as(v))
         return l2_normalize(self.g(v.flatten(1)))

@@ -152,6 +152,7 @@ class InBatchNegatives(Projected, InstanceDiscrimination):
     """
 
     batch_size: int | None = None
+    across_samples = "negatives"
 
     def check_batch(self, batch_size: int) -> None:
         """A positive needs at least one negative."""

@@ -59,6 +59,7 @@ class SwAV(MultiCrop):
 
     target_queries = (0, 1)
     target_gradient = True
+    across_samples = "codes, which spread images over the prototypes"
     special_rules = frozenset({"swav_released"})
 
     def __init__(

@@ -34,6 +34,7 @@ class VICReg(TrainedTargets):
     """
 
     coupled = True
+    across_samples = "variances and covariances of features"
 
     def __init__(
         self,

@@ -53,6 +53,7 @@ class WMSE(JointHead):
     """
 
     coupled = True
+    across_samples = "covariances that features are whitened by"
 
     def __init__(
         self,

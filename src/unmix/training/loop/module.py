@@ -19,6 +19,7 @@ from unmix.methods import Method, Progress
 from unmix.mixtures import MixtureOperator, Operator
 from unmix.stages import stage
 from unmix.step import (
+    MemoryUpdate,
     Mixture,
     Objective,
     draw_mixture,
@@ -28,6 +29,7 @@ from unmix.step import (
     step_generator,
 )
 from unmix.training.loading.loaders import Batch, EpochOrder
+from unmix.training.loop.accumulation import part_sizes
 from unmix.training.loop.freezing import Freezing
 from unmix.training.loop.health import EXPLODED_WEIGHTS, Advice, all_finite, weight_norm
 from unmix.training.loop.optimizers import (
@@ -67,6 +69,8 @@ class Pretraining(L.LightningModule):
             released. See `unmix.step.Mixture`.
         rule: Weights the loss of label-space mixtures; Un-Mix's by default.
         advice: Named in the message if the loss is not finite.
+        accumulate: Parts in which the images of a step are encoded, one after the other. Their
+            gradients are averaged, and memories are updated once, as of one batch.
     """
 
     def __init__(
@@ -86,6 +90,7 @@ class Pretraining(L.LightningModule):
         joint: bool | None = None,
         rule: Rule | None = None,
         advice: Advice | None = None,
+        accumulate: int = 1,
     ) -> None:
         super().__init__()
         self.method = method.to(memory_format=torch.channels_last) if channels_last else method
@@ -94,6 +99,7 @@ class Pretraining(L.LightningModule):
         self.image_space, self.label_space = image_space, label_space
         self.joint, self.rule = joint, rule or UnMixRule()
         self.freezing = Freezing(method, optimizer.freeze_backbone_epochs)
+        self.accumulate, self._in_parts = accumulate, False
         self.compiled = False
         held = resident and isinstance(images, TensorImages)
         self.resident = images.images if held and isinstance(images, TensorImages) else None
@@ -179,44 +185,86 @@ class Pretraining(L.LightningModule):
         # Compiled for full batches; compiling again for a smaller one would not pay.
         short = self.compiled and len(batch.index) != self.order.share
         with torch.compiler.set_stance("force_eager") if short else nullcontext():
-            step = self.compute(batch, self.generator())
-        self._update_memory = step.update_memory
-        if self.first_loss is None:
-            self.first_loss = step.loss.detach()
-        self._add("loss", step.loss.detach(), len(batch.index))
-        if step.mixed is not None and step.clean is not None:
-            self._add("loss_clean", step.clean, len(batch.index))
-        if step.mixed is not None:
-            self._add("loss_mixed", step.mixed, len(batch.index))
+            loss = self._loss(batch, self.generator())
         self.samples += len(batch.index)
         if self.device.type == "cpu" or self.global_step % _CHECK_EVERY == 0:
             self.check_loss()
-        return step.loss
+        return loss
+
+    def _loss(self, batch: Batch, generator: torch.Generator) -> Tensor:
+        """The loss of a batch; of one in parts, that of the last, after the others' backward."""
+        n, even = len(batch.index), self.rule.even and self.label_space is not None
+        most = -(-self.order.share // self.accumulate)
+        sizes = part_sizes(n, most, self.order.smallest, even)
+        self._in_parts = len(sizes) > 1
+        if self._in_parts:
+            self.trainer.optimizers[0].zero_grad()
+        # Of the whole batch, so that a step has the same views however it is encoded.
+        views = self.make_views(batch, generator)
+        parts = zip(
+            batch.index.split(sizes), *(view.split(sizes) for view in views), strict=True
+        )  # fmt: skip
+        updates: list[MemoryUpdate] = []
+        total = torch.zeros((), device=self.device)
+        loss: Tensor | None = None
+        for number, (index, *some) in enumerate(parts):
+            if loss is not None:
+                self._backward_of_part(loss)
+            found = self.objective(some, index, generator, number)
+            loss = found.loss * (len(index) / n) if self._in_parts else found.loss
+            total = total + loss.detach()
+            updates.append(found.update_memory.kept() if self._in_parts else found.update_memory)
+            self._note_losses(found, len(index))
+        assert loss is not None
+        self._update_memory = MemoryUpdate.joined(updates)
+        if self.first_loss is None:
+            self.first_loss = total
+        return loss
+
+    def _backward_of_part(self, loss: Tensor) -> None:
+        # Several processes exchange gradients in the pass of the last part alone, which Lightning
+        # does: DistributedDataParallel waits for that one from the end of `training_step` on.
+        with torch.autocast(self.device.type, enabled=False):
+            self.trainer.strategy.backward(loss, None)
+
+    def _note_losses(self, step: Objective, count: int) -> None:
+        self._add("loss", step.loss.detach(), count)
+        if step.mixed is not None and step.clean is not None:
+            self._add("loss_clean", step.clean, count)
+        if step.mixed is not None:
+            self._add("loss_mixed", step.mixed, count)
+
+    def optimizer_zero_grad(
+        self, epoch: int, batch_idx: int, optimizer: torch.optim.Optimizer
+    ) -> None:
+        """Between forward and backward; not if gradients of a step's earlier parts are there."""
+        if not self._in_parts:
+            optimizer.zero_grad()
 
     def generator(self) -> torch.Generator:
         """Of this step."""
         return step_generator(self.seed, self.global_step)
 
     def compute(self, batch: Batch, generator: torch.Generator) -> Objective:
-        """Views and loss of one batch."""
+        """Views and loss of one batch, whole."""
         return self.objective(self.make_views(batch, generator), batch.index, generator)
 
     def objective(
-        self, views: list[Tensor], index: Tensor, generator: torch.Generator
+        self, views: list[Tensor], index: Tensor, generator: torch.Generator, part: int = 0
     ) -> Objective:
-        """The loss of one batch's views."""
+        """The loss of one batch's views, or of those of a part of it."""
         views, others = split_views(views, self.label_space)
-        mixture = self.mixture(views, others)
+        mixture = self.mixture(views, others, part)
         with stage("forward"):
             return objective(self.method, views, index, generator, mixture)
 
-    def mixture(self, views: list[Tensor], others: list[Tensor]) -> Mixture | None:
-        """The label-space mixture of a step, if the run has one."""
+    def mixture(self, views: list[Tensor], others: list[Tensor], part: int = 0) -> Mixture | None:
+        """The label-space mixture of a part of a step, if the run has one."""
         if self.label_space is None:
             return None
         return draw_mixture(
             self.method, views, others, self.label_space, self.rule,
-            seed=self.seed, step=self.global_step, joint=self.joint,
+            seed=self.seed, step=self.global_step, part=part, joint=self.joint,
         )  # fmt: skip
 
     def on_after_backward(self) -> None:

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from unmix import methods
+from unmix.backbones import checkpoint_activations
 from unmix.config import RunSettings, Settings
 from unmix.data import (
     Decoding,
@@ -33,6 +34,7 @@ from unmix.names import shown
 from unmix.randomness import generator_for
 from unmix.together import smallest_batch
 from unmix.training.loading.residency import hold
+from unmix.training.loop.accumulation import accumulation_line
 from unmix.training.loop.health import advice_for
 from unmix.training.loop.module import Pretraining
 from unmix.training.mixing import check_views, label_space
@@ -130,7 +132,10 @@ def build_parts(
     if start is not None:
         settings = settings.with_changes(init_sha256=start.weights.sha256)
     method = build_method(settings, len(train), size, start)
-    check_batch(method, run_.batch_size, len(train), processes)
+    if settings.machine.checkpoint_activations:
+        checkpoint_activations(method.backbone)
+    parts = settings.machine.accumulate
+    check_batch(method, run_.batch_size, len(train), processes, parts)
     operator, rule = label_space(settings, method)
     smallest = smallest_batch(operator, method)
     order = order_of(settings.run, train, smallest, processes)
@@ -147,7 +152,7 @@ def build_parts(
         image_space=settings.mixture.image_space(), label_space=operator,
         channels_last=machine.channels_last, resident=held.resident,
         joint=settings.mixture.unmix_joint, rule=rule,
-        advice=advice_for(settings),
+        advice=advice_for(settings), accumulate=parts,
     )  # fmt: skip
     if module.image_space is not None:
         module.image_space.draw((2, 3, size, size), generator_for(0))
@@ -159,6 +164,7 @@ def build_parts(
         *notes_on_weights(settings.model.backbone, settings.model.init),
         *(() if start is None else start.notes(train.mean, train.std)),
         *notes_on_layers(settings, method),
+        *_notes_on_parts(settings, method),
         *notes_on_image_space(settings.mixture),
         *notes_on_sizes(settings.mixture, settings.views, size),
     )
@@ -205,6 +211,13 @@ def _test_images(labeled: ImageSet, run_: RunSettings, seen: Seen | None) -> Ima
         return None
 
 
+def _notes_on_parts(settings: Settings, method: Method) -> tuple[str, ...]:
+    parts, mixtures = settings.machine.accumulate, settings.mixture.unmix
+    if parts == 1:
+        return ()
+    return (accumulation_line(method, parts, settings.run.batch_size, mixtures),)
+
+
 def _measured_range(images: ImageSet, run_: RunSettings) -> dict[str, Any]:
     """The measured range of pixel values, for `config.yaml`, so that later images scale alike."""
     if not isinstance(images, StreamedImages) or images.decoding.range in (None, run_.limits):
@@ -212,15 +225,20 @@ def _measured_range(images: ImageSet, run_: RunSettings) -> dict[str, Any]:
     return {"range": list(images.decoding.range)}  # type: ignore[arg-type]
 
 
-def check_batch(method: Method, batch_size: int, n: int, processes: int) -> None:
-    """Check that a method supports the batch size of a run.
+def check_batch(method: Method, batch_size: int, n: int, processes: int, parts: int = 1) -> None:
+    """Check that a method supports the batch size of a run, or the parts of its batches.
 
     Raises:
         UserError: if not. If the data is too small for any batch, the message says so.
     """
     try:
-        method.check_batch(min(batch_size, n) // processes)
+        method.check_batch(min(batch_size, n) // processes // parts)
     except UserError as error:
+        if parts > 1:
+            raise error.with_more(
+                f"With `accumulate={parts}` each of its parts is a batch of "
+                f"{batch_size // processes // parts}; fewer parts may do."
+            ) from None
         needed = method.smallest_batch * processes
         if n >= needed or "batch_size" not in f"{error.parameter} {error.message}":
             raise
