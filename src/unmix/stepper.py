@@ -155,6 +155,8 @@ class Stepper(nn.Module):
                 Progress(self.steps, self.total_steps, self.steps_per_epoch, self.seed)
             )
             self._begun = self.steps
+        if part := self.batches % self.accumulate:
+            self.method.begin_part(part)
         found = self._objective(views, index)
         if not found.loss.requires_grad:
             raise UserError("method: none of its parameters takes a gradient; unfreeze it.")

@@ -143,6 +143,9 @@ class Method(nn.Module, ABC):
     def begin_step(self, progress: Progress) -> None:
         """Prepare a step: update momentum encoders and schedules."""
 
+    def begin_part(self, part: int) -> None:
+        """Prepare a further part of a step, from 1, of which each has a backward pass."""
+
     def pairs_of(self, count: int) -> Sequence[Pair]:
         """The comparisons of a step with `count` views, small crops included."""
         return self.pairs

@@ -66,12 +66,16 @@ class PIRL(OneBankMethod):
         super().__init__(backbone, n_data, dim, temperature, negatives, bank_momentum, contrast)
         self.tile_head = linear_head(feature_dim(backbone), dim)
         self.g = linear_head(grid * grid * dim, dim)
-        self.grid, self.seed, self.step, self.drawn = grid, 0, 0, 0
+        self.grid, self.seed, self.step, self.part = grid, 0, 0, 0
         self.pairs = (Pair(0, 0, 1 - jigsaw_weight), Pair(1, 0, jigsaw_weight))
 
     def begin_step(self, progress: Progress) -> None:
         """The order of tiles follows from the run's seed and the step's number."""
-        self.seed, self.step, self.drawn = progress.seed, progress.step, 0
+        self.seed, self.step, self.part = progress.seed, progress.step, 0
+
+    def begin_part(self, part: int) -> None:
+        """Of a step in parts each has orders of its own."""
+        self.part = part
 
     def unmixed_pairs(self, count: int) -> Sequence[Pair]:
         """The jigsaw's, whose head the picture's mixture does not train."""
@@ -85,9 +89,7 @@ class PIRL(OneBankMethod):
         """g(v_It): the tiles' features, concatenated in an order drawn for each sample."""
         n, count = len(view), self.grid**2
         v = self.tile_head(self.f.backbone(tiles_of(view, self.grid))).reshape(n, count, -1)
-        # A step in parts draws several times.
-        place = (self.step, rank(), self.drawn) if self.drawn else (self.step, rank())
-        self.drawn += 1
+        place = (self.step, rank(), self.part) if self.part else (self.step, rank())
         generator = generator_for(self.seed, "tiles", *place)
         order = to_device(uniform((n, count), generator).argsort(dim=1), view.device)
         v = v.gather(1, order[:, :, None].expand_as(v))

@@ -106,6 +106,7 @@ class Pretraining(L.LightningModule):
         self.advice = advice or Advice()
         self.start_norm = weight_norm(method.backbone).item()
         self.first_loss: Tensor | None = None
+        self._first: list[Tensor] = []
         self.sums: dict[str, Tensor] = {}
         self.samples = 0
         self._update_memory: Callable[[], None] | None = None
@@ -186,6 +187,8 @@ class Pretraining(L.LightningModule):
         short = self.compiled and len(batch.index) != self.order.share
         with torch.compiler.set_stance("force_eager") if short else nullcontext():
             loss = self._loss(batch, self.generator())
+        if self.first_loss is None:
+            self.first_loss, self._first = torch.stack(self._first).sum(), []
         self.samples += len(batch.index)
         if self.device.type == "cpu" or self.global_step % _CHECK_EVERY == 0:
             self.check_loss()
@@ -197,28 +200,24 @@ class Pretraining(L.LightningModule):
         most = -(-self.order.share // self.accumulate)
         sizes = part_sizes(n, most, self.order.smallest, even)
         self._in_parts = len(sizes) > 1
-        if self._in_parts:
-            self.trainer.optimizers[0].zero_grad()
+        if not self._in_parts:
+            found = self.compute(batch, generator)
+            self._update_memory = found.update_memory
+            return self._noted(found, n, 1.0)
+        self.trainer.optimizers[0].zero_grad()
         # Of the whole batch, so that a step has the same views however it is encoded.
         views = self.make_views(batch, generator)
-        parts = zip(
-            batch.index.split(sizes), *(view.split(sizes) for view in views), strict=True
-        )  # fmt: skip
+        parts = list(zip(batch.index.split(sizes), *(v.split(sizes) for v in views), strict=True))
         updates: list[MemoryUpdate] = []
-        total = torch.zeros((), device=self.device)
-        loss: Tensor | None = None
         for number, (index, *some) in enumerate(parts):
-            if loss is not None:
-                self._backward_of_part(loss)
+            if number:
+                self.method.begin_part(number)
             found = self.objective(some, index, generator, number)
-            loss = found.loss * (len(index) / n) if self._in_parts else found.loss
-            total = total + loss.detach()
-            updates.append(found.update_memory.kept() if self._in_parts else found.update_memory)
-            self._note_losses(found, len(index))
-        assert loss is not None
+            updates.append(found.update_memory.kept())
+            loss = self._noted(found, len(index), len(index) / n)
+            if number < len(sizes) - 1:
+                self._backward_of_part(loss)
         self._update_memory = MemoryUpdate.joined(updates)
-        if self.first_loss is None:
-            self.first_loss = total
         return loss
 
     def _backward_of_part(self, loss: Tensor) -> None:
@@ -227,12 +226,17 @@ class Pretraining(L.LightningModule):
         with torch.autocast(self.device.type, enabled=False):
             self.trainer.strategy.backward(loss, None)
 
-    def _note_losses(self, step: Objective, count: int) -> None:
+    def _noted(self, step: Objective, count: int, share: float) -> Tensor:
+        """The loss times the share of its part in the step, noted for the epoch's means."""
         self._add("loss", step.loss.detach(), count)
         if step.mixed is not None and step.clean is not None:
             self._add("loss_clean", step.clean, count)
         if step.mixed is not None:
             self._add("loss_mixed", step.mixed, count)
+        loss = step.loss if share == 1 else step.loss * share
+        if self.first_loss is None:
+            self._first.append(loss.detach())
+        return loss
 
     def optimizer_zero_grad(
         self, epoch: int, batch_idx: int, optimizer: torch.optim.Optimizer
