@@ -27,7 +27,9 @@ TINY: dict[str, Any] = {
     # Chosen by the load of the machine otherwise, and sums depend on it.
     "threads": 1,
 }  # fmt: skip
-TIMES = {"seconds", "total_seconds", "images_per_second", "peak_memory_bytes"}
+TIMES = {
+    "seconds", "total_seconds", "images_per_second", "peak_memory_bytes", "cores_taken_by_others",
+}  # fmt: skip
 
 
 def moments(patch: pytest.MonkeyPatch, die_at: int) -> list[str]:

@@ -7,9 +7,12 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from PIL import Image
 
-from killing import outcome, run, run_and_die
+import killing
+from killing import TINY, outcome, run, run_and_die
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="Windows has no fork")
 
@@ -80,3 +83,26 @@ def test_a_kill_in_the_write_of_any_file_loses_nothing(
     assert outcome(tmp_path / "r") == expected
     left = [path.name for path in (tmp_path / "r").rglob(".*.tmp")]
     assert left == []
+
+
+@pytest.mark.parametrize("saves", [2, 3, 4])
+def test_a_run_with_data_workers_goes_on_with_the_right_images(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, saves: int
+) -> None:
+    """Within an epoch, at its end, and after the next one's first step: workers read ahead."""
+    draw = np.random.default_rng(0)
+    for i in range(48):
+        folder = tmp_path / "images" / ("train" if i % 2 else "val") / "ab"[i % 4 // 2]
+        folder.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(draw.integers(0, 256, (12, 12, 3), dtype=np.uint8)).save(
+            folder / f"{i}.png"
+        )
+    words = {name: value for name, value in TINY.items() if name not in ("queue_size", "bn_splits")}
+    words |= {"method": "simclr", "data": str(tmp_path / "images"), "batch_size": 8, "limit": 24,
+              "workers": 1, "resident": "no"}  # fmt: skip
+    monkeypatch.setattr(killing, "TINY", words)
+    seen = run(tmp_path / "whole")
+    moments = [n for n, name in enumerate(seen, start=1) if name == "after save_checkpoint"]
+    run_and_die(tmp_path / "r", moments[saves - 1])
+    run(tmp_path / "r")
+    assert outcome(tmp_path / "r") == outcome(tmp_path / "whole")

@@ -337,8 +337,13 @@ class Pretraining(L.LightningModule):
         return batch.rows(torch.arange(count, device=batch.index.device) % len(batch.index))
 
     def _position(self) -> tuple[int, int]:
-        done = self.trainer.fit_loop.epoch_loop.batch_progress.current.ready
-        return self.current_epoch, done if done < len(self.order) else 0
+        loop = self.trainer.fit_loop
+        done = loop.epoch_loop.batch_progress.current.ready
+        if done < len(self.order):
+            return self.current_epoch, done
+        # A run is resumed from the end of an epoch, and data workers are asked for batches before
+        # Lightning has counted that epoch.
+        return loop.epoch_progress.current.processed, 0  # type: ignore[attr-defined]
 
     def _add(self, name: str, value: Tensor, count: int) -> None:
         # Sums stay on the device: reading a loss at every step would make the host wait.
