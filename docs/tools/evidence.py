@@ -28,6 +28,10 @@ __all__ = ["block_of", "evidence", "paired_seeds"]
 README = DOCS.parent / "README.md"
 PICTURE = DOCS / "images" / "evidence.png"
 STUDY = DOCS / "evidence" / "augmentation-none"
+AUGMENTED = {
+    "with crops and flips": DOCS / "evidence" / "augmentation-crop-flip",
+    "with full augmentation": DOCS / "evidence" / "augmentation-full",
+}
 CANDIDATE, REFERENCE = "Un-Mix", "plain"
 EQUAL = "plain at Un-Mix's compute"
 BLOCK = re.compile(
@@ -36,9 +40,9 @@ BLOCK = re.compile(
 TITLES = {"knn": "kNN", "linear": "linear probe"}
 
 
-def _results(seeds: Sequence[int]) -> StudyResults:
-    """The study with the cells of these seeds alone."""
-    study = read_study(STUDY)
+def _results(seeds: Sequence[int], folder: Path = STUDY) -> StudyResults:
+    """A study with the cells of these seeds alone."""
+    study = read_study(folder)
     return StudyResults(study.study, [cell for cell in study.cells if cell["seed"] in seeds])
 
 
@@ -75,6 +79,12 @@ def evidence(seeds: Sequence[int], base: str = "docs/") -> str:
                     f"- {how}, {TITLES[comparison.protocol]}: {means[0]:.1f}% against "
                     f"{means[1]:.1f}%,\n  {words}"
                 )
+    augmented = []
+    for how, folder in AUGMENTED.items():
+        for comparison in _results(seeds, folder).comparisons():
+            if (comparison.candidate, comparison.reference) == (CANDIDATE, REFERENCE):
+                words = comparison.words().split(": ", 1)[1]
+                augmented.append(f"- {how}, {TITLES[comparison.protocol]}:\n  {words}")
     settings = results.of(CANDIDATE)[0]["settings"]
     where = (
         f"CIFAR-10, {settings['limit']:,} training images, all 10,000 test images,\n"
@@ -85,6 +95,8 @@ def evidence(seeds: Sequence[int], base: str = "docs/") -> str:
         f"![Accuracy of each seed with and without Un-Mix]({base}images/evidence.png)",
         f"**MoCo without augmentation, {CANDIDATE} against {REFERENCE}** ({where}):",
         "\n".join(lines),
+        "The same where images are augmented, at equal epochs:",
+        "\n".join(augmented),
         f"All conditions: [Results]({base}results.md), or "
         "`unmix study show docs/evidence/augmentation-none`.\n"
         f"The [plan]({base}evidence/plan.md) was written before the runs.",
