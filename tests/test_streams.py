@@ -21,7 +21,7 @@ import torch
 from streams import Server, picture, serving, write_shards, write_tar
 from unmix.data import BrokenImage, load, read_uint8
 from unmix.data.fingerprint import fingerprint
-from unmix.data.streams import NoTestShards, ShardImages, loading, remote
+from unmix.data.streams import NoTestShards, ShardImages, loading, remote, store
 from unmix.data.streams.cache import ShardCache, _machine
 from unmix.data.streams.locations import expand_braces, shards_of
 from unmix.data.streams.remote import ShardError
@@ -648,3 +648,22 @@ def test_images_without_a_label_among_others_are_noted(tmp_path: Path) -> None:
     images = shards(tmp_path)
     assert images.labels is None
     assert any("3 of 7 images have none, first in more-0000.tar" in n for n in images.notes)
+
+
+def test_images_that_are_requested_together_fit_in_memory(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_shards(server.folder, [8])
+    images = shards(f"{server.url}/train-0000.tar", cache_size="0")
+    sizes = [len(content) for content in expected(8)]
+    monkeypatch.setattr(store, "_HELD_BYTES", sum(sizes[:5]))
+    images.prepare(range(8))
+    assert sum(len(content) for content in images.store._ready.values()) == sum(sizes[:5])
+    assert contents(images) == expected(8)
+
+
+def test_a_cache_that_cannot_be_written_is_named(server: Server, tmp_path: Path) -> None:
+    write_shards(server.folder, [4])
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ShardError, match=r"train-0000.tar: cannot be copied to .*/file"):
+        load(f"{server.url}/train-0000.tar", "train", cache_dir=tmp_path / "file")

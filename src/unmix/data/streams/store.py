@@ -34,6 +34,7 @@ _OPEN = 256
 _WINDOW = 1 << 22
 _AT_ONCE = 16
 _COPIES = 4
+_HELD_BYTES = 1 << 28  # of images that are requested at the same time
 
 
 @dataclass(frozen=True)
@@ -256,7 +257,9 @@ class ShardStore:
             copy = self.cache.fetch(shard.key, shard.size, write, wait=wait)
         except OSError as error:
             reason = error.strerror or str(error)
-            raise ShardError(f"{shard.url}: cannot be copied to the cache ({reason}).") from None
+            raise ShardError(
+                f"{shard.url}: cannot be copied to {self.cache.folder} ({reason})."
+            ) from None
         if copy is None and wait:
             self._note_full()
         return copy
@@ -330,11 +333,21 @@ class ShardStore:
         for number in sorted(shards):
             self._opened(number, make=number in whole)
             self.index(number)
-        alone = [each for each in dict.fromkeys(wanted) if each[0] not in self._open]
+        alone = self._within_memory(n for n in dict.fromkeys(wanted) if n[0] not in self._open)
         if len(alone) < 2:
             return
         with ThreadPoolExecutor(min(_AT_ONCE, len(alone))) as pool:
             self._ready.update(zip(alone, pool.map(self._requested, alone), strict=True))
+
+    def _within_memory(self, wanted: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
+        """As many of these images as may be held at once; the others are read on their own."""
+        chosen, size = [], 0
+        for number, position in wanted:
+            size += max(0, int(self.index(number).length[position]))
+            if size > _HELD_BYTES:
+                break
+            chosen.append((number, position))
+        return chosen
 
     def _copy_all(self, numbers: Sequence[int]) -> None:
         """Copy several shards at the same time."""

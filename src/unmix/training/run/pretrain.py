@@ -52,6 +52,7 @@ from unmix.training.run.results import (
     results_of,
     say_accuracies,
     say_quality,
+    why_not_evaluated,
     with_earlier,
 )
 from unmix.training.run.resuming import check_data, check_machine
@@ -337,7 +338,7 @@ def _to_the_end(
     say_accuracies(results)
     say_quality(results)
     if not evaluator.labeled:
-        why = "has no classes" if parts.labeled.labels is None else "was given without test_data"
+        why = why_not_evaluated(parts.labeled)
         say(f"{shown(settings.run.data)} {why}, so kNN and linear probes are off.")
     say(f"encoder: {shown(folder.encoder)}   results: {shown(folder.results)}")
     return results

@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from unmix.busy import TAKEN
+from unmix.data import ImageSet
+from unmix.data.streams import ShardImages
 from unmix.display import quality_line
 from unmix.errors import UserError
 from unmix.files import read_json
@@ -24,7 +26,10 @@ from unmix.training.run.extending import extensions
 from unmix.training.run.folder import RunFolder
 from unmix.training.run.parts import Parts
 
-__all__ = ["kept_detection", "results_of", "say_accuracies", "say_quality", "with_earlier"]
+__all__ = [
+    "kept_detection", "results_of", "say_accuracies", "say_quality", "why_not_evaluated",
+    "with_earlier",
+]  # fmt: skip
 
 
 def with_earlier(folder: RunFolder, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -102,6 +107,15 @@ def say_quality(results: RunResults) -> None:
     """Print the measures that need no labels, of a run whose results have them."""
     if results.quality:
         say(f"without labels, {quality_line(results.quality)}")
+
+
+def why_not_evaluated(labeled: ImageSet) -> str:
+    """Why images have no kNN and no linear probe, behind their name."""
+    if labeled.labels is None:
+        return "has no classes"
+    if isinstance(labeled, ShardImages):
+        return "has no shards to evaluate on (--test_folder names some)"
+    return "was given without test_data"
 
 
 def say_accuracies(results: RunResults) -> None:
