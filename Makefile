@@ -4,13 +4,14 @@
 # make tutorial  execute the tutorial's notebook and store its outputs
 # make catalog   rewrite what is generated from the code: the catalog of options (see
 #                src/unmix/config/catalog.py) and the table of features in the README
+# make reliability  kill runs at random moments and compare what they leave
 # All install what they need in .venv; PYTHON chooses the interpreter (3.10 to 3.13).
 
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test docs tutorial install clean catalog
+.PHONY: demo test docs tutorial install clean catalog reliability
 
 demo: $(VENV)/.installed
 	$(BIN)/unmix demo
@@ -47,3 +48,6 @@ docs: $(VENV)/.installed-dev
 
 tutorial: $(VENV)/.installed-dev
 	$(BIN)/python docs/tools/notebook.py
+
+reliability: $(VENV)/.installed-dev
+	$(BIN)/python tests/jobs/kills.py --out build/kills.json
