@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import re
 import signal
+import socket
+import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -63,6 +67,88 @@ def test_a_killed_data_worker_is_named_and_the_same_command_goes_on(
     assert multiprocessing.active_children() == []
     monkeypatch.undo()
     assert main(["pretrain", "--run", str(run)]) == 0
+
+
+SCRIPT = """
+import os, signal, sys, time
+from unmix.cli import main
+from unmix.errors import UserError
+from unmix.training.loop.module import Pretraining
+
+who, how = int(sys.argv[1]), sys.argv[2]
+step = Pretraining.training_step
+
+def wrapped(self, *arguments):
+    if self.global_step == 5 and self.global_rank == who:
+        if how in ("SIGKILL", "SIGSTOP", "SIGSEGV"):
+            os.kill(os.getpid(), getattr(signal, how))
+        elif how == "exit":
+            os._exit(3)
+        elif how == "UserError":
+            raise UserError("--data: this is wrong.")
+        else:
+            raise ZeroDivisionError("a bug")
+    return step(self, *arguments)
+
+Pretraining.training_step = wrapped
+sys.exit(main(sys.argv[3:]))
+"""
+
+
+@pytest.mark.parametrize(
+    ("rank", "how", "status", "line"),
+    [
+        (1, "SIGKILL", 1, r"rank 1 of 2 \(process \d+ on HOST\) was killed \(SIGKILL\)"),
+        (1, "SIGSTOP", 1, r"rank 1 of 2 \(process \d+ on HOST\) has not answered for \d+ s\."),
+        (1, "exit", 1, r"rank 1 of 2 \(process \d+ on HOST\) ended with status 3\."),
+        (1, "UserError", 2, r"--data: this is wrong\."),
+        (1, "bug", 1, r"rank 1 of 2 .* ended with an error: ZeroDivisionError: a bug"),
+        (0, "UserError", 2, r"--data: this is wrong\."),
+        (0, "SIGKILL", -9, r"rank 0 of 2 \(process \d+ on HOST\) is gone\."),
+    ],
+)
+def test_the_loss_of_a_rank_ends_all_with_a_line_that_names_it(
+    tmp_path: Path, rank: int, how: str, status: int, line: str
+) -> None:
+    """Within the time-out, here of 4 s, no process is left, and the same command goes on."""
+    run, script = tmp_path / "Run", tmp_path / "train.py"
+    script.write_text(SCRIPT)
+    command = ["pretrain", "--data", "digits", "--limit", "64", "--method", "simclr", "--size", "8",
+               "--backbone", "resnet10", "--width", "0.125", "--batch_size", "16", "--epochs", "2",
+               "--knn_every", "0", "--no-evaluate", "--devices", "2", "--device", "cpu",
+               "--logger", "none", "--run", str(run)]  # fmt: skip
+    with (tmp_path / "said").open("w+") as said:
+        process = subprocess.Popen(
+            [sys.executable, str(script), str(rank), how, *command], stdout=said, stderr=said,
+            start_new_session=True,
+            env={**os.environ, "OMP_NUM_THREADS": "1", "UNMIX_TIMEOUT": "4"},
+        )  # fmt: skip
+        assert process.wait(240) == status
+        until = time.monotonic() + 40
+        while (left := of_group(process.pid)) and time.monotonic() < until:
+            time.sleep(0.2)
+        assert left == []
+        said.seek(0)
+        output = said.read()
+    assert len(re.findall(line.replace("HOST", socket.gethostname()), output)) == 1, output
+    assert output.count("unmix: error: ") == 1, output
+    assert ("Traceback" in output) == (how == "bug"), output
+    if status in (1, -9):
+        assert f" To go on from step 4: unmix pretrain --run {run}." in output
+    assert (run / "checkpoints" / "last.ckpt").exists()
+
+
+def of_group(group: int) -> list[int]:
+    """The processes of a process group that have not ended."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            state, _, number = path.read_text().rpartition(")")[2].split()[:3]
+        except OSError:
+            continue
+        if int(number) == group and state != "Z":
+            found.append(int(path.parent.name))
+    return found
 
 
 @pytest.mark.parametrize(

@@ -61,6 +61,22 @@ class RunFolder:
         """Whether there is any checkpoint, intact or not."""
         return any(self.checkpoints.glob("*.ckpt"))
 
+    def way_on(self, saved: int | None, in_python: bool, sentence: bool = False) -> str:
+        """How to continue a run that was stopped.
+
+        Args:
+            saved: The step of its last checkpoint, if it is known.
+            in_python: Whether the images were given as Python objects.
+            sentence: With a capital and a full stop.
+        """
+        step = "" if saved is None else f" from step {saved:,}"
+        how = f"to go on{step}: unmix pretrain --run {shlex.quote(str(self.path))}"
+        if not self.last.exists():
+            how = "nothing was saved yet, so the same command starts from the beginning"
+        elif in_python:
+            how = f"the same call of pretrain goes on{step}"
+        return f"{how[:1].upper()}{how[1:]}." if sentence else how
+
     def check_ours(self) -> None:
         """Check that a run that is being trained still has its folder.
 

@@ -24,7 +24,7 @@ from unmix.config.saved import check_method
 from unmix.data import ImageSet, StreamedImages
 from unmix.data.fingerprint import Fingerprint
 from unmix.data.from_python import evaluation_images, from_python
-from unmix.errors import Interrupted, UserError, lost_worker
+from unmix.errors import Interrupted, MachineError, UserError, lost_worker
 from unmix.evaluation import Measurement
 from unmix.hardware.threads import CoreMeter, choose_threads, threads_in_words, using_threads
 from unmix.names import shown
@@ -178,29 +178,13 @@ def run(
             if not is_leader():
                 # The first process says how to go on.
                 raise SystemExit(128 + number) from None
-            raise Interrupted(number, _way_on(folder, stopping.saved, given)) from None
-        except RuntimeError as error:
-            if (lost := lost_worker(error)) is None:
+            raise Interrupted(number, folder.way_on(stopping.saved, given is not None)) from None
+        except (MachineError, RuntimeError) as error:
+            lost = error if isinstance(error, MachineError) else lost_worker(error)
+            if lost is None:
                 raise
-            raise lost.with_more(
-                f"{_way_on(folder, stopping.saved, given).capitalize()}."
-            ) from None
-
-
-def _way_on(folder: RunFolder, saved: int | None, given: Given | None) -> str:
-    """How to continue a run that was interrupted.
-
-    Args:
-        folder: The run folder.
-        saved: The step of its last checkpoint, if it is known.
-        given: Images given as Python objects.
-    """
-    if not folder.last.exists():
-        return "nothing was saved yet, so the same command starts from the beginning"
-    step = "" if saved is None else f" from step {saved:,}"
-    if given is not None:
-        return f"the same call of pretrain goes on{step}"
-    return f"to go on{step}: unmix pretrain --run {shlex.quote(str(folder.path))}"
+            how = folder.way_on(stopping.saved, given is not None, sentence=True)
+            raise lost.with_more(how) from None
 
 
 def _complete(folder: RunFolder, settings: Settings) -> RunResults | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import signal
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.strategies import DDPStrategy
 
 from unmix.errors import Interrupted, UserError
-from unmix.names import shown
+from unmix.names import is_python, shown
 from unmix.training.console import is_leader, say
 from unmix.training.loading.loaders import build_loader
 from unmix.training.loop.callbacks import Checkpoints, Reporter
@@ -30,6 +30,7 @@ from unmix.training.run.folder import RunFolder
 from unmix.training.run.launching import cluster_plugins, join_again
 from unmix.training.run.loggers import extra_loggers
 from unmix.training.run.parts import Parts
+from unmix.training.run.ranks import Ranks
 
 __all__ = ["build_trainer", "fit"]
 
@@ -58,7 +59,13 @@ def fit(
         folder.checkpoints, settings.machine.checkpoint_every, settings.machine.checkpoint_steps,
         stopping, saving,
     )  # fmt: skip
+    several = settings.machine.processes > 1
+    in_python = is_python(settings.run.data)
+    ranks = Ranks(
+        settings.machine.processes, lambda: folder.way_on(stopping.saved, in_python, sentence=True)
+    )
     callbacks: list[Callback] = [
+        *([ranks] if several else []),
         Compiling(settings.machine.compile, say),
         reporter,
         reporter.checkpoints,
@@ -81,9 +88,10 @@ def fit(
         resident=parts.module.resident is not None, workers=settings.machine.workers,
         pin_memory=machine.device.type == "cuda",
     )  # fmt: skip
-    if settings.machine.processes > 1:
-        join_again(machine.device.type == "cuda", TIMEOUT)
-    with errors_of_users(trainer, folder, stopping):
+    ranks.take_over(trainer.strategy)
+    with ranks.watching() if several else nullcontext(), errors_of_users(trainer, folder, stopping):
+        if several:
+            join_again(machine.device.type == "cuda", TIMEOUT)
         trainer.fit(parts.module, loader, ckpt_path=start)
     # A run that was stopped between its last save and the evaluation has no step left to do.
     reporter.complete(trainer, parts.module)
