@@ -133,8 +133,10 @@ def test_the_loss_of_a_rank_ends_all_with_a_line_that_names_it(
     assert len(re.findall(line.replace("HOST", socket.gethostname()), output)) == 1, output
     assert output.count("unmix: error: ") == 1, output
     assert ("Traceback" in output) == (how == "bug"), output
-    if status in (1, -9):
+    if status == 1:
         assert f" To go on from step 4: unmix pretrain --run {run}." in output
+    if status == -9:  # rank 0 alone knows the step
+        assert f" To go on: unmix pretrain --run {run}." in output
     assert (run / "checkpoints" / "last.ckpt").exists()
 
 

@@ -124,6 +124,8 @@ class Ranks(Callback):
 
         Theirs kills all without a word.
         """
+        # A lost store is told in our line, not in a trace of C++ functions.
+        os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
         launcher = strategy.launcher
         if type(launcher) is _SubprocessScriptLauncher:
             ours = _Launcher(
@@ -141,7 +143,8 @@ class Ranks(Callback):
         if self.rank == 0:
             store = dist.TCPStore("0.0.0.0", 0, None, True, wait, wait_for_workers=False)
             port = [store.port]
-        dist.broadcast_object_list(port, 0, dist.new_group(backend="gloo"))
+        group: Any = dist.new_group(backend="gloo")
+        dist.broadcast_object_list(port, 0, group)
         if store is None:
             store = dist.TCPStore(host, port[0], None, False, wait, wait_for_workers=False)
         note = {"host": socket.gethostname(), "process": os.getpid()}
