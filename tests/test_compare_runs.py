@@ -214,7 +214,8 @@ def test_what_is_no_run_is_left_out_and_named(tmp_path: Path, refuse: Callable[.
         ("results.json", '{"schema": 7}', "has schema 7; this version of unmix reads 1"),
         ("results.json", '{"schema": 1', "is not valid JSON"),
         ("config.yaml", "a: [", "cannot be read (it is not valid YAML)"),
-        ("config.yaml", "nothing: 1", "nothing: unknown setting"),
+        ("config.yaml", "method: moco\nnothing: 1", "nothing: unknown setting"),
+        ("config.yaml", "nothing: 1", "method is missing; it must be the name of a method"),
     ],
 )
 def test_damaged_runs_are_one_line(

@@ -173,6 +173,13 @@ def test_every_wrong_configuration_is_one_line(tmp_path: Path, words: dict[str, 
     assert wrong > 80
 
 
+def test_a_key_that_is_null_is_an_unknown_setting(tmp_path: Path) -> None:
+    """Found by benchmarks/fuzz.py."""
+    (tmp_path / "config.yaml").write_text("method: moco\n~: 5\n")
+    with pytest.raises(UserError, match="None: unknown setting"):
+        RunFolder(tmp_path).settings()
+
+
 def test_a_configuration_without_a_method_says_so(tmp_path: Path) -> None:
     (tmp_path / "config.yaml").write_text("epochs: 5\n")
     with pytest.raises(UserError, match=r"config\.yaml: method is missing; it must be the name"):

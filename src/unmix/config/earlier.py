@@ -70,7 +70,7 @@ def current(settings: Mapping[str, Any], *, quiet: bool = False) -> dict[str, An
     """
     found: dict[str, Any] = {}
     for given, value in settings.items():
-        if SETTINGS.get(given) in settings:
+        if given in SETTINGS and SETTINGS[given] in settings:
             raise UserError(
                 f"{given}: is the old name of {SETTINGS[given]}, which is given too; keep one."
             )

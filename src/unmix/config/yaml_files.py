@@ -55,7 +55,7 @@ def why_not(error: Exception) -> str:
     if isinstance(error, UnicodeDecodeError):
         return f"byte {error.start} is not UTF-8"
     line = getattr(error, "line", None)
-    return f"{error}, line {line}" if line else str(error)
+    return f"{error}, line {line}" if line and str(error) != INVALID else str(error)
 
 
 def parse_yaml(text: str) -> Any:
