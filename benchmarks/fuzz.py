@@ -24,8 +24,13 @@ import numpy as np
 from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
-from hostile_images import hostile_files
-from mutations import WRONG_VALUES, changed, places, without
+from hostile_images import hostile_files  # type: ignore[import-not-found]
+from mutations import (  # type: ignore[import-not-found]
+    WRONG_VALUES,
+    changed,
+    places,
+    without,
+)
 from unmix.commands.pack import pack
 from unmix.config.yaml_files import parse_yaml
 from unmix.data.decoding import Decoding, decode
