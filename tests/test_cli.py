@@ -244,7 +244,7 @@ def test_an_interrupt_ends_with_one_line_and_status_130_and_the_run_goes_on(monk
     monkeypatch.setattr(Pretraining, "training_step", interrupted)
     assert main(words) == 130
     out, err = capsys.readouterr()
-    assert err == "unmix: interrupted; to go on: unmix pretrain --run r.\n"
+    assert err == "unmix: interrupted; to go on from step 9: unmix pretrain --run r.\n"
     assert signal.getsignal(signal.SIGINT) is before
     monkeypatch.setattr(Pretraining, "training_step", step)
     assert main(["pretrain", "--run", "r"]) == 0

@@ -8,10 +8,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from unmix.data import BrokenImage
+from unmix.data import BrokenImage, ImageSet, StreamedImages
+from unmix.errors import UserError
 from unmix.transfer import to_device
 
-__all__ = ["Batch"]
+__all__ = ["Batch", "note_broken"]
 
 
 @dataclass(frozen=True)
@@ -47,3 +48,19 @@ class Batch:
         crops = None if self.crops is None else tuple(change(crop) for crop in self.crops)
         images = None if self.images is None else change(self.images)
         return Batch(change(self.index), crops, images, self.broken)
+
+
+def note_broken(batch: Batch, images: ImageSet) -> None:
+    """Count the broken images of a batch.
+
+    Raises:
+        UserError: for the first one, if the images are read strictly.
+    """
+    for error in batch.broken:
+        assert isinstance(images, StreamedImages)
+        try:
+            images.skipped.add(error)
+        except BrokenImage:
+            raise UserError(
+                f"--strict: {error}; fix or remove the file, or drop --strict to skip it."
+            ) from None

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from unmix.config import OptimizerSettings
 from unmix.credit import Rule, UnMixRule
-from unmix.data import BrokenImage, ImageSet, StreamedImages, TensorImages
+from unmix.data import ImageSet, StreamedImages, TensorImages
 from unmix.distributed import all_reduce_sum, world_size
 from unmix.errors import UserError
 from unmix.methods import Method, Progress
@@ -28,6 +28,7 @@ from unmix.step import (
     split_views,
     step_generator,
 )
+from unmix.training.loading.batch import note_broken
 from unmix.training.loading.loaders import Batch, EpochOrder
 from unmix.training.loop.accumulation import part_sizes
 from unmix.training.loop.freezing import Freezing
@@ -169,7 +170,7 @@ class Pretraining(L.LightningModule):
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor | None:
         """The loss of one batch."""
-        self._note_broken(batch)
+        note_broken(batch, self.images)
         if world_size() > 1:
             batch = self._filled(batch, batch_idx)
         if self.rule.even and self.label_space is not None and len(batch.index) % 2:
@@ -392,13 +393,3 @@ class Pretraining(L.LightningModule):
         raise UserError(
             f"{what} at step {step} with learning rate {rate:.3g}; {self.advice.if_diverged}."
         )
-
-    def _note_broken(self, batch: Batch) -> None:
-        for error in batch.broken:
-            assert isinstance(self.images, StreamedImages)
-            try:
-                self.images.skipped.add(error)
-            except BrokenImage:
-                raise UserError(
-                    f"--strict: {error}; fix or remove the file, or drop --strict to skip it."
-                ) from None
