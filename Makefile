@@ -4,7 +4,8 @@
 # make tutorial  execute the tutorial's notebook and store its outputs
 # make catalog   rewrite what is generated from the code: the catalog of options (see
 #                src/unmix/config/catalog.py) and the table of features in the README
-# make reliability  kill runs at random moments and compare what they leave
+# make reliability  kill runs at random moments and compare what they leave; train 3,000 steps and
+#                   watch memory, handles, processes and checkpoints
 # All install what they need in .venv; PYTHON chooses the interpreter (3.10 to 3.13).
 
 PYTHON ?= python3
@@ -51,3 +52,4 @@ tutorial: $(VENV)/.installed-dev
 
 reliability: $(VENV)/.installed-dev
 	$(BIN)/python tests/jobs/kills.py --out build/kills.json
+	$(BIN)/python tests/jobs/soak.py --out build/soak.json

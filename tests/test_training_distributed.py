@@ -9,8 +9,10 @@ import sys
 from contextlib import nullcontext
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from unmix.cli import main
 from unmix.config import Settings
@@ -111,3 +113,28 @@ def test_a_process_runs_what_was_compiled_for_its_share_of_a_batch(
     module.on_train_epoch_start()
     assert module.training_step(Batch(torch.arange(images)), 0) is not None
     assert seen == eager
+
+
+def test_a_process_whose_images_are_all_broken_goes_on_with_those_before(tmp_path: Path) -> None:
+    """48 of 64 images are broken: one device trains on the rest, and so do two."""
+    draw = np.random.default_rng(0)
+    for i in range(64):
+        (tmp_path / "data").mkdir(exist_ok=True)
+        path = tmp_path / "data" / f"{i:02}.png"
+        Image.fromarray(draw.integers(0, 256, (12, 12, 3), dtype=np.uint8)).save(path)
+        if i % 4:
+            path.write_bytes(path.read_bytes()[:60])
+    order = EpochOrder(64, 8, seed=3, processes=2)
+    shares = [[n for n in index if n % 4 == 0] for _, index in order]
+    assert not all(shares)
+    words = ["--method", "moco", "--data", str(tmp_path / "data"), *FLAGS[4:], "--batch_size", "8",
+             "--backbone", "resnet10", "--width", "0.125", "--seed", "3", "--bn_splits", "1",
+             "--resident", "no", "--epochs", "1", "--no-evaluate", "--devices", "2", "--threads", "1",
+             "--run", str(tmp_path / "run")]  # fmt: skip
+    ended = subprocess.run(
+        [sys.executable, "-m", "unmix", "pretrain", *words], capture_output=True, text=True,
+        check=False, timeout=300, env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+    assert ended.returncode == 0, ended.stderr
+    assert "48" in ended.stdout + ended.stderr
+    assert load_results(tmp_path / "run").training["steps"] == 8

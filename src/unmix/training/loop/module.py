@@ -111,6 +111,7 @@ class Pretraining(L.LightningModule):
         self.sums: dict[str, Tensor] = {}
         self.samples = 0
         self._update_memory: Callable[[], None] | None = None
+        self._share: Batch | None = None
 
     @property
     def total_steps(self) -> int:
@@ -222,8 +223,7 @@ class Pretraining(L.LightningModule):
         return loss
 
     def _backward_of_part(self, loss: Tensor) -> None:
-        # Several processes exchange gradients in the pass of the last part alone, which Lightning
-        # does: DistributedDataParallel waits for that one from the end of `training_step` on.
+        # Processes exchange gradients in the pass of the last part alone, which is Lightning's.
         with torch.autocast(self.device.type, enabled=False):
             self.trainer.strategy.backward(loss, None)
 
@@ -242,7 +242,7 @@ class Pretraining(L.LightningModule):
     def optimizer_zero_grad(
         self, epoch: int, batch_idx: int, optimizer: torch.optim.Optimizer
     ) -> None:
-        """Between forward and backward; not if gradients of a step's earlier parts are there."""
+        """Not if there are gradients of earlier parts of the step."""
         if not self._in_parts:
             optimizer.zero_grad()
 
@@ -328,14 +328,20 @@ class Pretraining(L.LightningModule):
         return {name: (total / self.samples).item() for name, total in sums.items()}
 
     def _filled(self, batch: Batch, number: int) -> Batch:
-        """Repeat images in place of broken ones: all processes need batches of one size."""
+        """Repeat images in place of broken ones: all processes need batches of one size.
+
+        A share without any image that can be read is the one before, as far as it is needed.
+        """
         size = self.order.batch_size
         count = min(size, self.order.n - number * size) // world_size()
-        if len(batch.index) == 0:
-            raise UserError(f"--data: no image of a batch of {count} can be read.")
+        if isinstance(self.images, StreamedImages) and len(batch.index):
+            self._share = batch
         if len(batch.index) == count:
             return batch
-        return batch.rows(torch.arange(count, device=batch.index.device) % len(batch.index))
+        if self._share is None:
+            raise UserError(f"--data: no image of a batch of {count} can be read.")
+        rows = torch.arange(count, device=batch.index.device) % len(self._share.index)
+        return self._share.rows(rows)
 
     def _position(self) -> tuple[int, int]:
         loop = self.trainer.fit_loop
@@ -359,9 +365,8 @@ class Pretraining(L.LightningModule):
         # A sum is finite only if all its terms are.
         total = self.sums.get("loss")
         if total is not None and not torch.isfinite(total):
-            self._stop(
-                f"the loss is {'nan' if total.isnan() else 'infinite'}", self.global_step + 1
-            )
+            what = "nan" if total.isnan() else "infinite"
+            self._stop(f"the loss is {what}", self.global_step + 1)
 
     def check_state(self) -> None:
         """Check the state that is about to be saved, in all processes together.
