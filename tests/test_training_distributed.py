@@ -129,8 +129,8 @@ def test_a_process_whose_images_are_all_broken_goes_on_with_those_before(tmp_pat
     assert not all(shares)
     words = ["--method", "moco", "--data", str(tmp_path / "data"), *FLAGS[4:], "--batch_size", "8",
              "--backbone", "resnet10", "--width", "0.125", "--seed", "3", "--bn_splits", "1",
-             "--resident", "no", "--epochs", "1", "--no-evaluate", "--devices", "2", "--threads", "1",
-             "--run", str(tmp_path / "run")]  # fmt: skip
+             "--resident", "no", "--epochs", "1", "--no-evaluate", "--devices", "2", "--threads",
+             "1", "--run", str(tmp_path / "run")]  # fmt: skip
     ended = subprocess.run(
         [sys.executable, "-m", "unmix", "pretrain", *words], capture_output=True, text=True,
         check=False, timeout=300, env={**os.environ, "OMP_NUM_THREADS": "1"},
