@@ -85,8 +85,14 @@ def features(base: str = "") -> str:
         ),
         (
             f"[backbones and data]({base}usage.md)",
-            "ResNets, AlexNet, any timm model or `nn.Module`; built-in sets, folders, packs, "
+            "ResNets, AlexNet, any timm model or `nn.Module`; built-in sets, folders, lists, packs, "
             "PyTorch and Hugging Face data sets, 8 to 16 bits",
+        ),
+        (
+            f"[large data and machines]({base}how-to/large-data.md)",
+            f"WebDataset shards by URL, [several devices]({base}how-to/several-devices.md), "
+            f"batches in parts, a [plan]({base}scaling.md) of time, memory and cost, "
+            f"runs that [survive]({base}reliability.md) kills, full disks and lost processes",
         ),
         (
             f"[studies]({base}studies.md)",
