@@ -85,8 +85,8 @@ def features(base: str = "") -> str:
         ),
         (
             f"[backbones and data]({base}usage.md)",
-            "ResNets, AlexNet, any timm model or `nn.Module`; built-in sets, folders, lists, packs, "
-            "PyTorch and Hugging Face data sets, 8 to 16 bits",
+            "ResNets, AlexNet, any timm model or `nn.Module`; built-in sets, folders, lists, "
+            "packs, PyTorch and Hugging Face data sets, 8 to 16 bits",
         ),
         (
             f"[large data and machines]({base}how-to/large-data.md)",

@@ -5,7 +5,8 @@
 The run is `unmix pretrain` in a process of its own with two data workers, evaluations, and
 checkpoints by the step. Twice a second the resident memory, open files and threads of its whole
 process tree and the size of its folder are read. Its first quarter is a warmup; the median of the
-last quarter must be that of the second one, but for 3% of memory.
+last quarter must be that of the second one, but for 3% of memory and 5% of the checkpoints, which
+have a row of metrics for each epoch.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from kills import images  # noqa: E402
 OUT = ROOT / "benchmarks" / "results" / "reliability" / "soak.json"
 MEMORY = 1.03
 """The most that memory may grow by, as a factor: allocators keep what they had."""
+FOLDER = 1.05
 
 
 def tree(pid: int) -> list[int]:
@@ -49,7 +51,7 @@ def sample(pid: int, folder: Path) -> dict[str, int] | None:
             found["handles"] += len(list(Path(f"/proc/{each}/fd").iterdir()))
             found["threads"] += len(list(Path(f"/proc/{each}/task").iterdir()))
             found["processes"] += 1
-        # Records grow by a row an epoch; what must not pile up are checkpoints and left-overs.
+        # What must not pile up are checkpoints and left-overs.
         for path in (folder / "checkpoints").rglob("*"):
             found["folder"] += path.stat().st_size
     except OSError:
@@ -91,7 +93,7 @@ def soak(steps: int, top: Path) -> dict[str, Any]:
 
 def grown(found: dict[str, Any]) -> list[str]:
     """What grew between the second and the last quarter."""
-    allowed = {"memory": MEMORY, "folder": MEMORY}
+    allowed = {"memory": MEMORY, "folder": FOLDER}
     return [
         f"{name}: {values[1]:,} to {values[3]:,}"
         for name, values in found["quarters"].items()
