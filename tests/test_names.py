@@ -6,6 +6,9 @@ import csv
 import io
 import json
 import os
+import re
+import shlex
+import subprocess
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +20,7 @@ from PIL import Image
 
 from unmix.cli import main
 from unmix.errors import UserError
-from unmix.names import json_bytes, restored, shown, shown_lines, stored
+from unmix.names import json_bytes, restored, shown, shown_command, shown_lines, stored
 from unmix.results import load_results
 
 TEXTS = st.text(st.characters()) | st.text(st.sampled_from("\\uxd8cf0a\udcff\ud800\n"))
@@ -88,6 +91,18 @@ def test_an_error_is_one_line_whatever_the_name():
     path = Path(os.fsdecode(b"a\xff"))
     error = UserError(f"{path}\x1b[2J\nunmix: error: forged")
     assert str(error) == r"a\xff\x1b[2J\nunmix: error: forged"
+
+
+@pytest.mark.parametrize(
+    "word", ["a\x1b[31m b", "\u202egnp", "it's\n\x07", "\udcff", "plain", "\x9b'"]
+)
+def test_a_command_that_is_shown_does_the_same(word: str) -> None:
+    text = shown_command(shlex.join(["printf", "%s", word]))
+    assert not re.search("[\x1b\u202e\x07\x9b\udcff]", text)
+    done = subprocess.run(
+        ["bash", "-c", text], capture_output=True, check=True, env={"LC_ALL": "C.UTF-8"}
+    )
+    assert os.fsdecode(done.stdout) == word
 
 
 def test_a_run_with_hostile_names_completes(tmp_path, monkeypatch, capsys):

@@ -22,6 +22,8 @@ __all__ = [
     "name_of_stream",
     "restored",
     "shown",
+    "shown_cell",
+    "shown_command",
     "shown_lines",
     "stored",
 ]
@@ -30,6 +32,7 @@ __all__ = [
 # Zl, Zp: line and paragraph separators. Zero-width joiners are part of many scripts and of emoji.
 _UNSAFE = frozenset({"Cc", "Cf", "Cs", "Zl", "Zp"})
 _KEPT = frozenset("\u200c\u200d")
+_FORMULA = ("=", "+", "-", "@", "\t", "\r")
 _SHORT = {"\n": "\\n", "\r": "\\r", "\t": "\\t"}
 
 
@@ -86,6 +89,34 @@ def shown(name: str | os.PathLike[str] | object) -> str:
 def shown_lines(text: str) -> str:
     """Return a text of several lines, each as by `shown`; its newlines are kept."""
     return "\n".join(map(shown, text.split("\n")))
+
+
+def shown_cell(text: str) -> str:
+    """Return a text by `shown` for a table that is opened in a spreadsheet.
+
+    What the program would take for a formula has an apostrophe before it.
+    """
+    text = shown(text)
+    return f"'{text}" if text.startswith(_FORMULA) else text
+
+
+def shown_command(command: str) -> str:
+    """Return a command of a shell, as of `shlex.join`, that is safe to show and still the same.
+
+    Control and format characters become `$'\\x1b'`, which bash, zsh and ksh read as they were;
+    newlines and tabs are kept.
+    """
+
+    def escape(letter: str) -> str:
+        seen = _visible(letter)
+        if letter in "\n\t" or seen == letter:
+            return letter
+        if 0x80 <= ord(letter) < 0x100:  # whose \x.. would be a byte
+            seen = f"\\u{ord(letter):04x}"
+        # `shlex` puts such letters within single quotes, which are closed for it and opened again.
+        return f"'$'{seen}''"
+
+    return "".join(map(escape, command))
 
 
 def _visible(letter: str) -> str:

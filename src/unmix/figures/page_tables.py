@@ -12,7 +12,7 @@ from typing import Any
 
 from unmix.figures.report_content import Entry, Table
 from unmix.figures.table import ResultsTable
-from unmix.names import shown
+from unmix.names import shown, shown_cell
 
 __all__ = ["csv_of", "page_table", "table_of"]
 
@@ -21,8 +21,6 @@ _SPREAD = re.compile(rf"({_NUMBER.pattern})\s*±\s*({_NUMBER.pattern})")
 _FEW = 12
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)(?::(\d\d))? (s|min|h)")  # of `display.duration`
 _UNITS = {"s": 1, "min": 60, "h": 3600}
-# A spreadsheet would take such a text for a formula.
-_FORMULA = ("=", "+", "-", "@", "\t", "\r")
 
 
 def table_of(title: str, table: ResultsTable, caption: str = "") -> Table:
@@ -129,8 +127,5 @@ def _value(entry: Entry) -> float | None:
 
 
 def _text(text: str, *, signed: bool = False) -> str:
-    text = shown(text)
     # A number with its sign is no formula.
-    if signed and _NUMBER.match(text):
-        return text
-    return f"'{text}" if text.startswith(_FORMULA) else text
+    return shown(text) if signed and _NUMBER.match(text) else shown_cell(text)

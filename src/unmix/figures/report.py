@@ -6,7 +6,6 @@ import base64
 import hashlib
 import json
 import math
-import re
 from collections.abc import Mapping, Sequence
 from functools import cache
 from importlib import resources
@@ -23,7 +22,7 @@ from unmix.figures.page_looks import PageLook, page_looks
 from unmix.figures.page_tables import page_table
 from unmix.figures.report_content import Picture, Report
 from unmix.files import atomic_write
-from unmix.names import shown
+from unmix.names import shown, shown_command
 
 __all__ = ["page", "write_page"]
 
@@ -203,7 +202,7 @@ def _differing(report: Report) -> dict[str, Any] | None:
 def _commands(report: Report) -> tuple[Any, Any]:
     """The first ones, and those that are folded."""
     found = [
-        {"name": shown(command.name), "text": re.sub(r"[\r\x00]", "", command.text)}
+        {"name": shown(command.name), "text": shown_command(command.text)}
         for command in report.commands
     ]
     return found[:_COMMANDS], found[_COMMANDS:]

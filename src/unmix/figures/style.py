@@ -15,6 +15,7 @@ from matplotlib.transforms import Affine2D, ScaledTranslation, blended_transform
 from unmix.errors import check_choice
 from unmix.figures.colors import color_of
 from unmix.figures.looks import Look
+from unmix.names import shown
 
 __all__ = [
     "GRAY",
@@ -112,7 +113,8 @@ def soft_ink() -> str:
 
 
 def shorten(text: str, length: int = 34) -> str:
-    """Replace the middle of a string longer than `length` characters by an ellipsis."""
+    """A name as one visible line, its middle replaced by an ellipsis beyond `length` characters."""
+    text = shown(text)
     if len(text) <= length:
         return text
     tail = (length - 1) // 3

@@ -12,7 +12,7 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from unmix.commands.finished import Say
-from unmix.names import json_bytes
+from unmix.names import json_bytes, shown_cell
 
 __all__ = ["Drawn", "Request"]
 
@@ -65,7 +65,10 @@ class Drawn:
     caption: str = ""
 
     def csv(self) -> bytes:
-        """The table as CSV; numbers have the digits that tell two values apart."""
+        """The table as CSV; numbers have the digits that tell two values apart.
+
+        Names are as by `unmix.names.shown_cell`.
+        """
         text = io.StringIO(newline="")
         table = csv.writer(text, lineterminator="\n")
         table.writerow(self.columns)
@@ -74,4 +77,6 @@ class Drawn:
 
 
 def _cell(value: Any) -> Any:
+    if isinstance(value, str):
+        return shown_cell(value)
     return f"{value:.7g}" if isinstance(value, float) else value
