@@ -14,6 +14,7 @@ import pytest
 import torch
 from lightning.fabric.plugins.environments import SLURMEnvironment
 
+from unmix.cli import main
 from unmix.training.run.launching import cluster_plugins, join_again
 
 TWO = ["--method", "simclr", "--data", "digits", "--limit", "64", "--size", "8",
@@ -116,3 +117,123 @@ def test_slurm_is_not_asked_by_lightning_to_requeue_the_job(
     assert not plugin.auto_requeue
     monkeypatch.setenv("TORCHELASTIC_RUN_ID", "none")  # torchrun within a job of SLURM
     assert cluster_plugins() == []
+
+
+def tasks_of(folder: Path) -> list[int]:
+    """The processes of a job of submitit, whose files are in a folder."""
+    found = []
+    for process in Path("/proc").iterdir():
+        try:
+            line = (process / "cmdline").read_bytes().split(b"\0")
+        except OSError:
+            continue
+        if b"submitit.core._submit" in line and str(folder).encode() in line:
+            found.append(int(process.name))
+    return found
+
+
+def wait_for_rows(run: Path, count: int, log: Path) -> None:
+    until = time.monotonic() + 240
+    while rows(run) < count:
+        assert time.monotonic() < until, log.read_text() if log.exists() else "no output"
+        time.sleep(0.02)
+
+
+def wait_for_end(process: int, log: Path) -> None:
+    until = time.monotonic() + 240
+    while os.waitpid(process, os.WNOHANG) == (0, 0):
+        assert time.monotonic() < until, log.read_text()
+        time.sleep(0.05)
+
+
+@pytest.fixture
+def no_slurm(monkeypatch: pytest.MonkeyPatch) -> None:
+    import shutil
+
+    which = shutil.which
+    monkeypatch.setattr(
+        shutil, "which", lambda name, *a, **k: None if name == "sbatch" else which(name, *a, **k)
+    )
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+
+
+@pytest.mark.skipif(not Path("/proc/self/cmdline").exists(), reason="finds the tasks in /proc")
+def test_a_job_of_this_machine_that_is_warned_is_queued_again_and_a_stopped_one_goes_on(
+    undisturbed: Path, tmp_path: Path, no_slurm: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """SIGUSR2 as before the end of its time, then SIGTERM to it, then the same command."""
+    run = tmp_path / "run"
+    words = ["submit", *TWO, "--run", str(run), "--executor", "local"]
+    assert main(words) == 0
+    shown = capsys.readouterr().out
+    job = int(shown.split("job: ")[1].split()[0])
+    log = run / "jobs" / f"{job}_0_log.out"
+    assert str(run) in shown
+    wait_for_rows(run, 3, log)
+    for task in tasks_of(run / "jobs"):
+        os.kill(task, signal.SIGUSR2)
+    before = rows(run)
+    wait_for_rows(run, before + 3, log)
+    assert f"Requeued job {job}" in log.read_text()
+    os.kill(job, signal.SIGTERM)
+    wait_for_end(job, log)
+    text = log.read_text()
+    assert text.count("resuming from") == 1
+    assert "the job is queued again" in text
+    assert f"unmix: stopped by SIGTERM; to go on: unmix pretrain --run {run}." in text
+    assert "Traceback" not in text
+    assert 6 <= rows(run) < 12
+    assert main(words) == 0
+    job = int(capsys.readouterr().out.split("job: ")[1].split()[0])
+    wait_for_end(job, run / "jobs" / f"{job}_0_log.out")
+    assert rows(run) == 12
+    assert same(run, undisturbed)
+
+
+def test_a_job_of_slurm_is_queued_again_once_and_ends_with_the_same_weights(
+    undisturbed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """SLURM's programs are replaced; its two tasks are started as srun would."""
+    programs = tmp_path / "bin"
+    programs.mkdir()
+    for name, does in {
+        "sbatch": "echo Submitted batch job 70",
+        "srun": "exit 1",
+        "scontrol": f'echo "$@" >> {tmp_path}/asked',
+    }.items():
+        (programs / name).write_text(f"#!/bin/sh\n{does}\n")
+        (programs / name).chmod(0o755)
+    monkeypatch.setenv("PATH", f"{programs}{os.pathsep}{os.environ['PATH']}")
+    run = tmp_path / "run"
+    assert main(["submit", *TWO, "--run", str(run)]) == 0
+    jobs = run / "jobs"
+    script = next(jobs.glob("*.sh")).read_text()
+    assert "#SBATCH --ntasks-per-node=2" in script
+    assert "#SBATCH --signal=USR2@120" in script
+    log = tmp_path / "log"
+
+    def started() -> list[subprocess.Popen[bytes]]:
+        common = {"SUBMITIT_EXECUTOR": "slurm", "SLURM_JOB_ID": "70", "SLURM_NTASKS": "2",
+                  "SLURM_NTASKS_PER_NODE": "2", "SLURM_JOB_NUM_NODES": "1", "SLURM_NNODES": "1",
+                  "SLURM_NODEID": "0", "SLURM_JOB_NODELIST": "127.0.0.1",
+                  "SLURM_NODELIST": "127.0.0.1", "SLURM_JOB_NAME": "run"}  # fmt: skip
+        with log.open("ab") as file:
+            return [
+                subprocess.Popen(
+                    [sys.executable, "-m", "submitit.core._submit", str(jobs)], stdout=file,
+                    stderr=file, env={**os.environ, **common, "OMP_NUM_THREADS": "1",
+                                      "SLURM_PROCID": str(rank), "SLURM_LOCALID": str(rank)},
+                )
+                for rank in (0, 1)
+            ]  # fmt: skip
+
+    first, second = started()
+    wait_for_rows(run, 3, log)
+    second.send_signal(signal.SIGUSR2)  # whichever gets it: all stop, and the first requeues
+    assert second.wait(timeout=120) == 0, log.read_text()
+    assert first.wait(timeout=120) != 0
+    assert (tmp_path / "asked").read_text() == "requeue 70\n"
+    assert [process.wait(timeout=240) for process in started()] == [0, 0], log.read_text()
+    assert "Traceback" not in log.read_text()
+    assert rows(run) == 12
+    assert same(run, undisturbed)

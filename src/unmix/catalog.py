@@ -20,7 +20,7 @@ _PATHS = {"data_dir", "init", "run", "test_folder", "train_folder"}
 # Other values than those that are listed are possible.
 _OPEN_ENDED = {"backbone"}
 # Parameters of the commands' functions that are not flags.
-_NOT_FLAGS = {"say", "baselines", "mixture", "config", "words", "settings"}
+_NOT_FLAGS = {"say", "baselines", "mixture", "config", "words", "settings", "extend"}
 
 
 def catalog_text() -> str:
@@ -178,6 +178,7 @@ def _functions() -> dict[str, Callable[..., Any]]:
         "quality": "quality",
         "study show": "show_study",
         "study": "study",
+        "submit": "submit",
         "transfer": "transfer",
         "watch": "watch",
     }

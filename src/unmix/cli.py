@@ -20,7 +20,7 @@ from unmix.config.figures import checked, figures_text, list_figures
 from unmix.config.flags import HelpShown, Parser, underscored
 from unmix.config.help import ABOUT, ABOUTS, COMMAND_EXAMPLES
 from unmix.config.recipes import recipe_in_full, recipe_names, summary
-from unmix.config.settings_parser import RUNLESS, parse_settings, settings_parser
+from unmix.config.settings_parser import TAKE_SETTINGS, parse_settings, settings_parser
 from unmix.errors import Interrupted, UserError, lost_worker
 
 # Commands import what they need once their flags are parsed: importing PyTorch and Lightning takes
@@ -68,7 +68,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _way_on(args: Sequence[str], interrupt: KeyboardInterrupt) -> str:
     """How to continue after an interrupt, if that is possible."""
-    if interrupt.args and args[0] == "pretrain":  # other commands have many runs
+    if interrupt.args and args[0] in ("pretrain", "submit"):  # other commands have many runs
         return f"; {interrupt.args[0]}"
     if args[0] in RESUMED:
         return "; give the same command again to continue"
@@ -128,7 +128,7 @@ def parser_of(command: str, args: list[str]) -> Parser:
     Raises:
         UserError: if the method, the recipe or the run that they name does not exist.
     """
-    if command in ("pretrain", *RUNLESS):
+    if command in TAKE_SETTINGS:
         return settings_parser(command, args)[0]
     about = ABOUTS.get(command) or catalog().commands[command].about
     more = figures_text() if command == "plot" else COMMAND_EXAMPLES.get(command)
@@ -185,6 +185,14 @@ def plan_command(args: list[str]) -> None:
     from unmix.commands.plan import plan
 
     plan(config, **own, **given)
+
+
+def submit_command(args: list[str]) -> None:
+    """`unmix submit`."""
+    config, given, own = parse_settings("submit", args)
+    from unmix.commands.submit import submit
+
+    submit(config, **own, **given)
 
 
 def study_command(args: list[str]) -> None:
@@ -299,6 +307,7 @@ MEASURING = ("knn", "probe", "finetune", "transfer", "quality", "detect")
 
 COMMANDS: dict[str, tuple[str, Callable[[list[str]], None]]] = {
     "pretrain": ("pretrain an encoder on images without labels, and evaluate it", pretrain_command),
+    "submit": ("pretrain in a job of SLURM", submit_command),
     "import": (
         "make a run of another project's weights",
         calling("import", "import_weights"),

@@ -18,6 +18,7 @@ from unmix.commands.preview import preview
 from unmix.commands.probe import probe
 from unmix.commands.quality import quality
 from unmix.commands.study import show_study, study
+from unmix.commands.submit import submit
 from unmix.commands.transfer import transfer
 from unmix.commands.watch import watch
 
@@ -42,6 +43,7 @@ __all__ = [
     "quality",
     "show_study",
     "study",
+    "submit",
     "transfer",
     "watch",
 ]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["ABOUT", "ABOUTS", "COMMAND_EXAMPLES", "EXAMPLES", "STUDY_EXAMPLES"]
+__all__ = ["ABOUT", "ABOUTS", "COMMAND_EXAMPLES", "EXAMPLES", "STUDY_EXAMPLES", "SUBMIT_EXAMPLES"]
 
 ABOUT = "Self-supervised pretraining of vision models with image mixtures."
 
@@ -11,6 +11,7 @@ ABOUTS = {
     "bench": "Measure the training speed on this machine, by stage; takes every flag of pretrain.",
     "plan": "Predict time, memory and cost of a training; takes every flag of pretrain.",
     "import": "Make a run folder of the weights of another project, to compare it with runs.",
+    "submit": "Pretrain in a job of SLURM, through submitit; takes every flag of pretrain.",
     "knn": "kNN accuracy of a run's encoder.",
     "probe": "Linear probe of a run's encoder.",
     "finetune": "Fine-tune a run's encoder, on all labels or a part of them.",
@@ -74,6 +75,17 @@ examples:
   unmix study show first
 
 Give the same command to continue; finished runs are not repeated."""
+
+SUBMIT_EXAMPLES = """\
+examples:
+  unmix submit --method mocov3 --data FOLDER --batch_size 4096 --nodes 2 --gpus 8 --cpus 10 \\
+      --time 24:00:00 --partition gpu --slurm constraint=a100 --run runs/large
+  unmix submit --method simclr --data FOLDER --gpus 4 --dry_run
+  unmix submit --method simclr --data photos --device cpu --executor local
+
+A job that SLURM warns of the end of its time saves the step, and is queued again; so is one that
+is preempted. It goes on in the same run folder. The same command goes on with a run that was
+canceled."""
 
 EXAMPLES = """\
 examples:

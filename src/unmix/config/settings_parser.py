@@ -9,19 +9,20 @@ from unmix.config import GROUPS, Settings
 from unmix.config.catalog import catalog
 from unmix.config.compatibility import check_data, check_mixture, check_rule
 from unmix.config.flags import Parser
-from unmix.config.help import ABOUTS, EXAMPLES, STUDY_EXAMPLES
+from unmix.config.help import ABOUTS, EXAMPLES, STUDY_EXAMPLES, SUBMIT_EXAMPLES
 from unmix.config.parameters import Parameter
 from unmix.config.recipes import resolve
 from unmix.config.saved import check_method, is_run, saved_settings
 from unmix.errors import UserError, check_choice, check_given
 
-__all__ = ["RUNLESS", "parse_settings", "settings_parser"]
+__all__ = ["TAKE_SETTINGS", "parse_settings", "settings_parser"]
 
 RUNLESS = {
     "bench": "does not apply to unmix bench, which writes no run folder",
     "plan": "does not apply to unmix plan, which writes no run folder",
     "study": "does not apply to unmix study, which has its own run folders",
 }
+TAKE_SETTINGS = ("pretrain", "submit", *RUNLESS)
 
 
 def parse_settings(
@@ -52,14 +53,15 @@ def parse_settings(
 
 def _own_parameters(command: str) -> dict[str, Parameter]:
     """The parameters of a command beside the settings of a run."""
-    return catalog().commands[command].parameters if command in RUNLESS else {}
+    return catalog().commands[command].parameters if command != "pretrain" else {}
 
 
 def settings_parser(command: str, args: list[str]) -> tuple[Parser, dict[str, Any]]:
     """The parser of a command that takes all settings of a run, and their defaults."""
     defaults = _defaults(args)
     own = _own_parameters(command)
-    epilog = {"pretrain": EXAMPLES, "study": STUDY_EXAMPLES}.get(command)
+    examples = {"pretrain": EXAMPLES, "study": STUDY_EXAMPLES, "submit": SUBMIT_EXAMPLES}
+    epilog = examples.get(command)
     about = ABOUTS.get(command) or catalog().commands[command].about
     parser = Parser(command, about, epilog, takes_methods=True)
     name = " NAME" if any(parameter.positional for parameter in own.values()) else ""
@@ -72,7 +74,7 @@ def settings_parser(command: str, args: list[str]) -> tuple[Parser, dict[str, An
         action="append",
         help="A recipe (see unmix recipes) or YAML file; later ones override earlier ones.",
     )
-    if command == "pretrain":
+    if command in ("pretrain", "submit"):
         text = "Go on with a run that has ended to --epochs in all: its schedules start again."
         parser.add_argument("--extend", action="store_true", help=text)
         text = "Print the plan of this run, as unmix plan does, and end; nothing is written."

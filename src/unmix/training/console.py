@@ -10,7 +10,7 @@ from collections.abc import Callable
 from unmix.display import duration
 from unmix.names import shown_lines
 
-__all__ = ["Estimate", "is_leader", "quiet_libraries", "say", "silent"]
+__all__ = ["Estimate", "is_leader", "quiet_libraries", "say", "set_rank", "silent"]
 
 
 def is_leader() -> bool:
@@ -18,6 +18,13 @@ def is_leader() -> bool:
     from lightning.pytorch.utilities import rank_zero_only
 
     return int(getattr(rank_zero_only, "rank", 0)) == 0
+
+
+def set_rank(rank: int) -> None:
+    """Tell Lightning which process this is, where its environment did not when it was imported."""
+    from lightning.pytorch.utilities import rank_zero_only
+
+    rank_zero_only.rank = rank
 
 
 def say(text: str) -> None:

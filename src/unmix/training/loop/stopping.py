@@ -14,10 +14,18 @@ from unmix.distributed import world_size
 from unmix.errors import Interrupted
 from unmix.training.console import is_leader
 
-__all__ = ["Stopping"]
+__all__ = ["Stopping", "is_warning"]
 
-# SIGUSR1 is SLURM's warning before the end of a job, SIGHUP that of a closed terminal.
-_NAMES = ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1")
+# A scheduler's warning before the end of a job: SLURM's by its users' habit, and submitit's.
+WARNINGS = ("SIGUSR1", "SIGUSR2")
+_NAMES = ("SIGINT", "SIGTERM", "SIGHUP", *WARNINGS)  # SIGHUP is that of a closed terminal
+
+_WARNED = 256  # more than any signal's number
+
+
+def is_warning(number: int) -> bool:
+    """Whether a signal says that a job's time is nearly over, and not that it is canceled."""
+    return signal.Signals(number).name in WARNINGS
 
 
 class Stopping:
@@ -25,7 +33,8 @@ class Stopping:
 
     While a step is under way the signal is noted, and the caller asks what is `due` after each
     step. Of several processes all stop after the same step, whichever received the signal. A second
-    SIGINT ends the process at once. Signals that are ignored, as by `nohup`, stay so.
+    SIGINT ends the process at once. Signals that are ignored, as by `nohup`, stay so. Of several
+    signals the first is `received`, or a scheduler's warning, after which a job is queued again.
 
     Attributes:
         unsaved: Whether there is something to save.
@@ -80,13 +89,23 @@ class Stopping:
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         again = self.received is not None
-        self.received = number if self.received is None else self.received
+        self._note(number)
         if not self.unsaved or (again and number == signal.SIGINT):
             raise Interrupted(number)
         if not again and is_leader():
             name = signal.Signals(number).name
             # Not print, whose buffer the signal may have interrupted.
             os.write(2, f"{name}: the run stops when this step is saved\n".encode())
+
+    def _note(self, number: int) -> None:
+        if self.received is None or is_warning(number):
+            self.received = number
+
+    def _code(self) -> int:
+        """What was received, as a number of which the largest over all processes counts."""
+        if self.received is None:
+            return 0
+        return self.received + _WARNED * is_warning(self.received)
 
     def due(self, save: bool = False) -> int:
         """What to do after a step: STOP (and save before), SAVE or NOTHING.
@@ -102,8 +121,10 @@ class Stopping:
         before, found = self._asked, self.NOTHING
         if before is not None:
             before[0].wait()
-            found = int(before[1].item())
-        flag = torch.tensor([asks])
+            found = min(int(before[1].item()), self.STOP)
+            if code := max(0, int(before[1].item()) - self.STOP):
+                self._note(code % _WARNED)  # what another process received counts for all
+        flag = torch.tensor([asks + self._code()])
         self._asked = (
             dist.all_reduce(flag, dist.ReduceOp.MAX, self._group, async_op=True),
             flag,

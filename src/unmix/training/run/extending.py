@@ -16,11 +16,33 @@ from unmix.training.console import is_leader, say
 from unmix.training.run.folder import RunFolder
 from unmix.training.run.lock import run_lock
 
-__all__ = ["extend", "extensions", "how_it_goes_on", "is_extending", "notes_on_extensions"]
+__all__ = [
+    "extend",
+    "extended",
+    "extensions",
+    "how_it_goes_on",
+    "is_extending",
+    "notes_on_extensions",
+]
 
 
 def extend(settings: Settings, epochs_given: bool) -> Settings:
     """Make a finished run one of more epochs, which is then resumed like any other.
+
+    See `extended`, which changes nothing.
+    """
+    folder, longer = RunFolder(settings.folder), extended(settings, epochs_given)
+    if folder.settings().run.epochs == longer.run.epochs:
+        return longer
+    if is_leader():
+        with run_lock(folder.path, say):
+            folder.change(epochs=longer.run.epochs, restarts=list(longer.optimizer.restarts))
+    say(f"{shown(folder.path)}: {how_it_goes_on(longer)}")
+    return longer
+
+
+def extended(settings: Settings, epochs_given: bool) -> Settings:
+    """The settings of a finished run of more epochs.
 
     The schedules start again at the epoch where the run has ended, over the added epochs; see
     `OptimizerSettings.restarts`. `config.yaml` says so at once, so a run that is stopped meanwhile
@@ -63,12 +85,7 @@ def extend(settings: Settings, epochs_given: bool) -> Settings:
             "as the same run."
         )
     restarts = [*theirs.optimizer.restarts, theirs.run.epochs]
-    if is_leader():
-        with run_lock(folder.path, say):
-            folder.change(epochs=settings.run.epochs, restarts=restarts)
-    longer = settings.with_changes(restarts=restarts)
-    say(f"{shown(folder.path)}: {how_it_goes_on(longer)}")
-    return longer
+    return settings.with_changes(restarts=restarts)
 
 
 def how_it_goes_on(settings: Settings) -> str:

@@ -55,6 +55,7 @@ class RunFolder:
         self.last = self.checkpoints / LAST
         self.previous = self.checkpoints / PREVIOUS
         self.encoder = self.path / "encoder.safetensors"
+        self.jobs = self.path / "jobs"
 
     @property
     def has_checkpoint(self) -> bool:
@@ -138,7 +139,9 @@ class RunFolder:
             return True
         if self.path.exists() and not self.path.is_dir():
             raise UserError(f"--run: {self.path} is a file; give a folder.")
-        others = [] if not self.path.exists() else sorted(file.name for file in visible(self.path))
+        there = visible(self.path) if self.path.exists() else []
+        # A job that was submitted leaves its files before the run begins.
+        others = sorted(file.name for file in there if file != self.jobs)
         if others:
             raise UserError(
                 f"--run: {self.path} holds {others[0]} but no config.yaml, so it is not a run "

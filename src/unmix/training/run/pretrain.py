@@ -58,7 +58,7 @@ from unmix.training.run.results import (
 from unmix.training.run.resuming import check_data, check_machine
 from unmix.training.run.trainer import fit
 
-__all__ = ["command_line", "pretrain", "settings_for"]
+__all__ = ["command_line", "complete", "pretrain", "run", "settings_for"]
 
 
 def pretrain(
@@ -163,14 +163,14 @@ def run(
     quiet_libraries()
     typed, settings = settings.run.data, begun_before(located(settings))
     folder = RunFolder(settings.folder)
-    if (results := _complete(folder, settings)) is not None:
+    if (results := complete(folder, settings)) is not None:
         return results
     # Of several processes that train together the first locks the folder for all.
     lock = run_lock(folder.path, say) if is_leader() else nullcontext()
     with lock, Stopping() as stopping:
         # It may have been completed while another process had the lock.
         try:
-            return _complete(folder, settings) or _train(
+            return complete(folder, settings) or _train(
                 folder, settings, recipes, command, typed, stopping, given
             )
         except KeyboardInterrupt as error:
@@ -187,7 +187,7 @@ def run(
             raise lost.with_more(how) from None
 
 
-def _complete(folder: RunFolder, settings: Settings) -> RunResults | None:
+def complete(folder: RunFolder, settings: Settings) -> RunResults | None:
     """Print and return the results of a run that is complete; None if it is not."""
     if not folder.has_run():
         return None
