@@ -232,6 +232,7 @@ def test_a_job_of_slurm_is_queued_again_once_and_ends_with_the_same_weights(
     second.send_signal(signal.SIGUSR2)  # whichever gets it: all stop, and the first requeues
     assert second.wait(timeout=120) == 0, log.read_text()
     assert first.wait(timeout=120) != 0
+    assert (tmp_path / "asked").exists(), log.read_text()
     assert (tmp_path / "asked").read_text() == "requeue 70\n"
     assert [process.wait(timeout=240) for process in started()] == [0, 0], log.read_text()
     assert "Traceback" not in log.read_text()

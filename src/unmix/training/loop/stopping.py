@@ -90,7 +90,9 @@ class Stopping:
     def _handle(self, number: int, frame: FrameType | None) -> None:
         again = self.received is not None
         self._note(number)
-        if not self.unsaved or (again and number == signal.SIGINT):
+        # Of several processes the others wait for the first, which would miss one that has ended.
+        at_once = not self.unsaved and (self._group is None or is_leader())
+        if at_once or (again and number == signal.SIGINT):
             raise Interrupted(number)
         if not again and is_leader():
             name = signal.Signals(number).name

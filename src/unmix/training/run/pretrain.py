@@ -180,6 +180,8 @@ def run(
                 raise SystemExit(128 + number) from None
             raise Interrupted(number, folder.way_on(stopping.saved, given is not None)) from None
         except (MachineError, RuntimeError) as error:
+            if stopping.received is not None and not is_leader():
+                raise SystemExit(128 + stopping.received) from None  # as the first process has
             lost = error if isinstance(error, MachineError) else lost_worker(error)
             if lost is None:
                 raise
