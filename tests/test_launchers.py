@@ -2,25 +2,34 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from datetime import timedelta
+from importlib.util import find_spec
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from lightning.fabric.plugins.environments import SLURMEnvironment
 
 from unmix.cli import main
+from unmix.config import Settings
+from unmix.errors import UserError
+from unmix.training import pretrain
+from unmix.training.run import engines
 from unmix.training.run.launching import cluster_plugins, join_again
 
 TWO = ["--method", "simclr", "--data", "digits", "--limit", "64", "--size", "8",
        "--backbone", "resnet10", "--width", "0.125", "--batch_size", "16", "--epochs", "12",
        "--knn_every", "0", "--no-evaluate", "--device", "cpu", "--precision", "32",
        "--logger", "none", "--devices", "2"]  # fmt: skip
+needs_ray = pytest.mark.skipif(find_spec("ray") is None, reason="ray has no wheel here")
 ENV = {**os.environ, "OMP_NUM_THREADS": "1"}
 
 
@@ -180,7 +189,8 @@ def test_a_job_of_this_machine_that_is_warned_is_queued_again_and_a_stopped_one_
     text = log.read_text()
     assert text.count("resuming from") == 1
     assert "the job is queued again" in text
-    assert f"unmix: stopped by SIGTERM; to go on: unmix pretrain --run {run}." in text
+    assert "unmix: stopped by SIGTERM; to go on from step" in text
+    assert f"unmix pretrain --run {run}." in text
     assert "Traceback" not in text
     assert 6 <= rows(run) < 12
     assert main(words) == 0
@@ -238,3 +248,139 @@ def test_a_job_of_slurm_is_queued_again_once_and_ends_with_the_same_weights(
     assert "Traceback" not in log.read_text()
     assert rows(run) == 12
     assert same(run, undisturbed)
+
+
+def on_ray(run: Path, log: Path) -> subprocess.Popen[bytes]:
+    """A run on a cluster of this machine, which is started for it."""
+    env = {name: value for name, value in ENV.items() if name != "RAY_ADDRESS"}
+    with log.open("wb") as file:
+        return subprocess.Popen(
+            [sys.executable, "-m", "unmix", "pretrain", *TWO, "--engine", "ray", "--run", str(run)],
+            stdout=file, stderr=file, env=env,
+        )  # fmt: skip
+
+
+@needs_ray
+def test_a_killed_worker_of_ray_starts_again_and_the_run_ends_with_the_same_weights(
+    undisturbed: Path, tmp_path: Path
+) -> None:
+    run, log = tmp_path / "run", tmp_path / "log"
+    process = on_ray(run, log)
+    wait_for_rows(run, 3, log)
+    os.kill(json.loads((run / ".owner.json").read_text())["process"], signal.SIGKILL)
+    assert process.wait(timeout=300) == 0, log.read_text()
+    assert log.read_text().count("resuming from") == 1
+    assert log.read_text().count("epoch 12/12") == 1
+    assert rows(run) == 12
+    assert same(run, undisturbed)
+    assert not (run / ".ray").exists()
+
+
+@needs_ray
+def test_a_signal_to_a_run_on_ray_saves_the_step_and_another_engine_goes_on_from_there(
+    undisturbed: Path, tmp_path: Path
+) -> None:
+    run, log = tmp_path / "run", tmp_path / "log"
+    process = on_ray(run, log)
+    wait_for_rows(run, 2, log)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(timeout=200) == 128 + signal.SIGTERM, log.read_text()
+    assert "unmix: stopped by SIGTERM; to go on from step" in log.read_text()
+    assert f"unmix pretrain --run {run}." in log.read_text()
+    assert "Traceback" not in log.read_text()
+    assert 2 <= rows(run) < 12
+    subprocess.run(
+        [sys.executable, "-m", "unmix", "pretrain", "--run", str(run), "--engine", "lightning"],
+        check=True, capture_output=True, timeout=300, env=ENV,
+    )  # fmt: skip
+    assert rows(run) == 12
+    assert same(run, undisturbed)
+
+
+ONE = [*TWO[:-2], "--epochs", "1"]
+
+
+@needs_ray
+@pytest.mark.parametrize(
+    ("nodes", "asked", "line"),
+    [
+        ([{"CPU": 2.0}], {"devices": 4},
+         "4 on ray need 4 CPUs, and the cluster has 2 CPUs; there is room for 2."),
+        ([{"CPU": 8.0}], {"devices": 2, "device": "cuda"},
+         "2 on ray need 2 GPUs, and the cluster has 0 GPUs; there is room for 0."),
+        ([{"CPU": 6.0}, {"CPU": 6.0}], {"devices": 4, "nodes": 1, "workers": 4},
+         "4 on ray need 4 CPUs with 4 CPUs for each, and the cluster has 12 CPUs; there is room "
+         "for 2."),
+        ([{"CPU": 6.0, "GPU": 1.0}, {"CPU": 6.0, "GPU": 1.0}], {"devices": 2}, None),
+    ],
+)  # fmt: skip
+def test_a_cluster_that_is_too_small_is_refused_in_one_line(
+    nodes: list[dict[str, float]], asked: dict[str, object], line: str | None
+) -> None:
+    class Ray:
+        def nodes(self) -> list[dict[str, object]]:
+            return [{"Alive": True, "Resources": node} for node in nodes]
+
+    settings = Settings.of({"engine": "ray", **asked})
+    if line is None:
+        assert engines._needs(Ray(), settings) is True
+        return
+    with pytest.raises(UserError) as caught:
+        engines._needs(Ray(), settings)
+    assert caught.value.on_command_line() == f"--devices: {line}"
+
+
+@needs_ray
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        (["--engine", "spark"], "--engine: 'spark' is unknown. Known: lightning, ray."),
+        (["--engine", "ray", "--device", "mps"],
+         "--engine: ray has no --device mps; use cpu or cuda."),
+        (["--engine", "ray", "--devices", "3"],
+         "--batch_size: 16 cannot be shared by 3 devices; use a multiple of 3."),
+    ],
+)  # fmt: skip
+def test_a_mistake_is_told_before_a_cluster_is_started(
+    words: list[str], line: str, tmp_path: Path, refuse: Callable[..., str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    monkeypatch.setattr(engines, "_start", lambda ray: pytest.fail("started"))
+    assert refuse("pretrain", *ONE, "--run", tmp_path / "run", *words) == line
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("command", ["bench", "study", "submit"])
+def test_ray_trains_single_runs_alone(command: str, refuse: Callable[..., str]) -> None:
+    name = ["a", "--vary", "lr=1,2"] if command == "study" else []
+    told = refuse(command, *name, "--engine", "ray")
+    assert told == f"--engine: ray applies to unmix pretrain, and not to unmix {command}."
+
+
+def test_images_in_memory_are_not_sent_to_ray(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (16, 3, 8, 8), dtype=np.uint8)
+    if find_spec("ray") is None:
+        pytest.skip("ray has no wheel here")
+    with pytest.raises(UserError, match="ray starts processes that read the data themselves"):
+        pretrain(data=pixels, size=8, engine="ray", run=str(tmp_path / "run"), method="simclr")
+
+
+def test_without_ray_the_extra_is_named(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, refuse: Callable[..., str]
+) -> None:
+    for name in ("ray", "ray.train", "ray.train.torch"):
+        monkeypatch.setitem(sys.modules, name, None)
+    told = refuse("pretrain", *ONE, "--engine", "ray", "--run", tmp_path / "run")
+    assert told == "--engine: ray needs the package: pip install 'unmix[ray]'"
+
+
+def test_workers_that_may_be_meant_as_those_of_ray_are_explained() -> None:
+    note = engines.note_on_workers(Settings.of({"engine": "ray", "workers": 2}))
+    assert note is not None
+    assert "--devices says how many workers of Ray train" in note
+    assert (
+        engines.note_on_workers(Settings.of({"engine": "ray", "workers": 2, "devices": 2})) is None
+    )
+    assert engines.note_on_workers(Settings.of({"engine": "ray"})) is None

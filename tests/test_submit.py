@@ -14,6 +14,7 @@ from unmix.commands.job_request import minutes
 from unmix.commands.submit import submit
 from unmix.errors import UserError
 from unmix.results import load_results
+from unmix.training.run.jobs import preempted
 from unmix.training.run.lock import run_lock
 
 pytest.importorskip("submitit")
@@ -201,3 +202,20 @@ def test_a_time_limit_is_read_as_slurm_does(text: str, count: int) -> None:
 def test_any_other_time_limit_is_refused(text: str) -> None:
     with pytest.raises(UserError, match="is not a time limit"):
         minutes(text)
+
+
+@pytest.mark.parametrize(
+    ("state", "answer"), [("RUNNING", True), ("CANCELLED", False), ("COMPLETING", False)]
+)
+def test_a_job_that_makes_room_is_told_from_one_that_is_canceled(
+    state: str, answer: bool, some_slurm: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (some_slurm / "scontrol").write_text(
+        f'#!/bin/sh\n[ "$*" = "show job 70" ] && echo "   JobState={state} Reason=None"\n'
+    )
+    (some_slurm / "scontrol").chmod(0o755)
+    monkeypatch.setenv("SUBMITIT_EXECUTOR", "slurm")
+    monkeypatch.setenv("SLURM_JOB_ID", "70")
+    assert preempted() is answer
+    monkeypatch.setenv("SUBMITIT_EXECUTOR", "local")
+    assert not preempted()

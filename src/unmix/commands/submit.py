@@ -183,6 +183,11 @@ def _checked(
         words = {**words, **({"devices": gpus} if gpus else {})}
     settings, recipes = settings_for(words, config)
     device = settings.machine.device
+    if settings.machine.engine != "lightning":
+        raise UserError(
+            f"{settings.machine.engine} has its own processes, and no job of SLURM.",
+            parameter="engine",
+        )
     if gpus and device not in ("auto", "cuda"):
         raise UserError(f"{gpus} contradicts `device={device}`.", parameter="gpus")
     if gpus == 0 and device == "cuda":

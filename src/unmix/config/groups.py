@@ -29,6 +29,7 @@ _YES_NO_AUTO = ("auto", "yes", "no")
 CHOICES: dict[str, tuple[str, ...]] = {
     "compile": _YES_NO_AUTO,
     "device": ("auto", "cpu", "cuda", "mps"),
+    "engine": ("lightning", "ray"),
     "features": ("backbone", "projector"),
     **dict.fromkeys(
         ("interpolation", "local_interpolation", "second_interpolation"), INTERPOLATIONS
@@ -233,6 +234,8 @@ class MachineSettings:
             over them, so batch_size, learning rate and steps stay what they are.
         checkpoint_activations: Compute the activations within a block of the backbone again for its
             gradient instead of keeping them: less memory, about a third more time, same gradients.
+        engine: What starts the processes: lightning (or torchrun, srun and submit, where they have
+            started them), or ray, which starts devices x nodes workers anywhere on its cluster.
         threads: Number of CPU threads; by default the number of free cores when the run begins, and
             the same when it is resumed, because the last digits depend on it.
         workers: Number of processes that decode files; by default from the number of cores.
@@ -252,6 +255,7 @@ class MachineSettings:
     nodes: int = 1
     accumulate: int = 1
     checkpoint_activations: bool = False
+    engine: str = "lightning"
     threads: int | None = None
     workers: int | None = None
     resident: str = "auto"
@@ -267,6 +271,7 @@ class MachineSettings:
         check_number("devices", self.devices, at_least=1)
         check_number("nodes", self.nodes, at_least=1)
         check_number("accumulate", self.accumulate, at_least=1)
+        check_choice("engine", self.engine, CHOICES["engine"])
         if self.threads is not None:
             check_number("threads", self.threads, at_least=1)
         if self.workers is not None:

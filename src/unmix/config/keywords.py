@@ -170,6 +170,7 @@ class PretrainSettings(TypedDict, total=False):
     nodes: int
     accumulate: int
     checkpoint_activations: bool
+    engine: Literal["lightning", "ray"]
     threads: int | None
     workers: int | None
     resident: bool | Literal["auto", "yes", "no"]

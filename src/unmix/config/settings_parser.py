@@ -44,6 +44,11 @@ def parse_settings(
     own_given = {name: given.pop(name) for name in own if name in given}
     if command in RUNLESS and "run" in given:
         raise UserError(f"{RUNLESS[command]}; leave it out.", parameter="run")
+    if command != "pretrain" and given.get("engine", "lightning") != "lightning":
+        raise UserError(
+            f"{given['engine']} applies to unmix pretrain, and not to unmix {command}.",
+            parameter="engine",
+        )
     check_data(str({**defaults, **given}["data"]))
     settings = Settings.of({**defaults, **given})
     check_rule(settings)
@@ -77,6 +82,7 @@ def settings_parser(command: str, args: list[str]) -> tuple[Parser, dict[str, An
     if command in ("pretrain", "submit"):
         text = "Go on with a run that has ended to --epochs in all: its schedules start again."
         parser.add_argument("--extend", action="store_true", help=text)
+    if command == "pretrain":
         text = "Print the plan of this run, as unmix plan does, and end; nothing is written."
         parser.add_argument("--dry_run", action="store_true", help=text)
     for name, group in GROUPS.items():

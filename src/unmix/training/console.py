@@ -24,7 +24,7 @@ def set_rank(rank: int) -> None:
     """Tell Lightning which process this is, where its environment did not when it was imported."""
     from lightning.pytorch.utilities import rank_zero_only
 
-    rank_zero_only.rank = rank
+    rank_zero_only.rank = rank  # type: ignore[attr-defined]
 
 
 def say(text: str) -> None:

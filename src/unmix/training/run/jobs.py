@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
 import sys
 from dataclasses import dataclass
 from typing import Any
@@ -13,7 +14,7 @@ from unmix.errors import Interrupted, UserError
 from unmix.training.console import is_leader, say, set_rank
 from unmix.training.loop.stopping import is_warning
 
-__all__ = ["Job"]
+__all__ = ["Job", "preempted"]
 
 
 @dataclass
@@ -51,7 +52,7 @@ class Job:
             if self.here:
                 raise
             say(f"unmix: {error.verb}; {error.how}.")
-            if not is_warning(error.signum):
+            if not (is_warning(error.signum) or preempted()):
                 raise SystemExit(128 + error.signum) from None
             self._queue_again()
         except SystemExit:
@@ -80,6 +81,24 @@ class Job:
             reason = str(error).strip().splitlines()
             say(f"unmix: the job is not queued again: {reason[0] if reason else error!r}")
             raise SystemExit(128 + getattr(signal, name)) from None
+
+
+def preempted() -> bool:
+    """Whether SLURM has sent SIGTERM to make room for another job.
+
+    It queues such a job again itself, but not one that ends before it is killed. The job is still
+    running then; one that was canceled is not.
+    """
+    job = os.environ.get("SLURM_JOB_ID")
+    if os.environ.get("SUBMITIT_EXECUTOR") != "slurm" or job is None:
+        return False
+    try:
+        shown = subprocess.run(
+            ["scontrol", "show", "job", job], capture_output=True, text=True, timeout=60, check=True
+        ).stdout
+    except (OSError, subprocess.SubprocessError):
+        return False
+    return "JobState=RUNNING" in shown.split()
 
 
 def _set_environment() -> None:

@@ -19,8 +19,9 @@ from lightning.fabric.plugins.environments import (
 )
 
 from unmix.errors import UserError
+from unmix.training.run.lock import WORKER
 
-__all__ = ["check_launch", "check_workers", "cluster_plugins", "join_again"]
+__all__ = ["check_launch", "check_workers", "cluster_plugins", "in_worker", "join_again"]
 
 
 def check_launch(devices: int) -> None:
@@ -67,12 +68,21 @@ def check_workers(workers: int | None) -> None:
     raise UserError(_UNGUARDED.format(script=script))
 
 
+def in_worker() -> bool:
+    """Whether this process is a worker that Ray has started for a run."""
+    return WORKER in os.environ
+
+
 def cluster_plugins() -> list[ClusterEnvironment]:
     """Lightning's plugin for the launcher, where it should not be the one that it finds itself.
 
     In a job of SLURM it would requeue the job on SIGUSR1 with a checkpoint of its own; `Stopping`
     saves the step instead, and what submitted the job decides whether it is queued again.
     """
+    if in_worker():
+        from ray.train.lightning import RayLightningEnvironment
+
+        return [RayLightningEnvironment()]
     if TorchElasticEnvironment.detect() or not SLURMEnvironment.detect():
         return []
     return [SLURMEnvironment(auto_requeue=False)]

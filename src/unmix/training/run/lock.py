@@ -18,8 +18,9 @@ from unmix.errors import UserError
 from unmix.files import read_json, remove_left_over
 from unmix.schema import Between, checked
 
-__all__ = ["LOCK", "OWNER", "Owner", "check_owner", "results_lock", "run_lock"]
+__all__ = ["LOCK", "OWNER", "WORKER", "Owner", "check_owner", "results_lock", "run_lock"]
 
+WORKER = "UNMIX_RAY_WORKER"  # names the run whose workers Ray has started
 LOCK, OWNER = ".lock", ".owner.json"
 _RESULTS_LOCK = ".results.lock"
 _PATIENCE = 60
@@ -51,7 +52,7 @@ def run_lock(folder: Path, say: Callable[[str], None], flag: str = "--run") -> I
     The operating system releases the lock on `.lock` when the process ends, however that ends. It
     may not work across machines, so `.owner.json` beside it names the owner; it is removed at the
     end. An owner file without a lock is of a process that was killed: one of this machine (or of an
-    earlier start of this Slurm job) is replaced, one of another machine is not.
+    earlier start of this job of Slurm or Ray) is replaced, one of another machine is not.
 
     Args:
         folder: The run folder. It is removed at the end if it is empty.
@@ -172,7 +173,7 @@ def _ourselves(folder: Path) -> dict[str, Any]:
         "host": socket.gethostname(),
         "process": os.getpid(),
         "since": time.strftime("%Y-%m-%d %H:%M:%S %z"),
-        "job": os.environ.get("SLURM_JOB_ID"),
+        "job": os.environ.get(WORKER) or os.environ.get("SLURM_JOB_ID"),
         # A copy of the folder has another lock, which the owner does not hold.
         "lock": (folder / LOCK).stat().st_ino,
     }

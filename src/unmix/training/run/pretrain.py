@@ -6,7 +6,7 @@ import os
 import shlex
 import signal
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -29,11 +29,7 @@ from unmix.evaluation import Measurement
 from unmix.hardware.threads import CoreMeter, choose_threads, threads_in_words, using_threads
 from unmix.names import shown
 from unmix.per_image import keep_per_image
-from unmix.results import (
-    RunResults,
-    load_results,
-    write_results,
-)
+from unmix.results import RunResults, load_results, write_results
 from unmix.training.console import is_leader, quiet_libraries, say
 from unmix.training.loop.callbacks import Reporter
 from unmix.training.loop.evaluator import Evaluator, spread_and_rank
@@ -41,8 +37,9 @@ from unmix.training.loop.health import EXPLODED_LOSS, Health, useless
 from unmix.training.loop.stopping import Stopping
 from unmix.training.run import extending
 from unmix.training.run.data_record import DataRecord, check_there, located
+from unmix.training.run.engines import run_on_ray
 from unmix.training.run.folder import RunFolder, begun_before
-from unmix.training.run.launching import check_launch, check_workers
+from unmix.training.run.launching import check_launch, check_workers, in_worker
 from unmix.training.run.lock import results_lock, run_lock
 from unmix.training.run.loggers import end_failed
 from unmix.training.run.notes import note_on_width
@@ -153,9 +150,20 @@ def settings_for(
 
 
 def run(
-    settings: Settings, recipes: list[str], command: str, given: Given | None = None
+    settings: Settings,
+    recipes: list[str],
+    command: str,
+    given: Given | None = None,
+    watch: Callable[[Stopping], None] | None = None,
 ) -> RunResults:
     """Pretrain with these settings, or resume the run in the folder.
+
+    Args:
+        settings: Of the run.
+        recipes: Names of the recipes that they are based on.
+        command: The command line, for the results.
+        given: Images given as Python objects.
+        watch: Called with what receives signals, to ask it to stop the run otherwise.
 
     Raises:
         UserError: if the settings are invalid, or the folder holds another run or is in use.
@@ -165,9 +173,13 @@ def run(
     folder = RunFolder(settings.folder)
     if (results := complete(folder, settings)) is not None:
         return results
+    if settings.machine.engine == "ray" and not in_worker():
+        return run_on_ray(settings, recipes, command, given is not None)
     # Of several processes that train together the first locks the folder for all.
     lock = run_lock(folder.path, say) if is_leader() else nullcontext()
     with lock, Stopping() as stopping:
+        if watch is not None:
+            watch(stopping)
         # It may have been completed while another process had the lock.
         try:
             return complete(folder, settings) or _train(

@@ -27,7 +27,7 @@ from unmix.training.loop.saving import Saving
 from unmix.training.loop.stopping import Stopping
 from unmix.training.run.checkpoints import AtomicCheckpoints, latest_intact, set_aside
 from unmix.training.run.folder import RunFolder
-from unmix.training.run.launching import cluster_plugins, join_again
+from unmix.training.run.launching import cluster_plugins, in_worker, join_again
 from unmix.training.run.loggers import extra_loggers
 from unmix.training.run.parts import Parts
 from unmix.training.run.ranks import Ranks
@@ -140,14 +140,22 @@ def build_trainer(parts: Parts, callbacks: list[Callback], **options: Any) -> L.
     machine, wanted = parts.machine, parts.settings.machine
     on_gpu = machine.device.type == "cuda"
     strategy: Any = "auto"
-    if wanted.processes > 1:
+    devices: Any = wanted.devices
+    nodes = wanted.nodes
+    if in_worker():  # Ray places the workers, and knows the GPUs of each machine
+        devices, nodes = "auto" if on_gpu else 1, 1
+        if wanted.processes > 1:
+            from ray.train.lightning import RayDDPStrategy
+
+            strategy = RayDDPStrategy(broadcast_buffers=False)
+    elif wanted.processes > 1:
         # Buffers are gathered by the methods, or each process has its own. One process evaluates
         # while the others wait.
         strategy = DDPStrategy(broadcast_buffers=False, timeout=TIMEOUT)
     return L.Trainer(
         accelerator=machine.accelerator,
-        devices=wanted.devices,
-        num_nodes=wanted.nodes,
+        devices=devices,
+        num_nodes=nodes,
         strategy=strategy,
         use_distributed_sampler=False,
         sync_batchnorm=wanted.processes > 1 and on_gpu and parts.module.method.sync_batch_norm,
