@@ -36,6 +36,7 @@ from unmix.training.loop.evaluator import Evaluator, spread_and_rank
 from unmix.training.loop.health import EXPLODED_LOSS, Health, useless
 from unmix.training.loop.stopping import Stopping
 from unmix.training.run import extending
+from unmix.training.run.command import command_line
 from unmix.training.run.data_record import DataRecord, check_there, located
 from unmix.training.run.engines import run_on_ray
 from unmix.training.run.folder import RunFolder, begun_before
@@ -379,20 +380,3 @@ def refuse_failure(folder: RunFolder, evaluator: Evaluator, reporter: Reporter) 
             f"{folder.path}: the run has failed, and its encoder is not exported: {why}; "
             f"{health.advice.if_diverged}, in another --run."
         )
-
-
-def command_line(config: str | Sequence[str] | None, words: dict[str, Any]) -> str:
-    """The command line that is equivalent to a call of `pretrain`."""
-    parts = ["unmix", "pretrain"]
-    for name in [config] if isinstance(config, (str, os.PathLike)) else config or ():
-        parts += ["--config", os.fspath(name)]
-    for name, value in words.items():
-        if value is True:
-            parts.append(f"--{name}")
-        elif isinstance(value, (list, tuple)):
-            parts += [f"--{name}", *map(str, value)]
-        elif value is False:
-            parts.append(f"--no-{name}")
-        elif value is not None:
-            parts += [f"--{name}", str(value)]
-    return shlex.join(parts)

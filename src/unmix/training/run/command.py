@@ -1,0 +1,27 @@
+"""The command line of a run."""
+
+from __future__ import annotations
+
+import os
+import shlex
+from collections.abc import Sequence
+from typing import Any
+
+__all__ = ["command_line"]
+
+
+def command_line(config: str | Sequence[str] | None, words: dict[str, Any]) -> str:
+    """The command line that is equivalent to a call of `pretrain`."""
+    parts = ["unmix", "pretrain"]
+    for name in [config] if isinstance(config, (str, os.PathLike)) else config or ():
+        parts += ["--config", os.fspath(name)]
+    for name, value in words.items():
+        if value is True:
+            parts.append(f"--{name}")
+        elif isinstance(value, (list, tuple)):
+            parts += [f"--{name}", *map(str, value)]
+        elif value is False:
+            parts.append(f"--no-{name}")
+        elif value is not None:
+            parts += [f"--{name}", str(value)]
+    return shlex.join(parts)
