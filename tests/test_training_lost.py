@@ -140,6 +140,50 @@ def test_the_loss_of_a_rank_ends_all_with_a_line_that_names_it(
     assert (run / "checkpoints" / "last.ckpt").exists()
 
 
+OTHER_FILES = """
+import os, pathlib, shutil, sys
+from unmix.cli import main
+
+images = sorted(pathlib.Path(sys.argv[3]).glob("*.png"))
+if os.environ.get("LOCAL_RANK") == "1":  # the first process has listed them already
+    new = images[0].with_name("new.png")
+    shutil.copy(images[0], new) if sys.argv[1] == "added" else images[0].rename(new)
+sys.exit(main(["pretrain", *sys.argv[2:]]))
+"""
+
+
+@pytest.mark.parametrize(
+    ("how", "counts"),
+    [
+        ("added", r"25 training images, rank 0 \(on HOST\) 24\. All"),
+        ("renamed", r"24 training images, rank 0 \(on HOST\) 24; names or labels differ\. All"),
+    ],
+)
+def test_processes_that_list_other_images_end_with_a_line_that_names_the_rank(
+    photos: Path, tmp_path: Path, how: str, counts: str
+) -> None:
+    run, script = tmp_path / "Run", tmp_path / "train.py"
+    script.write_text(OTHER_FILES)
+    with (tmp_path / "said").open("w+") as said:
+        process = subprocess.Popen(
+            [sys.executable, str(script), how, *words(photos, run), "--devices", "2"],
+            stdout=said, stderr=said, start_new_session=True,
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
+        )  # fmt: skip
+        assert process.wait(240) == 2
+        until = time.monotonic() + 20
+        while (left := of_group(process.pid)) and time.monotonic() < until:
+            time.sleep(0.2)
+        assert left == []
+        said.seek(0)
+        output = said.read()
+    line = rf"unmix: error: --data: rank 1 of 2 \(on HOST\) found {counts}"
+    assert re.search(line.replace("HOST", socket.gethostname()), output), output
+    assert output.count("unmix: error: ") == 1, output
+    assert "Traceback" not in output
+    assert not run.exists()
+
+
 def of_group(group: int) -> list[int]:
     """The processes of a process group that have not ended."""
     found = []

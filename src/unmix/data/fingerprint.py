@@ -91,10 +91,15 @@ def _other_classes(now: tuple[str, ...] | None, then: tuple[str, ...] | None) ->
     return f"the data has a class {ours!r} where the run had {theirs!r}"
 
 
-def fingerprint(images: ImageSet) -> Fingerprint:
+def fingerprint(images: ImageSet, *, sizes: bool = True) -> Fingerprint:
     """Compute the fingerprint of a split, from names and sizes, without reading files.
 
     A file whose content has changed, with the same name and size, is not detected.
+
+    Args:
+        images: The split.
+        sizes: Whether to ask for the sizes of files, which is slow for many; without them the
+            digest is of the labels and names.
     """
     digest = hashlib.blake2b(digest_size=16)
     versions = None
@@ -103,12 +108,13 @@ def fingerprint(images: ImageSet) -> Fingerprint:
     size: int | None = None
     if isinstance(images, FileImages):
         names = _encoded(images.paths)
-        sizes = stats(names, lambda status: status.st_size)
-        size = int(sizes[sizes > 0].sum())
         start = len(_folder_of_all(names))
         relative = b"\0".join(name[start:] for name in names)
         digest.update(relative.replace(os.sep.encode(), b"/"))
-        digest.update(sizes.tobytes())
+        if sizes:
+            found = stats(names, lambda status: status.st_size)
+            size = int(found[found > 0].sum())
+            digest.update(found.tobytes())
     elif isinstance(images, PackedImages):
         size = int(images.index.length.sum())
         for column in (images.index.number, images.index.length, images.index.crc):

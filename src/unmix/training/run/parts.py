@@ -47,6 +47,7 @@ from unmix.training.run.notes import (
     notes_on_weights,
 )
 from unmix.training.run.ordering import interleaved, order_of
+from unmix.training.run.same_data import Listing
 from unmix.views import Views
 
 __all__ = [
@@ -77,6 +78,7 @@ class Parts:
     notes: tuple[str, ...] = ()
     skipped: tuple[Skipped, ...] = ()
     threads: str = ""
+    listing: Listing | None = None
 
 
 Seen = MutableMapping[str, Fingerprint]
@@ -170,7 +172,10 @@ def build_parts(
     )
     sets = (source, labeled, test)  # not train, whose files may have become a tensor
     skipped = tuple(each.skipped for each in sets if isinstance(each, StreamedImages))
-    return Parts(settings, machine, train, labeled, test, module, held.about, notes, skipped)
+    return Parts(
+        settings, machine, train, labeled, test, module, held.about, notes, skipped,
+        listing=Listing.of(source) if processes > 1 else None,
+    )  # fmt: skip
 
 
 def _training_images(

@@ -19,6 +19,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import asdict
 from datetime import timedelta
 from typing import Any
 
@@ -30,6 +31,7 @@ from lightning.pytorch.strategies import Strategy
 from lightning.pytorch.strategies.launchers import _SubprocessScriptLauncher
 
 from unmix.errors import MachineError, UserError
+from unmix.training.run.same_data import Listing, check_same
 
 __all__ = ["Ranks", "ended_how"]
 
@@ -70,6 +72,7 @@ class Ranks(Callback):
         how: Says in a sentence how to go on with the run.
         silent: Seconds without a sign of life until a process is lost; a minute by default.
         stuck: Seconds that others may wait for a process within a step; ten minutes by default.
+        listing: The training images that this process has listed, to compare with the others'.
     """
 
     def __init__(
@@ -78,8 +81,9 @@ class Ranks(Callback):
         how: Callable[[], str],
         silent: float | None = None,
         stuck: float | None = None,
+        listing: Listing | None = None,
     ) -> None:
-        self.count, self.how = count, how
+        self.count, self.how, self.listing = count, how, listing
         self.silent = patience(60.0) if silent is None else silent
         self.stuck = patience(600.0) if stuck is None else stuck
         self.rank = int(os.environ.get("RANK") or os.environ.get("LOCAL_RANK") or 0)
@@ -135,7 +139,7 @@ class Ranks(Callback):
             strategy._launcher = ours
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        """Connect the processes, which have just met."""
+        """Connect the processes, which have just met, and compare what they have listed."""
         self.rank = dist.get_rank()
         host, port = os.environ.get("MASTER_ADDR", "127.0.0.1"), [0]
         wait = timedelta(seconds=max(self.silent, 30))
@@ -147,10 +151,12 @@ class Ranks(Callback):
         dist.broadcast_object_list(port, 0, group)
         if store is None:
             store = dist.TCPStore(host, port[0], None, False, wait, wait_for_workers=False)
-        note = {"host": socket.gethostname(), "process": os.getpid()}
+        note: dict[str, Any] = {"host": socket.gethostname(), "process": os.getpid()}
+        note["listing"] = self.listing and asdict(self.listing)
         store.set(f"who{self.rank}", json.dumps(note))
         self._who = {r: json.loads(store.get(f"who{r}")) for r in range(self.count)}
         self._store = store
+        check_same(self._who)
 
     def on_train_batch_start(self, *_: Any) -> None:
         """A step forward."""

@@ -62,7 +62,9 @@ def fit(
     several = settings.machine.processes > 1
     in_python = is_python(settings.run.data)
     ranks = Ranks(
-        settings.machine.processes, lambda: folder.way_on(stopping.saved, in_python, sentence=True)
+        settings.machine.processes,
+        lambda: folder.way_on(stopping.saved, in_python, sentence=True),
+        listing=parts.listing,
     )
     callbacks: list[Callback] = [
         *([ranks] if several else []),
