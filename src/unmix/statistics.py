@@ -112,7 +112,9 @@ def sign_flip(differences: np.ndarray) -> float:
     exact = len(differences) <= _EXACT
     found = stats.permutation_test(
         (differences,),
-        lambda sample, axis: np.mean(sample, axis=axis),
+        # Rounded, so that sums that tie are equal; SciPy's own tolerance is relative to the sum of
+        # the sample, which may be 0.
+        lambda sample, axis: np.round(np.sum(sample, axis=axis), 9),
         permutation_type="samples",
         vectorized=True,
         n_resamples=np.inf if exact else 99_999,
