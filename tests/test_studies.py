@@ -237,6 +237,20 @@ def test_published_numbers_stand_beside_ours() -> None:
         study(TWO + "    published: {plan: 90}\n")
 
 
+def test_how_many_trials_a_tuned_setting_got_is_told() -> None:
+    found = study(TWO + "    tuned: {lr: 6}\n")
+    assert study(yaml.safe_dump(found.content())) == found
+    told = StudyResults(found, [cell("plain", 0, 50.0)]).markdown()
+    assert (
+        "- note: lr was chosen from 6 trials of each condition, as the study file states\n" in told
+    )
+    assert "trial" not in StudyResults(study(TWO), []).markdown()
+    with pytest.raises(UserError, match=r"tuned: 'lrr' is unknown. Did you mean 'lr'\?"):
+        study(TWO + "    tuned: {lrr: 6}\n")
+    with pytest.raises(UserError, match=r"tuned.lr is 0"):
+        study(TWO + "    tuned: {lr: 0}\n")
+
+
 def test_planned_comparisons_count_also_where_cells_are_missing() -> None:
     found = study("""
         conditions: {plain: {}, a: {lr: 0.1}, b: {lr: 0.2}, c: {lr: 0.3}, d: {lr: 0.4}}

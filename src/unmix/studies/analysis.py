@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from unmix.busy import cores_missed
-from unmix.display import DASH, measure_name, percents
+from unmix.display import DASH, counted, measure_name, percents
 from unmix.errors import UserError
 from unmix.studies.baselines import Baselines, read_baselines
 from unmix.studies.cells import read_cells, result_settings
@@ -145,7 +145,12 @@ class StudyResults:
 
     def notes(self) -> list[str]:
         """What a reader must know of the cells."""
-        found = [f"note: {note}" for note in self.marks()]
+        found = [
+            f"note: {key} was chosen from {counted(trials, 'trial')} of each condition, as the "
+            "study file states"
+            for key, trials in self.study.tuned.items()
+        ]
+        found += [f"note: {note}" for note in self.marks()]
         if gone := self.missing():
             more = f" and {len(gone) - 3} more" if len(gone) > 3 else ""
             found.append(f"note: {len(gone)} cells are missing: {'; '.join(gone[:3])}{more}")

@@ -12,7 +12,7 @@ from typing import Annotated, Any
 from unmix.config import Settings
 from unmix.config.yaml_files import read_yaml, why_not
 from unmix.errors import UserError, check_choice
-from unmix.schema import Check, checked
+from unmix.schema import Between, Check, checked
 from unmix.statistics import ALPHA, fewest_pairs
 from unmix.studies.conditions import (
     Condition,
@@ -30,7 +30,7 @@ PROTOCOLS = ("knn", "linear")
 
 _KEYS = (
     "name", "about", "config", "base", "conditions", "vary", "baseline", "comparisons", "seeds",
-    "evaluations", "baselines", "exploratory", "published",
+    "evaluations", "baselines", "exploratory", "published", "tuned",
 )  # fmt: skip
 # What two conditions must share to be compared: the images, and how they are measured.
 SHARED = (
@@ -49,6 +49,7 @@ class _Flags:
     exploratory: bool = False
     baselines: bool = False
     evaluations: Sequence[str] = ()
+    tuned: Mapping[str, Annotated[int, Between(1)]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -67,6 +68,7 @@ class Study:
         exploratory: Run with fewer seeds than a test needs, and without a verdict.
         baselines: Measure raw pixels and untrained encoders too.
         published: Published numbers of a condition, for the tables.
+        tuned: Settings that were chosen by trials, and how many trials each condition got for it.
         left_out: Incompatible combinations of crossed factors, each with the reason.
     """
 
@@ -81,6 +83,7 @@ class Study:
     exploratory: bool = False
     baselines: bool = False
     published: Mapping[str, str] = field(default_factory=dict)
+    tuned: Mapping[str, int] = field(default_factory=dict)
     left_out: tuple[str, ...] = ()
 
     @classmethod
@@ -117,7 +120,7 @@ class Study:
         for key in ("base", "conditions", "vary", "published"):
             if not isinstance(content.get(key, {}), Mapping):
                 raise UserError(f"{where}: {key} is {content[key]!r}; it must be a mapping.")
-        checked(_Flags, content, where)
+        flags = checked(_Flags, content, where)
         conditions, left_out = possible(conditions_of(content, where), content)
         published = {str(name): str(text) for name, text in content.get("published", {}).items()}
         for condition in published:
@@ -137,6 +140,7 @@ class Study:
             exploratory=bool(content.get("exploratory", False)),
             baselines=bool(content.get("baselines", False)),
             published=published,
+            tuned=flags.tuned,
             left_out=left_out,
         )
         study.check()
@@ -207,6 +211,8 @@ class Study:
                         f"{theirs!r}; it must be the same. Say under comparisons: which conditions "
                         "to compare."
                     )
+        for key in self.tuned:
+            _check("tuned", key, dict.fromkeys(itertools.chain(*flat.values())))
         self._check_seeds()
 
     def _check_seeds(self) -> None:
@@ -247,6 +253,7 @@ class Study:
             **({"exploratory": True} if self.exploratory else {}),
             **({"baselines": True} if self.baselines else {}),
             **({"published": dict(self.published)} if self.published else {}),
+            **({"tuned": dict(self.tuned)} if self.tuned else {}),
         }
 
 
