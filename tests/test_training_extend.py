@@ -97,7 +97,7 @@ def test_the_record_names_every_command(run: Path, capsys: pytest.CaptureFixture
     assert main(["pretrain", "--run", str(run), "--epochs", "3", "--extend"]) == 0
     out = capsys.readouterr().out
     assert f"{run}: goes on from epoch 2 to 3; the learning rate rises from 0.0001 to 0.001" in out
-    assert "over 0.5 epochs of warmup, then falls by a cosine over the 1 epochs" in out
+    assert "over 0.5 epochs of warmup, then falls by a cosine over the 1 added epoch" in out
     again = ["pretrain", "--run", str(run), "--epochs", "4", "--extend"]
     assert main(again) == 0
     found = load_results(run)

@@ -179,6 +179,12 @@ def errors_of_users(trainer: L.Trainer, folder: RunFolder, stopping: Stopping) -
         # Lightning ends an interrupted run like this.
         if not trainer.interrupted:
             raise
+    except ValueError as error:
+        # Lightning ignores SIGINT while it ends such a run, which only a main thread can; a worker
+        # of Ray trains in another.
+        if isinstance(error.__context__, Interrupted) and not isinstance(error, UserError):
+            raise error.__context__ from None
+        raise
     except OSError as error:
         if error.errno not in _NOT_WRITABLE:
             raise
