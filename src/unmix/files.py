@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import csv
 import errno
+import io
 import json
 import os
 import re
@@ -25,6 +27,7 @@ __all__ = [
     "parse_json",
     "read_json",
     "read_regular",
+    "read_rows",
     "read_text",
     "remove_left_over",
 ]
@@ -102,6 +105,37 @@ def read_json(path: str | os.PathLike[str], at_most: int = _MOST_TEXT) -> Any:
         UserError: as `parse_json`; it names the file.
     """
     return parse_json(read_regular(path, at_most), os.fspath(path))
+
+
+def read_rows(
+    path: str | os.PathLike[str], at_most: int = _MOST_TEXT
+) -> Iterator[tuple[int, dict[str, str]]]:
+    """Read a CSV file with a header, in UTF-8.
+
+    Args:
+        path: The file.
+        at_most: Greatest size in bytes.
+
+    Yields:
+        The number of the line in the file and the fields of each row that are there and not empty.
+
+    Raises:
+        OSError: as `read_regular`.
+        UserError: if it is no text or no CSV, or has a column twice; it names the file.
+    """
+    name = os.fspath(path)
+    try:
+        reader = csv.DictReader(io.StringIO(read_text(path, at_most), newline=""))
+        counts = Counter(reader.fieldnames or ())
+        if twice := [column for column, count in counts.items() if count > 1]:
+            raise UserError(f"{name}: has the column {twice[0][:40]!r} twice.")
+        for row in reader:
+            # Fields beyond the header have the key None, and missing ones the value None.
+            yield reader.line_num, {key: text for key, text in row.items() if key and text}
+    except UnicodeDecodeError as error:
+        raise UserError(f"{name}: byte {error.start} is not UTF-8.") from None
+    except csv.Error as error:
+        raise UserError(f"{name}: is not valid CSV ({error}).") from None
 
 
 def parse_json(content: bytes | str, name: str) -> Any:

@@ -238,7 +238,8 @@ def described(row: Evaluation | Mapping[str, Any]) -> str:
     elif row.get("epochs") is not None:
         parts.append(f"{row['epochs']} epochs")
     if isinstance(row.get("chosen"), Mapping):
-        chosen = ", ".join(f"{key} {value:g}" for key, value in row["chosen"].items())
+        rates = {k: x for k, x in row["chosen"].items() if isinstance(x, float | int)}
+        chosen = ", ".join(f"{key} {value:g}" for key, value in rates.items())
         parts.append(f"{chosen} (chosen on held-out training images)")
     if row.get("layer") is not None:
         parts.append(f"layer {row['layer']}")

@@ -117,8 +117,8 @@ def finetune(
     row = _row(finished, splits, labeled, settings, name, seed, select, from_scratch)
     work = WorkFolder.of(finished, row, labeled, splits, out)
     identity = work.identified(row, labeled)
-    done = work.result(identity)
-    if done is not None and not overwrite:
+    done = work.result(identity, overwrite)
+    if done is not None:
         say(f"{line_of(done)} (complete; --overwrite trains it again)")
         return done
     with finished.computing(threads, cores, say), work.locked(say):

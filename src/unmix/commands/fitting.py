@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import lightning
 import torch
@@ -31,6 +31,7 @@ from unmix.files import atomic_path, atomic_write, read_json
 from unmix.names import json_bytes
 from unmix.randomness import generator_for
 from unmix.results import finite
+from unmix.schema import Between, Epoch, Percent, checked
 from unmix.training.console import silent
 from unmix.training.loop.stopping import Stopping
 from unmix.training.run.checkpoints import LAST, PREVIOUS, AtomicCheckpoints, latest_intact
@@ -40,7 +41,18 @@ from unmix.training.run.trainer import errors_of_users
 
 __all__ = ["Labeled", "WorkFolder", "bytes_of", "choose_settings", "train", "untrained"]
 
+_Tried = dict[str, Annotated[float, Between(-1, 1)]]
 _RESULT, _LIST, _SETTINGS, _TRIED = "result.json", "labels.txt", "settings.json", "select.json"
+
+
+@dataclass(frozen=True)
+class _Row:
+    """What the row of a complete fine-tuning must hold; the rest is kept as it is."""
+
+    protocol: str
+    top1: Percent
+    top5: Percent | None = None
+    epoch: Epoch | None = None
 
 
 @dataclass(frozen=True)
@@ -122,24 +134,31 @@ class WorkFolder:
         with run_lock(self.path, say, "--out"):
             yield
 
-    def result(self, settings: Mapping[str, Any]) -> dict[str, Any] | None:
-        """The row, if the fine-tuning is complete.
+    def result(self, settings: Mapping[str, Any], overwrite: bool) -> dict[str, Any] | None:
+        """The row, if the fine-tuning is complete and is not to be done again.
 
         Args:
             settings: From `identified`.
+            overwrite: Whether it is to be done again.
 
         Raises:
-            UserError: if the folder holds another fine-tuning, or other files.
+            UserError: if the folder holds another fine-tuning or other files, or the row is
+                damaged.
         """
-        then = _read(self.path / _SETTINGS)
+        then = _read(self.path / _SETTINGS, f"Remove {self.path} to train anew.")
         if then is None:
             if self.path.is_dir() and any(p for p in self.path.iterdir() if p.name[0] != "."):
                 raise UserError(f"--out: {self.path} holds other files; give a new folder.")
             return None
         if then != json.loads(json.dumps(settings)):
             raise UserError(f"--out: {self.path} holds another fine-tuning; give another folder.")
-        found = _read(self.path / _RESULT)
-        return found if isinstance(found, dict) else None
+        if overwrite:
+            return None
+        remedy = "Give --overwrite to train again."
+        found = _read(self.path / _RESULT, remedy)
+        if found is not None:
+            checked(_Row, found, self.path / _RESULT, remedy)
+        return found
 
     def begin(self, overwrite: bool, settings: Mapping[str, Any], labeled: Labeled) -> None:
         """Write what is trained, and on which images.
@@ -186,8 +205,9 @@ class WorkFolder:
 
     def tried(self) -> dict[str, float]:
         """Accuracies on held-out images by multiple of the rates, as far as they are measured."""
-        found = _read(self.path / _TRIED)
-        return found if isinstance(found, dict) else {}
+        remedy = "Remove it to try all rates again."
+        found = _read(self.path / _TRIED, remedy)
+        return {} if found is None else checked(_Tried, found, self.path / _TRIED, remedy)
 
     def add_tried(self, factor: float, accuracy: float) -> None:
         """Keep an accuracy on held-out images."""
@@ -335,11 +355,21 @@ def bytes_of(finished: FinishedRun) -> bytes:
     return b"".join(parts)
 
 
-def _read(path: Path) -> Any:
+def _read(path: Path, remedy: str) -> dict[str, Any] | None:
+    """The object in a JSON file; None if there is none.
+
+    Raises:
+        UserError: if it is damaged.
+    """
     try:
-        return read_json(path)
-    except (OSError, ValueError):
+        content = read_json(path)
+    except FileNotFoundError:
         return None
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror}). {remedy}") from None
+    except UserError as error:
+        raise UserError(f"{error} {remedy}") from None
+    return checked(dict[str, Any], content, path, remedy)
 
 
 def _write(path: Path, content: Mapping[str, Any]) -> None:

@@ -7,6 +7,7 @@ goes on after the last chunk; the result is put together when all are there.
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -20,8 +21,9 @@ from filelock import FileLock, Timeout
 
 from unmix.embedding.names import NamedSet
 from unmix.errors import UserError
-from unmix.files import atomic_path, atomic_write, read_json
+from unmix.files import atomic_path, atomic_write, parse_json, read_json
 from unmix.names import restored, stored
+from unmix.schema import checked
 
 __all__ = ["Chunk", "Chunks"]
 
@@ -165,11 +167,10 @@ class Chunks:
             UserError: if images have changed, and not `overwrite`.
         """
         for number, place in enumerate(self.places):
-            chunk = self._load(number)
-            if chunk is None:
+            found = self._load(number)
+            if found is None:
                 return number
-            digest = self.sets[place.split].digest(place.start, place.stop)
-            if chunk["digest"].item() != digest:
+            if found[1] != self.sets[place.split].digest(place.start, place.stop):
                 if overwrite:
                     return number
                 raise UserError(
@@ -216,21 +217,34 @@ class Chunks:
             kept = f"; {number} of {len(self)} parts are kept: give the command again to continue"
             raise UserError(f"{str(error).rstrip('.')}{kept if number else ''}.") from None
 
-    def _load(self, number: int) -> dict[str, np.ndarray] | None:
+    def _load(self, number: int) -> tuple[Chunk, str] | None:
+        """A chunk and the digest of its images; None if it is not there, or damaged."""
+        path, place = self.path(number), self.places[number]
         try:
-            with np.load(self.path(number)) as file:
-                return {name: file[name] for name in file.files}
-        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+            with np.load(path) as file:
+                features, index = file["features"], file["index"]
+                texts = {name: str(file[name].item()) for name in ("digest", "broken")}
+            listed = parse_json(texts["broken"], os.fspath(path))
+            broken = checked(list[tuple[str, str]], listed, path)
+            chunk = Chunk(features, index, tuple((restored(p), why) for p, why in broken))
+            fits = (
+                features.dtype == self.dtype and features.shape == (len(index), self.dim)
+                and index.dtype == np.int64 and index.shape == (len(index),)
+                and bool(np.all((index >= place.start) & (index < place.stop)))
+            )  # fmt: skip
+        except (
+            OSError, ValueError, KeyError, EOFError, TypeError, MemoryError, zipfile.BadZipFile,
+        ):  # fmt: skip
             return None
+        return (chunk, texts["digest"]) if fits else None
 
     def __iter__(self) -> Iterator[tuple[NamedSet, Chunk]]:
         """The chunks that were written, each with its split; one is in memory at a time."""
         for number, place in enumerate(self.places):
             found = self._load(number)
             if found is None:
-                raise UserError(f"{self.path(number)}: is gone; give the command again.")
-            broken = tuple((restored(p), why) for p, why in json.loads(found["broken"].item()))
-            yield self.sets[place.split], Chunk(found["features"], found["index"], broken)
+                raise UserError(f"{self.path(number)}: is gone or damaged; give the command again.")
+            yield self.sets[place.split], found[0]
 
     def finish(self) -> None:
         """Move the finished files to their places, and remove the folder.

@@ -6,8 +6,9 @@ as a study that starts just then would be refused.
 
 from __future__ import annotations
 
-import csv
+import math
 import os
+import re
 import socket
 import statistics
 import time
@@ -19,7 +20,7 @@ from pathlib import Path
 from unmix.config.saved import is_run, saved_settings
 from unmix.display import counted
 from unmix.errors import UserError
-from unmix.files import read_json
+from unmix.files import read_json, read_rows
 from unmix.schema import checked
 from unmix.studies.analysis import StudyResults, read_study
 from unmix.studies.plan import slug
@@ -199,12 +200,12 @@ def _planned(run: Path) -> tuple[int, int] | None:
 
 
 def _rows(run: Path) -> list[dict[str, str]]:
-    """The rows of `metrics.csv`, one per epoch."""
+    """The rows of `metrics.csv`, one per epoch; without those that are damaged."""
     try:
-        with (run / "metrics.csv").open(encoding="utf-8", newline="") as file:
-            return [row for row in csv.DictReader(file) if (row.get("epoch") or "").isdigit()]
-    except (OSError, UnicodeDecodeError, csv.Error):
+        rows = [row for _, row in read_rows(run / "metrics.csv")]
+    except (OSError, UserError):
         return []
+    return [row for row in rows if re.fullmatch("[0-9]{1,9}", row.get("epoch", ""))]
 
 
 def _seconds_left(
@@ -220,7 +221,7 @@ def _seconds_left(
         passed = time.time() - (run / "metrics.csv").stat().st_mtime
     except (KeyError, ValueError, ZeroDivisionError, OSError):
         return None
-    known = [pace for pace in paces[-3:] if pace > 0]
+    known = [pace for pace in paces[-3:] if 0 < pace < math.inf]
     if not known:
         return None
     pace = statistics.median(known)

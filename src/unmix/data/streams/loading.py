@@ -13,7 +13,7 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import torch
@@ -34,8 +34,9 @@ from unmix.data.streams.remote import facts_of_all, local_path
 from unmix.data.streams.store import Shard, ShardStore
 from unmix.display import counted, memory
 from unmix.errors import UserError
-from unmix.files import atomic_write
+from unmix.files import atomic_write, read_json
 from unmix.names import shown
+from unmix.schema import Check, Fraction, checked
 
 __all__ = ["NoTestShards", "Reading", "holds_shards", "load_shards"]
 
@@ -43,6 +44,18 @@ _SAMPLE = 1000
 _MINUTE = 60.0
 _TEST_WORDS = ("val", "valid", "validation", "test")
 _WORD = re.compile(r"(train|validation|valid|val|test)(?=$|[^a-z])", re.IGNORECASE)
+
+
+_Std = Annotated[float, Check(lambda std: std == 0 or 1e-4 <= std <= 1, "from 0.0001 to 1")]
+
+
+@dataclass(frozen=True)
+class _Colors:
+    """What was measured on a sample of shards, as it is kept."""
+
+    mean: tuple[Fraction, Fraction, Fraction]
+    std: tuple[_Std, _Std, _Std]
+    range: Annotated[list[float], Check(lambda x: len(x) in (0, 2), "none or two numbers")]
 
 
 class NoTestShards(UserError):  # noqa: N818 - it says what is wrong
@@ -269,10 +282,9 @@ def _looked_at(images: ShardImages, decoding: Decoding) -> dict[str, Any]:
     words = [(shard.url, shard.size, shard.version) for shard in store.shards]
     path = store.cache.root / "index" / f"{key_of('colors', words, decoding)}.json"
     try:
-        kept = json.loads(path.read_text())
-        mean, std, limits = (tuple(map(float, kept[name])) for name in ("mean", "std", "range"))
-        assert (len(mean), len(std), len(limits) in (0, 2)) == (3, 3, True)
-    except (OSError, ValueError, KeyError, TypeError, AssertionError):
+        kept = checked(_Colors, read_json(path), path)
+        mean, std, limits = kept.mean, kept.std, tuple(kept.range)
+    except (OSError, UserError):  # it is measured again
         sample = replace(images.sample(_SAMPLE), decoding=decoding, skipped=Skipped())
         sample.prepare(range(len(sample)))
         limits = estimate_range(sample, _SAMPLE)[0] or ()

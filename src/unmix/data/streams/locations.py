@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 from collections.abc import Iterator, Mapping
@@ -11,6 +10,7 @@ from typing import Any
 
 from unmix.data.streams.remote import ShardError, facts, filesystem, local_path, read_range
 from unmix.errors import UserError
+from unmix.files import parse_json
 from unmix.names import SHARDS
 
 __all__ = ["Given", "absolute_spec", "expand_braces", "shards_of"]
@@ -214,10 +214,11 @@ def _text(url: str) -> str:
 
 
 def _json(url: str) -> Any:
+    text = _text(url)
     try:
-        return json.loads(_text(url))
-    except (ValueError, RecursionError):
-        raise UserError(f"{url}: is no valid JSON.", parameter="data") from None
+        return parse_json(text, url)
+    except UserError as error:
+        raise UserError(str(error), parameter="data") from None
 
 
 def _listed(url: str) -> Iterator[tuple[str, int | None]]:

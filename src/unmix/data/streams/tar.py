@@ -6,7 +6,6 @@ last slash (`0001.jpg`, `0001.cls`, `0001.json`): the format of WebDataset.
 
 from __future__ import annotations
 
-import json
 import tarfile
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -18,6 +17,7 @@ import numpy as np
 from unmix.data.formats import extensions
 from unmix.data.paths import Paths
 from unmix.data.streams.remote import ShardError
+from unmix.files import parse_json
 
 __all__ = ["Located", "Source", "locate"]
 
@@ -161,9 +161,9 @@ def _label(kind: str, content: bytes) -> str:
     try:
         value: Any = content.decode().strip()
         if kind == "json":
-            value = json.loads(value)
+            value = parse_json(content, kind)
             value = next((value[key] for key in _LABEL_KEYS if key in value), "")
-    except (ValueError, TypeError, RecursionError):
+    except (ValueError, TypeError):
         return ""
     if isinstance(value, bool) or not isinstance(value, (int, str)):
         return ""

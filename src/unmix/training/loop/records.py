@@ -6,13 +6,33 @@ import csv
 import errno
 import io
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from unmix.errors import UserError
-from unmix.files import atomic_write
+from unmix.files import atomic_write, read_rows
+from unmix.schema import Count, Epoch, checked
 
 __all__ = ["Records"]
+
+
+_REMEDY = "Remove it to go on without the rows of earlier epochs."
+
+
+@dataclass(frozen=True)
+class _Row:
+    """What a row must hold, if it does; the rest is written again as it is."""
+
+    epoch: Epoch | None = None
+    step: Count | None = None
+
+
+def _number(text: str) -> float | str:
+    try:
+        return float(text)
+    except ValueError:
+        return text
 
 
 class Records:
@@ -41,18 +61,23 @@ class Records:
         """
         if not self.path.exists():
             return []
+        rows = []
         try:
-            with self.path.open(newline="", encoding="utf-8") as file:
-                rows = list(csv.DictReader(file))
-        except (UnicodeDecodeError, csv.Error):
-            raise UserError(
-                f"{self.path}: is damaged; remove it to go on without the rows of earlier epochs."
-            ) from None
-        return [{name: value for name, value in row.items() if name and value} for row in rows]
+            for line, row in read_rows(self.path):
+                numbers = {key: _number(row[key]) for key in ("epoch", "step") if key in row}
+                checked(_Row, numbers, f"{self.path}: line {line}", _REMEDY)
+                rows.append(dict[str, Any](row))
+        except OSError as error:
+            reason = error.strerror or str(error)
+            raise UserError(f"{self.path}: cannot be read ({reason}). {_REMEDY}") from None
+        except UserError as error:
+            text = str(error)
+            raise UserError(text if text.endswith(_REMEDY) else f"{text} {_REMEDY}") from None
+        return rows
 
     def drop_after(self, step: int) -> None:
         """Drop rows of later steps, which the file may have when the checkpoint does not."""
-        self.rows = [row for row in self.rows if int(row.get("step") or 0) <= step]
+        self.rows = [row for row in self.rows if int(float(row.get("step") or 0)) <= step]
 
     def write(self) -> None:
         """Write the file atomically.

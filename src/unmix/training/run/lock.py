@@ -40,7 +40,7 @@ class Owner:
 
     host: str
     process: Annotated[int, Between(1, 2**31 - 1)]
-    since: str
+    since: str = ""
     job: str | None = None
     lock: int | None = None
 
