@@ -97,6 +97,50 @@ def test_a_damaged_config_of_a_run(refuse, stopped: Path, text: str):
         assert line.startswith(f"{stopped}/config.yaml: ")
 
 
+DAMAGED: dict[str, tuple[str, bytes | None]] = {
+    "no settings": ("config.yaml", b""),
+    "settings cut off": ("config.yaml", b"method: [moco"),
+    "settings that are no text": ("config.yaml", b"\xff\xfe\x00"),
+    "settings without a method": ("config.yaml", b"epochs: 2\n"),
+    "an unknown setting": ("config.yaml", b"method: moco\ndata: digits\nx\x1b[31m: 5\n"),
+    "a setting of another type": ("config.yaml", b"method: moco\ndata: digits\nepochs: many\n"),
+    "settings that explode": ("config.yaml", b"[" * 50_000),
+    "settings as a folder": ("config.yaml", None),
+    "no JSON": ("data.json", b"{"),
+    "images without a digest": ("data.json", b'{"data": "digits", "splits": {"train": {}}}'),
+    "a record that is nested": ("data.json", b"[" * 100_000),
+    "a checkpoint that is no checkpoint": ("checkpoints/last.ckpt", b"PK\x03\x04"),
+}
+
+
+def contents(folder: Path) -> dict[str, bytes | None]:
+    """Of everything in a folder but its lock."""
+    return {
+        path.relative_to(folder).as_posix(): path.read_bytes() if path.is_file() else None
+        for path in sorted(folder.rglob("*"))
+        if path.name != ".lock"
+    }
+
+
+@pytest.mark.parametrize("damage", DAMAGED)
+def test_a_damaged_run_is_refused_alike_again(refuse: Refuse, stopped: Path, damage: str) -> None:
+    name, content = DAMAGED[damage]
+    path = stopped / name
+    path.unlink()
+    if content is None:
+        path.mkdir()
+    else:
+        path.write_bytes(content)
+    before = contents(stopped)
+    lines = []
+    for _ in range(2):
+        lines.append(refuse("pretrain", "--run", stopped))
+        assert contents(stopped) == before
+    assert lines[0] == lines[1]
+    assert "\x1b" not in lines[0]
+    assert path.name in lines[0]
+
+
 @pytest.mark.parametrize("content", [b"\xff\xfe", None])
 def test_a_damaged_or_missing_metrics_file_is_made_anew_from_the_checkpoint(
     stopped: Path, content: bytes | None

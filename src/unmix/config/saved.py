@@ -7,11 +7,12 @@ from typing import Any
 
 from unmix.config.earlier import upgraded
 from unmix.config.nested import flattened
+from unmix.config.settings import Settings
 from unmix.config.yaml_files import read_yaml, why_not
 from unmix.errors import UserError
 from unmix.schema import excerpt
 
-__all__ = ["check_method", "is_run", "saved_settings"]
+__all__ = ["check_method", "checked_settings", "is_run", "saved_settings"]
 
 
 def is_run(folder: Path | str) -> bool:
@@ -45,6 +46,19 @@ def saved_settings(folder: Path | str) -> dict[str, Any]:
         return upgraded(flattened(settings))
     except UserError as error:
         raise UserError(f"{config}: {error}") from None
+
+
+def checked_settings(folder: Path | str) -> Settings:
+    """The settings of a run folder.
+
+    Raises:
+        UserError: if it holds no run, or a setting is wrong; it names `config.yaml`.
+    """
+    words = saved_settings(folder)
+    try:
+        return Settings.of(words)
+    except UserError as error:
+        raise UserError(f"{Path(folder) / 'config.yaml'}: {error}") from None
 
 
 def check_method(folder: Path | str, method: str) -> None:

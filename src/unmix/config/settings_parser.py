@@ -12,7 +12,7 @@ from unmix.config.flags import Parser
 from unmix.config.help import ABOUTS, EXAMPLES, STUDY_EXAMPLES, SUBMIT_EXAMPLES
 from unmix.config.parameters import Parameter
 from unmix.config.recipes import resolve
-from unmix.config.saved import check_method, is_run, saved_settings
+from unmix.config.saved import check_method, checked_settings, is_run, saved_settings
 from unmix.errors import UserError, check_choice, check_given
 
 __all__ = ["TAKE_SETTINGS", "parse_settings", "settings_parser"]
@@ -110,6 +110,7 @@ def _defaults(args: list[str]) -> dict[str, Any]:
         # Before the options, which differ between methods.
         if "method" in early:
             check_method(early["run"], early["method"])
+        checked_settings(early["run"])  # a wrong one is the file's, not the command's
         found = {**saved_settings(early["run"]), **early}
     else:
         found = resolve(early, config)[0]

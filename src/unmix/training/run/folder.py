@@ -16,7 +16,7 @@ from torch import nn
 
 from unmix.checksums import CHECKSUM, PLACEHOLDER, safetensors_bytes, with_checksum
 from unmix.config import GROUPS, Settings, field_names
-from unmix.config.saved import saved_settings
+from unmix.config.saved import checked_settings, saved_settings
 from unmix.data.registry import path_of
 from unmix.display import counted
 from unmix.errors import UserError, check_given
@@ -95,9 +95,9 @@ class RunFolder:
         """Read the settings of the run.
 
         Raises:
-            UserError: if the folder holds no run.
+            UserError: if the folder holds no run, or a setting is wrong; it names `config.yaml`.
         """
-        return Settings.of(self.words())
+        return checked_settings(self.path)
 
     def words(self) -> dict[str, Any]:
         """The flat settings of `config.yaml`."""

@@ -138,6 +138,7 @@ def settings_for(
         # Checked first: another method has other options, and these would be called the mistake.
         if "method" in words:
             check_method(folder.path, words["method"])
+        folder.settings()  # a wrong one is the file's, not the command's
         used: list[str] = []
         given = current(words)
         settings = Settings.of({**theirs, **given})
