@@ -90,7 +90,7 @@ def features(base: str = "") -> str:
         ),
         (
             f"[large data and machines]({base}how-to/large-data.md)",
-            f"WebDataset shards by URL, [several devices]({base}how-to/several-devices.md), "
+            f"WebDataset shards by URL; [torchrun, SLURM, Ray]({base}how-to/several-devices.md), "
             f"batches in parts, a [plan]({base}scaling.md) of time, memory and cost, "
             f"runs that [survive]({base}reliability.md) kills, full disks and lost processes",
         ),
