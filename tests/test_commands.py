@@ -374,7 +374,7 @@ def test_other_ways_to_measure_have_rows_of_their_own(runs: Path):
     (swav,) = probe(run, protocol="swav", epochs=1, select=True, device="cpu", say=lines.append)
     assert set(swav["chosen"]) == {"lr", "weight_decay"}
     assert re.match(
-        r"swav probe, 1 epochs, lr [\d.]+, weight_decay .* \(chosen on held-out", lines[-1]
+        r"swav probe, 1 epoch, lr [\d.]+, weight_decay .* \(chosen on held-out", lines[-1]
     )
 
 

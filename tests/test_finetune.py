@@ -254,7 +254,7 @@ def test_the_command_line_says_what_it_does(run: Path, capsys: pytest.CaptureFix
     assert main(["finetune", str(run), *words]) == 0
     text = capsys.readouterr().out
     assert "fine-tuning on 200 of 1,437 images, 1 epoch (eval_semisup.py" in text
-    assert "fine-tuned on 20 per class (swav), 1 epochs at lr 0.01, epoch 1: top-1 " in text
+    assert "fine-tuned on 20 per class (swav), 1 epoch at lr 0.01, epoch 1: top-1 " in text
     assert "fewer than the batch" not in text
     words = ["--labels", "20", "--epochs", "1", "--protocol", "simclr", "--device", "cpu"]
     assert main(["finetune", str(run), *words]) == 0

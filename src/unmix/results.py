@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from unmix.busy import cores_missed
-from unmix.display import DASH, duration, measure_name, method_name, number, value_text
+from unmix.display import DASH, counted, duration, measure_name, method_name, number, value_text
 from unmix.errors import UserError
 from unmix.files import atomic_write, read_json
 from unmix.html import chart, escaped, table
@@ -233,10 +233,9 @@ def described(row: Evaluation | Mapping[str, Any]) -> str:
         parts.append(f"k {row['k']}")
     if isinstance(row.get("temperature"), float | int):
         parts.append(f"T {row['temperature']:g}")
-    if isinstance(row.get("lr"), float | int):
-        parts.append(f"{row.get('epochs')} epochs at lr {row['lr']:g}")
-    elif row.get("epochs") is not None:
-        parts.append(f"{row['epochs']} epochs")
+    if isinstance(row.get("epochs"), int):
+        rate = f" at lr {row['lr']:g}" if isinstance(row.get("lr"), float | int) else ""
+        parts.append(f"{counted(row['epochs'], 'epoch')}{rate}")
     if isinstance(row.get("chosen"), Mapping):
         rates = {k: x for k, x in row["chosen"].items() if isinstance(x, float | int)}
         chosen = ", ".join(f"{key} {value:g}" for key, value in rates.items())
