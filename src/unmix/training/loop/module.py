@@ -334,14 +334,14 @@ class Pretraining(L.LightningModule):
         """
         size = self.order.batch_size
         count = min(size, self.order.n - number * size) // world_size()
-        if isinstance(self.images, StreamedImages) and len(batch.index):
-            self._share = batch
+        if len(batch.index) == count and not isinstance(self.images, StreamedImages):
+            return batch
+        share = self._share = batch if len(batch.index) else self._share
+        if share is None:
+            raise UserError(f"--data: no image of a batch of {count} can be read.")
         if len(batch.index) == count:
             return batch
-        if self._share is None:
-            raise UserError(f"--data: no image of a batch of {count} can be read.")
-        rows = torch.arange(count, device=batch.index.device) % len(self._share.index)
-        return self._share.rows(rows)
+        return share.rows(torch.arange(count, device=batch.index.device) % len(share.index))
 
     def _position(self) -> tuple[int, int]:
         loop = self.trainer.fit_loop
