@@ -94,22 +94,16 @@ def load(
         return load_hf(
             name, split, skipped, how, chosen, train_split=train_folder, test_split=test_folder
         )
+    kept = default_folder() if cache_dir is None else Path(cache_dir).expanduser()
     if name not in DATA_SETS:
         if (is_stream(name) or _is_folder_of_shards(name)) and not (
             chosen.needed and chosen.given()
         ):
-            kept = default_folder() if cache_dir is None else Path(cache_dir).expanduser()
             cache = ShardCache(kept, byte_count("cache_size", cache_size))
             return load_shards(
-                name,
-                split,
-                skipped,
-                how,
-                cache,
-                train_folder=train_folder,
-                test_folder=test_folder,
-                reading=Reading(interleave or 8, shuffle_buffer),
-            )
+                name, split, skipped, how, cache, train_folder=train_folder,
+                test_folder=test_folder, reading=Reading(interleave or 8, shuffle_buffer),
+            )  # fmt: skip
         place = Path(name) if is_stream(name) else _place(name)
         if place.is_file() and not is_stream(name):
             return load_list(
@@ -122,7 +116,6 @@ def load(
                 parameter=chosen.given()[0],
             )
         if not holds_pack(place):
-            kept = default_folder() if cache_dir is None else Path(cache_dir).expanduser()
             return load_folder(
                 place, split, skipped, how, train_folder=train_folder, test_folder=test_folder,
                 cache=kept if manifest else None,

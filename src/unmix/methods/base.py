@@ -210,7 +210,8 @@ class Method(nn.Module, ABC):
     def regularizer(self, queries: Sequence[Any]) -> Tensor:
         """A term of the loss about clean queries alone, a scalar, in the order of their views.
 
-        No mixture changes it, and it stays where a mixing rule replaces the clean loss.
+        No mixture changes it, and it stays where a mixing rule replaces the clean loss. A method
+        whose `regularized_views` are none needs no such term, and is not asked for it.
         """
         raise NotImplementedError
 

@@ -127,9 +127,13 @@ class MomentumTargets(Projected):
 
     def begin_step(self, progress: Progress) -> None:
         """Update the momentum encoder."""
-        m = cosine_ema_momentum(self.m, progress.fraction)
+        m = self.momentum_at(progress)
         ema_update(self.f_k, self.f, m)
         ema_update(self.g_k, self.g, m)
+
+    def momentum_at(self, progress: Progress) -> float:
+        """m of a step, which rises to 1."""
+        return cosine_ema_momentum(self.m, progress.fraction)
 
     @torch.no_grad()
     def targets(

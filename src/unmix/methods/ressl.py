@@ -15,7 +15,6 @@ from unmix.errors import check_number
 from unmix.memory import Queue
 from unmix.methods.base import Pair, Progress, full_precision, l2_normalize
 from unmix.methods.projected import MomentumTargets, check_sizes
-from unmix.momentum import ema_update
 
 __all__ = ["ReSSL"]
 
@@ -61,13 +60,9 @@ class ReSSL(MomentumTargets):
         self.Q = Queue(queue_size, dim)
         self.constant_momentum = constant_momentum
 
-    def begin_step(self, progress: Progress) -> None:
-        """Update the momentum encoder."""
-        if not self.constant_momentum:
-            super().begin_step(progress)
-            return
-        ema_update(self.f_k, self.f, self.m)
-        ema_update(self.g_k, self.g, self.m)
+    def momentum_at(self, progress: Progress) -> float:
+        """m of a step."""
+        return self.m if self.constant_momentum else super().momentum_at(progress)
 
     def query(self, view: Tensor, number: int = 0) -> Tensor:
         """z1: unit vectors (N, dim)."""
