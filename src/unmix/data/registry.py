@@ -94,12 +94,11 @@ def load(
         return load_hf(
             name, split, skipped, how, chosen, train_split=train_folder, test_split=test_folder
         )
-    kept = default_folder() if cache_dir is None else Path(cache_dir).expanduser()
     if name not in DATA_SETS:
         if (is_stream(name) or _is_folder_of_shards(name)) and not (
             chosen.needed and chosen.given()
         ):
-            cache = ShardCache(kept, byte_count("cache_size", cache_size))
+            cache = ShardCache(_cache_folder(cache_dir), byte_count("cache_size", cache_size))
             return load_shards(
                 name, split, skipped, how, cache, train_folder=train_folder,
                 test_folder=test_folder, reading=Reading(interleave or 8, shuffle_buffer),
@@ -118,7 +117,7 @@ def load(
         if not holds_pack(place):
             return load_folder(
                 place, split, skipped, how, train_folder=train_folder, test_folder=test_folder,
-                cache=kept if manifest else None,
+                cache=_cache_folder(cache_dir) if manifest else None,
             )  # fmt: skip
         if folders:
             raise UserError(
@@ -183,3 +182,8 @@ def _place(name: str) -> Path:
     except UserError as error:
         raise error.with_more("Or give the path of a folder of images.") from None
     raise AssertionError("a known name is no folder")
+
+
+def _cache_folder(given: str | os.PathLike[str] | None) -> Path:
+    # Only where something is kept: a user may have no home.
+    return default_folder() if given is None else Path(given).expanduser()
