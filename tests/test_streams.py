@@ -568,14 +568,17 @@ def fill(folder: Path, seed: int, peak: Any) -> None:
         def write(path: Path, size: int = size) -> None:
             path.write_bytes(bytes(size))
             used = 0
-            for found in (folder / "shards").iterdir():
-                with suppress(OSError):
-                    used += found.stat().st_size
+            with cache._locked("room", True):  # a file that is renamed meanwhile counts twice
+                for found in (folder / "shards").iterdir():
+                    with suppress(OSError):
+                        used += found.stat().st_size
             with peak.get_lock():
                 peak.value = max(peak.value, used)
 
         path = cache.fetch(f"{key:032x}", size, write)
-        assert path is None or not path.exists() or path.stat().st_size == size
+        if path is not None:
+            with suppress(FileNotFoundError):  # another process needed the room
+                assert path.stat().st_size == size
 
 
 def test_processes_together_stay_within_the_limit(tmp_path: Path) -> None:

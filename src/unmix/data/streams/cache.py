@@ -100,7 +100,8 @@ class ShardCache:
             if part.stat().st_size != size:
                 raise OSError(f"{part}: has {part.stat().st_size:,} bytes, not {size:,}")
             path = self.folder / f"{key}.tar"
-            part.replace(path)
+            with self._locked("room", True):  # or another's count might see neither name
+                part.replace(path)
             return path
         finally:
             part.unlink(missing_ok=True)
