@@ -7,6 +7,7 @@ of any sizes and seeds.
 from __future__ import annotations
 
 import os
+import random
 import shutil
 import signal
 from collections.abc import Callable, Iterator
@@ -57,6 +58,14 @@ def golden() -> Callable[[str], dict[str, torch.Tensor]]:
         }
 
     return load
+
+
+@pytest.fixture(autouse=True)
+def seed() -> None:
+    """Every test draws the same numbers, alone or after any other tests of its process."""
+    random.seed(0)
+    np.random.seed(0)
+    torch.manual_seed(0)
 
 
 @pytest.fixture
