@@ -238,6 +238,35 @@ def test_folders_that_link_to_each_other_are_listed_once(tmp_path):
     assert any("72 links to folders" in line for line in whole.passed.lines())
 
 
+def test_a_link_in_a_loop_is_left_out_and_named(tmp_path):
+    folder = tmp_path / "images"
+    for name in ("a/0.jpg", "a/1.jpg", "b/0.jpg", "b/1.jpg"):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).touch()
+    (tmp_path / "beside").mkdir()
+    (tmp_path / "beside" / "back").symlink_to(folder)
+    for place, target in (
+        ("up", "."), ("a/up", ".."), ("a/own", "../a"), ("a/other", "../b"), ("itself", "itself"),
+        ("b/gone", "nowhere"), ("b/beside", tmp_path / "beside"), ("one", "two"), ("two", "one"),
+    ):  # fmt: skip
+        (folder / place).symlink_to(target)
+    whole = Folder(folder)
+    found = list_tree(whole)
+    assert found.classes == ("a", "b")
+    assert len(found.paths) == 4
+    links = {"loops": set(whole.passed.loops), "nowhere": set(whole.passed.nowhere)}
+    assert {kind: {os.path.relpath(each, folder) for each in found} for kind, found in
+            links.items()} == {
+        "loops": {"up", "a/up", "a/own", "b/beside/back"},
+        "nowhere": {"itself", "b/gone", "one", "two"},
+    }  # fmt: skip
+    assert [os.path.relpath(each, folder) for each in whole.passed.again] == ["a/other"]
+    said = "; ".join(whole.passed.lines())
+    assert "4 links to a folder above (" in said
+    assert "4 links that cannot be followed (" in said
+    assert "1 link to folders whose images are listed already (" in said
+
+
 def test_empty_folders_that_link_to_each_other_end(tmp_path):
     for i in range(9):
         (tmp_path / f"{i}").mkdir()

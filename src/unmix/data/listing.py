@@ -10,9 +10,10 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from unmix.data.formats import EXTENSIONS, HEIC, HEIC_REASON, extensions
+from unmix.data.formats import EXTENSIONS, extensions
 from unmix.data.manifest import Content, Manifest
 from unmix.data.outputs import CONFIG, is_own_figure, is_run_folder
+from unmix.data.passed import Passed
 from unmix.errors import UserError
 from unmix.files import kind_of
 from unmix.names import shown
@@ -21,7 +22,6 @@ __all__ = [
     "EXTENSIONS",
     "Folder",
     "Listing",
-    "Passed",
     "folders_in",
     "images_in",
     "list_classes",
@@ -29,7 +29,6 @@ __all__ = [
 ]
 
 
-_MOST_NAMED = 6
 # Up to this number of PNGs in a folder, each is opened to see whether it is a figure of unmix. A
 # folder of millions of PNGs is a data set, and the decoder checks their first bytes as well.
 _MOST_OPENED = 1000
@@ -51,57 +50,6 @@ class Listing:
     labels: list[int] | None = None
     classes: tuple[str, ...] | None = None
     why: str | None = None
-
-
-class Passed:
-    """What was ignored: files that are not images, counted, output of unmix, and repeated folders.
-
-    Attributes:
-        others: Number of files by extension.
-        special: Paths with the name of an image that are not regular files, and what they are.
-        runs: Run folders.
-        figures: Figures of unmix.
-        again: Links to folders whose images are listed already.
-        holding: For device and inode of a folder, whether there are images in it at any depth.
-    """
-
-    def __init__(self) -> None:
-        self.others: Counter[str] = Counter()
-        self.special: list[tuple[str, str]] = []
-        self.runs: list[str] = []
-        self.figures: list[str] = []
-        self.again: dict[str, None] = {}
-        self.holding: dict[tuple[int, int], bool] = {}
-
-    def lines(self) -> list[str]:
-        """A line for each kind."""
-        lines = []
-        if self.others:
-            named = [
-                f"{count:,} {f'.{shown(kind)}' if kind else 'without extension'}"
-                + (f" ({HEIC_REASON})" if kind in HEIC else "")
-                for kind, count in sorted(self.others.items(), key=lambda kv: (-kv[1], kv[0]))
-            ]
-            rest = sum(sorted(self.others.values(), reverse=True)[_MOST_NAMED:])
-            named = named[:_MOST_NAMED] + ([f"{rest:,} others"] if rest else [])
-            lines.append(f"ignored, since they are not images: {', '.join(named)}")
-        if self.special:
-            path, kind = self.special[0]
-            count = _counted(len(self.special), "name")
-            verb = "are not regular files" if len(self.special) > 1 else "is not a regular file"
-            lines.append(f"ignored: {count} that {verb} ({shown(path)}: {kind})")
-        if self.again:
-            count = _counted(len(self.again), "link")
-            first = shown(next(iter(self.again)))
-            lines.append(f"ignored: {count} to folders whose images are listed already ({first})")
-        own = []
-        if self.runs:
-            own.append(f"{_counted(len(self.runs), 'run folder')} ({shown(self.runs[0])})")
-        if self.figures:
-            own.append(f"{_counted(len(self.figures), 'figure')} ({shown(self.figures[0])})")
-        if own:
-            lines.append(f"ignored, since unmix wrote them: {' and '.join(own)}")
-        return lines
 
 
 class Folder:
@@ -163,6 +111,7 @@ class Folder:
         others: Counter[str] = Counter()
         # What a link leads to, and whether a folder is a run's, may change within the same time.
         wanted, config, fixed = extensions(), False, True
+        inside = self.above | {self._identity}
         count = 0
         try:
             with os.scandir(self.path) as entries:
@@ -174,12 +123,16 @@ class Folder:
                     extension = os.path.splitext(name)[1][1:].lower()
                     kind = _kind(entry)
                     fixed = fixed and (kind is None or not entry.is_symlink())
-                    if kind == _FOLDER:
+                    if kind == _FOLDER and entry.is_symlink() and _identity(entry) in inside:
+                        self.passed.loops.append(entry.path)
+                    elif kind == _FOLDER:
                         folders.append(name)
                     elif extension in wanted and kind is not None:
                         self.passed.special.append((entry.path, kind))
                     elif extension in wanted:
                         images.append(name)
+                    elif entry.is_symlink() and not os.path.exists(entry.path):
+                        self.passed.nowhere.append(entry.path)
                     else:
                         others[extension] += 1
                         config = config or name == CONFIG
@@ -308,6 +261,11 @@ def _kind(entry: os.DirEntry[str]) -> str | None:
         return None
 
 
+def _identity(entry: os.DirEntry[str]) -> tuple[int, int]:
+    status = entry.stat()
+    return status.st_dev, status.st_ino
+
+
 def folders_in(folder: Path | str) -> list[str]:
     """List the names of the folders in a folder, sorted, without hidden ones."""
     return list(Folder(folder).folders)
@@ -369,6 +327,9 @@ def _why_no_classes(folder: Folder) -> str | None:
         )
     # A link from one class to another is not a deeper folder.
     places = {each._identity for each in classes.values()}
+    for each in classes.values():
+        linked = [inner for inner in each.folders.values() if inner._identity in places]
+        each.passed.again.update(dict.fromkeys(inner.path for inner in linked))
     deeper = next(
         (path for each in classes.values() for inner in each.folders.values()
          if inner._identity not in places for path in inner.walk(set(places))), None
@@ -382,7 +343,3 @@ def _why_no_classes(folder: Folder) -> str | None:
     if all(len(each.images) == 1 for each in classes.values()):
         return "every folder has a single image, so folders are not classes"
     return ""
-
-
-def _counted(count: int, what: str) -> str:
-    return f"{count:,} {what}" + ("s" if count != 1 else "")
