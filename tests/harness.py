@@ -69,7 +69,7 @@ YES = [
     (method, rule)
     for method in METHODS
     for rule in RULES
-    if RULES[rule].why_not(method_class(method)) is None
+    if RULES[rule].refusal(method_class(method)) is None
 ]
 
 

@@ -40,7 +40,7 @@ def catalog_text() -> str:
         name: Entry(
             about(kind),
             _options(kind),
-            {"why_not": {rule: RULES[rule].why_not(kind) for rule in RULES}},
+            {"why_not": {rule: RULES[rule].refusal(kind) for rule in RULES}},
         )
         for name, kind in METHODS.items()
     }

@@ -214,9 +214,9 @@ def objective(
     L = sum over the method's pairs (a, b) of
         l(q_a, t_b)  +  w l(q_mix, t_b)  +  (1 - w) l(q_mix, t_b[p])
 
-    under Un-Mix; see `unmix.credit` for the other rules. The first view is mixed, as published, and
-    its mixture is encoded once, also where the method is symmetric. Targets come from clean views
-    only (but for SDMP), and so do memories.
+    under Un-Mix; see `unmix.credit` for the other rules, and for losses by position. The first view
+    is mixed, as published, and its mixture is encoded once, also where the method is symmetric.
+    Targets come from clean views only (but for SDMP), and so do memories.
 
     Args:
         method: The method.
@@ -225,24 +225,26 @@ def objective(
         generator: For what the method draws (negatives, shuffled batch norm).
         mixture: The label-space mixture, or None.
     """
-    pairs = method.pairs_of(len(views))
+    pairs, positions = method.pairs_of(len(views)), method.position_pairs_of(len(views))
     if mixture is None:
-        queries = clean_queries(method, views, pairs)
+        queries = clean_queries(method, views, [*pairs, *positions])
         targets = method.targets(views, queries, index, generator)
-        clean = clean_loss(method, pairs, queries, targets, len(views))
+        clean = clean_loss(method, pairs, positions, queries, targets, len(views))
         update = MemoryUpdate(method, queries, targets, index)
         return Objective(clean, clean.detach(), None, update)
     rule = mixture.rule
     stay = pairs if rule.keeps_clean else method.unmixed_pairs(len(views))
     taken = pairs if rule.keeps_clean else [pair for pair in pairs if pair not in stay]
+    stay_by_position = positions if rule.keeps_clean else ()
     queries, q_mix, draw = encode(
-        method, views, mixture, stay, rule.clean_queries(taken), generator
-    )
+        method, views, mixture, [*stay, *stay_by_position],
+        rule.clean_queries([*taken, *positions]), generator,
+    )  # fmt: skip
     targets = method.targets(views, queries, index, generator)
     # Before the mixtures: NCE's constant is what the first comparison says.
     beside = None
-    if stay or method.regularized_views(len(views)):
-        beside = clean_loss(method, stay, queries, targets, len(views))
+    if stay or stay_by_position or method.regularized_views(len(views)):
+        beside = clean_loss(method, stay, stay_by_position, queries, targets, len(views))
 
     def targets_of_mixtures() -> Mapping[int, Any]:
         with stage("mixture"):
@@ -253,8 +255,11 @@ def objective(
         return method.targets(mixed, q, index, generator)
 
     mixed = rule(
-        Mixed(method, draw, q_mix, queries, targets, taken, targets_of_mixtures, len(views[0]))
-    )
+        Mixed(
+            method, draw, q_mix, queries, targets, taken, targets_of_mixtures, len(views[0]),
+            positions,
+        )
+    )  # fmt: skip
     update = MemoryUpdate(method, queries, targets, index)
     if beside is None:
         return Objective(mixed, None, mixed.detach(), update)
@@ -264,6 +269,7 @@ def objective(
 def clean_loss(
     method: Method,
     pairs: Sequence[Pair],
+    positions: Sequence[Pair],
     queries: Mapping[int, Any],
     targets: Mapping[int, Any],
     count: int,
@@ -272,12 +278,17 @@ def clean_loss(
 
     Args:
         method: The method.
-        pairs: The comparisons of clean queries.
+        pairs: The comparisons of clean queries by sample.
+        positions: Those by position.
         queries: By view.
         targets: By view.
         count: The views of the step.
     """
     losses = [share * method.compare(queries[a], targets[b]).mean() for a, b, share in pairs]
+    losses += [
+        share * method.compare_positions(queries[a], targets[b]).sum(dim=(1, 2)).mean()
+        for a, b, share in positions
+    ]
     if regularized := sorted(method.regularized_views(count)):
         losses.append(method.regularizer([queries[v] for v in regularized]))
     return torch.stack(losses).sum()

@@ -62,7 +62,7 @@ def check_together(
     Raises:
         UserError: if they do not, with what does.
     """
-    why = rule.why_not(method)
+    why = rule.refusal(method)
     if why is not None:
         raise UserError(
             f'{names.rule} does not apply to `method="{names.method}"`: {why}. Run `unmix methods '

@@ -14,7 +14,15 @@ from unmix.credit.rules import (
     UnMixRule,
 )
 from unmix.credit.sdmp import SDMP, SDMPReleased
-from unmix.credit.sharing import Shares, of_partner, per_tensor, shared_loss, soft_cross_entropy
+from unmix.credit.sharing import (
+    PositionShares,
+    Shares,
+    of_partner,
+    per_tensor,
+    shared_loss,
+    shared_position_loss,
+    soft_cross_entropy,
+)
 from unmix.errors import UserError, check_choice
 
 __all__ = [
@@ -25,6 +33,7 @@ __all__ = [
     "MixBT",
     "MixCo",
     "Mixed",
+    "PositionShares",
     "Rule",
     "SDMPReleased",
     "Shares",
@@ -34,6 +43,7 @@ __all__ = [
     "per_tensor",
     "rule",
     "shared_loss",
+    "shared_position_loss",
     "soft_cross_entropy",
 ]
 

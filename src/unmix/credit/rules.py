@@ -18,6 +18,7 @@ from unmix.credit.sharing import (
     Shares,
     of_partner,
     shared_loss,
+    shared_position_loss,
     soft_cross_entropy,
 )
 from unmix.mixtures import MixtureOperator, UnMix, Weight
@@ -50,6 +51,7 @@ class Mixed:
         pairs: The comparisons of the clean step: (query's view, target's view, share).
         targets_of_mixtures: Gives the targets of the views mixed by the same draw, by view.
         samples: N, the images of this process's batch.
+        positions: The comparisons by position of the clean step, likewise.
     """
 
     method: Any
@@ -60,6 +62,38 @@ class Mixed:
     pairs: Sequence[tuple[int, int, float]]
     targets_of_mixtures: Callable[[], Mapping[int, Any]]
     samples: int
+    positions: Sequence[tuple[int, int, float]] = ()
+
+    def shared(self) -> Tensor:
+        """Sum of w l(q_mix, t) + (1 - w) l(q_mix, t[p]) over targets, by sample and position."""
+        losses = []
+        if self.pairs:
+            losses.append(
+                self.over_targets(
+                    lambda b: shared_loss(
+                        self.method.compare, self.query, self.targets[b], self.draw
+                    )
+                )
+            )
+        if self.positions:
+            losses.append(
+                self.over_positions(
+                    lambda b: shared_position_loss(
+                        self.method.compare_positions, self.query, self.targets[b], self.draw
+                    )
+                )
+            )
+        return torch.stack(losses).sum()
+
+    def over_positions(self, loss: Callable[[Any], Tensor]) -> Tensor:
+        """Sum a loss over what the first view is compared with by position.
+
+        The mixture's positions are those of the first view, so its comparisons alone apply; they
+        take the share of all.
+        """
+        own = [(b, share) for a, b, share in self.positions if a == 0]
+        scale = sum(share for *_, share in self.positions) / sum(share for _, share in own)
+        return torch.stack([scale * share * loss(b) for b, share in own]).sum()
 
     def over_targets(self, loss: Callable[[Any], Tensor], without: int | None = None) -> Tensor:
         """Sum a loss over the views that are targets, each with its share of the clean loss.
@@ -86,6 +120,7 @@ class Rule(ABC):
         partner_view: The view whose pixels are mixed in.
         even: Whether every image needs another one as its partner.
         of_pairs: Whether it needs mixtures of two images, and one of each partner too.
+        by_position: Whether it also shares a loss by position.
         both_views: Whether it also uses the pixels of another view than the first.
         mixture: What it was published with; None for Un-Mix's own.
         joint: Whether clean and mixed images are encoded in one forward by default, as released.
@@ -98,6 +133,7 @@ class Rule(ABC):
     partner_view: ClassVar[int] = 0
     even: ClassVar[bool] = False
     of_pairs: ClassVar[bool] = False
+    by_position: ClassVar[bool] = False
     both_views: ClassVar[bool] = False
     mixture: ClassVar[MixtureOperator | None] = None
     joint: ClassVar[bool] = False
@@ -115,8 +151,17 @@ class Rule(ABC):
         return self.label if self.keeps_clean == usual else f"{self.label} replacing"
 
     def why_not(self, method: Any) -> str | None:
-        """Why the rule does not apply to a method (a class or an object); None if it does."""
+        """Why the rule does not apply to a method (a class or an object); None if it does.
+
+        That a loss is by position is no matter of it; see `refusal`.
+        """
         return None
+
+    def refusal(self, method: Any) -> str | None:
+        """As `why_not`, also where it is that the method's loss is by position."""
+        if method.position_pairs and not self.by_position:
+            return "its loss is by position too, and the rule is for losses by sample"
+        return self.why_not(method)
 
     def clean_queries(self, pairs: Sequence[tuple[int, int, float]]) -> set[int]:
         """The views whose clean queries the rule needs, given the comparisons that it replaces."""
@@ -138,14 +183,13 @@ class UnMixRule(Rule):
 
     label: ClassVar[str] = "Un-Mix"
     source: ClassVar[str] = "Shen et al. 2022, AAAI (arXiv 2003.05438 v5), Eq. 3"
+    by_position: ClassVar[bool] = True
 
     keeps_clean: bool = True
 
     def __call__(self, mixed: Mixed) -> Tensor:
         """Sum of w l(q_mix, t) + (1 - w) l(q_mix, t[p]) over the targets' views."""
-        return self.share * mixed.over_targets(
-            lambda b: shared_loss(mixed.method.compare, mixed.query, mixed.targets[b], mixed.draw)
-        )
+        return self.share * mixed.shared()
 
 
 @dataclass(frozen=True)
@@ -162,6 +206,7 @@ class IMix(Rule):
 
     label: ClassVar[str] = "i-Mix"
     source: ClassVar[str] = "Lee et al. 2021, ICLR (arXiv 2010.08887)"
+    by_position: ClassVar[bool] = True
     mixture: ClassVar[MixtureOperator | None] = UnMix(
         1.0, per="sample", pairing="permutation", weight=Weight(larger=True)
     )
@@ -169,9 +214,11 @@ class IMix(Rule):
     keeps_clean: bool = field(default=False, init=False)
 
     def why_not(self, method: Any) -> str | None:
-        """A loss that is coupled over the batch has no classes."""
+        """A loss that is coupled over the batch has no classes, nor does a position."""
         if method.coupled:
             return "its loss is a scalar per batch, so a sample has no label of its own"
+        if method.contrastive and method.position_pairs:
+            return "its loss is by position too, and the rule's labels are of samples"
         return None
 
     def __call__(self, mixed: Mixed) -> Tensor:
@@ -180,9 +227,7 @@ class IMix(Rule):
             return self.share * mixed.over_targets(
                 lambda b: softmax_loss(mixed, mixed.targets[b], mixed.draw, soft_cross_entropy)
             )
-        return self.share * mixed.over_targets(
-            lambda b: shared_loss(mixed.method.compare, mixed.query, mixed.targets[b], mixed.draw)
-        )
+        return self.share * mixed.shared()
 
 
 @dataclass(frozen=True)
@@ -272,6 +317,7 @@ class ImageSpace(Rule):
 
     label: ClassVar[str] = "image space"
     source: ClassVar[str] = "Shen et al. 2020 (arXiv 2003.05438 v1)"
+    by_position: ClassVar[bool] = True
 
     keeps_clean: bool = field(default=False, init=False)
 
@@ -281,12 +327,16 @@ class ImageSpace(Rule):
 
     def __call__(self, mixed: Mixed) -> Tensor:
         """The clean step's loss, with the mixture for the first view."""
+        method, targets = mixed.method, mixed.targets
+        queries = {**mixed.queries, 0: mixed.query}
         losses = [
-            share
-            * mixed.method.compare(mixed.query if a == 0 else mixed.queries[a], mixed.targets[b])
-            for a, b, share in mixed.pairs
+            share * method.compare(queries[a], targets[b]).mean() for a, b, share in mixed.pairs
         ]
-        return self.share * torch.stack([loss.mean() for loss in losses]).sum()
+        losses += [
+            share * method.compare_positions(queries[a], targets[b]).sum(dim=(1, 2)).mean()
+            for a, b, share in mixed.positions
+        ]
+        return self.share * torch.stack(losses).sum()
 
 
 @dataclass(frozen=True)

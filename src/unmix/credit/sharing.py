@@ -3,7 +3,11 @@
     L = l(q, t)  +  w * l(q_mix, t)  +  (1 - w) * l(q_mix, t[p])
 
 with l the method's loss between a query q and a target t, w the weight and p the partner of the
-mixture. One rule for every method: a target is anything that can be indexed by sample.
+mixture. One rule for every method: a target is anything that can be indexed by sample, or by sample
+and position; then w is that of the position,
+
+    sum over positions u of  w_u * l_u(q_mix, t)  +  (1 - w_u) * l_u(q_mix, t[p]).
+
 Source: Shen et al. 2022 (Un-Mix), Eq. 3, with the second mixture term re-indexed by the partner.
 """
 
@@ -21,10 +25,12 @@ from unmix.errors import UserError
 from unmix.transfer import to_device
 
 __all__ = [
+    "PositionShares",
     "Shares",
     "of_partner",
     "per_tensor",
     "shared_loss",
+    "shared_position_loss",
     "shared_probability",
     "soft_cross_entropy",
 ]
@@ -49,6 +55,21 @@ class Shares(Protocol):
 
     @property
     def per_sample(self) -> bool: ...  # noqa: D102
+
+
+class PositionShares(Protocol):
+    """Who is where in a mixture; every label-space draw says it.
+
+    Attributes:
+        owners: As in `Shares`.
+    """
+
+    @property
+    def owners(self) -> Tensor: ...  # noqa: D102 - described above
+
+    def shares_at(self, rows: int, columns: int) -> Tensor:
+        """The owners' shares of each cell of a grid, float (M, k, rows, columns); k sums to 1."""
+        ...
 
 
 def shared_loss(
@@ -85,6 +106,33 @@ def shared_loss(
         total = share * part if total is None else total + share * part
     assert total is not None
     return total.mean()
+
+
+def shared_position_loss(
+    loss: Callable[[Any, Target], Tensor], query: Any, target: Target, draw: PositionShares
+) -> Tensor:
+    """A loss by position, shared at each one among the images that are there.
+
+    Args:
+        loss: What each position adds to the loss of a sample, l_u(query, target), (M, rows,
+            columns): 0 at those that do not count.
+        query: The online branch's output for the M mixtures; any structure that `loss` takes.
+        target: What the clean images are compared with: a tensor with N rows, or a tuple, list or
+            dict of such.
+        draw: The mixtures, as drawn.
+
+    Returns:
+        A scalar: the sum over positions, and the mean over the mixtures.
+    """
+    total = loss(query, of_partner(target, draw.owners[:, 0]))
+    shares = draw.shares_at(*total.shape[1:])
+    total = to_device(shares[:, 0], total.device, total.dtype) * total
+    for column in range(1, shares.shape[1]):
+        if not shares[:, column].any():
+            continue  # crops of one image: all credit is its own
+        part = loss(query, of_partner(target, draw.owners[:, column]))
+        total = total + to_device(shares[:, column], part.device, part.dtype) * part
+    return total.sum(dim=(1, 2)).mean()
 
 
 def soft_cross_entropy(logits: Tensor, draw: Shares, samples: int) -> Tensor:

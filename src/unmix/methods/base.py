@@ -100,6 +100,7 @@ class Method(nn.Module, ABC):
         views: Views of an image that a step needs; with `multi_crop`, the large ones.
         multi_crop: Whether it accepts additional small crops.
         pairs: Which view's query is compared with which view's target; see `pairs_of`.
+        position_pairs: Which view's query is compared by position; see `position_pairs_of`.
         coupled: Whether `compare` gives a scalar per batch instead of one loss per sample.
         across_samples: What the loss of a sample takes from the others of its batch, a plural such
             as "negatives"; None if nothing: then the loss of a batch, and its gradient, is the mean
@@ -128,6 +129,7 @@ class Method(nn.Module, ABC):
     special_rules: frozenset[str] = frozenset()
     color_space: Literal["RGB", "Lab", "YCbCr"] = "RGB"
     pairs: Sequence[Pair] = (Pair(0, 1),)
+    position_pairs: Sequence[Pair] = ()
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
@@ -149,6 +151,15 @@ class Method(nn.Module, ABC):
     def pairs_of(self, count: int) -> Sequence[Pair]:
         """The comparisons of a step with `count` views, small crops included."""
         return self.pairs
+
+    def position_pairs_of(self, count: int) -> Sequence[Pair]:
+        """The comparisons by position of a step with `count` views, beside those by sample.
+
+        A view that is compared with itself is compared place by place (tokens of a ViT with what is
+        there); two views are not aligned, so `compare_positions` matches their positions. Whether
+        there are any is known from the class: `position_pairs` is not empty then.
+        """
+        return self.position_pairs
 
     def unmixed_pairs(self, count: int) -> Sequence[Pair]:
         """The comparisons that stay in the loss where a mixing rule replaces the clean loss.
@@ -187,7 +198,8 @@ class Method(nn.Module, ABC):
 
     def clean_queries(self, count: int) -> set[int]:
         """The numbers of the views whose queries a step of `count` clean views needs."""
-        return {pair.query for pair in self.pairs_of(count)} | set(self.target_queries)
+        pairs = [*self.pairs_of(count), *self.position_pairs_of(count)]
+        return {pair.query for pair in pairs} | set(self.target_queries)
 
     @abstractmethod
     def targets(
@@ -202,6 +214,16 @@ class Method(nn.Module, ABC):
     @abstractmethod
     def compare(self, query: Any, target: Any) -> Tensor:
         """The loss l(query, target): (N,), or () if `coupled`."""
+
+    def compare_positions(self, query: Any, target: Any) -> Tensor:
+        """What each position of the query adds to the loss of its sample: (N, rows, columns).
+
+        The grid divides the image evenly; positions that do not count are 0. A mixture's loss is
+        shared position by position, so a target has all that any position may be compared with,
+        also those that are masked in the query of another sample. A method whose `position_pairs`
+        are none is not asked for it.
+        """
+        raise NotImplementedError
 
     def regularized_views(self, count: int) -> Collection[int]:
         """The views whose clean queries `regularizer` takes, of `count` views."""

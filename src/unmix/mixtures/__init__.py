@@ -2,7 +2,7 @@
 
 from unmix.mixtures.boxes import box_area, box_mask, clipped_boxes
 from unmix.mixtures.crops import CropDraw, CropMix, ScaleMix
-from unmix.mixtures.draws import Draw, MaskDraw, MixtureDraw, OwnDraw, PairDraw
+from unmix.mixtures.draws import Draw, MaskDraw, MixtureDraw, PairDraw
 from unmix.mixtures.erasing import Cutout, EraseDraw, RandomErasing
 from unmix.mixtures.fourier import FMix
 from unmix.mixtures.functional import cutmix, mix, mixup
@@ -11,6 +11,7 @@ from unmix.mixtures.image_space import ImageMixture, ImageSpaceDraw
 from unmix.mixtures.manifold import ManifoldMixture, mixed_at
 from unmix.mixtures.mixup import CutMix, GlobalMixture, MixUp, RegionMixture, UnMix
 from unmix.mixtures.operators import MixtureOperator, Operator
+from unmix.mixtures.own_draws import OwnDraw
 from unmix.mixtures.pasting import PasteDraw, ResizeMix
 from unmix.mixtures.patches import PatchDraw, PatchMixture
 from unmix.mixtures.registry import IMAGE_SPACE, MIXTURES

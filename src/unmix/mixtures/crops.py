@@ -10,16 +10,10 @@ import torch
 from torch import Tensor
 
 from unmix.mixtures.boxes import clipped_boxes
-from unmix.mixtures.draws import (
-    OneOwner,
-    OwnDraw,
-    PairDraw,
-    check_batch,
-    formatted,
-    whole_image,
-)
+from unmix.mixtures.draws import PairDraw, check_batch, formatted, whole_image
 from unmix.mixtures.fields import parameter
 from unmix.mixtures.operators import PER, MixtureOperator, Per
+from unmix.mixtures.own_draws import OneOwner, OwnDraw
 from unmix.mixtures.sampling import Weight, checked_shape, random_centers
 from unmix.randomness import uniform
 from unmix.transfer import to_device

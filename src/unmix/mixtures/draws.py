@@ -20,6 +20,7 @@ from unmix.mixtures.boxes import (
     resized_boxes,
     upsample_nearest,
 )
+from unmix.mixtures.positions import box_coverage, mask_coverage
 from unmix.stages import stage
 from unmix.transfer import to_device
 
@@ -27,8 +28,6 @@ __all__ = [
     "Draw",
     "MaskDraw",
     "MixtureDraw",
-    "OneOwner",
-    "OwnDraw",
     "PairDraw",
     "Pairs",
     "PixelDraw",
@@ -68,6 +67,13 @@ class MixtureDraw(Protocol):
     @property
     def shares(self) -> Tensor:
         """Each owner's share of the content, float (M, k), in [0, 1]; rows sum to 1."""
+        ...
+
+    def shares_at(self, rows: int, columns: int) -> Tensor:
+        """The owners' shares of each cell of a grid, float (M, k, rows, columns); k sums to 1.
+
+        The grid divides the image evenly; a share is that of the pixels in a cell.
+        """
         ...
 
     @property
@@ -151,6 +157,15 @@ class Pairs(PixelDraw):
         """Their shares, float (M, 2)."""
         return torch.stack([self.weight, 1 - self.weight], dim=1)
 
+    def weight_at(self, rows: int, columns: int) -> Tensor:
+        """Share of an image's own content in each cell of a grid, (M, rows, columns)."""
+        raise NotImplementedError
+
+    def shares_at(self, rows: int, columns: int) -> Tensor:
+        """Their shares of each cell of a grid, float (M, 2, rows, columns)."""
+        own = self.weight_at(rows, columns)
+        return torch.stack([own, 1 - own], dim=1)
+
 
 @dataclass(frozen=True)
 class PairDraw(Pairs):
@@ -180,6 +195,11 @@ class PairDraw(Pairs):
         height, width = self.size
         share = box_area(self.box).to(self.ratio.dtype) / (height * width)
         return 1 - (1 - self.ratio) * share
+
+    def weight_at(self, rows: int, columns: int) -> Tensor:
+        """Share of an image's own content in each cell, (M, rows, columns)."""
+        covered = box_coverage(self.box, self.size, rows, columns).to(self.ratio.dtype)
+        return 1 - (1 - self.ratio[:, None, None]) * covered
 
     @property
     def is_mixed(self) -> Tensor:
@@ -268,6 +288,11 @@ class MaskDraw(Pairs):
         pasted = self.mask.flatten(1).sum(dim=1)
         return (1 - pasted / (height * width)).expand(len(self.partner))
 
+    def weight_at(self, rows: int, columns: int) -> Tensor:
+        """Share of the pixels of each cell that stay the image's own, (M, rows, columns)."""
+        own = 1 - mask_coverage(self.mask, rows, columns)
+        return own.expand(len(self.partner), -1, -1)
+
     @property
     def is_mixed(self) -> Tensor:
         """True where the mixture differs from the image, bool (M,)."""
@@ -284,68 +309,6 @@ class MaskDraw(Pairs):
         own = images[: len(self.partner)]
         mask = to_device(self.mask, images.device)[:, None]
         return formatted(torch.where(mask, source[to_device(self.partner, own.device)], own), own)
-
-
-class OneOwner(PixelDraw):
-    """The owners and shares of mixtures that are the sample's alone.
-
-    There are two columns of owners, as for any pair, and the share of the second is 0.
-    """
-
-    @property
-    def is_mixed(self) -> Tensor:
-        """True where a mixture differs from its image, bool (M,)."""
-        raise NotImplementedError
-
-    @property
-    def per_sample(self) -> bool:
-        """False: whatever is drawn, every sample owns all of its mixture."""
-        return False
-
-    @property
-    def partner(self) -> Tensor:
-        """The sample itself, int64 (M,)."""
-        return torch.arange(len(self.is_mixed))
-
-    @property
-    def weight(self) -> Tensor:
-        """Ones, (M,)."""
-        return torch.ones(len(self.is_mixed))
-
-    @property
-    def owners(self) -> Tensor:
-        """The sample, twice, int64 (M, 2)."""
-        return self.partner[:, None].expand(-1, 2)
-
-    @property
-    def shares(self) -> Tensor:
-        """1 and 0, (M, 2)."""
-        return torch.tensor([1.0, 0.0]).expand(len(self.is_mixed), 2)
-
-
-@dataclass(frozen=True)
-class OwnDraw(OneOwner):
-    """A mixture of pairs whose two images are views of the same one.
-
-    Attributes:
-        pairs: The draw, with the image itself as the partner. Its pixels come from the further view
-            that `apply` is given; without one the images are unchanged.
-    """
-
-    pairs: MixtureDraw
-
-    @property
-    def is_mixed(self) -> Tensor:
-        """True where the other view comes in, bool (M,)."""
-        return self.pairs.is_mixed
-
-    def resized(self, height: int, width: int) -> OwnDraw:
-        """The same draw for images of another size."""
-        return replace(self, pairs=self.pairs.resized(height, width))
-
-    def apply(self, images: Tensor, others: Sequence[Tensor] = ()) -> Tensor:
-        """Mix a batch (N, C, H, W) with another view of its images."""
-        return self.pairs.apply(images, others) if others else images
 
 
 def replaced(images: Tensor, where: Tensor, values: Tensor) -> Tensor:

@@ -17,8 +17,9 @@ from typing import ClassVar, Literal, TypeVar, get_args
 import torch
 from torch import Tensor, nn
 
-from unmix.mixtures.draws import Draw, MixtureDraw, OwnDraw
+from unmix.mixtures.draws import Draw, MixtureDraw
 from unmix.mixtures.fields import check_parameters
+from unmix.mixtures.own_draws import OwnDraw
 from unmix.mixtures.sampling import Pairing, Weight, partners
 
 __all__ = [

@@ -13,6 +13,7 @@ from unmix.mixtures.boxes import box_area, box_mask, resized_boxes
 from unmix.mixtures.draws import MixtureDraw, Pairs, formatted, source_of
 from unmix.mixtures.fields import parameter
 from unmix.mixtures.operators import PER, PairOperator, Per
+from unmix.mixtures.positions import box_coverage
 from unmix.mixtures.sampling import PAIRINGS, Pairing, Weight, checked_shape
 from unmix.randomness import uniform
 from unmix.transfer import to_device
@@ -43,6 +44,10 @@ class PasteDraw(Pairs):
         """Share of the pixels that stay the image's own, (M,)."""
         height, width = self.size
         return 1 - box_area(self.box) / (height * width)
+
+    def weight_at(self, rows: int, columns: int) -> Tensor:
+        """Share of the pixels of each cell that stay the image's own, (M, rows, columns)."""
+        return 1 - box_coverage(self.box, self.size, rows, columns)
 
     @property
     def is_mixed(self) -> Tensor:

@@ -13,6 +13,7 @@ from unmix.mixtures.boxes import nearest_indices, upsample_nearest
 from unmix.mixtures.draws import PixelDraw, formatted, source_of
 from unmix.mixtures.fields import parameter
 from unmix.mixtures.operators import PER, MixtureOperator, Per
+from unmix.mixtures.positions import mask_coverage
 from unmix.mixtures.sampling import checked_shape, cyclic_owners
 from unmix.randomness import uniform
 from unmix.transfer import to_device
@@ -54,6 +55,13 @@ class PatchDraw(PixelDraw):
         k = self.owners.shape[1]
         counts = torch.nn.functional.one_hot(self.patches.flatten(1), k).float().mean(dim=1)
         return counts.expand(len(self.owners), k)
+
+    def shares_at(self, rows: int, columns: int) -> Tensor:
+        """Each owner's share of each cell of a grid, (N, k, rows, columns)."""
+        k = self.owners.shape[1]
+        of_owner = torch.nn.functional.one_hot(self.patches, k).permute(0, 3, 1, 2)
+        found = mask_coverage(of_owner.flatten(0, 1), rows, columns).unflatten(0, (-1, k))
+        return found.expand(len(self.owners), -1, -1, -1)
 
     @property
     def partner(self) -> Tensor:

@@ -11,6 +11,7 @@ from torch import Tensor
 from unmix.mixtures.draws import PixelDraw, source_of
 from unmix.mixtures.fields import parameter
 from unmix.mixtures.operators import PER, MixtureOperator, Per
+from unmix.mixtures.positions import at_every_position
 from unmix.mixtures.sampling import checked_shape, cyclic_owners, dirichlet
 from unmix.transfer import to_device
 
@@ -30,6 +31,10 @@ class SumDraw(PixelDraw):
     owners: Tensor
     shares: Tensor
     per_sample: bool = True
+
+    def shares_at(self, rows: int, columns: int) -> Tensor:
+        """The shares, the same in every cell of a grid, (N, k, rows, columns)."""
+        return at_every_position(self.shares, rows, columns)
 
     @property
     def partner(self) -> Tensor:
