@@ -36,6 +36,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "simsiam": {"dim": 16, "hidden": 16, "predictor_hidden": 8},
     "swav": {"dim": 16, "hidden": 16, "prototypes": 6, "queue_size": 16, "queue_from_epoch": 0,
              "freeze_prototypes_steps": 0},
+    "tico": {"dim": 16, "hidden": 16},
     "vicreg": {"dim": 16, "hidden": 16},
     "wmse": {"dim": 4, "hidden": 16, "sub_batch": 8},
 }  # fmt: skip

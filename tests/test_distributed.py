@@ -32,6 +32,7 @@ METHODS: dict[str, dict[str, Any]] = {
     "nnclr": SMALL | {"queue_size": 40},
     "ressl": SMALL | {"queue_size": 40},
     "simclr": SMALL,
+    "tico": SMALL,
     "vicreg": SMALL,
 }
 RULES: dict[str, Rule | None] = {"clean": None, "unmix": UnMixRule(), "imix": IMix()}

@@ -10,7 +10,17 @@ import torch
 from torch import Tensor, nn
 
 from unmix.evaluation.metrics import effective_rank, spread
-from unmix.methods import BYOL, WMSE, BarlowTwins, LeJEPA, Method, Progress, SimSiam, VICReg
+from unmix.methods import (
+    BYOL,
+    WMSE,
+    BarlowTwins,
+    LeJEPA,
+    Method,
+    Progress,
+    SimSiam,
+    TiCo,
+    VICReg,
+)
 from unmix.step import objective
 
 IMAGES, STEPS = 64, 300
@@ -106,7 +116,14 @@ def lejepa(guarded: bool) -> Tensor:
     return trained(method, adam(method))
 
 
-@pytest.mark.parametrize("run", [byol, lejepa, simsiam, vicreg, wmse])
+def tico(guarded: bool) -> Tensor:
+    """The guard: the covariance contrast."""
+    rho = 8.0 if guarded else 0.0
+    method = TiCo(Flat(), dim=8, hidden=32, covariance=rho, encoder_momentum=0.5)  # type: ignore[arg-type]
+    return trained(method, sgd(method))
+
+
+@pytest.mark.parametrize("run", [byol, lejepa, simsiam, tico, vicreg, wmse])
 def test_without_its_guard_all_images_get_the_same_feature(run: Any) -> None:
     assert spread(run(False)) < 0.1
     assert spread(run(True)) > 0.5

@@ -81,6 +81,7 @@ OURS: list[tuple[str, str, str]] = [
     ("lejepa", "dim hidden sigreg slices", "lightly's defaults; the README has no numbers"),
     ("lejepa-imagenet*", "batch_size drop_last warmup_epochs", "not stated by the README"),
     ("lejepa-imagenet100", "epochs", "solo-learn's for this data set"),
+    ("tico-imagenet100", "epochs batch_size", "solo-learn's for this data set"),
     ("lejepa-[cst]*", "blur_p", "none at 32 pixels, as in solo-learn's recipes for CIFAR"),
 ]
 

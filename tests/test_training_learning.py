@@ -43,6 +43,7 @@ METHODS: dict[str, dict[str, Any]] = {
         **COLOURED, "lr": 2e-3, "dim": 64, "hidden": 128, "layers": 2, "predictor_hidden": 64,
         "batch_size": 50, "limit": 800, "epochs": 12,
     },
+    "tico": {**ADAM, "dim": 64, "hidden": 128, "encoder_momentum": 0.9},
     "vicreg": {**ADAM, "lr": 1e-3, "dim": 64, "hidden": 64, "limit": 200, "epochs": 12},
     "wmse": {**ADAM, "dim": 16, "hidden": 128, "batch_size": 50, "sub_batch": 50},
     "moco": {"queue_size": 50, "bn_splits": 1, "limit": 200, "epochs": 12},

@@ -70,6 +70,7 @@ _METHODS = {
     "simclr": "SimCLR",
     "simsiam": "SimSiam",
     "swav": "SwAV",
+    "tico": "TiCo",
     "vicreg": "VICReg",
     "wmse": "W-MSE",
 }

@@ -37,7 +37,7 @@ class PretrainSettings(TypedDict, total=False):
 
     second_view: ViewOverrides
     local_view: ViewOverrides
-    method: Literal["barlow", "byol", "cmc", "deepclusterv2", "dino", "insdis", "lejepa", "moco", "mocov3", "nnclr", "pirl", "ressl", "simclr", "simsiam", "swav", "vicreg", "wmse"]
+    method: Literal["barlow", "byol", "cmc", "deepclusterv2", "dino", "insdis", "lejepa", "moco", "mocov3", "nnclr", "pirl", "ressl", "simclr", "simsiam", "swav", "tico", "vicreg", "wmse"]
     data: Any
     data_dir: str | os.PathLike[str] | None
     train_folder: str | os.PathLike[str] | None
@@ -222,9 +222,10 @@ class PretrainSettings(TypedDict, total=False):
     epsilon: float
     sinkhorn_iterations: int
     queue_from_epoch: int
+    covariance: float
+    covariance_momentum: float
     invariance: float
     variance: float
-    covariance: float
     views: int
     sub_batch: int
     iterations: int

@@ -33,6 +33,7 @@ _METHODS: dict[str, str] = {
     "deepclusterv2": "#5078A0",
     "lejepa": "#B08010",
     "ressl": "#5F8F2F",
+    "tico": "#C05A8A",
 }
 
 PALETTE = (

@@ -20,6 +20,7 @@ from unmix.methods.ressl import ReSSL
 from unmix.methods.simclr import SimCLR
 from unmix.methods.simsiam import SimSiam
 from unmix.methods.swav import SwAV
+from unmix.methods.tico import TiCo
 from unmix.methods.vicreg import VICReg
 from unmix.methods.wmse import WMSE
 
@@ -46,6 +47,7 @@ __all__ = [
     "SimCLR",
     "SimSiam",
     "SwAV",
+    "TiCo",
     "VICReg",
     "build",
     "method_class",
@@ -67,6 +69,7 @@ METHODS: dict[str, type[Method]] = {
     "simclr": SimCLR,
     "simsiam": SimSiam,
     "swav": SwAV,
+    "tico": TiCo,
     "vicreg": VICReg,
     "wmse": WMSE,
 }
