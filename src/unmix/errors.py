@@ -268,6 +268,7 @@ def check_number(
     at_least: float | None = None,
     above: float | None = None,
     at_most: float | None = None,
+    below: float | None = None,
     owner: str | None = None,
 ) -> None:
     """Check a number against its bounds.
@@ -278,6 +279,7 @@ def check_number(
         at_least: Smallest value allowed.
         above: A value below all that are allowed.
         at_most: Largest value allowed.
+        below: A value above all that are allowed.
         owner: The class or function whose parameter it is.
 
     Raises:
@@ -290,11 +292,14 @@ def check_number(
         bounds.append(f"greater than {_shown(above)}")
     if at_most is not None:
         bounds.append(f"at most {_shown(at_most)}")
+    if below is not None:
+        bounds.append(f"less than {_shown(below)}")
     wrong = (
         not math.isfinite(value)
         or (at_least is not None and value < at_least)
         or (above is not None and value <= above)
         or (at_most is not None and value > at_most)
+        or (below is not None and value >= below)
     )
     if wrong:
         wanted = " and ".join(bounds) or "a finite number"

@@ -9,6 +9,7 @@ from typing import TypeVar
 from torch import nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
+from unmix.backbones import without_drop_path
 from unmix.errors import check_number
 
 __all__ = ["cosine_ema_momentum", "ema_update", "momentum_copy"]
@@ -17,8 +18,13 @@ Module = TypeVar("Module", bound=nn.Module)
 
 
 def momentum_copy(module: Module) -> Module:
-    """A full copy of a module, parameters and buffers, that takes no gradient."""
-    return copy.deepcopy(module).requires_grad_(False)
+    """A full copy of a module, parameters and buffers, that takes no gradient.
+
+    It has no stochastic depth, as the teachers of DINO (Caron et al. 2021, released code).
+    """
+    copied = copy.deepcopy(module).requires_grad_(False)
+    without_drop_path(copied)
+    return copied
 
 
 def ema_update(module: nn.Module, source: nn.Module, momentum: float) -> None:

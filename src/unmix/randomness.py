@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import numpy as np
 import torch
 from torch import Tensor
 
-__all__ = ["beta", "generator_for", "on_device", "uniform"]
+__all__ = ["beta", "generator_for", "global_seed", "on_device", "uniform"]
 
 
 def generator_for(seed: int, *place: int | str) -> torch.Generator:
@@ -53,3 +55,20 @@ def on_device(generator: torch.Generator, device: torch.device) -> torch.Generat
         return generator
     seed = torch.randint(2**62, (), generator=generator, device=generator.device).item()
     return torch.Generator(device).manual_seed(int(seed))
+
+
+@contextmanager
+def global_seed(generator: torch.Generator, device: torch.device) -> Iterator[None]:
+    """Within, PyTorch's own random numbers are those of a seed that is drawn from a generator.
+
+    For layers that take no generator, such as dropout. Outside, they go on as if nothing was drawn.
+
+    Args:
+        generator: Of the step.
+        device: Where the layers are.
+    """
+    seed = torch.randint(2**62, (), generator=generator, device=generator.device).item()
+    devices = [device] if device.type == "cuda" else []
+    with torch.random.fork_rng(devices=devices):
+        torch.manual_seed(int(seed))
+        yield

@@ -11,12 +11,13 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_leaves, tree_map
 
+from unmix.backbones import draws_in_training
 from unmix.credit import Mixed, Rule, UnMixRule, per_tensor
 from unmix.distributed import rank, world_size
 from unmix.methods.base import Method, Pair
 from unmix.mixtures import Draw, MixtureDraw, MixtureOperator
 from unmix.mixtures.operators import Drawn
-from unmix.randomness import generator_for
+from unmix.randomness import generator_for, global_seed
 from unmix.stages import stage
 
 __all__ = [
@@ -222,9 +223,23 @@ def objective(
         method: The method.
         views: Its clean views, tensors (N, C, H, W); small crops come last.
         index: Sample ids, int64 (N,).
-        generator: For what the method draws (negatives, shuffled batch norm).
+        generator: For what the method draws (negatives, shuffled batch norm), and its layers
+            (dropout, stochastic depth).
         mixture: The label-space mixture, or None.
     """
+    if not draws_in_training(method):
+        return _objective(method, views, index, generator, mixture)
+    with global_seed(generator, views[0].device):
+        return _objective(method, views, index, generator, mixture)
+
+
+def _objective(
+    method: Method,
+    views: Sequence[Tensor],
+    index: Tensor,
+    generator: torch.Generator,
+    mixture: Mixture | None,
+) -> Objective:
     pairs, positions = method.pairs_of(len(views)), method.position_pairs_of(len(views))
     if mixture is None:
         queries = clean_queries(method, views, [*pairs, *positions])

@@ -30,6 +30,11 @@ _FLAGS: tuple[tuple[str, str, str], ...] = (
      "model_name arch_name architecture base_model cnn resnet"),
     ("patch", "side of the patches of a ViT", "patch_size vit_patch_size"),
     ("heads", "attention heads of a ViT", "num_heads n_heads vit_heads"),
+    ("depth", "blocks of a ViT", "num_layers n_layers num_blocks vit_depth"),
+    ("registers", "register tokens of a ViT", "reg_tokens num_registers num_register_tokens "
+     "n_registers register_tokens"),
+    ("drop_path", "stochastic depth of a ViT", "drop_path_rate stochastic_depth "
+     "stochastic_depth_prob droppath"),
     ("init", "weights to start the encoder from",
      "pretrained pretrained_weights pretrained_path pretrained_checkpoint weights init_weights "
      "init_from initial_checkpoint pretrained_model finetune_from encoder_weights"),

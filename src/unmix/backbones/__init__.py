@@ -2,7 +2,7 @@
 
 from unmix.backbones.alexnet import AlexNet
 from unmix.backbones.base import STEMS, Backbone, check_stem
-from unmix.backbones.build import BACKBONES, build, is_vit, patch_side
+from unmix.backbones.build import BACKBONES, VIT_SHAPE, build, is_vit, patch_side
 from unmix.backbones.checkpointing import checkpoint_activations
 from unmix.backbones.half_encoders import HalfEncoders
 from unmix.backbones.heads import linear_head, mlp, mlp_head
@@ -15,11 +15,13 @@ from unmix.backbones.split_batch_norm import (
     encode_in_splits,
     has_batch_norm,
 )
+from unmix.backbones.stochastic import draws_in_training, without_drop_path
 
 __all__ = [
     "BACKBONES",
     "RESNETS",
     "STEMS",
+    "VIT_SHAPE",
     "AlexNet",
     "Backbone",
     "HalfEncoders",
@@ -29,6 +31,7 @@ __all__ = [
     "check_stem",
     "checkpoint_activations",
     "convert_split_batch_norm",
+    "draws_in_training",
     "encode_in_splits",
     "feature_dim",
     "has_batch_norm",
@@ -40,4 +43,5 @@ __all__ = [
     "mlp_head",
     "parameter_groups",
     "patch_side",
+    "without_drop_path",
 ]

@@ -12,12 +12,24 @@ from unmix.backbones.resnet import RESNETS, ResNet
 from unmix.errors import UserError, check_choice, check_number
 from unmix.synonyms import nearest, timm_models
 
-__all__ = ["BACKBONES", "build", "is_vit", "patch_side"]
+__all__ = ["BACKBONES", "VIT_SHAPE", "build", "is_vit", "patch_side"]
 
 BACKBONES = ("alexnet", *RESNETS)
 """The backbones of this package by name; those of timm are `timm:NAME`."""
 
+VIT_SHAPE = ("patch", "heads", "depth", "registers")
+"""The options of `build` that change the weights of a vision transformer."""
+
 _TIMM = "timm:"
+
+# Options of vision transformers: timm's argument, and what it sets.
+_VIT = {
+    "patch": ("patch_size", "patches"),
+    "heads": ("num_heads", "attention heads"),
+    "depth": ("depth", "transformer blocks"),
+    "registers": ("reg_tokens", "register tokens"),
+    "drop_path": ("drop_path_rate", "stochastic depth"),
+}
 
 
 def build(
@@ -29,6 +41,9 @@ def build(
     size: int = 224,
     patch: int | None = None,
     heads: int | None = None,
+    depth: int | None = None,
+    registers: int | None = None,
+    drop_path: float | None = None,
     zero_init_residual: bool = False,
 ) -> Backbone:
     """Build an untrained backbone.
@@ -41,6 +56,12 @@ def build(
         size: Side of the images in pixels.
         patch: Side of a vision transformer's patches in pixels; by default the model's own.
         heads: Attention heads of a vision transformer; by default the model's own.
+        depth: Blocks of a vision transformer; by default the model's own.
+        registers: Register tokens of a vision transformer (Darcet et al. 2023), which take part in
+            attention and are no part of the features; by default the model's own.
+        drop_path: Probability with which the last residual branch of a vision transformer is left
+            out for an image in training (stochastic depth, Huang et al. 2016), in [0, 1); it rises
+            linearly from 0 in the first block. By default 0.
         zero_init_residual: Start a ResNet's blocks as the identity; see `ResNet`.
 
     Returns:
@@ -53,25 +74,24 @@ def build(
             range, or the patches do not fit.
     """
     check_number("in_channels", in_channels, at_least=1)
-    if patch is not None:
-        check_number("patch", patch, at_least=1)
     if zero_init_residual and name not in RESNETS:
         raise UserError(
             f"does not apply to {name}, only to {', '.join(RESNETS)}; leave it out.",
             parameter="zero_init_residual",
         )
-    if heads is not None:
-        check_number("heads", heads, at_least=1)
-    of_vit = {
-        key: value for key, value in (("patch", patch), ("heads", heads)) if value is not None
+    given = {
+        "patch": patch, "heads": heads, "depth": depth, "registers": registers,
+        "drop_path": drop_path,
     }  # fmt: skip
+    of_vit = {key: value for key, value in given.items() if value is not None}
+    _check_vit(of_vit)
     if name.startswith(_TIMM):
         return _build_timm(
             name, in_channels=in_channels, width=width, stem=stem, size=size, of_vit=of_vit
         )
     check_choice("backbone", name, BACKBONES)
     if of_vit:
-        raise _no_vit(name, of_vit)
+        raise _no_vit(name, next(iter(of_vit)), of_vit)
     if name == "alexnet":
         return AlexNet(in_channels=in_channels, width=width, stem=stem, size=size)
     return ResNet(
@@ -92,7 +112,7 @@ def patch_side(backbone: nn.Module) -> int:
 
 
 def _build_timm(
-    name: str, *, in_channels: int, width: float, stem: str, size: int, of_vit: dict[str, int]
+    name: str, *, in_channels: int, width: float, stem: str, size: int, of_vit: dict[str, Any]
 ) -> Backbone:
     try:
         import timm
@@ -120,15 +140,20 @@ def _build_timm(
     if tag:
         _check_tag(known, tag, timm.list_models(f"{known}.*", pretrained=True))
     plain: dict[str, Any] = {"pretrained": False, "num_classes": 0, "in_chans": in_channels}
-    names = {"patch": "patch_size", "heads": "num_heads"}
-    chosen: dict[str, Any] = {names[key]: value for key, value in of_vit.items()}
+    chosen = {_VIT[key][0]: value for key, value in of_vit.items()}
     model: Any
     try:
-        # Positions are then interpolated where small crops have fewer patches.
-        model = timm.create_model(
-            model_name, **plain, **chosen, img_size=size, dynamic_img_size=True
-        )
-    except AssertionError:  # the dimensions are not a multiple of the heads
+        try:
+            # Positions are then interpolated where small crops have fewer patches.
+            model = timm.create_model(
+                model_name, **plain, **chosen, img_size=size, dynamic_img_size=True
+            )
+        except TypeError:  # no vision transformer of this kind
+            model = timm.create_model(model_name, **plain, **chosen)
+            # Other transformers are built for one size; convolutional networks have nothing to set.
+            if hasattr(model, "set_input_size"):
+                model.set_input_size(img_size=size)
+    except (AssertionError, ValueError):  # the dimensions are not a multiple of the heads
         if "heads" not in of_vit:
             raise
         raise UserError(
@@ -136,15 +161,15 @@ def _build_timm(
             "such as the model's own.",
             parameter="heads",
         ) from None
-    except TypeError:  # no vision transformer of this kind
-        if of_vit:
-            raise _no_vit(name, of_vit) from None
-        model = timm.create_model(model_name, **plain)
-        # Other transformers are built for one size; convolutional networks have nothing to set.
-        if hasattr(model, "set_input_size"):
-            model.set_input_size(img_size=size)
+    except TypeError as error:
+        untaken = [key for key in of_vit if f"'{_VIT[key][0]}'" in str(error)]
+        if not untaken:
+            raise
+        raise _no_vit(name, untaken[0], of_vit) from None
     if is_vit(model):
         _check_patches(model, size)
+    elif shape := [key for key in of_vit if key in VIT_SHAPE]:
+        raise _no_vit(name, shape[0], of_vit)
     # The attribute is added rather than the model wrapped, so that the parameters keep timm's
     # names.
     model.feature_dim = getattr(model, "head_hidden_size", model.num_features)
@@ -177,11 +202,19 @@ def _check_patches(vit: Any, size: int) -> None:
         )
 
 
-def _no_vit(name: str, given: dict[str, int]) -> UserError:
-    parameter, value = next(iter(given.items()))
-    what = {"patch": "patches", "heads": "attention heads"}[parameter]
+def _check_vit(given: dict[str, Any]) -> None:
+    """Check the ranges of the options of a vision transformer."""
+    for name, value in given.items():
+        if name == "drop_path":
+            check_number(name, value, at_least=0, below=1)
+        else:
+            check_number(name, value, at_least=0 if name == "registers" else 1)
+
+
+def _no_vit(name: str, parameter: str, given: dict[str, Any]) -> UserError:
+    what = _VIT[parameter][1]
     return UserError(
-        f"{value} applies only to vision transformers such as timm:vit_small_patch16_224; "
-        f"{name} has no {what} to set.",
+        f"{given[parameter]} applies only to vision transformers such as "
+        f"timm:vit_small_patch16_224; {name} has no {what} to set.",
         parameter=parameter,
     )

@@ -28,6 +28,9 @@ class HalfEncoders(Backbone):
         size: Side of the images in pixels.
         patch: Side of a vision transformer's patches in pixels.
         heads: Attention heads of a vision transformer.
+        depth: Blocks of a vision transformer.
+        registers: Register tokens of a vision transformer.
+        drop_path: Stochastic depth of a vision transformer.
         zero_init_residual: Start the blocks of ResNets as the identity.
 
     Raises:
@@ -43,13 +46,17 @@ class HalfEncoders(Backbone):
         size: int = 224,
         patch: int | None = None,
         heads: int | None = None,
+        depth: int | None = None,
+        registers: int | None = None,
+        drop_path: float | None = None,
         zero_init_residual: bool = False,
     ) -> None:
         super().__init__()
         self.l, self.ab = (
             build(
                 name, in_channels=c, width=width, stem=stem, size=size, patch=patch,
-                heads=heads, zero_init_residual=zero_init_residual,
+                heads=heads, depth=depth, registers=registers, drop_path=drop_path,
+                zero_init_residual=zero_init_residual,
             )
             for c in (1, 2)
         )  # fmt: skip

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from unmix.backbones import VIT_SHAPE
 from unmix.commands.finished import Say
 from unmix.commands.knn import knn
 from unmix.commands.probe import probe
@@ -271,6 +272,7 @@ def _encoder(settings: Settings, opened: Weights) -> tuple[nn.Module, str]:
         encoder = method_class(settings.run.method).build_backbone(
             model.backbone, width=model.width, stem=model.stem, size=settings.run.size,
             patch=model.patch, heads=model.heads,
+            depth=model.depth, registers=model.registers,
         )  # fmt: skip
     loaded = opened.load(encoder)
     return encoder.eval(), loaded.line(opened.name)
@@ -317,7 +319,7 @@ def _write(
     made = RunFolder(beside)
     words = settings.flat()
     color_space = settings.method.get("view", "RGB") if settings.run.method == "cmc" else "RGB"
-    names = ("method", "backbone", "width", "stem", "size", "patch", "heads", "mean", "std")
+    names = ("method", "backbone", "width", "stem", "size", *VIT_SHAPE, "mean", "std")
     try:
         made.write_encoder(
             encoder,

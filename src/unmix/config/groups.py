@@ -57,6 +57,11 @@ class ModelSettings:
         patch: Side in pixels of the patches of one of timm's vision transformers; by default the
             model's own.
         heads: Attention heads of one of timm's vision transformers; by default the model's own.
+        depth: Blocks of one of timm's vision transformers; by default the model's own.
+        registers: Register tokens of one of timm's vision transformers; by default the model's own.
+        drop_path: Stochastic depth of one of timm's vision transformers: the probability, in
+            [0, 1), with which its last block is left out for an image in training; earlier blocks
+            less, momentum encoders never.
         zero_init_residual: ResNets: initialize the last batch norm of each block to 0, so that a
             block starts as the identity.
     """
@@ -68,6 +73,9 @@ class ModelSettings:
     stem: str = "auto"
     patch: int | None = None
     heads: int | None = None
+    depth: int | None = None
+    registers: int | None = None
+    drop_path: float | None = None
     zero_init_residual: bool = False
 
     def __post_init__(self) -> None:
@@ -76,10 +84,13 @@ class ModelSettings:
             _check_backbone(self.backbone, choices["backbones"])
         check_number("width", self.width, above=0)
         check_choice("stem", self.stem, choices["stems"])
-        if self.patch is not None:
-            check_number("patch", self.patch, at_least=1)
-        if self.heads is not None:
-            check_number("heads", self.heads, at_least=1)
+        for name in ("patch", "heads", "depth"):
+            if (value := getattr(self, name)) is not None:
+                check_number(name, value, at_least=1)
+        if self.registers is not None:
+            check_number("registers", self.registers, at_least=0)
+        if self.drop_path is not None:
+            check_number("drop_path", self.drop_path, at_least=0, below=1)
         check_given("init", self.init)
         if self.init_sha256 is not None:
             if self.init is None:

@@ -71,6 +71,9 @@ class PretrainSettings(TypedDict, total=False):
     stem: Literal["auto", "small", "medium", "large"]
     patch: int | None
     heads: int | None
+    depth: int | None
+    registers: int | None
+    drop_path: float | None
     zero_init_residual: bool
     IM: bool
     IM_type: Literal["IM", "global", "region", "Cutout", "RandomErasing"]

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from unmix.backbones import HalfEncoders, feature_dim
+from unmix.backbones import VIT_SHAPE, HalfEncoders, feature_dim
 from unmix.checksums import CHECKSUM, checksum_differs
 from unmix.data.listing import list_tree
 from unmix.data.python_images import as_batch, given_uint8, is_path
@@ -49,7 +49,7 @@ class LoadedEncoder(nn.Module):
         backbone: The network; for CMC two half-encoders.
         views: `views.plain` prepares uint8 images as the encoder expects them.
         facts: What the file says: "method", "backbone", "width", "stem", "size" (pixels),
-            "patch" and "heads" (of a vision transformer), "color_space", "mean" and "std" (of the
+            `VIT_SHAPE` (of a vision transformer), "color_space", "mean" and "std" (of the
             pretraining images, RGB in [0, 1]), "range" (of images of more than 8 bits, the values
             that become 0 and 255; None for the whole range of 16 bits).
         feature_dim: D, the length of its features.
@@ -271,7 +271,7 @@ def build_encoder(
             backbone = method_class(facts["method"]).build_backbone(
                 facts["backbone"], width=facts["width"], stem=facts["stem"], size=facts["size"],
                 # Not in files of earlier versions.
-                patch=facts.get("patch"), heads=facts.get("heads"),
+                **{name: facts.get(name) for name in VIT_SHAPE},
             )  # fmt: skip
         views = Views(
             preset("none"), facts["size"], tuple(facts["mean"]), tuple(facts["std"]), 1,

@@ -183,7 +183,10 @@ def timm_arguments(source: Source, to: str) -> tuple[str, dict[str, Any]]:
 
     name, facts = source.backbone, source.facts
     if source.of_timm:
-        known = {"patch_size": facts.get("patch"), "num_heads": facts.get("heads")}
+        known = {
+            "patch_size": facts.get("patch"), "num_heads": facts.get("heads"),
+            "depth": facts.get("depth"), "reg_tokens": facts.get("registers"),
+        }  # fmt: skip
         own = {key: value for key, value in known.items() if value is not None}
         size = facts["size"]
         choices: list[dict[str, Any]] = [

@@ -90,7 +90,11 @@ def _planned(study: Study) -> list[tuple[str, str, int]]:
 
 def _identity(settings: Settings) -> dict[str, Any]:
     kept = result_settings(settings)
-    later = {key: kept[key] for key in ("heads", "init") if kept.get(key) is not None}
+    later = {
+        key: kept[key]
+        for key in ("heads", "depth", "registers", "init")
+        if kept.get(key) is not None
+    }
     return {**{key: kept.get(key) for key in _KEYS}, **later}
 
 

@@ -31,7 +31,10 @@ _SHARED = ("data", "size", "limit")
 # Known of a finished run alone.
 _COUNTS = ("train_images", "test_images")
 # What is known of weights that were imported, besides their file.
-_OF_WEIGHTS = ("method", "epochs", "size", "backbone", "width", "stem", "patch", "heads", "view")
+_OF_WEIGHTS = (
+    "method", "epochs", "size", "backbone", "width", "stem", "patch", "heads", "depth", "registers",
+    "view",
+)  # fmt: skip
 
 CostOf = Callable[["ComparedRun"], float | None]
 """From a run to the forward-equivalents of its step, if they are known."""

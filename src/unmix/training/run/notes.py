@@ -132,6 +132,8 @@ def note_on_width(settings: Settings) -> str | None:
                 size=size,
                 patch=model.patch,
                 heads=model.heads,
+                depth=model.depth,
+                registers=model.registers,
             )
         return sum(p.numel() for p in backbone.parameters())
 

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from unmix import methods
-from unmix.backbones import checkpoint_activations
+from unmix.backbones import VIT_SHAPE, checkpoint_activations
 from unmix.config import RunSettings, Settings
 from unmix.data import (
     Decoding,
@@ -327,7 +327,8 @@ def build_method(settings: Settings, n_data: int, size: int, start: Start | None
         torch.manual_seed(settings.run.seed)
         backbone = kind.build_backbone(
             model.backbone, width=model.width, stem=model.stem, size=size, patch=model.patch,
-            heads=model.heads, zero_init_residual=model.zero_init_residual,
+            heads=model.heads, depth=model.depth, registers=model.registers,
+            drop_path=model.drop_path, zero_init_residual=model.zero_init_residual,
         )  # fmt: skip
         if start is not None:
             start.load(backbone)
@@ -360,7 +361,7 @@ def native_size(images: ImageSet) -> int:
 def encoder_facts(parts: Parts) -> dict[str, Any]:
     """Facts to rebuild the exported encoder and prepare its images."""
     words = parts.settings.flat()
-    names = ("method", "backbone", "width", "stem", "size", "patch", "heads")
+    names = ("method", "backbone", "width", "stem", "size", *VIT_SHAPE)
     return {
         **{name: words[name] for name in names},
         "color_space": parts.module.method.color_space,

@@ -1,0 +1,28 @@
+"""Layers that draw random numbers in training: dropout and stochastic depth."""
+
+from __future__ import annotations
+
+from torch import nn
+from torch.nn.modules.dropout import _DropoutNd
+
+__all__ = ["draws_in_training", "without_drop_path"]
+
+
+def draws_in_training(module: nn.Module) -> bool:
+    """Whether a layer of a module draws random numbers in training: dropout or stochastic depth."""
+    return any(
+        (isinstance(layer, _DropoutNd) and layer.p > 0) or _drop_path(layer) > 0
+        for layer in module.modules()
+    )
+
+
+def without_drop_path(module: nn.Module) -> None:
+    """Switch stochastic depth off, in place: a momentum encoder keeps all of its blocks."""
+    for layer in module.modules():
+        if _drop_path(layer):
+            layer.drop_prob = 0.0  # type: ignore[assignment]
+
+
+def _drop_path(layer: nn.Module) -> float:
+    """The probability of timm's `DropPath`; 0 for other layers."""
+    return layer.drop_prob if type(layer).__name__ == "DropPath" else 0.0  # type: ignore[return-value]

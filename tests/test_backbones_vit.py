@@ -1,0 +1,130 @@
+"""Options of vision transformers: depth, registers, stochastic depth."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from unmix.backbones import build, draws_in_training
+from unmix.errors import UserError
+from unmix.evaluation.encoder import build_encoder
+from unmix.methods import Method
+from unmix.methods import build as build_method
+from unmix.momentum import momentum_copy
+from unmix.step import objective
+
+pytest.importorskip("timm")
+VIT = "timm:vit_tiny_patch16_224"
+
+
+def vit(**options: Any) -> torch.nn.Module:
+    return build(VIT, size=16, patch=8, heads=2, **{"depth": 2, **options})
+
+
+def test_depth_and_registers_are_those_asked_for() -> None:
+    """Features are those of the class token; registers are tokens between it and the patches."""
+    model = vit(registers=3)
+    assert len(model.blocks) == 2
+    assert model.reg_token.shape == (1, 3, 192)
+    images = torch.randn(2, 3, 16, 16)
+    tokens = model.forward_features(images)
+    assert tokens.shape == (2, 1 + 3 + 4, 192)
+    assert torch.equal(model.eval()(images), model.forward_features(images)[:, 0])
+
+
+@pytest.mark.parametrize("name", ["resnet18", "alexnet", "timm:resnet18", "timm:convnext_atto"])
+@pytest.mark.parametrize(
+    ("option", "what"),
+    [({"depth": 2}, "transformer blocks"), ({"registers": 1}, "register tokens")],
+)
+def test_networks_without_them_refuse(name: str, option: dict[str, int], what: str) -> None:
+    with pytest.raises(UserError, match=rf"applies only to vision .*{name} has no {what}"):
+        build(name, **option)
+
+
+def test_a_transformer_without_registers_names_them_and_not_what_it_takes() -> None:
+    with pytest.raises(UserError, match=r"registers: 2 applies only .* has no register tokens"):
+        build("timm:beit_base_patch16_224", depth=1, registers=2)
+
+
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        ({"drop_path": 1}, "drop_path must be at least 0 and less than 1, got 1"),
+        ({"drop_path": -0.1}, "drop_path must be at least 0 and less than 1, got -0.1"),
+        ({"depth": 0}, "depth must be at least 1, got 0"),
+        ({"registers": -1}, "registers must be at least 0, got -1"),
+    ],
+)
+def test_values_out_of_range_are_told(option: dict[str, float], message: str) -> None:
+    with pytest.raises(UserError) as caught:
+        build(VIT, size=32, **option)
+    assert str(caught.value) == message
+
+
+def test_stochastic_depth_rises_linearly_and_networks_of_stages_take_it() -> None:
+    """Huang et al. 2016, Eq. 4, as timm has it: 0 in the first block, the rate in the last."""
+    rates = [
+        getattr(block.drop_path1, "drop_prob", 0.0) for block in vit(depth=3, drop_path=0.4).blocks
+    ]
+    assert rates == pytest.approx([0.0, 0.2, 0.4])
+    assert draws_in_training(build("timm:convnext_atto", drop_path=0.2))
+    assert not draws_in_training(vit())
+    with pytest.raises(UserError, match=r"drop_path: 0.1 .* resnet10 has no stochastic depth"):
+        build("resnet10", drop_path=0.1)
+
+
+def test_momentum_encoders_keep_all_blocks() -> None:
+    model = vit(drop_path=0.5)
+    assert not draws_in_training(momentum_copy(model))
+    assert draws_in_training(model)
+
+
+@pytest.fixture
+def method() -> Callable[[float], Method]:
+    """MoCo v3 whose last block is often left out."""
+
+    def make(drop_path: float) -> Method:
+        torch.manual_seed(0)
+        return build_method("mocov3", vit(drop_path=drop_path), 8, dim=8, hidden=8)
+
+    return make
+
+
+def test_what_is_dropped_is_drawn_from_the_steps_generator(method: Callable) -> None:
+    """The same generator, the same loss and gradients, whatever was drawn before."""
+    views = [torch.randn(8, 3, 16, 16) for _ in range(2)]
+
+    def step(seed: int, drop_path: float = 0.5) -> tuple[float, torch.Tensor]:
+        model = method(drop_path)
+        torch.rand(seed + 5)  # what other parts of the program have drawn
+        before = torch.get_rng_state()
+        generator = torch.Generator().manual_seed(seed)
+        found = objective(model, views, torch.arange(8), generator)
+        found.loss.backward()
+        assert torch.equal(torch.get_rng_state(), before)
+        return found.loss.item(), model.backbone.blocks[1].mlp.fc1.weight.grad
+
+    (loss, gradient), (again, same) = step(1), step(1)
+    assert loss == again
+    assert torch.equal(gradient, same)
+    assert step(2)[0] != loss
+    assert step(1, 0.0)[0] == step(2, 0.0)[0]
+
+
+def test_an_encoder_is_rebuilt_from_its_facts() -> None:
+    """Facts of earlier versions have neither depth nor registers: then the model's own."""
+    facts = {
+        "method": "mocov3", "backbone": VIT, "width": 1.0, "stem": "auto", "size": 16, "patch": 8,
+        "heads": 2, "depth": 1, "registers": 2, "mean": [0.5] * 3, "std": [0.2] * 3,
+        "color_space": "RGB",
+    }  # fmt: skip
+    encoder, _ = build_encoder(Path("x"), facts, channels_last=False)
+    assert (len(encoder.blocks), encoder.num_prefix_tokens) == (1, 3)
+    early = {key: facts[key] for key in facts if key not in ("depth", "registers")}
+    encoder, _ = build_encoder(Path("x"), early, channels_last=False)
+    assert (len(encoder.blocks), encoder.num_prefix_tokens) == (12, 1)
