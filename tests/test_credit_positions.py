@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -12,10 +13,23 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from unmix.credit import RULES, of_partner, shared_position_loss
+from unmix.errors import UserError
 from unmix.methods import Method, Pair
-from unmix.mixtures import MIXTURES, PairDraw
+from unmix.mixtures import (
+    MIXTURES,
+    DirichletMixture,
+    FMix,
+    GridMix,
+    ManifoldMixture,
+    PairDraw,
+    RegionMixture,
+    ResizeMix,
+    ScaleMix,
+    UnMix,
+)
 from unmix.mixtures.own_draws import OneOwner
 from unmix.step import Mixture, objective
+from unmix.together import Names, check_together
 
 NEEDED: dict[str, dict[str, Any]] = {
     "gridmix": {"cells": 2},
@@ -205,3 +219,95 @@ def test_a_rule_for_samples_is_refused_for_a_loss_by_position():
     contrastive = type("Contrastive", (Patches,), {"contrastive": True})
     assert "position" in str(RULES["imix"].refusal(contrastive))
     assert RULES["unmix"].refusal(contrastive) is None
+
+
+@pytest.mark.parametrize("name", ["coin", "region", "gridmix", "fmix", "patchmix"])
+@settings(max_examples=20, deadline=None)
+@given(
+    st.sampled_from(["batch", "sample"]), st.integers(1, 3), st.integers(2, 5), st.integers(2, 5),
+    st.integers(0, 2**31),
+)  # fmt: skip
+def test_aligned_boxes_and_masks_leave_each_cell_one_owner(name, per, side, rows, columns, seed):
+    """But in a global mixture, which a coin may choose."""
+    operator = operator_of(name, per)
+    operator = replace(operator, patch_size=side) if name == "patchmix" else operator.aligned(side)
+    assert operator.cell == side
+    assert operator.aligned(side) == operator
+    shape = (5, 3, rows * side, columns * side)
+    draw = operator.draw(shape, seeded(seed))
+    shares = draw.shares_at(rows, columns)
+    is_global = torch.zeros(5, dtype=torch.bool)
+    if name == "coin":
+        is_global = draw.ratio > 0
+    assert ((shares == 0) | (shares == 1))[~is_global].all()
+    if is_global.all():
+        plain = operator_of(name, per).draw(shape, seeded(seed))
+        assert torch.equal(draw.apply(pixels(shape)), plain.apply(pixels(shape)))
+
+
+def pixels(shape: tuple[int, ...]) -> Tensor:
+    return torch.randn(shape, generator=seeded(3))
+
+
+def test_rounded_boxes_cover_as_much_on_average():
+    """A box may vanish and another one grow: the share that is pasted has no bias to speak of."""
+    shape, seed = (2000, 3, 32, 32), 4
+    share = [op.draw(shape, seeded(seed)).weight.mean() for op in (
+        RegionMixture(), RegionMixture(align=4), RegionMixture(align=8))]  # fmt: skip
+    torch.testing.assert_close(share[1], share[0], atol=0.01, rtol=0)
+    torch.testing.assert_close(share[2], share[0], atol=0.02, rtol=0)
+
+
+class ByPatch(Patches):
+    @property
+    def cell(self) -> int:
+        return 4
+
+
+def checked(operator: Any, method: Method | None = None) -> Any:
+    method = method or ByPatch()
+    return check_together(operator, RULES["unmix"], method, Names.of(method, "unmix", operator))
+
+
+def test_boxes_are_aligned_with_the_patches_of_the_loss():
+    assert checked(UnMix()) == UnMix(align=4)
+    assert checked(FMix()).align == 4
+    assert checked(GridMix(2)).align == 4
+    assert checked(UnMix(align=8)) == UnMix(align=8)
+    assert checked(UnMix(1.0)) == UnMix(1.0)
+    assert checked(DirichletMixture()) == DirichletMixture()
+    assert checked(UnMix(), Patches()) == UnMix()
+
+
+@pytest.mark.parametrize(
+    ("operator", "words"),
+    [
+        (UnMix(align=6), "cells of 6 pixels would cut the patches of 4"),
+        (ResizeMix(), "does not leave an image's pixels in their place; use coin"),
+        (ScaleMix(), "does not leave an image's pixels"),
+        (ManifoldMixture("f"), "does not leave an image's pixels"),
+        (UnMix(pairing="second_view"), "another crop shows other things in the same place"),
+    ],
+)
+def test_mixtures_that_do_not_go_with_a_loss_by_place_are_refused_in_a_line(operator, words):
+    with pytest.raises(UserError, match=words) as error:
+        checked(operator)
+    assert "\n" not in str(error.value)
+
+
+def test_matched_positions_need_no_pixels_in_place():
+    """As DenseCL's, whose positions are matched by what is there."""
+
+    class Matched(ByPatch):
+        position_pairs = (Pair(0, 1),)
+
+    assert checked(ResizeMix(), Matched()) == ResizeMix()
+
+
+def test_cells_that_do_not_fit_are_refused_in_a_line():
+    with pytest.raises(UserError, match="cells of 6 pixels do not fill images of 8 x 8"):
+        RegionMixture(align=6).draw((2, 3, 8, 8))
+    with pytest.raises(UserError, match="at least as many patches of 4 pixels, not 2 x 2"):
+        GridMix(4, align=4).draw((2, 3, 8, 8))
+    with pytest.raises(UserError, match="a global mixture has none"):
+        UnMix(1.0, align=4)

@@ -14,6 +14,7 @@ from unmix.mixtures import MixtureOperator
 __all__ = ["Names", "check_together", "smallest_batch"]
 
 _OF_PAIRS = "global, region, resizemix, gridmix or fmix"
+_IN_PLACE = "coin, global, region, gridmix, fmix, patchmix or dirichlet"
 
 
 @dataclass(frozen=True)
@@ -76,8 +77,11 @@ def check_together(
             parameter="per",
         )
     _check_pairs(operator, rule, names)
+    _check_in_place(operator, method, names)
     patch = patch_side(method.backbone) if is_vit(method.backbone) else None
     operator = operator.for_encoder(method, names.backbone, patch)
+    if method.position_pairs and method.cell is not None:
+        operator = operator.aligned(method.cell)
     if joint:
         _check_joint(operator, rule, method, names)
     return operator
@@ -109,6 +113,24 @@ def _check_pairs(operator: MixtureOperator, rule: Rule, names: Names) -> None:
             f"of the other one too; use {_OF_PAIRS}.",
             parameter="mixture",
         )
+
+
+def _check_in_place(operator: MixtureOperator, method: Method, names: Names) -> None:
+    """A view that is compared with itself, place by place, needs pixels that stay in place."""
+    by_place = any(a == b for a, b, _ in method.position_pairs_of(method.views))
+    if not by_place or operator.in_place:
+        return
+    if getattr(operator, "pairing", None) == "second_view":
+        raise UserError(
+            f'second_view does not apply to `method="{names.method}"`, whose loss is by patch: '
+            "another crop shows other things in the same place; use reverse or permutation.",
+            parameter="pairing",
+        )
+    raise UserError(
+        f'{names.mixture} does not apply to `method="{names.method}"`, whose loss is by patch: it '
+        f"does not leave an image's pixels in their place; use {_IN_PLACE}.",
+        parameter="mixture",
+    )
 
 
 def _check_joint(operator: MixtureOperator, rule: Rule, method: Method, names: Names) -> None:

@@ -16,6 +16,7 @@ from unmix.backbones.split_batch_norm import (
     has_batch_norm,
 )
 from unmix.backbones.stochastic import draws_in_training, without_drop_path
+from unmix.backbones.tokens import TokenEncoder, Tokens
 
 __all__ = [
     "BACKBONES",
@@ -27,6 +28,8 @@ __all__ = [
     "HalfEncoders",
     "ResNet",
     "SplitBatchNorm2d",
+    "TokenEncoder",
+    "Tokens",
     "build",
     "check_stem",
     "checkpoint_activations",

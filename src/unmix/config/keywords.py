@@ -105,6 +105,7 @@ class PretrainSettings(TypedDict, total=False):
     unmix_layer: str | None
     unmix_images: int | None
     unmix_patch: int | None
+    unmix_align: int | None
     unmix_share: float | None
     unmix_temperature: float | None
     crop_scale_min: float

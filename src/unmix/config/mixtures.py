@@ -70,6 +70,8 @@ class MixtureSettings:
         unmix_images: dirichlet, patchmix, cropmix: images of a mixture, at least 2.
         unmix_patch: patchmix: side of a patch in pixels; by default the transformer's own.
             gridmix: cells along a side; by default 4.
+        unmix_align: Side in pixels of cells to whose edges boxes and masks are rounded; by default
+            the transformer's patches where the loss is by patch, else none.
     """
 
     IM: bool = False
@@ -102,6 +104,7 @@ class MixtureSettings:
     unmix_layer: str | None = None
     unmix_images: int | None = None
     unmix_patch: int | None = None
+    unmix_align: int | None = None
     unmix_share: float | None = None
     unmix_temperature: float | None = None
 

@@ -215,6 +215,14 @@ class Method(nn.Module, ABC):
     def compare(self, query: Any, target: Any) -> Tensor:
         """The loss l(query, target): (N,), or () if `coupled`."""
 
+    @property
+    def cell(self) -> int | None:
+        """Side in pixels of the cells that the loss by position is of, if one owner each is better.
+
+        Boxes and masks of mixtures are then made of whole cells. None leaves them as they are.
+        """
+        return None
+
     def compare_positions(self, query: Any, target: Any) -> Tensor:
         """What each position of the query adds to the loss of its sample: (N, rows, columns).
 

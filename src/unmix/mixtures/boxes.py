@@ -5,13 +5,17 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from unmix.errors import UserError
+
 __all__ = [
+    "aligned_boxes",
     "box_area",
     "box_mask",
     "clipped_boxes",
     "nearest_indices",
     "resized_boxes",
     "upsample_nearest",
+    "whole_cells",
 ]
 
 
@@ -63,6 +67,36 @@ def resized_boxes(box: Tensor, old: tuple[int, int], new: tuple[int, int]) -> Te
     before = torch.tensor([*old, *old], device=box.device)
     after = torch.tensor([*new, *new], device=box.device)
     return (2 * box * after + before) // (2 * before)
+
+
+def aligned_boxes(box: Tensor, height: int, width: int, side: int) -> Tensor:
+    """Boxes whose edges are rounded to those of cells, int64 (..., 4).
+
+    Args:
+        box: top, left, bottom, right, int64 (..., 4).
+        height: Rows of the image.
+        width: Columns of the image.
+        side: Of a cell, in pixels.
+
+    Raises:
+        UserError: if the cells do not fill the image.
+    """
+    return side * resized_boxes(box, (height, width), whole_cells(height, width, side))
+
+
+def whole_cells(height: int, width: int, side: int) -> tuple[int, int]:
+    """Rows and columns of the cells that fill an image.
+
+    Raises:
+        UserError: if they do not.
+    """
+    if height % side or width % side:
+        raise UserError(
+            f"cells of {side} pixels do not fill images of {height} x {width}; use a divisor of "
+            "the sides.",
+            parameter="align",
+        )
+    return height // side, width // side
 
 
 def nearest_indices(old: int, new: int) -> Tensor:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from unmix.mixtures.boxes import whole_cells
 from unmix.mixtures.draws import MaskDraw, MixtureDraw
 from unmix.mixtures.fields import parameter
 from unmix.mixtures.operators import PER, PairOperator, Per
@@ -30,6 +31,7 @@ class FMix(PairOperator):
         per: One mask for a `batch`, as released, or for each `sample`, which for 256 images of 224
             pixels takes a core most of a second.
         pairing: See `unmix.mixtures.sampling.partners`.
+        align: Side in pixels of cells, of which masks are; None for pixels.
 
     Raises:
         UserError: if a number is out of its range, or a string is none of its choices.
@@ -40,6 +42,7 @@ class FMix(PairOperator):
     weight: Weight = Weight()  # noqa: RUF009 - frozen
     per: Per = parameter("batch", setting="unmix_per", choices=PER)
     pairing: Pairing = parameter("reverse", setting="unmix_pairing", choices=PAIRINGS)
+    align: int | None = parameter(None, setting="unmix_align", at_least=1)
 
     def describe_mixing(self) -> str:
         """Where the masks come from, and the distribution of lambda."""
@@ -55,15 +58,17 @@ class FMix(PairOperator):
         """Draw for a batch of shape (N, C, H, W); features (N, D) for nearest neighbors."""
         n, height, width = checked_shape(shape)
         lam = self.weight.draw(self._times(n), generator)
-        noise = low_frequency_noise(len(lam), height, width, self.decay_power, generator).flatten(1)
-        pasted = ((1 - lam) * height * width).round().long().tolist()
+        side = self.align or 1
+        rows, columns = whole_cells(height, width, side)
+        noise = low_frequency_noise(len(lam), rows, columns, self.decay_power, generator).flatten(1)
+        pasted = ((1 - lam) * rows * columns).round().long().tolist()
         mask = torch.zeros_like(noise, dtype=torch.bool)
         for row, values, count in zip(mask, noise, pasted, strict=True):
             if count > 0:
                 row.copy_(values <= values.kthvalue(count).values)
-        pairs = MaskDraw(
-            self._partner(n, generator, features), mask.unflatten(1, (height, width)), n
-        )
+        mask = mask.unflatten(1, (rows, columns))
+        mask = mask.repeat_interleave(side, 1).repeat_interleave(side, 2)
+        pairs = MaskDraw(self._partner(n, generator, features), mask, n)
         return self._credited(pairs)
 
 

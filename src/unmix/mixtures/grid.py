@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from unmix.errors import UserError
-from unmix.mixtures.boxes import upsample_nearest
+from unmix.mixtures.boxes import upsample_nearest, whole_cells
 from unmix.mixtures.draws import MaskDraw, MixtureDraw
 from unmix.mixtures.fields import parameter
 from unmix.mixtures.operators import PER, PairOperator, Per
@@ -33,6 +33,7 @@ class GridMix(PairOperator):
         weight: The distribution of lambda.
         per: One grid per `batch`, or per `sample`.
         pairing: See `unmix.mixtures.sampling.partners`.
+        align: Side in pixels of smaller cells, which are not cut; None for any pixel.
 
     Raises:
         UserError: if a number is out of its range, or a string is none of its choices.
@@ -43,6 +44,7 @@ class GridMix(PairOperator):
     weight: Weight = Weight()  # noqa: RUF009 - frozen
     per: Per = parameter("batch", setting="unmix_per", choices=PER)
     pairing: Pairing = parameter("reverse", setting="unmix_pairing", choices=PAIRINGS)
+    align: int | None = parameter(None, setting="unmix_align", at_least=1)
 
     def describe_mixing(self) -> str:
         """The grid, and the distribution of lambda."""
@@ -60,10 +62,14 @@ class GridMix(PairOperator):
             UserError: if a cell would have no pixel.
         """
         n, height, width = checked_shape(shape)
-        if min(height, width) < self.cells:
+        step = self.align or 1
+        sides = whole_cells(height, width, step)
+        if min(sides) < self.cells:
+            what = "pixels" if step == 1 else f"patches of {step} pixels"
             raise UserError(
                 f"a grid of {self.cells} x {self.cells} cells needs images of at least as many "
-                f"pixels, not {height} x {width}; use a smaller `cells`, or another `mixture`.",
+                f"{what}, not {sides[0]} x {sides[1]}; use a smaller `cells`, or another "
+                "`mixture`.",
                 parameter="size",
                 owner="GridMix",
             )
@@ -72,6 +78,8 @@ class GridMix(PairOperator):
         pasted = ((1 - lam) * count).round().long()
         rank = uniform((m, count), generator).cpu().argsort(dim=1).argsort(dim=1)
         cells = (rank < pasted[:, None]).unflatten(1, (self.cells, self.cells))
-        rows, columns = (torch.arange(side) * self.cells // side for side in (height, width))
+        rows, columns = (
+            (torch.arange(side) * self.cells // side).repeat_interleave(step) for side in sides
+        )
         mask = upsample_nearest(cells, rows, columns)
         return self._credited(MaskDraw(self._partner(n, generator, features), mask, n))

@@ -5,18 +5,21 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
 from torch import Tensor
 
 from unmix.errors import UserError
-from unmix.mixtures.boxes import clipped_boxes
+from unmix.mixtures.boxes import aligned_boxes, clipped_boxes
 from unmix.mixtures.draws import MixtureDraw, PairDraw, whole_image
 from unmix.mixtures.fields import old_names, parameter
 from unmix.mixtures.operators import PER, PairOperator, Per
 from unmix.mixtures.sampling import PAIRINGS, Pairing, Weight, checked_shape, coin, random_centers
 
 __all__ = ["CutMix", "GlobalMixture", "MixUp", "RegionMixture", "UnMix"]
+
+U = TypeVar("U", bound="UnMix")
 
 
 class _WithAlpha(PairOperator):
@@ -114,6 +117,7 @@ class CutMix(_WithAlpha):
         per: One box per `batch`, or per `sample`.
         pairing: See `unmix.mixtures.sampling.partners`.
         weight: Another distribution of lambda.
+        align: Side in pixels of cells, to whose edges boxes are rounded; None for any pixel.
 
     Raises:
         UserError: if a number is out of its range, or a string is none of its choices.
@@ -123,6 +127,7 @@ class CutMix(_WithAlpha):
     per: Per = parameter("batch", setting="unmix_per", choices=PER)
     pairing: Pairing = parameter("permutation", setting="unmix_pairing", choices=PAIRINGS)
     weight: Weight | None = None
+    align: int | None = parameter(None, setting="unmix_align", at_least=1)
 
     def describe_mixing(self) -> str:
         """A region mixture, and the distribution."""
@@ -140,6 +145,8 @@ class CutMix(_WithAlpha):
         lam = self.distribution.draw(m, generator)
         partner = self._partner(n, generator, features)
         box = clipped_boxes(lam, random_centers(m, height, width, generator), height, width)
+        if self.align is not None:
+            box = aligned_boxes(box, height, width, self.align)
         return PairDraw(
             partner, box.expand(len(partner), 4), torch.zeros(len(partner)), (height, width),
             per_sample=self.per == "sample", batch=n,
@@ -177,6 +184,7 @@ class UnMix(_WithAlpha):
         per: One weight and one coin per `batch`, or per `sample`.
         pairing: See `unmix.mixtures.sampling.partners`.
         weight: Another distribution of lambda.
+        align: Side in pixels of cells, to whose edges boxes are rounded; None for any pixel.
 
     Raises:
         UserError: if a number is out of its range, or a string is none of its choices.
@@ -187,6 +195,20 @@ class UnMix(_WithAlpha):
     per: Per = parameter("batch", setting="unmix_per", choices=PER)
     pairing: Pairing = parameter("reverse", setting="unmix_pairing", choices=PAIRINGS)
     weight: Weight | None = None
+    align: int | None = parameter(None, setting="unmix_align", at_least=1)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.prob == 1 and self.align is not None:
+            raise UserError(
+                f"{self.align} is for boxes, and a global mixture has none; leave it out.",
+                parameter="align",
+                owner="UnMix",
+            )
+
+    def aligned(self: U, side: int) -> U:
+        """The same operator, with boxes of whole cells; a global mixture has none."""
+        return self if self.prob == 1 else super().aligned(side)
 
     @property
     def one_draw(self) -> str:  # type: ignore[override]
@@ -212,6 +234,8 @@ class UnMix(_WithAlpha):
         is_global = coin(m, self.prob, generator)
         center = random_centers(m, height, width, generator)
         region = clipped_boxes(ratio, center, height, width)
+        if self.align is not None:
+            region = aligned_boxes(region, height, width, self.align)
         box = torch.where(is_global[:, None], whole_image(m, height, width), region)
         ratio = torch.where(is_global, ratio, torch.zeros(()))
         partner = self._partner(n, generator, features)

@@ -11,12 +11,13 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import ClassVar, Literal, TypeVar, get_args
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, Literal, TypeVar, get_args
 
 import torch
 from torch import Tensor, nn
 
+from unmix.errors import UserError
 from unmix.mixtures.draws import Draw, MixtureDraw
 from unmix.mixtures.fields import check_parameters
 from unmix.mixtures.own_draws import OwnDraw
@@ -98,6 +99,35 @@ class MixtureOperator(Operator):
         """Whether samples differ in the owners' shares."""
         return self.per == "sample"
 
+    @property
+    def in_place(self) -> bool:
+        """Whether each pixel of a mixture shows what an owner's first view has at that place."""
+        return self.mixes_pixels and not self.extra
+
+    @property
+    def cell(self) -> int | None:
+        """Side in pixels of the cells that each have one owner; None if they are not aligned."""
+        return getattr(self, "align", None)
+
+    def aligned(self: Self, side: int) -> Self:
+        """The same operator, with boxes and masks of whole cells of `side` pixels, if it has any.
+
+        Raises:
+            UserError: if it has cells already, which those of this side would be cut by.
+        """
+        if not hasattr(self, "align"):
+            return self
+        if self.cell is None:
+            changed: Any = self
+            return replace(changed, align=side)
+        if self.cell % side:
+            raise UserError(
+                f"cells of {self.cell} pixels would cut the patches of {side} that the loss is by; "
+                f"use {side} or a multiple, or leave it out.",
+                parameter="align",
+            )
+        return self
+
     def mixtures_of(self, n: int) -> int:
         """How many mixtures a batch of n images makes."""
         return n
@@ -156,6 +186,8 @@ class PairOperator(MixtureOperator):
     def describe(self) -> str:
         """What is mixed, the distribution of lambda, and the partner unless it is in reverse."""
         kind = self.describe_mixing()
+        if self.cell is not None:
+            kind = f"{kind}; in cells of {self.cell} px"
         return kind if self.pairing == "reverse" else f"{kind}; partner by {self.pairing}"
 
     def describe_mixing(self) -> str:

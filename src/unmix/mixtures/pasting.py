@@ -135,6 +135,11 @@ class ResizeMix(PairOperator):
         low, high = self.tau
         check_number("tau", high, at_least=low, at_most=1, owner="ResizeMix")
 
+    @property
+    def in_place(self) -> bool:
+        """False: the pasted image is resized."""
+        return False
+
     def describe_mixing(self) -> str:
         """What is pasted, and the distribution of its sides."""
         low, high = self.tau

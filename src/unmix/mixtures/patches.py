@@ -125,6 +125,11 @@ class PatchMixture(MixtureOperator):
     images: int = parameter(2, setting="unmix_images", at_least=2)
     per: Per = parameter("batch", setting="unmix_per", choices=PER)
 
+    @property
+    def cell(self) -> int:
+        """Side of a patch."""
+        return self._side
+
     def describe(self) -> str:
         """The patches, and from how many images they come."""
         return f"patches of {self._side} px from {self.images} images"

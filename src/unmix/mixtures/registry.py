@@ -60,7 +60,7 @@ class Choice:
 
 MIXTURES: dict[str, Choice] = {
     "coin": Choice(UnMix),
-    "global": Choice(UnMix, fixed={"prob": 1.0}),
+    "global": Choice(UnMix, fixed={"prob": 1.0, "align": None}),
     "region": Choice(UnMix, fixed={"prob": 0.0}),
     "resizemix": Choice(ResizeMix),
     "gridmix": Choice(GridMix),

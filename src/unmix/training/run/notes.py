@@ -9,7 +9,7 @@ from unmix.config import MixtureSettings, Settings, ViewSettings
 from unmix.config.catalog import catalog
 from unmix.config.groups import TIMM
 from unmix.methods import Method, method_class
-from unmix.mixtures import Cutout
+from unmix.mixtures import Cutout, MixtureOperator
 from unmix.views.kinds import view_kinds
 
 __all__ = [
@@ -17,6 +17,7 @@ __all__ = [
     "note_on_width",
     "notes_on_image_space",
     "notes_on_layers",
+    "notes_on_mixture",
     "notes_on_sizes",
     "notes_on_weights",
 ]
@@ -114,6 +115,17 @@ def notes_on_layers(settings: Settings, method: Method) -> tuple[str, ...]:
         if settings.model.init is None:
             lines.append("note: what is frozen are random weights; --init starts from trained ones")
     return tuple(lines)
+
+
+def notes_on_mixture(method: Method, operator: MixtureOperator | None) -> tuple[str, ...]:
+    """A line if the edges of mixtures are at those of the patches that the loss is by."""
+    if operator is None or operator.cell is None or not method.position_pairs:
+        return ()
+    whole = "" if operator.cell == method.cell else ", whole patches"
+    return (
+        f"mixtures: boxes and masks in cells of {operator.cell} px{whole}, so that each patch of "
+        "the loss is of one image",
+    )
 
 
 def note_on_width(settings: Settings) -> str | None:

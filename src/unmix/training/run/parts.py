@@ -43,6 +43,7 @@ from unmix.training.run.loggers import check_logger
 from unmix.training.run.notes import (
     notes_on_image_space,
     notes_on_layers,
+    notes_on_mixture,
     notes_on_sizes,
     notes_on_weights,
 )
@@ -167,6 +168,7 @@ def build_parts(
         *(() if start is None else start.notes(train.mean, train.std)),
         *notes_on_layers(settings, method),
         *_notes_on_parts(settings, method),
+        *notes_on_mixture(method, operator),
         *notes_on_image_space(settings.mixture),
         *notes_on_sizes(settings.mixture, settings.views, size),
     )
