@@ -128,3 +128,16 @@ def test_an_encoder_is_rebuilt_from_its_facts() -> None:
     early = {key: facts[key] for key in facts if key not in ("depth", "registers")}
     encoder, _ = build_encoder(Path("x"), early, channels_last=False)
     assert (len(encoder.blocks), encoder.num_prefix_tokens) == (12, 1)
+
+
+def test_attention_is_pytorchs_fused_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each block calls `scaled_dot_product_attention` once, which picks the kernel."""
+    calls = []
+    fused = torch.nn.functional.scaled_dot_product_attention
+    monkeypatch.setattr(
+        torch.nn.functional,
+        "scaled_dot_product_attention",
+        lambda *args, **options: calls.append(args[0].shape) or fused(*args, **options),
+    )
+    vit(registers=1)(torch.randn(3, 3, 16, 16))
+    assert calls == [(3, 2, 1 + 1 + 4, 96)] * 2
