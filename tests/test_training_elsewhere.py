@@ -139,7 +139,7 @@ def test_the_sums_of_an_epoch_are_a_share_of_the_processes(tmp_path, monkeypatch
     module.on_load_checkpoint(checkpoint)
     assert checkpoint["epoch_samples"] == 32
     assert module.samples == 16
-    assert torch.equal(module.sums["loss"] * 2, checkpoint["epoch_sums"]["loss"])
+    assert torch.equal(module.means.sums["loss"] * 2, checkpoint["epoch_sums"]["loss"])
 
 
 def test_devices_that_change_the_steps_of_an_epoch_are_refused(tmp_path, monkeypatch, refuse):

@@ -11,9 +11,9 @@ from torch import Tensor, nn
 
 from unmix.credit import Rule, UnMixRule
 from unmix.credit import rule as rule_named
-from unmix.errors import UserError, check_number
+from unmix.errors import UserError, check_number, renamed
 from unmix.methods.base import Method, Progress
-from unmix.mixtures import MixtureOperator, Operator, UnMix
+from unmix.mixtures import MixtureOperator, MixtureSchedule, Operator, UnMix
 from unmix.randomness import generator_for
 from unmix.step import (
     MemoryUpdate,
@@ -60,6 +60,9 @@ class Stepper(nn.Module):
         image_space: A perturbation of all views that leaves the loss unchanged, such as
             `unmix.ImageMixture()`.
         joint: Encode clean and mixed images in one forward, or not; None as the rule was released.
+        mix_from_epoch: Epochs before the first mixtures, of label and image space.
+        mix_ramp_epochs: Epochs after these over which the probability that a step is mixed rises to
+            1; see `unmix.mixtures.MixtureSchedule`.
         seed: Of the run.
         accumulate: Batches whose gradients one optimizer step takes. The step begins with the first
             of them; each needs a backward pass of its own, of `loss / accumulate`, and the last
@@ -86,6 +89,8 @@ class Stepper(nn.Module):
         rule: Rule | str | None = None,
         image_space: Operator | None = None,
         joint: bool | None = None,
+        mix_from_epoch: int = 0,
+        mix_ramp_epochs: int = 0,
         seed: int = 0,
         accumulate: int = 1,
     ) -> None:
@@ -107,6 +112,7 @@ class Stepper(nn.Module):
         self.steps_per_epoch, self.total_steps = steps_per_epoch, total
         self.image_space, self.joint = image_space, joint
         self.operator, self.rule = _parts_of_mixing(mixture, rule, method, joint)
+        self.schedule = self._checked_schedule(mix_from_epoch, mix_ramp_epochs)
         self.smallest = smallest_batch(self.operator, method)
         self.batches, self._begun = 0, -1
         self._pending: MemoryUpdate | None = None
@@ -210,15 +216,30 @@ class Stepper(nn.Module):
         names = ("seed", "steps_per_epoch", "total_steps", "accumulate")
         return {name: int(getattr(self, name)) for name in names}
 
+    def _checked_schedule(self, from_epoch: int, ramp_epochs: int) -> MixtureSchedule:
+        with renamed({"from_epoch": "mix_from_epoch", "ramp_epochs": "mix_ramp_epochs"}):
+            schedule = MixtureSchedule(from_epoch, ramp_epochs)
+        if schedule == MixtureSchedule():
+            return schedule
+        if self.operator is None and self.image_space is None:
+            raise UserError("mix_from_epoch: is for a mixture; give one, or an image_space.")
+        if from_epoch * self.steps_per_epoch >= self.total_steps:
+            raise UserError(
+                f"mix_from_epoch: after {from_epoch} epochs of {self.steps_per_epoch} steps none "
+                f"of the {self.total_steps} of the run is left for the mixture."
+            )
+        return schedule
+
     def _objective(self, views: list[Tensor], index: Tensor) -> Objective:
         number = self.batches % self.accumulate
         generator = step_generator(self.seed, self.steps, *((number,) if number else ()))
-        if self.image_space is not None:
+        mixes = self.schedule.mixes(self.steps, self.steps_per_epoch, self.seed)
+        if self.image_space is not None and mixes:
             with torch.no_grad():
                 views = mix_views(self.image_space.draw(views[0].shape, generator), views)
         own, others = split_views(views, self.operator)
         mixture = None
-        if self.operator is not None:
+        if self.operator is not None and mixes:
             mixture = draw_mixture(
                 self.method, own, others, self.operator, self.rule,
                 seed=self.seed, step=self.batches, joint=self.joint,

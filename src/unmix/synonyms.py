@@ -14,8 +14,8 @@ from importlib.util import find_spec
 from pathlib import Path
 
 __all__ = [
-    "COMMANDS", "FLAGS", "SPELLINGS", "VALUES", "called", "called_value", "hint", "nearest",
-    "timm_models",
+    "COMMANDS", "FLAGS", "SETTINGS", "SPELLINGS", "VALUES", "called", "called_value", "hint",
+    "nearest", "timm_models",
 ]  # fmt: skip
 
 # Our flag (of several, the first that the command has), a remark, and the other tools' flags.
@@ -183,6 +183,9 @@ COMMANDS = {
     "models": "methods", "convert": "import", "load": "import", "import_weights": "import",
 }  # fmt: skip
 """Commands of other tools, each with ours."""
+
+SETTINGS = {"unmix_from_epoch": "mix_from_epoch", "unmix_ramp_epochs": "mix_ramp_epochs"}
+"""Other names of settings, which are accepted."""
 
 SPELLINGS = {"neighbours": "neighbors"}
 """British spellings of commands, which are accepted."""

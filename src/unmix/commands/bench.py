@@ -15,6 +15,7 @@ from unmix.display import memory, rate
 from unmix.errors import UserError, check_number
 from unmix.files import atomic_write
 from unmix.names import shown
+from unmix.studies.cost import unscheduled
 from unmix.training.console import quiet_libraries
 from unmix.training.console import say as print_line
 from unmix.training.profiling import STAGES, facts, measure_stages
@@ -60,6 +61,9 @@ def bench(
     settings, recipes = settings_for({**words, "run": None}, config)
     if (note := note_on_width(settings)) is not None:
         say(note)
+    if (both := unscheduled(settings)) is not None:
+        settings = both[0]
+        say("note: a mixed step is measured; not all steps of this run are")
     parts = build_parts(settings)
     say("\n".join(headline(parts, recipes).splitlines()[:2]))
     measured = facts(parts, measure_stages(parts, steps=steps))

@@ -16,7 +16,7 @@ from unmix.figures.table import Cell, ResultsTable
 from unmix.names import shown
 from unmix.results import RunResults
 from unmix.studies.cells import result_settings
-from unmix.studies.cost import forward_equivalents
+from unmix.studies.cost import forward_equivalents, unscheduled
 from unmix.studies.findings import Findings
 from unmix.studies.grouping import ComparedRun, CostOf, GroupedRuns, group_runs
 from unmix.training.run.data_record import DataRecord
@@ -80,7 +80,10 @@ def costs(notes: list[str]) -> CostOf:
         try:
             settings = RunFolder(run.folder).settings()
             flat = settings.flat().items()
-            key = tuple((name, str(value)) for name, value in flat if name not in _NO_OPERATIONS)
+            unimportant = set(_NO_OPERATIONS)
+            if unscheduled(settings) is not None:
+                unimportant -= {"epochs"}  # it says how many steps are mixed
+            key = tuple((name, str(value)) for name, value in flat if name not in unimportant)
             if key not in known:
                 known[key] = None
                 known[key] = forward_equivalents(settings, _images(run.folder))

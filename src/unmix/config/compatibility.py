@@ -91,6 +91,12 @@ def check_mixture(given: Mapping[str, Any], settings: Settings) -> None:
     said = {name for name, value in given.items() if value is not None}
     of_image_space = {"IM_type", *(f for facts in found.image_space.values() for f in facts)}
     of_label_space = {f for f in field_names("mixture") if f.startswith("unmix_")} | {"beta"}
+    for name in ("mix_from_epoch", "mix_ramp_epochs"):
+        if name in said and not (mixture.IM or mixture.unmix or said & {"IM", "unmix"}):
+            raise UserError(
+                "does nothing without a mixture; add `IM=True` or `unmix=True`, or leave it out.",
+                parameter=name,
+            )
     for switch, names in (("IM", of_image_space), ("unmix", of_label_space)):
         if getattr(mixture, switch) or switch in said:
             continue

@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from unmix.errors import UserError
+from unmix.synonyms import SETTINGS as SYNONYMS
 
 __all__ = [
     "SETTINGS",
@@ -55,7 +56,7 @@ def current_name(name: str, *, quiet: bool = False) -> str:
     """Return the present name of a setting; an old one causes a `RenamedWarning`."""
     if name in SETTINGS and not quiet:
         _warn(name, SETTINGS[name])
-    return SETTINGS.get(name, name)
+    return SETTINGS.get(name) or SYNONYMS.get(name, name)
 
 
 def current(settings: Mapping[str, Any], *, quiet: bool = False) -> dict[str, Any]:
@@ -73,6 +74,10 @@ def current(settings: Mapping[str, Any], *, quiet: bool = False) -> dict[str, An
         if given in SETTINGS and SETTINGS[given] in settings:
             raise UserError(
                 f"{given}: is the old name of {SETTINGS[given]}, which is given too; keep one."
+            )
+        if SYNONYMS.get(given) in settings:
+            raise UserError(
+                f"{given}: is another name of {SYNONYMS[given]}, which is given too; keep one."
             )
         name = current_name(given, quiet=quiet)
         new = VALUES.get(name, {}).get(value) if isinstance(value, str) else None

@@ -75,6 +75,8 @@ class PretrainSettings(TypedDict, total=False):
     registers: int | None
     drop_path: float | None
     zero_init_residual: bool
+    mix_from_epoch: int
+    mix_ramp_epochs: int
     IM: bool
     IM_type: Literal["IM", "global", "region", "Cutout", "RandomErasing"]
     g_alpha: float

@@ -11,7 +11,7 @@ from unmix.config.catalog import catalog
 from unmix.errors import UserError, check_choice, check_number
 
 if TYPE_CHECKING:
-    from unmix.mixtures import MixtureOperator, Operator
+    from unmix.mixtures import MixtureOperator, MixtureSchedule, Operator
 
 __all__ = ["IM_TYPES", "MIXTURES", "RULE_NAMES", "MixtureSettings"]
 
@@ -27,6 +27,10 @@ class MixtureSettings:
     """Which mixtures are used: the flags of the released code, with their defaults.
 
     Args:
+        mix_from_epoch: Epochs before the first mixtures, with `IM` or `unmix`; their steps are
+            plain clean ones.
+        mix_ramp_epochs: Epochs after these over which the probability that a step is mixed rises
+            to 1.
         IM: Image space: perturb the views; the loss is unchanged.
         IM_type: The perturbation: IM (global, then region), global, region, Cutout, RandomErasing.
         g_alpha: Global mixtures: lambda ~ Beta(g_alpha, g_alpha).
@@ -74,6 +78,8 @@ class MixtureSettings:
             the transformer's patches where the loss is by patch, else none.
     """
 
+    mix_from_epoch: int = 0
+    mix_ramp_epochs: int = 0
     IM: bool = False
     IM_type: str = "IM"
     g_alpha: float = 1.0
@@ -110,6 +116,8 @@ class MixtureSettings:
 
     def __post_init__(self) -> None:
         check_choice("IM_type", self.IM_type, IM_TYPES)
+        for word in ("mix_from_epoch", "mix_ramp_epochs"):
+            check_number(word, getattr(self, word), at_least=0)
         if self.unmix_joint is None:
             apart = self.unmix_mixture == "manifold" or self.unmix_pairing == "neighbor"
             object.__setattr__(self, "unmix_joint", self.unmix_rule == "mixco" and not apart)
@@ -188,6 +196,12 @@ class MixtureSettings:
     def folder(self) -> str:
         """The name as a part of a path: small letters, without spaces and brackets."""
         return re.sub(r"[^a-z0-9.+-]+", "-", self.name.lower().replace(" ", "")).strip("-")
+
+    def schedule(self) -> MixtureSchedule:
+        """Which steps of the run are mixed."""
+        from unmix.mixtures import MixtureSchedule
+
+        return MixtureSchedule(self.mix_from_epoch, self.mix_ramp_epochs)
 
     def image_space(self) -> Operator | None:
         """The operator of `IM_type`, or None without `IM`."""

@@ -59,6 +59,13 @@ class Settings:
                 f"it must be at least {last + 1}.",
                 parameter="restarts",
             )
+        mixture = self.mixture
+        if (mixture.IM or mixture.unmix) and mixture.mix_from_epoch >= epochs:
+            raise UserError(
+                f"{mixture.mix_from_epoch} of `epochs={epochs}` would leave no step for the "
+                f"mixture; it must be at most {epochs - 1}.",
+                parameter="mix_from_epoch",
+            )
         self._check_parts()
 
     def _check_parts(self) -> None:

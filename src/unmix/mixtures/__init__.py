@@ -16,6 +16,7 @@ from unmix.mixtures.pasting import PasteDraw, ResizeMix
 from unmix.mixtures.patches import PatchDraw, PatchMixture
 from unmix.mixtures.registry import IMAGE_SPACE, MIXTURES
 from unmix.mixtures.sampling import PAIRINGS, Weight
+from unmix.mixtures.schedule import MixtureSchedule
 from unmix.mixtures.sums import DirichletMixture, SumDraw
 
 __all__ = [
@@ -39,6 +40,7 @@ __all__ = [
     "MixUp",
     "MixtureDraw",
     "MixtureOperator",
+    "MixtureSchedule",
     "Operator",
     "OwnDraw",
     "PairDraw",

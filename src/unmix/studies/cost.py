@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from bisect import bisect_left
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from unmix.backbones import is_vit
-from unmix.config import Settings
+from unmix.config import MixtureSettings, Settings
 from unmix.data import TensorImages
 from unmix.errors import UserError
 from unmix.methods import Method, Progress
@@ -39,6 +40,8 @@ class Cost:
         steps_per_epoch: Optimizer steps of an epoch.
         epochs: The condition's own.
         batch_size: Images of a step.
+        clean: Forward-equivalents and seconds of a step without mixtures, if not all are mixed.
+        schedule: Of the mixed steps: `mix_from_epoch` and `mix_ramp_epochs`.
     """
 
     forward_equivalents: float
@@ -46,20 +49,34 @@ class Cost:
     steps_per_epoch: int
     epochs: int
     batch_size: int
+    clean: tuple[float, float] | None = None
+    schedule: tuple[int, int] = (0, 0)
 
     def seconds(self, epochs: int | None = None) -> float:
         """Seconds of training, without evaluations."""
-        return self.step_seconds * self.steps_per_epoch * (epochs or self.epochs)
+        epochs = epochs or self.epochs
+        return self._mean(self.step_seconds, 1, epochs) * self.steps_per_epoch * epochs
 
     def forwards(self, epochs: int | None = None) -> float:
         """Forward-equivalents of a whole run, in encoded images."""
-        images = self.steps_per_epoch * self.batch_size * (epochs or self.epochs)
-        return self.forward_equivalents * images
+        epochs = epochs or self.epochs
+        images = self.steps_per_epoch * self.batch_size * epochs
+        return self._mean(self.forward_equivalents, 0, epochs) * images
 
-    def per_epoch(self) -> dict[str, float]:
-        """The numbers that a cell's JSON file records."""
+    def per_epoch(self, epochs: int | None = None) -> dict[str, float]:
+        """The numbers that a cell's JSON file records, of a run of so many epochs."""
         images = self.steps_per_epoch * self.batch_size
-        return {"forward_equivalents": self.forward_equivalents, "images_per_epoch": images}
+        mean = self._mean(self.forward_equivalents, 0, epochs or self.epochs)
+        return {"forward_equivalents": mean, "images_per_epoch": images}
+
+    def _mean(self, mixed: float, which: int, epochs: int) -> float:
+        """Over the steps of a run, of a cost of mixed steps and of others."""
+        if self.clean is None:
+            return mixed
+        start, ramp = self.schedule
+        schedule = MixtureSettings(mix_from_epoch=start, mix_ramp_epochs=ramp).schedule()
+        share = schedule.share(epochs)
+        return share * mixed + (1 - share) * self.clean[which]
 
     def as_dict(self) -> dict[str, Any]:
         """Plain numbers."""
@@ -72,6 +89,14 @@ def measure_cost(settings: Settings) -> Cost:
     Raises:
         UserError: if the settings do not go together or the data cannot be read.
     """
+    if (both := unscheduled(settings)) is not None:
+        mixed, clean = (measure_cost(each) for each in both)
+        chosen = settings.mixture
+        return replace(
+            mixed,
+            clean=(clean.forward_equivalents, clean.step_seconds),
+            schedule=(chosen.mix_from_epoch, chosen.mix_ramp_epochs),
+        )
     parts = build_parts(settings)
     found = measure_stages(parts, steps=_STEPS, warmup=1)
     batch = parts.settings.run.batch_size
@@ -82,6 +107,15 @@ def measure_cost(settings: Settings) -> Cost:
         parts.settings.run.epochs,
         batch,
     )
+
+
+def unscheduled(settings: Settings) -> tuple[Settings, Settings] | None:
+    """The settings of a run's mixed steps, and of its others; None if all steps are alike."""
+    mixture, none = settings.mixture, {"mix_from_epoch": 0, "mix_ramp_epochs": 0}
+    scheduled = mixture.mix_from_epoch or mixture.mix_ramp_epochs
+    if not scheduled or not (mixture.IM or mixture.unmix):
+        return None
+    return settings.with_changes(**none), settings.with_changes(**none, IM=False, unmix=False)
 
 
 def _encoding_flops(parts: Parts) -> float:
@@ -113,8 +147,7 @@ def epochs_for(study: Study, costs: Mapping[str, Cost]) -> dict[str, int]:
             continue
         like = costs[condition.like]
         spent = like.seconds() if condition.by == "time" else like.forwards()
-        per_epoch = cost.seconds(1) if condition.by == "time" else cost.forwards(1)
-        epochs = round(spent / per_epoch)
+        epochs = _nearest(cost.seconds if condition.by == "time" else cost.forwards, spent)
         if epochs < 1:
             raise UserError(
                 f"condition {condition.name!r}: the {condition.by} of {condition.like!r} is less "
@@ -122,6 +155,16 @@ def epochs_for(study: Study, costs: Mapping[str, Cost]) -> dict[str, int]:
             )
         found[condition.name] = epochs
     return found
+
+
+def _nearest(cost_of: Callable[[int], float], spent: float) -> int:
+    """The number of epochs whose cost, which grows with them, is nearest."""
+    most = 1
+    while cost_of(most) < spent:
+        most *= 2
+    above = bisect_left(range(1, most + 1), spent, key=cost_of) + 1
+    below = cost_of(above - 1) if above > 1 else 0.0
+    return above - 1 if spent - below <= cost_of(above) - spent else above
 
 
 def forward_equivalents(settings: Settings, n_data: int) -> float:
@@ -137,6 +180,10 @@ def forward_equivalents(settings: Settings, n_data: int) -> float:
     Raises:
         UserError: if the settings do not go together.
     """
+    if (both := unscheduled(settings)) is not None:
+        mixed, clean = (forward_equivalents(each, n_data) for each in both)
+        share = settings.mixture.schedule().share(settings.run.epochs)
+        return share * mixed + (1 - share) * clean
     batch = settings.run.batch_size // settings.machine.processes
     parts, smaller = _quick_parts(settings, batch, n_data, _QUICK, **_ON_CPU)
     return _count(parts, smaller) / smaller / _encoding_flops(parts)
@@ -176,9 +223,9 @@ class Step:
     """A step on one device.
 
     Attributes:
-        seconds: Of each that was timed.
+        seconds: Of each that was timed; means over mixed and other steps, if not all are mixed.
         batch: Its images.
-        flops_per_image: Operations, forward and backward.
+        flops_per_image: Operations, forward and backward; likewise.
         footprint: What it needs of memory.
         kind: Of the network: "convnet" or "transformer".
         device: Where it was measured.
@@ -207,6 +254,14 @@ def measured_step(settings: Settings, batch: int, n_data: int, steps: int) -> St
     Raises:
         UserError: if the settings do not go together.
     """
+    if (both := unscheduled(settings)) is not None:
+        mixed, clean = (measured_step(each, batch, n_data, steps) for each in both)
+        share = settings.mixture.schedule().share(settings.run.epochs)
+        each = [s / mixed.batch for s in mixed.seconds], [s / clean.batch for s in clean.seconds]
+        means = [share * a + (1 - share) * b for a, b in zip(*each, strict=True)]
+        flops = share * mixed.flops_per_image + (1 - share) * clean.flops_per_image
+        seconds = [mixed.batch * mean for mean in means]
+        return replace(mixed, seconds=seconds, flops_per_image=flops)
     changes = {} if steps else _ON_CPU
     parts, smaller = _quick_parts(settings, batch, n_data, _QUICK, **changes)
     module, device = parts.module, parts.machine.device

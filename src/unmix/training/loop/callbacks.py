@@ -297,7 +297,7 @@ class Reporter(Callback):
             health.append(f"uniformity {metrics['uniformity']:.2f}")
         if metrics.get("queue_fill", 1.0) < 1:
             health.append(f"queue {metrics['queue_fill']:.0%} full")
-        if "loss_clean" in metrics:
+        if {"loss_clean", "loss_mixed"} <= metrics.keys():
             health.append(f"clean {metrics['loss_clean']:.2f}, mixed {metrics['loss_mixed']:.2f}")
         chance = self.health.chance_loss
         if chance is not None and epoch <= self.first_epoch + 1:

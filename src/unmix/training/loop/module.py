@@ -16,7 +16,7 @@ from unmix.data import ImageSet, StreamedImages, TensorImages
 from unmix.distributed import all_reduce_sum, world_size
 from unmix.errors import UserError
 from unmix.methods import Method, Progress
-from unmix.mixtures import MixtureOperator, Operator
+from unmix.mixtures import MixtureOperator, MixtureSchedule, Operator
 from unmix.stages import stage
 from unmix.step import (
     MemoryUpdate,
@@ -33,6 +33,7 @@ from unmix.training.loading.loaders import Batch, EpochOrder
 from unmix.training.loop.accumulation import part_sizes
 from unmix.training.loop.freezing import Freezing
 from unmix.training.loop.health import EXPLODED_WEIGHTS, Advice, all_finite, weight_norm
+from unmix.training.loop.means import LossMeans
 from unmix.training.loop.optimizers import (
     Schedule,
     build_optimizer,
@@ -70,6 +71,7 @@ class Pretraining(L.LightningModule):
             released. See `unmix.step.Mixture`.
         rule: Weights the loss of label-space mixtures; Un-Mix's by default.
         advice: Named in the message if the loss is not finite.
+        schedule: Which steps are mixed; all of them by default.
         accumulate: Parts in which the images of a step are encoded, one after the other. Their
             gradients are averaged, and memories are updated once, as of one batch.
     """
@@ -91,6 +93,7 @@ class Pretraining(L.LightningModule):
         joint: bool | None = None,
         rule: Rule | None = None,
         advice: Advice | None = None,
+        schedule: MixtureSchedule | None = None,
         accumulate: int = 1,
     ) -> None:
         super().__init__()
@@ -99,6 +102,7 @@ class Pretraining(L.LightningModule):
         self.optimizer_settings, self.epochs, self.seed = optimizer, epochs, seed
         self.image_space, self.label_space = image_space, label_space
         self.joint, self.rule = joint, rule or UnMixRule()
+        self.schedule = schedule or MixtureSchedule()
         self.freezing = Freezing(method, optimizer.freeze_backbone_epochs)
         self.accumulate, self._in_parts = accumulate, False
         self.compiled = False
@@ -108,7 +112,7 @@ class Pretraining(L.LightningModule):
         self.start_norm = weight_norm(method.backbone).item()
         self.first_loss: Tensor | None = None
         self._first: list[Tensor] = []
-        self.sums: dict[str, Tensor] = {}
+        self.means = LossMeans()
         self.samples = 0
         self._update_memory: Callable[[], None] | None = None
         self._share: Batch | None = None
@@ -117,6 +121,11 @@ class Pretraining(L.LightningModule):
     def total_steps(self) -> int:
         """Optimizer steps of the whole run."""
         return self.epochs * len(self.order)
+
+    @property
+    def mixes(self) -> bool:
+        """Whether the step at hand is mixed."""
+        return self.schedule.mixes(self.global_step, len(self.order), self.seed)
 
     def configure_optimizers(self) -> Any:
         """The optimizer, and its schedule per step."""
@@ -146,11 +155,11 @@ class Pretraining(L.LightningModule):
 
     def on_train_epoch_start(self) -> None:
         """Reset the sums of the epoch; not called if a run is resumed within an epoch."""
-        self.sums, self.samples = {}, 0
+        self.means, self.samples = LossMeans(), 0
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Save the sums of the epoch so far."""
-        checkpoint["epoch_sums"], checkpoint["epoch_samples"] = dict(self.sums), self.samples
+        checkpoint.update(self.means.state(), epoch_samples=self.samples)
         checkpoint["first_loss"] = self.first_loss
         checkpoint["processes"] = world_size()
 
@@ -158,8 +167,7 @@ class Pretraining(L.LightningModule):
         """Restore the sums of the epoch so far."""
         # They are the share of a process, which is another one of other processes.
         share = checkpoint.get("processes", world_size()) / world_size()
-        sums = checkpoint["epoch_sums"]
-        self.sums = {name: value.to(self.device) * share for name, value in sums.items()}
+        self.means = LossMeans.of(checkpoint, share, self.device)
         self.samples = round(checkpoint["epoch_samples"] * share)
         self.first_loss = checkpoint.get("first_loss")  # not in checkpoints of 0.1.0
 
@@ -229,11 +237,11 @@ class Pretraining(L.LightningModule):
 
     def _noted(self, step: Objective, count: int, share: float) -> Tensor:
         """The loss times the share of its part in the step, noted for the epoch's means."""
-        self._add("loss", step.loss.detach(), count)
-        if step.mixed is not None and step.clean is not None:
-            self._add("loss_clean", step.clean, count)
+        self.means.add("loss", step.loss.detach(), count)
+        if step.clean is not None and self.label_space is not None:
+            self.means.add("loss_clean", step.clean, count)
         if step.mixed is not None:
-            self._add("loss_mixed", step.mixed, count)
+            self.means.add("loss_mixed", step.mixed, count)
         loss = step.loss if share == 1 else step.loss * share
         if self.first_loss is None:
             self._first.append(loss.detach())
@@ -264,8 +272,8 @@ class Pretraining(L.LightningModule):
             return objective(self.method, views, index, generator, mixture)
 
     def mixture(self, views: list[Tensor], others: list[Tensor], part: int = 0) -> Mixture | None:
-        """The label-space mixture of a part of a step, if the run has one."""
-        if self.label_space is None:
+        """The label-space mixture of a part of a step, if it has one."""
+        if self.label_space is None or not self.mixes:
             return None
         return draw_mixture(
             self.method, views, others, self.label_space, self.rule,
@@ -285,7 +293,7 @@ class Pretraining(L.LightningModule):
         """All views of a batch, with the image-space perturbation if there is one."""
         with stage("views"):
             views = self._augmented(batch, generator)
-        if self.image_space is None:
+        if self.image_space is None or not self.mixes:
             return views
         with stage("mixture"):
             return mix_views(self.image_space.draw(views[0].shape, generator), views)
@@ -317,15 +325,11 @@ class Pretraining(L.LightningModule):
                 f"--data: no batch of {self.images.name} had 2 images that can be read. "
                 f"{self.images.skipped.line()}"
             )
-        return {name: mean / world_size() for name, mean in self._means(all_reduce_sum).items()}
+        return self.means.over(all_reduce_sum, world_size())
 
     def own_means(self) -> dict[str, float]:
         """Mean losses over the samples of this process, without waiting for others."""
-        return self._means(lambda total: total)
-
-    def _means(self, reduce: Callable[[Tensor], Tensor]) -> dict[str, float]:
-        sums = {name: reduce(total) for name, total in self.sums.items()}
-        return {name: (total / self.samples).item() for name, total in sums.items()}
+        return self.means.over(lambda total: total)
 
     def _filled(self, batch: Batch, number: int) -> Batch:
         """Repeat images in place of broken ones: all processes need batches of one size.
@@ -352,10 +356,6 @@ class Pretraining(L.LightningModule):
         # Lightning has counted that epoch.
         return loop.epoch_progress.current.processed, 0  # type: ignore[attr-defined]
 
-    def _add(self, name: str, value: Tensor, count: int) -> None:
-        # Sums stay on the device: reading a loss at every step would make the host wait.
-        self.sums[name] = self.sums.get(name, 0.0) + value.float() * count  # type: ignore[assignment]
-
     def check_loss(self) -> None:
         """Check that all losses of this epoch so far were finite.
 
@@ -363,7 +363,7 @@ class Pretraining(L.LightningModule):
             UserError: otherwise, with what to try.
         """
         # A sum is finite only if all its terms are.
-        total = self.sums.get("loss")
+        total = self.means.sums.get("loss")
         if total is not None and not torch.isfinite(total):
             what = "nan" if total.isnan() else "infinite"
             self._stop(f"the loss is {what}", self.global_step + 1)
@@ -375,13 +375,13 @@ class Pretraining(L.LightningModule):
             UserError: if a loss of this epoch, a weight or a buffer is not finite, or the weights
                 have exploded, with what to try.
         """
-        finite = all_finite([*self.sums.values(), *self.parameters(), *self.buffers()])
+        finite = all_finite([*self.means.sums.values(), *self.parameters(), *self.buffers()])
         finite = finite.to(self.device)
         growth = weight_norm(self.method.backbone) / self.start_norm
         bad = torch.stack([1 - finite.float(), growth / world_size()])
         broken, growth = all_reduce_sum(bad).tolist()
         if broken:
-            total = self.sums.get("loss")
+            total = self.means.sums.get("loss")
             own = total is not None and not bool(total.isfinite())
             self._stop("the loss is nan" if own else "a weight is not finite", self.global_step)
         if growth > EXPLODED_WEIGHTS:

@@ -18,6 +18,7 @@ __all__ = [
     "notes_on_image_space",
     "notes_on_layers",
     "notes_on_mixture",
+    "notes_on_schedule",
     "notes_on_sizes",
     "notes_on_weights",
 ]
@@ -74,6 +75,12 @@ def notes_on_image_space(mixture: MixtureSettings) -> tuple[str, ...]:
         return ()
     verb = "does" if len(changed) == 1 else "do"
     return (f"note: {', '.join(changed)} {verb} not apply to --IM_type {kind}",)
+
+
+def notes_on_schedule(settings: Settings) -> tuple[str, ...]:
+    """Which steps are mixed, in a line, if not all are."""
+    when = settings.mixture.schedule().describe(settings.run.epochs)
+    return (f"mixed steps: {when}; the others are plain steps without a mixture",) if when else ()
 
 
 def notes_on_weights(backbone: str, init: str | None = None) -> tuple[str, ...]:

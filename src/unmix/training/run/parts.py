@@ -44,6 +44,7 @@ from unmix.training.run.notes import (
     notes_on_image_space,
     notes_on_layers,
     notes_on_mixture,
+    notes_on_schedule,
     notes_on_sizes,
     notes_on_weights,
 )
@@ -155,7 +156,7 @@ def build_parts(
         image_space=settings.mixture.image_space(), label_space=operator,
         channels_last=machine.channels_last, resident=held.resident,
         joint=settings.mixture.unmix_joint, rule=rule,
-        advice=advice_for(settings), accumulate=parts,
+        advice=advice_for(settings), accumulate=parts, schedule=settings.mixture.schedule(),
     )  # fmt: skip
     if module.image_space is not None:
         module.image_space.draw((2, 3, size, size), generator_for(0))
@@ -170,6 +171,7 @@ def build_parts(
         *_notes_on_parts(settings, method),
         *notes_on_mixture(method, operator),
         *notes_on_image_space(settings.mixture),
+        *notes_on_schedule(settings),
         *notes_on_sizes(settings.mixture, settings.views, size),
     )
     sets = (source, labeled, test)  # not train, whose files may have become a tensor
