@@ -35,7 +35,7 @@ def cells(which: list[tuple[str, str]]) -> pytest.MarkDecorator:
 every_cell = cells(YES)
 
 # Linear in the weight: a mixture's loss is what it has of each owner's.
-LINEAR = {"unmix", "replace", "imix", "mixco", "swav_released"}
+LINEAR = {"unmix", "replace", "imix", "mixco", "swav_released", "esvit"}
 
 
 def mixed_loss(method: Method, rule: Rule, draw: PairDraw, views: list[Tensor]) -> Tensor:
@@ -108,6 +108,8 @@ IMAGE_SPACE = REPLACED | {
     "byol": (1, 0), "deepclusterv2": (2, 0), "dino": (2, 0), "moco": (1, 0), "mocov3": (1, 0),
     "nnclr": (1, 1), "simsiam": (1, 1), "swav": (2, 0),
 }  # fmt: skip
+# With every crop mixed SwAV's clean views give codes alone, which need no graph.
+EVERY_CROP = REPLACED | {"swav": (0, 1)}
 # SDMP's targets of the second view's mixtures.
 OF_MIXTURES = {
     "lejepa": (1, 0), "nnclr": (0, 1), "simclr": (1, 0), "simsiam": (0, 1), "swav": (1, 0),
@@ -131,7 +133,7 @@ def test_a_step_encodes_what_is_declared_and_updating_the_memory_nothing(
     graphs = forwards_of(method)
     with_graph, without = CLEAN.get(name, 2), 0
     if not RULES[rule].keeps_clean:
-        counts = IMAGE_SPACE if rule == "image_space" else REPLACED
+        counts = {"image_space": IMAGE_SPACE, "esvit": EVERY_CROP}.get(rule, REPLACED)
         with_graph, without = counts.get(name, (0, 0))
     if rule.startswith("sdmp"):
         more = OF_MIXTURES.get(name, (0, 0))
@@ -139,6 +141,7 @@ def test_a_step_encodes_what_is_declared_and_updating_the_memory_nothing(
     result = step(method, views_of(method), RULES[rule])
     # MixCo encodes clean and mixed images together.
     with_graph += rule != "mixco"
+    with_graph += rule == "esvit"  # both views, or the crops of each of two sizes
     if name in REPLACED:  # the counts of a new method are not known
         assert (graphs.count(True), graphs.count(False)) == (with_graph, without)
     result.loss.backward()

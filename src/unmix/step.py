@@ -9,11 +9,12 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_leaves, tree_map
+from torch.utils._pytree import tree_map
 
 from unmix.backbones import draws_in_training
 from unmix.credit import Mixed, Rule, UnMixRule, per_tensor
 from unmix.distributed import rank, world_size
+from unmix.encoding import Encoded, clean_queries, encode_every_crop, features_for
 from unmix.methods.base import Method, Pair
 from unmix.mixtures import Draw, MixtureDraw, MixtureOperator
 from unmix.mixtures.operators import Drawn
@@ -251,10 +252,15 @@ def _objective(
     stay = pairs if rule.keeps_clean else method.unmixed_pairs(len(views))
     taken = pairs if rule.keeps_clean else [pair for pair in pairs if pair not in stay]
     stay_by_position = positions if rule.keeps_clean else ()
-    queries, q_mix, draw = encode(
-        method, views, mixture, [*stay, *stay_by_position],
-        rule.clean_queries([*taken, *positions]), generator,
-    )  # fmt: skip
+    clean_pairs = [*stay, *stay_by_position]
+    if rule.every_crop:
+        queries, mixtures = encode_every_crop(method, views, mixture, clean_pairs, generator)
+    else:
+        queries, q_mix, draw = encode(
+            method, views, mixture, clean_pairs,
+            rule.clean_queries([*taken, *positions]), generator,
+        )  # fmt: skip
+        mixtures = [Encoded(0, draw, q_mix, taken, positions)]
     targets = method.targets(views, queries, index, generator)
     # Before the mixtures: NCE's constant is what the first comparison says.
     beside = None
@@ -263,18 +269,23 @@ def _objective(
 
     def targets_of_mixtures() -> Mapping[int, Any]:
         with stage("mixture"):
-            mixed = [draw.apply(view) for view in views[: method.views]]
+            first = mixtures[0]
+            mixed = [first.draw.apply(view) for view in views[: method.views]]
         others = [v for v in method.target_queries if v != 0]
         with nullcontext() if method.target_gradient else torch.no_grad():
-            q = {0: q_mix, **{v: method.query(mixed[v], v) for v in others}}
+            q = {0: first.query, **{v: method.query(mixed[v], v) for v in others}}
         return method.targets(mixed, q, index, generator)
 
-    mixed = rule(
-        Mixed(
-            method, draw, q_mix, queries, targets, taken, targets_of_mixtures, len(views[0]),
-            positions,
+    losses = [
+        rule(
+            Mixed(
+                method, each.draw, each.query, queries, targets, each.pairs, targets_of_mixtures,
+                len(views[0]), each.positions, each.view,
+            )
         )
-    )  # fmt: skip
+        for each in mixtures
+    ]  # fmt: skip
+    mixed = torch.stack(losses).sum() if len(losses) > 1 else losses[0]
     update = MemoryUpdate(method, queries, targets, index)
     if beside is None:
         return Objective(mixed, None, mixed.detach(), update)
@@ -309,29 +320,6 @@ def clean_loss(
     return torch.stack(losses).sum()
 
 
-def clean_queries(
-    method: Method,
-    views: Sequence[Tensor],
-    pairs: Sequence[Pair],
-    of_rule: Collection[int] = (),
-    constant: Collection[int] = (),
-) -> dict[int, Any]:
-    """The clean queries that a step needs, by view: no others are encoded.
-
-    Args:
-        method: The method.
-        views: Its clean views.
-        pairs: The comparisons of clean queries.
-        of_rule: Views whose queries the mixing rule trains.
-        constant: Views whose queries are needed without a gradient.
-    """
-    regularized = method.regularized_views(len(views))
-    trained = {pair.query for pair in pairs} | set(of_rule) | set(regularized)
-    untrained = set(constant)
-    (trained if method.target_gradient else untrained).update(method.target_queries)
-    return method.queries(views, trained, untrained | set(method.memory_queries))
-
-
 def encode(
     method: Method,
     views: Sequence[Tensor],
@@ -350,10 +338,8 @@ def encode(
         queries = clean_queries(method, both, pairs, of_rule)
         q_mix = per_tensor(queries[0], lambda rows: rows[n:])
         return queries | {0: per_tensor(queries[0], lambda rows: rows[:n])}, q_mix, draw
-    features, constant = None, {0} if mixture.needs_features else ()
+    constant = {0} if mixture.needs_features else ()
     queries = clean_queries(method, views, pairs, of_rule, constant)
-    if mixture.needs_features:
-        features = tree_leaves(queries[0])[0].detach().float()
     with stage("mixture"):
-        draw = mixture.draw(views[0], generator, features)
+        draw = mixture.draw(views[0], generator, features_for(mixture, queries))
     return queries, draw.query(method, views[0], mixture.others), draw

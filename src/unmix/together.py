@@ -78,6 +78,8 @@ def check_together(
         )
     _check_pairs(operator, rule, names)
     _check_in_place(operator, method, names)
+    if rule.every_crop:
+        _check_every_crop(operator, names, joint)
     patch = patch_side(method.backbone) if is_vit(method.backbone) else None
     operator = operator.for_encoder(method, names.backbone, patch)
     if method.position_pairs and method.cell is not None:
@@ -131,6 +133,20 @@ def _check_in_place(operator: MixtureOperator, method: Method, names: Names) -> 
         f"does not leave an image's pixels in their place; use {_IN_PLACE}.",
         parameter="mixture",
     )
+
+
+def _check_every_crop(operator: MixtureOperator, names: Names, joint: bool) -> None:
+    if operator.extra or not operator.mixes_pixels:
+        why = "needs further crops" if operator.extra else "mixes features"
+        raise UserError(
+            f"{names.mixture} {why} of the first view, and every crop is mixed; use coin, "
+            f"{_OF_PAIRS}.",
+            parameter="mixture",
+        )
+    if joint:
+        raise UserError(
+            "does not apply where every crop is mixed; leave it out.", parameter="joint"
+        )
 
 
 def _check_joint(operator: MixtureOperator, rule: Rule, method: Method, names: Names) -> None:

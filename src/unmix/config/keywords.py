@@ -100,7 +100,7 @@ class PretrainSettings(TypedDict, total=False):
     unmix_per: Literal["batch", "sample"] | None
     unmix_pairing: Literal["reverse", "permutation", "random", "halves", "neighbor", "second_view"] | None
     unmix_joint: bool | None
-    unmix_rule: Literal["unmix", "replace", "imix", "mixco", "sdmp", "mixbt", "image_space", "sdmp_released", "swav_released"]
+    unmix_rule: Literal["unmix", "replace", "imix", "mixco", "sdmp", "mixbt", "image_space", "sdmp_released", "swav_released", "esvit"]
     unmix_mixture: Literal["coin", "global", "region", "resizemix", "gridmix", "fmix", "scalemix", "cropmix", "patchmix", "manifold", "dirichlet"] | None
     unmix_weight: Literal["beta", "uniform"] | None
     unmix_larger: bool | None
@@ -108,6 +108,7 @@ class PretrainSettings(TypedDict, total=False):
     unmix_images: int | None
     unmix_patch: int | None
     unmix_align: int | None
+    unmix_every_crop: bool | None
     unmix_share: float | None
     unmix_temperature: float | None
     crop_scale_min: float

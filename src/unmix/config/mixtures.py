@@ -62,13 +62,15 @@ class MixtureSettings:
             its statistics over both. By default as the rule was released: yes for mixco.
         unmix_rule: How the loss is shared: "unmix" (added to the clean loss), "replace" (instead of
             it), "imix", "mixco", "sdmp", "mixbt", "image_space", "sdmp_released",
-            "swav_released".
+            "swav_released", "esvit".
         unmix_mixture: "coin" (global or region), "global", "region", "resizemix", "gridmix",
             "fmix", "scalemix", "cropmix", "patchmix", "manifold", "dirichlet"; by default as the
             rule was published, else "coin".
         unmix_weight: Distribution of lambda, "beta" or "uniform"; by default as published.
         unmix_larger: Take the larger of lambda and 1 - lambda; by default as published.
         unmix_layer: manifold: the layer whose output is mixed, such as layer2 or blocks.5.
+        unmix_every_crop: unmix, replace: mix every view that is a query, the local crops too, each
+            with a draw of its own; by default the first view alone.
         unmix_share: Weight of the mixed loss; by default the rule's published value, usually 1.
         unmix_temperature: mixco: T_mix; by default 0.05.
         unmix_images: dirichlet, patchmix, cropmix: images of a mixture, at least 2.
@@ -111,6 +113,7 @@ class MixtureSettings:
     unmix_images: int | None = None
     unmix_patch: int | None = None
     unmix_align: int | None = None
+    unmix_every_crop: bool | None = None
     unmix_share: float | None = None
     unmix_temperature: float | None = None
 
@@ -147,7 +150,12 @@ class MixtureSettings:
         of_rules = {word for entry in rules.values() for word in entry.facts["settings"]}
         for word, value in self._given().items():
             if word in of_rules and of_rule is not None and word not in of_rule:
-                raise UserError(f'is not for `unmix_rule="{self.unmix_rule}"`.', parameter=word)
+                able = [name for name, entry in rules.items() if word in entry.facts["settings"]]
+                raise UserError(
+                    f'is not for `unmix_rule="{self.unmix_rule}"`. It goes with '
+                    f"{' or '.join(able)}.",
+                    parameter=word,
+                )
             if word not in of_rules and word not in of_mixture:
                 raise UserError(_does_not_apply(word, value, mixture), parameter=word)
         _check_values(self._given(), {**of_mixture, **(of_rule or {})})

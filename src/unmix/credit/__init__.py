@@ -4,13 +4,12 @@ from dataclasses import fields, replace
 from typing import Any
 
 from unmix.credit.rules import (
+    EsViT,
     ImageSpace,
     IMix,
-    MixBT,
     MixCo,
     Mixed,
     Rule,
-    SwAVReleased,
     UnMixRule,
 )
 from unmix.credit.sdmp import SDMP, SDMPReleased
@@ -23,11 +22,13 @@ from unmix.credit.sharing import (
     shared_position_loss,
     soft_cross_entropy,
 )
+from unmix.credit.special import MixBT, SwAVReleased
 from unmix.errors import UserError, check_choice
 
 __all__ = [
     "RULES",
     "SDMP",
+    "EsViT",
     "IMix",
     "ImageSpace",
     "MixBT",
@@ -57,6 +58,7 @@ RULES: dict[str, Rule] = {
     "image_space": ImageSpace(),
     "sdmp_released": SDMPReleased(),
     "swav_released": SwAVReleased(),
+    "esvit": EsViT(),
 }
 """The mixing rules by the name that `unmix_rule` takes, with their published numbers."""
 

@@ -16,23 +16,20 @@ from torch import Tensor
 
 from unmix.credit.sharing import (
     Shares,
-    of_partner,
     shared_loss,
     shared_position_loss,
     soft_cross_entropy,
 )
 from unmix.mixtures import MixtureOperator, UnMix, Weight
 from unmix.mixtures.fields import check_parameters, parameter
-from unmix.transfer import to_device
 
 __all__ = [
+    "EsViT",
     "IMix",
     "ImageSpace",
-    "MixBT",
     "MixCo",
     "Mixed",
     "Rule",
-    "SwAVReleased",
     "UnMixRule",
     "softmax_loss",
 ]
@@ -44,7 +41,7 @@ class Mixed:
 
     Attributes:
         method: Compares queries with targets.
-        draw: The mixtures of the first view, as drawn.
+        draw: The mixtures of a view, usually the first, as drawn.
         query: What the trained branch says of them.
         queries: What it says of the clean views, by view.
         targets: Of the clean views, by view.
@@ -52,6 +49,7 @@ class Mixed:
         targets_of_mixtures: Gives the targets of the views mixed by the same draw, by view.
         samples: N, the images of this process's batch.
         positions: The comparisons by position of the clean step, likewise.
+        view: The number of the view that is mixed.
     """
 
     method: Any
@@ -63,6 +61,7 @@ class Mixed:
     targets_of_mixtures: Callable[[], Mapping[int, Any]]
     samples: int
     positions: Sequence[tuple[int, int, float]] = ()
+    view: int = 0
 
     def shared(self) -> Tensor:
         """Sum of w l(q_mix, t) + (1 - w) l(q_mix, t[p]) over targets, by sample and position."""
@@ -86,12 +85,12 @@ class Mixed:
         return torch.stack(losses).sum()
 
     def over_positions(self, loss: Callable[[Any], Tensor]) -> Tensor:
-        """Sum a loss over what the first view is compared with by position.
+        """Sum a loss over what the mixed view is compared with by position.
 
-        The mixture's positions are those of the first view, so its comparisons alone apply; they
-        take the share of all.
+        The mixture's positions are those of that view, so its comparisons alone apply; they take
+        the share of all.
         """
-        own = [(b, share) for a, b, share in self.positions if a == 0]
+        own = [(b, share) for a, b, share in self.positions if a == self.view]
         scale = sum(share for *_, share in self.positions) / sum(share for _, share in own)
         return torch.stack([scale * share * loss(b) for b, share in own]).sum()
 
@@ -125,6 +124,8 @@ class Rule(ABC):
         mixture: What it was published with; None for Un-Mix's own.
         joint: Whether clean and mixed images are encoded in one forward by default, as released.
         keeps_clean: Whether the loss of the clean views stays beside it.
+        every_crop: Whether every view that is a query is mixed, each with a draw of its own; else
+            the first alone.
         share: Weight of the mixed loss; above 0.
     """
 
@@ -139,6 +140,7 @@ class Rule(ABC):
     joint: ClassVar[bool] = False
 
     keeps_clean: bool = field(default=True, init=False)
+    every_crop: bool = field(default=False, init=False)
     share: float = parameter(1.0, setting="unmix_share", above=0)
 
     def __post_init__(self) -> None:
@@ -179,6 +181,8 @@ class UnMixRule(Rule):
     Args:
         share: Weight of the mixed loss beside the clean one.
         keeps_clean: False: it replaces the clean loss.
+        every_crop: Mix every view that is a query, each with a draw of its own, against clean
+            targets: the second view and the local crops too, as EsViT does.
     """
 
     label: ClassVar[str] = "Un-Mix"
@@ -186,10 +190,38 @@ class UnMixRule(Rule):
     by_position: ClassVar[bool] = True
 
     keeps_clean: bool = True
+    every_crop: bool = parameter(False, setting="unmix_every_crop")
+
+    def why_not(self, method: Any) -> str | None:
+        """With every crop mixed, several views must be queries."""
+        if self.every_crop and not method.mixes_every_view:
+            more = f"; with `{method.every_view_with}` it has two" if method.every_view_with else ""
+            return f"its first view alone is a query, which `unmix` and `replace` mix{more}"
+        return None
 
     def __call__(self, mixed: Mixed) -> Tensor:
         """Sum of w l(q_mix, t) + (1 - w) l(q_mix, t[p]) over the targets' views."""
         return self.share * mixed.shared()
+
+
+@dataclass(frozen=True)
+class EsViT(UnMixRule):
+    """EsViT: every student crop is mixed by a draw of its own, and compared with clean teachers.
+
+    Its N x N soft targets T are w where a mixture and a teacher's image are the same and 1 - w at
+    the partner; the cross-entropy with T P_t is the sum of both images' losses, by their shares. It
+    replaces the clean loss.
+
+    Args:
+        share: Weight of the mixed loss.
+    """
+
+    label: ClassVar[str] = "EsViT"
+    source: ClassVar[str] = "Li et al. 2022, ICLR (arXiv 2106.09785); as released"
+    mixture: ClassVar[MixtureOperator | None] = UnMix(0.5, alpha=1.0, global_alpha=0.8)
+
+    keeps_clean: bool = field(default=False, init=False)
+    every_crop: bool = field(default=True, init=False)
 
 
 @dataclass(frozen=True)
@@ -265,49 +297,6 @@ class MixCo(Rule):
 
 
 @dataclass(frozen=True)
-class MixBT(Rule):
-    """Mix-BT: the mixture's correlations with both views are the mixture of the views'.
-
-    As released, features are standardized here by their unbiased standard deviation, without an
-    epsilon, and the products are divided by N, whatever Barlow Twins itself does.
-
-    Args:
-        share: Weight of the penalty, beside Barlow Twins' own weight of the off-diagonal part.
-    """
-
-    label: ClassVar[str] = "Mix-BT"
-    source: ClassVar[str] = "Bandara et al. 2023 (arXiv 2312.02151); as released"
-    partner_view: ClassVar[int] = 1
-    of_pairs: ClassVar[bool] = True
-    both_views: ClassVar[bool] = True
-    mixture: ClassVar[MixtureOperator | None] = UnMix(1.0, pairing="permutation")
-
-    share: float = parameter(5.0, setting="unmix_share", above=0)
-
-    def why_not(self, method: Any) -> str | None:
-        """Only Barlow Twins compares correlations."""
-        if "mixbt" not in method.special_rules:
-            return "it has no cross-correlation of features, which the rule is about"
-        return None
-
-    def clean_queries(self, pairs: Sequence[tuple[int, int, float]]) -> set[int]:
-        """Both views'."""
-        return {0, 1}
-
-    def __call__(self, mixed: Mixed) -> Tensor:
-        """The squared distance of the correlations from their targets."""
-        method, m = mixed.method, mixed.query
-        a, b = mixed.queries[0], mixed.queries[1]
-        other = of_partner(b, mixed.draw.owners[:, 1])
-        w = to_device(mixed.draw.shares[0, 0], a.device)
-        total = a.new_zeros((), dtype=torch.float32)
-        for z in (a, b):
-            found, own, others = (method.correlation(x, z, unbiased=True) for x in (m, a, other))
-            total = total + (found - (w * own + (1 - w) * others)).square().sum()
-        return self.share * method.penalty * total
-
-
-@dataclass(frozen=True)
 class ImageSpace(Rule):
     """Image space: the first view is mixed, and the loss is unchanged.
 
@@ -337,41 +326,6 @@ class ImageSpace(Rule):
             for a, b, share in mixed.positions
         ]
         return self.share * torch.stack(losses).sum()
-
-
-@dataclass(frozen=True)
-class SwAVReleased(Rule):
-    """Un-Mix for SwAV as its released code has it, which differs from the authors' formula.
-
-    Only the mixture's assignment is exchanged for its partner's. So its own prediction has the
-    weight w + (1 - w) = 1 on the image's assignment, and none on the partner's.
-
-    Args:
-        share: Weight of the mixed loss beside the clean one.
-    """
-
-    label: ClassVar[str] = "SwAV as released"
-    source: ClassVar[str] = "Un-Mix, released SwAV code; the formula is in its issue 7"
-    of_pairs: ClassVar[bool] = True
-
-    def why_not(self, method: Any) -> str | None:
-        """Only SwAV assigns codes to mixtures."""
-        if "swav_released" not in method.special_rules:
-            return "it reproduces an error of the released SwAV code, and this method has no codes"
-        return None
-
-    def __call__(self, mixed: Mixed) -> Tensor:
-        """The loss with the mixtures' codes, and with their partners'."""
-        p = mixed.draw.owners[:, 1]
-        exchanged = mixed.query._replace(codes=of_partner(mixed.query.codes, p))
-        w = to_device(mixed.draw.shares[:, 0], mixed.query.scores.device)
-
-        def loss(b: int) -> Tensor:
-            own = mixed.method.compare(mixed.query, mixed.targets[b])
-            other = mixed.method.compare(exchanged, mixed.targets[b])
-            return (w * own + (1 - w) * other).mean()
-
-        return self.share * mixed.over_targets(loss)
 
 
 _OverSamples = Callable[[Tensor, Shares, int], Tensor]

@@ -112,6 +112,9 @@ class Method(nn.Module, ABC):
         target_queries: The views whose queries `targets` needs.
         target_gradient: Whether these queries are trained through the targets too.
         memory_queries: The views whose queries `update_memory` needs.
+        mixes_every_view: Whether several views are queries of one head, so that a rule can mix each
+            of them; see `student_pairs`.
+        every_view_with: The option with which they are, where that depends on one.
         special_rules: Names of the mixing rules made for this method, beside those for any loss.
         color_space: The color space of the views.
     """
@@ -126,6 +129,8 @@ class Method(nn.Module, ABC):
     target_queries: Collection[int] = ()
     target_gradient: bool = False
     memory_queries: Collection[int] = ()
+    mixes_every_view: bool = False
+    every_view_with: str = ""
     special_rules: frozenset[str] = frozenset()
     color_space: Literal["RGB", "Lab", "YCbCr"] = "RGB"
     pairs: Sequence[Pair] = (Pair(0, 1),)
@@ -167,6 +172,19 @@ class Method(nn.Module, ABC):
         None, unless a view has a head of its own, which the first view's mixture does not train.
         """
         return ()
+
+    def student_pairs(self, count: int) -> Sequence[Pair]:
+        """The comparisons of a step in which all queries are mixtures, and all targets clean."""
+        return self.pairs_of(count)
+
+    def student_queries(self, views: Sequence[Tensor], asked: Collection[int]) -> dict[int, Any]:
+        """The queries of mixtures of some views, by view, which are nobody's target."""
+        return self.queries(views, asked)
+
+    @property
+    def trains_student_targets(self) -> bool:
+        """Whether clean targets are trained by their comparison with `student_queries`."""
+        return self.target_gradient
 
     def why_not_joint(self) -> str | None:
         """Why clean and mixed images cannot be encoded in one batch; None if they can."""

@@ -26,6 +26,7 @@ class BYOL(MomentumTargets):
         encoder_momentum: tau of the target network at the start; it rises to 1 by a cosine.
     """
 
+    mixes_every_view = True
     pairs: Sequence[Pair] = (Pair(0, 1), Pair(1, 0))
 
     def __init__(

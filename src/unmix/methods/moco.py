@@ -47,6 +47,8 @@ class MoCo(InstanceDiscrimination):
     """
 
     sync_batch_norm = False
+    mixes_every_view = True
+    every_view_with = "symmetric=True"
     Z: Tensor
 
     def __init__(
@@ -83,6 +85,7 @@ class MoCo(InstanceDiscrimination):
         self.n_data, self.T, self.m = n_data, temperature, encoder_momentum
         self.contrast, self.bn_splits, self.shuffle_bn = contrast, bn_splits, shuffle_bn
         self.pairs = (Pair(0, 1), Pair(1, 0)) if symmetric else (Pair(0, 1),)
+        self.mixes_every_view = symmetric
 
     def begin_step(self, progress: Progress) -> None:
         """Update the key encoder."""

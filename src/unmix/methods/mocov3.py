@@ -38,6 +38,7 @@ class MoCoV3(MomentumTargets, InBatchNegatives):
         predictor_bias: ResNets: a bias in the predictor's last layer, as here before version 0.2.
     """
 
+    mixes_every_view = True
     pairs: Sequence[Pair] = (Pair(0, 1), Pair(1, 0))
 
     def __init__(

@@ -25,6 +25,7 @@ class MultiCrop(Method):
     """
 
     multi_crop = True
+    mixes_every_view = True
 
     def __init__(self, backbone: nn.Module, head: nn.Module) -> None:
         super().__init__()

@@ -48,6 +48,7 @@ class NNCLR(InBatchNegatives):
         queue_size: Number of z in the queue Q.
     """
 
+    mixes_every_view = True
     pairs: Sequence[Pair] = (Pair(0, 1, 0.5), Pair(1, 0, 0.5))
     target_queries = (0, 1)
     memory_queries = (0,)

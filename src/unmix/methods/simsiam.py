@@ -42,6 +42,7 @@ class SimSiam(Projected):
         fix_predictor_rate: Keep the predictor's learning rate constant.
     """
 
+    mixes_every_view = True
     pairs: Sequence[Pair] = (Pair(0, 1, 0.5), Pair(1, 0, 0.5))
     target_queries = (0, 1)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import NamedTuple, cast
 
 import torch
@@ -16,7 +16,7 @@ from unmix.errors import check_number
 from unmix.losses import sinkhorn
 from unmix.memory import Queue
 from unmix.methods.base import Pair, Progress, full_precision, l2_normalize
-from unmix.methods.multicrop import MultiCrop
+from unmix.methods.multicrop import MultiCrop, encode_together
 
 __all__ = ["SwAV", "SwAVOutput"]
 
@@ -109,6 +109,24 @@ class SwAV(MultiCrop):
         share = 1 / (2 * (count - 1))
         small = [Pair(v, b, share) for v in range(2, count) for b in (0, 1)]
         return [Pair(0, 1, 2 * share), *small]
+
+    def student_pairs(self, count: int) -> Sequence[Pair]:
+        """Every crop with the large views' codes but its own; the mean over codes and crops."""
+        share = 1 / (2 * (count - 1))
+        return [Pair(v, b, share) for b in (0, 1) for v in range(count) if v != b]
+
+    def student_queries(
+        self, views: Sequence[Tensor], asked: Collection[int]
+    ) -> dict[int, SwAVOutput]:
+        """Predictions without codes, as small crops': clean codes alone are predicted."""
+        chosen = sorted(asked)
+        outputs = encode_together(self.f.backbone, self.f.head, [views[v] for v in chosen])
+        return {v: self.predict(z, 2) for v, z in zip(chosen, outputs, strict=True)}
+
+    @property
+    def trains_student_targets(self) -> bool:
+        """False: of a clean view the code alone is compared, which has no gradient."""
+        return False
 
     def why_not_joint(self) -> str:
         """Codes spread the batch over the prototypes, and mixtures would be in it."""

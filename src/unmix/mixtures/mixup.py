@@ -184,6 +184,7 @@ class UnMix(_WithAlpha):
         per: One weight and one coin per `batch`, or per `sample`.
         pairing: See `unmix.mixtures.sampling.partners`.
         weight: Another distribution of lambda.
+        global_alpha: The global mixture's own alpha, as EsViT's 0.8; by default that of both kinds.
         align: Side in pixels of cells, to whose edges boxes are rounded; None for any pixel.
 
     Raises:
@@ -195,6 +196,7 @@ class UnMix(_WithAlpha):
     per: Per = parameter("batch", setting="unmix_per", choices=PER)
     pairing: Pairing = parameter("reverse", setting="unmix_pairing", choices=PAIRINGS)
     weight: Weight | None = None
+    global_alpha: float | None = parameter(None, above=0)
     align: int | None = parameter(None, setting="unmix_align", at_least=1)
 
     def __post_init__(self) -> None:
@@ -219,7 +221,8 @@ class UnMix(_WithAlpha):
         """Which mixture, and the distribution."""
         if self.prob in (0, 1):
             return f"{'global' if self.prob else 'region'}; {self.distribution}"
-        return f"global with probability {self.prob:g}, else region; {self.distribution}"
+        own = "" if self.global_alpha is None else f" ({Weight(alpha=self.global_alpha)})"
+        return f"global{own} with probability {self.prob:g}, else region; {self.distribution}"
 
     def pairs(
         self,
@@ -237,6 +240,8 @@ class UnMix(_WithAlpha):
         if self.align is not None:
             region = aligned_boxes(region, height, width, self.align)
         box = torch.where(is_global[:, None], whole_image(m, height, width), region)
+        if self.global_alpha is not None:
+            ratio = Weight(alpha=self.global_alpha).draw(m, generator)
         ratio = torch.where(is_global, ratio, torch.zeros(()))
         partner = self._partner(n, generator, features)
         return PairDraw(

@@ -162,8 +162,12 @@ class Drawn(MixtureOperator):
         generator: torch.Generator | None = None,
         features: Tensor | None = None,
     ) -> MixtureDraw:
-        """Return the draw."""
-        return self.mixtures
+        """Return the draw, for images of another size the same one scaled."""
+        height, width = shape[2:]
+        drawn_for = getattr(self.mixtures, "size", None)
+        if drawn_for is None or tuple(drawn_for) == (height, width):
+            return self.mixtures
+        return self.mixtures.resized(height, width)
 
 
 class PairOperator(MixtureOperator):

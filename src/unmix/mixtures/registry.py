@@ -131,7 +131,9 @@ def label_space(
     with renamed(renaming(name)):
         if of_weight:
             default = getattr(choice.kind, "weight", None) or Weight()
-            values["weight"] = _weight(values.get("weight", default), of_weight)
+            values["weight"] = _weight(values.get("weight", default) or Weight(), of_weight)
+            for one_alpha in {"alpha", "global_alpha"} & names:  # what is given is of all mixtures
+                values[one_alpha] = None
         made: Any = choice.kind(**{**values, **choice.fixed})
     assert isinstance(made, MixtureOperator)
     return made

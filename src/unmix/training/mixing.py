@@ -17,6 +17,10 @@ from unmix.together import Names, check_together, smallest_batch
 __all__ = ["check_views", "label_space"]
 
 
+_OF_RULES = ("share", "temperature", "every_crop")
+"""Parameters of rules; the settings that give them are called so after `unmix_`."""
+
+
 def label_space(settings: Settings, method: Method) -> tuple[MixtureOperator | None, Rule]:
     """The operator and the rule of a run; without `unmix` no operator.
 
@@ -24,12 +28,12 @@ def label_space(settings: Settings, method: Method) -> tuple[MixtureOperator | N
         UserError: if the rule, the mixture or a number of theirs does not apply to the method.
     """
     wanted, run_, model = settings.mixture, settings.run, settings.model
-    numbers = {"share": wanted.unmix_share, "temperature": wanted.unmix_temperature}
-    given = {name: n for name, n in numbers.items() if n is not None}
-    with renamed(
-        {"rule": "unmix_rule", "share": "unmix_share", "temperature": "unmix_temperature"}
-    ):
-        shared = rule(wanted.unmix_rule, **given)
+    words = {name: f"unmix_{name}" for name in _OF_RULES}
+    given = {name: getattr(wanted, word) for name, word in words.items()}
+    with renamed({"rule": "unmix_rule", **words}):
+        shared = rule(
+            wanted.unmix_rule, **{name: value for name, value in given.items() if value is not None}
+        )
     operator = wanted.label_space(shared.mixture)
     if operator is None:
         return None, shared
