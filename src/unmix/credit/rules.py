@@ -195,8 +195,8 @@ class UnMixRule(Rule):
     def why_not(self, method: Any) -> str | None:
         """With every crop mixed, several views must be queries."""
         if self.every_crop and not method.mixes_every_view:
-            more = f"; with `{method.every_view_with}` it has two" if method.every_view_with else ""
-            return f"its first view alone is a query, which `unmix` and `replace` mix{more}"
+            more = f"; with {method.every_view_with} it has two" if method.every_view_with else ""
+            return f"its first view alone is a query, which unmix and replace mix{more}"
         return None
 
     def __call__(self, mixed: Mixed) -> Tensor:

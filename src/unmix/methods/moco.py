@@ -48,7 +48,7 @@ class MoCo(InstanceDiscrimination):
 
     sync_batch_norm = False
     mixes_every_view = True
-    every_view_with = "symmetric=True"
+    every_view_with = "symmetric"
     Z: Tensor
 
     def __init__(
