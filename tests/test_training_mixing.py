@@ -70,10 +70,13 @@ def test_every_rule_has_the_mixture_that_it_was_published_with(rule: str) -> Non
         "barlow": {"method": "barlow", "dim": 16, "hidden": 16},
         "swav": {"method": "swav", "prototypes": 8},
     }[method]
+    if rule == "esvit":
+        words = {**words, "symmetric": True}
     parts = parts_of(**words, unmix=True, unmix_rule=rule)
     published = {
         "imix": UnMix(1.0, per="sample", pairing="permutation", weight=Weight(larger=True)),
         "mixco": UnMix(1.0, per="sample", pairing="halves"),
+        "esvit": UnMix(0.5, alpha=1.0, global_alpha=0.8),
         "mixbt": UnMix(1.0, per="batch", pairing="permutation"),
         **dict.fromkeys(
             ("sdmp", "sdmp_released"),
@@ -82,7 +85,7 @@ def test_every_rule_has_the_mixture_that_it_was_published_with(rule: str) -> Non
     }
     assert parts.module.label_space == published.get(rule, UnMix())
     result = one_step(parts)
-    assert (result.clean is None) == (rule in ("replace", "imix", "image_space"))
+    assert (result.clean is None) == (rule in ("replace", "imix", "image_space", "esvit"))
 
 
 def test_numbers_of_a_rule_reach_it() -> None:
