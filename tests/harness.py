@@ -30,6 +30,8 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "moco": {"queue_size": 32, "bn_splits": 2, "dim": 16, "symmetric": True},
     "mocov3": {"dim": 16, "hidden": 32},
     "nnclr": {"dim": 16, "hidden": 32, "predictor_hidden": 16, "queue_size": 32},
+    # So many random keys that images have neighbors of their own.
+    "nnbyol": {"dim": 3, "hidden": 32, "queue_size": 2000},
     "pirl": {"negatives": 12, "dim": 16, "contrast": "softmax"},
     "ressl": {"dim": 16, "hidden": 16, "queue_size": 32},
     "simclr": {"dim": 16},

@@ -102,9 +102,11 @@ REPLACED = {
     "insdis": (0, 1), "lejepa": (2, 0), "moco": (0, 0), "mocov3": (0, 0), "nnclr": (0, 2),
     "pirl": (1, 1), "simclr": (1, 0), "simsiam": (0, 2), "swav": (1, 0), "vicreg": (1, 0),
     "wmse": (1, 0), "ressl": (0, 0), "tico": (1, 0),
+    "nnbyol": (0, 0),
 }  # fmt: skip
 # The loss of the perturbed first view needs the clean queries of the others.
 IMAGE_SPACE = REPLACED | {
+    "nnbyol": (1, 0),
     "byol": (1, 0), "deepclusterv2": (2, 0), "dino": (2, 0), "moco": (1, 0), "mocov3": (1, 0),
     "nnclr": (1, 1), "simsiam": (1, 1), "swav": (2, 0),
 }  # fmt: skip
@@ -186,6 +188,7 @@ def test_what_is_kept_is_what_a_clean_step_keeps(name: str, rule: str) -> None:
     kept = any(not torch.equal(value, before[key]) for key, value in state.items())
     memories = {
         "cmc", "deepclusterv2", "dino", "insdis", "moco", "nnclr", "pirl", "ressl", "swav", "tico",
+        "nnbyol",
     }  # fmt: skip
     assert name not in REPLACED or kept == (name in memories)
 

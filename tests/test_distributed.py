@@ -29,6 +29,7 @@ METHODS: dict[str, dict[str, Any]] = {
     "lejepa": SMALL | {"slices": 16},
     "moco": {"dim": 6, "queue_size": 40, "bn_splits": 1, "symmetric": True},
     "mocov3": SMALL,
+    "nnbyol": SMALL | {"queue_size": 40},
     "nnclr": SMALL | {"queue_size": 40},
     "ressl": SMALL | {"queue_size": 40},
     "simclr": SMALL,
@@ -67,8 +68,9 @@ def build(name: str) -> Any:
         method.f.head = nn.Linear(8, 6)
     if hasattr(method, "g_k"):
         method.g_k = copy.deepcopy(method.g).requires_grad_(False)
-    if hasattr(method, "h"):
-        method.h = nn.Linear(6, 6)
+    for predictor in ("h", "q"):
+        if hasattr(method, predictor):
+            setattr(method, predictor, nn.Linear(6, 6))
     return method
 
 

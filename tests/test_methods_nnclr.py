@@ -53,7 +53,7 @@ def test_in_image_space_the_second_view_is_trained_too() -> None:
     mixed = draw.apply(views[0].detach())
     alone = [mixed, views[1].detach().clone().requires_grad_()]
     p = [method.query(view, number) for number, view in enumerate(alone)]
-    targets = [method.nearest(method.query(view).z) for view in views]
+    targets = [method.Q.nearest(method.query(view).z) for view in views]
     (method.compare(p[1], targets[0]).mean() / 2).backward()
     assert views[1].grad is not None
     torch.testing.assert_close(views[1].grad, alone[1].grad)

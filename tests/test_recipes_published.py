@@ -33,6 +33,7 @@ WITHOUT_A_FILE = {
     "*-photos": "chosen small, for a laptop",
     "byol-imagenet": "the paper, section 3.2 and appendix B",
     "nnclr-imagenet": "the paper, section 4.1",
+    "nnbyol-imagenet": "BYOL's paper, appendix B, and NNCLR's, section 4.1",
     "simsiam": "the paper, appendix D",
     "simsiam-cifar10": "the paper, appendix D",
     "simsiam-cifar100": "the paper, appendix D",
@@ -60,7 +61,7 @@ OURS: list[tuple[str, str, str]] = [
     ("simclr-unmix-* byol-unmix-*", "unmix_prob beta", "the author's answer, Un-Mix's issue 5"),
     (
         "byol-imagenet100 deepclusterv2-[cst]* deepclusterv2-imagenet100 simclr-imagenet100 "
-        "swav-imagenet100",
+        "swav-imagenet100 nnbyol-[cst]* nnbyol-imagenet100",
         "optimizer",
         "SGD for a LARS with a cap; see docs/methods/index.md",
     ),
@@ -78,6 +79,11 @@ OURS: list[tuple[str, str, str]] = [
     ("dino", "interpolation", "as in solo-learn's recipes for CIFAR"),
     ("ressl", "queue_size interpolation", "for small data; bicubic as in solo-learn"),
     ("ressl-imagenet", "drop_last", "as in its code"),
+    (
+        "nnbyol",
+        "optimizer lr weight_decay hidden queue_size interpolation",
+        "for small data, as BYOL",
+    ),
     ("lejepa", "dim hidden sigreg slices", "lightly's defaults; the README has no numbers"),
     ("lejepa-imagenet*", "batch_size drop_last warmup_epochs", "not stated by the README"),
     ("lejepa-imagenet100", "epochs", "solo-learn's for this data set"),

@@ -36,11 +36,11 @@ MEMORY = {
     "cmc": ("memory_l.bank", "memory_ab.bank"), "deepclusterv2": ("memory",), "dino": ("c",),
     "insdis": ("contrast.bank",), "moco": ("queue.",), "nnclr": ("Q.",),
     "pirl": ("contrast.bank",), "ressl": ("Q.",), "swav": ("queues.",),
-    "tico": ("C",),
+    "tico": ("C",), "nnbyol": ("Q.",),
 }  # fmt: skip
 # Forwards of momentum encoders, in views.
 KEYS = {"moco": 2, "moco-asymmetric": 1, "moco-nce": 1, "moco-v2": 1, "byol": 2, "mocov3": 2,
-        "dino": 2, "ressl": 1, "tico": 1}  # fmt: skip
+        "dino": 2, "ressl": 1, "tico": 1, "nnbyol": 2}  # fmt: skip
 # The methods that draw something in a step: negatives, shuffled batches or sub-batches.
 RANDOM = {"cmc", "insdis", "moco", "pirl", "wmse"}
 

@@ -64,6 +64,7 @@ _METHODS = {
     "lejepa": "LeJEPA",
     "moco": "MoCo",
     "mocov3": "MoCo v3",
+    "nnbyol": "NNBYOL",
     "nnclr": "NNCLR",
     "pirl": "PIRL",
     "ressl": "ReSSL",

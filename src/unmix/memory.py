@@ -47,6 +47,23 @@ class Queue(nn.Module):
         return min(1.0, self.seen.item() / len(self))
 
     @torch.no_grad()
+    def nearest(self, vectors: Tensor, count: int | None = None) -> Tensor:
+        """The nearest keys of unit vectors (N, dim), in float32 whatever autocast does.
+
+        Args:
+            vectors: (N, dim).
+            count: How many each, at most as many as the queue has.
+
+        Returns:
+            (N, dim), or, with `count`, (N, count, dim), the nearest first.
+        """
+        with torch.autocast(vectors.device.type, enabled=False):
+            similarities = vectors.float() @ self.keys.T
+            if count is None:
+                return self.keys[similarities.argmax(dim=1)]
+            return self.keys[similarities.topk(count, dim=1).indices]
+
+    @torch.no_grad()
     def push(self, keys: Tensor) -> None:
         """Put keys (N, dim) in, in order, over the oldest; N may be anything, and wraps.
 

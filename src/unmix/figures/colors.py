@@ -34,6 +34,7 @@ _METHODS: dict[str, str] = {
     "lejepa": "#B08010",
     "ressl": "#5F8F2F",
     "tico": "#C05A8A",
+    "nnbyol": "#B8509A",
 }
 
 PALETTE = (

@@ -14,6 +14,7 @@ from unmix.methods.insdis import InsDis
 from unmix.methods.lejepa import LeJEPA
 from unmix.methods.moco import MoCo
 from unmix.methods.mocov3 import MoCoV3
+from unmix.methods.nnbyol import NNBYOL
 from unmix.methods.nnclr import NNCLR
 from unmix.methods.pirl import PIRL
 from unmix.methods.ressl import ReSSL
@@ -29,6 +30,7 @@ __all__ = [
     "CMC",
     "DINO",
     "METHODS",
+    "NNBYOL",
     "NNCLR",
     "PIRL",
     "WMSE",
@@ -63,6 +65,7 @@ METHODS: dict[str, type[Method]] = {
     "lejepa": LeJEPA,
     "moco": MoCo,
     "mocov3": MoCoV3,
+    "nnbyol": NNBYOL,
     "nnclr": NNCLR,
     "pirl": PIRL,
     "ressl": ReSSL,

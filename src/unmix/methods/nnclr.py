@@ -83,13 +83,7 @@ class NNCLR(InBatchNegatives):
         generator: torch.Generator,
     ) -> dict[int, Tensor]:
         """nn(z) of both views: rows of the queue (N, dim)."""
-        return {b: self.nearest(queries[b].z) for b in (0, 1)}
-
-    @torch.no_grad()
-    def nearest(self, z: Tensor) -> Tensor:
-        """The queue's nearest neighbors of unit vectors (N, dim)."""
-        with full_precision(z):
-            return self.Q.keys[(z @ self.Q.keys.T).argmax(dim=1)]
+        return {b: self.Q.nearest(queries[b].z) for b in (0, 1)}
 
     def compare(self, query: NNCLROutput, target: Tensor) -> Tensor:
         """InfoNCE of a neighbor's own p among the p of the batch: losses (N,)."""
