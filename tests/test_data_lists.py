@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import cProfile
 import os
+import pstats
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +18,7 @@ from PIL import Image
 
 from unmix.cli import main
 from unmix.commands import knn
-from unmix.data import FileImages, load
+from unmix.data import FileImages, kept, list_cache, lists, load
 from unmix.data.columns import Columns
 from unmix.data.fingerprint import fingerprint
 from unmix.errors import UserError
@@ -266,3 +269,135 @@ def test_a_run_from_a_list_is_resumed_elsewhere_and_evaluated(root, tmp_path):
         load(root / "list.csv", "train")
     )
     assert "data" not in knn(str(run), data=str(moved / "list.csv"))
+
+
+@pytest.fixture(scope="module")
+def long(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A list of 100,000 files: 1,000 of them in a folder that has 100 names."""
+    root = tmp_path_factory.mktemp("long")
+    (root / "store").mkdir()
+    for i in range(1000):
+        Image.new("RGB", (2, 2), (i % 256, 9, 9)).save(root / "store" / f"{i}.bmp")
+    for folder in range(100):
+        (root / f"f{folder:02}").symlink_to("store")
+    rows = [f"f{n % 100:02}/{n // 100}.bmp,{n % 8}\n" for n in range(100_000)]
+    write(root / "list.csv", "path,label\n" + "".join(rows))
+    return root
+
+
+def work(call: Callable[[], FileImages]) -> tuple[FileImages, int, int]:
+    """What a call gives, the number of calls of functions within it, and those of `os.stat`."""
+    profile = cProfile.Profile()
+    found = profile.runcall(call)
+    stats = pstats.Stats(profile)
+    asked = sum(count for (_, _, name), (_, count, *_) in stats.stats.items()  # type: ignore[attr-defined]
+                if name == "<built-in method posix.stat>")  # fmt: skip
+    return found, stats.total_calls, asked  # type: ignore[attr-defined]
+
+
+def test_a_long_list_is_read_with_little_work_and_once(long, tmp_path, monkeypatch):
+    monkeypatch.setattr(kept, "_SETTLED", 0)
+    words = {"manifest": True, "cache_dir": tmp_path / "cache"}
+    path = long / "list.csv"
+    listed(path)  # statistics of the images are kept by the process
+    plain, calls, asked = work(lambda: listed(path))
+    assert (len(plain), plain.classes) == (90_000, tuple("01234567"))
+    assert calls < 20 * 100_000  # 48 a line before
+    assert asked < 3000  # of the images that statistics are of, not of each
+    first, _, _ = work(lambda: listed(path, **words))
+    test = listed(path, "test", **words)
+    again, calls, asked = work(lambda: listed(path, **words))
+    assert calls < 100_000 / 2
+    assert asked < 3000
+    assert fingerprint(again, sizes=False) == fingerprint(plain, sizes=False)
+    assert fingerprint(test, sizes=False) == fingerprint(listed(path, "test"), sizes=False)
+    assert first.notes == plain.notes
+    assert again.notes[:-1] == plain.notes
+    assert "note: 100,000 paths are from" in again.notes[-1]
+
+
+@pytest.fixture
+def short(root: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A list that is kept though it is short."""
+    monkeypatch.setattr(list_cache, "_FEWEST", 1)
+    monkeypatch.setattr(kept, "_SETTLED", 0)
+    text = "".join(f"{p},{c},{'test' if i % 5 == 0 else 'train'}\n" for i, (p, c) in
+                   enumerate(ROWS))  # fmt: skip
+    write(root / "list.csv", "path,label,split\n" + text)
+    return root
+
+
+def is_kept(root: Path, split: str = "train", **more: Any) -> bool:
+    """Whether a list is not read; what is found must be what it says."""
+    words: dict[str, Any] = {"manifest": True, "cache_dir": root / "cache", **more}
+    with pytest.MonkeyPatch.context() as patch:
+        read: list[Path] = []
+        table = lists.read_table
+        patch.setattr(lists, "read_table", lambda *each: read.append(each[0]) or table(*each))
+        found = listed(root / "list.csv", split, **words)
+    plain = listed(root / "list.csv", split, **more)
+    assert fingerprint(found) == fingerprint(plain)
+    assert [note for note in found.notes if not note.startswith("note:")] == list(plain.notes)
+    return not read
+
+
+def test_a_list_is_read_again_when_it_or_a_folder_or_a_setting_is_another(short):
+    assert [is_kept(short), is_kept(short), is_kept(short, "test")] == [False, True, True]
+    (short / "img" / "cat" / "0 x.png").rename(short / "img" / "cat" / "away.png")
+    assert [is_kept(short, "test"), is_kept(short, "test"), is_kept(short)] == [False, True, True]
+    with pytest.raises(UserError, match="1 of 4 paths does not exist"):
+        listed(short / "list.csv", "test", strict=True, manifest=True, cache_dir=short / "cache")
+    (short / "img" / "cat" / "away.png").rename(short / "img" / "cat" / "0 x.png")
+    assert not is_kept(short)
+    write(short / "list.csv", (short / "list.csv").read_bytes().replace(b",dog", b",cow"))
+    assert [is_kept(short), is_kept(short)] == [False, True]
+    assert not is_kept(short, columns=Columns(label="split"))
+    assert not is_kept(short, train_folder="test", test_folder="train")
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda content: content[: len(content) // 2],
+        lambda content: content.replace(b'"cat"', b'"car"'),
+        lambda content: signed(body(content).replace(b'"count": 16', b'"count": 15')),
+        lambda content: signed(body(content).replace(b'"labels": [0', b'"labels": [9')),
+        lambda content: signed(b"[]"),
+        lambda content: signed(b"[" * 100_000),
+    ],
+)  # fmt: skip
+def test_what_is_kept_of_a_list_and_damaged_is_read_anew(short, damage):
+    assert not is_kept(short)
+    (file,) = (short / "cache" / "listings").iterdir()
+    whole = file.read_bytes()
+    file.write_bytes(damage(whole))
+    assert not is_kept(short)
+    assert file.read_bytes() == whole
+
+
+def body(content: bytes) -> bytes:
+    return content.partition(b"\n")[2]
+
+
+def signed(content: bytes) -> bytes:
+    """What the cache holds, with a checksum that is right."""
+    return kept.checksum(content) + b"\n" + content
+
+
+def test_a_list_that_was_just_written_or_whose_names_are_odd_is_not_kept(short, monkeypatch):
+    odd = "img/cat/a\nb \udcff.png"
+    shutil.copy(short / ROWS[0][0], short / odd)
+    with (short / "list.csv").open("a", encoding="utf-8", errors="surrogateescape") as file:
+        file.write(f'"{odd}",cat,train\n')
+    assert [is_kept(short), is_kept(short)] == [False, True]
+    monkeypatch.setattr(kept, "_SETTLED", 10**15)
+    shutil.rmtree(short / "cache")
+    assert [is_kept(short), is_kept(short)] == [False, False]
+
+
+def test_a_csv_of_many_lines_names_the_first_that_is_wrong(tmp_path):
+    lines = [f"{i}.png,{i % 3}" for i in range(1000)]
+    lines[700] += ",x"
+    lines[710] += '"a'
+    with pytest.raises(UserError, match="line 701 has 3 cells, the first 2"):
+        load(write(tmp_path / "list.csv", "\n".join(lines)), "train")

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from unmix.config import Settings
-from unmix.data import load, manifest
+from unmix.data import kept, load, manifest
 from unmix.data.listing import Folder, list_tree
 from unmix.data.manifest import Manifest
 from unmix.training.run.parts import load_split
@@ -17,7 +17,7 @@ from unmix.training.run.parts import load_split
 @pytest.fixture
 def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(manifest, "_FEWEST", 1)
-    monkeypatch.setattr(manifest, "_SETTLED", 0)
+    monkeypatch.setattr(kept, "_SETTLED", 0)
     for name in "abc":
         (tmp_path / "data" / name).mkdir(parents=True)
         for i in range(3):
@@ -86,7 +86,7 @@ def test_a_name_that_leads_elsewhere_is_damage(root, tmp_path):
     listed(root, cache)
     (file,) = (cache / "listings").iterdir()
     body = file.read_bytes().partition(b"\n")[2].replace(b'"0.jpg"', b'"../x"')
-    file.write_bytes(manifest._digest(body) + b"\n" + body)
+    file.write_bytes(kept.checksum(body) + b"\n" + body)
     paths, _, notes = listed(root, cache)
     assert "is damaged" in notes[0]
     assert not any(".." in path for path in paths)
@@ -120,7 +120,7 @@ def test_links_run_folders_and_fifos_are_looked_at_each_time(root, tmp_path):
 
 
 def test_a_folder_that_has_just_changed_is_not_kept(root, tmp_path, monkeypatch):
-    monkeypatch.setattr(manifest, "_SETTLED", 10**12)
+    monkeypatch.setattr(kept, "_SETTLED", 10**12)
     listed(root, tmp_path / "cache")
     assert len(listed(root, tmp_path / "cache")[1]) == 4
 

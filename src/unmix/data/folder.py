@@ -118,15 +118,17 @@ def hold_out(listing: Listing) -> tuple[Listing, Listing]:
     held: set[int] = set()
     for name, indices in zip(listing.classes, members, strict=True):
         if len(indices) > 1:
-            by_hash = sorted(indices, key=lambda i: _hash(name, listing.paths[i]))
-            held.update(by_hash[: max(1, (len(indices) + 5) // 10)])
+            hashes = _hashes(name, [listing.paths[i] for i in indices])
+            by_hash = sorted(range(len(indices)), key=hashes.__getitem__)
+            held.update(indices[k] for k in by_hash[: max(1, (len(indices) + 5) // 10)])
     kept = [i for i in range(len(listing.paths)) if i not in held]
     return _pick(listing, kept), _pick(listing, sorted(held))
 
 
-def _hash(name: str, path: str) -> bytes:
-    place = os.fsencode(f"{name}/{os.path.basename(path)}")
-    return hashlib.blake2b(place, digest_size=8).digest()
+def _hashes(name: str, paths: list[str]) -> list[bytes]:
+    start, blake2b = os.fsencode(f"{name}/"), hashlib.blake2b
+    files = os.fsencode("/".join([os.path.basename(path) for path in paths])).split(b"/")
+    return [blake2b(start + file, digest_size=8).digest() for file in files]
 
 
 def _pick(listing: Listing, indices: list[int]) -> Listing:

@@ -16,10 +16,12 @@ from unmix.data.columns import Columns
 from unmix.data.dataset import file_images
 from unmix.data.decoding import Decoding
 from unmix.data.folder import hold_out, in_classes, looked_at
+from unmix.data.formats import extensions
 from unmix.data.imageset import FileImages, Skipped
+from unmix.data.list_cache import Found, ListCache
 from unmix.data.listing import Listing
+from unmix.data.presence import file_modes
 from unmix.data.splits import split_names
-from unmix.data.stats import stats
 from unmix.data.tables import Table, read_table
 from unmix.errors import UserError
 from unmix.files import kind_of
@@ -30,6 +32,7 @@ __all__ = ["load_list"]
 _NAMED = 3
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
 _UNTIDY = re.compile(r"//|/\./|/\.\./|^\./|/\.?$")
+_UNTIDY_PARTS = ("//", "/./", "/../", "/\n", "/.\n")  # one is in the lines if a path matches
 _NUMBER = re.compile(r"-?\d+(\.0+)?")
 
 
@@ -42,6 +45,7 @@ def load_list(
     *,
     train_split: str | None = None,
     test_split: str | None = None,
+    cache: Path | None = None,
 ) -> FileImages:
     """Read a split of a list of image files (see `unmix.data.tables.read_table`).
 
@@ -61,35 +65,60 @@ def load_list(
         columns: The columns that are given.
         train_split: Name of the training split.
         test_split: Name of the split to evaluate on.
+        cache: Where what was found in long lists is kept; None to read the list anew.
 
     Raises:
         UserError: if the list cannot be read, no image is there, columns or splits are not known,
             or there is no test split.
     """
     path = path.expanduser().absolute()
-    table = read_table(path, columns)
-    rows = _Rows(path, table)
+    words = [train_split, test_split, columns, sorted(extensions())]
+    kept = ListCache(path, words, cache)
+    found = kept.find()
+    if found is None or (skipped.strict and found.lost) or (split == "test" and found.test is None):
+        found = _read(path, split, skipped, columns, train_split, test_split, kept)
+    looked = looked_at(str(path), found.train, decoding)
+    images = found.train if split != "test" else found.test
+    assert images is not None
+    notes = found.test_notes if split == "test" else (*found.notes, *looked.notes, *kept.notes)
+    return file_images(
+        images, name=str(path), split="test" if split == "test" else "train", mean=looked.mean,
+        std=looked.std, skipped=skipped, notes=notes, decoding=looked.decoding,
+    )  # fmt: skip
+
+
+def _read(
+    path: Path,
+    split: str,
+    skipped: Skipped,
+    columns: Columns,
+    train_split: str | None,
+    test_split: str | None,
+    kept: ListCache,
+) -> Found:
+    """Read the list, and keep what it held if all of it can be used."""
+    rows = _Rows(path, read_table(path, columns))
     train_name, test_name = rows.splits(train_split, test_split)
+    folders = kept.folders(rows.paths)
     train = rows.listing(train_name)
     present, notes = _present(train, path, skipped.strict)
+    lost = len(present.paths) < len(train.paths)
     held = None
     if test_name is None and present.classes is not None:
         present, held = hold_out(present)
-    looked = looked_at(str(path), present, decoding)
-    if split == "test":
-        notes = []
-        if held is None:
+    said = [rows.understood(present, held, train_name, test_name), *rows.leaks(train, test_name)]
+    missing: list[str] = []
+    if held is None and (split == "test" or (folders is not None and test_name is not None)):
+        try:
             test = rows.test(test_name, train)
             held, missing = _present(test, path, skipped.strict)
-            notes += missing
-        present = held
-    else:
-        said = rows.understood(present, held, train_name, test_name)
-        notes = [said, *rows.leaks(train, test_name), *notes, *looked.notes]
-    return file_images(
-        present, name=str(path), split="test" if split == "test" else "train", mean=looked.mean,
-        std=looked.std, skipped=skipped, notes=tuple(notes), decoding=looked.decoding,
-    )  # fmt: skip
+            lost = lost or len(held.paths) < len(test.paths)
+        except UserError:
+            if split == "test":
+                raise  # otherwise reported when the test images are needed
+    found = Found(present, held, (*said, *notes), tuple(missing), lost)
+    kept.keep(found, folders)
+    return found
 
 
 class _Rows:
@@ -128,7 +157,8 @@ class _Rows:
         if self.table.labels is None:
             return Listing(paths)
         values = [self.table.labels[i] for i in rows]
-        unlabeled = sum(map(_is_none, values))
+        values = list(map(_hashable, values))
+        unlabeled = sum(count for value, count in Counter(values).items() if _is_none(value))
         if unlabeled:
             has = "1 image has" if unlabeled == 1 else f"{unlabeled:,} images have"
             return Listing(paths, why=f"{has} no label")
@@ -156,7 +186,7 @@ class _Rows:
         if train.classes is None or self.table.labels is None:
             return Listing(paths)
         number = {name: i for i, name in enumerate(train.classes)}
-        names = _as_names([self.table.labels[i] for i in rows])
+        names = _as_names([_hashable(self.table.labels[i]) for i in rows])
         other = next((name for name in names if name not in number), None)
         if other is not None:
             raise UserError(
@@ -203,18 +233,27 @@ class _Rows:
 def _absolute(paths: Sequence[str], path: Path) -> list[str]:
     """The paths of a list, absolute and without repeated separators."""
     base = os.path.join(str(path.parent), "")
-    url = next((name for name in paths if _URL.match(name)), None)
-    if url is not None:
-        raise UserError(
-            f"{path}: lists {shown(url)}; only files are read from a list.", parameter="data"
-        )
+    if any("://" in name for name in paths):
+        url = next((name for name in paths if _URL.match(name)), None)
+        if url is not None:
+            raise UserError(
+                f"{path}: lists {shown(url)}; only files are read from a list.", parameter="data"
+            )
+    sep = os.sep
     whole = [
-        os.path.expanduser(name) if name[:1] == "~" else name if name[:1] == os.sep else base + name
+        name if name[0] == sep else base + name if name[0] != "~" else _of_home(name, base)
         for name in paths
-        if name.strip()
+        if name and not name.isspace()
     ]
-    whole = [name if os.path.isabs(name) else base + name for name in whole]
+    lines = "\n".join(whole) + "\n"
+    if not any(part in lines for part in _UNTIDY_PARTS):
+        return whole
     return [os.path.normpath(name) if _UNTIDY.search(name) else name for name in whole]
+
+
+def _of_home(name: str, base: str) -> str:
+    found = os.path.expanduser(name)
+    return found if os.path.isabs(found) else base + found
 
 
 def _present(listing: Listing, path: Path, strict: bool) -> tuple[Listing, list[str]]:
@@ -223,7 +262,7 @@ def _present(listing: Listing, path: Path, strict: bool) -> tuple[Listing, list[
     Raises:
         UserError: if there are none, or strict and not all are there.
     """
-    modes = stats([os.fsencode(name) for name in listing.paths], lambda status: status.st_mode)
+    modes = file_modes(listing.paths)
     notes = _repetitions(listing)
     kinds = {mode: _wrong(mode) for mode in np.unique(modes).tolist()}
     if not any(kinds.values()):
@@ -311,9 +350,15 @@ def _is_none(value: Any) -> bool:
     return not text or bool(re.fullmatch(r"-\d+(\.0+)?|nan|none|null", text, re.IGNORECASE))
 
 
+def _hashable(value: Any) -> Any:
+    """A label of a table; a list or a mapping as its text."""
+    return str(value) if isinstance(value, (list, dict, set)) else value
+
+
 def _as_names(values: Sequence[Any]) -> list[str]:
     """Labels as names of classes: whole numbers without leading zeros or a fraction."""
-    return [_as_name(value) for value in values]
+    names = {value: _as_name(value) for value in set(values)}
+    return [names[value] for value in values]
 
 
 def _as_name(value: Any) -> str:
@@ -327,7 +372,7 @@ def _as_name(value: Any) -> str:
 
 def _classes_of(values: Sequence[Any]) -> tuple[list[int], tuple[str, ...]] | None:
     """Class indices and the classes' names, in order; None if a label is a fraction."""
-    if any(isinstance(value, float) and not value.is_integer() for value in values):
+    if any(isinstance(value, float) and not value.is_integer() for value in set(values)):
         return None
     names = _as_names(values)
     distinct = set(names)

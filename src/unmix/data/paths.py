@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import overload
 
@@ -23,9 +23,12 @@ class Paths(Sequence[Path]):
     """
 
     def __init__(self, paths: Sequence[str]) -> None:
-        encoded = [os.fsencode(path) for path in paths]
-        self._bytes = np.frombuffer(b"".join(encoded), dtype=np.uint8)
-        self._ends = np.cumsum([len(path) for path in encoded], dtype=np.int64)
+        whole = "".join(paths)
+        lengths: Iterable[int] = map(len, paths)
+        if not whole.isascii():
+            lengths = (len(os.fsencode(path)) for path in paths)
+        self._bytes = np.frombuffer(os.fsencode(whole), dtype=np.uint8)
+        self._ends = np.cumsum(np.fromiter(lengths, np.int64, len(paths)), dtype=np.int64)
 
     @classmethod
     def of_arrays(cls, block: np.ndarray, ends: np.ndarray) -> Paths:

@@ -107,7 +107,7 @@ def load(
         if place.is_file() and not is_stream(name):
             return load_list(
                 place, split, skipped, how, chosen, train_split=train_folder,
-                test_split=test_folder,
+                test_split=test_folder, cache=_cache_folder(cache_dir) if manifest else None,
             )  # fmt: skip
         if chosen.needed and chosen.given():
             raise UserError(

@@ -15,7 +15,9 @@ _CHUNK = 2000
 _THREADS = 16
 
 
-def stats(names: Sequence[bytes], fact: Callable[[os.stat_result], int]) -> np.ndarray:
+def stats(
+    names: Sequence[str] | Sequence[bytes], fact: Callable[[os.stat_result], int]
+) -> np.ndarray:
     """A number of each file, links followed, int64 (N,); -1 where it is not known.
 
     Args:
@@ -23,7 +25,7 @@ def stats(names: Sequence[bytes], fact: Callable[[os.stat_result], int]) -> np.n
         fact: What is asked of a file's status, such as its size.
     """
 
-    def of(name: bytes) -> int:
+    def of(name: str | bytes) -> int:
         try:
             return fact(os.stat(name))
         except (OSError, ValueError):

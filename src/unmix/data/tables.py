@@ -8,6 +8,7 @@ import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ KINDS = ".txt (a path per line), .csv, .tsv or .parquet"
 
 _BOM = b"\xef\xbb\xbf"
 _DELIMITERS = ",;\t|"
+_BLOCK = 256  # rows at a time: with more lists alive, the collector of garbage takes over
 _ROLE = re.compile("train(ing)?|val(id(ation)?)?|test(ing)?", re.IGNORECASE)
 
 
@@ -105,29 +107,13 @@ def _csv(path: Path, content: bytes, columns: Columns) -> Table:
     start = content[: content.find(b"\n") + 1 or len(content)]
     tabs = path.suffix.lower() == ".tsv"
     delimiter = "\t" if tabs else max(_DELIMITERS, key=lambda d: start.count(d.encode()))
-    text = io.StringIO(content.decode("utf-8", "surrogateescape"), newline="")
-    reader = csv.reader(text, delimiter=delimiter, strict=True)
-    rows: list[list[str]] = []
-    try:
-        for row in reader:
-            if not row or row == [""]:
-                continue
-            if rows and len(row) != len(rows[0]):
-                raise UserError(
-                    f"{path}: line {reader.line_num:,} has {len(row)} cells, the first "
-                    f"{len(rows[0])}; a name with {delimiter!r} in it must be in quotes.",
-                    parameter="data",
-                )
-            rows.append(row)
-    except csv.Error as error:
-        raise UserError(
-            f"{path}: line {reader.line_num:,} cannot be read as CSV ({error}).", parameter="data"
-        ) from None
-    if not rows:
+    text = content.decode("utf-8", "surrogateescape")
+    cells = _cells(path, text, delimiter)
+    if not cells:
         return Table([])
-    if any(map(_is_image, rows[0])):
-        return _without_header(path, rows, columns)
-    header = [name.strip() for name in rows.pop(0)]
+    if any(_is_image(column[0]) for column in cells):
+        return _without_header(path, cells, columns)
+    header = [column.pop(0).strip() for column in cells]
     if twice := next((name for name in header if header.count(name) > 1), None):
         raise UserError(
             f"{path} has two columns {shown(twice)!r}; give them different names.",
@@ -139,22 +125,64 @@ def _csv(path: Path, content: bytes, columns: Columns) -> Table:
     def values(name: str | None) -> list[str] | None:
         if name is None:
             return None
-        place = places[name]
-        return [row[place] for row in rows]
+        return cells[places[name]]
 
     return Table(values(image) or [], values(label), values(split), _said(image, label, split))
 
 
-def _without_header(path: Path, rows: list[list[str]], columns: Columns) -> Table:
-    names = [str(i + 1) for i in range(len(rows[0]))]
+def _cells(path: Path, text: str, delimiter: str) -> list[list[str]]:
+    """The cells of each column of a CSV, without empty lines.
+
+    Raises:
+        UserError: if it is no CSV, or a line has another number of cells than the first.
+    """
+    cells: list[list[str]] = []
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
+    try:
+        while block := list(islice(reader, _BLOCK)):
+            rows = [row for row in block if row and row != [""]]
+            cells = cells or [[] for _ in rows[:1] for _ in rows[0]]
+            if rows and {*map(len, rows)} != {len(cells)}:
+                raise csv.Error
+            for column, more in zip(cells, zip(*rows, strict=True), strict=bool(rows)):
+                column += more
+    except csv.Error:
+        raise _first_wrong(path, text, delimiter) from None
+    return cells
+
+
+def _first_wrong(path: Path, text: str, delimiter: str) -> UserError:
+    """What is wrong with the first line of a CSV that cannot be used."""
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
+    first: int | None = None
+    try:
+        for row in reader:
+            if not row or row == [""]:
+                continue
+            first = first or len(row)
+            if len(row) != first:
+                return UserError(
+                    f"{path}: line {reader.line_num:,} has {len(row)} cells, the first "
+                    f"{first}; a name with {delimiter!r} in it must be in quotes.",
+                    parameter="data",
+                )
+    except csv.Error as error:
+        return UserError(
+            f"{path}: line {reader.line_num:,} cannot be read as CSV ({error}).", parameter="data"
+        )
+    raise AssertionError("every line of the CSV can be used")
+
+
+def _without_header(path: Path, columns_of: list[list[str]], columns: Columns) -> Table:
+    names = [str(i + 1) for i in range(len(columns_of))]
     found = {
         kind: columns.find(kind, names, (), f"{path} has no header: it")
         for kind in ("image", "label", "split")
     }
-    cells = dict(zip(names, rows[0], strict=True))
+    values = dict(zip(names, columns_of, strict=True))
+    cells = {name: column[0] for name, column in values.items()}
     image = found["image"] or next(name for name in names if _is_image(cells[name]))
     rest = [name for name in names if name not in (image, found["label"], found["split"])]
-    values = {name: [row[i] for row in rows] for i, name in enumerate(names)}
     split = found["split"] or next(
         (name for name in rest if _ROLE.fullmatch(cells[name].strip())), None
     )
