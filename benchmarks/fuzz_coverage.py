@@ -38,7 +38,7 @@ _LIMITS = ("-timeout=20", "-rss_limit_mb=2500", "-max_len=20000")
 
 def fuzz_one(name: str, out: Path, seconds: float) -> None:
     """Fuzz one target for seconds of CPU; does not return."""
-    import atheris  # type: ignore[import-not-found]
+    import atheris  # type: ignore[import-untyped]
     import fuzz
 
     from unmix.data import load
@@ -147,7 +147,7 @@ def main() -> int:
     given = parser.parse_args()
     out = given.out or Path(tempfile.mkdtemp())
     out.mkdir(parents=True, exist_ok=True)
-    import atheris
+    import atheris  # type: ignore[import-untyped]
 
     with atheris.instrument_imports(include=list(INSTRUMENTED)):
         import fuzz  # noqa: F401 - before the processes are made: instrumenting takes long
