@@ -35,6 +35,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "pirl": {"negatives": 12, "dim": 16, "contrast": "softmax"},
     "ressl": {"dim": 16, "hidden": 16, "queue_size": 32},
     "simclr": {"dim": 16},
+    "simdino": {"dim": 16, "hidden": 16},
     "simsiam": {"dim": 16, "hidden": 16, "predictor_hidden": 8},
     "swav": {"dim": 16, "hidden": 16, "prototypes": 6, "queue_size": 16, "queue_from_epoch": 0,
              "freeze_prototypes_steps": 0},

@@ -103,12 +103,13 @@ REPLACED = {
     "pirl": (1, 1), "simclr": (1, 0), "simsiam": (0, 2), "swav": (1, 0), "vicreg": (1, 0),
     "wmse": (1, 0), "ressl": (0, 0), "tico": (1, 0),
     "nnbyol": (0, 0),
+    "wmse": (1, 0), "ressl": (0, 0), "tico": (1, 0), "simdino": (1, 0),,
 }  # fmt: skip
 # The loss of the perturbed first view needs the clean queries of the others.
 IMAGE_SPACE = REPLACED | {
     "nnbyol": (1, 0),
     "byol": (1, 0), "deepclusterv2": (2, 0), "dino": (2, 0), "moco": (1, 0), "mocov3": (1, 0),
-    "nnclr": (1, 1), "simsiam": (1, 1), "swav": (2, 0),
+    "nnclr": (1, 1), "simdino": (2, 0), "simsiam": (1, 1), "swav": (2, 0),
 }  # fmt: skip
 # With every crop mixed SwAV's clean views give codes alone, which need no graph.
 EVERY_CROP = REPLACED | {"swav": (0, 1)}

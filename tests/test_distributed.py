@@ -33,6 +33,7 @@ METHODS: dict[str, dict[str, Any]] = {
     "nnclr": SMALL | {"queue_size": 40},
     "ressl": SMALL | {"queue_size": 40},
     "simclr": SMALL,
+    "simdino": SMALL,
     "tico": SMALL,
     "vicreg": SMALL,
 }

@@ -17,6 +17,7 @@ from unmix.methods import (
     LeJEPA,
     Method,
     Progress,
+    SimDINO,
     SimSiam,
     TiCo,
     VICReg,
@@ -123,7 +124,14 @@ def tico(guarded: bool) -> Tensor:
     return trained(method, sgd(method))
 
 
-@pytest.mark.parametrize("run", [byol, lejepa, simsiam, tico, vicreg, wmse])
+def simdino(guarded: bool) -> Tensor:
+    """The guard: the coding rate."""
+    rate = 1.0 if guarded else 0.0
+    method: Any = SimDINO(Flat(), dim=8, hidden=32, coding_rate=rate, encoder_momentum=0.9)  # type: ignore[arg-type]
+    return trained(method, adam(method))
+
+
+@pytest.mark.parametrize("run", [byol, lejepa, simdino, simsiam, tico, vicreg, wmse])
 def test_without_its_guard_all_images_get_the_same_feature(run: Any) -> None:
     assert spread(run(False)) < 0.1
     assert spread(run(True)) > 0.5

@@ -36,7 +36,7 @@ def loss_of(method: LeJEPA, queries: Tensor) -> Tensor:
     t = method.targets([], q, torch.arange(queries.shape[1]), torch.Generator())
     pairs = method.pairs_of(len(queries))
     compared = sum(share * method.compare(q[a], t[b]).mean() for a, b, share in pairs)
-    return compared + method.regularizer(list(queries))
+    return compared + method.regularizer(list(queries), t)
 
 
 @settings(max_examples=15, deadline=None)
@@ -83,8 +83,8 @@ def test_sigreg_would_fight_mixtures_of_gaussian_embeddings() -> None:
     method = lejepa(sigreg=1.0, slices=64)
     mixture = 0.5 * a + 0.5 * b
     assert mixture.var().item() == pytest.approx(0.5, abs=0.05)
-    assert method.regularizer([mixture]) > 20 * method.regularizer([a])
-    method.regularizer([scale * mixture]).backward()
+    assert method.regularizer([mixture], {}) > 20 * method.regularizer([a], {})
+    method.regularizer([scale * mixture], {}).backward()
     assert scale.grad is not None
     assert scale.grad < 0
 
@@ -96,7 +96,7 @@ def test_sigreg_sees_clean_embeddings_alone(rule: Any, monkeypatch: pytest.Monke
     views = [normal(6, 3, 8, 8, seed=v) for v in range(2)]
     seen: list[Tensor] = []
     regularizer = method.regularizer
-    monkeypatch.setattr(method, "regularizer", lambda q: seen.extend(q) or regularizer(q))
+    monkeypatch.setattr(method, "regularizer", lambda q, t: seen.extend(q) or regularizer(q, t))
     mixture = Mixture(UnMix(1.0), rule)
     found = objective(method, views, torch.arange(6), torch.Generator().manual_seed(0), mixture)
     assert found.mixed is not None

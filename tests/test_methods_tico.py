@@ -49,7 +49,7 @@ def test_losses_gradients_and_covariances_of_steps_are_those_of_lightly(
         z, target = F.normalize(a, dim=1), F.normalize(b, dim=1)
         found = method.compare(z, target).mean()
         if method.regularized_views(2):
-            found = found + method.regularizer([z])
+            found = found + method.regularizer([z], {})
         torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
         (ours,) = torch.autograd.grad(found, a)
         (other,) = torch.autograd.grad(expected, a)
@@ -88,7 +88,7 @@ def test_mixtures_would_take_directions_for_crowded_that_no_image_has() -> None:
     a, b = torch.eye(5)[:1], torch.eye(5)[1:2]
     mixture = F.normalize(a + b, dim=1)
     spread = method.covariance_with(torch.cat([a, b]))
-    torch.testing.assert_close(method.regularizer([mixture]), torch.tensor(0.5))
+    torch.testing.assert_close(method.regularizer([mixture], {}), torch.tensor(0.5))
     method.beta = 0.0
     with_mixtures = method.covariance_with(torch.cat([a, b, mixture, mixture]))
     assert spread[0, 1] == 0

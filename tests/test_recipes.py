@@ -28,6 +28,7 @@ AT_LEAST = {
     "moco", "insdis", "cmc", "simclr", "byol", "simsiam", "swav", "barlow", "vicreg", "wmse",
     "nnclr", "mocov3", "dino", "pirl", "deepclusterv2", "lejepa",
     "ressl", "tico", "nnbyol",
+    "simdino",
 }  # fmt: skip
 SIDES = {
     "cifar10": 32, "cifar100": 32, "stl10": 64, "tiny-imagenet": 64, "imagenet100": 224,
@@ -53,6 +54,7 @@ BASE_RATES = {
     "mocov3-vit-imagenet": 1.5e-4,
     "dino-imagenet": 0.03,
     "dino-vit-imagenet": 5e-4,
+    "simdino-imagenet": 5e-4,
 }
 
 

@@ -110,6 +110,7 @@ BY: dict[str, Callable[[Any, Mapping[str, Any]], Any]] = {
     "published x steps of an epoch": lambda p, w: p * steps(w),
     "1 / dim, cut to so many digits": lambda p, w: int(10**p / w["dim"]) / 10**p,
     "devices": lambda p, w: p,
+    "1 is yes": lambda p, w: p == 1,
     **{f"{n} devices": (lambda p, w, n=n: n * p) for n in (2, 4, 8, 64)},
 }
 

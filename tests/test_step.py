@@ -40,7 +40,7 @@ MEMORY = {
 }  # fmt: skip
 # Forwards of momentum encoders, in views.
 KEYS = {"moco": 2, "moco-asymmetric": 1, "moco-nce": 1, "moco-v2": 1, "byol": 2, "mocov3": 2,
-        "dino": 2, "ressl": 1, "tico": 1, "nnbyol": 2}  # fmt: skip
+        "dino": 2, "ressl": 1, "tico": 1, "nnbyol": 2, "simdino": 2}  # fmt: skip
 # The methods that draw something in a step: negatives, shuffled batches or sub-batches.
 RANDOM = {"cmc", "insdis", "moco", "pirl", "wmse"}
 
@@ -130,7 +130,7 @@ def test_the_loss_is_the_clean_part_and_the_two_images_shares(kind: str, draw: A
         mixed = mixed + share * w * method.compare(q_mix, targets[b]).mean()
         mixed = mixed + share * (1 - w) * method.compare(q_mix, partner).mean()
     if regularized := method.regularized_views(len(views)):
-        clean = clean + method.regularizer([queries[v] for v in regularized])
+        clean = clean + method.regularizer([queries[v] for v in regularized], targets)
     torch.testing.assert_close(result.clean, clean.detach(), rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(result.mixed, mixed.detach(), rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(result.loss, clean + mixed, rtol=1e-4, atol=1e-5)

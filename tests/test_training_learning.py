@@ -39,6 +39,7 @@ METHODS: dict[str, dict[str, Any]] = {
         "second_jitter_p": 0.0, "second_gray_p": 0.0,
     },
     "simclr": {**ADAM, "lr": 1e-3, "dim": 64, "temperature": 0.2, "limit": 200, "epochs": 12},
+    "simdino": {**ADAM, "dim": 32, "hidden": 128, "encoder_momentum": 0.9},
     "simsiam": {
         **COLOURED, "lr": 2e-3, "dim": 64, "hidden": 128, "layers": 2, "predictor_hidden": 64,
         "batch_size": 50, "limit": 800, "epochs": 12,

@@ -69,6 +69,7 @@ _METHODS = {
     "pirl": "PIRL",
     "ressl": "ReSSL",
     "simclr": "SimCLR",
+    "simdino": "SimDINO",
     "simsiam": "SimSiam",
     "swav": "SwAV",
     "tico": "TiCo",

@@ -316,7 +316,7 @@ def clean_loss(
         for a, b, share in positions
     ]
     if regularized := sorted(method.regularized_views(count)):
-        losses.append(method.regularizer([queries[v] for v in regularized]))
+        losses.append(method.regularizer([queries[v] for v in regularized], targets))
     return torch.stack(losses).sum()
 
 

@@ -37,7 +37,7 @@ class PretrainSettings(TypedDict, total=False):
 
     second_view: ViewOverrides
     local_view: ViewOverrides
-    method: Literal["barlow", "byol", "cmc", "deepclusterv2", "dino", "insdis", "lejepa", "moco", "mocov3", "nnbyol", "nnclr", "pirl", "ressl", "simclr", "simsiam", "swav", "tico", "vicreg", "wmse"]
+    method: Literal["barlow", "byol", "cmc", "deepclusterv2", "dino", "insdis", "lejepa", "moco", "mocov3", "nnbyol", "nnclr", "pirl", "ressl", "simclr", "simdino", "simsiam", "swav", "tico", "vicreg", "wmse"]
     data: Any
     data_dir: str | os.PathLike[str] | None
     train_folder: str | os.PathLike[str] | None
@@ -225,8 +225,10 @@ class PretrainSettings(TypedDict, total=False):
     constant_momentum: bool
     layers: int
     joint_head: bool
-    fix_predictor_rate: bool
     epsilon: float
+    coding_rate: float
+    smooth: bool
+    fix_predictor_rate: bool
     sinkhorn_iterations: int
     queue_from_epoch: int
     covariance: float

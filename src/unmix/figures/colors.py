@@ -35,6 +35,7 @@ _METHODS: dict[str, str] = {
     "ressl": "#5F8F2F",
     "tico": "#C05A8A",
     "nnbyol": "#B8509A",
+    "simdino": "#9A4FC0",
 }
 
 PALETTE = (

@@ -19,6 +19,7 @@ from unmix.methods.nnclr import NNCLR
 from unmix.methods.pirl import PIRL
 from unmix.methods.ressl import ReSSL
 from unmix.methods.simclr import SimCLR
+from unmix.methods.simdino import SimDINO
 from unmix.methods.simsiam import SimSiam
 from unmix.methods.swav import SwAV
 from unmix.methods.tico import TiCo
@@ -47,6 +48,7 @@ __all__ = [
     "Progress",
     "ReSSL",
     "SimCLR",
+    "SimDINO",
     "SimSiam",
     "SwAV",
     "TiCo",
@@ -70,6 +72,7 @@ METHODS: dict[str, type[Method]] = {
     "pirl": PIRL,
     "ressl": ReSSL,
     "simclr": SimCLR,
+    "simdino": SimDINO,
     "simsiam": SimSiam,
     "swav": SwAV,
     "tico": TiCo,

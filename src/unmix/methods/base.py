@@ -255,11 +255,12 @@ class Method(nn.Module, ABC):
         """The views whose clean queries `regularizer` takes, of `count` views."""
         return ()
 
-    def regularizer(self, queries: Sequence[Any]) -> Tensor:
-        """A term of the loss about clean queries alone, a scalar, in the order of their views.
+    def regularizer(self, queries: Sequence[Any], targets: Mapping[int, Any]) -> Tensor:
+        """A term of the loss about clean queries and targets alone, a scalar.
 
-        No mixture changes it, and it stays where a mixing rule replaces the clean loss. A method
-        whose `regularized_views` are none needs no such term, and is not asked for it.
+        Queries are in the order of their views. No mixture changes it, and it stays where a
+        mixing rule replaces the clean loss. A method whose `regularized_views` are none needs no
+        such term, and is not asked for it.
         """
         raise NotImplementedError
 

@@ -13,11 +13,21 @@ from torch import Tensor, nn
 from unmix.backbones import feature_dim, mlp
 from unmix.distributed import all_reduce_sum, world_size
 from unmix.errors import check_number
-from unmix.methods.base import Pair, Progress, full_precision, l2_normalize
-from unmix.methods.multicrop import MultiCrop, encode_together
-from unmix.momentum import cosine_ema_momentum, ema_update, momentum_copy
+from unmix.methods.base import Progress, full_precision, l2_normalize
+from unmix.methods.multicrop import SelfDistillation
 
-__all__ = ["DINO", "DINOHead"]
+__all__ = ["DINO", "DINOHead", "head_mlp"]
+
+
+def head_mlp(sizes: Sequence[int], batch_norm: bool) -> nn.Sequential:
+    """The layers of DINO's head before its last: GELU, weights of standard deviation .02."""
+    layers = mlp(sizes, batch_norm=batch_norm, activation=nn.GELU)
+    for layer in layers:
+        if isinstance(layer, nn.Linear):
+            nn.init.trunc_normal_(layer.weight, std=0.02)
+            if layer.bias is not None:
+                nn.init.zeros_(layer.bias)
+    return layers
 
 
 class DINOHead(nn.Module):
@@ -34,12 +44,7 @@ class DINOHead(nn.Module):
         self, sizes: tuple[int, int, int, int], outputs: int, batch_norm: bool, normalize_last: bool
     ) -> None:
         super().__init__()
-        self.mlp = mlp(sizes, batch_norm=batch_norm, activation=nn.GELU)
-        for layer in self.mlp:
-            if isinstance(layer, nn.Linear):
-                nn.init.trunc_normal_(layer.weight, std=0.02)
-                if layer.bias is not None:
-                    nn.init.zeros_(layer.bias)
+        self.mlp = head_mlp(sizes, batch_norm)
         self.last = nn.Linear(sizes[-1], outputs, bias=False)
         self.gain = nn.Parameter(torch.ones(outputs), requires_grad=not normalize_last)
 
@@ -50,7 +55,7 @@ class DINOHead(nn.Module):
             return self.gain * F.linear(z, F.normalize(self.last.weight, dim=1))
 
 
-class DINO(MultiCrop):
+class DINO(SelfDistillation):
     """Self-distillation: a student predicts the teacher's output for another view of the image.
 
     Query: the student's logits f(x). Target: the teacher's f_t(x) of a large view, centered and
@@ -101,46 +106,25 @@ class DINO(MultiCrop):
         )
         check_number("warmup_teacher_epochs", warmup_teacher_epochs, at_least=0, owner="DINO")
         check_number("center_momentum", center_momentum, at_least=0, at_most=1, owner="DINO")
-        check_number("encoder_momentum", encoder_momentum, at_least=0, at_most=1, owner="DINO")
         check_number("freeze_last_epochs", freeze_last_epochs, at_least=0, owner="DINO")
         sizes = (feature_dim(backbone), hidden, hidden, bottleneck)
-        super().__init__(backbone, DINOHead(sizes, dim, head_bn, normalize_last))
-        self.f_t = momentum_copy(self.f)
+        head = DINOHead(sizes, dim, head_bn, normalize_last)
+        super().__init__(backbone, head, encoder_momentum)
         self.register_buffer("c", torch.zeros(dim))
         self.dim, self.T = dim, temperature
         self.tau_t, self.tau_end = warmup_teacher_temperature, teacher_temperature
         self.tau_start, self.tau_epochs = warmup_teacher_temperature, warmup_teacher_epochs
-        self.m, self.lambda_start = center_momentum, encoder_momentum
+        self.m = center_momentum
         self.freeze_epochs, self.frozen = freeze_last_epochs, False
 
     def begin_step(self, progress: Progress) -> None:
         """Update the teacher and its temperature."""
-        ema_update(self.f_t, self.f, cosine_ema_momentum(self.lambda_start, progress.fraction))
+        super().begin_step(progress)
         # An epoch has one temperature, evenly spaced from the first to the last, as released.
         epoch, last = int(progress.epoch), self.tau_epochs - 1
         done = 1.0 if epoch >= self.tau_epochs else epoch / max(1, last)
         self.tau_t = self.tau_start + done * (self.tau_end - self.tau_start)
         self.frozen = progress.epoch < self.freeze_epochs
-
-    def pairs_of(self, count: int) -> Sequence[Pair]:
-        """Every crop with the large views but itself; the mean over them (Eq. 3)."""
-        share = 1 / (2 * (count - 1))
-        return [Pair(v, b, share) for b in (0, 1) for v in range(count) if v != b]
-
-    def predict(self, output: Tensor, number: int) -> Tensor:
-        """The student's logits (N, K), unchanged."""
-        return output
-
-    @torch.no_grad()
-    def targets(
-        self,
-        views: Sequence[Tensor],
-        queries: Mapping[int, Any],
-        index: Tensor,
-        generator: torch.Generator,
-    ) -> dict[int, Tensor]:
-        """The teacher's logits (N, K) of the large views."""
-        return dict(enumerate(encode_together(self.f_t.backbone, self.f_t.head, views[:2])))
 
     def compare(self, query: Tensor, target: Tensor) -> Tensor:
         """H(P_t, P_s): cross-entropy with the centered and sharpened teacher, (N,) (Eqs. 1, 2)."""
@@ -156,11 +140,6 @@ class DINO(MultiCrop):
             self.f.head.last.weight.grad = self.f.head.gain.grad = None  # type: ignore[union-attr]
         mean = torch.stack([t.mean(dim=0) for t in targets.values()]).mean(dim=0)
         self.c.lerp_(all_reduce_sum(mean) / world_size(), 1 - self.m)
-
-    @property
-    def momentum_backbones(self) -> Sequence[nn.Module]:
-        """The teacher's."""
-        return (self.f_t.backbone,)
 
     def projections(self, images: Tensor) -> Tensor:
         """The bottleneck of the student's head (N, bottleneck), before normalization."""

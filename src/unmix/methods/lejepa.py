@@ -95,7 +95,7 @@ class LeJEPA(MultiCrop):
         """All clean views: a mixture's embedding is no draw of a unit Gaussian."""
         return range(count) if self.lambda_ else ()
 
-    def regularizer(self, queries: Sequence[Tensor]) -> Tensor:
+    def regularizer(self, queries: Sequence[Tensor], targets: Mapping[int, Any]) -> Tensor:
         """lambda SIGReg: the mean over views of the test in each direction, a scalar."""
         with full_precision(queries[0]):
             directions = to_device(self.directions, queries[0].device)

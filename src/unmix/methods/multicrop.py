@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import nullcontext
 from itertools import groupby
 from typing import Any
@@ -11,9 +11,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from unmix.methods.base import Encoder, Method
+from unmix.errors import check_number
+from unmix.methods.base import Encoder, Method, Pair, Progress
+from unmix.momentum import cosine_ema_momentum, ema_update, momentum_copy
 
-__all__ = ["MultiCrop", "encode_together"]
+__all__ = ["MultiCrop", "SelfDistillation", "encode_together"]
 
 
 class MultiCrop(Method):
@@ -63,6 +65,53 @@ class MultiCrop(Method):
     def backbone(self) -> nn.Module:
         """The trained encoder's backbone."""
         return self.f.backbone
+
+
+class SelfDistillation(MultiCrop):
+    """A student of every crop that is compared with its EMA teacher of the large views.
+
+    Args:
+        backbone: Images to pooled features.
+        head: Features to what `predict` takes.
+        encoder_momentum: lambda of the teacher at the start; rises to 1 by a cosine.
+    """
+
+    def __init__(self, backbone: nn.Module, head: nn.Module, encoder_momentum: float) -> None:
+        super().__init__(backbone, head)
+        check_number(
+            "encoder_momentum", encoder_momentum, at_least=0, at_most=1, owner=type(self).__name__
+        )
+        self.f_t = momentum_copy(self.f)
+        self.lambda_start = encoder_momentum
+
+    def begin_step(self, progress: Progress) -> None:
+        """Update the teacher."""
+        ema_update(self.f_t, self.f, cosine_ema_momentum(self.lambda_start, progress.fraction))
+
+    def pairs_of(self, count: int) -> Sequence[Pair]:
+        """Every crop with the large views but itself; the mean over them."""
+        share = 1 / (2 * (count - 1))
+        return [Pair(v, b, share) for b in (0, 1) for v in range(count) if v != b]
+
+    def predict(self, output: Tensor, number: int) -> Any:
+        """The student's output (N, D), unchanged."""
+        return output
+
+    @torch.no_grad()
+    def targets(
+        self,
+        views: Sequence[Tensor],
+        queries: Mapping[int, Any],
+        index: Tensor,
+        generator: torch.Generator,
+    ) -> dict[int, Any]:
+        """The teacher's outputs (N, D) of the large views."""
+        return dict(enumerate(encode_together(self.f_t.backbone, self.f_t.head, views[:2])))
+
+    @property
+    def momentum_backbones(self) -> Sequence[nn.Module]:
+        """The teacher's."""
+        return (self.f_t.backbone,)
 
 
 def encode_together(

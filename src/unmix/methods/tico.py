@@ -83,7 +83,7 @@ class TiCo(MomentumTargets):
         """The clean first view: C is the covariance of images, and mixtures are none."""
         return (0,) if self.rho else ()
 
-    def regularizer(self, queries: Sequence[Tensor]) -> Tensor:
+    def regularizer(self, queries: Sequence[Tensor], targets: Mapping[int, Any]) -> Tensor:
         """rho z1' C z1, the mean over samples, a scalar."""
         (z,) = queries
         with full_precision(z):

@@ -62,6 +62,7 @@ _COLLAPSED = {
     "lejepa": ("a larger --sigreg",),
     "mocov3": ("an --encoder_momentum closer to 1",),
     "nnbyol": ("an --encoder_momentum closer to 1",),
+    "simdino": ("a larger --coding_rate", "a smaller --epsilon"),
     "swav": ("a smaller --epsilon",),
     "tico": ("a larger --covariance",),
     "vicreg": ("a larger --variance",),
