@@ -66,7 +66,7 @@ def test_the_covariance_sees_the_clean_first_view_alone(
     method = tico().eval()
     views, seen = images(), []
     regularizer = method.regularizer
-    monkeypatch.setattr(method, "regularizer", lambda q: seen.append(q) or regularizer(q))
+    monkeypatch.setattr(method, "regularizer", lambda q, t: seen.append(q) or regularizer(q, t))
     mixture = None if rule is None else Mixture(UnMix(1.0), rule)
     found = objective(method, views, torch.arange(6), torch.Generator().manual_seed(0), mixture)
     z = F.normalize(method.projections(views[0]), dim=1)
