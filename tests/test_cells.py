@@ -103,7 +103,7 @@ REPLACED = {
     "pirl": (1, 1), "simclr": (1, 0), "simsiam": (0, 2), "swav": (1, 0), "vicreg": (1, 0),
     "wmse": (1, 0), "ressl": (0, 0), "tico": (1, 0),
     "nnbyol": (0, 0),
-    "wmse": (1, 0), "ressl": (0, 0), "tico": (1, 0), "simdino": (1, 0),,
+    "simdino": (1, 0),
 }  # fmt: skip
 # The loss of the perturbed first view needs the clean queries of the others.
 IMAGE_SPACE = REPLACED | {
