@@ -6,11 +6,12 @@ from inspect import signature
 from typing import Any
 
 import torch
+from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from unmix import methods
-from unmix.backbones import HalfEncoders
+from unmix.backbones import HalfEncoders, TokenEncoder
 from unmix.credit import RULES, Rule
 from unmix.methods import METHODS, Method, Progress, method_class
 from unmix.mixtures import PairDraw
@@ -27,6 +28,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "dino": {"dim": 24, "hidden": 16, "bottleneck": 8, "freeze_last_epochs": 0},
     "insdis": {"negatives": 12, "dim": 16, "contrast": "softmax"},
     "lejepa": {"dim": 16, "hidden": 16, "slices": 32},
+    "mae": {"decoder_dim": 16, "decoder_depth": 1, "decoder_heads": 2},
     "moco": {"queue_size": 32, "bn_splits": 2, "dim": 16, "symmetric": True},
     "mocov3": {"dim": 16, "hidden": 32},
     "nnclr": {"dim": 16, "hidden": 32, "predictor_hidden": 16, "queue_size": 32},
@@ -48,6 +50,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
 KINDS: dict[str, tuple[str, dict[str, Any]]] = {name: (name, {}) for name in METHODS} | {
     "cmc-nce": ("cmc", {"contrast": "nce"}),
     "insdis-nce": ("insdis", {"contrast": "nce"}),
+    "mae-mixed": ("mae", {"mixed_tokens": True, "mask_ratio": 0.5, "norm_pix": False}),
     "moco-asymmetric": ("moco", {"symmetric": False}),
     "moco-nce": ("moco", {"symmetric": False, "contrast": "nce"}),
     "moco-v2": ("moco", {"symmetric": False, "head": "mlp", "bn_splits": 1, "shuffle_bn": False}),
@@ -90,8 +93,26 @@ class Tiny(nn.Module):
         return self.bn(self.conv(images)).relu().mean(dim=(2, 3))
 
 
+# The methods whose loss is by the patches of a vision transformer.
+OF_PATCHES = {"mae"}
+
+
+class TinyViT(VisionTransformer):
+    """One block, for pictures of any size in patches of four pixels."""
+
+    feature_dim = 24
+
+    def __init__(self) -> None:
+        super().__init__(
+            img_size=SIZE, patch_size=4, embed_dim=self.feature_dim, depth=1, num_heads=2,
+            num_classes=0, dynamic_img_size=True,
+        )  # fmt: skip
+
+
 def backbone_of(name: str) -> nn.Module:
-    """The encoder of a method: one layer, or two half-encoders."""
+    """The encoder of a method: one layer, a small transformer, or two half-encoders."""
+    if name in OF_PATCHES:
+        return TinyViT()
     if name != "cmc":
         return Tiny()
     halves = HalfEncoders("resnet10", width=0.125, size=SIZE)
@@ -106,6 +127,12 @@ def build(kind: str, seed: int = 0, **options: Any) -> Method:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return methods.build(name, backbone_of(name), N_DATA, **options)
+
+
+def encoder_of(method: Method) -> Any:
+    """What encodes images: the backbone, or what calls its parts."""
+    encoder = getattr(method, "f", None)
+    return encoder if isinstance(encoder, TokenEncoder) else method.backbone
 
 
 def views_of(method: Method, seed: int = 0, n: int = N) -> list[Tensor]:

@@ -15,6 +15,7 @@ from harness import (
     N,
     Tiny,
     build,
+    encoder_of,
     fixed,
     global_draw,
     gradients,
@@ -77,7 +78,9 @@ def can_be_exchanged(name: str, rule: str) -> bool:
 
     Nor with the slip of the released SwAV code, which is that the prediction is not exchanged.
     """
-    drawn = name == "wmse" or (name in {"insdis", "cmc", "pirl"} and rule in {"imix", "mixco"})
+    drawn = name in {"mae", "wmse"} or (
+        name in {"insdis", "cmc", "pirl"} and rule in {"imix", "mixco"}
+    )
     return not (drawn or RULES[rule].partner_view or rule == "swav_released")
 
 
@@ -95,13 +98,13 @@ def test_exchanging_the_images_and_the_weights_changes_nothing(name: str, rule: 
 
 
 # Forwards of the trained backbone in a clean step; with small crops one for each size.
-CLEAN = {"cmc": 1, "insdis": 1, "ressl": 1, "tico": 1}
+CLEAN = {"cmc": 1, "mae": 1, "insdis": 1, "ressl": 1, "tico": 1}
 # Those of clean views beside a mixture that replaces the clean loss: with and without a graph.
 REPLACED = {
     "barlow": (1, 0), "byol": (0, 0), "cmc": (0, 1), "deepclusterv2": (0, 1), "dino": (0, 0),
-    "insdis": (0, 1), "lejepa": (2, 0), "moco": (0, 0), "mocov3": (0, 0), "nnclr": (0, 2),
-    "pirl": (1, 1), "simclr": (1, 0), "simsiam": (0, 2), "swav": (1, 0), "vicreg": (1, 0),
-    "wmse": (1, 0), "ressl": (0, 0), "tico": (1, 0),
+    "insdis": (0, 1), "lejepa": (2, 0), "mae": (0, 0), "moco": (0, 0), "mocov3": (0, 0),
+    "nnclr": (0, 2), "pirl": (1, 1), "simclr": (1, 0), "simsiam": (0, 2), "swav": (1, 0),
+    "vicreg": (1, 0), "wmse": (1, 0), "ressl": (0, 0), "tico": (1, 0),
     "nnbyol": (0, 0),
     "simdino": (1, 0),
 }  # fmt: skip
@@ -121,9 +124,9 @@ OF_MIXTURES = {
 
 def forwards_of(method: Method) -> list[bool]:
     """The list of the trained backbone's forwards to come: whether each builds a graph."""
-    backbone: Any = method.backbone
+    encoder = encoder_of(method)
     graphs: list[bool] = []
-    trained = backbone.l if method.color_space == "Lab" else backbone
+    trained = encoder.l if method.color_space == "Lab" else encoder
     trained.register_forward_hook(lambda *_: graphs.append(torch.is_grad_enabled()))
     return graphs
 
@@ -217,6 +220,9 @@ def test_the_partner_is_a_target(name: str, rule: str) -> None:
         owners: Tensor
         shares: Tensor
         per_sample: bool = False
+
+        def shares_at(self, rows: int, columns: int) -> Tensor:
+            return self.shares[:, :, None, None].expand(-1, -1, rows, columns)
 
     step(method, views, Probe(**changes_of(inner)), global_draw(0.4))
     assert (seen["whole"] - seen["own"]).abs() > 1e-6 * seen["whole"].abs()

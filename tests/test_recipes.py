@@ -27,8 +27,7 @@ from unmix.training.run.pretrain import settings_for
 AT_LEAST = {
     "moco", "insdis", "cmc", "simclr", "byol", "simsiam", "swav", "barlow", "vicreg", "wmse",
     "nnclr", "mocov3", "dino", "pirl", "deepclusterv2", "lejepa",
-    "ressl", "tico", "nnbyol",
-    "simdino",
+    "ressl", "tico", "nnbyol", "simdino", "mae",
 }  # fmt: skip
 SIDES = {
     "cifar10": 32, "cifar100": 32, "stl10": 64, "tiny-imagenet": 64, "imagenet100": 224,
@@ -55,6 +54,8 @@ BASE_RATES = {
     "dino-imagenet": 0.03,
     "dino-vit-imagenet": 5e-4,
     "simdino-imagenet": 5e-4,
+    "mae-imagenet": 1.5e-4,
+    "mae-mixmim-imagenet": 1.5e-4,
 }
 
 

@@ -87,6 +87,14 @@ OURS: list[tuple[str, str, str]] = [
     ("lejepa", "dim hidden sigreg slices", "lightly's defaults; the README has no numbers"),
     ("lejepa-imagenet*", "batch_size drop_last warmup_epochs", "not stated by the README"),
     ("lejepa-imagenet100", "epochs", "solo-learn's for this data set"),
+    ("mae", "backbone", "ViT-S, where ViT-B and larger ones are published"),
+    (
+        "mae-[cst]*",
+        "backbone patch batch_size decoder_dim decoder_depth decoder_heads",
+        "chosen for 64 patches an image",
+    ),
+    ("mae-imagenet100", "epochs batch_size", "chosen: no source has settings for it"),
+    ("mae-mixmim-imagenet", "backbone", "ViT-B for a Swin transformer of its own"),
     ("tico-imagenet100", "epochs batch_size", "solo-learn's for this data set"),
     ("lejepa-[cst]*", "blur_p", "none at 32 pixels, as in solo-learn's recipes for CIFAR"),
 ]

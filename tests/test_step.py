@@ -12,10 +12,12 @@ from torch import Tensor, nn
 from harness import (
     KINDS,
     N_DATA,
+    OF_PATCHES,
     N,
     NoReading,
     backbone_of,
     build,
+    encoder_of,
     fixed,
     global_draw,
     options_of,
@@ -26,7 +28,7 @@ from harness import (
 )  # fmt: skip
 from unmix.credit import RULES, MixCo, Mixed, UnMixRule, of_partner, per_tensor
 from unmix.errors import UserError
-from unmix.methods import METHODS, Method, Progress, method_class
+from unmix.methods import METHODS, Method, Pair, Progress, method_class
 from unmix.mixtures import UnMix
 
 every_kind = pytest.mark.parametrize("kind", KINDS)
@@ -48,6 +50,12 @@ RANDOM = {"cmc", "insdis", "moco", "pirl", "wmse"}
 @pytest.fixture(autouse=True)
 def _one_thread() -> None:
     torch.set_num_threads(1)
+
+
+def pairs_of(method: Method) -> list[Pair]:
+    """All comparisons; of a loss by position `compare` is the sum."""
+    count = method.views + 2 * method.multi_crop
+    return [*method.pairs_of(count), *method.position_pairs_of(count)]
 
 
 def parts_of(method: Method, views: list[Tensor], seed: int = 0) -> tuple[Any, Any]:
@@ -102,8 +110,12 @@ def test_a_mixture_that_is_one_image_costs_what_the_image_costs(kind: str, draw:
     result = step(method, views, UNMIX, draw)
     queries, targets = parts_of(method, views)
     shares: dict[int, float] = {}
-    for _, b, share in method.pairs_of(len(views)):
+    for _, b, share in pairs_of(method):
         shares[b] = shares.get(b, 0.0) + share
+    if KINDS[kind][0] in OF_PATCHES:  # masks go with the place in the batch
+        owner = torch.arange(N) if draw.weight[0] else draw.partner
+        queries = {0: method.query(draw.apply(views[0]))}
+        targets = of_partner(targets, owner)
     expected = sum(s * method.compare(queries[0], targets[b]).mean() for b, s in shares.items())
     torch.testing.assert_close(result.mixed, expected.detach(), rtol=1e-4, atol=1e-5)  # type: ignore[union-attr]
 
@@ -121,6 +133,13 @@ def test_the_loss_is_the_clean_part_and_the_two_images_shares(kind: str, draw: A
     queries, targets = parts_of(method, views)
     q_mix, w = method.query(draw.apply(views[0])), draw.weight[0]
     clean = mixed = torch.zeros(())
+    for a, b, share in method.position_pairs_of(len(views)):
+        clean = clean + share * method.compare_positions(queries[a], targets[b]).sum() / N
+        partner = of_partner(targets[b], draw.partner)
+        own, other = (method.compare_positions(q_mix, t) for t in (targets[b], partner))
+        assert own.dtype == torch.float32
+        at = draw.shares_at(*own.shape[1:])
+        mixed = mixed + share * (at[:, 0] * own + at[:, 1] * other).sum() / N
     for a, b, share in method.pairs_of(len(views)):
         own = method.compare(queries[a], targets[b])
         assert own.shape == (() if method.coupled else (N,))
@@ -220,7 +239,7 @@ def test_a_mixture_is_encoded_once_and_never_by_the_momentum_encoder(kind: str) 
     method = settled(kind).train()
     views, draw = views_of(method), global_draw(0.4)
     momentum = [getattr(method, name) for name in ("f_k", "f_t") if hasattr(method, name)]
-    trained = images_seen_by(method.backbone)
+    trained = images_seen_by(encoder_of(method))
     keys = [images_seen_by(getattr(m, "backbone", m)) for m in momentum]
     step(method, views, UNMIX, draw)
     mixture = draw.apply(views[0])
@@ -361,7 +380,7 @@ def test_bfloat16_autocast_gives_a_float32_loss_that_is_near(kind: str) -> None:
     """bfloat16 has 8 bits. Of the same outputs of the network the loss is the same."""
     method = settled(kind)
     views = views_of(method)
-    a, b, _ = method.pairs_of(len(views))[0]
+    a, b, _ = pairs_of(method)[0]
     exact = step(method, views, UNMIX, global_draw(0.4)).loss.item()
     with torch.autocast("cpu", dtype=torch.bfloat16):
         result = step(method, views, UNMIX, global_draw(0.4))
@@ -395,7 +414,7 @@ def test_no_value_is_read_within_a_step(kind: str) -> None:
         method.begin_step(Progress(4, 12, 3))
         queries, targets = parts_of(method, views)
         q_mix, losses = method.query(mixed), []
-        for a, b, _ in method.pairs_of(len(views)):
+        for a, b, _ in pairs_of(method):
             other = of_partner(targets[b], partner)
             for q, t in ((queries[a], targets[b]), (q_mix, targets[b]), (q_mix, other)):
                 losses.append(method.compare(q, t).mean())
@@ -420,8 +439,8 @@ def test_evaluation_gets_features_and_projections(kind: str) -> None:
     both = isinstance(features, tuple)
     assert torch.equal(method.features(x), torch.cat(features, dim=1) if both else features)
     options = options_of(name) | KINDS[kind][1]
-    width = {"cmc": 2 * options["dim"], "dino": options.get("bottleneck")}
-    assert method.projections(x).shape == (N, width.get(name, options["dim"]))
+    width = {"cmc": 2 * options.get("dim", 0), "dino": options.get("bottleneck"), "mae": 24}
+    assert method.projections(x).shape == (N, width.get(name, options.get("dim")))
 
 
 @pytest.mark.parametrize("kind", ["mocov3", "nnclr", "simclr"])

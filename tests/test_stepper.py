@@ -15,7 +15,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader
 
 import unmix
-from harness import N_DATA, N, build, views_of
+from harness import N_DATA, OF_PATCHES, N, build, views_of
 from unmix.methods import METHODS, Method, Progress
 from unmix.step import draw_mixture, objective, step_generator
 
@@ -75,8 +75,10 @@ def by_hand(method: Method, numbers: range, operator: Any = None) -> None:
 def test_a_loop_is_all_parts_of_the_method_in_their_order(name: str) -> None:
     operator = unmix.UnMix()
     step, method = stepper_of(name, mixture=operator), build(name)
+    assert step.operator is not None
+    assert (step.operator == operator) != (name in OF_PATCHES)  # whose boxes are of whole patches
     loop(step, optimizer_of(step), range(5))
-    by_hand(method, range(5), operator)
+    by_hand(method, range(5), step.operator)
     ours, theirs = state_of(step.method), state_of(method)
     assert all(torch.equal(ours[key], theirs[key]) for key in theirs)
 

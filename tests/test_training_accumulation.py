@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 import unmix
-from harness import N, build, views_of
+from harness import OF_PATCHES, N, build, views_of
 from unmix.cli import main
 from unmix.config import Settings
 from unmix.errors import UserError
@@ -108,6 +108,9 @@ def test_a_method_says_truly_whether_its_loss_is_that_of_its_parts(method: str) 
             kind.targets = lambda views, q, i, g: {  # type: ignore[method-assign]
                 0: torch.stack([i, *((i + n) % 24 for n in range(1, 13))], dim=1)
             }
+        if method in OF_PATCHES:  # the same masks for both
+            keep = torch.rand(N, 16, generator=generator).argsort(dim=1)[rows, :4]
+            kind.kept = lambda n, grid, device: keep  # type: ignore[method-assign]
         if method == "pirl":
             kind.begin_step(unmix.methods.Progress(30, 60, 3))
             kind.jigsaw = lambda view: kind.f(view)  # type: ignore[method-assign]

@@ -62,6 +62,7 @@ _METHODS = {
     "dino": "DINO",
     "insdis": "InsDis",
     "lejepa": "LeJEPA",
+    "mae": "MAE",
     "moco": "MoCo",
     "mocov3": "MoCo v3",
     "nnbyol": "NNBYOL",

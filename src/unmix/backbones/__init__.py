@@ -16,7 +16,7 @@ from unmix.backbones.split_batch_norm import (
     has_batch_norm,
 )
 from unmix.backbones.stochastic import draws_in_training, without_drop_path
-from unmix.backbones.tokens import TokenEncoder, Tokens
+from unmix.backbones.tokens import TokenEncoder, Tokens, patches_of, sine_cosine_positions
 
 __all__ = [
     "BACKBONES",
@@ -46,5 +46,7 @@ __all__ = [
     "mlp_head",
     "parameter_groups",
     "patch_side",
+    "patches_of",
+    "sine_cosine_positions",
     "without_drop_path",
 ]

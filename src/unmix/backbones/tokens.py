@@ -10,7 +10,7 @@ from torch.utils.checkpoint import checkpoint
 
 from unmix.errors import UserError
 
-__all__ = ["TokenEncoder", "Tokens", "patches_of", "sine_cosine_positions"]
+__all__ = ["TokenEncoder", "Tokens", "no_patches", "patches_of", "sine_cosine_positions"]
 
 
 class Tokens(NamedTuple):
@@ -95,7 +95,7 @@ class TokenEncoder(nn.Module):
         *,
         masked: Tensor | None = None,
         mask_token: Tensor | None = None,
-        attention: Tensor | None = None,
+        swapped: Tensor | None = None,
     ) -> Tokens:
         """Encode images (N, C, H, W), or some of their patches.
 
@@ -105,8 +105,9 @@ class TokenEncoder(nn.Module):
                 the others are dropped after they are embedded. By default all, in order.
             masked: True for patches that are replaced by `mask_token`, bool (N, rows * columns).
             mask_token: A learned embedding, (D,).
-            attention: True where a token may attend to another, bool (N or 1, 1, L, L) of the L
-                prefix and patch tokens; by default everywhere.
+            swapped: True for patches that are taken from the batch in reverse, bool (N, rows *
+                columns). They attend to each other alone, and so do the others with the prefix
+                (masked self-attention of MixMIM, Liu et al. 2022).
         """
         vit = self.vit
         self.grid(images)
@@ -115,12 +116,24 @@ class TokenEncoder(nn.Module):
             assert mask_token is not None
             where = masked.reshape(*x.shape[:-1], 1)
             x = torch.where(where, mask_token.to(x.dtype), x)
+        attention = None
+        if swapped is not None:
+            x = torch.where(swapped.reshape(*x.shape[:-1], 1), x.flip(0), x)
+            group = nn.functional.pad(swapped, (vit.num_prefix_tokens, 0))
+            attention = group[:, None, :, None] == group[:, None, None, :]
         return self.encode(vit._pos_embed(x), keep, attention)
 
     def encode(
         self, embedded: Tensor, keep: Tensor | None = None, attention: Tensor | None = None
     ) -> Tokens:
-        """The rest of the model, from embedded tokens with their positions, (N, P + T, D)."""
+        """The rest of the model, from embedded tokens with their positions, (N, P + T, D).
+
+        Args:
+            embedded: Prefix and patches.
+            keep: As of `forward`.
+            attention: True where a token may attend to another, bool (N or 1, 1, L, L) of the L
+                prefix and patch tokens; by default everywhere.
+        """
         vit, prefix = self.vit, self.vit.num_prefix_tokens
         x = embedded
         if keep is not None:
@@ -154,12 +167,7 @@ def _check(vit: Any, owner: str) -> None:
         kinds = (VisionTransformer,)
     name, known = type(vit).__name__, isinstance(vit, kinds)
     if not known:
-        raise UserError(
-            f"{owner} is for the patches of a vision transformer, and {name} is none of timm's "
-            '`VisionTransformer`; use `backbone="timm:vit_tiny_patch16_224"`, with `patch=4` for '
-            "images of 32 pixels.",
-            parameter="backbone",
-        )
+        raise no_patches(owner, name)
     rows, columns = vit.patch_embed.patch_size
     if rows != columns or not isinstance(vit.patch_drop, nn.Identity):
         what = f"patches of {rows} x {columns}" if rows != columns else "a `patch_drop_rate`"
@@ -168,6 +176,16 @@ def _check(vit: Any, owner: str) -> None:
             "it out.",
             parameter="backbone",
         )
+
+
+def no_patches(owner: str, name: str) -> UserError:
+    """The error of a network without patches, for a method that needs them."""
+    return UserError(
+        f"{owner} is for the patches of a vision transformer, and {name} is none of timm's "
+        '`VisionTransformer`; use `backbone="timm:vit_tiny_patch16_224"`, with `patch=4` for '
+        "images of 32 pixels.",
+        parameter="backbone",
+    )
 
 
 def patches_of(images: Tensor, side: int) -> Tensor:

@@ -37,7 +37,7 @@ class PretrainSettings(TypedDict, total=False):
 
     second_view: ViewOverrides
     local_view: ViewOverrides
-    method: Literal["barlow", "byol", "cmc", "deepclusterv2", "dino", "insdis", "lejepa", "moco", "mocov3", "nnbyol", "nnclr", "pirl", "ressl", "simclr", "simdino", "simsiam", "swav", "tico", "vicreg", "wmse"]
+    method: Literal["barlow", "byol", "cmc", "deepclusterv2", "dino", "insdis", "lejepa", "mae", "moco", "mocov3", "nnbyol", "nnclr", "pirl", "ressl", "simclr", "simdino", "simsiam", "swav", "tico", "vicreg", "wmse"]
     data: Any
     data_dir: str | os.PathLike[str] | None
     train_folder: str | os.PathLike[str] | None
@@ -212,6 +212,12 @@ class PretrainSettings(TypedDict, total=False):
     slices: int
     knots: int
     t_max: float
+    mask_ratio: float
+    norm_pix: bool
+    decoder_dim: int
+    decoder_depth: int
+    decoder_heads: int
+    mixed_tokens: bool
     head: Literal["linear", "mlp"]
     queue_size: int
     symmetric: bool

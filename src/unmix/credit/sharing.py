@@ -128,7 +128,7 @@ def shared_position_loss(
     shares = draw.shares_at(*total.shape[1:])
     total = to_device(shares[:, 0], total.device, total.dtype) * total
     for column in range(1, shares.shape[1]):
-        if not shares[:, column].any():
+        if shares.device.type == "cpu" and not shares[:, column].any():
             continue  # crops of one image: all credit is its own
         part = loss(query, of_partner(target, draw.owners[:, column]))
         total = total + to_device(shares[:, column], part.device, part.dtype) * part

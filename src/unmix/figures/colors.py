@@ -36,6 +36,7 @@ _METHODS: dict[str, str] = {
     "tico": "#C05A8A",
     "nnbyol": "#B8509A",
     "simdino": "#9A4FC0",
+    "mae": "#A0522D",
 }
 
 PALETTE = (

@@ -12,6 +12,7 @@ from unmix.methods.deepclusterv2 import DeepClusterV2
 from unmix.methods.dino import DINO
 from unmix.methods.insdis import InsDis
 from unmix.methods.lejepa import LeJEPA
+from unmix.methods.mae import MAE
 from unmix.methods.moco import MoCo
 from unmix.methods.mocov3 import MoCoV3
 from unmix.methods.nnbyol import NNBYOL
@@ -30,6 +31,7 @@ __all__ = [
     "BYOL",
     "CMC",
     "DINO",
+    "MAE",
     "METHODS",
     "NNBYOL",
     "NNCLR",
@@ -65,6 +67,7 @@ METHODS: dict[str, type[Method]] = {
     "dino": DINO,
     "insdis": InsDis,
     "lejepa": LeJEPA,
+    "mae": MAE,
     "moco": MoCo,
     "mocov3": MoCoV3,
     "nnbyol": NNBYOL,

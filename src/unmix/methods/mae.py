@@ -1,0 +1,221 @@
+"""MAE: masked autoencoders (He et al. 2021), and MixMIM's mixed tokens (Liu et al. 2022)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from unmix.backbones import BACKBONES, TokenEncoder, patches_of, sine_cosine_positions
+from unmix.backbones.token_decoder import TokenDecoder
+from unmix.backbones.tokens import no_patches
+from unmix.distributed import rank, world_size
+from unmix.errors import UserError, check_number
+from unmix.methods.base import Method, Pair, Progress, full_precision
+from unmix.methods.projected import check_sizes
+from unmix.randomness import generator_for, uniform
+from unmix.transfer import to_device
+
+__all__ = ["MAE"]
+
+
+class MAE(Method):
+    """Most patches of an image are dropped, and a light decoder reconstructs their pixels.
+
+    Query: the decoder's pixels of every patch, from the encoder's tokens of those that are kept.
+    Target: the pixels of the image, patch by patch. Compared by the mean square over the patches
+    that were dropped. With `mixed_tokens` (MixMIM) they are not dropped: those of another image are
+    in their place, which attend to each other alone, and the decoder reconstructs both images.
+
+    Args:
+        backbone: One of timm's vision transformers.
+        mask_ratio: Share of the patches that are masked, in (0, 1).
+        norm_pix: Standardize the target's pixels within each patch.
+        decoder_dim: Length of the decoder's tokens.
+        decoder_depth: Blocks of the decoder.
+        decoder_heads: Attention heads of the decoder.
+        mixed_tokens: Put the tokens of the batch in reverse where the masked ones are, instead of
+            none, and reconstruct both images.
+    """
+
+    views = 1
+    pairs: Sequence[Pair] = ()
+    position_pairs: Sequence[Pair] = (Pair(0, 0),)
+
+    def __init__(
+        self,
+        backbone: nn.Module,
+        *,
+        mask_ratio: float = 0.75,
+        norm_pix: bool = True,
+        decoder_dim: int = 512,
+        decoder_depth: int = 8,
+        decoder_heads: int = 16,
+        mixed_tokens: bool = False,
+    ) -> None:
+        check_number("mask_ratio", mask_ratio, above=0, below=1, owner="MAE")
+        check_sizes(
+            "MAE", decoder_dim=decoder_dim, decoder_depth=decoder_depth, decoder_heads=decoder_heads
+        )
+        super().__init__()
+        self.f = TokenEncoder(backbone, "MAE")
+        self.mask_ratio, self.norm_pix, self.mixed_tokens = mask_ratio, norm_pix, mixed_tokens
+        if mixed_tokens:
+            self.across_samples = "partners"
+        pixels = self.f.side**2 * self.f.channels
+        sizes = (self.f.feature_dim, decoder_dim, pixels)
+        self.g = TokenDecoder(sizes, decoder_depth, decoder_heads, self.f.built_grid)
+        self.kept_of(self.f.built_grid)
+        self.place: tuple[int, ...] = (0,)
+        self.seed = 0
+
+    @staticmethod
+    def build_backbone(name: str, **options: Any) -> nn.Module:
+        """The encoder, with sine-cosine positions that are not trained, as published.
+
+        Weights that are read into it bring positions of their own, which stay as they are too.
+
+        Raises:
+            UserError: if it is no vision transformer.
+        """
+        if name in BACKBONES:
+            raise no_patches("MAE", name)
+        backbone = Method.build_backbone(name, **options)
+        if isinstance(getattr(backbone, "pos_embed", None), nn.Parameter):
+            fix_positions(TokenEncoder(backbone, "MAE"))
+        return backbone
+
+    def why_not_joint(self) -> str | None:
+        """Masks are drawn for a batch."""
+        return "its masks are drawn for each batch, and there is no batch norm to share"
+
+    def begin_step(self, progress: Progress) -> None:
+        """Masks are drawn anew at each step, and differ between processes."""
+        self.seed, self.place = progress.seed, (progress.step,)
+
+    def begin_part(self, part: int) -> None:
+        """Likewise for each part of a step."""
+        self.place = (self.place[0], part)
+
+    def kept_of(self, grid: tuple[int, int]) -> int:
+        """The number of patches that are kept, floor((1 - mask_ratio) T), of T on a grid.
+
+        Raises:
+            UserError: if none is kept, or all are.
+        """
+        count = grid[0] * grid[1]
+        kept = int(count * (1 - self.mask_ratio))
+        if not 0 < kept < count:
+            left = "none" if kept == 0 else "all"
+            raise UserError(
+                f"{self.mask_ratio:g} leaves {left} of the {count} patches of an image; use "
+                f"smaller patches, or a ratio between {1 / count:.3g} and {1 - 1 / count:.3g}.",
+                parameter="mask_ratio",
+                owner="MAE",
+            )
+        return kept
+
+    def kept(self, n: int, grid: tuple[int, int], device: torch.device) -> Tensor:
+        """The patches that are kept of n images, int64 (n, T): the same for all calls of a step.
+
+        With mixed tokens all images have the same ones, as released.
+        """
+        own = () if world_size() == 1 else (rank(),)
+        generator = generator_for(self.seed, "masks", *self.place, *own)
+        rows = 1 if self.mixed_tokens else n
+        noise = uniform((rows, grid[0] * grid[1]), generator)
+        return to_device(noise.argsort(dim=1)[:, : self.kept_of(grid)].expand(n, -1), device)
+
+    def query(self, view: Tensor, number: int = 0) -> dict[str, Tensor]:
+        """The pixels of every patch and which of them count.
+
+        Returns:
+            `pooled`, the encoder's features (N, D); `pixels` (N, rows, columns, side * side * C),
+            and `masked`, bool (N, rows, columns).
+        """
+        grid = self.f.grid(view)
+        keep = self.kept(len(view), grid, view.device)
+        masked = torch.ones(len(view), grid[0] * grid[1], dtype=torch.bool, device=view.device)
+        masked = masked.scatter(1, keep, False)
+        if self.mixed_tokens:
+            pooled, pixels = self.unmixed(view, masked, grid)
+            masked = torch.ones_like(masked)
+        else:
+            pooled, prefix, patches = self.f(view, keep)
+            filled = self.g.filled(self.g.embed(patches), keep, masked.shape[1])
+            pixels = self.g.decode(self.g.embed(prefix), filled, grid)
+        return {"pooled": pooled, "pixels": pixels, "masked": masked.unflatten(1, grid)}
+
+    def unmixed(self, view: Tensor, masked: Tensor, grid: tuple[int, int]) -> tuple[Tensor, Tensor]:
+        """Encode images with masked tokens of the batch in reverse, and decode both of each pair.
+
+        What an image lacks in its own mixture is decoded there, and what it gave to its partner's
+        is decoded from what that one lacks of it: together every patch, once.
+
+        Returns:
+            The encoder's features (N, D) and the pixels of every patch.
+        """
+        pooled, _, patches = self.f(view, swapped=masked)
+        tokens, place = self.g.embed(patches), masked[:, :, None]
+        mask = self.g.mask_token.to(tokens.dtype)
+        both = torch.cat([torch.where(place, mask, tokens), torch.where(place, tokens, mask)])
+        own, others = self.g.decode(both[:, :0], both, grid).chunk(2)
+        lacked = masked.unflatten(1, grid)[..., None]
+        return pooled, torch.where(lacked, own, others.flip(0))
+
+    @torch.no_grad()
+    def targets(
+        self,
+        views: Sequence[Tensor],
+        queries: Mapping[int, Any],
+        index: Tensor,
+        generator: torch.Generator,
+    ) -> dict[int, Tensor]:
+        """The pixels of every patch, (N, rows, columns, side * side * C)."""
+        pixels = patches_of(views[0].float(), self.f.side)
+        if self.norm_pix:
+            variance, mean = torch.var_mean(pixels, dim=-1, keepdim=True)
+            pixels = (pixels - mean) / (variance + 1e-6).sqrt()
+        return {0: pixels}
+
+    def compare_positions(self, query: Mapping[str, Tensor], target: Tensor) -> Tensor:
+        """The mean square of each masked patch over their number: (N, rows, columns)."""
+        with full_precision(target):
+            masked = query["masked"].float()
+            loss = (query["pixels"].float() - target).square().mean(dim=-1)
+            return loss * masked / masked.sum(dim=(1, 2), keepdim=True)
+
+    def compare(self, query: Mapping[str, Tensor], target: Tensor) -> Tensor:
+        """The mean over the masked patches: losses (N,)."""
+        return self.compare_positions(query, target).sum(dim=(1, 2))
+
+    @property
+    def cell(self) -> int:
+        """Side of a patch."""
+        return self.f.side
+
+    @property
+    def backbone(self) -> nn.Module:
+        """The encoder."""
+        return self.f.vit
+
+    def projections(self, images: Tensor) -> Tensor:
+        """The encoder's features (N, D): there is no projector."""
+        return self.f.vit(images)
+
+    @property
+    def chance_loss(self) -> float | None:
+        """1, the variance of a standardized patch; unknown for plain pixels."""
+        return 1.0 if self.norm_pix else None
+
+
+@torch.no_grad()
+def fix_positions(encoder: TokenEncoder) -> None:
+    """Give a transformer fixed sine-cosine positions; those of class and register tokens are 0."""
+    positions = encoder.vit.pos_embed
+    fixed = sine_cosine_positions(positions.shape[2], *encoder.built_grid)
+    positions.zero_()
+    positions[0, -len(fixed) :] = fixed
+    positions.requires_grad_(False)
