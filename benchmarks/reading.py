@@ -30,7 +30,7 @@ from torchvision.datasets import ImageFolder
 from torchvision.transforms import Compose, RandomResizedCrop, ToTensor, v2
 
 from unmix.commands.pack import pack
-from unmix.data import ImageSet, load
+from unmix.data import ImageSet, Shards, load
 from unmix.data.streams import ShardImages
 from unmix.training.loading.loaders import EpochOrder, build_loader
 from unmix.training.loading.shard_order import ShardOrder
@@ -80,7 +80,7 @@ def unmix_loader(data: Path, args: argparse.Namespace, workers: int) -> Iterable
 def shard_loader(data: str, args: argparse.Namespace, workers: int, size: str) -> Iterable[Any]:
     """Shards, in their own order; with `size` of 0 each image is a request."""
     place = args.cache_dir / f"copies-{size}"
-    images = load(data, "train", cache_dir=place, cache_size=size)
+    images = load(data, "train", cache_dir=place, shards=Shards(size))
     return crops_of(images.evenly(args.images), args, workers)
 
 

@@ -12,7 +12,7 @@ import pytest
 import torch
 from PIL import Image
 
-from unmix.data import load
+from unmix.data import Lists, load
 from unmix.data.columns import Columns
 from unmix.data.fingerprint import fingerprint
 from unmix.data.from_python import from_python
@@ -134,12 +134,12 @@ def test_images_in_files_of_their_own_and_columns_of_bytes(tmp_path):
     plain.save_to_disk(tmp_path / "plain")
     with pytest.raises(UserError, match=r"image_column: .*has the columns content, y"):
         read(tmp_path / "plain")
-    found = read(tmp_path / "plain", columns=Columns("content", "y"))
+    found = read(tmp_path / "plain", lists=Lists(Columns("content", "y")))
     assert (found.classes, found.read(0)) == (("a", "b"), encoded(int(found.numbers[0])))
     with pytest.raises(UserError, match=r"no column 'contend'.*mean 'content'"):
-        read(tmp_path / "plain", columns=Columns("contend"))
+        read(tmp_path / "plain", lists=Lists(Columns("contend")))
     with pytest.raises(UserError, match=r"column 'y' is of type string, which is no image"):
-        read(tmp_path / "plain", columns=Columns("y"))
+        read(tmp_path / "plain", lists=Lists(Columns("y")))
 
 
 def test_hidden_labels_are_no_classes(tmp_path):

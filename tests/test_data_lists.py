@@ -18,7 +18,7 @@ from PIL import Image
 
 from unmix.cli import main
 from unmix.commands import knn
-from unmix.data import FileImages, kept, list_cache, lists, load
+from unmix.data import FileImages, Lists, kept, list_cache, lists, load
 from unmix.data.columns import Columns
 from unmix.data.fingerprint import fingerprint
 from unmix.errors import UserError
@@ -105,7 +105,7 @@ def test_a_csv_without_a_header_is_recognized_by_its_first_path(root):
     four = write(root / "four.csv", "".join(f"{path},{c},x,y\n" for path, c in ROWS))
     with pytest.raises(UserError, match="columns 2 and 3 and 4 beside the paths; say which"):
         load(four, "train")
-    assert listed(four, columns=Columns(label="2")).classes == ("cat", "dog")
+    assert listed(four, lists=Lists(Columns(label="2"))).classes == ("cat", "dog")
 
 
 def test_a_quoted_name_may_hold_the_separator(root):
@@ -229,15 +229,15 @@ def test_columns_and_splits_that_are_not_there_name_the_nearest(root):
     assert "--image_column" in caught.value.on_command_line()
     assert "where, kind, part" in str(caught.value)
     with pytest.raises(UserError, match=r"image_column: .*no column 'were'.*mean 'where'"):
-        load(path, "train", columns=Columns("were"))
+        load(path, "train", lists=Lists(Columns("were")))
     chosen = Columns("where", "kind", "part")
-    assert len(load(path, "train", columns=chosen)) == 20 - 2  # a single split: held out
+    assert len(load(path, "train", lists=Lists(chosen))) == 20 - 2  # a single split: held out
     with pytest.raises(UserError, match="train_folder: there is no split 'b'"):
-        load(path, "train", columns=chosen, train_folder="b")
+        load(path, "train", lists=Lists(chosen), train_folder="b")
     with pytest.raises(UserError, match="image_column: applies only to a list"):
-        load(root / "img", "train", columns=Columns("where"))
+        load(root / "img", "train", lists=Lists(Columns("where")))
     with pytest.raises(UserError, match=r"image_column: .* is a text of paths"):
-        load(write(root / "a.txt", ROWS[0][0]), "train", columns=Columns("path"))
+        load(write(root / "a.txt", ROWS[0][0]), "train", lists=Lists(Columns("path")))
 
 
 def test_ambiguous_splits_of_a_list_are_settled_by_name(root):
@@ -297,20 +297,17 @@ def work(call: Callable[[], FileImages]) -> tuple[FileImages, int, int]:
 
 def test_a_long_list_is_read_with_little_work_and_once(long, tmp_path, monkeypatch):
     monkeypatch.setattr(kept, "_SETTLED", 0)
-    words = {"manifest": True, "cache_dir": tmp_path / "cache"}
+    words = {"lists": Lists(manifest=True), "cache_dir": tmp_path / "cache"}
     path = long / "list.csv"
-    listed(path)  # statistics of the images are kept by the process
     plain, calls, asked = work(lambda: listed(path))
     assert (len(plain), plain.classes) == (90_000, tuple("01234567"))
     assert calls < 20 * 100_000  # 48 a line before
     assert asked < 3000  # of the images that statistics are of, not of each
-    first, _, _ = work(lambda: listed(path, **words))
-    test = listed(path, "test", **words)
+    first = listed(path, **words)
     again, calls, asked = work(lambda: listed(path, **words))
     assert calls < 100_000 / 2
     assert asked < 3000
     assert fingerprint(again, sizes=False) == fingerprint(plain, sizes=False)
-    assert fingerprint(test, sizes=False) == fingerprint(listed(path, "test"), sizes=False)
     assert first.notes == plain.notes
     assert again.notes[:-1] == plain.notes
     assert "note: 100,000 paths are from" in again.notes[-1]
@@ -327,15 +324,19 @@ def short(root: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return root
 
 
-def is_kept(root: Path, split: str = "train", **more: Any) -> bool:
+KEPT = Lists(manifest=True)
+
+
+def is_kept(root: Path, split: str = "train", columns: Columns | None = None, **more: Any) -> bool:
     """Whether a list is not read; what is found must be what it says."""
-    words: dict[str, Any] = {"manifest": True, "cache_dir": root / "cache", **more}
+    columns = columns or Columns()
+    words: dict[str, Any] = {"lists": Lists(columns, True), "cache_dir": root / "cache", **more}
     with pytest.MonkeyPatch.context() as patch:
         read: list[Path] = []
         table = lists.read_table
         patch.setattr(lists, "read_table", lambda *each: read.append(each[0]) or table(*each))
         found = listed(root / "list.csv", split, **words)
-    plain = listed(root / "list.csv", split, **more)
+    plain = listed(root / "list.csv", split, lists=Lists(columns), **more)
     assert fingerprint(found) == fingerprint(plain)
     assert [note for note in found.notes if not note.startswith("note:")] == list(plain.notes)
     return not read
@@ -346,7 +347,7 @@ def test_a_list_is_read_again_when_it_or_a_folder_or_a_setting_is_another(short)
     (short / "img" / "cat" / "0 x.png").rename(short / "img" / "cat" / "away.png")
     assert [is_kept(short, "test"), is_kept(short, "test"), is_kept(short)] == [False, True, True]
     with pytest.raises(UserError, match="1 of 4 paths does not exist"):
-        listed(short / "list.csv", "test", strict=True, manifest=True, cache_dir=short / "cache")
+        listed(short / "list.csv", "test", strict=True, lists=KEPT, cache_dir=short / "cache")
     (short / "img" / "cat" / "away.png").rename(short / "img" / "cat" / "0 x.png")
     assert not is_kept(short)
     write(short / "list.csv", (short / "list.csv").read_bytes().replace(b",dog", b",cow"))
@@ -401,3 +402,33 @@ def test_a_csv_of_many_lines_names_the_first_that_is_wrong(tmp_path):
     lines[710] += '"a'
     with pytest.raises(UserError, match="line 701 has 3 cells, the first 2"):
         load(write(tmp_path / "list.csv", "\n".join(lines)), "train")
+
+
+def test_commands_read_another_table_by_the_columns_that_they_are_given(root, tmp_path, capsys):
+    rows = [f"{p},{c},{'a' if i % 5 else 'b'}" for i, (p, c) in enumerate(ROWS)]
+    own = write(root / "own.csv", "\n".join(["where,kind,part", *rows]))
+    write(root / "other.csv", "\n".join(["place,sort,piece", *rows]))
+    run = tmp_path / "run"
+    tiny = ["--method", "simclr", "--backbone", "resnet10", "--width", "0.125", "--dim", "8",
+            "--hidden", "8", "--size", "8", "--batch_size", "8", "--epochs", "1", "--device",
+            "cpu", "--logger", "none", "--knn_every", "0", "--workers", "0", "--image_column",
+            "where", "--label_column", "kind", "--split_column", "part", "--train_folder", "a",
+            "--test_folder", "b"]  # fmt: skip
+    assert main(["pretrain", *tiny, "--data", str(own), "--run", str(run)]) == 0
+    assert knn(str(run))["test_images"] == 4
+    others = ["--image_column", "place", "--label_column", "sort", "--split_column", "piece",
+              "--train_folder", "a", "--test_folder", "b"]  # fmt: skip
+    data = ["--data", str(root / "other.csv")]
+    features = ["--out", str(tmp_path / "f.npz")]
+    for words in (["knn"], ["probe"], ["embed", *features]):
+        capsys.readouterr()
+        assert main([words[0], str(run), *words[1:], *data]) == 2
+        assert "--image_column" in capsys.readouterr().err
+        assert main([words[0], str(run), *words[1:], *data, *others]) == 0
+    with np.load(tmp_path / "f.npz") as found:
+        assert len(found["features"]) == 20
+    capsys.readouterr()
+    assert main(["knn", str(run), "--image_column", "whom"]) == 2
+    assert "no column 'whom'; it has where, kind, part" in capsys.readouterr().err
+    assert main(["knn", str(run), "--data", str(root / "img"), "--label_column", "x"]) == 2
+    assert "--label_column: applies only to a list of files" in capsys.readouterr().err

@@ -19,7 +19,7 @@ import pytest
 import torch
 
 from streams import Server, picture, serving, write_shards, write_tar
-from unmix.data import BrokenImage, load, read_uint8
+from unmix.data import BrokenImage, Shards, load, read_uint8
 from unmix.data.fingerprint import fingerprint
 from unmix.data.streams import NoTestShards, ShardImages, loading, remote, store
 from unmix.data.streams.cache import ShardCache, _machine
@@ -223,7 +223,7 @@ def test_every_shard_is_copied_once_and_whole(cache: Path, server: Server) -> No
 
 def test_without_a_cache_an_image_is_a_range_of_bytes(cache: Path, server: Server) -> None:
     write_shards(server.folder, [5, 5])
-    images = shards(f"{server.url}/train-{{0000..0001}}.tar", cache_size="0")
+    images = shards(f"{server.url}/train-{{0000..0001}}.tar", shards=Shards("0"))
     assert any("requested on its own" in note for note in images.notes)
     before = server.sent["/train-0000.tar"]
     images.prepare([0, 3], whole=True)
@@ -263,7 +263,7 @@ def test_a_server_without_ranges_serves_whole_shards(
     write_shards(server.folder, [5])
     assert contents(shards(f"{server.url}/train-0000.tar")) == expected(5)
     with pytest.raises(ShardError, match="ignores requests for a range"):
-        load(f"{server.url}/train-0000.tar", "train", cache_size="0", cache_dir=tmp_path / "no")
+        load(f"{server.url}/train-0000.tar", "train", shards=Shards("0"), cache_dir=tmp_path / "no")
 
 
 def test_images_go_to_other_processes(server: Server) -> None:
@@ -315,7 +315,7 @@ def test_a_server_that_is_not_there_is_named() -> None:
 
 def test_a_server_that_goes_away_is_named_without_waiting_for_ever(server: Server) -> None:
     write_shards(server.folder, [5, 5])
-    images = shards(f"{server.url}/train-{{0000..0001}}.tar", cache_size="0")
+    images = shards(f"{server.url}/train-{{0000..0001}}.tar", shards=Shards("0"))
     server.close()
     begun = time.monotonic()
     with pytest.raises(ShardError, match=r"train-0001.tar: cannot be read .*tries"):
@@ -638,9 +638,7 @@ def test_a_cache_that_is_too_small_for_the_order_is_not_filled(
     server: Server, size: str, copies: bool
 ) -> None:
     write_shards(server.folder, [4] * 6)
-    images = shards(
-        f"{server.url}/train-{{0000..0005}}.tar", cache_size=size, interleave=3, shuffle_buffer=3
-    )
+    images = shards(f"{server.url}/train-{{0000..0005}}.tar", shards=Shards(size, 3, 3))
     assert images.store.copies == copies
     assert any("--cache_size" in note for note in images.notes) != copies
 
@@ -657,7 +655,7 @@ def test_images_that_are_requested_together_fit_in_memory(
     server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write_shards(server.folder, [8])
-    images = shards(f"{server.url}/train-0000.tar", cache_size="0")
+    images = shards(f"{server.url}/train-0000.tar", shards=Shards("0"))
     sizes = [len(content) for content in expected(8)]
     monkeypatch.setattr(store, "_HELD_BYTES", sum(sizes[:5]))
     images.prepare(range(8))

@@ -14,6 +14,7 @@ from unmix import __version__
 from unmix.commands.finished import FinishedRun, Say
 from unmix.commands.images import image_sets
 from unmix.data import ImageSet, Skipped
+from unmix.data.columns import Columns
 from unmix.embedding import Chunks, NamedSet, assemble, encode_chunks, format_of
 from unmix.errors import UserError, check_choice, check_number
 from unmix.evaluation import LayerFeatures
@@ -42,6 +43,9 @@ def embed(
     data_dir: str | None = None,
     train_folder: str | None = None,
     test_folder: str | None = None,
+    image_column: str | None = None,
+    label_column: str | None = None,
+    split_column: str | None = None,
     overwrite: bool = False,
     say: Say = print_line,
 ) -> Path:
@@ -69,6 +73,10 @@ def embed(
         train_folder: Folder of the training images, relative to --data, if its name is not
             usual.
         test_folder: Folder of the images to evaluate on, likewise.
+        image_column: Of a list or table, the column of the images or their paths, if its name is
+            not a usual one.
+        label_column: Likewise of the labels.
+        split_column: Likewise of the splits to which images belong.
         overwrite: Replace the file if it exists.
         say: Prints a line.
 
@@ -91,7 +99,8 @@ def embed(
     cores = CoreMeter()
     finished = FinishedRun.open(run, device)
     encode, dim = encoder_of_layer(finished, layer, features)
-    sets = image_sets(finished, split, data, data_dir, train_folder, test_folder, say)
+    columns = Columns(image_column, label_column, split_column)
+    sets = image_sets(finished, split, data, data_dir, train_folder, test_folder, columns, say)
     chunks = embedding_chunks(path, finished, sets, layer, features, dim, dtype, batch_size)
     with finished.computing(threads, cores, say), chunks.opened(overwrite):
         if not chunks.ready.is_dir():

@@ -8,6 +8,7 @@ from typing import Any
 
 from unmix.commands.finished import FinishedRun, Say, Splits, line_of, say_skipped
 from unmix.commands.fitting import Labeled, WorkFolder, choose_settings, train, untrained
+from unmix.data.columns import Columns
 from unmix.display import counted
 from unmix.errors import UserError, check_choice, check_given
 from unmix.evaluation import Measurement, accuracy
@@ -45,6 +46,9 @@ def finetune(
     data_dir: str | None = None,
     train_folder: str | None = None,
     test_folder: str | None = None,
+    image_column: str | None = None,
+    label_column: str | None = None,
+    split_column: str | None = None,
     say: Say = print_line,
 ) -> dict[str, Any]:
     """Fine-tune a run's encoder with a linear classifier, and add the result to `results.json`.
@@ -82,6 +86,10 @@ def finetune(
         train_folder: Folder of the training images, relative to --data, if its name is not
             usual.
         test_folder: Folder of the images to evaluate on, likewise.
+        image_column: Of a list or table, the column of the images or their paths, if its name is
+            not a usual one.
+        label_column: Likewise of the labels.
+        split_column: Likewise of the splits to which images belong.
         say: Prints a line.
 
     Returns:
@@ -101,7 +109,8 @@ def finetune(
     quiet_libraries()
     cores = CoreMeter()
     finished = FinishedRun.open(run, device)
-    splits = finished.splits("fine-tuning", data, data_dir, train_folder, test_folder)
+    columns = Columns(image_column, label_column, split_column)
+    splits = finished.splits("fine-tuning", data, data_dir, train_folder, test_folder, columns)
     if finished.alone and out is None:
         raise UserError(
             "--out: an encoder file alone has no run folder to put the fine-tuned encoder in; give "

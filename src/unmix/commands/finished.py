@@ -13,9 +13,11 @@ import torch
 from torch import Tensor
 
 from unmix.commands.checkpoints import load_method
+from unmix.commands.columns import with_columns
 from unmix.commands.rows import add_row
 from unmix.config import MachineSettings, Settings
 from unmix.data import ImageSet, StreamedImages
+from unmix.data.columns import Columns
 from unmix.data.fingerprint import Fingerprint, digest_of
 from unmix.display import counted
 from unmix.errors import UserError, check_choice
@@ -210,6 +212,7 @@ class FinishedRun:
         data_dir: str | None,
         train_folder: str | None = None,
         test_folder: str | None = None,
+        columns: Columns | None = None,
     ) -> Splits:
         """Load the labeled training images and the test images.
 
@@ -220,6 +223,7 @@ class FinishedRun:
             train_folder: Folder of the training images within it; by default as in the pretraining,
                 or found by the usual names.
             test_folder: Likewise the images to evaluate on.
+            columns: Columns of a list or table; by default as in the pretraining, or found.
 
         Raises:
             UserError: if the data cannot be read or has no classes, or no other data is given and
@@ -248,13 +252,14 @@ class FinishedRun:
             test_folder=test_folder,
         )  # fmt: skip
         seen: dict[str, Fingerprint] = {}
-        train = load_split(chosen, "train", seen, elsewhere=elsewhere)
+        chosen, other = with_columns(chosen, columns or Columns(), elsewhere)
+        train = load_split(chosen, "train", seen, elsewhere=other)
         if train.labels is None or train.classes is None:
             raise UserError(
                 f"--data: {name} has no classes, and {what} needs them: the images of each class "
                 "in a folder of their own. Or give another --data."
             )
-        test = load_split(chosen, "test", seen, elsewhere=elsewhere)
+        test = load_split(chosen, "test", seen, elsewhere=other)
         transfer = name if self._is_other(seen, data, elsewhere) else None
         if transfer is None and own.limit is not None:
             train = train.evenly(own.limit)

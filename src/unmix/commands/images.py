@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from unmix.commands.columns import with_columns
 from unmix.commands.finished import FinishedRun, Say
 from unmix.data import ImageSet
+from unmix.data.columns import Columns
 from unmix.errors import UserError, check_choice
 from unmix.training.run.data_record import check_there, located_data, own_split, same_place
 from unmix.training.run.parts import load_split
@@ -22,6 +24,7 @@ def image_sets(
     data_dir: str | None,
     train_folder: str | None,
     test_folder: str | None,
+    columns: Columns,
     say: Say,
 ) -> list[ImageSet]:
     """Load the images of a data set, as the run reads them.
@@ -34,6 +37,7 @@ def image_sets(
         data_dir: Folder of its files.
         train_folder: Folder of the training images within it.
         test_folder: Folder of the test images within it.
+        columns: Columns of a list or table that are given.
         say: Prints a line.
 
     Raises:
@@ -59,6 +63,7 @@ def image_sets(
         train_folder=train_folder, test_folder=test_folder,
         range=limits, bit_depth=None,
     )  # fmt: skip
+    chosen, elsewhere = with_columns(chosen, columns, elsewhere)
     if split == "test":
         return [load_split(chosen, "test", elsewhere=elsewhere)]
     train = load_split(chosen, "train", elsewhere=elsewhere)

@@ -7,6 +7,7 @@ from typing import Any
 
 from unmix.commands.finished import FinishedRun, Say, check_features, line_of, say_skipped
 from unmix.config import EvaluationSettings
+from unmix.data.columns import Columns
 from unmix.errors import UserError, check_choice, check_number
 from unmix.evaluation import Task, evaluate
 from unmix.hardware.threads import CoreMeter
@@ -32,6 +33,9 @@ def knn(
     data_dir: str | None = None,
     train_folder: str | None = None,
     test_folder: str | None = None,
+    image_column: str | None = None,
+    label_column: str | None = None,
+    split_column: str | None = None,
     say: Say = print_line,
 ) -> dict[str, Any]:
     """Evaluate a finished run by kNN, and add the result to its `results.json`.
@@ -59,6 +63,10 @@ def knn(
         train_folder: Folder of the training images, relative to --data, if its name is not
             usual.
         test_folder: Folder of the images to evaluate on, likewise.
+        image_column: Of a list or table, the column of the images or their paths, if its name is
+            not a usual one.
+        label_column: Likewise of the labels.
+        split_column: Likewise of the splits to which images belong.
         say: Prints a line.
 
     Returns:
@@ -73,7 +81,8 @@ def knn(
     quiet_libraries()
     cores = CoreMeter()
     finished = FinishedRun.open(run, device)
-    splits = finished.splits("kNN", data, data_dir, train_folder, test_folder)
+    columns = Columns(image_column, label_column, split_column)
+    splits = finished.splits("kNN", data, data_dir, train_folder, test_folder, columns)
     if k is not None and k > len(splits.train):
         raise UserError(
             f"--k: {k} is more than the {len(splits.train):,} training images; it must be at most "

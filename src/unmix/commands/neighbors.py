@@ -18,6 +18,7 @@ from unmix.commands.images import image_sets
 from unmix.commands.neighbor_page import Hit, Query, neighbor_page
 from unmix.commands.predictions import spread_over_classes
 from unmix.data import Skipped, read_uint8
+from unmix.data.columns import Columns
 from unmix.data.python_images import given_uint8
 from unmix.embedding import Chunks, assemble
 from unmix.errors import UserError, check_number
@@ -58,6 +59,9 @@ def neighbors(
     data_dir: str | None = None,
     train_folder: str | None = None,
     test_folder: str | None = None,
+    image_column: str | None = None,
+    label_column: str | None = None,
+    split_column: str | None = None,
     overwrite: bool = False,
     say: Say = print_line,
 ) -> Path:
@@ -85,6 +89,10 @@ def neighbors(
         train_folder: Folder of the training images, relative to --data, if its name is not
             usual.
         test_folder: Folder of the images to evaluate on, likewise.
+        image_column: Of a list or table, the column of the images or their paths, if its name is
+            not a usual one.
+        label_column: Likewise of the labels.
+        split_column: Likewise of the splits to which images belong.
         overwrite: Replace the files if they exist.
         say: Prints a line.
 
@@ -109,7 +117,8 @@ def neighbors(
         check_new(folder / name, overwrite)
     encode, dim = encoder_of_layer(finished, layer)
     asked = _asked(finished, query)
-    sets = image_sets(finished, split, data, data_dir, train_folder, test_folder, say)
+    columns = Columns(image_column, label_column, split_column)
+    sets = image_sets(finished, split, data, data_dir, train_folder, test_folder, columns, say)
     count = sum(map(len, sets))
     if count <= k:
         raise UserError(

@@ -20,6 +20,7 @@ from unmix.commands.finished import (
     say_skipped,
 )
 from unmix.commands.rows import NotSavedError
+from unmix.data.columns import Columns
 from unmix.errors import UserError, check_choice, check_number
 from unmix.evaluation import PROBES, PROTOCOLS, AugmentedImages, LabeledFeatures, Task, evaluate
 from unmix.evaluation.protocol import Batches
@@ -48,6 +49,9 @@ def probe(
     data_dir: str | None = None,
     train_folder: str | None = None,
     test_folder: str | None = None,
+    image_column: str | None = None,
+    label_column: str | None = None,
+    split_column: str | None = None,
     checkpoint: str | None = None,
     say: Say = print_line,
 ) -> list[dict[str, Any]]:
@@ -76,6 +80,10 @@ def probe(
         train_folder: Folder of the training images, relative to --data, if its name is not
             usual.
         test_folder: Folder of the images to evaluate on, likewise.
+        image_column: Of a list or table, the column of the images or their paths, if its name is
+            not a usual one.
+        label_column: Likewise of the labels.
+        split_column: Likewise of the splits to which images belong.
         checkpoint: A kept checkpoint, such as epoch-0010, instead of the end of the run; "all"
             evaluates every one that was kept, then the end.
         say: Prints a line.
@@ -94,7 +102,8 @@ def probe(
     cores = CoreMeter()
     finished = FinishedRun.open(run, device)
     checkpoints = _chosen(finished, checkpoint)
-    splits = finished.splits("a probe", data, data_dir, train_folder, test_folder)
+    columns = Columns(image_column, label_column, split_column)
+    splits = finished.splits("a probe", data, data_dir, train_folder, test_folder, columns)
     if splits.note is not None:
         say(splits.note)
     usual = features == finished.settings.evaluation.features and not own and layer is None

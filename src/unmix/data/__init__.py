@@ -8,7 +8,7 @@ from unmix.data.imagenet import IMAGENET100
 from unmix.data.imageset import FileImages, ImageSet, Skipped, StreamedImages, TensorImages
 from unmix.data.packed import PackedImages
 from unmix.data.reading import read_uint8
-from unmix.data.registry import DATA_SETS, load
+from unmix.data.registry import DATA_SETS, Lists, Shards, load
 from unmix.data.statistics import (
     IMAGENET_MEAN,
     IMAGENET_STD,
@@ -26,7 +26,9 @@ __all__ = [
     "Decoding",
     "FileImages",
     "ImageSet",
+    "Lists",
     "PackedImages",
+    "Shards",
     "Skipped",
     "StreamedImages",
     "TensorImages",

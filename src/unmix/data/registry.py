@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import dataclass
 from pathlib import Path
 
 from unmix.data.columns import Columns
@@ -23,7 +24,7 @@ from unmix.data.tensor_sets import CIFAR10, CIFAR100, DIGITS, STL10
 from unmix.errors import UserError, byte_count, check_choice
 from unmix.names import HUGGING_FACE, is_python, is_stream
 
-__all__ = ["DATA_SETS", "load", "path_of", "with_path"]
+__all__ = ["DATA_SETS", "Lists", "Shards", "load", "path_of", "with_path"]
 
 DATA_SETS: dict[str, DataSet] = {
     data_set.name: data_set
@@ -34,6 +35,36 @@ DATA_SETS: dict[str, DataSet] = {
 """The data sets by the name that `data` takes."""
 
 _SPLITS = ("train", "test", "pretrain")
+
+
+@dataclass(frozen=True)
+class Shards:
+    """How images in shards are read.
+
+    Attributes:
+        cache_size: Bytes of all copies of remote shards, such as "50GB"; "0" for none.
+        interleave: How many shards are read side by side; by default 8.
+        shuffle_buffer: How many images are shuffled together.
+    """
+
+    cache_size: str = "50GB"
+    interleave: int | None = None
+    shuffle_buffer: int = 32_768
+
+
+@dataclass(frozen=True)
+class Lists:
+    """How lists of files and tables are read.
+
+    Attributes:
+        columns: The columns of paths or images, labels and splits; by default those with usual
+            names.
+        manifest: Whether the names of a large folder or list are kept in the cache, and only what
+            has changed is listed again (see `unmix.data.manifest` and `unmix.data.list_cache`).
+    """
+
+    columns: Columns = Columns()  # noqa: RUF009 - frozen
+    manifest: bool = False
 
 
 def load(
@@ -47,11 +78,8 @@ def load(
     test_folder: str | None = None,
     decoding: Decoding | None = None,
     cache_dir: str | os.PathLike[str] | None = None,
-    cache_size: str = "50GB",
-    interleave: int | None = None,
-    shuffle_buffer: int = 32_768,
-    columns: Columns | None = None,
-    manifest: bool = False,
+    shards: Shards | None = None,
+    lists: Lists | None = None,
 ) -> ImageSet:
     """Load a split of a data set.
 
@@ -71,14 +99,10 @@ def load(
         test_folder: Likewise the images to evaluate on.
         decoding: How files are decoded. Without a range, that of images of more than 8 bits is
             measured on the training images.
-        cache_dir: Of remote shards, where copies are kept; by default `~/.cache/unmix`.
-        cache_size: Bytes of all copies, such as "50GB"; "0" for none.
-        interleave: Of shards, how many are read side by side; by default 8.
-        shuffle_buffer: Of shards, how many images are shuffled together.
-        columns: Of a list, the columns of paths, labels and splits; by default those with usual
-            names.
-        manifest: Whether the names of a large folder are kept in `cache_dir`, and only folders that
-            have changed are listed again (see `unmix.data.manifest`).
+        cache_dir: Where copies of remote shards and names of files are kept; by default
+            `~/.cache/unmix`.
+        shards: How images in shards are read.
+        lists: How lists and tables are read, and whether names of files are kept.
 
     Raises:
         UserError: if the name is unknown, or files are missing, damaged, or laid out differently.
@@ -87,7 +111,9 @@ def load(
     name = os.fspath(data)
     skipped = Skipped(strict)
     how = decoding or Decoding()
-    chosen = columns or Columns()
+    shards, lists = shards or Shards(), lists or Lists()
+    chosen = lists.columns
+    kept = _cache_folder(cache_dir) if lists.manifest else None
     given = {"train_folder": train_folder, "test_folder": test_folder}
     folders = [parameter for parameter, value in given.items() if value is not None]
     if name.startswith(HUGGING_FACE):
@@ -98,16 +124,19 @@ def load(
         if (is_stream(name) or _is_folder_of_shards(name)) and not (
             chosen.needed and chosen.given()
         ):
-            cache = ShardCache(_cache_folder(cache_dir), byte_count("cache_size", cache_size))
+            cache = ShardCache(
+                _cache_folder(cache_dir), byte_count("cache_size", shards.cache_size)
+            )
             return load_shards(
                 name, split, skipped, how, cache, train_folder=train_folder,
-                test_folder=test_folder, reading=Reading(interleave or 8, shuffle_buffer),
+                test_folder=test_folder,
+                reading=Reading(shards.interleave or 8, shards.shuffle_buffer),
             )  # fmt: skip
         place = Path(name) if is_stream(name) else _place(name)
         if place.is_file() and not is_stream(name):
             return load_list(
                 place, split, skipped, how, chosen, train_split=train_folder,
-                test_split=test_folder, cache=_cache_folder(cache_dir) if manifest else None,
+                test_split=test_folder, cache=kept,
             )  # fmt: skip
         if chosen.needed and chosen.given():
             raise UserError(
@@ -117,7 +146,7 @@ def load(
         if not holds_pack(place):
             return load_folder(
                 place, split, skipped, how, train_folder=train_folder, test_folder=test_folder,
-                cache=_cache_folder(cache_dir) if manifest else None,
+                cache=kept,
             )  # fmt: skip
         if folders:
             raise UserError(

@@ -16,6 +16,8 @@ from unmix.data import (
     Decoding,
     FileImages,
     ImageSet,
+    Lists,
+    Shards,
     Skipped,
     StreamedImages,
     check_normalization,
@@ -271,15 +273,14 @@ def load_split(
         seen: If given, filled with the fingerprint of the whole split.
         elsewhere: Whether it is other data than the run's, which may have other columns.
     """
+    columns = Columns(run_.image_column, run_.label_column, run_.split_column, not elsewhere)
     images = load(
         run_.data, split, data_dir=run_.data_dir, strict=run_.strict, download=run_.download,
         train_folder=run_.train_folder, test_folder=run_.test_folder,
         decoding=Decoding(run_.max_pixels, run_.limits),
-        columns=Columns(
-            run_.image_column, run_.label_column, run_.split_column, needed=not elsewhere
-        ),
-        manifest=run_.manifest, cache_dir=run_.cache_dir, cache_size=run_.cache_size,
-        interleave=run_.interleave, shuffle_buffer=run_.shuffle_buffer,
+        cache_dir=run_.cache_dir,
+        shards=Shards(run_.cache_size, run_.interleave, run_.shuffle_buffer),
+        lists=Lists(columns, run_.manifest),
     )  # fmt: skip
     return as_wanted(images, run_, seen)
 
