@@ -21,6 +21,7 @@ from unmix.studies.cost import measured_step
 from unmix.studies.planning import Footprint, Plan, Speed
 from unmix.studies.published import DEVICES, RUNS
 from unmix.training.console import silent
+from unmix.training.run.parts import build_parts
 from unmix.training.run.pretrain import settings_for
 
 # By name: the package's attribute `plan` is the function.
@@ -174,3 +175,36 @@ def test_a_busy_machine_is_told(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr("unmix.hardware.threads.CoreMeter.taken", lambda self: 100.0)
     found = plan(steps=1, say=silent, **TINY)
     assert "other processes took 100.0 of" in found["speed"]["source"]
+
+
+def test_sharded_weights_take_less_memory_and_more_communication(
+    capsys: pytest.CaptureFixture[str],
+):
+    """Of 4 devices each holds a quarter of weights, gradients and optimizer, and gathers groups."""
+    words: dict[str, Any] = {
+        **TINY, "method": "byol", "backbone": "timm:test_vit", "patch": 8, "size": 16, "width": 1.0,
+        "optimizer": "adamw", "lr": 1e-3, "dim": 8, "hidden": 16,
+    }  # fmt: skip
+    for name in ("queue_size", "bn_splits"):
+        words.pop(name)
+    whole = measured_step(Settings.of(words), 4, 64, 0, 4)
+    shared = measured_step(Settings.of({**words, "strategy": "fsdp"}), 4, 64, 0, 4)
+    method = build_parts(Settings.of(words)).module.method
+    parameters = sum(p.nbytes for p in method.parameters())
+    buffers, trained = whole.footprint.weights - parameters, whole.footprint.gradients
+    block = sum(p.nbytes for p in method.backbone.blocks[0].parameters())
+    assert shared.footprint.weights == pytest.approx(parameters / 4 + buffers + 2 * block)
+    assert shared.footprint.gradients == pytest.approx(trained / 4 + block)
+    assert shared.footprint.optimizer == pytest.approx(trained / 2)
+    assert shared.footprint.activations == whole.footprint.activations
+    # Two views: each gathered, again for the backward pass, and gradients; targets gathered alone.
+    assert shared.exchanged == pytest.approx(2 * 3 * trained + 2 * (parameters - trained))
+    assert whole.exchanged is None
+    found = replace(PLAN, exchanged=6e9)
+    assert found.communication_seconds == pytest.approx(15 / 16 * 6e9 / 10e9)
+    assert "weights are gathered and gradients summed at" in "\n".join(found.lines())
+    argv = ["plan", *[f"--{k}={v}" for k, v in words.items()], "--strategy", "fsdp"]
+    assert main([*argv, "--images", "64", "--gpus", "4", "--steps", "1"]) == 0
+    assert "weights are gathered" in capsys.readouterr().out
+    assert main([*argv, "--images", "64", "--gpus", "1"]) == 2
+    assert "--strategy: fsdp shares the weights among several devices" in capsys.readouterr().err

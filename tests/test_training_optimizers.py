@@ -19,6 +19,7 @@ from unmix.training.loop.optimizers import (
     build_optimizer,
     build_schedule,
     learning_rate_factor,
+    match_layouts,
 )
 
 LR, MOMENTUM, DECAY, TRUST = 0.2, 0.9, 0.01, 0.02
@@ -419,3 +420,25 @@ def test_cosine_never_rises_after_the_warm_up_and_ends_near_zero(
         # 1 - cos(x) <= x^2 / 2, and the last step is pi / n before the end.
         assert after[-1] <= (torch.pi / len(after)) ** 2 / 4 + 1e-12
     assert factor(total) <= 1e-12 or first >= total
+
+
+def test_a_loaded_state_is_laid_out_as_its_parameter():
+    """Fused kernels take numbers as they lie in memory: another machine saved it channels last."""
+    torch.manual_seed(0)
+    ends = []
+    for layout in (torch.contiguous_format, torch.channels_last):
+        generator = torch.Generator().manual_seed(0)
+        states = []
+        for later in (torch.contiguous_format, layout):
+            weight = torch.randn(4, 3, 2, 2, generator=torch.Generator().manual_seed(1))
+            weight = nn.Parameter(weight.to(memory_format=later))
+            optimizer = torch.optim.AdamW([weight], 0.1, fused=True)
+            if states:
+                optimizer.load_state_dict(states[0])
+                match_layouts(optimizer)
+            gradient = torch.randn(4, 3, 2, 2, generator=generator)
+            weight.grad = gradient.to(memory_format=later)
+            optimizer.step()
+            states.append(optimizer.state_dict())
+        ends.append(weight.detach())
+    torch.testing.assert_close(ends[0], ends[1])

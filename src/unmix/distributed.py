@@ -13,7 +13,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-__all__ = ["all_reduce_sum", "gather", "gather_with_gradient", "rank", "world_size"]
+__all__ = ["all_reduce_sum", "gather", "gather_with_gradient", "local", "rank", "world_size"]
 
 
 def world_size() -> int:
@@ -69,3 +69,8 @@ def all_reduce_sum(tensor: Tensor) -> Tensor:
     total = tensor.detach().clone()
     dist.all_reduce(total)
     return total
+
+
+def local(tensor: Tensor) -> Tensor:
+    """The part of a sharded tensor (a DTensor) that this process holds; any other tensor itself."""
+    return tensor.to_local() if hasattr(tensor, "to_local") else tensor

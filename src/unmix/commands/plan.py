@@ -150,7 +150,9 @@ def _planned(
         f"{counted(share, 'image')} on each of {counted(devices, 'device')}"
     )
     cores = CoreMeter()
-    step = measured_step(settings, share, int(min(images, 1e9)), steps if on == _HERE else 0)
+    step = measured_step(
+        settings, share, int(min(images, 1e9)), steps if on == _HERE else 0, devices
+    )
     if on == _HERE:
         seconds = statistics.median(step.seconds)
         facts = hardware(step.device)
@@ -181,7 +183,7 @@ def _planned(
     machines = max(settings.machine.nodes, ceil(devices / _A_MACHINE))
     return Plan(
         images, settings.run.epochs, settings.run.batch_size, devices, machines, speed,
-        step.footprint,
+        step.footprint, exchanged=step.exchanged,
     )  # fmt: skip
 
 

@@ -39,6 +39,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "precision": ("auto", "32", "bf16", "16"),
     "resident": _YES_NO_AUTO,
     "schedule": ("cosine", "step", "constant"),
+    "strategy": ("ddp", "fsdp"),
 }
 """The allowed values of settings, by name."""
 
@@ -240,6 +241,8 @@ class MachineSettings:
         precision: auto (by the device), 32, bf16 or 16.
         devices: Number of devices per machine; each takes an equal part of a batch.
         nodes: Number of machines, for a cluster's launcher.
+        strategy: ddp: each device holds all weights; or fsdp: a part of the weights, of their
+            gradients and of the optimizer's state, for transformers that are too large otherwise.
         accumulate: Parts in which the images of a batch are encoded, one after the other, for
             batches that do not fit in memory: the gradients of one optimizer step are averaged
             over them, so batch_size, learning rate and steps stay what they are.
@@ -264,6 +267,7 @@ class MachineSettings:
     precision: str = "auto"
     devices: int = 1
     nodes: int = 1
+    strategy: str = "ddp"
     accumulate: int = 1
     checkpoint_activations: bool = False
     engine: str = "lightning"
@@ -281,6 +285,7 @@ class MachineSettings:
         check_choice("precision", str(self.precision), CHOICES["precision"])
         check_number("devices", self.devices, at_least=1)
         check_number("nodes", self.nodes, at_least=1)
+        check_choice("strategy", self.strategy, CHOICES["strategy"])
         check_number("accumulate", self.accumulate, at_least=1)
         check_choice("engine", self.engine, CHOICES["engine"])
         if self.threads is not None:

@@ -175,6 +175,7 @@ class PretrainSettings(TypedDict, total=False):
     precision: Literal["auto", "32", "bf16", "16", 32, 16]
     devices: int
     nodes: int
+    strategy: Literal["ddp", "fsdp"]
     accumulate: int
     checkpoint_activations: bool
     engine: Literal["lightning", "ray"]

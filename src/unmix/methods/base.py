@@ -115,6 +115,8 @@ class Method(nn.Module, ABC):
         mixes_every_view: Whether several views are queries of one head, so that a rule can mix each
             of them; see `student_pairs`.
         every_view_with: The option with which they are, where that depends on one.
+        needs_whole_weights: Why a process needs whole weights at each step, outside of the forward
+            passes of encoders and heads, a clause; None if a part of each suffices (FSDP).
         special_rules: Names of the mixing rules made for this method, beside those for any loss.
         color_space: The color space of the views.
     """
@@ -131,6 +133,7 @@ class Method(nn.Module, ABC):
     memory_queries: Collection[int] = ()
     mixes_every_view: bool = False
     every_view_with: str = ""
+    needs_whole_weights: str | None = None
     special_rules: frozenset[str] = frozenset()
     color_space: Literal["RGB", "Lab", "YCbCr"] = "RGB"
     pairs: Sequence[Pair] = (Pair(0, 1),)

@@ -57,6 +57,7 @@ class DeepClusterV2(MultiCrop):
     """
 
     per_image = True
+    needs_whole_weights = "its prototypes are set to the clusters of its whole memory"
     memory_queries = (0, 1)
     memory: Tensor
     assignments: Tensor

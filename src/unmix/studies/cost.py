@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -19,8 +20,10 @@ from unmix.randomness import generator_for
 from unmix.studies.plan import Study
 from unmix.studies.planning import Footprint
 from unmix.training.loading.batch import Batch
+from unmix.training.loop.sharding import largest_group, parts_of
 from unmix.training.profiling import count_flops, measure_stages, whole_steps
 from unmix.training.run.parts import LARGE, Parts, build_parts
+from unmix.training.run.sharded import pretraining_class
 
 __all__ = ["Cost", "Step", "epochs_for", "forward_equivalents", "measure_cost", "measured_step"]
 
@@ -206,6 +209,32 @@ def _quick_parts(
     return parts, smaller
 
 
+@contextmanager
+def _exchanged(method: Method) -> Iterator[list[int]]:
+    """Bytes that sharded weights would exchange within this context, of every forward pass.
+
+    They are gathered for it, and where there is a backward pass once more, and their gradients are
+    summed.
+    """
+    sizes: list[int] = []
+    hooks = []
+    for part in parts_of(method):
+        parameters = list(part.parameters())
+        size = sum(p.nbytes for p in parameters)
+        trained = sum(p.nbytes for p in parameters if p.requires_grad)
+
+        def note(*_: Any, size: int = size, trained: int = trained) -> None:
+            backward = trained and torch.is_grad_enabled()
+            sizes.append(2 * size + trained if backward else size)
+
+        hooks.append(part.register_forward_hook(note))
+    try:
+        yield sizes
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
 def _count(parts: Parts, batch: int) -> int:
     """Operations of a step, forward and backward."""
     module = parts.module
@@ -229,6 +258,8 @@ class Step:
         footprint: What it needs of memory.
         kind: Of the network: "convnet" or "transformer".
         device: Where it was measured.
+        exchanged: Bytes of weights and gradients that devices exchange if they are sharded; None
+            if they are not.
     """
 
     seconds: list[float]
@@ -237,9 +268,12 @@ class Step:
     footprint: Footprint
     kind: str
     device: torch.device
+    exchanged: float | None = None
 
 
-def measured_step(settings: Settings, batch: int, n_data: int, steps: int) -> Step:
+def measured_step(
+    settings: Settings, batch: int, n_data: int, steps: int, devices: int = 1
+) -> Step:
     """Measure a step of a run on noise: time, operations and memory. No data are read.
 
     A batch whose step would take long on a CPU is halved; so time and activations are said for
@@ -250,6 +284,7 @@ def measured_step(settings: Settings, batch: int, n_data: int, steps: int) -> St
         batch: Images of a step on one device.
         n_data: Number of training images, for memories of a row per image.
         steps: Steps to time; 0 for none, and then on the CPU.
+        devices: That share the weights, if the settings say so.
 
     Raises:
         UserError: if the settings do not go together.
@@ -274,7 +309,12 @@ def measured_step(settings: Settings, batch: int, n_data: int, steps: int) -> St
         return tensor
 
     weights = {p.untyped_storage().data_ptr() for p in module.parameters()}
-    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+    sharded = settings.machine.strategy == "fsdp"
+    if sharded:  # refused where a run would be
+        planned = settings.with_changes(devices=devices, nodes=1)
+        pretraining_class(planned, module.method, parts.machine)
+    saved = torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor)
+    with saved, _exchanged(module.method) as exchanged:
         flops = _count(parts, smaller)
     activations = sum(size for place, size in kept.items() if place not in weights)
     method = module.method
@@ -287,16 +327,20 @@ def measured_step(settings: Settings, batch: int, n_data: int, steps: int) -> St
     )
     states = 2 if settings.optimizer.optimizer.startswith("adam") else 1
     footprint = Footprint(total, trained, states * trained, activations / smaller)
+    if sharded:
+        whole = sum(p.nbytes for p in method.parameters())
+        footprint = footprint.sharded(whole, devices, largest_group(method))
     seconds = whole_steps(parts, steps, warmup=1) if steps else []
     kind = "transformer" if is_vit(method.backbone) else "convnet"
-    return Step(seconds, smaller, flops / smaller, footprint, kind, device)
+    sent = float(sum(exchanged)) if sharded else None
+    return Step(seconds, smaller, flops / smaller, footprint, kind, device, sent)
 
 
 def _noise_parts(settings: Settings, batch: int, n_data: int, **changes: Any) -> Parts:
     """The components of a run on noise, for one device."""
     changed = settings.with_changes(
-        batch_size=batch, limit=None, devices=1, nodes=1, workers=0, resident="no", compile="no",
-        logger="none", evaluate=False, init=None, init_sha256=None, **changes,
+        batch_size=batch, limit=None, devices=1, nodes=1, strategy="ddp", workers=0, resident="no",
+        compile="no", logger="none", evaluate=False, init=None, init_sha256=None, **changes,
     )  # fmt: skip
     size, count = settings.run.size or LARGE, max(2, batch, min(n_data, _MOST))
     images = TensorImages(

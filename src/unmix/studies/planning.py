@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from unmix.display import counted, duration, memory, number, rate
@@ -56,6 +56,22 @@ class Footprint:
         """With a batch of this size."""
         return self.fixed + self.activations * batch
 
+    def sharded(self, parameters: float, devices: int, largest: float) -> Footprint:
+        """The same, where devices share the weights.
+
+        Args:
+            parameters: Bytes of all parameters; buffers are not shared.
+            devices: That share them.
+            largest: Bytes of those that are gathered together: two such groups, the next one
+                too, and the gradient of one are whole at a time.
+        """
+        return replace(
+            self,
+            weights=self.weights - parameters + parameters / devices + 2 * largest,
+            gradients=self.gradients / devices + largest,
+            optimizer=self.optimizer / devices,
+        )
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -72,6 +88,8 @@ class Plan:
         loading: Images per second that one machine reads and decodes; None if unknown.
         bandwidth: Bytes per second that a device sends.
         price: Of a device for an hour; None if not given.
+        exchanged: Bytes of sharded weights that are gathered in a step, and of their gradients;
+            None if weights are not sharded.
     """
 
     images: float
@@ -84,6 +102,7 @@ class Plan:
     loading: float | None = None
     bandwidth: float = BANDWIDTH
     price: float | None = None
+    exchanged: float | None = None
 
     @property
     def share(self) -> int:
@@ -97,9 +116,11 @@ class Plan:
 
     @property
     def communication_seconds(self) -> float:
-        """Of a step: the gradients' sum over all devices, in a ring."""
-        ring = 2 * (self.gpus - 1) / self.gpus
-        return ring * self.footprint.gradients / self.bandwidth
+        """Of a step: the gradients' sum over all devices, in a ring; or sharded weights."""
+        ring = (self.gpus - 1) / self.gpus
+        if self.exchanged is not None:
+            return ring * self.exchanged / self.bandwidth
+        return 2 * ring * self.footprint.gradients / self.bandwidth
 
     @property
     def waiting_seconds(self) -> float:
@@ -167,6 +188,8 @@ class Plan:
         cost = "" if self.cost is None else f"   cost: {number(round(self.cost, 2))}"
         of = "" if self.speed.memory is None else f" of {memory(self.speed.memory)}"
         parts = self.footprint
+        sharded = self.exchanged is not None
+        what = "weights are gathered and gradients summed" if sharded else "gradients are summed"
         return [
             f"time: {duration(self.seconds)}{days} for {number(self.images)} images, "
             f"{counted(self.epochs, 'epoch')}, {counted(self.gpus, 'device')}"
@@ -186,7 +209,7 @@ class Plan:
             ),
             *(
                 [
-                    f"  gradients are summed at {memory(self.bandwidth)}/s by each device, during "
+                    f"  {what} at {memory(self.bandwidth)}/s by each device, during "
                     "the backward pass as far as it lasts (--bandwidth BYTES_PER_SECOND)"
                 ]
                 if self.gpus > 1

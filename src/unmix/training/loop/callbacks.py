@@ -16,9 +16,10 @@ from unmix.errors import UserError
 from unmix.training.loop.evaluator import Evaluator, health_of
 from unmix.training.loop.health import Health
 from unmix.training.loop.module import Pretraining
-from unmix.training.loop.optimizers import learning_rate
+from unmix.training.loop.optimizers import learning_rate, match_layouts
 from unmix.training.loop.records import Records
 from unmix.training.loop.saving import Saving
+from unmix.training.loop.sharding import whole_weights
 from unmix.training.loop.stopping import Stopping
 
 __all__ = ["Checkpoints", "Reporter"]
@@ -51,6 +52,7 @@ class Checkpoints(Callback):
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Receive signals again: by now Lightning has set its own handlers."""
+        match_layouts(trainer.optimizers[0])
         self.stopping.connect()
         if self.stopping.handles:
             self.stopping.install()
@@ -183,8 +185,10 @@ class Reporter(Callback):
             return
         metrics = dict(self.pending)
         epoch, step = metrics["epoch"] + 1, metrics["step"]
-        if trainer.is_global_zero:
-            metrics.update(self._measure(epoch, module))
+        if protocols := self._due(epoch, module):
+            with whole_weights(module):
+                if trainer.is_global_zero:
+                    metrics.update(self._measure(protocols, epoch))
         self.pending = None
         self._record(metrics, trainer)
         self.say(self._line(epoch, module, metrics))
@@ -237,9 +241,11 @@ class Reporter(Callback):
         if "health" in state_dict:
             self.health.load_state_dict(state_dict["health"])
 
-    def _measure(self, epoch: int, module: Pretraining) -> dict[str, float]:
-        """kNN, linear probe and spread of the features, if they are due in this epoch."""
-        protocols = tuple(
+    def _due(self, epoch: int, module: Pretraining) -> tuple[str, ...]:
+        """What is to be evaluated after an epoch: kNN, a linear probe, both or nothing."""
+        if epoch == module.epochs:  # evaluated with the exported encoder
+            return ()
+        return tuple(
             name
             for name, every in (
                 ("knn", self.settings.knn_every),
@@ -247,9 +253,9 @@ class Reporter(Callback):
             )
             if every and epoch % every == 0
         )
-        # The last epoch is evaluated with the exported encoder.
-        if not protocols or epoch == module.epochs:
-            return {}
+
+    def _measure(self, protocols: tuple[str, ...], epoch: int) -> dict[str, float]:
+        """Accuracies, and spread and rank of the features."""
         measured, train = self.evaluator(protocols, epoch)
         rows = [each.row for each in measured]
         self.rows += rows

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from unmix.config import Settings
+from unmix.distributed import all_reduce_sum, local
 from unmix.evaluation import spread
 
 __all__ = [
@@ -114,9 +115,12 @@ EXPLODED_WEIGHTS = 1e4
 
 
 def all_finite(tensors: Iterable[Tensor]) -> Tensor:
-    """Whether all values of all tensors are finite: a bool tensor on their device."""
+    """Whether all values of all tensors are finite: a bool tensor on their device.
+
+    Of sharded tensors this process's parts count.
+    """
     finite = []
-    for tensor in tensors:
+    for tensor in map(local, tensors):
         if tensor.is_floating_point() and tensor.numel():
             # Not isfinite, which would allocate a byte per element of a memory bank.
             low, high = torch.aminmax(tensor.detach())
@@ -126,8 +130,14 @@ def all_finite(tensors: Iterable[Tensor]) -> Tensor:
 
 @torch.no_grad()
 def weight_norm(module: nn.Module) -> Tensor:
-    """L2 norm of all weights of a module: a scalar tensor on their device."""
-    return torch.stack([p.float().norm() for p in module.parameters()]).norm()
+    """L2 norm of all weights of a module: a scalar tensor on their device.
+
+    If they are sharded, all processes have to call it.
+    """
+    parts = [local(p) for p in module.parameters()]
+    norm = torch.stack([part.float().norm() for part in parts]).norm()
+    sharded = any(part is not p for part, p in zip(parts, module.parameters(), strict=True))
+    return all_reduce_sum(norm.square()).sqrt() if sharded else norm
 
 
 def useless(features: Tensor) -> str | None:

@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from unmix.distributed import all_reduce_sum, world_size
+
 __all__ = ["LossMeans"]
 
 
@@ -35,8 +37,9 @@ class LossMeans:
         }
 
     def state(self) -> dict[str, Any]:
-        """What a checkpoint holds of them."""
-        return {"epoch_sums": dict(self.sums), "epoch_counts": dict(self.counts)}
+        """What a checkpoint holds of them: of several processes, which all call it, the mean."""
+        sums = {name: all_reduce_sum(total) / world_size() for name, total in self.sums.items()}
+        return {"epoch_sums": sums, "epoch_counts": dict(self.counts)}
 
     @classmethod
     def of(cls, checkpoint: dict[str, Any], share: float, device: torch.device) -> LossMeans:

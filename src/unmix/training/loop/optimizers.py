@@ -13,6 +13,7 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from unmix.backbones import layer_scales, parameter_groups
 from unmix.config import OptimizerSettings
+from unmix.distributed import local
 
 __all__ = [
     "Larc",
@@ -23,6 +24,7 @@ __all__ = [
     "decays_all",
     "learning_rate",
     "learning_rate_factor",
+    "match_layouts",
     "schedule_spans",
     "span_of",
     "weight_decay_at",
@@ -155,6 +157,9 @@ def build_optimizer(
             chosen, lr, momentum=settings.momentum, weight_decay=decay_, trust=settings.trust,
             decay_all=everything,
         )  # fmt: skip
+    parts = (p for group in chosen for p in group["params"])
+    if any(local(p) is not p for p in parts):
+        fused = False  # PyTorch has no such kernel of SGD for weights that are sharded
     sgd = torch.optim.SGD(chosen, lr, momentum=settings.momentum, weight_decay=decay_, fused=fused)
     if settings.momentum:
         # The fused kernel creates all momentum buffers at its first step, and fails later on a
@@ -163,6 +168,20 @@ def build_optimizer(
             for parameter in group["params"]:
                 sgd.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
     return sgd
+
+
+def match_layouts(optimizer: torch.optim.Optimizer) -> None:
+    """Lay out the loaded state of each parameter in memory as the parameter itself.
+
+    It may have been saved channels last by a machine on which weights are, and fused kernels take
+    the numbers of weights and state as they lie in memory.
+    """
+    for parameter, state in optimizer.state.items():
+        own = local(parameter)
+        for name, value in state.items():
+            alike = isinstance(value, Tensor) and value.shape == parameter.shape
+            if alike and local(value).stride() != own.stride():
+                state[name] = torch.empty_like(parameter).copy_(value)
 
 
 def learning_rate(optimizer: torch.optim.Optimizer) -> float:

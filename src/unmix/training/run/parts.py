@@ -52,6 +52,7 @@ from unmix.training.run.notes import (
 )
 from unmix.training.run.ordering import interleaved, order_of
 from unmix.training.run.same_data import Listing
+from unmix.training.run.sharded import pretraining_class
 from unmix.views import Views
 
 __all__ = [
@@ -143,9 +144,9 @@ def build_parts(
     parts = settings.machine.accumulate
     check_batch(method, run_.batch_size, len(train), processes, parts)
     operator, rule = label_space(settings, method)
-    smallest = smallest_batch(operator, method)
-    order = order_of(settings.run, train, smallest, processes)
-    if machine.device.type == "cpu" and has_narrow_downsampling(method):
+    order = order_of(settings.run, train, smallest_batch(operator, method), processes)
+    contiguous = settings.machine.strategy == "fsdp"  # which takes no other weights
+    if contiguous or (machine.device.type == "cpu" and has_narrow_downsampling(method)):
         machine = replace(machine, channels_last=False)
     check_views(settings, method)
     views = Views(
@@ -153,7 +154,7 @@ def build_parts(
         extra=operator.extra if operator is not None else (),
         channels_last=machine.channels_last,
     )  # fmt: skip
-    module = Pretraining(
+    module = pretraining_class(settings, method, machine)(
         method, views, train, order, settings.optimizer, epochs=run_.epochs, seed=run_.seed,
         image_space=settings.mixture.image_space(), label_space=operator,
         channels_last=machine.channels_last, resident=held.resident,
@@ -390,6 +391,7 @@ def headline(parts: Parts, recipes: list[str]) -> str:
         f"mixture: {settings.mixture.name}   encoder: {model.backbone}, width {model.width:g}, "
         f"{millions:.1f} M parameters   device: {device}, {machine.precision}"
         f"{', channels last' if machine.channels_last else ''}"
+        f"{', sharded (fsdp)' if settings.machine.strategy == 'fsdp' else ''}"
         f"{', ' + parts.threads if parts.threads else ''}",
     ]
     if recipes:

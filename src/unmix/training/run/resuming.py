@@ -102,7 +102,7 @@ def check_machine(folder: RunFolder, parts: Parts, say: Callable[[str], None]) -
             f"note: resuming with {', '.join(changed)}: weights, optimizer, memories, schedules "
             f"and the images of each step go on exactly; from here on {'; '.join(lost)}"
         )
-    names = ("device", "devices", "nodes", "precision", "resident", "threads")
+    names = ("device", "devices", "nodes", "precision", "resident", "strategy", "threads")
     folder.change(**{name: getattr(now, name) for name in names})
 
 
@@ -122,6 +122,9 @@ def _changes(then: MachineSettings, now: MachineSettings) -> tuple[list[str], li
         where = "on the device" if now.resident == "yes" else "decoded from files"
         changed.append(f"images {where}")
         lost.append("crops are drawn with other random numbers")
+    if then.strategy != now.strategy:
+        changed.append(f"strategy {now.strategy} instead of {then.strategy}")
+        lost.append("the last digits of sums may differ")
     if "auto" not in (then.device, now.device) and then.device != now.device:
         changed.append(f"{now.device} instead of {then.device}")
         lost.append("the last digits of sums differ")

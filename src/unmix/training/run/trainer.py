@@ -24,6 +24,7 @@ from unmix.training.loop.module import Pretraining
 from unmix.training.loop.progress import Bar, Lines, shows_bar
 from unmix.training.loop.records import Records
 from unmix.training.loop.saving import Saving
+from unmix.training.loop.sharding import ShardedPretraining
 from unmix.training.loop.stopping import Stopping
 from unmix.training.run.checkpoints import AtomicCheckpoints, latest_intact, set_aside
 from unmix.training.run.folder import RunFolder
@@ -31,6 +32,7 @@ from unmix.training.run.launching import cluster_plugins, in_worker, join_again
 from unmix.training.run.loggers import extra_loggers
 from unmix.training.run.parts import Parts
 from unmix.training.run.ranks import Ranks
+from unmix.training.run.sharded import Sharded
 
 __all__ = ["build_trainer", "fit"]
 
@@ -95,6 +97,8 @@ def fit(
         if several:
             join_again(machine.device.type == "cuda", TIMEOUT)
         trainer.fit(parts.module, loader, ckpt_path=start)
+        if isinstance(parts.module, ShardedPretraining):
+            parts.module.make_whole()
     # A run that was stopped between its last save and the evaluation has no step left to do.
     reporter.complete(trainer, parts.module)
     with errors_of_users(trainer, folder, stopping):
@@ -142,6 +146,7 @@ def build_trainer(parts: Parts, callbacks: list[Callback], **options: Any) -> L.
     machine, wanted = parts.machine, parts.settings.machine
     on_gpu = machine.device.type == "cuda"
     strategy: Any = "auto"
+    sharded = wanted.strategy == "fsdp"
     devices: Any = wanted.devices
     nodes = wanted.nodes
     if in_worker():  # Ray places the workers, and knows the GPUs of each machine
@@ -150,6 +155,8 @@ def build_trainer(parts: Parts, callbacks: list[Callback], **options: Any) -> L.
             from ray.train.lightning import RayDDPStrategy
 
             strategy = RayDDPStrategy(broadcast_buffers=False)
+    elif sharded:
+        strategy = Sharded(TIMEOUT)
     elif wanted.processes > 1:
         # Buffers are gathered by the methods, or each process has its own. One process evaluates
         # while the others wait.
@@ -160,7 +167,9 @@ def build_trainer(parts: Parts, callbacks: list[Callback], **options: Any) -> L.
         num_nodes=nodes,
         strategy=strategy,
         use_distributed_sampler=False,
-        sync_batchnorm=wanted.processes > 1 and on_gpu and parts.module.method.sync_batch_norm,
+        sync_batchnorm=(
+            wanted.processes > 1 and on_gpu and parts.module.method.sync_batch_norm and not sharded
+        ),
         precision=machine.precision,  # type: ignore[arg-type]
         benchmark=on_gpu,  # all batches but the last have the same size
         callbacks=callbacks,

@@ -1,0 +1,427 @@
+"""Sharded weights (`--strategy fsdp`): two processes train what they train with whole ones."""
+
+from __future__ import annotations
+
+import copy
+import os
+import shutil
+import signal
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.distributed as dist
+from safetensors.torch import load_file
+from timm.models import VisionTransformer
+from torch import nn
+from torch.distributed.device_mesh import DeviceMesh
+
+from harness import N_DATA, SIZE, global_draw, options_of
+from unmix import methods
+from unmix.backbones import checkpoint_activations
+from unmix.cli import main
+from unmix.config import OptimizerSettings, Settings
+from unmix.credit import UnMixRule
+from unmix.distributed import local
+from unmix.errors import UserError
+from unmix.methods import METHODS, Method, Progress, method_class
+from unmix.mixtures import ManifoldMixture
+from unmix.step import Mixture, objective
+from unmix.training import pretrain
+from unmix.training.loop.health import all_finite, weight_norm
+from unmix.training.loop.module import Pretraining
+from unmix.training.loop.optimizers import build_optimizer
+from unmix.training.loop.sharding import (
+    check_shardable,
+    load_model,
+    load_optimizer,
+    model_state,
+    optimizer_state,
+    shard,
+)
+from unmix.training.run.parts import build_parts
+from unmix.training.run.sharded import pretraining_class
+
+PROCESSES = 2
+
+
+def tiny_vit(blocks: int = 2) -> nn.Module:
+    torch.manual_seed(0)
+    vit = VisionTransformer(
+        img_size=SIZE, patch_size=8, embed_dim=12, depth=blocks, num_heads=2, num_classes=0,
+        dynamic_img_size=True, class_token=True,
+    )  # fmt: skip
+    vit.feature_dim = 12
+    return vit
+
+
+def build(name: str) -> Method:
+    vit = tiny_vit()
+    torch.manual_seed(1)
+    return methods.build(name, vit, N_DATA, **options_of(name))
+
+
+def shardable(name: str) -> bool:
+    """Whether a method can be trained with fsdp; those with another backbone cannot."""
+    if name in ("cmc", "pirl"):  # their encoders are no transformers
+        return False
+    try:
+        check_shardable(build(name))
+    except UserError:
+        return False
+    return True
+
+
+NAMES = [name for name in METHODS if shardable(name)]
+# SGD: Adam divides a gradient that is 0 but for rounding, as of a bias before batch norm, by its
+# own size.
+KINDS: dict[str, dict[str, Any]] = {
+    **{name: {"name": name} for name in NAMES},
+    **{f"{name}, unmix": {"name": name, "mixture": True} for name in ("byol", "dino", "mocov3")},
+    "byol, resumed": {"name": "byol", "resumed": True},
+    "dino, adam, resumed": {"name": "dino", "optimizer": "adam", "resumed": True},
+    "dino, adamw, resumed": {
+        "name": "dino", "optimizer": "adamw", "lr_decay": 0.5, "resumed": True,
+    },
+    "dino, checkpointed": {"name": "dino", "checkpointed": True},
+    "dino, in two parts": {"name": "dino", "parts": 2},
+    "byol, a layer is mixed": {"name": "byol", "mixture": ManifoldMixture("blocks.0")},
+}  # fmt: skip
+
+
+class Trained:
+    """A method and its optimizer, sharded or with whole weights whose gradients are averaged."""
+
+    def __init__(self, kind: dict[str, Any], mesh: DeviceMesh | None) -> None:
+        self.kind, self.mesh, self.done = kind, mesh, 0
+        self.method = build(kind["name"])
+        if kind.get("checkpointed"):
+            checkpoint_activations(self.method.backbone)
+        if mesh is not None:
+            shard(self.method, mesh)
+        settings = OptimizerSettings(
+            optimizer=kind.get("optimizer", "sgd"), lr=0.001, lr_decay=kind.get("lr_decay", 1.0)
+        )
+        self.optimizer = build_optimizer(
+            settings, self.method.parameters(), torch.device("cpu"),
+            self.method.constant_lr_modules(), self.method.backbone,
+        )  # fmt: skip
+
+    def steps(self, count: int) -> list[float]:
+        return [self.step() for _ in range(count)]
+
+    def step(self) -> float:
+        method, kind, place = self.method, self.kind, self.done * PROCESSES + dist.get_rank()
+        generator = torch.Generator().manual_seed(place)
+        views = [torch.randn(8, 3, SIZE, SIZE, generator=generator) for _ in range(method.views)]
+        index = 8 * dist.get_rank() + torch.arange(8)
+        parts, losses = kind.get("parts", 1), []
+        method.begin_step(Progress(self.done, 6, 2))
+        self.optimizer.zero_grad()
+        for number in range(parts):
+            rows = slice(8 * number // parts, 8 * (number + 1) // parts)
+            some, mixture = [view[rows] for view in views], None
+            if kind.get("mixture") is True:
+                mixture = Mixture(global_draw(0.3, len(some[0])), UnMixRule())
+            elif "mixture" in kind:
+                mixture = Mixture(kind["mixture"], UnMixRule())
+            if number:
+                method.begin_part(number)
+            found = objective(method, some, index[rows], generator, mixture)
+            (found.loss / parts).backward()
+            losses.append(found.loss.item())
+        if self.mesh is None:
+            for p in method.parameters():
+                if p.grad is not None:
+                    dist.all_reduce(p.grad)
+                    p.grad /= PROCESSES
+        found.update_memory()
+        self.optimizer.step()
+        self.done += 1
+        return sum(losses)
+
+    def state(self) -> dict[str, Any]:
+        """Whole weights and the optimizer's state, in the first process alone."""
+        return {
+            "model": copy.deepcopy(model_state(self.method)),
+            "optimizer": copy.deepcopy(optimizer_state(self.optimizer)),
+        }
+
+
+def trained(kind: dict[str, Any], mesh: DeviceMesh) -> dict[str, Any]:
+    """Steps with whole and sharded weights; a last one also after loading the other's state."""
+    runs = {"whole": Trained(kind, None), "parts": Trained(kind, mesh)}
+    whole, parts = runs.values()
+    start = copy.deepcopy(model_state(whole.method))
+    losses = {name: run.steps(2) for name, run in runs.items()}
+    norms = [weight_norm(run.method.backbone).item() for run in (whole, parts)]
+    if kind.get("resumed"):
+        states = dist_state(whole.state()), dist_state(parts.state())
+        runs["swapped"], runs["back"] = Trained(kind, mesh), Trained(kind, None)
+        load_model(runs["swapped"].method, states[0]["model"])
+        load_optimizer(runs["swapped"].optimizer, states[0]["optimizer"])
+        runs["back"].method.load_state_dict(states[1]["model"])
+        runs["back"].optimizer.load_state_dict(states[1]["optimizer"])
+        runs["swapped"].done = runs["back"].done = 2
+        for name, run in runs.items():
+            losses.setdefault(name, []).extend(run.steps(1))
+    return {
+        "start": start, "losses": losses, "norms": norms,
+        "held": [sum(local(p).nbytes for p in each.method.parameters()) for each in (whole, parts)],
+        "fused": {n: [g.get("fused") for g in r.optimizer.param_groups] for n, r in runs.items()},
+        "finite": bool(all_finite(parts.method.parameters())),
+        "states": {name: run.state() for name, run in runs.items()},
+    }  # fmt: skip
+
+
+def dist_state(state: dict[str, Any]) -> dict[str, Any]:
+    """The first process's, in all."""
+    holder = [state]
+    dist.broadcast_object_list(holder)
+    return holder[0]
+
+
+def both(number: int, folder: Path) -> None:
+    """What each process does."""
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", f"file://{folder / 'meet'}", rank=number, world_size=PROCESSES)
+    os.environ["RANK"] = str(number)
+    from unmix.training.console import set_rank
+
+    set_rank(number)
+    assert dist.group.WORLD is not None
+    mesh = DeviceMesh.from_group(dist.group.WORLD, "cpu", mesh_dim_names=("data_parallel",))
+    found = {kind: trained(words, mesh) for kind, words in KINDS.items()}
+    broken = Trained({"name": "byol"}, mesh)
+    if number == 1:
+        local(broken.method.f.blocks[0].mlp.fc1.weight.data).fill_(float("nan"))
+    torch.save((found, bool(all_finite(broken.method.parameters()))), folder / f"{number}.pt")
+    dist.destroy_process_group()
+
+
+@pytest.fixture(scope="module")
+def processes(tmp_path_factory: pytest.TempPathFactory) -> list[Any]:
+    folder = tmp_path_factory.mktemp("processes")
+    torch.multiprocessing.spawn(both, (folder,), nprocs=PROCESSES)
+    return [torch.load(folder / f"{number}.pt", weights_only=False) for number in range(PROCESSES)]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_sharded_weights_are_trained_as_whole_ones(processes: list[Any], kind: str) -> None:
+    """Also after a load of the other's checkpoint, whose optimizer's state has the same order."""
+    found = processes[0][0][kind]
+    whole = found["states"]["whole"]
+    assert any(
+        not torch.equal(value, found["start"][name]) for name, value in whole["model"].items()
+    )
+    for name in found["states"].keys() - {"whole"}:
+        assert found["losses"][name][-1] == pytest.approx(found["losses"]["whole"][-1], rel=1e-5)
+        other = found["states"][name]
+        assert list(other["model"]) == list(whole["model"])
+        for key, value in whole["model"].items():
+            torch.testing.assert_close(
+                other["model"][key], value, rtol=1e-5, atol=1e-5, msg=lambda t, k=key: f"{k}: {t}"
+            )
+        assert other["optimizer"]["param_groups"] == whole["optimizer"]["param_groups"]
+        assert other["optimizer"]["state"].keys() == whole["optimizer"]["state"].keys()
+        for number, state in whole["optimizer"]["state"].items():
+            for key, value in state.items():
+                ours = other["optimizer"]["state"][number][key]
+                error = (ours - value).abs().max() / value.abs().max().clamp(min=1e-4)
+                assert error < 1e-3, (number, key)
+    assert found["fused"].get("back") in (None, found["fused"]["whole"])
+    assert found["norms"][0] == pytest.approx(found["norms"][1])
+    assert found["finite"]
+
+
+def test_each_process_holds_half_of_the_weights(processes: list[Any]) -> None:
+    for found, _ in processes:
+        whole, part = found["dino"]["held"]
+        assert 0.45 * whole < part < 0.55 * whole
+
+
+def test_a_part_that_is_not_finite_is_found_where_it_is(processes: list[Any]) -> None:
+    assert [finite for _, finite in processes] == [True, False]
+
+
+def test_only_the_first_process_gets_whole_weights(processes: list[Any]) -> None:
+    states = [found["dino"]["states"]["parts"] for found, _ in processes]
+    assert states[0]["model"]
+    assert states[1] == {"model": {}, "optimizer": {}}
+
+
+# --- runs ---------------------------------------------------------------------------------------
+
+RUN: dict[str, Any] = {
+    "method": "dino", "data": "digits", "limit": 48, "size": 16, "backbone": "timm:test_vit",
+    "patch": 8, "dim": 24, "hidden": 16, "bottleneck": 8, "batch_size": 16, "epochs": 2,
+    "optimizer": "adamw", "lr": 1e-3, "unmix": True, "knn_every": 1, "knn_k": 5,
+    "device": "cpu", "precision": "32", "logger": "none", "devices": 2, "threads": 1,
+}  # fmt: skip
+
+
+def stopping_at(step: int, who: int) -> Callable[..., Any]:
+    """A training step in which one process gets SIGTERM."""
+    train = Pretraining.training_step
+
+    def wrapped(self: Pretraining, *arguments: Any) -> Any:
+        if self.global_step == step and dist.get_rank() == who:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return train(self, *arguments)
+
+    return wrapped
+
+
+def call(folder: Path, strategy: str, stop: int | None = None, **words: Any) -> None:
+    """A call of pretrain, in each of the processes."""
+    train = Pretraining.training_step
+    if stop is not None:
+        Pretraining.training_step = stopping_at(stop, who=1)  # type: ignore[method-assign]
+    try:
+        with suppress(SystemExit, KeyboardInterrupt):
+            pretrain(run=str(folder), strategy=strategy, **{**RUN, **words})
+    finally:
+        Pretraining.training_step = train  # type: ignore[method-assign]
+    dist.barrier()
+
+
+def copied(folder: Path, other: Path) -> None:
+    if dist.get_rank() == 0:
+        shutil.copytree(folder, other)
+    dist.barrier()
+
+
+def damaged(folder: Path) -> None:
+    if dist.get_rank() == 0:
+        last = folder / "checkpoints" / "last.ckpt"
+        last.write_bytes(last.read_bytes()[:-2000])
+    dist.barrier()
+
+
+def runs(number: int, folder: Path, port: int) -> None:
+    """What each process does: runs that are stopped by SIGTERM within 6 steps and gone on with."""
+    os.environ.update(
+        LOCAL_RANK=str(number), RANK=str(number), WORLD_SIZE="2", LOCAL_WORLD_SIZE="2",
+        GROUP_RANK="0", MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port),
+        TORCHELASTIC_RUN_ID="x", TORCHELASTIC_RESTART_COUNT="0",
+    )  # fmt: skip
+    from unmix.training.console import set_rank
+
+    set_rank(number)
+    torch.set_num_threads(1)
+    call(folder / "ddp", "ddp")
+    call(folder / "fsdp", "fsdp")
+    call(folder / "stopped", "fsdp", stop=3, checkpoint_steps=1)
+    copied(folder / "stopped", folder / "to-ddp")
+    damaged(folder / "stopped")
+    call(folder / "stopped", "fsdp")
+    call(folder / "to-ddp", "ddp")
+    call(folder / "to-fsdp", "ddp", stop=3)
+    call(folder / "to-fsdp", "fsdp")
+    dist.destroy_process_group()
+
+
+@pytest.fixture(scope="module")
+def trained_runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    import socket
+
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    folder = tmp_path_factory.mktemp("runs")
+    torch.multiprocessing.spawn(runs, (folder, port), nprocs=PROCESSES)
+    return folder
+
+
+def rows(run: Path) -> list[list[str]]:
+    """`metrics.csv` without the speed."""
+    lines = [line.split(",") for line in (run / "metrics.csv").read_text().splitlines()]
+    speed = lines[0].index("images_per_second")
+    return [line[:speed] + line[speed + 1 :] for line in lines]
+
+
+@pytest.mark.parametrize("name", ["fsdp", "stopped", "to-ddp", "to-fsdp"])
+def test_runs_with_sharded_weights_end_as_without(trained_runs: Path, name: str) -> None:
+    """The exported encoder, the checkpoint and the metrics; evaluated twice, by one process."""
+    whole, run = trained_runs / "ddp", trained_runs / name
+    encoder = load_file(run / "encoder.safetensors")
+    expected = load_file(whole / "encoder.safetensors")
+    assert encoder.keys() == expected.keys()
+    for key, value in expected.items():
+        torch.testing.assert_close(encoder[key], value, rtol=1e-5, atol=1e-6)
+    ours, theirs = (
+        torch.load(each / "checkpoints" / "last.ckpt", weights_only=True) for each in (run, whole)
+    )
+    assert ours["state_dict"].keys() == theirs["state_dict"].keys()
+    for key, value in theirs["state_dict"].items():
+        torch.testing.assert_close(ours["state_dict"][key], value, rtol=1e-5, atol=1e-6)
+    assert ours["global_step"] == 6
+    assert (
+        ours["optimizer_states"][0]["param_groups"] == theirs["optimizer_states"][0]["param_groups"]
+    )
+    found, before = rows(run), rows(whole)
+    assert found[0] == before[0]
+    for line, expected_line in zip(found[1:], before[1:], strict=True):
+        for value, wanted in zip(line, expected_line, strict=True):
+            assert (value, wanted) == ("", "") or float(value) == pytest.approx(
+                float(wanted), rel=1e-3
+            )
+
+
+def test_a_damaged_checkpoint_was_set_aside_and_the_one_before_used(trained_runs: Path) -> None:
+    assert (trained_runs / "stopped" / "checkpoints" / "last.ckpt.damaged").exists()
+
+
+# --- mistakes -----------------------------------------------------------------------------------
+
+WRONG: dict[str, tuple[dict[str, Any], str]] = {
+    "one device": ({"devices": 1}, "--strategy: fsdp shares the weights among several devices"),
+    "ray": ({"engine": "ray"}, "--strategy: fsdp does not go with --engine ray"),
+    "compiled": ({"compile": "yes"}, "--strategy: fsdp does not go with --compile yes"),
+    "lars": ({"optimizer": "lars"}, "needs the norm of each whole weight at each step"),
+    "larc": ({"optimizer": "larc"}, "--strategy: fsdp does not go with --optimizer larc"),
+    "a ResNet": ({"backbone": "resnet10", "patch": None}, "ResNet is no vision transformer"),
+    "clusters": (
+        {"method": "deepclusterv2", "prototypes": (9, 7), "hidden": 16, "bottleneck": None},
+        "fsdp does not apply to DeepClusterV2: its prototypes are set to the clusters",
+    ),
+    "another": ({"strategy": "zero"}, "--strategy: 'zero' is unknown"),
+}
+
+
+@pytest.mark.parametrize("what", WRONG)
+def test_what_cannot_be_sharded_is_refused_in_a_line(what: str) -> None:
+    changes, line = WRONG[what]
+    words = {**RUN, "strategy": "fsdp", "unmix": False, **changes}
+    with pytest.raises(UserError) as caught:
+        build_parts(Settings.of({k: v for k, v in words.items() if v is not None}))
+    said = caught.value.on_command_line()
+    assert line in said
+    assert "\n" not in said
+
+
+def test_float16_is_refused() -> None:
+    parts = build_parts(Settings.of({**RUN, "strategy": "fsdp"}))
+    half = replace(parts.machine, precision="16-mixed")
+    with pytest.raises(UserError, match="does not go with float16"):
+        pretraining_class(parts.settings, parts.module.method, half)
+
+
+def test_a_method_with_weights_outside_of_its_parts_is_refused() -> None:
+    method = build("byol")
+    method.scale = nn.Parameter(torch.ones(3))  # type: ignore[assignment]
+    with pytest.raises(UserError, match=r"BYOL: it has weights outside of its encoders and heads"):
+        check_shardable(method)
+
+
+def test_a_dry_run_takes_what_a_run_takes(capsys: pytest.CaptureFixture[str]) -> None:
+    assert method_class("deepclusterv2").needs_whole_weights is not None
+    words = ["pretrain", "--method", "dino", "--data", "digits", "--strategy", "fsdp"]
+    assert main([*words, "--device", "cpu", "--run", "nowhere"]) == 2
+    error = capsys.readouterr().err
+    assert "--strategy: fsdp shares the weights among several devices" in error
+    assert error.count("\n") == 1
