@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader
 
 from unmix.config import MIXTURES, Settings
 from unmix.credit import RULES
-from unmix.mixtures import ResizeMix, UnMix, Weight
+from unmix.mixtures import RegionSwap, ResizeMix, UnMix, Weight
 from unmix.randomness import generator_for
 from unmix.training.loading.loaders import Batch
 from unmix.training.run.parts import Parts, build_parts
@@ -76,6 +76,7 @@ def test_every_rule_has_the_mixture_that_it_was_published_with(rule: str) -> Non
     published = {
         "imix": UnMix(1.0, per="sample", pairing="permutation", weight=Weight(larger=True)),
         "mixco": UnMix(1.0, per="sample", pairing="halves"),
+        "regioncl": RegionSwap(),
         "esvit": UnMix(0.5, alpha=1.0, global_alpha=0.8),
         "mixbt": UnMix(1.0, per="batch", pairing="permutation"),
         **dict.fromkeys(

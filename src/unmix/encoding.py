@@ -9,11 +9,12 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
+from unmix.backbones import pooled_apart
 from unmix.methods.base import Method, Pair
 from unmix.mixtures import MixtureDraw
 from unmix.stages import stage
 
-__all__ = ["Encoded", "clean_queries", "encode_every_crop", "features_for"]
+__all__ = ["Encoded", "clean_queries", "encode_every_crop", "features_for", "query_in_parts"]
 
 
 class Drawing(Protocol):
@@ -114,3 +115,14 @@ def of_query(view: int, pairs: Sequence[Pair]) -> list[Pair]:
 def features_for(mixture: Drawing, queries: Mapping[int, Any]) -> Tensor | None:
     """The clean first view's features, if the mixture is drawn by them."""
     return tree_leaves(queries[0])[0].detach().float() if mixture.needs_features else None
+
+
+@torch.compiler.disable  # hooks that come and go with the mixture
+def query_in_parts(
+    method: Method, draw: MixtureDraw, view: Tensor, others: Sequence[Tensor] = ()
+) -> Any:
+    """The query of each owner's part of the first view's mixtures, part by part: k M rows."""
+    with stage("mixture"):
+        mixed = draw.apply(view, others)
+    with pooled_apart(method.backbone, draw.shares_at):
+        return method.query(mixed, 0)

@@ -14,7 +14,7 @@ from torch.utils._pytree import tree_map
 from unmix.backbones import draws_in_training
 from unmix.credit import Mixed, Rule, UnMixRule, per_tensor
 from unmix.distributed import rank, world_size
-from unmix.encoding import Encoded, clean_queries, encode_every_crop, features_for
+from unmix.encoding import Encoded, clean_queries, encode_every_crop, features_for, query_in_parts
 from unmix.methods.base import Method, Pair
 from unmix.mixtures import Draw, MixtureDraw, MixtureOperator
 from unmix.mixtures.operators import Drawn
@@ -342,4 +342,6 @@ def encode(
     queries = clean_queries(method, views, pairs, of_rule, constant)
     with stage("mixture"):
         draw = mixture.draw(views[0], generator, features_for(mixture, queries))
+    if mixture.rule.in_parts:
+        return queries, query_in_parts(method, draw, views[0], mixture.others), draw
     return queries, draw.query(method, views[0], mixture.others), draw

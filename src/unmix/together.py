@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from unmix.backbones import is_vit, patch_side
+from unmix.backbones import is_vit, patch_side, why_not_in_parts
 from unmix.credit import Rule
 from unmix.errors import UserError
 from unmix.methods import METHODS, Method
@@ -80,6 +80,8 @@ def check_together(
     _check_in_place(operator, method, names)
     if rule.every_crop:
         _check_every_crop(operator, names, joint)
+    if rule.in_parts:
+        _check_in_parts(operator, method, names, joint)
     patch = patch_side(method.backbone) if is_vit(method.backbone) else None
     operator = operator.for_encoder(method, names.backbone, patch)
     if method.position_pairs and method.cell is not None:
@@ -146,6 +148,26 @@ def _check_every_crop(operator: MixtureOperator, names: Names, joint: bool) -> N
     if joint:
         raise UserError(
             "does not apply where every crop is mixed; leave it out.", parameter="joint"
+        )
+
+
+def _check_in_parts(operator: MixtureOperator, method: Method, names: Names, joint: bool) -> None:
+    if not operator.mixes_regions:
+        raise UserError(
+            f'{names.mixture} leaves no part of a mixture to one image, and `rule="{names.rule}"` '
+            "pools their features apart; use regionswap, region, resizemix, gridmix or fmix.",
+            parameter="mixture",
+        )
+    if (why := why_not_in_parts(method.backbone)) is not None:
+        raise UserError(
+            f"{names.rule} needs features of parts of an image, and {names.backbone} has {why}; "
+            "use a ResNet or a ViT.",
+            parameter="rule",
+        )
+    if joint:
+        raise UserError(
+            "does not apply where parts of mixtures are pooled apart; leave it out.",
+            parameter="joint",
         )
 
 

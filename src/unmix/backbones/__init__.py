@@ -8,6 +8,7 @@ from unmix.backbones.half_encoders import HalfEncoders
 from unmix.backbones.heads import linear_head, mlp, mlp_head
 from unmix.backbones.layers import layer_numbers, layer_scales, parameter_groups
 from unmix.backbones.measuring import feature_dim
+from unmix.backbones.parts import pooled_apart, why_not_in_parts
 from unmix.backbones.resnet import RESNETS, ResNet
 from unmix.backbones.split_batch_norm import (
     SplitBatchNorm2d,
@@ -48,5 +49,7 @@ __all__ = [
     "patch_side",
     "patches_of",
     "sine_cosine_positions",
+    "pooled_apart",
+    "why_not_in_parts",
     "without_drop_path",
 ]

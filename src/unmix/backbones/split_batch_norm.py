@@ -224,7 +224,7 @@ def encode_in_splits(encoder: nn.Module, images: Tensor, splits: int) -> Tensor:
 
     Returns:
         The encoder's output in the order of the images; if that has fewer rows, because images were
-        mixed within, those of the first images.
+        mixed within, those of the first images; of several features of each image, part by part.
     """
     splits = _sub_batches(len(images), splits)
     if not encoder.training or splits <= 1:
@@ -240,6 +240,8 @@ def encode_in_splits(encoder: nn.Module, images: Tensor, splits: int) -> Tensor:
             part.batch_order = None  # type: ignore[assignment]
     if len(output) < len(back):
         back = back[: len(output)].argsort().argsort()
+    if len(output) > len(back):  # several features of each image, part by part
+        return output.unflatten(0, (-1, len(back)))[:, back].flatten(0, 1)
     return output[back]
 
 

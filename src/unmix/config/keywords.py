@@ -100,8 +100,8 @@ class PretrainSettings(TypedDict, total=False):
     unmix_per: Literal["batch", "sample"] | None
     unmix_pairing: Literal["reverse", "permutation", "random", "halves", "neighbor", "second_view"] | None
     unmix_joint: bool | None
-    unmix_rule: Literal["unmix", "replace", "imix", "mixco", "sdmp", "mixbt", "image_space", "sdmp_released", "swav_released", "esvit"]
-    unmix_mixture: Literal["coin", "global", "region", "resizemix", "gridmix", "fmix", "scalemix", "cropmix", "patchmix", "manifold", "dirichlet"] | None
+    unmix_rule: Literal["unmix", "replace", "imix", "mixco", "sdmp", "mixbt", "image_space", "sdmp_released", "swav_released", "esvit", "regioncl"]
+    unmix_mixture: Literal["coin", "global", "region", "resizemix", "gridmix", "regionswap", "fmix", "scalemix", "cropmix", "patchmix", "manifold", "dirichlet"] | None
     unmix_weight: Literal["beta", "uniform"] | None
     unmix_larger: bool | None
     unmix_layer: str | None

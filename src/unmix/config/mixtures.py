@@ -62,10 +62,10 @@ class MixtureSettings:
             its statistics over both. By default as the rule was released: yes for mixco.
         unmix_rule: How the loss is shared: "unmix" (added to the clean loss), "replace" (instead of
             it), "imix", "mixco", "sdmp", "mixbt", "image_space", "sdmp_released",
-            "swav_released", "esvit".
+            "swav_released", "esvit", "regioncl".
         unmix_mixture: "coin" (global or region), "global", "region", "resizemix", "gridmix",
-            "fmix", "scalemix", "cropmix", "patchmix", "manifold", "dirichlet"; by default as the
-            rule was published, else "coin".
+            "regionswap", "fmix", "scalemix", "cropmix", "patchmix", "manifold", "dirichlet"; by
+            default as the rule was published, else "coin".
         unmix_weight: Distribution of lambda, "beta" or "uniform"; by default as published.
         unmix_larger: Take the larger of lambda and 1 - lambda; by default as published.
         unmix_layer: manifold: the layer whose output is mixed, such as layer2 or blocks.5.

@@ -3,6 +3,7 @@
 from dataclasses import fields, replace
 from typing import Any
 
+from unmix.credit.parts import RegionCL
 from unmix.credit.rules import (
     EsViT,
     ImageSpace,
@@ -35,6 +36,7 @@ __all__ = [
     "MixCo",
     "Mixed",
     "PositionShares",
+    "RegionCL",
     "Rule",
     "SDMPReleased",
     "Shares",
@@ -59,6 +61,7 @@ RULES: dict[str, Rule] = {
     "sdmp_released": SDMPReleased(),
     "swav_released": SwAVReleased(),
     "esvit": EsViT(),
+    "regioncl": RegionCL(),
 }
 """The mixing rules by the name that `unmix_rule` takes, with their published numbers."""
 

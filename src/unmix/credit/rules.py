@@ -120,6 +120,8 @@ class Rule(ABC):
         even: Whether every image needs another one as its partner.
         of_pairs: Whether it needs mixtures of two images, and one of each partner too.
         by_position: Whether it also shares a loss by position.
+        in_parts: Whether the parts of a mixture are a query each: the features of its images'
+            pixels, pooled apart.
         both_views: Whether it also uses the pixels of another view than the first.
         mixture: What it was published with; None for Un-Mix's own.
         joint: Whether clean and mixed images are encoded in one forward by default, as released.
@@ -135,6 +137,7 @@ class Rule(ABC):
     even: ClassVar[bool] = False
     of_pairs: ClassVar[bool] = False
     by_position: ClassVar[bool] = False
+    in_parts: ClassVar[bool] = False
     both_views: ClassVar[bool] = False
     mixture: ClassVar[MixtureOperator | None] = None
     joint: ClassVar[bool] = False

@@ -112,6 +112,8 @@ class Method(nn.Module, ABC):
         target_queries: The views whose queries `targets` needs.
         target_gradient: Whether these queries are trained through the targets too.
         memory_queries: The views whose queries `update_memory` needs.
+        takes_negatives: Whether `compare` takes further negatives of each query, unit vectors
+            without a gradient (N, R, D), as its third argument.
         mixes_every_view: Whether several views are queries of one head, so that a rule can mix each
             of them; see `student_pairs`.
         every_view_with: The option with which they are, where that depends on one.
@@ -131,6 +133,7 @@ class Method(nn.Module, ABC):
     target_queries: Collection[int] = ()
     target_gradient: bool = False
     memory_queries: Collection[int] = ()
+    takes_negatives: bool = False
     mixes_every_view: bool = False
     every_view_with: str = ""
     needs_whole_weights: str | None = None

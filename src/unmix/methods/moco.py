@@ -47,6 +47,7 @@ class MoCo(InstanceDiscrimination):
     """
 
     sync_batch_norm = False
+    takes_negatives = True
     mixes_every_view = True
     every_view_with = "symmetric"
     Z: Tensor
@@ -116,11 +117,13 @@ class MoCo(InstanceDiscrimination):
         order = to_device(order, view.device)
         return encode_in_splits(self.f_k, view[order], self.bn_splits)[order.argsort()]
 
-    def compare(self, query: Tensor, target: Tensor) -> Tensor:
-        """Contrast q with its key k against the queue: losses (N,)."""
+    def compare(self, query: Tensor, target: Tensor, negatives: Tensor | None = None) -> Tensor:
+        """Contrast q with its key k against the queue, and negatives of its own: losses (N,)."""
         with full_precision(query):
             positive = (query * target).sum(dim=1, keepdim=True)
             scores = torch.cat([positive, query @ self.queue.keys.T], dim=1)
+            if negatives is not None:
+                scores = torch.cat([scores, torch.einsum("nd,nrd->nr", query, negatives)], dim=1)
         if self.contrast == "softmax":
             return softmax_contrast(scores, self.T)
         # The released code keeps Z in an integer buffer, so its fraction is cut off.

@@ -18,6 +18,7 @@ from unmix.mixtures.registry import IMAGE_SPACE, MIXTURES
 from unmix.mixtures.sampling import PAIRINGS, Weight
 from unmix.mixtures.schedule import MixtureSchedule
 from unmix.mixtures.sums import DirichletMixture, SumDraw
+from unmix.mixtures.swapping import RegionSwap
 
 __all__ = [
     "IMAGE_SPACE",
@@ -49,6 +50,7 @@ __all__ = [
     "PatchMixture",
     "RandomErasing",
     "RegionMixture",
+    "RegionSwap",
     "ResizeMix",
     "ScaleMix",
     "SumDraw",

@@ -44,6 +44,11 @@ class FMix(PairOperator):
     pairing: Pairing = parameter("reverse", setting="unmix_pairing", choices=PAIRINGS)
     align: int | None = parameter(None, setting="unmix_align", at_least=1)
 
+    @property
+    def mixes_regions(self) -> bool:
+        """True, but for two views of one image."""
+        return self.pairing != "second_view"
+
     def describe_mixing(self) -> str:
         """Where the masks come from, and the distribution of lambda."""
         noise = f"masks of low-frequency noise, decay power {self.decay_power:g}"

@@ -46,6 +46,11 @@ class GridMix(PairOperator):
     pairing: Pairing = parameter("reverse", setting="unmix_pairing", choices=PAIRINGS)
     align: int | None = parameter(None, setting="unmix_align", at_least=1)
 
+    @property
+    def mixes_regions(self) -> bool:
+        """True, but for two views of one image."""
+        return self.pairing != "second_view"
+
     def describe_mixing(self) -> str:
         """The grid, and the distribution of lambda."""
         return f"{self.cells} x {self.cells} cells; {self.weight}"

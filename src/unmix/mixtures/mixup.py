@@ -129,6 +129,11 @@ class CutMix(_WithAlpha):
     weight: Weight | None = None
     align: int | None = parameter(None, setting="unmix_align", at_least=1)
 
+    @property
+    def mixes_regions(self) -> bool:
+        """True, but for two views of one image."""
+        return self.pairing != "second_view"
+
     def describe_mixing(self) -> str:
         """A region mixture, and the distribution."""
         return f"region; {self.distribution}"
@@ -216,6 +221,11 @@ class UnMix(_WithAlpha):
     def one_draw(self) -> str:  # type: ignore[override]
         """One weight, and a coin if it decides."""
         return "one weight" if self.prob in (0, 1) else "one weight and one coin"
+
+    @property
+    def mixes_regions(self) -> bool:
+        """Whether every mixture is a region mixture of two images."""
+        return self.prob == 0 and self.pairing != "second_view"
 
     def describe_mixing(self) -> str:
         """Which mixture, and the distribution."""

@@ -90,6 +90,11 @@ class MixtureOperator(Operator):
         return ()
 
     @property
+    def mixes_regions(self) -> bool:
+        """Whether each pixel of every mixture is of one image; else it may be of several."""
+        return False
+
+    @property
     def needs_features(self) -> bool:
         """Whether partners are nearest neighbors, so that `draw` needs features of the batch."""
         return False

@@ -140,6 +140,11 @@ class ResizeMix(PairOperator):
         """False: the pasted image is resized."""
         return False
 
+    @property
+    def mixes_regions(self) -> bool:
+        """True, but for two views of one image."""
+        return self.pairing != "second_view"
+
     def describe_mixing(self) -> str:
         """What is pasted, and the distribution of its sides."""
         low, high = self.tau

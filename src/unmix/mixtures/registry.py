@@ -26,6 +26,7 @@ from unmix.mixtures.pasting import ResizeMix
 from unmix.mixtures.patches import PatchMixture
 from unmix.mixtures.sampling import Weight
 from unmix.mixtures.sums import DirichletMixture
+from unmix.mixtures.swapping import RegionSwap
 
 __all__ = ["IMAGE_SPACE", "MIXTURES", "Choice", "image_space", "label_space", "name_of", "renaming"]
 
@@ -64,6 +65,7 @@ MIXTURES: dict[str, Choice] = {
     "region": Choice(UnMix, fixed={"prob": 0.0}),
     "resizemix": Choice(ResizeMix),
     "gridmix": Choice(GridMix),
+    "regionswap": Choice(RegionSwap),
     "fmix": Choice(FMix),
     "scalemix": Choice(ScaleMix),
     "cropmix": Choice(CropMix),
