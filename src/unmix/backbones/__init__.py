@@ -48,8 +48,8 @@ __all__ = [
     "parameter_groups",
     "patch_side",
     "patches_of",
-    "sine_cosine_positions",
     "pooled_apart",
+    "sine_cosine_positions",
     "why_not_in_parts",
     "without_drop_path",
 ]
