@@ -21,10 +21,16 @@ from unmix.step import Mixture, Objective, objective
 N, SIZE, LOCAL, N_DATA = 8, 16, 8, 24
 
 OPTIONS: dict[str, dict[str, Any]] = {
+    # So many random keys that images have neighbors of their own.
+    "all4one": {
+        "dim": 4, "hidden": 32, "predictor_hidden": 16, "queue_size": 2000, "dropout": 0.0,
+        "transformer_heads": 2, "transformer_layers": 1,
+    },
     "barlow": {"dim": 16, "hidden": 16},
     "byol": {"dim": 16, "hidden": 32},
     "cmc": {"negatives": 12, "dim": 16, "contrast": "softmax"},
     "deepclusterv2": {"dim": 16, "hidden": 16, "prototypes": (6, 5), "freeze_prototypes_steps": 0},
+    "densecl": {"queue_size": 32, "bn_splits": 2, "dim": 16},
     "dino": {"dim": 24, "hidden": 16, "bottleneck": 8, "freeze_last_epochs": 0},
     "insdis": {"negatives": 12, "dim": 16, "contrast": "softmax"},
     "lejepa": {"dim": 16, "hidden": 16, "slices": 32},
@@ -32,7 +38,6 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "moco": {"queue_size": 32, "bn_splits": 2, "dim": 16, "symmetric": True},
     "mocov3": {"dim": 16, "hidden": 32},
     "nnclr": {"dim": 16, "hidden": 32, "predictor_hidden": 16, "queue_size": 32},
-    # So many random keys that images have neighbors of their own.
     "nnbyol": {"dim": 3, "hidden": 32, "queue_size": 2000},
     "pirl": {"negatives": 12, "dim": 16, "contrast": "softmax"},
     "ressl": {"dim": 16, "hidden": 16, "queue_size": 32},
@@ -90,8 +95,9 @@ class Tiny(nn.Module):
         self.conv, self.bn = nn.Conv2d(channels, self.feature_dim, 3), nn.BatchNorm2d(24)
         self.pool = nn.AdaptiveAvgPool2d(1)
 
-    def forward(self, images: Tensor) -> Tensor:
-        return self.pool(self.bn(self.conv(images)).relu()).flatten(1)
+    def forward(self, images: Tensor, pooled: bool = True) -> Tensor:
+        features = self.bn(self.conv(images)).relu()
+        return self.pool(features).flatten(1) if pooled else features
 
 
 # The methods whose loss is by the patches of a vision transformer.

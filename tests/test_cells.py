@@ -98,14 +98,14 @@ def test_exchanging_the_images_and_the_weights_changes_nothing(name: str, rule: 
 
 
 # Forwards of the trained backbone in a clean step; with small crops one for each size.
-CLEAN = {"cmc": 1, "mae": 1, "insdis": 1, "ressl": 1, "tico": 1}
+CLEAN = {"cmc": 1, "mae": 1, "insdis": 1, "ressl": 1, "tico": 1, "densecl": 1}
 # Those of clean views beside a mixture that replaces the clean loss: with and without a graph.
 REPLACED = {
     "barlow": (1, 0), "byol": (0, 0), "cmc": (0, 1), "deepclusterv2": (0, 1), "dino": (0, 0),
     "insdis": (0, 1), "lejepa": (2, 0), "mae": (0, 0), "moco": (0, 0), "mocov3": (0, 0),
     "nnclr": (0, 2), "pirl": (1, 1), "simclr": (1, 0), "simsiam": (0, 2), "swav": (1, 0),
     "vicreg": (1, 0), "wmse": (1, 0), "ressl": (0, 0), "tico": (1, 0),
-    "nnbyol": (0, 0),
+    "nnbyol": (0, 0), "all4one": (2, 0), "densecl": (0, 0),
     "simdino": (1, 0),
 }  # fmt: skip
 # The loss of the perturbed first view needs the clean queries of the others.
@@ -192,7 +192,7 @@ def test_what_is_kept_is_what_a_clean_step_keeps(name: str, rule: str) -> None:
     kept = any(not torch.equal(value, before[key]) for key, value in state.items())
     memories = {
         "cmc", "deepclusterv2", "dino", "insdis", "moco", "nnclr", "pirl", "ressl", "swav", "tico",
-        "nnbyol",
+        "nnbyol", "all4one", "densecl",
     }  # fmt: skip
     assert name not in REPLACED or kept == (name in memories)
 

@@ -24,6 +24,7 @@ from unmix.step import Mixture, objective
 N, PROCESSES = 12, 2
 SMALL: dict[str, Any] = {"dim": 6, "hidden": 8}
 METHODS: dict[str, dict[str, Any]] = {
+    "all4one": SMALL | {"queue_size": 40, "transformer_heads": 2, "dropout": 0.0},
     "barlow": SMALL,
     "insdis": {"dim": 6, "negatives": 5, "contrast": "softmax"},
     "lejepa": SMALL | {"slices": 16},
@@ -69,7 +70,7 @@ def build(name: str) -> Any:
         method.f.head = nn.Linear(8, 6)
     if hasattr(method, "g_k"):
         method.g_k = copy.deepcopy(method.g).requires_grad_(False)
-    for predictor in ("h", "q"):
+    for predictor in ("h", "h_first", "q"):
         if hasattr(method, predictor):
             setattr(method, predictor, nn.Linear(6, 6))
     return method

@@ -33,6 +33,7 @@ WITHOUT_A_FILE = {
     "*-photos": "chosen small, for a laptop",
     "byol-imagenet": "the paper, section 3.2 and appendix B",
     "nnclr-imagenet": "the paper, section 4.1",
+    "all4one-imagenet": "NNCLR's paper, section 4.1",
     "nnbyol-imagenet": "BYOL's paper, appendix B, and NNCLR's, section 4.1",
     "simsiam": "the paper, appendix D",
     "simsiam-cifar10": "the paper, appendix D",
@@ -61,7 +62,7 @@ OURS: list[tuple[str, str, str]] = [
     ("simclr-unmix-* byol-unmix-*", "unmix_prob beta", "the author's answer, Un-Mix's issue 5"),
     (
         "byol-imagenet100 deepclusterv2-[cst]* deepclusterv2-imagenet100 simclr-imagenet100 "
-        "swav-imagenet100 nnbyol-[cst]* nnbyol-imagenet100",
+        "swav-imagenet100 nnbyol-[cst]* nnbyol-imagenet100 all4one-[cst]* all4one-imagenet100",
         "optimizer",
         "SGD for a LARS with a cap; see docs/methods/index.md",
     ),
@@ -84,6 +85,9 @@ OURS: list[tuple[str, str, str]] = [
         "optimizer lr weight_decay hidden queue_size interpolation",
         "for small data, as BYOL",
     ),
+    ("all4one", "optimizer lr weight_decay queue_size interpolation", "for small data"),
+    ("densecl", "queue_size encoder_momentum bn_splits", "for small data, as MoCo"),
+    ("densecl-imagenet100", "queue_size", "of the ImageNet-100 runs of 2020"),
     ("lejepa", "dim hidden sigreg slices", "lightly's defaults; the README has no numbers"),
     ("lejepa-imagenet*", "batch_size drop_last warmup_epochs", "not stated by the README"),
     ("lejepa-imagenet100", "epochs", "solo-learn's for this data set"),

@@ -38,13 +38,14 @@ MEMORY = {
     "cmc": ("memory_l.bank", "memory_ab.bank"), "deepclusterv2": ("memory",), "dino": ("c",),
     "insdis": ("contrast.bank",), "moco": ("queue.",), "nnclr": ("Q.",),
     "pirl": ("contrast.bank",), "ressl": ("Q.",), "swav": ("queues.",),
-    "tico": ("C",), "nnbyol": ("Q.",),
+    "tico": ("C",), "nnbyol": ("Q.",), "all4one": ("Q.",), "densecl": ("queue.", "dense_queue."),
 }  # fmt: skip
 # Forwards of momentum encoders, in views.
 KEYS = {"moco": 2, "moco-asymmetric": 1, "moco-nce": 1, "moco-v2": 1, "byol": 2, "mocov3": 2,
-        "dino": 2, "ressl": 1, "tico": 1, "nnbyol": 2, "simdino": 2}  # fmt: skip
+        "dino": 2, "ressl": 1, "tico": 1, "nnbyol": 2, "simdino": 2,
+        "all4one": 2, "densecl": 1}  # fmt: skip
 # The methods that draw something in a step: negatives, shuffled batches or sub-batches.
-RANDOM = {"cmc", "insdis", "moco", "pirl", "wmse"}
+RANDOM = {"cmc", "densecl", "insdis", "moco", "pirl", "wmse"}
 
 
 @pytest.fixture(autouse=True)
@@ -110,13 +111,16 @@ def test_a_mixture_that_is_one_image_costs_what_the_image_costs(kind: str, draw:
     result = step(method, views, UNMIX, draw)
     queries, targets = parts_of(method, views)
     shares: dict[int, float] = {}
-    for _, b, share in pairs_of(method):
+    for _, b, share in method.pairs_of(len(views)):
         shares[b] = shares.get(b, 0.0) + share
     if KINDS[kind][0] in OF_PATCHES:  # masks go with the place in the batch
         owner = torch.arange(N) if draw.weight[0] else draw.partner
         queries = {0: method.query(draw.apply(views[0]))}
         targets = of_partner(targets, owner)
     expected = sum(s * method.compare(queries[0], targets[b]).mean() for b, s in shares.items())
+    for _, b, share in method.position_pairs_of(len(views)):
+        at = method.compare_positions(queries[0], targets[b])
+        expected = expected + share * at.sum(dim=(1, 2)).mean()
     torch.testing.assert_close(result.mixed, expected.detach(), rtol=1e-4, atol=1e-5)  # type: ignore[union-attr]
 
 

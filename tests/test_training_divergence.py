@@ -119,7 +119,7 @@ def test_each_flag_that_is_advised_exists_for_the_method(method: str) -> None:
         flags = {flag for text in texts for flag in re.findall(r"--(\w+)", text)}
         assert {"lr", "precision", "epochs"} <= flags <= known
         assert ("--contrast softmax" in advice.if_diverged) == (contrast == "nce")
-        assert ("queue_size" in flags) == (method in ("moco", "nnbyol", "ressl"))
+        assert ("queue_size" in flags) == (method in ("densecl", "moco", "nnbyol", "ressl"))
 
 
 def test_what_is_advised_for_insdis_with_few_images_helps(

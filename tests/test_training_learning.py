@@ -29,10 +29,17 @@ ADAM: dict[str, Any] = {
 # In so few steps a method without negatives learns from views that keep their colors only.
 COLOURED: dict[str, Any] = {**ADAM, "jitter_p": 0.0, "gray_p": 0.0}
 METHODS: dict[str, dict[str, Any]] = {
+    "all4one": {
+        **ADAM, "dim": 64, "hidden": 128, "predictor_hidden": 128, "queue_size": 100,
+        "transformer_layers": 1, "encoder_momentum": 0.9, "limit": 200, "epochs": 12,
+    },
     "barlow": {**ADAM, "dim": 128, "hidden": 128, "off_diagonal": 0.05},
     "byol": {**COLOURED, "dim": 64, "hidden": 128, "encoder_momentum": 0.9},
     "lejepa": {**ADAM, "dim": 16, "hidden": 128, "slices": 64, "local_crops": 0},
     "mocov3": {**ADAM, "dim": 64, "hidden": 128, "encoder_momentum": 0.9},
+    "nnbyol": {
+        **COLOURED, "dim": 64, "hidden": 128, "encoder_momentum": 0.99, "queue_size": 1000,
+    },
     "nnclr": {**ADAM, "dim": 64, "hidden": 128, "predictor_hidden": 128, "queue_size": 100},
     "ressl": {
         **ADAM, "dim": 64, "hidden": 128, "queue_size": 200, "encoder_momentum": 0.9,
@@ -48,6 +55,7 @@ METHODS: dict[str, dict[str, Any]] = {
     "vicreg": {**ADAM, "lr": 1e-3, "dim": 64, "hidden": 64, "limit": 200, "epochs": 12},
     "wmse": {**ADAM, "dim": 16, "hidden": 128, "batch_size": 50, "sub_batch": 50},
     "moco": {"queue_size": 50, "bn_splits": 1, "limit": 200, "epochs": 12},
+    "densecl": {"queue_size": 50, "bn_splits": 1, "limit": 200, "epochs": 12},
     "insdis": {
         "negatives": 128, "contrast": "softmax", "optimizer": "adam", "lr": 1e-3,
         "limit": 150, "epochs": 14,

@@ -55,10 +55,12 @@ DASH = "–"
 """What a table shows where there is no value."""
 
 _METHODS = {
+    "all4one": "All4One",
     "barlow": "Barlow Twins",
     "byol": "BYOL",
     "cmc": "CMC",
     "deepclusterv2": "DeepCluster-v2",
+    "densecl": "DenseCL",
     "dino": "DINO",
     "insdis": "InsDis",
     "lejepa": "LeJEPA",

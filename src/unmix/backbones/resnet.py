@@ -83,11 +83,14 @@ class ResNet(Backbone):
                 last = module.bn3 if isinstance(module, Bottleneck) else module.bn2
                 nn.init.zeros_(last.weight)  # type: ignore[arg-type]
 
-    def forward(self, images: Tensor) -> Tensor:
-        """Map images `(N, in_channels, H, W)` to non-negative features `(N, feature_dim)`."""
+    def forward(self, images: Tensor, pooled: bool = True) -> Tensor:
+        """Map images `(N, in_channels, H, W)` to non-negative features `(N, feature_dim)`.
+
+        With `pooled=False` to their map, `(N, feature_dim, rows, columns)`.
+        """
         x = self.maxpool(self.relu(self.bn1(self.conv1(images))))
         x = self.layer4(self.layer3(self.layer2(self.layer1(x))))
-        return torch.flatten(self.avgpool(x), 1)
+        return torch.flatten(self.avgpool(x), 1) if pooled else x
 
 
 def _stage(

@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves, tree_map
 
 from unmix.errors import check_number
 
@@ -209,7 +210,7 @@ class _Blocks(torch.autograd.Function):
         return (result if needed[0] else None, *sums, None, None, None, None, None)
 
 
-def encode_in_splits(encoder: nn.Module, images: Tensor, splits: int) -> Tensor:
+def encode_in_splits(encoder: nn.Module, images: Tensor, splits: int) -> Any:
     """Encode a batch so that sample n is in sub-batch n mod `splits` of every batch norm.
 
     During the forward, the attribute `batch_order` of the encoder and its children is the index of
@@ -217,8 +218,8 @@ def encode_in_splits(encoder: nn.Module, images: Tensor, splits: int) -> Tensor:
     it.
 
     Args:
-        encoder: Maps `(N, C, H, W)` to `(N, ...)`; its batch norms are `SplitBatchNorm2d` (see
-            `convert_split_batch_norm`).
+        encoder: Maps `(N, C, H, W)` to `(N, ...)`, or to a tuple of such; its batch norms are
+            `SplitBatchNorm2d` (see `convert_split_batch_norm`).
         images: `(N, C, H, W)`.
         splits: Of its batch norms.
 
@@ -238,11 +239,12 @@ def encode_in_splits(encoder: nn.Module, images: Tensor, splits: int) -> Tensor:
     finally:
         for part in parts:
             part.batch_order = None  # type: ignore[assignment]
-    if len(output) < len(back):
-        back = back[: len(output)].argsort().argsort()
-    if len(output) > len(back):  # several features of each image, part by part
-        return output.unflatten(0, (-1, len(back)))[:, back].flatten(0, 1)
-    return output[back]
+    rows = len(tree_leaves(output)[0])
+    if rows < len(back):
+        back = back[:rows].argsort().argsort()
+    if rows > len(back):  # several features of each image, part by part
+        back = torch.cat([back + start for start in range(0, rows, len(back))])
+    return tree_map(lambda part: part[back], output)
 
 
 def _sub_batches(n: int, splits: int) -> int:

@@ -37,7 +37,7 @@ class PretrainSettings(TypedDict, total=False):
 
     second_view: ViewOverrides
     local_view: ViewOverrides
-    method: Literal["barlow", "byol", "cmc", "deepclusterv2", "dino", "insdis", "lejepa", "mae", "moco", "mocov3", "nnbyol", "nnclr", "pirl", "ressl", "simclr", "simdino", "simsiam", "swav", "tico", "vicreg", "wmse"]
+    method: Literal["all4one", "barlow", "byol", "cmc", "deepclusterv2", "densecl", "dino", "insdis", "lejepa", "mae", "moco", "mocov3", "nnbyol", "nnclr", "pirl", "ressl", "simclr", "simdino", "simsiam", "swav", "tico", "vicreg", "wmse"]
     data: Any
     data_dir: str | os.PathLike[str] | None
     train_folder: str | os.PathLike[str] | None
@@ -189,18 +189,31 @@ class PretrainSettings(TypedDict, total=False):
     logger: Literal["tensorboard", "wandb", "mlflow", "trackio", "none"]
     dim: int
     hidden: int
+    predictor_hidden: int
+    temperature: float
+    centroid_temperature: float
+    neighbors: int
+    transformer_heads: int
+    transformer_layers: int
+    dropout: float
+    neighbor: float
+    centroid: float
+    redundancy: float
+    queue_size: int
+    encoder_momentum: float
     off_diagonal: float
     scale: float
     unbiased: bool
-    encoder_momentum: float
     view: Literal["Lab", "YCbCr"]
-    temperature: float
     negatives: int | None
     bank_momentum: float
     contrast: Literal["softmax", "nce"]
     prototypes: Sequence[int] | int
     kmeans_iterations: int
     freeze_prototypes_steps: int
+    dense: float
+    bn_splits: int
+    shuffle_bn: bool
     bottleneck: int
     teacher_temperature: float
     warmup_teacher_temperature: float
@@ -220,13 +233,9 @@ class PretrainSettings(TypedDict, total=False):
     decoder_heads: int
     mixed_tokens: bool
     head: Literal["linear", "mlp"]
-    queue_size: int
     symmetric: bool
-    bn_splits: int
-    shuffle_bn: bool
     freeze_patch_embedding: bool
     predictor_bias: bool
-    predictor_hidden: int
     jigsaw_weight: float
     grid: int
     constant_momentum: bool

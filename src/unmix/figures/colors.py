@@ -34,6 +34,8 @@ _METHODS: dict[str, str] = {
     "lejepa": "#B08010",
     "ressl": "#5F8F2F",
     "tico": "#C05A8A",
+    "all4one": "#40907A",
+    "densecl": "#D06030",
     "nnbyol": "#B8509A",
     "simdino": "#9A4FC0",
     "mae": "#A0522D",

@@ -4,11 +4,13 @@ from inspect import signature
 from typing import Any
 
 from unmix.errors import check_choice
+from unmix.methods.all4one import All4One
 from unmix.methods.barlow import BarlowTwins
 from unmix.methods.base import Encoder, InstanceDiscrimination, Method, Pair, Progress
 from unmix.methods.byol import BYOL
 from unmix.methods.cmc import CMC
 from unmix.methods.deepclusterv2 import DeepClusterV2
+from unmix.methods.densecl import DenseCL
 from unmix.methods.dino import DINO
 from unmix.methods.insdis import InsDis
 from unmix.methods.lejepa import LeJEPA
@@ -37,8 +39,10 @@ __all__ = [
     "NNCLR",
     "PIRL",
     "WMSE",
+    "All4One",
     "BarlowTwins",
     "DeepClusterV2",
+    "DenseCL",
     "Encoder",
     "InsDis",
     "InstanceDiscrimination",
@@ -60,10 +64,12 @@ __all__ = [
 ]
 
 METHODS: dict[str, type[Method]] = {
+    "all4one": All4One,
     "barlow": BarlowTwins,
     "byol": BYOL,
     "cmc": CMC,
     "deepclusterv2": DeepClusterV2,
+    "densecl": DenseCL,
     "dino": DINO,
     "insdis": InsDis,
     "lejepa": LeJEPA,

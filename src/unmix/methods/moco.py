@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_map
 
 from unmix.backbones import (
     convert_split_batch_norm,
@@ -68,16 +69,15 @@ class MoCo(InstanceDiscrimination):
         shuffle_bn: bool = True,
     ) -> None:
         super().__init__()
-        check_choice("head", head, ("linear", "mlp"), owner="MoCo")
-        check_choice("contrast", contrast, ("softmax", "nce"), owner="MoCo")
-        check_number("temperature", temperature, above=0, owner="MoCo")
-        check_number("encoder_momentum", encoder_momentum, at_least=0, at_most=1, owner="MoCo")
-        check_number("bn_splits", bn_splits, at_least=1, owner="MoCo")
-        check_number("dim", dim, at_least=1, owner="MoCo")
-        check_number("queue_size", queue_size, at_least=1, owner="MoCo")
-        d = feature_dim(backbone)
-        g = linear_head(d, dim) if head == "linear" else mlp_head(d, d, dim)
-        self.f_q = Encoder(backbone, g)
+        owner = type(self).__name__
+        check_choice("head", head, ("linear", "mlp"), owner=owner)
+        check_choice("contrast", contrast, ("softmax", "nce"), owner=owner)
+        check_number("temperature", temperature, above=0, owner=owner)
+        check_number("encoder_momentum", encoder_momentum, at_least=0, at_most=1, owner=owner)
+        check_number("bn_splits", bn_splits, at_least=1, owner=owner)
+        check_number("dim", dim, at_least=1, owner=owner)
+        check_number("queue_size", queue_size, at_least=1, owner=owner)
+        self.f_q = self.encoder(backbone, dim, head)
         if bn_splits > 1:
             convert_split_batch_norm(self.f_q, bn_splits)
         self.f_k = momentum_copy(self.f_q)
@@ -88,11 +88,16 @@ class MoCo(InstanceDiscrimination):
         self.pairs = (Pair(0, 1), Pair(1, 0)) if symmetric else (Pair(0, 1),)
         self.mixes_every_view = symmetric
 
+    def encoder(self, backbone: nn.Module, dim: int, head: str) -> Encoder:
+        """The query encoder: a backbone and a head."""
+        d = feature_dim(backbone)
+        return Encoder(backbone, linear_head(d, dim) if head == "linear" else mlp_head(d, d, dim))
+
     def begin_step(self, progress: Progress) -> None:
         """Update the key encoder."""
         ema_update(self.f_k, self.f_q, self.m)
 
-    def query(self, view: Tensor, number: int = 0) -> Tensor:
+    def query(self, view: Tensor, number: int = 0) -> Any:
         """q = f_q(x): unit vectors (N, dim)."""
         return encode_in_splits(self.f_q, view, self.bn_splits)
 
@@ -103,19 +108,21 @@ class MoCo(InstanceDiscrimination):
         queries: Mapping[int, Any],
         index: Tensor,
         generator: torch.Generator,
-    ) -> dict[int, Tensor]:
+    ) -> dict[int, Any]:
         """k = f_k(x): unit vectors (N, dim), from clean views."""
         return {
             b: self.key(views[b], generator) for b in sorted({pair.target for pair in self.pairs})
         }
 
-    def key(self, view: Tensor, generator: torch.Generator) -> Tensor:
+    def key(self, view: Tensor, generator: torch.Generator) -> Any:
         """Keys of one view, encoded in shuffled order and put back."""
         if not self.shuffle_bn:
             return encode_in_splits(self.f_k, view, self.bn_splits)
         order = torch.randperm(len(view), generator=generator, device=generator.device)
         order = to_device(order, view.device)
-        return encode_in_splits(self.f_k, view[order], self.bn_splits)[order.argsort()]
+        keys = encode_in_splits(self.f_k, view[order], self.bn_splits)
+        back = order.argsort()
+        return tree_map(lambda rows: rows[back], keys)
 
     def compare(self, query: Tensor, target: Tensor, negatives: Tensor | None = None) -> Tensor:
         """Contrast q with its key k against the queue, and negatives of its own: losses (N,)."""
@@ -138,7 +145,7 @@ class MoCo(InstanceDiscrimination):
     def update_memory(
         self,
         queries: Mapping[int, Any],
-        targets: Mapping[int, Tensor],
+        targets: Mapping[int, Any],
         index: Tensor,
     ) -> None:
         """Put the clean keys of all processes into the queue."""

@@ -58,6 +58,7 @@ class Advice:
 
 # Tried before a smaller learning rate, by method.
 _COLLAPSED = {
+    "all4one": ("a larger --redundancy",),
     "byol": ("an --encoder_momentum closer to 1",),
     "dino": ("a lower --teacher_temperature", "an --encoder_momentum closer to 1"),
     "lejepa": ("a larger --sigreg",),
@@ -72,6 +73,7 @@ _COLLAPSED = {
 _NOT_LEARNING = {
     "cmc": ("fewer --negatives",),
     "deepclusterv2": ("fewer --prototypes",),
+    "densecl": ("a smaller --queue_size",),
     "dino": ("a lower --teacher_temperature",),
     "insdis": ("fewer --negatives",),
     "moco": ("a smaller --queue_size",),
