@@ -82,6 +82,10 @@ def wrapped(self, *arguments):
     if self.global_step == 5 and self.global_rank == who:
         if how in ("SIGKILL", "SIGSTOP", "SIGSEGV"):
             os.kill(os.getpid(), getattr(signal, how))
+        elif how == "hang":  # while the others wait for its part of the negatives
+            time.sleep(600)
+        elif how == "data":
+            pass
         elif how == "exit":
             os._exit(3)
         elif how == "UserError":
@@ -90,7 +94,14 @@ def wrapped(self, *arguments):
             raise ZeroDivisionError("a bug")
     return step(self, *arguments)
 
-Pretraining.training_step = wrapped
+move = Pretraining.transfer_batch_to_device
+
+def slow(self, *arguments):
+    if how == "data" and self.trainer.global_step >= 5 and self.global_rank == who:
+        time.sleep(600)
+    return move(self, *arguments)
+
+Pretraining.training_step, Pretraining.transfer_batch_to_device = wrapped, slow
 sys.exit(main(sys.argv[3:]))
 """
 
@@ -100,6 +111,8 @@ sys.exit(main(sys.argv[3:]))
     [
         (1, "SIGKILL", 1, r"rank 1 of 2 \(process \d+ on HOST\) was killed \(SIGKILL\)"),
         (1, "SIGSTOP", 1, r"rank 1 of 2 \(process \d+ on HOST\) has not answered for \d+ s\."),
+        (1, "hang", 1, r"rank 1 of 2 .* is stuck: the others have waited for it for \d+ s\."),
+        (0, "data", 1, r"rank 0 of 2 .* is stuck: the others have waited for it for \d+ s\."),
         (1, "exit", 1, r"rank 1 of 2 \(process \d+ on HOST\) ended with status 3\."),
         (1, "UserError", 2, r"--data: this is wrong\."),
         (1, "bug", 1, r"rank 1 of 2 .* ended with an error: ZeroDivisionError: a bug"),

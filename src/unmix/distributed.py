@@ -7,13 +7,55 @@ code; Bardes et al. 2022, VICReg, released code).
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
-__all__ = ["all_reduce_sum", "gather", "gather_with_gradient", "local", "rank", "world_size"]
+__all__ = [
+    "Pace",
+    "all_reduce_sum",
+    "gather",
+    "gather_with_gradient",
+    "local",
+    "pace",
+    "rank",
+    "world_size",
+]
+
+
+class Pace:
+    """How far this process is, for those who watch several: see `unmix.training.run.ranks`.
+
+    Attributes:
+        ticks: Grows alike in all processes that do the same, by one before each operation in which
+            they wait for each other: so who waits is ahead of who is waited for.
+        alone: Whether this process does what the others wait for, for as long as it takes.
+    """
+
+    def __init__(self) -> None:
+        self.ticks, self.alone = 0, False
+
+    def tick(self, *_: Any) -> None:
+        """Go a step forward."""
+        self.ticks += 1
+
+    @contextmanager
+    def by_itself(self) -> Iterator[None]:
+        """Within this context, which all enter, the others may wait for this process."""
+        before, self.alone = self.alone, True
+        try:
+            yield
+        finally:
+            self.tick()
+            self.alone = before
+
+
+pace = Pace()
+"""Of this process."""
 
 
 def world_size() -> int:
@@ -37,6 +79,7 @@ def gather(tensor: Tensor) -> Tensor:
     parts = [
         torch.empty_like(tensor, memory_format=torch.contiguous_format) for _ in range(world_size())
     ]
+    pace.tick()
     dist.all_gather(parts, tensor.detach().contiguous())
     return torch.cat(parts)
 
@@ -67,6 +110,7 @@ def all_reduce_sum(tensor: Tensor) -> Tensor:
     if world_size() == 1:
         return tensor.detach()
     total = tensor.detach().clone()
+    pace.tick()
     dist.all_reduce(total)
     return total
 

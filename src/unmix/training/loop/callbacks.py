@@ -12,6 +12,7 @@ from lightning.pytorch.callbacks import Callback
 
 from unmix.config import EvaluationSettings
 from unmix.display import duration, rate
+from unmix.distributed import pace
 from unmix.errors import UserError
 from unmix.training.loop.evaluator import Evaluator, health_of
 from unmix.training.loop.health import Health
@@ -97,7 +98,8 @@ class Checkpoints(Callback):
             UserError: if the state is not finite, or cannot be written.
         """
         module.check_state()
-        trainer.save_checkpoint(self.folder / f"{name}.ckpt")
+        with pace.by_itself():  # the first process writes, again and again where that fails
+            trainer.save_checkpoint(self.folder / f"{name}.ckpt")
 
 
 class Reporter(Callback):
@@ -181,9 +183,11 @@ class Reporter(Callback):
 
     def complete(self, trainer: L.Trainer, module: Pretraining) -> None:
         """Evaluate the epoch that is saved but not yet evaluated, if any; log and print."""
-        if self.pending is None:
-            return
-        metrics = dict(self.pending)
+        if self.pending is not None:
+            with pace.by_itself():
+                self._complete(trainer, module, dict(self.pending))
+
+    def _complete(self, trainer: L.Trainer, module: Pretraining, metrics: dict[str, Any]) -> None:
         epoch, step = metrics["epoch"] + 1, metrics["step"]
         if protocols := self._due(epoch, module):
             with whole_weights(module):

@@ -19,6 +19,7 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.utils._pytree import tree_map
 
 from unmix.backbones import is_vit
+from unmix.distributed import pace
 from unmix.errors import UserError
 from unmix.methods import Method
 from unmix.methods.base import Encoder
@@ -152,9 +153,9 @@ def shard(method: Method, mesh: DeviceMesh) -> None:
         mesh: One dimension: the processes.
     """
     for part in parts_of(method):
-        for block in blocks_of(part):
-            fully_shard(block, mesh=mesh, reshard_after_forward=True)
-        fully_shard(part, mesh=mesh, reshard_after_forward=True)
+        for group in (*blocks_of(part), part):
+            fully_shard(group, mesh=mesh, reshard_after_forward=True)
+            group.register_forward_pre_hook(pace.tick, prepend=True)  # before weights are gathered
 
 
 def largest_group(method: Method) -> int:
@@ -206,6 +207,7 @@ def load_optimizer(optimizer: torch.optim.Optimizer, state: Mapping[str, Any]) -
 
 def _gathered(state: dict[str, Any]) -> dict[str, Any]:
     keep = is_leader()
+    pace.tick()
 
     def whole(value: Any) -> Any:
         if isinstance(value, DTensor):

@@ -30,6 +30,7 @@ from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.strategies import Strategy
 from lightning.pytorch.strategies.launchers import _SubprocessScriptLauncher
 
+from unmix.distributed import pace
 from unmix.errors import MachineError, UserError
 from unmix.training.run.same_data import Listing, check_same
 
@@ -89,8 +90,6 @@ class Ranks(Callback):
         self.rank = int(os.environ.get("RANK") or os.environ.get("LOCAL_RANK") or 0)
         self.children: Sequence[subprocess.Popen[Any]] = ()
         self.lost: UserError | None = None
-        self.busy = False
-        self.tick = 0
         self._store: Any = None
         self._who: dict[int, dict[str, Any]] = {}
         self._seen: dict[int, tuple[str, float, int, float]] = {}
@@ -160,17 +159,15 @@ class Ranks(Callback):
 
     def on_train_batch_start(self, *_: Any) -> None:
         """A step forward."""
-        self.tick += 1
-        self.busy = False
+        pace.tick()
 
     def on_before_backward(self, *_: Any) -> None:
         """In the backward pass a process waits for the others, a tick ahead of a late one."""
-        self.tick += 1
+        pace.tick()
 
     def on_train_batch_end(self, *_: Any) -> None:
-        """Between steps rank 0 may save and evaluate, for as long as that takes."""
-        self.tick += 1
-        self.busy = True
+        """The end of a step."""
+        pace.tick()
 
     def on_exception(self, trainer: Any, pl_module: Any, exception: BaseException) -> None:
         """A signal ends all processes; nobody is missed then."""
@@ -273,7 +270,7 @@ class Ranks(Callback):
             return self._error(0, "is gone")
         if self._store is None:
             return None
-        self._store.set(f"beat{self.rank}", json.dumps([number, self.tick]))
+        self._store.set(f"beat{self.rank}", json.dumps([number, pace.ticks]))
         if not self._store.check(["end"]):
             return None
         end = json.loads(self._store.get("end"))
@@ -291,7 +288,7 @@ class Ranks(Callback):
         if self._store is None:
             return None
         now = time.monotonic()
-        self._note(0, json.dumps([number, self.tick]), now)
+        self._note(0, json.dumps([number, pace.ticks]), now)
         for r in range(1, self.count):
             if self._store.check([f"bye{r}"]):
                 continue
@@ -321,7 +318,7 @@ class Ranks(Callback):
         for r, (_, at, tick, since) in self._seen.items():
             if now - at > self.silent:
                 return self._error(r, f"has not answered for {now - at:.0f} s")
-            busy = r == 0 and self.busy
+            busy = r == 0 and pace.alone
             if tick < ahead and not busy and now - since > self.stuck:
                 what = f"is stuck: the others have waited for it for {now - since:.0f} s"
                 return self._error(r, what)
