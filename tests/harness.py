@@ -32,6 +32,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "deepclusterv2": {"dim": 16, "hidden": 16, "prototypes": (6, 5), "freeze_prototypes_steps": 0},
     "densecl": {"queue_size": 32, "bn_splits": 2, "dim": 16},
     "dino": {"dim": 24, "hidden": 16, "bottleneck": 8, "freeze_last_epochs": 0},
+    "distill": {"match": "similarities", "queue_size": 32},
     "insdis": {"negatives": 12, "dim": 16, "contrast": "softmax"},
     "lejepa": {"dim": 16, "hidden": 16, "slices": 32},
     "mae": {"decoder_dim": 16, "decoder_depth": 1, "decoder_heads": 2},
@@ -54,6 +55,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
 # Every registered method, and variants of some that take another path through the code.
 KINDS: dict[str, tuple[str, dict[str, Any]]] = {name: (name, {}) for name in METHODS} | {
     "cmc-nce": ("cmc", {"contrast": "nce"}),
+    "distill-features": ("distill", {"match": "features"}),
     "insdis-nce": ("insdis", {"contrast": "nce"}),
     "mae-mixed": ("mae", {"mixed_tokens": True, "mask_ratio": 0.5, "norm_pix": False}),
     "moco-asymmetric": ("moco", {"symmetric": False}),
@@ -75,6 +77,31 @@ def options_of(name: str) -> dict[str, Any]:
     """Options that make a method small."""
     known = signature(method_class(name)).parameters
     return OPTIONS.get(name, {word: value for word, value in _SMALL.items() if word in known})
+
+
+def teacher() -> nn.Module:
+    """A frozen network of a seed of its own, for the methods that learn from one."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(77)
+        network = Foreign()
+    network.feature_dim = 20  # type: ignore[assignment]
+    return network
+
+
+def given_to(name: str) -> dict[str, Any]:
+    """What a method is given beside its backbone."""
+    return {"teacher": teacher()} if "teacher" in signature(method_class(name)).parameters else {}
+
+
+class Foreign(nn.Module):
+    """A network of another kind than the backbones here, whose features do not change in scale."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 20, 3)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.conv(images).relu().mean(dim=(2, 3))
 
 
 YES = [
@@ -130,7 +157,7 @@ def backbone_of(name: str) -> nn.Module:
 def build(kind: str, seed: int = 0, **options: Any) -> Method:
     """A method of KINDS with a small encoder; the global generator stays as it was."""
     name, variant = KINDS[kind]
-    options = {**options_of(name), **variant, **options}
+    options = {**options_of(name), **variant, **given_to(name), **options}
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return methods.build(name, backbone_of(name), N_DATA, **options)

@@ -11,7 +11,7 @@ import torchvision
 from torch import Tensor, nn
 
 import unmix
-from harness import N_DATA, OF_PATCHES, options_of, views_of
+from harness import N_DATA, OF_PATCHES, given_to, options_of, views_of
 from unmix import methods
 from unmix.backbones import build, feature_dim
 from unmix.methods import METHODS
@@ -33,7 +33,7 @@ class Foreign(nn.Module):
 def test_every_method_takes_any_module(name: str) -> None:
     """But those of patches, and DenseCL, which needs a map of features."""
     backbone: Any = (Foreign(1), Foreign(2)) if name == "cmc" else Foreign()
-    method = methods.build(name, backbone, N_DATA, **options_of(name))
+    method = methods.build(name, backbone, N_DATA, **options_of(name), **given_to(name))
     step = unmix.Stepper(method, steps_per_epoch=3, epochs=2, mixture=unmix.UnMix())
     step(views_of(method), torch.arange(8)).backward()
     assert method.features(torch.zeros(2, 3, 16, 16)).shape == (2, 48 if name == "cmc" else 24)

@@ -38,7 +38,7 @@ def drawn(n: int = N, *, per_sample: bool = True, seed: int = 0, count: int | No
 class Contrast:
     """InfoNCE against a queue, as MoCo's."""
 
-    coupled, contrastive, per_image, special_rules = False, True, False, ()
+    coupled, contrastive, per_image, special_rules, views = False, True, False, (), 2
     T = 0.3
     logits, softmax_loss = InstanceDiscrimination.logits, InstanceDiscrimination.softmax_loss
 
@@ -64,7 +64,7 @@ class Scaled(Contrast):
 class Regress:
     """2 - 2 cos, as BYOL's."""
 
-    coupled, contrastive, per_image, special_rules = False, False, False, ()
+    coupled, contrastive, per_image, special_rules, views = False, False, False, (), 2
 
     def compare(self, q: Tensor, t: Tensor) -> Tensor:
         return 2 - 2 * (q * t).sum(1)
@@ -381,6 +381,7 @@ def test_reasons_are_given_where_a_rule_does_not_apply() -> None:
     assert "probabilities" in str(RULES["sdmp_released"].why_not(Regress()))
     assert "correlation" in str(RULES["mixbt"].why_not(Regress()))
     assert "codes" in str(RULES["swav_released"].why_not(Regress()))
+    assert "frozen teacher" in str(RULES["exact"].why_not(Regress()))
     assert RULES["mixbt"].why_not(Correlate()) is None
     assert RULES["swav_released"].why_not(Assign()) is None
 

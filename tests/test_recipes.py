@@ -25,6 +25,7 @@ from unmix.methods import METHODS
 from unmix.training.run.pretrain import settings_for
 
 AT_LEAST = {
+    "distill",
     "moco", "insdis", "cmc", "simclr", "byol", "simsiam", "swav", "barlow", "vicreg", "wmse",
     "nnclr", "mocov3", "dino", "pirl", "deepclusterv2", "lejepa",
     "ressl", "tico", "nnbyol", "all4one", "densecl", "simdino", "mae",

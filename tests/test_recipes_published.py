@@ -77,6 +77,17 @@ OURS: list[tuple[str, str, str]] = [
     ("pirl-[cst]*", "grid", "2 x 2 for small images, whose pieces would be too small"),
     ("mocov3 vicreg", "optimizer lr weight_decay", "for any data: no source has settings for it"),
     ("deepclusterv2", "prototypes", "as many a head as lightly's SwAV has"),
+    (
+        "distill",
+        "match teacher_temperature queue_size jitter_p gray_p blur_p",
+        "features as in SimReg, whose views have neither color nor blur; tau_t of SEED's paper",
+    ),
+    ("distill-seed-imagenet", "batch_size match", "256 in all, as its rate is for; SEED"),
+    (
+        "distill-[ct]* distill-stl10",
+        "epochs",
+        "chosen, for no source has settings for small images",
+    ),
     ("dino", "interpolation", "as in solo-learn's recipes for CIFAR"),
     ("ressl", "queue_size interpolation", "for small data; bicubic as in solo-learn"),
     ("ressl-imagenet", "drop_last", "as in its code"),

@@ -35,6 +35,7 @@ every_kind = pytest.mark.parametrize("kind", KINDS)
 UNMIX = RULES["unmix"]
 # What `update_memory` may change; the other methods have no memory.
 MEMORY = {
+    "distill": ("Q.",), "distill-features": (),
     "cmc": ("memory_l.bank", "memory_ab.bank"), "deepclusterv2": ("memory",), "dino": ("c",),
     "insdis": ("contrast.bank",), "moco": ("queue.",), "nnclr": ("Q.",),
     "pirl": ("contrast.bank",), "ressl": ("Q.",), "swav": ("queues.",),
@@ -325,7 +326,8 @@ def test_only_the_memory_changes_and_only_when_it_is_updated(kind: str) -> None:
     result.loss.backward()
     assert changed(method, before) == set()
     result.update_memory()
-    found, memory = changed(method, before), MEMORY.get(KINDS[kind][0], ())
+    found = changed(method, before)
+    memory = MEMORY.get(kind, MEMORY.get(KINDS[kind][0], ()))
     assert all(name.startswith(memory) for name in found)
     assert bool(found) == bool(memory)
     step(clean, views_of(clean)).update_memory()
@@ -443,8 +445,9 @@ def test_evaluation_gets_features_and_projections(kind: str) -> None:
     both = isinstance(features, tuple)
     assert torch.equal(method.features(x), torch.cat(features, dim=1) if both else features)
     options = options_of(name) | KINDS[kind][1]
-    width = {"cmc": 2 * options.get("dim", 0), "dino": options.get("bottleneck"), "mae": 24}
-    assert method.projections(x).shape == (N, width.get(name, options.get("dim")))
+    dim = options.get("dim", 20)  # of the teacher, where it has none of its own
+    width = {"cmc": 2 * dim, "dino": options.get("bottleneck"), "mae": 24}
+    assert method.projections(x).shape == (N, width.get(name, dim))
 
 
 @pytest.mark.parametrize("kind", ["mocov3", "nnclr", "simclr"])

@@ -13,7 +13,7 @@ from torch import nn
 
 import unmix
 from checkpoints import RESNETS, VITS, randomized, resnet, vit
-from harness import KINDS, N_DATA, backbone_of, build, options_of
+from harness import KINDS, N_DATA, backbone_of, build, given_to, options_of
 from unmix import methods
 from unmix.cli import main, parse_pretrain
 from unmix.commands import compare, embed, import_weights, knn
@@ -50,7 +50,8 @@ def test_copies_of_the_encoder_are_the_imported_one_and_heads_are_fresh(kind: st
     torch.manual_seed(0)
     backbone = backbone_of(name)
     open_weights(str(path)).load(backbone)
-    method = methods.build(name, backbone, N_DATA, **{**options_of(name), **variant})
+    options = {**options_of(name), **variant, **given_to(name)}
+    method = methods.build(name, backbone, N_DATA, **options)
     copies = [m for m in method.modules() if type(m) is type(given)]
     assert copies
     assert any(copy is method.backbone for copy in copies)

@@ -13,10 +13,11 @@ from unmix.config import GROUPS
 from unmix.config.catalog import Entry, catalog, packed
 from unmix.config.completion import choices
 from unmix.config.parameters import Parameter, about, parameters_of
+from unmix.config.teacher import TEACHER, TeacherSettings
 
 __all__ = ["catalog_text", "keywords_text", "main"]
 
-_PATHS = {"data_dir", "init", "run", "test_folder", "train_folder"}
+_PATHS = {"data_dir", "init", "run", "teacher", "test_folder", "train_folder"}
 # Other values than those that are listed are possible.
 _OPEN_ENDED = {"backbone"}
 # Parameters of the commands' functions that are not flags.
@@ -186,9 +187,10 @@ def _functions() -> dict[str, Callable[..., Any]]:
 
 
 def _options(kind: type) -> dict[str, Parameter]:
-    """The keyword arguments of a method's class."""
+    """The keyword arguments of a method's class; a run builds the teacher of its own settings."""
     found = parameters_of(kind)
-    return {name: p for name, p in found.items() if not p.required}
+    of_teacher = parameters_of(TeacherSettings) if TEACHER[0] in found else {}
+    return {**of_teacher, **{name: p for name, p in found.items() if not p.required}}
 
 
 # Keyword-only in Python, but positional on the command line, as the target of `cp`.

@@ -62,6 +62,7 @@ _METHODS = {
     "deepclusterv2": "DeepCluster-v2",
     "densecl": "DenseCL",
     "dino": "DINO",
+    "distill": "Distillation",
     "insdis": "InsDis",
     "lejepa": "LeJEPA",
     "mae": "MAE",

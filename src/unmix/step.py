@@ -218,7 +218,7 @@ def objective(
 
     under Un-Mix; see `unmix.credit` for the other rules, and for losses by position. The first view
     is mixed, as published, and its mixture is encoded once, also where the method is symmetric.
-    Targets come from clean views only (but for SDMP), and so do memories.
+    Targets come from clean views only (but for SDMP and exact ones), and so do memories.
 
     Args:
         method: The method.
@@ -270,7 +270,8 @@ def _objective(
     def targets_of_mixtures() -> Mapping[int, Any]:
         with stage("mixture"):
             first = mixtures[0]
-            mixed = [first.draw.apply(view) for view in views[: method.views]]
+            mixed = [first.draw.apply(views[0], mixture.others)]
+            mixed += [first.draw.apply(view) for view in views[1 : method.views]]
         others = [v for v in method.target_queries if v != 0]
         with nullcontext() if method.target_gradient else torch.no_grad():
             q = {0: first.query, **{v: method.query(mixed[v], v) for v in others}}

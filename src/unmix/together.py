@@ -111,6 +111,12 @@ def _check_pairs(operator: MixtureOperator, rule: Rule, names: Names) -> None:
             f"two images; use {_OF_PAIRS}.",
             parameter="mixture",
         )
+    if rule.of_pixels and not operator.mixes_pixels:
+        raise UserError(
+            f"{names.mixture} mixes features of the student, and the teacher of "
+            f'`rule="{names.rule}"` is asked about pixels; use {_OF_PAIRS}.',
+            parameter="mixture",
+        )
     if rule.both_views and not operator.mixes_pixels:
         raise UserError(
             f'{names.mixture} mixes features of the first view, and `rule="{names.rule}"` pixels '

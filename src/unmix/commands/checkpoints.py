@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
 
 from torch import Tensor
@@ -10,9 +11,9 @@ from torch import Tensor
 from unmix.errors import UserError
 from unmix.evaluation.encoder import check_weights
 from unmix.methods import Method
+from unmix.training.run.building import build_method, no_teacher
 from unmix.training.run.checkpoints import AtomicCheckpoints
 from unmix.training.run.folder import RunFolder
-from unmix.training.run.parts import build_method
 
 __all__ = ["epoch_checkpoints", "load_method"]
 
@@ -49,10 +50,16 @@ def load_method(folder: Path | str, checkpoint: str = "last") -> Method:
     if size is None:
         raise UserError(f"{run.config}: has no size; give the folder of a run of unmix pretrain.")
     rows = next((len(value) for key, value in weights.items() if key.endswith(_BANK)), 2)
-    method = build_method(settings, rows, size)
+    method = build_method(settings, rows, size, teacher=no_teacher(_features_of_teacher(weights)))
     check_weights(path, method.state_dict(), weights, f"the run in {run.config}")
     method.load_state_dict(weights)
     return method.requires_grad_(False).eval()
+
+
+def _features_of_teacher(weights: Mapping[str, Tensor]) -> int:
+    """How many the head of a student gives; of other methods any number."""
+    head = [tensor for key, tensor in weights.items() if key.startswith("g.") and tensor.dim() == 2]
+    return len(head[-1]) if head else 1
 
 
 def epoch_checkpoints(run: RunFolder) -> dict[int, str]:

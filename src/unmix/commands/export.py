@@ -30,7 +30,7 @@ __all__ = ["export"]
 
 _PLACES = {
     "data", "data_dir", "run", "train_folder", "test_folder", "init", "init_sha256", "max_pixels",
-    "strict",
+    "strict", "teacher", "teacher_sha256",
 }  # fmt: skip
 
 

@@ -30,12 +30,18 @@ from unmix.training.console import say as print_line
 from unmix.training.run.data_record import DataRecord, absolute, located_data
 from unmix.training.run.folder import RunFolder
 from unmix.training.run.parts import load_split
-from unmix.weights import Found, Network, Preparation, Weights, is_name, network_of, open_weights
+from unmix.weights import (
+    Found,
+    Network,
+    Preparation,
+    Weights,
+    is_name,
+    network_of,
+    open_weights,
+    usual_preparation,
+)
 
 __all__ = ["import_weights"]
-
-IMAGENET = Preparation((0.485, 0.456, 0.406), (0.229, 0.224, 0.225), 224, "ImageNet's")
-CIFAR = Preparation((0.4914, 0.4822, 0.4465), (0.247, 0.2435, 0.2616), 32, "CIFAR-10's")
 
 # The method whose class rebuilds an encoder that no method here has trained.
 _ANY = "simclr"
@@ -218,8 +224,7 @@ def _heads(found: Found) -> int | None:
 
 def _preparation(opened: Weights, network: Network | None) -> Preparation:
     """How images are prepared: as the source says, else as usual for the stem."""
-    usual = CIFAR if network is not None and network.stem == "small" else IMAGENET
-    theirs = opened.preparation
+    usual, theirs = usual_preparation(network), opened.preparation
     if theirs is None:
         return usual
     return Preparation(theirs.mean, theirs.std, theirs.size or usual.size, theirs.source)

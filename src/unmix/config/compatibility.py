@@ -13,7 +13,7 @@ from unmix.config.settings import Settings
 from unmix.errors import UserError, check_choice
 from unmix.names import HUGGING_FACE, NO_DATA, is_python, is_stream
 
-__all__ = ["check_data", "check_local", "check_mixture", "check_rule"]
+__all__ = ["check_data", "check_local", "check_mixture", "check_rule", "check_teacher"]
 
 
 def check_data(name: str) -> None:
@@ -105,6 +105,21 @@ def check_mixture(given: Mapping[str, Any], settings: Settings) -> None:
                 f"does nothing without `{switch}`; add `{switch}=True`, or leave it out.",
                 parameter=others[0],
             )
+
+
+def check_teacher(settings: Settings) -> None:
+    """Check that a method that learns from a teacher has one.
+
+    Raises:
+        UserError: if it has none, with what may be given.
+    """
+    if settings.teacher.get("teacher", "") is None:
+        raise UserError(
+            f"required by `method={settings.run.method}`: the trained network that it learns from, "
+            "such as the folder of a run, a checkpoint of another project, "
+            "timm:vit_small_patch14_dinov2.lvd142m or torchvision:resnet50.",
+            parameter="teacher",
+        )
 
 
 def _of_local(name: str) -> bool:

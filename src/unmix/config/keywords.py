@@ -37,7 +37,7 @@ class PretrainSettings(TypedDict, total=False):
 
     second_view: ViewOverrides
     local_view: ViewOverrides
-    method: Literal["all4one", "barlow", "byol", "cmc", "deepclusterv2", "densecl", "dino", "insdis", "lejepa", "mae", "moco", "mocov3", "nnbyol", "nnclr", "pirl", "ressl", "simclr", "simdino", "simsiam", "swav", "tico", "vicreg", "wmse"]
+    method: Literal["all4one", "barlow", "byol", "cmc", "deepclusterv2", "densecl", "dino", "distill", "insdis", "lejepa", "mae", "moco", "mocov3", "nnbyol", "nnclr", "pirl", "ressl", "simclr", "simdino", "simsiam", "swav", "tico", "vicreg", "wmse"]
     data: Any
     data_dir: str | os.PathLike[str] | None
     train_folder: str | os.PathLike[str] | None
@@ -100,7 +100,7 @@ class PretrainSettings(TypedDict, total=False):
     unmix_per: Literal["batch", "sample"] | None
     unmix_pairing: Literal["reverse", "permutation", "random", "halves", "neighbor", "second_view"] | None
     unmix_joint: bool | None
-    unmix_rule: Literal["unmix", "replace", "imix", "mixco", "sdmp", "mixbt", "image_space", "sdmp_released", "swav_released", "esvit", "regioncl"]
+    unmix_rule: Literal["unmix", "replace", "imix", "mixco", "sdmp", "mixbt", "image_space", "exact", "sdmp_released", "swav_released", "esvit", "regioncl"]
     unmix_mixture: Literal["coin", "global", "region", "resizemix", "gridmix", "regionswap", "fmix", "scalemix", "cropmix", "patchmix", "manifold", "dirichlet"] | None
     unmix_weight: Literal["beta", "uniform"] | None
     unmix_larger: bool | None
@@ -222,6 +222,13 @@ class PretrainSettings(TypedDict, total=False):
     freeze_last_epochs: int
     normalize_last: bool
     head_bn: bool
+    teacher: str | os.PathLike[str] | None
+    teacher_sha256: str | None
+    teacher_backbone: str | None
+    teacher_size: int | None
+    teacher_mean: Sequence[float] | None
+    teacher_std: Sequence[float] | None
+    match: Literal["features", "similarities"]
     sigreg: float
     slices: int
     knots: int

@@ -20,6 +20,7 @@ from unmix.config.groups import (
 from unmix.config.limits import check_sizes
 from unmix.config.mixtures import MixtureSettings
 from unmix.config.parameters import parameters_of
+from unmix.config.teacher import TEACHER, TeacherSettings
 from unmix.config.views import ViewSettings
 from unmix.errors import UserError
 from unmix.names import is_stream, name_of_stream
@@ -67,6 +68,13 @@ class Settings:
                 parameter="mix_from_epoch",
             )
         self._check_parts()
+        if TEACHER[0] in self.method:
+            TeacherSettings(**self.teacher)
+
+    @property
+    def teacher(self) -> dict[str, Any]:
+        """The settings of the teacher that the method learns from; none without one."""
+        return {name: value for name, value in self.method.items() if name in TEACHER}
 
     def _check_parts(self) -> None:
         """Check that each device has 2 images at a time."""

@@ -7,7 +7,7 @@ from typing import Any
 
 from unmix.config import GROUPS, Settings
 from unmix.config.catalog import catalog
-from unmix.config.compatibility import check_data, check_mixture, check_rule
+from unmix.config.compatibility import check_data, check_mixture, check_rule, check_teacher
 from unmix.config.flags import Parser
 from unmix.config.help import ABOUTS, EXAMPLES, STUDY_EXAMPLES, SUBMIT_EXAMPLES
 from unmix.config.parameters import Parameter
@@ -52,6 +52,8 @@ def parse_settings(
     check_data(str({**defaults, **given}["data"]))
     settings = Settings.of({**defaults, **given})
     check_rule(settings)
+    if command != "study":  # its file has the conditions' teachers
+        check_teacher(settings)
     check_mixture(given, settings)
     return config, given | alone, own_given
 

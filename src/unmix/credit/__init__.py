@@ -3,6 +3,7 @@
 from dataclasses import fields, replace
 from typing import Any
 
+from unmix.credit.exact import Exact
 from unmix.credit.parts import RegionCL
 from unmix.credit.rules import (
     EsViT,
@@ -30,6 +31,7 @@ __all__ = [
     "RULES",
     "SDMP",
     "EsViT",
+    "Exact",
     "IMix",
     "ImageSpace",
     "MixBT",
@@ -58,6 +60,7 @@ RULES: dict[str, Rule] = {
     "sdmp": SDMP(),
     "mixbt": MixBT(),
     "image_space": ImageSpace(),
+    "exact": Exact(),
     "sdmp_released": SDMPReleased(),
     "swav_released": SwAVReleased(),
     "esvit": EsViT(),

@@ -123,6 +123,7 @@ class Rule(ABC):
         in_parts: Whether the parts of a mixture are a query each: the features of its images'
             pixels, pooled apart.
         both_views: Whether it also uses the pixels of another view than the first.
+        of_pixels: Whether it uses the pixels of the mixtures.
         mixture: What it was published with; None for Un-Mix's own.
         joint: Whether clean and mixed images are encoded in one forward by default, as released.
         keeps_clean: Whether the loss of the clean views stays beside it.
@@ -139,6 +140,7 @@ class Rule(ABC):
     by_position: ClassVar[bool] = False
     in_parts: ClassVar[bool] = False
     both_views: ClassVar[bool] = False
+    of_pixels: ClassVar[bool] = False
     mixture: ClassVar[MixtureOperator | None] = None
     joint: ClassVar[bool] = False
 

@@ -42,6 +42,8 @@ class SDMP(Rule):
             return "its targets are indexed by sample id, so a mixture has none"
         if method.coupled:
             return "its loss is a scalar per batch, and the rule needs per-sample weights"
+        if method.views < 2:
+            return "it has one view of an image, and the rule compares mixtures of two"
         return None
 
     def __call__(self, mixed: Mixed) -> Tensor:

@@ -18,6 +18,7 @@ __all__ = ["PALETTE", "color_of", "difference", "distinct_colors"]
 _METHODS: dict[str, str] = {
     "moco": "#CC3311",
     "cmc": "#0077BB",
+    "distill": "#B4477F",
     "insdis": "#009966",
     "simclr": "#E06C20",
     "byol": "#AA3377",

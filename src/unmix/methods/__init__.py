@@ -3,7 +3,7 @@
 from inspect import signature
 from typing import Any
 
-from unmix.errors import check_choice
+from unmix.errors import UserError, check_choice
 from unmix.methods.all4one import All4One
 from unmix.methods.barlow import BarlowTwins
 from unmix.methods.base import Encoder, InstanceDiscrimination, Method, Pair, Progress
@@ -12,6 +12,7 @@ from unmix.methods.cmc import CMC
 from unmix.methods.deepclusterv2 import DeepClusterV2
 from unmix.methods.densecl import DenseCL
 from unmix.methods.dino import DINO
+from unmix.methods.distill import Distill
 from unmix.methods.insdis import InsDis
 from unmix.methods.lejepa import LeJEPA
 from unmix.methods.mae import MAE
@@ -25,6 +26,7 @@ from unmix.methods.simclr import SimCLR
 from unmix.methods.simdino import SimDINO
 from unmix.methods.simsiam import SimSiam
 from unmix.methods.swav import SwAV
+from unmix.methods.teacher import Teacher
 from unmix.methods.tico import TiCo
 from unmix.methods.vicreg import VICReg
 from unmix.methods.wmse import WMSE
@@ -43,6 +45,7 @@ __all__ = [
     "BarlowTwins",
     "DeepClusterV2",
     "DenseCL",
+    "Distill",
     "Encoder",
     "InsDis",
     "InstanceDiscrimination",
@@ -57,6 +60,7 @@ __all__ = [
     "SimDINO",
     "SimSiam",
     "SwAV",
+    "Teacher",
     "TiCo",
     "VICReg",
     "build",
@@ -71,6 +75,7 @@ METHODS: dict[str, type[Method]] = {
     "deepclusterv2": DeepClusterV2,
     "densecl": DenseCL,
     "dino": DINO,
+    "distill": Distill,
     "insdis": InsDis,
     "lejepa": LeJEPA,
     "mae": MAE,
@@ -107,13 +112,19 @@ def build(name: str, backbone: Any, n_data: int, **options: Any) -> Method:
         name: Such as "moco".
         backbone: What it trains; for CMC two half-encoders.
         n_data: Number of training images, for the methods whose class takes it.
-        options: Keyword arguments of the class.
+        options: Keyword arguments of the class, with `teacher` for those that have one.
 
     Raises:
         UserError: if there is no such method, or as its class does.
     """
     kind: Any = method_class(name)
-    if "n_data" in signature(kind).parameters:
+    parameters = signature(kind).parameters
+    if "n_data" in parameters:
         options["n_data"] = n_data
+    if "teacher" in parameters and options.get("teacher") is None:
+        raise UserError(
+            f"is required by {name!r}: the trained network that it learns from.",
+            parameter="teacher",
+        )
     method: Method = kind(backbone, **options)
     return method

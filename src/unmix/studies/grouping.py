@@ -66,6 +66,9 @@ class ComparedRun:
         if self.results.baseline:
             kept = {k: v for k, v in kept.items() if k not in field_names("mixture")}
         weights = _weights(kept.get("init"), kept.pop("init_sha256", None))
+        teacher = _weights(kept.get("teacher"), kept.pop("teacher_sha256", None))
+        if teacher is not None:
+            kept["teacher"] = teacher
         if self.results.imported:
             # How other weights were trained is not known, so that is no difference.
             kept = {k: v for k, v in kept.items() if k in _OF_WEIGHTS}

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from unmix.config import Settings
+from unmix.config.compatibility import check_teacher
 from unmix.config.yaml_files import read_yaml, why_not
 from unmix.errors import UserError, check_choice
 from unmix.schema import Between, Check, checked
@@ -177,7 +178,9 @@ class Study:
             UserError: if `pretrain` would refuse them; it names the condition.
         """
         try:
-            return settings_for(self.settings(condition, seed, epochs), self.config)[0]
+            found = settings_for(self.settings(condition, seed, epochs), self.config)[0]
+            check_teacher(found)
+            return found
         except UserError as error:
             raise UserError(f"condition {condition!r}: {error.on_command_line()}") from None
 

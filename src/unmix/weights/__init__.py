@@ -6,7 +6,8 @@ from unmix.weights.matching import Loaded, load_found
 from unmix.weights.names import is_name
 from unmix.weights.namings import NAMINGS, Naming
 from unmix.weights.networks import Network, network_of
-from unmix.weights.sources import Preparation, Weights, open_weights
+from unmix.weights.sources import Preparation, Weights, open_weights, usual_preparation
+from unmix.weights.trained import Trained, trained_network
 
 __all__ = [
     "LAYOUTS",
@@ -18,6 +19,7 @@ __all__ = [
     "Naming",
     "Network",
     "Preparation",
+    "Trained",
     "Weights",
     "find",
     "is_name",
@@ -25,4 +27,6 @@ __all__ = [
     "network_of",
     "open_weights",
     "read_checkpoint",
+    "trained_network",
+    "usual_preparation",
 ]

@@ -23,8 +23,9 @@ from unmix.weights.files import Checkpoint, read_checkpoint, sha256_of
 from unmix.weights.layouts import LAYOUTS, Found, find
 from unmix.weights.matching import Loaded, load_found
 from unmix.weights.names import TIMM, TORCHVISION
+from unmix.weights.networks import Network
 
-__all__ = ["Preparation", "Weights", "open_weights"]
+__all__ = ["CIFAR", "IMAGENET", "Preparation", "Weights", "open_weights", "usual_preparation"]
 
 ENCODER_FILE = "encoder.safetensors"
 
@@ -44,6 +45,15 @@ class Preparation:
     std: tuple[float, ...]
     size: int | None
     source: str
+
+
+IMAGENET = Preparation((0.485, 0.456, 0.406), (0.229, 0.224, 0.225), 224, "ImageNet's")
+CIFAR = Preparation((0.4914, 0.4822, 0.4465), (0.247, 0.2435, 0.2616), 32, "CIFAR-10's")
+
+
+def usual_preparation(network: Network | None) -> Preparation:
+    """How images are usually prepared: as CIFAR-10's with a stem of 3x3, else as ImageNet's."""
+    return CIFAR if network is not None and network.stem == "small" else IMAGENET
 
 
 @dataclass(frozen=True)

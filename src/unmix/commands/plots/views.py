@@ -23,9 +23,10 @@ from unmix.names import shown
 from unmix.randomness import generator_for
 from unmix.training.console import quiet_libraries
 from unmix.training.mixing import label_space
+from unmix.training.run.building import build_method, no_teacher
 from unmix.training.run.data_record import DataRecord, check_there
 from unmix.training.run.folder import RunFolder
-from unmix.training.run.parts import build_method, load_split
+from unmix.training.run.parts import load_split
 from unmix.views import Views
 
 __all__ = ["views"]
@@ -144,7 +145,7 @@ def _mixtures(
             notes.append(f"{about}; none of those looked at.")
     if settings.mixture.unmix:
         assert settings.run.size is not None
-        method = build_method(settings, len(images), settings.run.size)
+        method = build_method(settings, len(images), settings.run.size, teacher=no_teacher())
         operator, _ = label_space(settings, method)
         assert operator is not None
         name = replace(settings.mixture, IM=False).name

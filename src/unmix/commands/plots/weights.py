@@ -15,9 +15,9 @@ from unmix.evaluation.encoder import ENCODER_FILE, read_encoder
 from unmix.figures.looks import looks_of
 from unmix.figures.weights import BEFORE, binned, weight_histograms
 from unmix.names import shown
+from unmix.training.run.building import build_method, no_teacher
 from unmix.training.run.folder import RunFolder
 from unmix.training.run.initial import start_of
-from unmix.training.run.parts import build_method
 
 __all__ = ["weights"]
 
@@ -107,5 +107,5 @@ def _before(folder: Path) -> Mapping[str, torch.Tensor]:
     """The weights with which a run began."""
     settings = RunFolder(folder).settings()
     start = start_of(settings.model)
-    method = build_method(settings, 2, settings.run.size or 32, start)
+    method = build_method(settings, 2, settings.run.size or 32, start, no_teacher())
     return method.backbone.state_dict()

@@ -75,6 +75,7 @@ _NOT_LEARNING = {
     "deepclusterv2": ("fewer --prototypes",),
     "densecl": ("a smaller --queue_size",),
     "dino": ("a lower --teacher_temperature",),
+    "distill": ("a lower --teacher_temperature", "--match features"),
     "insdis": ("fewer --negatives",),
     "moco": ("a smaller --queue_size",),
     "mocov3": ("a lower --temperature",),

@@ -131,12 +131,15 @@ def located_data(data: str) -> str:
 
 
 def located(settings: Settings) -> Settings:
-    """The same settings with absolute paths to the data, and to the weights to start from."""
+    """The same settings with absolute paths to the data, and to weights that they name."""
     run = settings.run
     changes: dict[str, str] = {}
     init = settings.model.init
     if init is not None and not is_name(init):
         changes["init"] = absolute(init)  # also where it no longer exists: a run goes on without
+    teacher = settings.teacher.get("teacher")
+    if teacher is not None and not is_name(teacher):
+        changes["teacher"] = absolute(teacher)
     if (data := located_data(run.data)) != run.data:
         changes["data"] = data
     if run.data_dir is not None and (run.download or Path(run.data_dir).expanduser().exists()):

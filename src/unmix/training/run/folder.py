@@ -19,12 +19,13 @@ from unmix.config import GROUPS, Settings, field_names
 from unmix.config.saved import checked_settings, saved_settings
 from unmix.data.registry import path_of
 from unmix.display import counted
-from unmix.errors import UserError, check_given
+from unmix.errors import UserError, check_given, renamed
 from unmix.files import atomic_path, atomic_write
 from unmix.names import is_python, is_stream, shown
 from unmix.training.run.checkpoints import LAST, PREVIOUS
 from unmix.training.run.data_record import DATA_RECORD, same_place
 from unmix.training.run.lock import check_owner
+from unmix.weights import open_weights
 
 __all__ = ["RunFolder", "begun_before"]
 
@@ -33,6 +34,10 @@ _IN_PYTHON = "# The images were given in Python"
 
 # Settings that may differ when a run is resumed: the machine, which `resuming` says the effect of.
 _FREE = {"run", "cache_dir", "cache_size", "manifest", *field_names("machine")}
+
+
+# What is not known before a run starts.
+_LATER = ("size", "range", "init_sha256", "teacher_sha256", "interleave")
 
 
 class RunFolder:
@@ -120,6 +125,11 @@ class RunFolder:
         """Update the location of the run's data in `config.yaml`."""
         self.change(data=data, data_dir=data_dir)
 
+    def move_teacher(self, teacher: str) -> None:
+        """Update the place of the teacher's weights in `config.yaml`, if it is another one."""
+        if self.words().get("teacher") != teacher:
+            self.change(teacher=teacher)
+
     def _write_words(self, words: Mapping[str, Any], chain: str) -> None:
         names = ["run", "method", *list(GROUPS)[1:]]
         text = (
@@ -176,16 +186,26 @@ class RunFolder:
         theirs = self.settings().flat()
         for name, ours in words.items():
             pair = (ours, theirs.get(name))
-            unknown = name in ("size", "range", "init_sha256", "interleave") and None in pair
+            unknown = name in _LATER and None in pair
             if name == "epochs" and ours != pair[1] and self.encoder.exists():
                 raise UserError(self._more_epochs(ours))
             if name in ("data", "data_dir") and self._may_be_moved(name, *pair):
+                continue
+            if name == "teacher" and ours != pair[1] and self._has_moved(ours):
                 continue
             if name not in _FREE and not unknown and pair[0] != pair[1]:
                 raise UserError(
                     f"--run: {self.path} holds another run: its {name} is {pair[1]}, "
                     f"not {ours}. Give another --run, or the same settings to resume."
                 )
+
+    def _has_moved(self, teacher: str | None) -> bool:
+        """Whether the weights of the run's teacher are in another place now."""
+        digest = self.settings().teacher.get("teacher_sha256")
+        if teacher is None or digest is None:
+            return False
+        with renamed({"init": "teacher"}):
+            return open_weights(teacher).sha256 == digest
 
     def _more_epochs(self, ours: Any) -> str:
         """Advice where a run that has ended is given another number of epochs."""

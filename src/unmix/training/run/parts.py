@@ -7,11 +7,10 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from torch import nn
 
-from unmix import methods
 from unmix.backbones import VIT_SHAPE, checkpoint_activations
 from unmix.config import RunSettings, Settings
+from unmix.config.compatibility import check_teacher
 from unmix.data import (
     Decoding,
     FileImages,
@@ -29,9 +28,9 @@ from unmix.data.fingerprint import Fingerprint, fingerprint
 from unmix.data.from_python import check_sendable
 from unmix.data.streams import NoTestShards
 from unmix.display import counted
-from unmix.errors import UserError, renamed
+from unmix.errors import UserError
 from unmix.hardware.devices import Machine, choose_machine
-from unmix.methods import Method, method_class
+from unmix.methods import Method
 from unmix.names import shown
 from unmix.randomness import generator_for
 from unmix.together import smallest_batch
@@ -40,7 +39,8 @@ from unmix.training.loop.accumulation import accumulation_line
 from unmix.training.loop.health import advice_for
 from unmix.training.loop.module import Pretraining
 from unmix.training.mixing import check_views, label_space
-from unmix.training.run.initial import Start, start_of
+from unmix.training.run.building import build_method, has_narrow_downsampling
+from unmix.training.run.initial import start_of
 from unmix.training.run.loggers import check_logger
 from unmix.training.run.notes import (
     notes_on_image_space,
@@ -53,6 +53,7 @@ from unmix.training.run.notes import (
 from unmix.training.run.ordering import interleaved, order_of
 from unmix.training.run.same_data import Listing
 from unmix.training.run.sharded import pretraining_class
+from unmix.training.run.taught import teacher_of
 from unmix.views import Views
 
 __all__ = [
@@ -112,6 +113,7 @@ def build_parts(
         UserError: if the settings do not go together or the data cannot be read.
     """
     run_ = settings.run
+    check_teacher(settings)
     machine = choose_machine(settings.machine)
     check_logger(settings.machine.logger)
     source = _training_images(settings, images, seen, test)
@@ -138,7 +140,11 @@ def build_parts(
     start = start_of(settings.model) if init else None
     if start is not None:
         settings = settings.with_changes(init_sha256=start.weights.sha256)
-    method = build_method(settings, len(train), size, start)
+    teacher = teacher_of(settings)
+    if teacher is not None:
+        settings = settings.with_changes(teacher_sha256=teacher.sha256)
+    taught = None if teacher is None else teacher.module(train.mean, train.std)
+    method = build_method(settings, len(train), size, start, taught)
     if settings.machine.checkpoint_activations:
         checkpoint_activations(method.backbone)
     parts = settings.machine.accumulate
@@ -170,6 +176,7 @@ def build_parts(
         *notes_on(run_, images),
         *notes_on_weights(settings.model.backbone, settings.model.init),
         *(() if start is None else start.notes(train.mean, train.std)),
+        *(() if teacher is None else teacher.notes(size, train.mean, train.std)),
         *notes_on_layers(settings, method),
         *_notes_on_parts(settings, method),
         *notes_on_mixture(method, operator),
@@ -312,49 +319,6 @@ def notes_on(run_: RunSettings, images: ImageSet | None = None) -> tuple[str, ..
     own = images or load_split(replace(run_, mean=None, std=None), "pretrain")
     line = check_normalization(own, run_.mean or own.mean, run_.std or own.std)
     return () if line is None else (line,)
-
-
-def build_method(settings: Settings, n_data: int, size: int, start: Start | None = None) -> Method:
-    """Build the method with its backbone, initialized by the run's seed.
-
-    Args:
-        settings: Settings of the run.
-        n_data: Number of training images.
-        size: Side of the images in pixels.
-        start: Weights that replace the backbone's initial ones before the method copies it; heads
-            and memories start as without.
-
-    Raises:
-        UserError: if a setting does not fit, or the weights are of another network.
-    """
-    kind = method_class(settings.run.method)
-    model = settings.model
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(settings.run.seed)
-        backbone = kind.build_backbone(
-            model.backbone, width=model.width, stem=model.stem, size=size, patch=model.patch,
-            heads=model.heads, depth=model.depth, registers=model.registers,
-            drop_path=model.drop_path, zero_init_residual=model.zero_init_residual,
-        )  # fmt: skip
-        if start is not None:
-            start.load(backbone)
-        with renamed({"n_data": "data"}):
-            return methods.build(settings.run.method, backbone, n_data, **settings.method)
-
-
-def has_narrow_downsampling(module: nn.Module) -> bool:
-    """Whether a strided 1x1 convolution has fewer than 16 input channels.
-
-    In channels last on a CPU with several threads, oneDNN writes past its workspace in the backward
-    pass of such a convolution (oneDNN issue 6035; seen with PyTorch 2.15), which ends the process.
-    """
-    return any(
-        isinstance(layer, nn.Conv2d)
-        and layer.kernel_size == (1, 1)
-        and max(layer.stride) > 1
-        and layer.in_channels < 16
-        for layer in module.modules()
-    )
 
 
 def native_size(images: ImageSet) -> int:

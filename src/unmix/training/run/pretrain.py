@@ -259,6 +259,8 @@ def _train(
     if resume:
         folder.check_same(settings.flat())
         if is_leader():
+            if teacher := settings.teacher.get("teacher"):
+                folder.move_teacher(teacher)
             record = check_data(folder, settings, record, say)
             check_machine(folder, parts, say)
     with using_threads(settings.machine.threads or torch.get_num_threads()):
