@@ -205,11 +205,6 @@ class MAE(Method):
         """The encoder's features (N, D): there is no projector."""
         return self.f.vit(images)
 
-    @property
-    def chance_loss(self) -> float | None:
-        """1, the variance of a standardized patch; unknown for plain pixels."""
-        return 1.0 if self.norm_pix else None
-
 
 @torch.no_grad()
 def fix_positions(encoder: TokenEncoder) -> None:
