@@ -36,6 +36,7 @@ from unmix.training.loop.health import all_finite, weight_norm
 from unmix.training.loop.module import Pretraining
 from unmix.training.loop.optimizers import build_optimizer
 from unmix.training.loop.sharding import (
+    average_whole,
     check_shardable,
     load_model,
     load_optimizer,
@@ -139,6 +140,8 @@ class Trained:
                 if p.grad is not None:
                     dist.all_reduce(p.grad)
                     p.grad /= PROCESSES
+        else:
+            average_whole(method)
         found.update_memory()
         self.optimizer.step()
         self.done += 1
@@ -409,13 +412,6 @@ def test_float16_is_refused() -> None:
     half = replace(parts.machine, precision="16-mixed")
     with pytest.raises(UserError, match="does not go with float16"):
         pretraining_class(parts.settings, parts.module.method, half)
-
-
-def test_a_method_with_weights_outside_of_its_parts_is_refused() -> None:
-    method = build("byol")
-    method.scale = nn.Parameter(torch.ones(3))  # type: ignore[assignment]
-    with pytest.raises(UserError, match=r"BYOL: it has weights outside of its encoders and heads"):
-        check_shardable(method)
 
 
 def test_a_dry_run_takes_what_a_run_takes(capsys: pytest.CaptureFixture[str]) -> None:

@@ -87,6 +87,7 @@ class DenseCL(MoCo):
 
     position_pairs: Sequence[Pair] = (Pair(0, 1, 0.5),)
     mixes_every_view = False
+    needs_whole_weights = "it takes a feature map from within its backbone"
     every_view_with = ""
 
     def __init__(

@@ -19,7 +19,7 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.utils._pytree import tree_map
 
 from unmix.backbones import is_vit
-from unmix.distributed import pace
+from unmix.distributed import all_reduce_sum, pace, world_size
 from unmix.errors import UserError
 from unmix.methods import Method
 from unmix.methods.base import Encoder
@@ -28,6 +28,7 @@ from unmix.training.loop.module import Pretraining
 
 __all__ = [
     "ShardedPretraining",
+    "average_whole",
     "check_shardable",
     "largest_group",
     "load_model",
@@ -63,6 +64,11 @@ class ShardedPretraining(Pretraining):
         if mesh.device_type == "cuda" and self.method.sync_batch_norm:
             nn.SyncBatchNorm.convert_sync_batchnorm(self.method)
         shard(self.method, mesh)
+
+    def on_after_backward(self) -> None:
+        """Exchange the gradients that are not sharded, once a step."""
+        average_whole(self.method)
+        super().on_after_backward()
 
     def gather(self) -> Method:
         """The method with whole weights, in the first process; all processes have to call it."""
@@ -101,7 +107,9 @@ def parts_of(module: nn.Module) -> list[nn.Module]:
     """The modules of a method that are called as one: backbones, heads, prototypes."""
     found = []
     for child in module.children():
-        if isinstance(child, Encoder | nn.ModuleList):  # their parts may be called by themselves
+        # Lists, and decoders without a `forward`, whose parts are called by themselves.
+        in_pieces = type(child).forward is nn.Module.forward
+        if in_pieces or isinstance(child, Encoder):
             found += parts_of(child)
         elif next(child.parameters(), None) is not None:
             found.append(child)
@@ -121,12 +129,7 @@ def check_shardable(method: Method) -> None:
         UserError: if it needs whole weights at each step, or its backbone has no blocks that can be
             gathered one at a time.
     """
-    why = method.needs_whole_weights
-    if why is None:
-        within = {id(p) for part in parts_of(method) for p in part.parameters()}
-        if any(id(p) not in within for p in method.parameters()):
-            why = "it has weights outside of its encoders and heads"
-    if why is not None:
+    if (why := method.needs_whole_weights) is not None:
         raise UserError(
             f"fsdp does not apply to {type(method).__name__}: {why}, and with fsdp each device "
             "holds a part of them; use `strategy=ddp`.",
@@ -146,7 +149,8 @@ def shard(method: Method, mesh: DeviceMesh) -> None:
 
     Weights are gathered for a forward pass and again for the backward pass, and freed in between,
     in backbones as a whole too: momentum encoders have no backward pass that would free them, and
-    both are updated part by part.
+    both are updated part by part. A weight that belongs to no such module, such as a mask token,
+    stays whole; see `average_whole`.
 
     Args:
         method: Its parameters become `DTensor`s, under the same names.
@@ -156,6 +160,13 @@ def shard(method: Method, mesh: DeviceMesh) -> None:
         for group in (*blocks_of(part), part):
             fully_shard(group, mesh=mesh, reshard_after_forward=True)
             group.register_forward_pre_hook(pace.tick, prepend=True)  # before weights are gathered
+
+
+def average_whole(method: Method) -> None:
+    """Average the gradients of the weights that are not sharded, over all processes."""
+    for parameter in method.parameters():
+        if parameter.grad is not None and not isinstance(parameter, DTensor):
+            parameter.grad.copy_(all_reduce_sum(parameter.grad) / world_size())
 
 
 def largest_group(method: Method) -> int:
