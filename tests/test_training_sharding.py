@@ -392,6 +392,10 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
         {"method": "deepclusterv2", "prototypes": (9, 7), "hidden": 16, "bottleneck": None},
         "fsdp does not apply to DeepClusterV2: its prototypes are set to the clusters",
     ),
+    "pooled apart": (
+        {"unmix": True, "unmix_rule": "regioncl", "method": "byol", "bottleneck": None},
+        "--strategy: fsdp does not go with --unmix_rule regioncl",
+    ),
     "another": ({"strategy": "zero"}, "--strategy: 'zero' is unknown"),
 }
 

@@ -14,6 +14,7 @@ from torch.distributed.device_mesh import DeviceMesh
 from torch.optim import Optimizer
 
 from unmix.config import Settings
+from unmix.credit import RULES
 from unmix.errors import UserError
 from unmix.hardware.devices import Machine
 from unmix.methods import Method
@@ -62,6 +63,12 @@ def _why_not(settings: Settings, machine: Machine) -> str | None:
         return (
             "fsdp does not go with float16, whose gradients are scaled by what each device finds "
             "in its part; use `precision=bf16` or 32"
+        )
+    mixture = settings.mixture
+    if mixture.unmix and RULES[mixture.unmix_rule].in_parts:
+        return (
+            f"fsdp does not go with `unmix_rule={mixture.unmix_rule}`, which pools features within "
+            "the backbone, whose weights are gone by then; use another rule, or `strategy=ddp`"
         )
     if optimizer in ("lars", "larc"):
         return (
