@@ -48,7 +48,6 @@ def check_feature_map(backbone: nn.Module, owner: str) -> None:
         return
     raise UserError(
         f"{owner} compares features at positions, and {type(backbone).__name__} gives pooled ones "
-        'alone; use a ResNet, such as `backbone="resnet18"`, one of timm\'s models, or a module '
-        "whose forward takes `pooled=False`.",
+        'alone; use a ResNet, such as `backbone="resnet18"`, or one of timm\'s models.',
         parameter="backbone",
     )
