@@ -26,6 +26,7 @@ SMALL: dict[str, Any] = {"dim": 6, "hidden": 8}
 METHODS: dict[str, dict[str, Any]] = {
     "all4one": SMALL | {"queue_size": 40, "transformer_heads": 2, "dropout": 0.0},
     "barlow": SMALL,
+    "distill": {"match": "similarities", "queue_size": 40},
     "insdis": {"dim": 6, "negatives": 5, "contrast": "softmax"},
     "lejepa": SMALL | {"slices": 16},
     "moco": {"dim": 6, "queue_size": 40, "bn_splits": 1, "symmetric": True},
@@ -63,9 +64,10 @@ class Flat(nn.Module):
 def build(name: str) -> Any:
     """The method without any batch norm, from the same weights each time."""
     torch.manual_seed(0)
-    method: Any = methods.build(name, Flat(), N, **METHODS[name])
+    given = {"teacher": Flat()} if name == "distill" else {}
+    method: Any = methods.build(name, Flat(), N, **METHODS[name], **given)
     if hasattr(method, "g"):
-        method.g = nn.Linear(8, 6)
+        method.g = nn.Linear(8, 8 if name == "distill" else 6)
     if name == "lejepa":
         method.f.head = nn.Linear(8, 6)
     if hasattr(method, "g_k"):

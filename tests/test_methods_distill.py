@@ -220,6 +220,41 @@ def test_the_queue_takes_the_teachers_features_of_clean_images() -> None:
     assert distill().chance_loss is None
 
 
+@pytest.mark.parametrize("match", ["features", "similarities"])
+@pytest.mark.parametrize("rule", ["unmix", "exact"])
+def test_a_student_comes_to_see_what_its_teacher_sees(match: str, rule: str) -> None:
+    """Similarities of new images, by its backbone, are more like the teacher's than before."""
+    method = distill(match, queue_size=64)
+    images = torch.randn(96, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    images = images + 2 * torch.randn(96, 3, 1, 1, generator=torch.Generator().manual_seed(1))
+
+    def likeness() -> float:
+        with torch.no_grad():
+            new = images[64:]
+            each = [F.normalize(f - f.mean(0), dim=1) for f in (
+                method.eval().features(new), method.teacher(new)
+            )]  # fmt: skip
+            a, b = ((f @ f.T)[torch.triu(torch.ones(32, 32), 1) > 0] for f in each)
+            return float(torch.corrcoef(torch.stack([a, b]))[0, 1])
+
+    before = likeness()
+    step = unmix.Stepper(
+        method, steps_per_epoch=80, epochs=1, mixture=MixUp(), rule=rule
+    )  # fmt: skip
+    optimizer = torch.optim.Adam(method.parameters(), lr=3e-3)
+    losses = []
+    step.train()
+    for number in range(80):
+        loss = step([images[16 * (number % 4) :][:16]])
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        assert step.clean is not None
+        losses.append(step.clean.item())
+    assert sum(losses[-8:]) < 0.9 * sum(losses[:8])
+    assert likeness() > before + 0.05
+
+
 # --- what the teacher sees ---------------------------------------------------------------------
 
 NORMALIZED: dict[str, Any] = {

@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
+from unmix.backbones import build
 from unmix.config import MIXTURES, Settings
 from unmix.credit import RULES
 from unmix.mixtures import RegionSwap, ResizeMix, UnMix, Weight
@@ -63,12 +64,16 @@ def test_every_pairing_makes_a_step(pairing: str) -> None:
 
 
 @pytest.mark.parametrize("rule", RULES)
-def test_every_rule_has_the_mixture_that_it_was_published_with(rule: str) -> None:
-    method = {"mixbt": "barlow", "swav_released": "swav"}.get(rule, "moco")
+def test_every_rule_has_the_mixture_that_it_was_published_with(rule: str, tmp_path: Path) -> None:
+    special = {"mixbt": "barlow", "swav_released": "swav", "exact": "distill"}
+    method = special.get(rule, "moco")
+    if method == "distill":
+        torch.save(build("resnet10", width=0.125, size=16).state_dict(), tmp_path / "t.pth")
     words: dict[str, Any] = {
         "moco": MOCO,
         "barlow": {"method": "barlow", "dim": 16, "hidden": 16},
         "swav": {"method": "swav", "prototypes": 8},
+        "distill": {"method": "distill", "teacher": str(tmp_path / "t.pth")},
     }[method]
     if rule == "esvit":
         words = {**words, "symmetric": True}
