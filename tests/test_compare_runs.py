@@ -285,3 +285,25 @@ def test_the_settings_that_differ_are_a_table_that_fits() -> None:
     assert many is not None
     assert many.columns == ("condition", "lr")
     assert settings_table({}) is None
+
+
+def test_names_of_conditions_are_whole_in_the_table_of_settings_and_long_values_readable() -> None:
+    names = [f"moco, Un-Mix, queue of 65,536 keys, learning rate {rate}" for rate in (0.1, 0.2)]
+    path = f"/data/{'deep/' * 20}images"
+    rates = " ".join(map(str, range(40)))
+    found = settings_table({
+        "data": dict.fromkeys(names, path), "rates": dict.fromkeys(names, rates),
+        **{f"setting {i}": dict.fromkeys(names, "x") for i in range(3)},
+    })  # fmt: skip
+    assert found is not None
+    assert found.columns[0] == "setting"
+    assert found.columns[1:] == tuple(names)
+    values = {row[0].text: row[1].text for row in found.rows}
+    assert values["data"].startswith("…")
+    assert values["data"].endswith("deep/images")
+    assert values["rates"].startswith("0 1 2 3 ")
+    assert values["rates"].endswith(" 38 39")
+    assert max(map(len, values.values())) <= 40
+    wide = settings_table({"lr": {f"{names[0]}, {i}": i for i in range(9)}})
+    assert wide is not None
+    assert [row[0].text for row in wide.rows] == [f"{names[0]}, {i}" for i in range(9)]

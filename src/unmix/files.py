@@ -80,7 +80,17 @@ def read_regular(path: str | os.PathLike[str], at_most: int | None = None) -> by
         if at_most is not None and size > at_most:
             reason = f"the file has {size:,} bytes, more than {at_most:,}"
             raise OSError(errno.EFBIG, reason, os.fspath(path))
-        return file.read()
+        if at_most is None:
+            return file.read()
+        parts: list[bytes] = []
+        left = at_most + 1  # a file may grow while it is read
+        while left > 0 and (part := file.read(min(left, max(size, 1 << 16) + 1))):
+            parts.append(part)
+            left -= len(part)
+        if left <= 0:
+            reason = f"the file grows while it is read, beyond {at_most:,} bytes"
+            raise OSError(errno.EFBIG, reason, os.fspath(path))
+        return parts[0] if len(parts) == 1 else b"".join(parts)
 
 
 def read_text(path: str | os.PathLike[str], at_most: int = _MOST_TEXT) -> str:

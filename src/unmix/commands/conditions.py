@@ -159,20 +159,28 @@ def settings_table(differing: Mapping[str, Mapping[str, Any]]) -> ResultsTable |
         key: [value_text(values[name], key) if name in values else DASH for name in names]
         for key, values in differing.items()
     }
-    by_setting = _plain_table(["setting", *names], [[key, *row] for key, row in texts.items()])
+    by_setting = _plain_table(["setting", *names], texts)
     columns = zip(*texts.values(), strict=True)
-    by_condition = _plain_table(
-        ["condition", *texts], [[name, *row] for name, row in zip(names, columns, strict=True)]
-    )
+    by_condition = _plain_table(["condition", *texts], dict(zip(names, columns, strict=True)))
     fits = len(by_setting.text().partition("\n")[0]) <= _WIDE
     narrower = min((by_setting, by_condition), key=lambda t: len(t.text().partition("\n")[0]))
     return by_setting if fits else narrower
 
 
-def _plain_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> ResultsTable:
-    cells = tuple(tuple(Cell(_shortened(shown(text))) for text in row) for row in rows)
+def _plain_table(columns: Sequence[str], rows: Mapping[str, Sequence[str]]) -> ResultsTable:
+    """A table of texts; the name of a row is whole, or two conditions would look the same."""
+    cells = tuple(
+        (Cell(shown(name)), *(Cell(_shortened(shown(text))) for text in row))
+        for name, row in rows.items()
+    )
     return ResultsTable(tuple(map(shown, columns)), (False,) * len(columns), cells)
 
 
 def _shortened(text: str) -> str:
-    return text if len(text) <= _LONGEST else f"…{text[1 - _LONGEST :]}"
+    """A long value: of a path its end, of another its start and its end."""
+    if len(text) <= _LONGEST:
+        return text
+    if "/" in text:
+        return f"…{text[1 - _LONGEST :]}"
+    end = _LONGEST // 3
+    return f"{text[: _LONGEST - 1 - end]}…{text[-end:]}"
