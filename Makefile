@@ -6,13 +6,15 @@
 #                src/unmix/config/catalog.py) and the table of features in the README
 # make reliability  kill runs at random moments and compare what they leave; train 3,000 steps and
 #                   watch memory, handles, processes and checkpoints
+# make fuzz      change files at random, for minutes, and see that what reads them ends well or in a
+#                line; MINUTES=10 of processor time for each of two jobs
 # All install what they need in .venv; PYTHON chooses the interpreter (3.10 to 3.13).
 
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test docs tutorial install clean catalog reliability
+.PHONY: demo test docs tutorial install clean catalog reliability fuzz
 
 demo: $(VENV)/.installed
 	$(BIN)/unmix demo
@@ -53,3 +55,9 @@ tutorial: $(VENV)/.installed-dev
 reliability: $(VENV)/.installed-dev
 	$(BIN)/python tests/jobs/kills.py --out build/kills.json
 	$(BIN)/python tests/jobs/soak.py --out build/soak.json
+
+MINUTES ?= 10
+fuzz: $(VENV)/.installed-dev
+	$(BIN)/python -m pip install --quiet atheris
+	nice -n 19 $(BIN)/python benchmarks/fuzz_coverage.py --minutes $(MINUTES) --out build/fuzz
+	nice -n 19 $(BIN)/python benchmarks/fuzz.py --minutes $(MINUTES)

@@ -9,6 +9,7 @@ import pytest
 
 from unmix.config import Settings
 from unmix.errors import UserError
+from unmix.training.run.folder import RunFolder
 
 
 @pytest.mark.parametrize(
@@ -38,3 +39,11 @@ def test_the_line_of_a_file_and_of_a_flag(tmp_path: Path, refuse: Callable[..., 
     assert line.startswith("--queue_size: 1000000000000 is out of range; it must be at most")
     line = refuse("pretrain", "--data", "digits", "--width", "1e9")
     assert line.startswith("--width: 1e+09 is out of range; it must be")
+
+
+@pytest.mark.parametrize("text", ["method: moco\n?", "method: moco\n~: 1\ndata: digits\n"])
+def test_a_key_that_is_nothing_is_one_line(tmp_path: Path, text: str) -> None:
+    """Found by `make fuzz`: it was taken for a setting that has another name too."""
+    (tmp_path / "config.yaml").write_text(text)
+    with pytest.raises(UserError, match=r"config\.yaml: None: unknown setting"):
+        RunFolder(tmp_path).settings()

@@ -75,7 +75,7 @@ def current(settings: Mapping[str, Any], *, quiet: bool = False) -> dict[str, An
             raise UserError(
                 f"{given}: is the old name of {SETTINGS[given]}, which is given too; keep one."
             )
-        if SYNONYMS.get(given) in settings:
+        if given in SYNONYMS and SYNONYMS[given] in settings:
             raise UserError(
                 f"{given}: is another name of {SYNONYMS[given]}, which is given too; keep one."
             )

@@ -47,8 +47,8 @@ class RunSettings:
             default 8, or as many as there are devices.
         cache_dir: Folder of copies of remote shards; by default ~/.cache/unmix.
         cache_size: Limit of their size, such as 50GB; 0 for no copies.
-        manifest: Keep the names of the files of a large folder in cache_dir, and list only folders
-            that have changed since.
+        manifest: Keep the names of the files of a large folder or list in cache_dir, and list only
+            folders that have changed since.
         strict: Stop at the first broken image instead of skipping it.
         download: Download the data set where torchvision can.
     """
