@@ -144,7 +144,7 @@ def test_a_step_encodes_what_is_declared_and_updating_the_memory_nothing(
     if not RULES[rule].keeps_clean:
         counts = {"image_space": IMAGE_SPACE, "esvit": EVERY_CROP}.get(rule, REPLACED)
         with_graph, without = counts.get(name, (0, 0))
-    if rule.startswith("sdmp"):
+    if rule.startswith("sdmp") or rule == "patchmix":
         more = OF_MIXTURES.get(name, (0, 0))
         with_graph, without = with_graph + more[0], without + more[1]
     result = step(method, views_of(method), RULES[rule])

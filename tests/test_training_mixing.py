@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader
 from unmix.backbones import build
 from unmix.config import MIXTURES, Settings
 from unmix.credit import RULES
-from unmix.mixtures import RegionSwap, ResizeMix, UnMix, Weight
+from unmix.mixtures import PatchMixture, RegionSwap, ResizeMix, UnMix, Weight
 from unmix.randomness import generator_for
 from unmix.training.loading.loaders import Batch
 from unmix.training.run.parts import Parts, build_parts
@@ -77,11 +77,14 @@ def test_every_rule_has_the_mixture_that_it_was_published_with(rule: str, tmp_pa
     }[method]
     if rule == "esvit":
         words = {**words, "symmetric": True}
+    if rule == "patchmix":
+        words = {**words, **VIT}
     parts = parts_of(**words, unmix=True, unmix_rule=rule)
     published = {
         "imix": UnMix(1.0, per="sample", pairing="permutation", weight=Weight(larger=True)),
         "mixco": UnMix(1.0, per="sample", pairing="halves"),
         "regioncl": RegionSwap(),
+        "patchmix": PatchMixture(4),
         "esvit": UnMix(0.5, alpha=1.0, global_alpha=0.8),
         "mixbt": UnMix(1.0, per="batch", pairing="permutation"),
         **dict.fromkeys(

@@ -156,6 +156,8 @@ def mix_views(draw: Draw, views: Sequence[Tensor]) -> list[Tensor]:
         views: (N, C, H, W), of any sizes.
     """
     size = views[0].shape[2:]
+    if (of_view := getattr(draw, "of_view", None)) is not None:  # drawn apart for every view
+        return [of_view(number).apply(view) for number, view in enumerate(views)]
     return [
         (draw if view.shape[2:] == size else draw.resized(*view.shape[2:])).apply(view)  # type: ignore[attr-defined]
         for view in views

@@ -78,7 +78,7 @@ class PretrainSettings(TypedDict, total=False):
     mix_from_epoch: int
     mix_ramp_epochs: int
     IM: bool
-    IM_type: Literal["IM", "global", "region", "Cutout", "RandomErasing"]
+    IM_type: Literal["IM", "global", "region", "Cutout", "RandomErasing", "DACL"]
     g_alpha: float
     g_num: int
     g_prob: float
@@ -94,6 +94,7 @@ class PretrainSettings(TypedDict, total=False):
     random_erasing_prob: float
     min_aspect_ratio: float
     max_attempt: int
+    dacl_alpha: float
     unmix: bool
     unmix_prob: float | None
     beta: float | None
@@ -101,6 +102,7 @@ class PretrainSettings(TypedDict, total=False):
     unmix_pairing: Literal["reverse", "permutation", "random", "halves", "neighbor", "second_view"] | None
     unmix_joint: bool | None
     unmix_rule: Literal["unmix", "replace", "imix", "mixco", "sdmp", "mixbt", "image_space", "exact", "sdmp_released", "swav_released", "esvit", "regioncl"]
+    unmix_rule: Literal["unmix", "replace", "imix", "mixco", "sdmp", "mixbt", "image_space", "sdmp_released", "swav_released", "esvit", "regioncl", "patchmix"]
     unmix_mixture: Literal["coin", "global", "region", "resizemix", "gridmix", "regionswap", "fmix", "scalemix", "cropmix", "patchmix", "manifold", "dirichlet"] | None
     unmix_weight: Literal["beta", "uniform"] | None
     unmix_larger: bool | None
@@ -241,6 +243,12 @@ class PretrainSettings(TypedDict, total=False):
     mixed_tokens: bool
     head: Literal["linear", "mlp"]
     symmetric: bool
+    bn_splits: int
+    shuffle_bn: bool
+    synthetic_negatives: Literal["none", "mochi", "synco"]
+    hard_negatives: int | None
+    synthetic_counts: Sequence[int]
+    synthetic_from_epoch: int | None
     freeze_patch_embedding: bool
     predictor_bias: bool
     jigsaw_weight: float
@@ -248,6 +256,7 @@ class PretrainSettings(TypedDict, total=False):
     constant_momentum: bool
     layers: int
     joint_head: bool
+    mmix_threshold: float
     epsilon: float
     coding_rate: float
     smooth: bool

@@ -32,7 +32,8 @@ class MixtureSettings:
         mix_ramp_epochs: Epochs after these over which the probability that a step is mixed rises
             to 1.
         IM: Image space: perturb the views; the loss is unchanged.
-        IM_type: The perturbation: IM (global, then region), global, region, Cutout, RandomErasing.
+        IM_type: The perturbation: IM (global, then region), global, region, Cutout, RandomErasing,
+            DACL.
         g_alpha: Global mixtures: lambda ~ Beta(g_alpha, g_alpha).
         g_num: Global mixtures: rounds.
         g_prob: Global mixtures: probability of each round.
@@ -49,6 +50,7 @@ class MixtureSettings:
         random_erasing_prob: RandomErasing: probability.
         min_aspect_ratio: RandomErasing: least height over width.
         max_attempt: RandomErasing: tries to find a rectangle that fits.
+        dacl_alpha: DACL: the least share of an image's own pixels in each of its views.
         unmix: Label space: share the loss among the images of a mixture.
         unmix_prob: coin: probability of a global mixture, else it is a region; by default 0.5.
         beta: lambda ~ Beta(beta, beta), or Dirichlet(beta, ...) for dirichlet; by default 1, or the
@@ -63,6 +65,8 @@ class MixtureSettings:
         unmix_rule: How the loss is shared: "unmix" (added to the clean loss), "replace" (instead of
             it), "imix", "mixco", "sdmp", "mixbt", "image_space", "exact" (of a
             frozen teacher), "sdmp_released", "swav_released", "esvit", "regioncl".
+            it), "imix", "mixco", "sdmp", "mixbt", "image_space", "sdmp_released",
+            "swav_released", "esvit", "regioncl", "patchmix".
         unmix_mixture: "coin" (global or region), "global", "region", "resizemix", "gridmix",
             "regionswap", "fmix", "scalemix", "cropmix", "patchmix", "manifold", "dirichlet"; by
             default as the rule was published, else "coin".
@@ -99,6 +103,7 @@ class MixtureSettings:
     random_erasing_prob: float = 0.1
     min_aspect_ratio: float = 0.3
     max_attempt: int = 20
+    dacl_alpha: float = 0.9
     unmix: bool = False
     unmix_prob: float | None = None
     beta: float | None = None

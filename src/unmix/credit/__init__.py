@@ -5,6 +5,7 @@ from typing import Any
 
 from unmix.credit.exact import Exact
 from unmix.credit.parts import RegionCL
+from unmix.credit.patchmix import PatchMixRule
 from unmix.credit.rules import (
     EsViT,
     ImageSpace,
@@ -37,6 +38,7 @@ __all__ = [
     "MixBT",
     "MixCo",
     "Mixed",
+    "PatchMixRule",
     "PositionShares",
     "RegionCL",
     "Rule",
@@ -65,6 +67,7 @@ RULES: dict[str, Rule] = {
     "swav_released": SwAVReleased(),
     "esvit": EsViT(),
     "regioncl": RegionCL(),
+    "patchmix": PatchMixRule(),
 }
 """The mixing rules by the name that `unmix_rule` takes, with their published numbers."""
 

@@ -17,12 +17,14 @@ from unmix.backbones import (
     linear_head,
     mlp_head,
 )
-from unmix.distributed import gather
+from unmix.distributed import gather, rank
 from unmix.errors import UserError, check_choice, check_number
 from unmix.losses import init_once, nce_contrast, partition_constant, softmax_contrast
 from unmix.memory import Queue
 from unmix.methods.base import Encoder, InstanceDiscrimination, Pair, Progress, full_precision
 from unmix.momentum import ema_update, momentum_copy
+from unmix.negatives import Synthesis
+from unmix.randomness import generator_for
 from unmix.transfer import to_device
 
 __all__ = ["MoCo"]
@@ -45,6 +47,13 @@ class MoCo(InstanceDiscrimination):
         contrast: "softmax" (InfoNCE) or "nce" (as in the 2020 release).
         bn_splits: Batch norm over this many sub-batches, standing in for as many devices.
         shuffle_bn: Shuffle the keys' batch, so that sub-batches of queries and keys differ.
+        synthetic_negatives: Negatives made of each query's nearest keys beside the queue's: "mochi"
+            (Kalantidis et al. 2020), "synco" (Giakoumoglou and Stathaki 2024) or "none"; see
+            `unmix.negatives.Synthesis`.
+        hard_negatives: N, how many of the nearest keys they are made of; by default 1024.
+        synthetic_counts: How many a query has: s' and s of MoCHi, six numbers of SynCo; by default
+            the published ones, 128 and 1024, and 256 256 256 64 64 64.
+        synthetic_from_epoch: Epochs without them at the start; by default 10.
     """
 
     sync_batch_norm = False
@@ -67,6 +76,10 @@ class MoCo(InstanceDiscrimination):
         contrast: Literal["softmax", "nce"] = "softmax",
         bn_splits: int = 8,
         shuffle_bn: bool = True,
+        synthetic_negatives: Literal["none", "mochi", "synco"] = "none",
+        hard_negatives: int | None = None,
+        synthetic_counts: tuple[int, ...] = (),
+        synthetic_from_epoch: int | None = None,
     ) -> None:
         super().__init__()
         owner = type(self).__name__
@@ -87,6 +100,27 @@ class MoCo(InstanceDiscrimination):
         self.contrast, self.bn_splits, self.shuffle_bn = contrast, bn_splits, shuffle_bn
         self.pairs = (Pair(0, 1), Pair(1, 0)) if symmetric else (Pair(0, 1),)
         self.mixes_every_view = symmetric
+        given = {
+            "hard_negatives": hard_negatives,
+            "synthetic_counts": synthetic_counts or None,
+            "synthetic_from_epoch": synthetic_from_epoch,
+        }
+        self.synthesis = _synthesis(synthetic_negatives, given)
+        if self.synthesis is not None and contrast == "nce":
+            raise UserError(
+                f"{synthetic_negatives} does not apply to `contrast=nce`, whose negatives are "
+                "noise; use softmax.",
+                parameter="synthetic_negatives",
+            )
+        if self.synthesis is not None and self.synthesis.hard > queue_size:
+            raise UserError(
+                f"{self.synthesis.hard} are more than the {queue_size} keys of the queue; use at "
+                f"most {queue_size}.",
+                parameter="hard_negatives",
+            )
+        self.synthetic_from = 10 if synthetic_from_epoch is None else synthetic_from_epoch
+        check_number("synthetic_from_epoch", self.synthetic_from, at_least=0, owner="MoCo")
+        self.draws: torch.Generator | None = None
 
     def encoder(self, backbone: nn.Module, dim: int, head: str) -> Encoder:
         """The query encoder: a backbone and a head."""
@@ -96,6 +130,10 @@ class MoCo(InstanceDiscrimination):
     def begin_step(self, progress: Progress) -> None:
         """Update the key encoder."""
         ema_update(self.f_k, self.f_q, self.m)
+        if self.synthesis is not None:
+            late = progress.epoch >= self.synthetic_from
+            place = (progress.step, rank())
+            self.draws = generator_for(progress.seed, "negatives", *place) if late else None
 
     def query(self, view: Tensor, number: int = 0) -> Any:
         """q = f_q(x): unit vectors (N, dim)."""
@@ -129,6 +167,7 @@ class MoCo(InstanceDiscrimination):
         with full_precision(query):
             positive = (query * target).sum(dim=1, keepdim=True)
             scores = torch.cat([positive, query @ self.queue.keys.T], dim=1)
+            scores = self.with_synthetic(query, scores)
             if negatives is not None:
                 scores = torch.cat([scores, torch.einsum("nd,nrd->nr", query, negatives)], dim=1)
         if self.contrast == "softmax":
@@ -140,7 +179,15 @@ class MoCo(InstanceDiscrimination):
     def similarities(self, query: Tensor, target: Tensor) -> tuple[Tensor]:
         """Cosines of q with every sample's key, then with the queue's."""
         with full_precision(query):
-            return (query @ torch.cat([gather(target), self.queue.keys]).T,)
+            scores = query @ torch.cat([gather(target), self.queue.keys]).T
+            return (self.with_synthetic(query, scores),)
+
+    def with_synthetic(self, query: Tensor, scores: Tensor) -> Tensor:
+        """Scores (N, C) with those of the query's synthetic negatives, if there are any yet."""
+        if self.synthesis is None or self.draws is None:
+            return scores
+        negatives = self.synthesis(query, self.queue.keys, self.draws)
+        return torch.cat([scores, torch.einsum("nd,nrd->nr", query, negatives)], dim=1)
 
     def update_memory(
         self,
@@ -192,3 +239,42 @@ class MoCo(InstanceDiscrimination):
     def state(self) -> dict[str, float]:
         """Fill of the queue, in [0, 1]."""
         return {"queue_fill": self.queue.fill}
+
+
+_PUBLISHED = {"mochi": (128, 1024), "synco": (256, 256, 256, 64, 64, 64)}
+
+
+def _synthesis(name: str, options: Mapping[str, Any]) -> Synthesis | None:
+    """What makes the synthetic negatives; None for none.
+
+    Args:
+        name: "none", "mochi" or "synco".
+        options: What was given of them, by its name; None if it was not.
+
+    Raises:
+        UserError: if the numbers are not those of the kind.
+    """
+    check_choice("synthetic_negatives", name, ("none", *_PUBLISHED), owner="MoCo")
+    if name == "none":
+        for option, value in options.items():
+            if value is not None:
+                raise UserError(
+                    "applies to synthetic negatives; give `synthetic_negatives` too, mochi or "
+                    "synco.",
+                    parameter=option,
+                )
+        return None
+    hard = 1024 if options["hard_negatives"] is None else options["hard_negatives"]
+    check_number("hard_negatives", hard, at_least=1, owner="MoCo")
+    usual = _PUBLISHED[name]
+    given = tuple(options["synthetic_counts"] or usual)
+    if len(given) != len(usual) or min(given) < 0 or not sum(given):
+        raise UserError(
+            f"{' '.join(map(str, given))} is not {len(usual)} numbers of {name}, at least 0; the "
+            f"published ones are {' '.join(map(str, usual))}.",
+            parameter="synthetic_counts",
+        )
+    if name == "mochi":
+        return Synthesis((given[0], 0, given[1], 0, 0, 0), hard)
+    n1, n2, n3, n4, n5, n6 = given
+    return Synthesis((n1, n2, n3, n4, n5, n6), hard)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import torch
 from torch import Tensor, nn
 
 from unmix.backbones import feature_dim, mlp
@@ -13,7 +14,7 @@ from unmix.losses import nt_xent
 from unmix.methods.base import full_precision, l2_normalize
 from unmix.methods.projected import InBatchNegatives, JointHead, check_sizes
 
-__all__ = ["SimCLR"]
+__all__ = ["SimCLR", "multi_sample_mixture"]
 
 
 class SimCLR(InBatchNegatives, JointHead):
@@ -31,6 +32,9 @@ class SimCLR(InBatchNegatives, JointHead):
         head_bn: Batch norm after every layer of the projector.
         joint_head: Project both views in one batch, as the whitening paper's code; it matters where
             the projector has batch norm.
+        mmix_threshold: Below 1: M-Mix; a query is a mean of those of the batch whose cosine with it
+            is above this, weighted by the softmax of these cosines (Zhang et al. 2022, KDD; 0.9 and
+            0.95 in its code). 1 is without.
     """
 
     def __init__(
@@ -43,6 +47,7 @@ class SimCLR(InBatchNegatives, JointHead):
         temperature: float = 0.5,
         head_bn: bool = False,
         joint_head: bool = False,
+        mmix_threshold: float = 1.0,
     ) -> None:
         check_sizes("SimCLR", dim=dim, layers=layers)
         check_number("hidden", hidden, at_least=0, owner="SimCLR")
@@ -52,6 +57,8 @@ class SimCLR(InBatchNegatives, JointHead):
         g = mlp(sizes, last="affine") if head_bn else mlp(sizes, batch_norm=False)
         super().__init__(backbone, g)
         self.T, self.joint_head = temperature, joint_head
+        check_number("mmix_threshold", mmix_threshold, at_least=-1, at_most=1, owner="SimCLR")
+        self.mmix_threshold = mmix_threshold
 
     def of_output(self, z: Tensor) -> Tensor:
         """z as unit vectors (N, dim)."""
@@ -60,6 +67,8 @@ class SimCLR(InBatchNegatives, JointHead):
     def compare(self, query: Tensor, target: Tensor) -> Tensor:
         """NT-Xent, from query to target and back: losses (N,)."""
         with full_precision(query):
+            if self.mmix_threshold < 1:
+                query = multi_sample_mixture(query, self.mmix_threshold)
             return (nt_xent(query, target, self.T) + nt_xent(target, query, self.T)) / 2
 
     def similarities(self, query: Tensor, target: Tensor) -> tuple[Tensor]:
@@ -71,3 +80,15 @@ class SimCLR(InBatchNegatives, JointHead):
     def chance_loss(self) -> float | None:
         """ln(2 N - 1)."""
         return None if self.candidates is None else math.log(2 * self.candidates - 1)
+
+
+def multi_sample_mixture(z: Tensor, threshold: float) -> Tensor:
+    """M-Mix of unit vectors (N, D): means of those that are alike, not normalized, as released.
+
+    The weights of row i are the softmax of its cosines above the threshold, its own with itself
+    among them, and have no gradient.
+    """
+    cosines = (z @ z.T).detach()
+    own = torch.eye(len(z), dtype=torch.bool, device=z.device)
+    alike = (cosines > threshold) | own
+    return cosines.masked_fill(~alike, -math.inf).softmax(dim=1) @ z

@@ -10,6 +10,7 @@ from unmix.mixtures.grid import GridMix
 from unmix.mixtures.image_space import ImageMixture, ImageSpaceDraw
 from unmix.mixtures.manifold import ManifoldMixture, mixed_at
 from unmix.mixtures.mixup import CutMix, GlobalMixture, MixUp, RegionMixture, UnMix
+from unmix.mixtures.noise import MixupNoise
 from unmix.mixtures.operators import MixtureOperator, Operator
 from unmix.mixtures.own_draws import OwnDraw
 from unmix.mixtures.pasting import PasteDraw, ResizeMix
@@ -42,6 +43,7 @@ __all__ = [
     "MixtureDraw",
     "MixtureOperator",
     "MixtureSchedule",
+    "MixupNoise",
     "Operator",
     "OwnDraw",
     "PairDraw",

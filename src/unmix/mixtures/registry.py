@@ -21,6 +21,7 @@ from unmix.mixtures.grid import GridMix
 from unmix.mixtures.image_space import ImageMixture
 from unmix.mixtures.manifold import ManifoldMixture
 from unmix.mixtures.mixup import UnMix
+from unmix.mixtures.noise import MixupNoise
 from unmix.mixtures.operators import MixtureOperator, Operator
 from unmix.mixtures.pasting import ResizeMix
 from unmix.mixtures.patches import PatchMixture
@@ -81,6 +82,7 @@ IMAGE_SPACE: dict[str, Choice] = {
     "region": Choice(ImageMixture, fixed={"g_num": 0}),
     "Cutout": Choice(Cutout),
     "RandomErasing": Choice(RandomErasing),
+    "DACL": Choice(MixupNoise),
 }
 """The perturbations of image space."""
 

@@ -1,0 +1,76 @@
+"""PatchMix's rule: soft targets among images, and among mixtures."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from unmix.credit.rules import Mixed, Rule, softmax_loss
+from unmix.credit.sharing import Shares, soft_cross_entropy
+from unmix.mixtures import MixtureOperator, PatchMixture
+
+__all__ = ["Among", "PatchMixRule"]
+
+
+@dataclass(frozen=True)
+class PatchMixRule(Rule):
+    """PatchMix: a mixture has soft labels over the images in it, and over the mixtures like it.
+
+    Half of the loss is the cross-entropy with the shares as labels over the images, half that over
+    the mixtures of the other view, whose labels are what two mixtures have in common,
+    T[i, j] = sum over images k of s[i, k] s[j, k]: of m images in equal parts (m - |i - j|) / m^2.
+
+    Args:
+        share: Weight of both halves together.
+    """
+
+    label: ClassVar[str] = "PatchMix"
+    source: ClassVar[str] = "Shen et al. 2023 (arXiv 2306.12243); labels and halves as in its code"
+    both_views: ClassVar[bool] = True
+    mixture: ClassVar[MixtureOperator | None] = PatchMixture()
+
+    def why_not(self, method: Any) -> str | None:
+        """It needs a softmax over images, and targets of mixtures."""
+        if not method.contrastive:
+            return "it is not an instance-discrimination loss, so there is no label to soften"
+        if method.per_image:
+            return "its targets are indexed by sample id, so a mixture has none"
+        return None
+
+    def __call__(self, mixed: Mixed) -> Tensor:
+        """The mean of both cross-entropies."""
+        among, targets = Among.of(mixed.draw, mixed.samples), mixed.targets_of_mixtures()
+
+        def loss(target: Any, shares: Shares) -> Tensor:
+            return softmax_loss(mixed, target, shares, soft_cross_entropy)
+
+        images = mixed.over_targets(lambda b: loss(mixed.targets[b], mixed.draw), without=0)
+        mixtures = mixed.over_targets(lambda b: loss(targets[b], among), without=0)
+        return self.share * (images + mixtures) / 2
+
+
+@dataclass(frozen=True)
+class Among:
+    """How much mixtures have in common, as labels over all mixtures of the batch.
+
+    Attributes:
+        owners: The numbers of all mixtures, int64 (M, M).
+        shares: sum over images k of s[i, k] s[j, k], float (M, M), scaled so that rows sum to 1.
+        per_sample: True.
+    """
+
+    owners: Tensor
+    shares: Tensor
+    per_sample: bool = True
+
+    @classmethod
+    def of(cls, draw: Shares, samples: int) -> Among:
+        """From the shares of the images, of which there are `samples`."""
+        m = len(draw.owners)
+        of_images = draw.shares.new_zeros(m, samples).scatter_add_(1, draw.owners, draw.shares)
+        common = of_images @ of_images.T
+        owners = torch.arange(m, device=common.device).expand(m, m)
+        return cls(owners, common / common.sum(dim=1, keepdim=True))
