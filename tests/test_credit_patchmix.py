@@ -70,7 +70,7 @@ def test_noise_is_apart_for_every_view_and_the_partner_is_another_image() -> Non
     views = [torch.randn(8, 3, 6, 6), torch.randn(8, 3, 6, 6), torch.randn(8, 3, 3, 3)]
     draw = MixupNoise(0.7).draw(views[0].shape, generator_for(3))
     mixed = mix_views(draw, views)
-    pairs = [draw.of_view(v).pairs(8, *view.shape[2:]) for v, view in enumerate(views)]
+    pairs = [draw.of_view(v).resized(*view.shape[2:]).pairs for v, view in enumerate(views)]
     for view, found, pair in zip(views, mixed, pairs, strict=True):
         w = pair.ratio.view(-1, 1, 1, 1)
         torch.testing.assert_close(found, w * view + (1 - w) * view[pair.partner])
@@ -79,12 +79,13 @@ def test_noise_is_apart_for_every_view_and_the_partner_is_another_image() -> Non
     assert not torch.equal(pairs[0].ratio, pairs[1].ratio)
     again = mix_views(draw, views)
     assert all(torch.equal(a, b) for a, b in zip(mixed, again, strict=True))
-    many = MixupNoise(0.9).draw((2000, 3, 2, 2), generator_for(0)).pairs(2000, 2, 2)
+    many = MixupNoise(0.9).draw((2000, 3, 2, 2), generator_for(0)).pairs
     assert abs(many.ratio.mean().item() - 0.95) < 0.005
-    two = MixupNoise().draw((2, 3, 2, 2), generator_for(0)).pairs(2, 2, 2)
+    two = MixupNoise().draw((2, 3, 2, 2), generator_for(0)).pairs
     assert two.partner.tolist() == [1, 0]
 
 
 def test_noise_out_of_range_is_refused() -> None:
-    with pytest.raises(UserError, match="alpha"):
+    with pytest.raises(UserError, match="dacl_alpha"):
         MixupNoise(1.5)
+    assert MixupNoise(1.0).mixed_fraction == 0

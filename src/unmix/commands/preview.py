@@ -337,6 +337,7 @@ def _probabilities(im_type: str) -> str:
         "region": "`r_prob` and `r_num`",
         "Cutout": "`cutout_p`",
         "RandomErasing": "`random_erasing_prob`",
+        "DACL": "`dacl_alpha`",
     }[im_type]
 
 
