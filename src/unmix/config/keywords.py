@@ -101,8 +101,7 @@ class PretrainSettings(TypedDict, total=False):
     unmix_per: Literal["batch", "sample"] | None
     unmix_pairing: Literal["reverse", "permutation", "random", "halves", "neighbor", "second_view"] | None
     unmix_joint: bool | None
-    unmix_rule: Literal["unmix", "replace", "imix", "mixco", "sdmp", "mixbt", "image_space", "exact", "sdmp_released", "swav_released", "esvit", "regioncl"]
-    unmix_rule: Literal["unmix", "replace", "imix", "mixco", "sdmp", "mixbt", "image_space", "sdmp_released", "swav_released", "esvit", "regioncl", "patchmix"]
+    unmix_rule: Literal["unmix", "replace", "imix", "mixco", "sdmp", "mixbt", "image_space", "exact", "sdmp_released", "swav_released", "esvit", "regioncl", "patchmix"]
     unmix_mixture: Literal["coin", "global", "region", "resizemix", "gridmix", "regionswap", "fmix", "scalemix", "cropmix", "patchmix", "manifold", "dirichlet"] | None
     unmix_weight: Literal["beta", "uniform"] | None
     unmix_larger: bool | None
@@ -243,8 +242,6 @@ class PretrainSettings(TypedDict, total=False):
     mixed_tokens: bool
     head: Literal["linear", "mlp"]
     symmetric: bool
-    bn_splits: int
-    shuffle_bn: bool
     synthetic_negatives: Literal["none", "mochi", "synco"]
     hard_negatives: int | None
     synthetic_counts: Sequence[int]

@@ -64,9 +64,7 @@ class MixtureSettings:
             its statistics over both. By default as the rule was released: yes for mixco.
         unmix_rule: How the loss is shared: "unmix" (added to the clean loss), "replace" (instead of
             it), "imix", "mixco", "sdmp", "mixbt", "image_space", "exact" (of a
-            frozen teacher), "sdmp_released", "swav_released", "esvit", "regioncl".
-            it), "imix", "mixco", "sdmp", "mixbt", "image_space", "sdmp_released",
-            "swav_released", "esvit", "regioncl", "patchmix".
+            frozen teacher), "sdmp_released", "swav_released", "esvit", "regioncl", "patchmix".
         unmix_mixture: "coin" (global or region), "global", "region", "resizemix", "gridmix",
             "regionswap", "fmix", "scalemix", "cropmix", "patchmix", "manifold", "dirichlet"; by
             default as the rule was published, else "coin".
