@@ -33,6 +33,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "densecl": {"queue_size": 32, "bn_splits": 2, "dim": 16},
     "dino": {"dim": 24, "hidden": 16, "bottleneck": 8, "freeze_last_epochs": 0},
     "distill": {"match": "similarities", "queue_size": 32},
+    "ibot": {"dim": 24, "hidden": 16, "bottleneck": 8, "freeze_last_epochs": 0},
     "insdis": {"negatives": 12, "dim": 16, "contrast": "softmax"},
     "lejepa": {"dim": 16, "hidden": 16, "slices": 32},
     "mae": {"decoder_dim": 16, "decoder_depth": 1, "decoder_heads": 2},
@@ -56,6 +57,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
 KINDS: dict[str, tuple[str, dict[str, Any]]] = {name: (name, {}) for name in METHODS} | {
     "cmc-nce": ("cmc", {"contrast": "nce"}),
     "distill-features": ("distill", {"match": "features"}),
+    "ibot-dinov2": ("ibot", {"separate_heads": True, "koleo": 0.1, "centering": "sinkhorn"}),
     "insdis-nce": ("insdis", {"contrast": "nce"}),
     "mae-mixed": ("mae", {"mixed_tokens": True, "mask_ratio": 0.5, "norm_pix": False}),
     "moco-asymmetric": ("moco", {"symmetric": False}),
@@ -128,7 +130,7 @@ class Tiny(nn.Module):
 
 
 # The methods whose loss is by the patches of a vision transformer.
-OF_PATCHES = {"mae"}
+OF_PATCHES = {"ibot", "mae"}
 
 
 class TinyViT(VisionTransformer):
@@ -166,6 +168,7 @@ def build(kind: str, seed: int = 0, **options: Any) -> Method:
 def encoder_of(method: Method) -> Any:
     """What encodes images: the backbone, or what calls its parts."""
     encoder = getattr(method, "f", None)
+    encoder = getattr(encoder, "backbone", encoder)
     return encoder if isinstance(encoder, TokenEncoder) else method.backbone
 
 

@@ -78,7 +78,7 @@ def can_be_exchanged(name: str, rule: str) -> bool:
 
     Nor with the slip of the released SwAV code, which is that the prediction is not exchanged.
     """
-    drawn = name in {"mae", "wmse"} or (
+    drawn = name in {"ibot", "mae", "wmse"} or (
         name in {"insdis", "cmc", "pirl"} and rule in {"imix", "mixco"}
     )
     return not (drawn or RULES[rule].partner_view or rule == "swav_released")
@@ -100,10 +100,11 @@ def test_exchanging_the_images_and_the_weights_changes_nothing(name: str, rule: 
 # Forwards of the trained backbone in a clean step; with small crops one for each size.
 CLEAN = {
     "cmc": 1, "mae": 1, "insdis": 1, "ressl": 1, "tico": 1, "densecl": 1, "distill": 1,
+    "ibot": 4,
 }  # fmt: skip
 # Those of clean views beside a mixture that replaces the clean loss: with and without a graph.
 REPLACED = {
-    "distill": (0, 0),
+    "distill": (0, 0), "ibot": (0, 0),
     "barlow": (1, 0), "byol": (0, 0), "cmc": (0, 1), "deepclusterv2": (0, 1), "dino": (0, 0),
     "insdis": (0, 1), "lejepa": (2, 0), "mae": (0, 0), "moco": (0, 0), "mocov3": (0, 0),
     "nnclr": (0, 2), "pirl": (1, 1), "simclr": (1, 0), "simsiam": (0, 2), "swav": (1, 0),
@@ -113,12 +114,13 @@ REPLACED = {
 }  # fmt: skip
 # The loss of the perturbed first view needs the clean queries of the others.
 IMAGE_SPACE = REPLACED | {
+    "ibot": (3, 0),
     "nnbyol": (1, 0),
     "byol": (1, 0), "deepclusterv2": (2, 0), "dino": (2, 0), "moco": (1, 0), "mocov3": (1, 0),
     "nnclr": (1, 1), "simdino": (2, 0), "simsiam": (1, 1), "swav": (2, 0),
 }  # fmt: skip
 # With every crop mixed SwAV's clean views give codes alone, which need no graph.
-EVERY_CROP = REPLACED | {"swav": (0, 1)}
+EVERY_CROP = REPLACED | {"ibot": (2, 0), "swav": (0, 1)}  # iBOT encodes crops one by one
 # SDMP's targets of the second view's mixtures.
 OF_MIXTURES = {
     "lejepa": (1, 0), "nnclr": (0, 1), "simclr": (1, 0), "simsiam": (0, 1), "swav": (1, 0),
@@ -194,7 +196,7 @@ def test_what_is_kept_is_what_a_clean_step_keeps(name: str, rule: str) -> None:
         torch.testing.assert_close(state[key], value, msg=key)
     kept = any(not torch.equal(value, before[key]) for key, value in state.items())
     memories = {
-        "distill",
+        "distill", "ibot",
         "cmc", "deepclusterv2", "dino", "insdis", "moco", "nnclr", "pirl", "ressl", "swav", "tico",
         "nnbyol", "all4one", "densecl",
     }  # fmt: skip

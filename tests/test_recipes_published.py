@@ -99,6 +99,8 @@ OURS: list[tuple[str, str, str]] = [
     ("all4one", "optimizer lr weight_decay queue_size interpolation", "for small data"),
     ("densecl", "queue_size encoder_momentum bn_splits", "for small data, as MoCo"),
     ("densecl-imagenet100", "queue_size", "of the ImageNet-100 runs of 2020"),
+    ("ibot-[cst]*", "patch batch_size", "chosen for 64 patches an image"),
+    ("ibot-imagenet100", "epochs batch_size", "solo-learn's of DINO for this data set"),
     ("lejepa", "dim hidden sigreg slices", "lightly's defaults; the README has no numbers"),
     ("lejepa-imagenet*", "batch_size drop_last warmup_epochs", "not stated by the README"),
     ("lejepa-imagenet100", "epochs", "solo-learn's for this data set"),
@@ -134,7 +136,9 @@ BY: dict[str, Callable[[Any, Mapping[str, Any]], Any]] = {
     "1 / dim, cut to so many digits": lambda p, w: int(10**p / w["dim"]) / 10**p,
     "devices": lambda p, w: p,
     "1 is yes": lambda p, w: p == 1,
-    **{f"{n} devices": (lambda p, w, n=n: n * p) for n in (2, 4, 8, 64)},
+    "mean is centering": lambda p, w: "mean",
+    "x sqrt(batch / 1024)": lambda p, w: p * (w["batch_size"] / 1024) ** 0.5,
+    **{f"{n} devices": (lambda p, w, n=n: n * p) for n in (2, 4, 8, 32, 64)},
 }
 
 

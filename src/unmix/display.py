@@ -63,6 +63,7 @@ _METHODS = {
     "densecl": "DenseCL",
     "dino": "DINO",
     "distill": "Distillation",
+    "ibot": "iBOT",
     "insdis": "InsDis",
     "lejepa": "LeJEPA",
     "mae": "MAE",

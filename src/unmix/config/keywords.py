@@ -37,7 +37,7 @@ class PretrainSettings(TypedDict, total=False):
 
     second_view: ViewOverrides
     local_view: ViewOverrides
-    method: Literal["all4one", "barlow", "byol", "cmc", "deepclusterv2", "densecl", "dino", "distill", "insdis", "lejepa", "mae", "moco", "mocov3", "nnbyol", "nnclr", "pirl", "ressl", "simclr", "simdino", "simsiam", "swav", "tico", "vicreg", "wmse"]
+    method: Literal["all4one", "barlow", "byol", "cmc", "deepclusterv2", "densecl", "dino", "distill", "ibot", "insdis", "lejepa", "mae", "moco", "mocov3", "nnbyol", "nnclr", "pirl", "ressl", "simclr", "simdino", "simsiam", "swav", "tico", "vicreg", "wmse"]
     data: Any
     data_dir: str | os.PathLike[str] | None
     train_folder: str | os.PathLike[str] | None
@@ -230,6 +230,14 @@ class PretrainSettings(TypedDict, total=False):
     teacher_mean: Sequence[float] | None
     teacher_std: Sequence[float] | None
     match: Literal["features", "similarities"]
+    separate_heads: bool
+    centering: Literal["mean", "sinkhorn"]
+    patch_weight: float
+    koleo: float
+    masks: Literal["block", "random"]
+    mask_share: float
+    mask_ratio_min: float
+    mask_ratio_max: float
     sigreg: float
     slices: int
     knots: int

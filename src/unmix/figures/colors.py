@@ -38,6 +38,7 @@ _METHODS: dict[str, str] = {
     "all4one": "#40907A",
     "densecl": "#D06030",
     "nnbyol": "#B8509A",
+    "ibot": "#3F7FBF",
     "simdino": "#9A4FC0",
     "mae": "#A0522D",
 }

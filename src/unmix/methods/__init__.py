@@ -13,6 +13,7 @@ from unmix.methods.deepclusterv2 import DeepClusterV2
 from unmix.methods.densecl import DenseCL
 from unmix.methods.dino import DINO
 from unmix.methods.distill import Distill
+from unmix.methods.ibot import IBOT
 from unmix.methods.insdis import InsDis
 from unmix.methods.lejepa import LeJEPA
 from unmix.methods.mae import MAE
@@ -35,6 +36,7 @@ __all__ = [
     "BYOL",
     "CMC",
     "DINO",
+    "IBOT",
     "MAE",
     "METHODS",
     "NNBYOL",
@@ -76,6 +78,7 @@ METHODS: dict[str, type[Method]] = {
     "densecl": DenseCL,
     "dino": DINO,
     "distill": Distill,
+    "ibot": IBOT,
     "insdis": InsDis,
     "lejepa": LeJEPA,
     "mae": MAE,

@@ -61,6 +61,7 @@ _COLLAPSED = {
     "all4one": ("a larger --redundancy",),
     "byol": ("an --encoder_momentum closer to 1",),
     "dino": ("a lower --teacher_temperature", "an --encoder_momentum closer to 1"),
+    "ibot": ("a lower --teacher_temperature", "an --encoder_momentum closer to 1"),
     "lejepa": ("a larger --sigreg",),
     "mocov3": ("an --encoder_momentum closer to 1",),
     "nnbyol": ("an --encoder_momentum closer to 1",),
