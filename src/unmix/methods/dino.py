@@ -146,6 +146,6 @@ class DINO(SelfDistillation):
         return self.f.head.mlp(self.f.backbone(images))  # type: ignore[operator]
 
     @property
-    def chance_loss(self) -> float:
+    def chance_loss(self) -> float | None:
         """ln K: a uniform output."""
         return math.log(self.dim)

@@ -271,7 +271,7 @@ class IBOT(DINO):
         with full_precision(unit):
             return head.patch.gain * F.linear(unit, F.normalize(head.patch.last.weight, dim=1))
 
-    def compare(self, query: Query, target: Target) -> Tensor:
+    def compare(self, query: Any, target: Any) -> Tensor:
         """H(P_t, P_s) of class tokens: (N,)."""
         p_t = ((target.logits - target.center) / self.tau_t).softmax(dim=1)
         return F.cross_entropy(query.logits / self.T, p_t, reduction="none")
