@@ -227,3 +227,31 @@ def test_how_a_data_worker_ended_is_told(said: str, line: str) -> None:
     with pytest.raises(MachineError, match=line):
         raise error  # type: ignore[misc]
     assert lost_worker(RuntimeError("another")) is None
+
+
+def test_a_data_worker_that_starts_after_its_trainer_was_killed_ends(tmp_path: Path) -> None:
+    """Found by `tests/jobs/kills.py --workers`: such a worker was left for ever."""
+    note = tmp_path / "worker"
+    program = f"""
+import multiprocessing, os, signal, time
+from pathlib import Path
+from unmix.training.loading import loaders
+
+def begin():
+    while os.getppid() == trainer:
+        time.sleep(0.01)
+    Path({str(note)!r}).write_text("begins")
+    loaders._outlast_signals(0)
+    Path({str(note)!r}).write_text("waits for ever")
+
+trainer = os.getpid()
+multiprocessing.get_context("fork").Process(target=begin).start()
+os.kill(trainer, signal.SIGKILL)
+"""
+    killed = subprocess.run([sys.executable, "-c", program], capture_output=True, timeout=300)
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    end = time.monotonic() + 60
+    while not note.exists() and time.monotonic() < end:
+        time.sleep(0.05)
+    time.sleep(0.5)
+    assert note.read_text() == "begins"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import multiprocessing
+import os
 import signal
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -146,6 +148,11 @@ def _outlast_signals(worker: int) -> None:
 
     It saves, and ends its workers; if it does not, SIGTERM ends them later.
     """
+    trainer = multiprocessing.parent_process()
+    if trainer is not None and os.getppid() != trainer.pid:
+        # Killed while this process started. PyTorch only sees a parent that changes from now on,
+        # so this worker would wait for its first batch for ever.
+        os._exit(1)
     for name in ("SIGINT", "SIGHUP", "SIGUSR1"):
         if hasattr(signal, name):
             signal.signal(getattr(signal, name), signal.SIG_IGN)
