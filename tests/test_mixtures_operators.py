@@ -17,6 +17,7 @@ from torch.nn import functional
 
 from unmix.errors import UserError
 from unmix.mixtures import (
+    AttentiveMix,
     CropMix,
     CutMix,
     Cutout,
@@ -27,6 +28,7 @@ from unmix.mixtures import (
     ImageMixture,
     ManifoldMixture,
     MaskDraw,
+    MixMask,
     MixtureDraw,
     MixtureOperator,
     MixUp,
@@ -36,7 +38,9 @@ from unmix.mixtures import (
     RegionMixture,
     RegionSwap,
     ResizeMix,
+    SaliencyMix,
     ScaleMix,
+    SmoothMix,
     UnMix,
     Weight,
     cutmix,
@@ -56,6 +60,10 @@ PAIR_KINDS: dict[str, Any] = {
     "gridmix": lambda **o: GridMix(cells=2, **o),
     "regionswap": lambda **o: RegionSwap(7, **o),
     "fmix": FMix,
+    "mixmask": lambda **o: MixMask(cells=3, **o),
+    "smoothmix": SmoothMix,
+    "saliencymix": SaliencyMix,
+    "attentivemix": AttentiveMix,
     "manifold": lambda **o: ManifoldMixture("layer1", **o),
 }
 PAIRS = [
@@ -98,7 +106,9 @@ def seeded(seed: int = 0) -> torch.Generator:
 
 def drawn(operator: MixtureOperator, shape: tuple[int, ...], seed: int = 0) -> Any:
     features = torch.randn(shape[0], 5, generator=seeded(seed + 7))
-    return operator.draw(shape, seeded(seed), features if operator.needs_features else None)
+    attention = torch.rand(shape[0], 4, 3, generator=seeded(seed + 8))
+    given = features if operator.needs_features else None
+    return operator.draw_for(images_of(shape, seed), seeded(seed), given, attention)
 
 
 def images_of(shape: tuple[int, ...], seed: int = 0) -> Tensor:

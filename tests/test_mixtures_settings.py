@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import yaml
 
 from unmix.cli import main
@@ -85,7 +86,9 @@ def test_what_a_rule_was_published_with_stands_in_for_flags_that_are_not_given()
 def test_every_mixture_draws_and_says_what_it_does(mixture):
     chosen = operator(unmix_mixture=mixture, **flags_for(mixture))
     assert isinstance(chosen, MixtureOperator)
-    assert isinstance(chosen.draw((4, 3, 32, 32), generator_for(0)), MixtureDraw)
+    images = torch.rand(4, 3, 32, 32, generator=generator_for(1))
+    draw = chosen.draw_for(images, generator_for(0), attention=images[:, 0])
+    assert isinstance(draw, MixtureDraw)
     text, once = chosen.describe(), chosen.one_draw
     assert "\n" not in text
     assert once.startswith("one ")
@@ -176,7 +179,7 @@ def test_names_are_for_tables_and_for_paths(flags, name, folder):
         (
             {"unmix_mixture": "fmix", "unmix_patch": 4},
             "--unmix_patch: 4 does not apply to --unmix_mixture fmix; leave it out, or use "
-            "gridmix or patchmix.",
+            "gridmix, mixmask, attentivemix or patchmix.",
         ),
         ({"unmix_mixture": "patchmix", "unmix_patch": 0}, "--unmix_patch: 0 is out of range"),
     ],

@@ -283,8 +283,8 @@ def test_a_loss_of_the_batch_takes_no_weight_a_sample() -> None:
 
 def test_a_rule_alone_brings_the_mixture_that_it_was_published_with() -> None:
     step = stepper_of("simclr", rule="imix")
-    assert step.operator is not None
-    assert step.operator.pairing == "permutation"  # type: ignore[attr-defined]
+    [(operator, _)] = step.mixing
+    assert operator.pairing == "permutation"  # type: ignore[attr-defined]
     step(views_of(step.method)).backward()
     assert step.mixed is not None
     assert step.clean is None

@@ -322,8 +322,9 @@ def test_of_several_processes_a_loss_of_the_whole_batch_has_one_weight(
     weights = []
     for process in (0, 1):
         monkeypatch.setattr(step_file, "rank", lambda process=process: process)
-        mixture = module.mixture(views, [])
-        assert mixture is not None
+        _, [mixture] = step_file.with_mixtures(
+            module.method, views, module.mixing, seed=module.seed, step=module.global_step
+        )
         weights.append(mixture.draw(views[0], module.generator()).weight)
     assert torch.equal(*weights) == alike
 

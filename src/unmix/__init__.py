@@ -19,9 +19,10 @@ Methods: METHODS by name; BYOL, CMC, DINO, NNCLR, PIRL, WMSE, BarlowTwins, DeepC
 MoCo, MoCoV3, SimCLR, SimSiam, SwAV, VICReg; their base Method. Stepper is a method with its
 schedules, mixture and memory in a loop of yours; objective, with a Mixture, is the loss of a step.
 
-Mixtures: MIXTURES by name; UnMix, MixUp, CutMix, ResizeMix, GridMix, FMix, PatchMixture,
-DirichletMixture, ManifoldMixture, ScaleMix, CropMix; of image space ImageMixture, Cutout,
-RandomErasing. Each is an Operator; mixup, cutmix, or mix with an operator, mix a batch in one call.
+Mixtures: MIXTURES by name; UnMix, MixUp, CutMix, ResizeMix, GridMix, FMix, MixMask, SmoothMix,
+SaliencyMix, AttentiveMix, PatchMixture, DirichletMixture, ManifoldMixture, ScaleMix, CropMix; of
+image space ImageMixture, Cutout, RandomErasing. Each is an Operator; mixup, cutmix, or mix with an
+operator, mix a batch in one call.
 Weight is a distribution of lambda, PairDraw what was drawn, mixed_at mixes a layer's output,
 MixedBatch is a collate function, and DrawnBatch what it gives. GlobalMixture and RegionMixture are
 MixUp and CutMix with random partners per sample.
@@ -55,9 +56,10 @@ _PUBLIC = {
         "SimCLR SimSiam SwAV VICReg"
     ),
     "mixtures": (
-        "MIXTURES CropMix CutMix Cutout DirichletMixture FMix GlobalMixture GridMix ImageMixture "
-        "ManifoldMixture MixUp Operator PairDraw PatchMixture RandomErasing RegionMixture "
-        "ResizeMix ScaleMix UnMix Weight cutmix mix mixed_at mixup"
+        "MIXTURES AttentiveMix CropMix CutMix Cutout DirichletMixture FMix GlobalMixture GridMix "
+        "ImageMixture ManifoldMixture MixMask MixUp Operator PairDraw PatchMixture RandomErasing "
+        "RegionMixture ResizeMix SaliencyMix ScaleMix SmoothMix UnMix Weight cutmix mix mixed_at "
+        "mixup"
     ),
     "step": "Mixture objective",
     "stepper": "Stepper",
@@ -127,6 +129,7 @@ if TYPE_CHECKING:
     from unmix.methods import SwAV as SwAV
     from unmix.methods import VICReg as VICReg
     from unmix.mixtures import MIXTURES as MIXTURES
+    from unmix.mixtures import AttentiveMix as AttentiveMix
     from unmix.mixtures import CropMix as CropMix
     from unmix.mixtures import CutMix as CutMix
     from unmix.mixtures import Cutout as Cutout
@@ -136,6 +139,7 @@ if TYPE_CHECKING:
     from unmix.mixtures import GridMix as GridMix
     from unmix.mixtures import ImageMixture as ImageMixture
     from unmix.mixtures import ManifoldMixture as ManifoldMixture
+    from unmix.mixtures import MixMask as MixMask
     from unmix.mixtures import MixUp as MixUp
     from unmix.mixtures import Operator as Operator
     from unmix.mixtures import PairDraw as PairDraw
@@ -143,7 +147,9 @@ if TYPE_CHECKING:
     from unmix.mixtures import RandomErasing as RandomErasing
     from unmix.mixtures import RegionMixture as RegionMixture
     from unmix.mixtures import ResizeMix as ResizeMix
+    from unmix.mixtures import SaliencyMix as SaliencyMix
     from unmix.mixtures import ScaleMix as ScaleMix
+    from unmix.mixtures import SmoothMix as SmoothMix
     from unmix.mixtures import UnMix as UnMix
     from unmix.mixtures import Weight as Weight
     from unmix.mixtures import cutmix as cutmix

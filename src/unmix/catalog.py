@@ -19,7 +19,7 @@ __all__ = ["catalog_text", "keywords_text", "main"]
 
 _PATHS = {"data_dir", "init", "run", "teacher", "test_folder", "train_folder"}
 # Other values than those that are listed are possible.
-_OPEN_ENDED = {"backbone"}
+_OPEN_ENDED = {"backbone", "unmix_mixture"}
 # Parameters of the commands' functions that are not flags.
 _NOT_FLAGS = {"say", "baselines", "mixture", "config", "words", "settings", "extend"}
 

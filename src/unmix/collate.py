@@ -80,6 +80,11 @@ class MixedBatch:
             raise UserError(
                 f"MixedBatch: mixture {self.mixture!r} cannot draw; give one such as unmix.UnMix()."
             )
+        if getattr(self.mixture, "needs_attention", False):
+            raise UserError(
+                "MixedBatch: this mixture is where an encoder looks, which a data worker does not "
+                "know; draw in the training loop: mixture.draw(images.shape, generator, None, map)."
+            )
         if getattr(self.mixture, "needs_features", False):
             raise UserError(
                 "MixedBatch: this pairing is by features, which a data worker does not have; draw "
@@ -92,6 +97,8 @@ class MixedBatch:
         batch = given if _first_image(given).ndim == 4 else self.collate(given)
         images = _first_image(batch)
         generator = generator_for(self.seed, "mixture", _digest(images))
+        if getattr(self.mixture, "needs_pixels", False):
+            return DrawnBatch(batch, self.mixture.draw_for(images, generator))  # type: ignore[attr-defined]
         return DrawnBatch(batch, self.mixture.draw(images.shape, generator))
 
 

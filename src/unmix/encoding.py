@@ -9,12 +9,20 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
-from unmix.backbones import pooled_apart
+from unmix.backbones import attention_map, pooled_apart
+from unmix.credit import per_tensor
 from unmix.methods.base import Method, Pair
 from unmix.mixtures import MixtureDraw
 from unmix.stages import stage
 
-__all__ = ["Encoded", "clean_queries", "encode_every_crop", "features_for", "query_in_parts"]
+__all__ = [
+    "Encoded",
+    "clean_queries",
+    "encode",
+    "encode_every_crop",
+    "features_for",
+    "query_in_parts",
+]
 
 
 class Drawing(Protocol):
@@ -25,8 +33,32 @@ class Drawing(Protocol):
         """Whether the draw needs features of the clean first view."""
         ...
 
+    @property
+    def needs_attention(self) -> bool:
+        """Whether it depends on where the encoder looks in the clean first view."""
+        ...
+
+    @property
+    def one_forward(self) -> bool:
+        """Whether clean and mixed images are encoded in one forward."""
+        ...
+
+    @property
+    def rule(self) -> Any:
+        """Weights the loss of the mixtures."""
+        ...
+
+    @property
+    def others(self) -> Sequence[Tensor]:
+        """Further views of the images."""
+        ...
+
     def draw(
-        self, view: Tensor, generator: torch.Generator, features: Tensor | None = None
+        self,
+        view: Tensor,
+        generator: torch.Generator,
+        features: Tensor | None = None,
+        attention: Tensor | None = None,
     ) -> MixtureDraw:
         """Draw for a view."""
         ...
@@ -97,8 +129,11 @@ def encode_every_crop(
     positions = method.position_pairs_of(len(views))
     asked = sorted({pair.query for pair in [*taken, *positions]})
     features = features_for(mixture, queries)
+    looked: dict[int, Tensor] = {}
+    if mixture.needs_attention:
+        looked = {v: attention_map(method.backbone, views[v], method.features) for v in asked}
     with stage("mixture"):
-        draws = {v: mixture.draw(views[v], generator, features) for v in asked}
+        draws = {v: mixture.draw(views[v], generator, features, looked.get(v)) for v in asked}
         mixed = [draws[v].apply(view) if v in draws else view for v, view in enumerate(views)]
     q_mix = method.student_queries(mixed, asked)
     return queries, [
@@ -126,3 +161,45 @@ def query_in_parts(
         mixed = draw.apply(view, others)
     with pooled_apart(method.backbone, draw.shares_at):
         return method.query(mixed, 0)
+
+
+def encode(
+    method: Method,
+    views: Sequence[Tensor],
+    mixtures: Sequence[Drawing],
+    pairs: Sequence[Pair],
+    of_rule: Collection[int],
+    generator: torch.Generator,
+) -> tuple[dict[int, Any], list[tuple[Any, MixtureDraw]]]:
+    """The clean queries that a step needs, and the query of each mixture with its draw."""
+    joint = {number: mixture for number, mixture in enumerate(mixtures) if mixture.one_forward}
+    attention = None
+    if any(mixture.needs_attention for mixture in mixtures):
+        attention = attention_map(method.backbone, views[0], method.features)
+    with stage("mixture"):
+        draws = {n: each.draw(views[0], generator, None, attention) for n, each in joint.items()}
+        mixed = [draws[number].apply(views[0], each.others) for number, each in joint.items()]
+    together = torch.cat([views[0], *mixed]) if mixed else views[0]
+    constant = {0} if any(mixture.needs_features for mixture in mixtures) else ()
+    queries = clean_queries(method, [together, *views[1:]], pairs, of_rule, constant)
+    found: dict[int, tuple[Any, MixtureDraw]] = {}
+    if mixed:
+        sizes = [len(views[0]), *map(len, mixed)]
+        rows = [_rows(queries[0], sum(sizes[:i]), sizes[i]) for i in range(len(sizes))]
+        queries = queries | {0: rows[0]}
+        found = {n: (q, draws[n]) for n, q in zip(joint, rows[1:], strict=True)}
+    for number, mixture in enumerate(mixtures):
+        if number in joint:
+            continue
+        with stage("mixture"):
+            draw = mixture.draw(views[0], generator, features_for(mixture, queries), attention)
+        if mixture.rule.in_parts:
+            q_mix = query_in_parts(method, draw, views[0], mixture.others)
+        else:
+            q_mix = draw.query(method, views[0], mixture.others)
+        found[number] = q_mix, draw
+    return queries, [found[number] for number in range(len(mixtures))]
+
+
+def _rows(query: Any, start: int, count: int) -> Any:
+    return per_tensor(query, lambda rows: rows[start : start + count])

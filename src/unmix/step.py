@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_map
 
 from unmix.backbones import draws_in_training
-from unmix.credit import Mixed, Rule, UnMixRule, per_tensor
+from unmix.credit import Mixed, Rule, UnMixRule
 from unmix.distributed import rank, world_size
-from unmix.encoding import Encoded, clean_queries, encode_every_crop, features_for, query_in_parts
+from unmix.encoding import Encoded, clean_queries, encode, encode_every_crop
+from unmix.errors import UserError
+from unmix.memory_update import MemoryUpdate
 from unmix.methods.base import Method, Pair
 from unmix.mixtures import Draw, MixtureDraw, MixtureOperator
 from unmix.mixtures.operators import Drawn
@@ -28,8 +30,8 @@ __all__ = [
     "draw_mixture",
     "mix_views",
     "objective",
-    "split_views",
     "step_generator",
+    "with_mixtures",
 ]
 
 
@@ -54,10 +56,19 @@ class Mixture:
     generator: torch.Generator | None = None
 
     def draw(
-        self, view: Tensor, generator: torch.Generator, features: Tensor | None = None
+        self,
+        view: Tensor,
+        generator: torch.Generator,
+        features: Tensor | None = None,
+        attention: Tensor | None = None,
     ) -> MixtureDraw:
-        """Draw for the first view, (N, C, H, W); features are (N, D)."""
-        return self._operator.draw(view.shape, self.generator or generator, features)
+        """Draw for the first view, (N, C, H, W); features are (N, D), attention (N, h, w)."""
+        return self._operator.draw_for(view, self.generator or generator, features, attention)
+
+    @property
+    def needs_attention(self) -> bool:
+        """Whether the draw depends on where the encoder looks in the clean first view."""
+        return self._operator.needs_attention
 
     @property
     def needs_features(self) -> bool:
@@ -75,48 +86,6 @@ class Mixture:
     def _operator(self) -> MixtureOperator:
         given = self.operator
         return given if isinstance(given, MixtureOperator) else Drawn(given)
-
-
-@dataclass(frozen=True)
-class MemoryUpdate:
-    """What a method remembers of a batch: call it after the backward pass.
-
-    Attributes:
-        method: The method.
-        queries: The clean queries, by view.
-        targets: The clean targets, by view.
-        index: Sample ids, int64 (N,).
-    """
-
-    method: Method
-    queries: Mapping[int, Any]
-    targets: Mapping[int, Any]
-    index: Tensor
-
-    def __call__(self) -> None:
-        """Update queue, memory bank or center."""
-        self.method.update_memory(self.queries, self.targets, self.index)
-
-    def kept(self) -> MemoryUpdate:
-        """What is needed until the last part of a step is done, without the graphs."""
-        needed = {v: q for v, q in self.queries.items() if v in self.method.memory_queries}
-        queries, targets = per_tensor((needed, dict(self.targets)), Tensor.detach)
-        return MemoryUpdate(self.method, queries, targets, self.index)
-
-    @staticmethod
-    def joined(parts: Sequence[MemoryUpdate]) -> MemoryUpdate:
-        """One update of the parts of a batch, in their order: what the whole batch would leave."""
-        if len(parts) == 1:
-            return parts[0]
-
-        def side_by_side(*rows: Any) -> Any:
-            return None if rows[0] is None else torch.cat(rows)
-
-        kept = [part.kept() for part in parts]
-        queries = tree_map(side_by_side, *(part.queries for part in kept))
-        targets = tree_map(side_by_side, *(part.targets for part in kept))
-        index = torch.cat([part.index for part in kept])
-        return MemoryUpdate(parts[0].method, queries, targets, index)
 
 
 @dataclass(frozen=True)
@@ -164,14 +133,6 @@ def mix_views(draw: Draw, views: Sequence[Tensor]) -> list[Tensor]:
     ]
 
 
-def split_views(
-    views: Sequence[Tensor], operator: MixtureOperator | None
-) -> tuple[list[Tensor], list[Tensor]]:
-    """The method's views, and further ones that only the mixture needs."""
-    extra = len(operator.extra) if operator is not None else 0
-    return list(views[: len(views) - extra]), list(views[len(views) - extra :])
-
-
 def draw_mixture(
     method: Method,
     views: Sequence[Tensor],
@@ -183,6 +144,7 @@ def draw_mixture(
     step: int,
     part: int = 0,
     joint: bool | None = None,
+    number: int = 0,
 ) -> Mixture:
     """The label-space mixture of a step, which is drawn when its loss is computed.
 
@@ -196,14 +158,61 @@ def draw_mixture(
         step: Number of steps done.
         part: Number of the part of a step whose gradients are accumulated.
         joint: See `Mixture`.
+        number: Of the mixture, where a step has several; each has a draw of its own.
     """
     # The loss may be one number for the batches of all processes; then so is the weight.
     alike = method.coupled and world_size() > 1
-    place = (step, part) if part else (step,)
+    place: tuple[int | str, ...] = (step, part) if part else (step,)
+    place = (*place, f"mixture {number + 1}") if number else place
     generator = generator_for(seed, "mixture", *place) if alike else None
     if rule.partner_view:
         others = [views[rule.partner_view]]
     return Mixture(operator, rule, others, joint, generator)
+
+
+def with_mixtures(
+    method: Method,
+    views: Sequence[Tensor],
+    mixing: Sequence[tuple[MixtureOperator, Rule]],
+    *,
+    seed: int,
+    step: int,
+    part: int = 0,
+    joint: bool | None = None,
+    mixes: bool = True,
+) -> tuple[list[Tensor], list[Mixture]]:
+    """The method's views, and the label-space mixtures of a step.
+
+    Args:
+        method: The method.
+        views: Its views, then what each mixture needs beside them, in order.
+        mixing: The operator and the rule of each mixture.
+        seed: Seed of the run.
+        step: Number of steps done.
+        part: Number of the part of a step whose gradients are accumulated.
+        joint: See `Mixture`.
+        mixes: False for a step without mixtures, whose further views are left out.
+    """
+    own = list(views[: len(views) - sum(len(operator.extra) for operator, _ in mixing)])
+    found, at = [], len(own)
+    for number, (operator, rule) in enumerate(mixing if mixes else ()):
+        others = views[at : at + len(operator.extra)]
+        at += len(others)
+        found.append(
+            draw_mixture(
+                method,
+                own,
+                others,
+                operator,
+                rule,
+                seed=seed,
+                step=step,
+                part=part,
+                joint=joint,
+                number=number,
+            )
+        )
+    return own, found
 
 
 def objective(
@@ -211,7 +220,7 @@ def objective(
     views: Sequence[Tensor],
     index: Tensor,
     generator: torch.Generator,
-    mixture: Mixture | None = None,
+    mixture: Mixture | Sequence[Mixture] | None = None,
 ) -> Objective:
     """The loss of clean views, with that of the first view's mixtures if there are any.
 
@@ -220,7 +229,9 @@ def objective(
 
     under Un-Mix; see `unmix.credit` for the other rules, and for losses by position. The first view
     is mixed, as published, and its mixture is encoded once, also where the method is symmetric.
-    Targets come from clean views only (but for SDMP and exact ones), and so do memories.
+    Targets come from clean views only (but for SDMP and exact ones), and so do memories. Of several
+    mixtures each has its own draw, forward and rule, and their losses are added; the clean loss is
+    left out only if all their rules replace it.
 
     Args:
         method: The method.
@@ -228,12 +239,13 @@ def objective(
         index: Sample ids, int64 (N,).
         generator: For what the method draws (negatives, shuffled batch norm), and its layers
             (dropout, stochastic depth).
-        mixture: The label-space mixture, or None.
+        mixture: The label-space mixture, or several, or None.
     """
+    mixtures = [mixture] if isinstance(mixture, Mixture) else list(mixture or ())
     if not draws_in_training(method):
-        return _objective(method, views, index, generator, mixture)
+        return _objective(method, views, index, generator, mixtures)
     with global_seed(generator, views[0].device):
-        return _objective(method, views, index, generator, mixture)
+        return _objective(method, views, index, generator, mixtures)
 
 
 def _objective(
@@ -241,52 +253,64 @@ def _objective(
     views: Sequence[Tensor],
     index: Tensor,
     generator: torch.Generator,
-    mixture: Mixture | None,
+    mixtures: Sequence[Mixture],
 ) -> Objective:
     pairs, positions = method.pairs_of(len(views)), method.position_pairs_of(len(views))
-    if mixture is None:
+    if not mixtures:
         queries = clean_queries(method, views, [*pairs, *positions])
         targets = method.targets(views, queries, index, generator)
         clean = clean_loss(method, pairs, positions, queries, targets, len(views))
         update = MemoryUpdate(method, queries, targets, index)
         return Objective(clean, clean.detach(), None, update)
-    rule = mixture.rule
-    stay = pairs if rule.keeps_clean else method.unmixed_pairs(len(views))
-    taken = pairs if rule.keeps_clean else [pair for pair in pairs if pair not in stay]
-    stay_by_position = positions if rule.keeps_clean else ()
+    rules = [mixture.rule for mixture in mixtures]
+    keeps_clean = any(rule.keeps_clean for rule in rules)
+    unmixed = method.unmixed_pairs(len(views))
+    stay = pairs if keeps_clean else unmixed
+    rest = [pair for pair in pairs if pair not in unmixed]
+    taken = [pairs if rule.keeps_clean else rest for rule in rules]
+    stay_by_position = positions if keeps_clean else ()
+    of_rules: set[int] = set()
+    for rule, of_pairs in zip(rules, taken, strict=True):
+        of_rules |= rule.clean_queries([*of_pairs, *positions])
     clean_pairs = [*stay, *stay_by_position]
-    if rule.every_crop:
-        queries, mixtures = encode_every_crop(method, views, mixture, clean_pairs, generator)
+    if any(rule.every_crop for rule in rules):
+        if len(mixtures) > 1:
+            raise UserError("mixtures of every crop do not go with others.", parameter="mixture")
+        queries, views_of = encode_every_crop(method, views, mixtures[0], clean_pairs, generator)
+        encoded = [(mixtures[0], each) for each in views_of]
     else:
-        queries, q_mix, draw = encode(
-            method, views, mixture, clean_pairs,
-            rule.clean_queries([*taken, *positions]), generator,
-        )  # fmt: skip
-        mixtures = [Encoded(0, draw, q_mix, taken, positions)]
+        queries, found = encode(method, views, mixtures, clean_pairs, of_rules, generator)
+        encoded = [
+            (mixture, Encoded(0, draw, q_mix, of_pairs, positions))
+            for mixture, of_pairs, (q_mix, draw) in zip(mixtures, taken, found, strict=True)
+        ]
     targets = method.targets(views, queries, index, generator)
     # Before the mixtures: NCE's constant is what the first comparison says.
     beside = None
     if stay or stay_by_position or method.regularized_views(len(views)):
         beside = clean_loss(method, stay, stay_by_position, queries, targets, len(views))
 
-    def targets_of_mixtures() -> Mapping[int, Any]:
+    def targets_of_mixtures(first: Encoded, others: Sequence[Tensor]) -> Mapping[int, Any]:
         with stage("mixture"):
-            first = mixtures[0]
-            mixed = [first.draw.apply(views[0], mixture.others)]
+            mixed = [first.draw.apply(views[0], others)]
             mixed += [first.draw.apply(view) for view in views[1 : method.views]]
-        others = [v for v in method.target_queries if v != 0]
+        rest = [v for v in method.target_queries if v != 0]
         with nullcontext() if method.target_gradient else torch.no_grad():
-            q = {0: first.query, **{v: method.query(mixed[v], v) for v in others}}
+            q = {0: first.query, **{v: method.query(mixed[v], v) for v in rest}}
         return method.targets(mixed, q, index, generator)
 
     losses = [
-        rule(
+        mixture.rule(
             Mixed(
-                method, each.draw, each.query, queries, targets, each.pairs, targets_of_mixtures,
+                method, each.draw, each.query, queries, targets, each.pairs,
+                partial(
+                    targets_of_mixtures, encoded[0][1] if mixture.rule.every_crop else each,
+                    mixture.others,
+                ),
                 len(views[0]), each.positions, each.view,
             )
         )
-        for each in mixtures
+        for mixture, each in encoded
     ]  # fmt: skip
     mixed = torch.stack(losses).sum() if len(losses) > 1 else losses[0]
     update = MemoryUpdate(method, queries, targets, index)
@@ -321,30 +345,3 @@ def clean_loss(
     if regularized := sorted(method.regularized_views(count)):
         losses.append(method.regularizer([queries[v] for v in regularized], targets))
     return torch.stack(losses).sum()
-
-
-def encode(
-    method: Method,
-    views: Sequence[Tensor],
-    mixture: Mixture,
-    pairs: Sequence[Pair],
-    of_rule: Collection[int],
-    generator: torch.Generator,
-) -> tuple[dict[int, Any], Any, MixtureDraw]:
-    """The clean queries that a step needs, the first view's mixtures' query, and their draw."""
-    if mixture.one_forward:
-        n = len(views[0])
-        with stage("mixture"):
-            draw = mixture.draw(views[0], generator)
-            mixed = draw.apply(views[0], mixture.others)
-        both = [torch.cat([views[0], mixed]), *views[1:]]
-        queries = clean_queries(method, both, pairs, of_rule)
-        q_mix = per_tensor(queries[0], lambda rows: rows[n:])
-        return queries | {0: per_tensor(queries[0], lambda rows: rows[:n])}, q_mix, draw
-    constant = {0} if mixture.needs_features else ()
-    queries = clean_queries(method, views, pairs, of_rule, constant)
-    with stage("mixture"):
-        draw = mixture.draw(views[0], generator, features_for(mixture, queries))
-    if mixture.rule.in_parts:
-        return queries, query_in_parts(method, draw, views[0], mixture.others), draw
-    return queries, draw.query(method, views[0], mixture.others), draw

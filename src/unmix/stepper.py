@@ -10,21 +10,18 @@ import torch
 from torch import Tensor, nn
 
 from unmix.credit import Rule, UnMixRule
-from unmix.credit import rule as rule_named
 from unmix.errors import UserError, check_number, renamed
 from unmix.methods.base import Method, Progress
-from unmix.mixtures import MixtureOperator, MixtureSchedule, Operator, UnMix
-from unmix.randomness import generator_for
+from unmix.mixtures import MixtureOperator, MixtureSchedule, Operator
 from unmix.step import (
     MemoryUpdate,
     Objective,
-    draw_mixture,
     mix_views,
     objective,
-    split_views,
     step_generator,
+    with_mixtures,
 )
-from unmix.together import Names, check_together, smallest_batch
+from unmix.together import Names, mixing_of, smallest_batch
 from unmix.transfer import to_device
 
 __all__ = ["Stepper", "after_backward"]
@@ -54,9 +51,13 @@ class Stepper(nn.Module):
         steps_per_epoch: Optimizer steps of an epoch, usually `len(loader)`.
         epochs: Of the whole run; or give `total_steps`.
         total_steps: Optimizer steps of the whole run.
-        mixture: A label-space mixture, such as `unmix.UnMix()`; with a rule by default the one that
-            the rule was published with, else none.
+        mixture: A label-space mixture, such as `unmix.UnMix()`, or a list of several, each with its
+            own draw and forward; with a rule by default the one that the rule was published with,
+            else none.
         rule: How the mixture's loss is shared, by its name or `unmix.rule(...)`; by default Un-Mix.
+            Of several mixtures, of all, or a list with one for each.
+        shares: Of several mixtures the weights of their losses, each times that of its rule; by
+            default equal, with the sum 1.
         image_space: A perturbation of all views that leaves the loss unchanged, such as
             `unmix.ImageMixture()`.
         joint: Encode clean and mixed images in one forward, or not; None as the rule was released.
@@ -85,8 +86,9 @@ class Stepper(nn.Module):
         steps_per_epoch: int,
         epochs: int | None = None,
         total_steps: int | None = None,
-        mixture: MixtureOperator | None = None,
-        rule: Rule | str | None = None,
+        mixture: MixtureOperator | Sequence[MixtureOperator] | None = None,
+        rule: Rule | str | Sequence[Rule | str] | None = None,
+        shares: Sequence[float] | None = None,
         image_space: Operator | None = None,
         joint: bool | None = None,
         mix_from_epoch: int = 0,
@@ -111,9 +113,13 @@ class Stepper(nn.Module):
         self._name = Names.of(method, "", None).method
         self.steps_per_epoch, self.total_steps = steps_per_epoch, total
         self.image_space, self.joint = image_space, joint
-        self.operator, self.rule = _parts_of_mixing(mixture, rule, method, joint)
+        self.mixing = mixing_of(mixture, rule, shares, method, joint)
+        self.operator, self.rule = (*self.mixing, (None, UnMixRule()))[0]
         self.schedule = self._checked_schedule(mix_from_epoch, mix_ramp_epochs)
-        self.smallest = smallest_batch(self.operator, method)
+        self._extra = sum(len(operator.extra) for operator, _ in self.mixing)
+        self.smallest = max(
+            [smallest_batch(None, method), *(smallest_batch(op, method) for op, _ in self.mixing)]
+        )
         self.batches, self._begun = 0, -1
         self._pending: MemoryUpdate | None = None
         self._earlier: list[MemoryUpdate] = []
@@ -154,7 +160,7 @@ class Stepper(nn.Module):
         self._check_ready()
         views = self._checked(views)
         index = self._checked_index(index, views[0])
-        if self.rule.even and self.operator is not None and len(index) % 2:
+        if len(index) % 2 and any(rule.even for _, rule in self.mixing):
             views, index = [view[:-1] for view in views], index[:-1]
         if self._begun != self.steps:
             self.method.begin_step(
@@ -221,7 +227,7 @@ class Stepper(nn.Module):
             schedule = MixtureSchedule(from_epoch, ramp_epochs)
         if schedule == MixtureSchedule():
             return schedule
-        if self.operator is None and self.image_space is None:
+        if not self.mixing and self.image_space is None:
             raise UserError("mix_from_epoch: is for a mixture; give one, or an image_space.")
         if from_epoch * self.steps_per_epoch >= self.total_steps:
             raise UserError(
@@ -237,14 +243,11 @@ class Stepper(nn.Module):
         if self.image_space is not None and mixes:
             with torch.no_grad():
                 views = mix_views(self.image_space.draw(views[0].shape, generator), views)
-        own, others = split_views(views, self.operator)
-        mixture = None
-        if self.operator is not None and mixes:
-            mixture = draw_mixture(
-                self.method, own, others, self.operator, self.rule,
-                seed=self.seed, step=self.batches, joint=self.joint,
-            )  # fmt: skip
-        return objective(self.method, own, index, generator, mixture)
+        own, mixtures = with_mixtures(
+            self.method, views, self.mixing,
+            seed=self.seed, step=self.batches, joint=self.joint, mixes=mixes,
+        )  # fmt: skip
+        return objective(self.method, own, index, generator, mixtures)
 
     def _finish(self, update: MemoryUpdate) -> None:
         # A loss that was skipped, or has had a backward pass already, has nothing to keep.
@@ -291,8 +294,7 @@ class Stepper(nn.Module):
             raise UserError(f"views: {name} needs a list of {self._needed} tensors (N, C, H, W).")
         found, needed = len(views), self._needed
         if found < needed or (found > needed and not self.method.multi_crop):
-            extra = len(self.operator.extra) if self.operator is not None else 0
-            beside = f" and {extra} more for the mixture" if extra else ""
+            beside = f" and {self._extra} more for the mixture" if self._extra else ""
             raise UserError(f"views: {found} were given; {name} needs {self.method.views}{beside}.")
         n = len(views[0])
         for view in views:
@@ -314,8 +316,7 @@ class Stepper(nn.Module):
 
     @property
     def _needed(self) -> int:
-        extra = len(self.operator.extra) if self.operator is not None else 0
-        return self.method.views + extra
+        return self.method.views + self._extra
 
     def _checked_index(self, index: Tensor | None, view: Tensor) -> Tensor:
         n, n_data = len(view), self.method.kept_images
@@ -356,31 +357,3 @@ def after_backward(loss: Tensor, run: Callable[[], None]) -> None:
         engine.queue_callback(lambda: engine.queue_callback(run))
 
     loss.register_hook(queue)
-
-
-def _parts_of_mixing(
-    mixture: Any, rule: Rule | str | None, method: Method, joint: bool | None
-) -> tuple[MixtureOperator | None, Rule]:
-    """The operator and the rule that a user's words mean for a method."""
-    shared = rule_named(rule) if isinstance(rule, str) else rule
-    if shared is not None and not isinstance(shared, Rule):
-        raise UserError(f"rule: {rule!r} is no rule; give a name, or unmix.rule(...).")
-    if mixture is None and shared is not None:
-        mixture = shared.mixture or UnMix()
-    if mixture is None:
-        if joint:
-            raise UserError("joint: is for a mixture; give one, such as mixture=unmix.UnMix().")
-        return None, UnMixRule()
-    if isinstance(mixture, type) or not isinstance(mixture, MixtureOperator):
-        raise UserError(
-            f"mixture: {getattr(mixture, '__name__', type(mixture).__name__)} is no label-space "
-            "mixture; give one, such as unmix.UnMix(). An unmix.ImageMixture() is for image_space."
-        )
-    shared = shared or UnMixRule()
-    name = rule if isinstance(rule, str) else type(shared).__name__
-    names = Names.of(method, name, mixture)
-    mixture = check_together(mixture, shared, method, names, joint=bool(joint))
-    shape = (4, 3, 32, 32)
-    if not mixture.needs_features:
-        mixture.draw(shape, generator_for(0))  # what cannot be drawn is refused here
-    return mixture, shared

@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 from unmix.backbones import is_vit, patch_side, why_not_in_parts
-from unmix.credit import Rule
-from unmix.errors import UserError
+from unmix.credit import Rule, UnMixRule
+from unmix.credit import rule as rule_named
+from unmix.display import counted
+from unmix.errors import UserError, check_number
 from unmix.methods import METHODS, Method
-from unmix.mixtures import MixtureOperator
+from unmix.mixtures import MixtureOperator, UnMix
+from unmix.randomness import generator_for
 
-__all__ = ["Names", "check_together", "smallest_batch"]
+__all__ = ["Names", "check_together", "mixing_of", "shares_of", "smallest_batch"]
 
-_OF_PAIRS = "global, region, resizemix, gridmix or fmix"
-_IN_PLACE = "coin, global, region, gridmix, fmix, patchmix or dirichlet"
+_OF_PAIRS = (
+    "global, region, resizemix, gridmix, fmix, mixmask, smoothmix, saliencymix or attentivemix"
+)
+_IN_PLACE = "coin, global, region, gridmix, fmix, mixmask, smoothmix, patchmix or dirichlet"
 
 
 @dataclass(frozen=True)
@@ -89,6 +95,23 @@ def check_together(
     if joint:
         _check_joint(operator, rule, method, names)
     return operator
+
+
+def shares_of(count: int, given: Sequence[float] | None) -> tuple[float, ...]:
+    """The weights of the losses of several mixtures: those given, or equal ones that sum to 1.
+
+    Raises:
+        UserError: if there is not one for each, or one is not above 0.
+    """
+    if given is None:
+        return (1 / count,) * count
+    if len(given) != count:
+        raise UserError(
+            f"{len(given)} for {counted(count, 'mixture')}; give one for each.", parameter="shares"
+        )
+    for share in given:
+        check_number("shares", share, above=0)
+    return tuple(given)
 
 
 def smallest_batch(operator: MixtureOperator | None, method: Method) -> int:
@@ -194,3 +217,58 @@ def _check_joint(operator: MixtureOperator, rule: Rule, method: Method, names: N
             "with manifold; leave it out.",
             parameter="joint",
         )
+
+
+def mixing_of(
+    mixture: Any, rule: Any, shares: Sequence[float] | None, method: Method, joint: bool | None
+) -> list[tuple[MixtureOperator, Rule]]:
+    """The operator and the rule of each mixture of a step, from what a user of `Stepper` gives.
+
+    Raises:
+        UserError: if they do not go together, with what does.
+    """
+    several = isinstance(mixture, Sequence)
+    mixtures = list(mixture) if several else [mixture]
+    rules = list(rule) if isinstance(rule, list | tuple) else [rule] * len(mixtures)
+    if len(rules) != len(mixtures):
+        raise UserError(f"rule: there are {len(rules)} for {counted(len(mixtures), 'mixture')}.")
+    if shares is not None and not several:
+        raise UserError("shares: are for several mixtures; give a rule of another share.")
+    weights = shares_of(len(mixtures), shares)
+    found = []
+    for operator, name, weight in zip(mixtures, rules, weights, strict=True):
+        each, shared = _parts_of_mixing(operator, name, method, joint)
+        if each is not None:
+            shared = shared if weight == 1 else replace(shared, share=weight * shared.share)
+            found.append((each, shared))
+        elif several:
+            raise UserError(f"mixture: {operator!r} is no mixture.")
+    return found
+
+
+def _parts_of_mixing(
+    mixture: Any, rule: Any, method: Method, joint: bool | None
+) -> tuple[MixtureOperator | None, Rule]:
+    """The operator and the rule that a user's words mean for a method."""
+    shared = rule_named(rule) if isinstance(rule, str) else rule
+    if shared is not None and not isinstance(shared, Rule):
+        raise UserError(f"rule: {rule!r} is no rule; give a name, or unmix.rule(...).")
+    if mixture is None and shared is not None:
+        mixture = shared.mixture or UnMix()
+    if mixture is None:
+        if joint:
+            raise UserError("joint: is for a mixture; give one, such as mixture=unmix.UnMix().")
+        return None, UnMixRule()
+    if isinstance(mixture, type) or not isinstance(mixture, MixtureOperator):
+        raise UserError(
+            f"mixture: {getattr(mixture, '__name__', type(mixture).__name__)} is no label-space "
+            "mixture; give one, such as unmix.UnMix(). An unmix.ImageMixture() is for image_space."
+        )
+    shared = shared or UnMixRule()
+    name = rule if isinstance(rule, str) else type(shared).__name__
+    names = Names.of(method, name, mixture)
+    mixture = check_together(mixture, shared, method, names, joint=bool(joint))
+    shape = (4, 3, 32, 32)
+    if not (mixture.needs_features or mixture.needs_pixels or mixture.needs_attention):
+        mixture.draw(shape, generator_for(0))  # what cannot be drawn is refused here
+    return mixture, shared

@@ -1,6 +1,7 @@
 """Backbones with a stem for small images, CMC's half-encoders, heads and split batch norm."""
 
 from unmix.backbones.alexnet import AlexNet
+from unmix.backbones.attention import attention_map
 from unmix.backbones.base import STEMS, Backbone, check_stem
 from unmix.backbones.build import BACKBONES, VIT_SHAPE, build, is_vit, patch_side
 from unmix.backbones.checkpointing import checkpoint_activations
@@ -32,6 +33,7 @@ __all__ = [
     "SplitBatchNorm2d",
     "TokenEncoder",
     "Tokens",
+    "attention_map",
     "build",
     "check_feature_map",
     "check_stem",

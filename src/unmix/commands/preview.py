@@ -25,6 +25,7 @@ from unmix.mixtures import (
     ManifoldMixture,
     MixtureOperator,
     Operator,
+    spectral_residual,
 )
 from unmix.names import shown
 from unmix.randomness import generator_for
@@ -87,7 +88,8 @@ def preview(
     weights and boxes, and the weight is that of the image itself in the result. If the partner of a
     pasted box was itself mixed, its own partners and the pasted result are shown. For label-space
     mixtures the weight is that of the loss; mixed crops of one image are shown as its partners.
-    Nearest neighbors in feature space are replaced by nearest neighbors in pixel space.
+    Nearest neighbors in feature space are replaced by nearest neighbors in pixel space, and where
+    the encoder looks, by what is salient in the pixels.
 
     Args:
         data: Data set by name, or a folder of images.
@@ -281,7 +283,9 @@ def _drawn(
     if not isinstance(operator, MixtureOperator):
         draw = operator.draw(shape, generator)
         return draw, [], draw.is_mixed.nonzero().flatten().tolist()
-    draw = operator.draw(shape, generator, images.flatten(1) if operator.needs_features else None)
+    features = images.flatten(1) if operator.needs_features else None
+    attention = spectral_residual(images) if operator.needs_attention else None
+    draw = operator.draw_for(images, generator, features, attention)
     side = pixels.shape[-1]
     whole = pixels if source is None else source
     crops = [_cropped(whole, scale, generator, side) for scale in operator.extra]

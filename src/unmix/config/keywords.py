@@ -102,7 +102,8 @@ class PretrainSettings(TypedDict, total=False):
     unmix_pairing: Literal["reverse", "permutation", "random", "halves", "neighbor", "second_view"] | None
     unmix_joint: bool | None
     unmix_rule: Literal["unmix", "replace", "imix", "mixco", "sdmp", "mixbt", "image_space", "exact", "sdmp_released", "swav_released", "esvit", "regioncl", "patchmix"]
-    unmix_mixture: Literal["coin", "global", "region", "resizemix", "gridmix", "regionswap", "fmix", "scalemix", "cropmix", "patchmix", "manifold", "dirichlet"] | None
+    unmix_mixture: str | None
+    unmix_shares: Sequence[float] | None
     unmix_weight: Literal["beta", "uniform"] | None
     unmix_larger: bool | None
     unmix_layer: str | None

@@ -66,8 +66,12 @@ class MixtureSettings:
             it), "imix", "mixco", "sdmp", "mixbt", "image_space", "exact" (of a
             frozen teacher), "sdmp_released", "swav_released", "esvit", "regioncl", "patchmix".
         unmix_mixture: "coin" (global or region), "global", "region", "resizemix", "gridmix",
-            "regionswap", "fmix", "scalemix", "cropmix", "patchmix", "manifold", "dirichlet"; by
-            default as the rule was published, else "coin".
+            "regionswap", "fmix", "mixmask", "smoothmix", "saliencymix", "attentivemix",
+            "scalemix", "cropmix", "patchmix", "manifold", "dirichlet"; by default as the rule was
+            published, else "coin". Several, each with a draw and a forward of its own, are joined
+            by "+", as coin+mixmask.
+        unmix_shares: Weights of the losses of several mixtures, each times `unmix_share`; by
+            default equal, with the sum 1.
         unmix_weight: Distribution of lambda, "beta" or "uniform"; by default as published.
         unmix_larger: Take the larger of lambda and 1 - lambda; by default as published.
         unmix_layer: manifold: the layer whose output is mixed, such as layer2 or blocks.5.
@@ -77,7 +81,7 @@ class MixtureSettings:
         unmix_temperature: mixco: T_mix; by default 0.05.
         unmix_images: dirichlet, patchmix, cropmix: images of a mixture, at least 2.
         unmix_patch: patchmix: side of a patch in pixels; by default the transformer's own.
-            gridmix: cells along a side; by default 4.
+            gridmix, mixmask, attentivemix: cells along a side; by default 4, 8 and 7.
         unmix_align: Side in pixels of cells to whose edges boxes and masks are rounded; by default
             the transformer's patches where the loss is by patch, else none.
     """
@@ -110,6 +114,7 @@ class MixtureSettings:
     unmix_joint: bool | None = None
     unmix_rule: str = "unmix"
     unmix_mixture: str | None = None
+    unmix_shares: tuple[float, ...] | None = None
     unmix_weight: str | None = None
     unmix_larger: bool | None = None
     unmix_layer: str | None = None
@@ -125,21 +130,23 @@ class MixtureSettings:
         for word in ("mix_from_epoch", "mix_ramp_epochs"):
             check_number(word, getattr(self, word), at_least=0)
         if self.unmix_joint is None:
-            apart = self.unmix_mixture == "manifold" or self.unmix_pairing == "neighbor"
+            apart = "manifold" in self.mixtures or self.unmix_pairing == "neighbor"
             object.__setattr__(self, "unmix_joint", self.unmix_rule == "mixco" and not apart)
         if not re.fullmatch(r"\w+", self.unmix_rule):
             raise UserError(
                 f"{self.unmix_rule!r} is no word, such as unmix.", parameter="unmix_rule"
             )
-        if self.unmix_mixture is not None:
-            check_choice("unmix_mixture", self.unmix_mixture, MIXTURES)
+        for name in self.mixtures if self.unmix_mixture is not None else ():
+            check_choice("unmix_mixture", name, MIXTURES)
+        if self.unmix_shares is not None:
+            _check_shares(self.unmix_shares, len(self.mixtures))
         for facts in catalog().image_space.values():
             _check_values({name: getattr(self, name) for name in facts}, facts)
         low, high = self.area_ratio_range
         check_number("area_ratio_range", high, at_least=low, at_most=1)
         self._check_label_space()
         if self.unmix:
-            self.label_space()  # the operator knows the rest, and needs PyTorch
+            self.label_spaces()  # the operator knows the rest, and needs PyTorch
 
     def _check_label_space(self) -> None:
         """Check that what was given applies to the mixture and the rule, and is in range.
@@ -147,8 +154,12 @@ class MixtureSettings:
         Raises:
             UserError: if not.
         """
-        mixture, rules = self._mixture, catalog().rules
-        of_mixture = catalog().mixtures[mixture]
+        mixture, rules = "+".join(self.mixtures), catalog().rules
+        of_mixture = {
+            word: facts
+            for each in self.mixtures
+            for word, facts in catalog().mixtures[each].items()
+        }
         of_rule = rules[self.unmix_rule].facts["settings"] if self.unmix_rule in rules else None
         of_rules = {word for entry in rules.values() for word in entry.facts["settings"]}
         for word, value in self._given().items():
@@ -169,7 +180,7 @@ class MixtureSettings:
         ):
             message = f'{self.beta:g} does not apply to `unmix_weight="uniform"`; leave it out.'
             raise UserError(message, parameter="beta")
-        if mixture == "manifold" and not self.unmix_layer:
+        if "manifold" in self.mixtures and not self.unmix_layer:
             raise UserError(
                 '`unmix_mixture="manifold"` needs the name of a layer, such as layer2 of a ResNet '
                 "or blocks.5 of a ViT.",
@@ -177,12 +188,12 @@ class MixtureSettings:
             )
 
     @property
-    def _mixture(self) -> str:
-        """The mixture of label space: the one that was given, or that of the rule."""
+    def mixtures(self) -> tuple[str, ...]:
+        """The mixtures of label space: those that were given, or that of the rule."""
         rules = catalog().rules
         if self.unmix_mixture is not None or self.unmix_rule not in rules:
-            return self.unmix_mixture or MIXTURES[0]
-        return str(rules[self.unmix_rule].facts["mixture"])
+            return tuple((self.unmix_mixture or MIXTURES[0]).replace(" ", "").split("+"))
+        return (str(rules[self.unmix_rule].facts["mixture"]),)
 
     def _given(self) -> dict[str, Any]:
         """What was given of the label-space mixture and its rule, by setting."""
@@ -219,28 +230,52 @@ class MixtureSettings:
         return self._operator(self.IM_type) if self.IM else None
 
     def label_space(self, published: MixtureOperator | None = None) -> MixtureOperator | None:
-        """The operator of the label-space mixtures, or None without `unmix`.
+        """The operator of the label-space mixture, or None without `unmix`.
 
         Args:
             published: What the rule was published with. It stands in for what was not given.
 
         Raises:
-            UserError: if a value is out of range, or does not apply to the mixture.
+            UserError: if there are several, a value is out of range, or does not apply to the
+                mixture.
         """
+        found = self.label_spaces(published)
+        if len(found) > 1:
+            raise UserError(
+                f"{self.unmix_mixture} are {len(found)} mixtures; give one of them here.",
+                parameter="unmix_mixture",
+            )
+        return found[0] if found else None
+
+    def label_spaces(self, published: MixtureOperator | None = None) -> list[MixtureOperator]:
+        """The operators of all label-space mixtures of a step, as `label_space`."""
         from unmix.mixtures import registry
 
-        name = self._mixture
+        names = self.mixtures
         if self.unmix_mixture is None and published is not None:
-            name = registry.name_of(published)
-        given = {k: v for k, v in self._given().items() if k in catalog().mixtures[name]}
-        operator = registry.label_space(name, given, published)
-        return operator if self.unmix else None
+            names = (registry.name_of(published),)
+        found = []
+        for name in names:
+            given = {k: v for k, v in self._given().items() if k in catalog().mixtures[name]}
+            found.append(registry.label_space(name, given, published))
+        return found if self.unmix else []
 
     def _operator(self, im_type: str) -> Operator:
         from unmix.mixtures import registry
 
         given = {name: getattr(self, name) for name in catalog().image_space[im_type]}
         return registry.image_space(im_type, given)
+
+
+def _check_shares(shares: tuple[float, ...], count: int) -> None:
+    if count == 1:
+        message = "is for several mixtures; for the weight of one give `unmix_share`."
+        raise UserError(message, parameter="unmix_shares")
+    if len(shares) != count:
+        message = f"{len(shares)} for {count} mixtures; give one for each."
+        raise UserError(message, parameter="unmix_shares")
+    for share in shares:
+        check_number("unmix_shares", share, above=0)
 
 
 def _does_not_apply(word: str, value: Any, mixture: str) -> str:

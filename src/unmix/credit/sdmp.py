@@ -11,6 +11,7 @@ from torch import Tensor
 from unmix.credit.rules import Mixed, Rule, softmax_loss
 from unmix.credit.sharing import Shares, shared_loss, shared_probability
 from unmix.mixtures import MixtureOperator, ResizeMix, Weight
+from unmix.transfer import to_device
 
 __all__ = ["SDMP", "Between", "SDMPReleased"]
 
@@ -110,5 +111,6 @@ class Between:
         other = own[draw.owners[:, 1]]
         p = draw.owners[:, 1]
         mutual = p[p] == draw.owners[:, 0]
+        mutual = to_device(mutual, own.device)
         common = torch.minimum(1 - own, other) + mutual * torch.minimum(own, 1 - other)
         return cls(draw.owners, torch.stack([1 / (1 + common), common / (1 + common)], dim=1))

@@ -1,5 +1,6 @@
 """Image mixtures: draw, then apply. Tensors in, tensors out, on any device."""
 
+from unmix.mixtures.attentivemix import AttentiveMix
 from unmix.mixtures.boxes import box_area, box_mask, clipped_boxes
 from unmix.mixtures.crops import CropDraw, CropMix, ScaleMix
 from unmix.mixtures.draws import Draw, MaskDraw, MixtureDraw, PairDraw
@@ -9,6 +10,7 @@ from unmix.mixtures.functional import cutmix, mix, mixup
 from unmix.mixtures.grid import GridMix
 from unmix.mixtures.image_space import ImageMixture, ImageSpaceDraw
 from unmix.mixtures.manifold import ManifoldMixture, mixed_at
+from unmix.mixtures.mixmask import MixMask
 from unmix.mixtures.mixup import CutMix, GlobalMixture, MixUp, RegionMixture, UnMix
 from unmix.mixtures.noise import MixupNoise
 from unmix.mixtures.operators import MixtureOperator, Operator
@@ -16,8 +18,10 @@ from unmix.mixtures.own_draws import OwnDraw
 from unmix.mixtures.pasting import PasteDraw, ResizeMix
 from unmix.mixtures.patches import PatchDraw, PatchMixture
 from unmix.mixtures.registry import IMAGE_SPACE, MIXTURES
+from unmix.mixtures.saliency import SaliencyMix, spectral_residual
 from unmix.mixtures.sampling import PAIRINGS, Weight
 from unmix.mixtures.schedule import MixtureSchedule
+from unmix.mixtures.smoothmix import SmoothMix
 from unmix.mixtures.sums import DirichletMixture, SumDraw
 from unmix.mixtures.swapping import RegionSwap
 
@@ -25,6 +29,7 @@ __all__ = [
     "IMAGE_SPACE",
     "MIXTURES",
     "PAIRINGS",
+    "AttentiveMix",
     "CropDraw",
     "CropMix",
     "CutMix",
@@ -39,6 +44,7 @@ __all__ = [
     "ImageSpaceDraw",
     "ManifoldMixture",
     "MaskDraw",
+    "MixMask",
     "MixUp",
     "MixtureDraw",
     "MixtureOperator",
@@ -54,7 +60,9 @@ __all__ = [
     "RegionMixture",
     "RegionSwap",
     "ResizeMix",
+    "SaliencyMix",
     "ScaleMix",
+    "SmoothMix",
     "SumDraw",
     "UnMix",
     "Weight",
@@ -65,4 +73,5 @@ __all__ = [
     "mix",
     "mixed_at",
     "mixup",
+    "spectral_residual",
 ]

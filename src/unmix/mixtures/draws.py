@@ -263,7 +263,8 @@ class MaskDraw(Pairs):
     Attributes:
         partner: Index of the other image, int64 (M,).
         mask: True where the other image comes in, bool (M, H, W) or, for the whole batch,
-            (1, H, W); on the CPU.
+            (1, H, W); or the other image's share of each pixel, float, in [0, 1]. On the CPU, or
+            where the images are that it was made from.
         batch: Number of images that this was drawn for.
     """
 
@@ -301,6 +302,7 @@ class MaskDraw(Pairs):
     def resized(self, height: int, width: int) -> MaskDraw:
         """The same partners; each pixel takes the nearest one of the mask."""
         rows, columns = map(nearest_indices, self.size, (height, width))
+        rows, columns = (to_device(each, self.mask.device) for each in (rows, columns))
         return replace(self, mask=upsample_nearest(self.mask, rows, columns))
 
     def apply(self, images: Tensor, others: Sequence[Tensor] = ()) -> Tensor:
@@ -308,7 +310,11 @@ class MaskDraw(Pairs):
         source = source_of(images, others, self.batch, self.size)
         own = images[: len(self.partner)]
         mask = to_device(self.mask, images.device)[:, None]
-        return formatted(torch.where(mask, source[to_device(self.partner, own.device)], own), own)
+        theirs = source[to_device(self.partner, own.device)]
+        if mask.is_floating_point():
+            share = mask.to(own.dtype)
+            return formatted((1 - share) * own + share * theirs, own)
+        return formatted(torch.where(mask, theirs, own), own)
 
 
 def replaced(images: Tensor, where: Tensor, values: Tensor) -> Tensor:

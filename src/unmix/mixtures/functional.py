@@ -26,7 +26,7 @@ def mix(
     Returns:
         The mixtures, (M, C, H, W), and the draw, whose `partner` and `weight` say what they are of.
     """
-    draw = operator.draw(images.shape, generator)
+    draw = operator.draw_for(images, generator)
     return draw.apply(images), draw
 
 

@@ -16,7 +16,7 @@ from unmix.mixtures.operators import PER, PairOperator, Per
 from unmix.mixtures.sampling import PAIRINGS, Pairing, Weight, checked_shape
 from unmix.randomness import uniform
 
-__all__ = ["GridMix"]
+__all__ = ["GridMix", "cell_of_each"]
 
 
 @dataclass(frozen=True)
@@ -67,24 +67,40 @@ class GridMix(PairOperator):
             UserError: if a cell would have no pixel.
         """
         n, height, width = checked_shape(shape)
-        step = self.align or 1
-        sides = whole_cells(height, width, step)
-        if min(sides) < self.cells:
-            what = "pixels" if step == 1 else f"patches of {step} pixels"
-            raise UserError(
-                f"a grid of {self.cells} x {self.cells} cells needs images of at least as many "
-                f"{what}, not {sides[0]} x {sides[1]}; use a smaller `cells`, or another "
-                "`mixture`.",
-                parameter="size",
-                owner="GridMix",
-            )
+        rows, columns = cell_of_each(height, width, self.cells, self.align, "GridMix")
         m, count = self._times(n), self.cells**2
         lam = self.weight.draw(m, generator)
         pasted = ((1 - lam) * count).round().long()
         rank = uniform((m, count), generator).cpu().argsort(dim=1).argsort(dim=1)
         cells = (rank < pasted[:, None]).unflatten(1, (self.cells, self.cells))
-        rows, columns = (
-            (torch.arange(side) * self.cells // side).repeat_interleave(step) for side in sides
-        )
         mask = upsample_nearest(cells, rows, columns)
         return self._credited(MaskDraw(self._partner(n, generator, features), mask, n))
+
+
+def cell_of_each(
+    height: int, width: int, cells: int, align: int | None, owner: str
+) -> tuple[Tensor, Tensor]:
+    """The cell of each row and of each column of an image, int64 (H,) and (W,).
+
+    Args:
+        height: Rows of the image.
+        width: Columns of the image.
+        cells: Of the grid, along a side.
+        align: Side of patches that no cell cuts; None for pixels.
+        owner: Of the grid, for the message.
+
+    Raises:
+        UserError: if a cell would have no pixel.
+    """
+    step = align or 1
+    sides = whole_cells(height, width, step)
+    if min(sides) < cells:
+        what = "pixels" if step == 1 else f"patches of {step} pixels"
+        raise UserError(
+            f"a grid of {cells} x {cells} cells needs images of at least as many {what}, not "
+            f"{sides[0]} x {sides[1]}; use a smaller `cells`, or another `mixture`.",
+            parameter="size",
+            owner=owner,
+        )
+    rows, columns = ((torch.arange(side) * cells // side).repeat_interleave(step) for side in sides)
+    return rows, columns

@@ -60,11 +60,15 @@ class MixtureOperator(Operator):
         mixes_pairs: Whether each mixture is of two images.
         mixes_pixels: Whether mixtures are images, which can be encoded in one batch with clean
             ones.
+        needs_pixels: Whether the draw depends on the images; see `draw_for`.
+        needs_attention: Whether it depends on where the encoder looks in them.
         one_draw: What is drawn for a batch or a sample, such as "one weight".
     """
 
     mixes_pairs: ClassVar[bool] = False
     mixes_pixels: ClassVar[bool] = True
+    needs_pixels: ClassVar[bool] = False
+    needs_attention: ClassVar[bool] = False
     one_draw = "one draw"
 
     per: Per
@@ -80,6 +84,23 @@ class MixtureOperator(Operator):
         features: Tensor | None = None,
     ) -> MixtureDraw:
         """Draw for a batch of shape (N, C, H, W); features are (N, D), on any device."""
+
+    def draw_for(
+        self,
+        images: Tensor,
+        generator: torch.Generator | None = None,
+        features: Tensor | None = None,
+        attention: Tensor | None = None,
+    ) -> MixtureDraw:
+        """Draw for images (N, C, H, W), with all that the operator needs of them.
+
+        Args:
+            images: The images, on any device.
+            generator: For the draw.
+            features: Of the images, (N, D), if it `needs_features`.
+            attention: Where the encoder looks, (N, rows, columns), if it `needs_attention`.
+        """
+        return self.draw(images.shape, generator, features)
 
     @property
     def extra(self) -> tuple[tuple[float, float] | None, ...]:

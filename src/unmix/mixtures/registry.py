@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from unmix.errors import renamed
+from unmix.mixtures.attentivemix import AttentiveMix
 from unmix.mixtures.crops import CropMix, ScaleMix
 from unmix.mixtures.erasing import Cutout, RandomErasing
 from unmix.mixtures.fields import settings_of
@@ -20,12 +21,15 @@ from unmix.mixtures.fourier import FMix
 from unmix.mixtures.grid import GridMix
 from unmix.mixtures.image_space import ImageMixture
 from unmix.mixtures.manifold import ManifoldMixture
+from unmix.mixtures.mixmask import MixMask
 from unmix.mixtures.mixup import UnMix
 from unmix.mixtures.noise import MixupNoise
 from unmix.mixtures.operators import MixtureOperator, Operator
 from unmix.mixtures.pasting import ResizeMix
 from unmix.mixtures.patches import PatchMixture
+from unmix.mixtures.saliency import SaliencyMix
 from unmix.mixtures.sampling import Weight
+from unmix.mixtures.smoothmix import SmoothMix
 from unmix.mixtures.sums import DirichletMixture
 from unmix.mixtures.swapping import RegionSwap
 
@@ -68,6 +72,10 @@ MIXTURES: dict[str, Choice] = {
     "gridmix": Choice(GridMix),
     "regionswap": Choice(RegionSwap),
     "fmix": Choice(FMix),
+    "mixmask": Choice(MixMask),
+    "smoothmix": Choice(SmoothMix),
+    "saliencymix": Choice(SaliencyMix),
+    "attentivemix": Choice(AttentiveMix),
     "scalemix": Choice(ScaleMix),
     "cropmix": Choice(CropMix),
     "patchmix": Choice(PatchMixture),

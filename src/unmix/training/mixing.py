@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from unmix.backbones import is_vit, patch_side
@@ -12,17 +13,18 @@ from unmix.methods import Method
 from unmix.mixtures import MixtureOperator
 from unmix.mixtures.registry import name_of, renaming
 from unmix.randomness import generator_for
-from unmix.together import Names, check_together, smallest_batch
+from unmix.together import Names, check_together, shares_of, smallest_batch
 
 __all__ = ["check_views", "label_space"]
 
+Mixing = list[tuple[MixtureOperator, Rule]]
 
 _OF_RULES = ("share", "temperature", "every_crop")
 """Parameters of rules; the settings that give them are called so after `unmix_`."""
 
 
-def label_space(settings: Settings, method: Method) -> tuple[MixtureOperator | None, Rule]:
-    """The operator and the rule of a run; without `unmix` no operator.
+def label_space(settings: Settings, method: Method) -> Mixing:
+    """The operator and the rule of each mixture of a run's steps; none without `unmix`.
 
     Raises:
         UserError: if the rule, the mixture or a number of theirs does not apply to the method.
@@ -34,18 +36,25 @@ def label_space(settings: Settings, method: Method) -> tuple[MixtureOperator | N
         shared = rule(
             wanted.unmix_rule, **{name: value for name, value in given.items() if value is not None}
         )
-    operator = wanted.label_space(shared.mixture)
-    if operator is None:
-        return None, shared
-    name = name_of(operator)
-    names = Names(run_.method, wanted.unmix_rule, name, model.backbone)
-    with renamed(renaming(name)):
-        operator = check_together(operator, shared, method, names, joint=bool(wanted.unmix_joint))
-        if not operator.needs_features:
-            side = run_.size or 0
-            operator.draw((4, 3, side, side), generator_for(0))  # what cannot be drawn ends here
-    _check_batch(operator, shared, settings, method)
-    return operator, shared
+    found: Mixing = []
+    operators = wanted.label_spaces(shared.mixture)
+    weights = shares_of(len(operators), wanted.unmix_shares) if operators else ()
+    for operator, weight in zip(operators, weights, strict=True):
+        name = name_of(operator)
+        names = Names(run_.method, wanted.unmix_rule, name, model.backbone)
+        with renamed(renaming(name)):
+            operator = check_together(
+                operator, shared, method, names, joint=bool(wanted.unmix_joint)
+            )
+            if not (operator.needs_features or operator.needs_pixels or operator.needs_attention):
+                side = run_.size or 0
+                operator.draw(
+                    (4, 3, side, side), generator_for(0)
+                )  # what cannot be drawn ends here
+        _check_batch(operator, shared, settings, method)
+        own = shared if weight == 1 else replace(shared, share=weight * shared.share)
+        found.append((operator, own))
+    return found
 
 
 def check_views(settings: Settings, method: Method) -> None:

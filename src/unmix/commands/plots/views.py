@@ -19,6 +19,7 @@ from unmix.errors import UserError, check_number
 from unmix.figures.pictures import Picture, PictureRow, picture_grid
 from unmix.methods import method_class
 from unmix.mixtures import ManifoldMixture
+from unmix.mixtures.registry import name_of
 from unmix.names import shown
 from unmix.randomness import generator_for
 from unmix.training.console import quiet_libraries
@@ -143,12 +144,15 @@ def _mixtures(
             found.append(_Mixtures(settings.mixture.IM_type, about, samples))
         else:
             notes.append(f"{about}; none of those looked at.")
+    mixing = []
     if settings.mixture.unmix:
         assert settings.run.size is not None
         method = build_method(settings, len(images), settings.run.size, teacher=no_teacher())
-        operator, _ = label_space(settings, method)
-        assert operator is not None
+        mixing = label_space(settings, method)
+    for operator, _ in mixing:
         name = replace(settings.mixture, IM=False).name
+        if len(mixing) > 1:
+            name += f": {name_of(operator)}"
         if isinstance(operator, ManifoldMixture):
             notes.append(f"{name}: features are mixed, and no pixels.")
         else:
@@ -160,6 +164,8 @@ def _mixtures(
             )
             if operator.needs_features:
                 about += " Partners are neighbors in pixel space here, in feature space in the run."
+            if operator.needs_attention:
+                about += " By salience of pixels here, where the encoder looks in the run."
             found.append(_Mixtures(name, about, samples))
     return found, notes
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from typing import Any, NoReturn
 
@@ -20,13 +20,11 @@ from unmix.mixtures import MixtureOperator, MixtureSchedule, Operator
 from unmix.stages import stage
 from unmix.step import (
     MemoryUpdate,
-    Mixture,
     Objective,
-    draw_mixture,
     mix_views,
     objective,
-    split_views,
     step_generator,
+    with_mixtures,
 )
 from unmix.training.loading.batch import note_broken
 from unmix.training.loading.loaders import Batch, EpochOrder
@@ -65,6 +63,7 @@ class Pretraining(L.LightningModule):
         seed: Seed of the run.
         image_space: Mixes all views alike; the loss is unchanged. Or None.
         label_space: Mixes the images, and their losses by `rule`. Or None.
+        mixing: Instead of both, the operator and the rule of each mixture of a step.
         channels_last: Whether weights and images are channels last.
         resident: Whether to hold images that are in memory on the device.
         joint: Whether to encode clean and mixed images in one forward pass; None is as the rule was
@@ -88,6 +87,7 @@ class Pretraining(L.LightningModule):
         seed: int = 0,
         image_space: Operator | None = None,
         label_space: MixtureOperator | None = None,
+        mixing: Sequence[tuple[MixtureOperator, Rule]] = (),
         channels_last: bool = False,
         resident: bool = True,
         joint: bool | None = None,
@@ -100,8 +100,10 @@ class Pretraining(L.LightningModule):
         self.method = method.to(memory_format=torch.channels_last) if channels_last else method
         self.views, self.images, self.order = views, images, order
         self.optimizer_settings, self.epochs, self.seed = optimizer, epochs, seed
-        self.image_space, self.label_space = image_space, label_space
-        self.joint, self.rule = joint, rule or UnMixRule()
+        if label_space is not None:
+            mixing = [(label_space, rule or UnMixRule())]
+        self.image_space, self.mixing, self.joint = image_space, list(mixing), joint
+        self.label_space, self.rule = (*self.mixing, (None, UnMixRule()))[0]
         self.schedule = schedule or MixtureSchedule()
         self.freezing = Freezing(method, optimizer.freeze_backbone_epochs)
         self.accumulate, self._in_parts = accumulate, False
@@ -121,6 +123,10 @@ class Pretraining(L.LightningModule):
     def total_steps(self) -> int:
         """Optimizer steps of the whole run."""
         return self.epochs * len(self.order)
+
+    @property
+    def _even(self) -> bool:
+        return any(rule.even for _, rule in self.mixing)
 
     @property
     def mixes(self) -> bool:
@@ -182,7 +188,7 @@ class Pretraining(L.LightningModule):
         note_broken(batch, self.images)
         if world_size() > 1:
             batch = self._filled(batch, batch_idx)
-        if self.rule.even and self.label_space is not None and len(batch.index) % 2:
+        if self._even and len(batch.index) % 2:
             batch = batch.rows(torch.arange(len(batch.index) - 1, device=batch.index.device))
         if len(batch.index) < self.order.smallest:
             return None
@@ -206,9 +212,9 @@ class Pretraining(L.LightningModule):
 
     def _loss(self, batch: Batch, generator: torch.Generator) -> Tensor:
         """The loss of a batch; of one in parts, that of the last, after the others' backward."""
-        n, even = len(batch.index), self.rule.even and self.label_space is not None
+        n = len(batch.index)
         most = -(-self.order.share // self.accumulate)
-        sizes = part_sizes(n, most, self.order.smallest, even)
+        sizes = part_sizes(n, most, self.order.smallest, self._even)
         self._in_parts = len(sizes) > 1
         if not self._in_parts:
             found = self.compute(batch, generator)
@@ -266,19 +272,12 @@ class Pretraining(L.LightningModule):
         self, views: list[Tensor], index: Tensor, generator: torch.Generator, part: int = 0
     ) -> Objective:
         """The loss of one batch's views, or of those of a part of it."""
-        views, others = split_views(views, self.label_space)
-        mixture = self.mixture(views, others, part)
-        with stage("forward"):
-            return objective(self.method, views, index, generator, mixture)
-
-    def mixture(self, views: list[Tensor], others: list[Tensor], part: int = 0) -> Mixture | None:
-        """The label-space mixture of a part of a step, if it has one."""
-        if self.label_space is None or not self.mixes:
-            return None
-        return draw_mixture(
-            self.method, views, others, self.label_space, self.rule,
-            seed=self.seed, step=self.global_step, part=part, joint=self.joint,
+        views, mixtures = with_mixtures(
+            self.method, views, self.mixing, seed=self.seed, step=self.global_step, part=part,
+            joint=self.joint, mixes=self.mixes,
         )  # fmt: skip
+        with stage("forward"):
+            return objective(self.method, views, index, generator, mixtures)
 
     def on_after_backward(self) -> None:
         """The method keeps its clean queries and targets: no gradient needs the old ones now."""

@@ -10,6 +10,7 @@ from unmix.config.catalog import catalog
 from unmix.config.groups import TIMM
 from unmix.methods import Method, method_class
 from unmix.mixtures import Cutout, MixtureOperator
+from unmix.training.loop.accumulation import accumulation_line
 from unmix.views.kinds import view_kinds
 
 __all__ = [
@@ -18,6 +19,7 @@ __all__ = [
     "notes_on_image_space",
     "notes_on_layers",
     "notes_on_mixture",
+    "notes_on_parts",
     "notes_on_schedule",
     "notes_on_sizes",
     "notes_on_weights",
@@ -81,6 +83,14 @@ def notes_on_schedule(settings: Settings) -> tuple[str, ...]:
     """Which steps are mixed, in a line, if not all are."""
     when = settings.mixture.schedule().describe(settings.run.epochs)
     return (f"mixed steps: {when}; the others are plain steps without a mixture",) if when else ()
+
+
+def notes_on_parts(settings: Settings, method: Method) -> tuple[str, ...]:
+    """What the parts of a step share with a whole batch, in a line, if there are several."""
+    parts, mixtures = settings.machine.accumulate, settings.mixture.unmix
+    if parts == 1:
+        return ()
+    return (accumulation_line(method, parts, settings.run.batch_size, mixtures),)
 
 
 def notes_on_weights(backbone: str, init: str | None = None) -> tuple[str, ...]:

@@ -35,7 +35,6 @@ from unmix.names import shown
 from unmix.randomness import generator_for
 from unmix.together import smallest_batch
 from unmix.training.loading.residency import hold
-from unmix.training.loop.accumulation import accumulation_line
 from unmix.training.loop.health import advice_for
 from unmix.training.loop.module import Pretraining
 from unmix.training.mixing import check_views, label_space
@@ -46,6 +45,7 @@ from unmix.training.run.notes import (
     notes_on_image_space,
     notes_on_layers,
     notes_on_mixture,
+    notes_on_parts,
     notes_on_schedule,
     notes_on_sizes,
     notes_on_weights,
@@ -149,28 +149,31 @@ def build_parts(
         checkpoint_activations(method.backbone)
     parts = settings.machine.accumulate
     check_batch(method, run_.batch_size, len(train), processes, parts)
-    operator, rule = label_space(settings, method)
-    order = order_of(settings.run, train, smallest_batch(operator, method), processes)
+    mixing = label_space(settings, method)
+    operators = [operator for operator, _ in mixing]
+    smallest = max(smallest_batch(each, method) for each in (None, *operators))
+    order = order_of(settings.run, train, smallest, processes)
     contiguous = settings.machine.strategy == "fsdp"  # which takes no other weights
     if contiguous or (machine.device.type == "cpu" and has_narrow_downsampling(method)):
         machine = replace(machine, channels_last=False)
     check_views(settings, method)
     views = Views(
         settings.views, size, train.mean, train.std, method.views, method.color_space,
-        extra=operator.extra if operator is not None else (),
+        extra=tuple(area for each in operators for area in each.extra),
         channels_last=machine.channels_last,
     )  # fmt: skip
     module = pretraining_class(settings, method, machine)(
         method, views, train, order, settings.optimizer, epochs=run_.epochs, seed=run_.seed,
-        image_space=settings.mixture.image_space(), label_space=operator,
+        image_space=settings.mixture.image_space(), mixing=mixing,
         channels_last=machine.channels_last, resident=held.resident,
-        joint=settings.mixture.unmix_joint, rule=rule,
+        joint=settings.mixture.unmix_joint,
         advice=advice_for(settings), accumulate=parts, schedule=settings.mixture.schedule(),
     )  # fmt: skip
     if module.image_space is not None:
         module.image_space.draw((2, 3, size, size), generator_for(0))
-    if operator is not None:
-        operator.draw((4, 3, size, size), generator_for(0), torch.eye(4))
+    pixels = torch.zeros(4, 3, size, size)
+    for each in operators:
+        each.draw_for(pixels, generator_for(0), torch.eye(4), pixels[:, 0])
     notes = (
         *source.notes,
         *notes_on(run_, images),
@@ -178,8 +181,8 @@ def build_parts(
         *(() if start is None else start.notes(train.mean, train.std)),
         *(() if teacher is None else teacher.notes(size, train.mean, train.std)),
         *notes_on_layers(settings, method),
-        *_notes_on_parts(settings, method),
-        *notes_on_mixture(method, operator),
+        *notes_on_parts(settings, method),
+        *(line for each in operators for line in notes_on_mixture(method, each)),
         *notes_on_image_space(settings.mixture),
         *notes_on_schedule(settings),
         *notes_on_sizes(settings.mixture, settings.views, size),
@@ -228,13 +231,6 @@ def _test_images(labeled: ImageSet, run_: RunSettings, seen: Seen | None) -> Ima
         return load_split(run_, "test", seen)
     except NoTestShards:
         return None
-
-
-def _notes_on_parts(settings: Settings, method: Method) -> tuple[str, ...]:
-    parts, mixtures = settings.machine.accumulate, settings.mixture.unmix
-    if parts == 1:
-        return ()
-    return (accumulation_line(method, parts, settings.run.batch_size, mixtures),)
 
 
 def _measured_range(images: ImageSet, run_: RunSettings) -> dict[str, Any]:
