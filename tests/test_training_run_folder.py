@@ -15,11 +15,13 @@ import yaml
 from safetensors.torch import load_file
 from torch import nn
 
+from runs import MOCO_RUN
 from unmix.errors import UserError
 from unmix.evaluation import load_encoder
 from unmix.files import atomic_path, atomic_write
 from unmix.results import load_results
 from unmix.training import RunFolder, Settings, pretrain
+from unmix.training.loop.module import Pretraining
 from unmix.training.run.checkpoints import AtomicCheckpoints
 from unmix.training.run.folder import begun_before
 
@@ -238,3 +240,20 @@ def test_a_run_that_0_1_0_began_goes_on_in_its_folder_and_another_seed_has_its_o
     assert begun_before(settings.with_changes(run="mine")).folder == Path("mine")
     RunFolder(settings.folder).write_settings(settings)
     assert begun_before(settings).folder == settings.folder
+
+
+def test_memory_that_runs_out_in_the_first_step_leaves_the_folder_to_a_smaller_batch(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = tmp_path / "run"
+
+    def full(*_: Any) -> Any:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Pretraining, "training_step", full)
+        with pytest.raises(torch.OutOfMemoryError):
+            pretrain(run=str(run), **MOCO_RUN)
+    assert not (run / "config.yaml").exists()
+    pretrain(run=str(run), **{**MOCO_RUN, "batch_size": 25})
+    assert (run / "results.json").exists()
