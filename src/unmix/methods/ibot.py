@@ -15,7 +15,7 @@ from unmix.distributed import all_reduce_sum, gather, rank, world_size
 from unmix.errors import UserError, check_choice, check_number
 from unmix.methods.base import Method, Pair, Progress, full_precision, l2_normalize
 from unmix.methods.dino import DINO, DINOHead
-from unmix.methods.masks import block_masks, counts_of_masks, random_masks
+from unmix.methods.masks import block_masks, counts_of_masks, places_of, random_masks
 from unmix.momentum import momentum_copy
 from unmix.randomness import generator_for
 from unmix.transfer import to_device
@@ -353,11 +353,6 @@ class IBOT(DINO):
         if self.koleo_weight:
             return None
         return math.log(self.dim) * (1 + self.patch_weight * self.mask_share)
-
-
-def places_of(masks: Tensor) -> Tensor:
-    """The numbers of the masked patches, counted over the batch, int64 (M,), on the CPU."""
-    return torch.from_numpy(masks.flatten().numpy().nonzero()[0])
 
 
 def koleo(x: Tensor) -> Tensor:

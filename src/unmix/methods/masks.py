@@ -9,7 +9,7 @@ from torch import Tensor
 
 from unmix.randomness import uniform
 
-__all__ = ["block_masks", "counts_of_masks", "random_masks"]
+__all__ = ["block_masks", "counts_of_masks", "places_of", "random_masks"]
 
 _ATTEMPTS = 32
 
@@ -69,3 +69,8 @@ def _filled(masks: Tensor, counts: Tensor, generator: torch.Generator) -> Tensor
     order = (uniform(tuple(flat.shape), generator) + flat).argsort(dim=1, descending=True)
     rank = order.argsort(dim=1)
     return (rank < counts[:, None]).reshape(masks.shape)
+
+
+def places_of(masks: Tensor) -> Tensor:
+    """The numbers of the masked patches, counted over the batch, int64 (M,), on the CPU."""
+    return torch.from_numpy(masks.flatten().numpy().nonzero()[0])
