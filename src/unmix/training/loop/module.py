@@ -277,7 +277,7 @@ class Pretraining(L.LightningModule):
             joint=self.joint, mixes=self.mixes,
         )  # fmt: skip
         with stage("forward"):
-            return objective(self.method, views, index, generator, mixtures)
+            return objective(self.method, views, index, generator, mixtures or None)
 
     def on_after_backward(self) -> None:
         """The method keeps its clean queries and targets: no gradient needs the old ones now."""
