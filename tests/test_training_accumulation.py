@@ -111,6 +111,13 @@ def test_a_method_says_truly_whether_its_loss_is_that_of_its_parts(method: str) 
         if method in OF_PATCHES:  # the same masks for both
             keep = torch.rand(N, 16, generator=generator).argsort(dim=1)[rows, :4]
             kind.kept = lambda n, grid, device: keep  # type: ignore[method-assign]
+            kind.masked = lambda n, number, grid: (
+                torch.zeros(  # type: ignore[method-assign]
+                    n, grid[0] * grid[1], dtype=torch.bool
+                )
+                .scatter(1, keep, True)
+                .unflatten(1, grid)
+            )
         if method == "pirl":
             kind.begin_step(unmix.methods.Progress(30, 60, 3))
             kind.jigsaw = lambda view: kind.f(view)  # type: ignore[method-assign]
