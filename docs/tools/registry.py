@@ -16,9 +16,10 @@ DOCS = Path(__file__).resolve().parents[1]
 if __name__ == "__main__":
     sys.path[:0] = [str(DOCS), str(DOCS.parent / "src")]
 
+from tools.costs import kept  # noqa: E402
 from tools.markdown import table  # noqa: E402
 
-__all__ = ["features", "methods", "readme"]
+__all__ = ["choices", "features", "methods", "readme"]
 
 # The names in the literature of what the settings call coin, global and region.
 SEED_WORDS = {"coin": "Un-Mix (MixUp or CutMix)", "global": "MixUp", "region": "CutMix"}
@@ -52,6 +53,17 @@ def methods() -> str:
         columns = ("compares", "negatives", "memory", "against_collapse", "views")
         rows.append([f"[{title}]({name}.md)", year, *(str(facts[column]) for column in columns)])
     head = ("method", "year", "compares", "negatives", "memory", "against collapse", "views")
+    return table(head, rows)
+
+
+def choices() -> str:
+    """What speaks for each method and against it, and what its step costs."""
+    costs, rows = kept(), []
+    for name, (facts, title) in pages().items():
+        found = costs[name]
+        of_step = f"{found['plain']:g}", f"{found['unmix']:g}", f"{found['parameters']:g}"
+        rows.append([f"[{title}]({name}.md)", facts["pros"], facts["cons"], *of_step])
+    head = ("method", "for it", "against it", "cost", "with Un-Mix", "parameters")
     return table(head, rows)
 
 

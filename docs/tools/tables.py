@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 from tools.markdown import table
 from tools.protocols import fine_tuning, probes
-from tools.registry import features, methods
+from tools.registry import choices, features, methods
 
 __all__ = ["MARKER", "fill_tables"]
 
@@ -269,6 +269,7 @@ def first_evidence() -> str:
 
 TABLES: dict[str, Callable[..., str]] = {
     "figures": figures,
+    "choices": choices,
     "evidence": first_evidence,
     "features": features,
     "fine-tuning": fine_tuning,
