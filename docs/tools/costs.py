@@ -14,9 +14,11 @@ DOCS = Path(__file__).resolve().parents[1]
 if __name__ == "__main__":
     sys.path[:0] = [str(DOCS), str(DOCS.parent / "src")]
 
-__all__ = ["COSTS", "cost", "kept"]
+__all__ = ["COSTS", "WITH_TEACHERS", "cost", "kept"]
 
 COSTS = DOCS / "methods" / "costs.json"
+WITH_TEACHERS = {"distill"}
+"""Methods whose cost is that of the teacher they are given, beside the student's."""
 _IMAGES = 50_000
 
 
@@ -56,10 +58,11 @@ def _write() -> None:
     from unmix.methods import METHODS
 
     found = {}
-    for name in METHODS:
+    for name in sorted(METHODS.keys() - WITH_TEACHERS):
         found[name] = cost(name)
         print(name, found[name], flush=True)
-    COSTS.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+    ordered = {name: found[name] for name in METHODS if name in found}
+    COSTS.write_text(json.dumps(ordered, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ DOCS = Path(__file__).resolve().parents[1]
 if __name__ == "__main__":
     sys.path[:0] = [str(DOCS), str(DOCS.parent / "src")]
 
-from tools.costs import kept  # noqa: E402
+from tools.costs import WITH_TEACHERS, kept  # noqa: E402
 from tools.markdown import table  # noqa: E402
 
 __all__ = ["choices", "features", "methods", "readme"]
@@ -60,8 +60,11 @@ def choices() -> str:
     """What speaks for each method and against it, and what its step costs."""
     costs, rows = kept(), []
     for name, (facts, title) in pages().items():
-        found = costs[name]
-        of_step = f"{found['plain']:g}", f"{found['unmix']:g}", f"{found['parameters']:g}"
+        if name in WITH_TEACHERS:
+            of_step = "3 + teacher", "6 + teacher", "teacher's"
+        else:
+            found = costs[name]
+            of_step = f"{found['plain']:g}", f"{found['unmix']:g}", f"{found['parameters']:g}"
         rows.append([f"[{title}]({name}.md)", facts["pros"], facts["cons"], *of_step])
     head = ("method", "for it", "against it", "cost", "with Un-Mix", "parameters")
     return table(head, rows)

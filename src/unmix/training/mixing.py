@@ -8,6 +8,7 @@ from typing import Any
 from unmix.backbones import is_vit, patch_side
 from unmix.config import Settings
 from unmix.credit import Rule, rule
+from unmix.display import counted
 from unmix.errors import UserError, renamed
 from unmix.methods import Method
 from unmix.mixtures import MixtureOperator
@@ -38,6 +39,12 @@ def label_space(settings: Settings, method: Method) -> Mixing:
         )
     found: Mixing = []
     operators = wanted.label_spaces(shared.mixture)
+    if shared.every_crop and len(operators) > 1:
+        raise UserError(
+            f"{counted(len(operators), 'mixture')} a step do not go with "
+            f"`unmix_rule={wanted.unmix_rule}`, which mixes every crop; give one, or another rule.",
+            parameter="unmix_mixture",
+        )
     weights = shares_of(len(operators), wanted.unmix_shares) if operators else ()
     for operator, weight in zip(operators, weights, strict=True):
         name = name_of(operator)
