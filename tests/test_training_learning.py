@@ -35,6 +35,12 @@ METHODS: dict[str, dict[str, Any]] = {
     },
     "barlow": {**ADAM, "dim": 128, "hidden": 128, "off_diagonal": 0.05},
     "byol": {**COLOURED, "dim": 64, "hidden": 128, "encoder_momentum": 0.9},
+    "ibot": {
+        **COLOURED, "backbone": "timm:vit_tiny_patch16_224", "width": 1.0, "patch": 4, "depth": 2,
+        "dim": 64, "hidden": 64, "bottleneck": 32, "encoder_momentum": 0.9, "lr": 1e-3,
+        "teacher_temperature": 0.04, "warmup_teacher_epochs": 0, "freeze_last_epochs": 0,
+        "centering": "sinkhorn", "koleo": 0.1,
+    },
     "lejepa": {**ADAM, "dim": 16, "hidden": 128, "slices": 64, "local_crops": 0},
     "mocov3": {**ADAM, "dim": 64, "hidden": 128, "encoder_momentum": 0.9},
     "nnbyol": {

@@ -91,7 +91,7 @@ def features(base: str = "") -> str:
         (f"[{len(pages())} methods]({base}methods/index.md)", titles),
         (
             f"[{len(MIXTURES)} mixtures]({base}usage.md#mixtures)",
-            f"{mixtures}; image space (`--IM`), Cutout, RandomErasing",
+            f"{mixtures}; image space (`--IM`), Cutout, RandomErasing, DACL",
         ),
         (f"[{len(rules)} mixing rules]({base}rules.md)", f"{code(rules)}"),
         (
@@ -134,7 +134,7 @@ def features(base: str = "") -> str:
         ),
         (
             f"[speed]({base}performance.md)",
-            "data and views on the device, bfloat16, one forward per mixture; CPU, CUDA, MPS, DDP",
+            "data and views on the device, bfloat16, one forward per mixture; CPU, CUDA, MPS, DDP, FSDP2",
         ),
     ]
     return table(("feature", "supported"), rows)
