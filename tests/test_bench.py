@@ -106,14 +106,15 @@ def test_the_stages_are_those_of_the_steps_that_are_trained():
     """Nothing is drawn beside them, and their mixture is a stage of its own."""
     parts = build_parts(settings_for({**TINY, "unmix": True})[0])
     applied: list[int] = []
-    draw = parts.module.label_space.draw
+    ((operator, rule),) = parts.module.mixing
+    draw = operator.draw
 
-    class Watched(type(parts.module.label_space)):
+    class Watched(type(operator)):
         def draw(self, *args: Any) -> Any:
             applied.append(parts.module.global_step)
             return draw(*args)
 
-    object.__setattr__(parts.module, "label_space", Watched())
+    parts.module.mixing = [(Watched(), rule)]
     found = measure_stages(parts, steps=3, warmup=1)["times"]
     # Warm-up and whole steps, as many steps for the stages, and one for the operations.
     assert applied == [*range(1 + 2 * 3), 1 + 2 * 3]

@@ -33,6 +33,7 @@ from unmix.together import Names, check_together
 
 NEEDED: dict[str, dict[str, Any]] = {
     "gridmix": {"cells": 2},
+    "mixmask": {"cells": 3},
     "patchmix": {"patch_size": 2},
     "manifold": {"layer": "layer1"},
 }
@@ -67,7 +68,9 @@ def counted(draw: Any, n: int, size: tuple[int, int], rows: int, columns: int) -
     st.integers(0, 2**31),
 )  # fmt: skip
 def test_shares_of_a_cell_are_those_of_its_pixels(name, per, n, height, width, rows, columns, seed):
-    draw = operator_of(name, per).draw((n, 3, height, width), seeded(seed))
+    images = torch.rand(n, 3, height, width, generator=seeded(seed + 1))
+    attention = torch.rand(n, 2, 3, generator=seeded(seed + 2))
+    draw = operator_of(name, per).draw_for(images, seeded(seed), None, attention)
     shares = draw.shares_at(rows, columns)
     assert shares.shape == (*draw.owners.shape, rows, columns)
     assert ((shares >= 0) & (shares <= 1)).all()

@@ -179,7 +179,7 @@ def test_tokens_have_the_positions_of_the_released_code() -> None:
             "transformer_heads",
             "3 heads do not divide --dim 8; use a divisor",
         ),
-        ({"neighbors": 1}, "neighbors", "it must be at least 2"),
+        ({"centroid_neighbors": 1}, "centroid_neighbors", "it must be at least 2"),
         ({"queue_size": 4}, "queue_size", "it must be at least 5"),
         ({"dropout": 1.0}, "dropout", "must be"),
         ({"redundancy": -1.0}, "redundancy", "it must be at least 0"),

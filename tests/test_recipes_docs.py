@@ -34,7 +34,7 @@ def first_cells(page: str, section: str) -> list[str]:
 def test_every_method_has_a_page_and_a_row():
     assert sorted(METHODS) == PAGES
     rows = re.findall(r"^\| \[[^]]+\]\((\w+)\.md\) \|", text("index"), re.MULTILINE)
-    assert sorted(rows) == PAGES
+    assert sorted(rows) == sorted(2 * PAGES)  # what they are, and what speaks for them
     nav = (DOCS.parents[1] / "mkdocs.yml").read_text()
     assert sorted(re.findall(r"methods/(\w+)\.md", nav)) == sorted([*PAGES, "index"])
 
@@ -62,4 +62,4 @@ def test_a_page_explains_every_flag_of_its_method(page: str):
 @pytest.mark.parametrize("page", [*PAGES, "index"])
 def test_links_lead_somewhere(page: str):
     for target in re.findall(r"\]\((?!https:)([^)]+)\)", text(page)):
-        assert (DOCS / target).exists(), target
+        assert (DOCS / target.partition("#")[0]).exists(), target

@@ -34,10 +34,12 @@ TRAIN = (
 )  # fmt: skip
 
 MEASURED = """
-import resource, sys
+import sys
 from unmix.cli import main
 status = main(sys.argv[1:])
-peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+import torch
+from unmix.hardware.devices import peak_memory  # not getrusage, which has the parent's memory
+peak = peak_memory(torch.device("cpu"))
 print(f"peak {peak}", file=sys.stderr)
 sys.exit(status)
 """

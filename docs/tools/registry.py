@@ -134,7 +134,8 @@ def features(base: str = "") -> str:
         ),
         (
             f"[speed]({base}performance.md)",
-            "data and views on the device, bfloat16, one forward per mixture; CPU, CUDA, MPS, DDP, FSDP2",
+            "data and views on the device, bfloat16, one forward per mixture; CPU, CUDA, MPS, DDP, "
+            "FSDP2",
         ),
     ]
     return table(("feature", "supported"), rows)

@@ -22,7 +22,7 @@ __all__ = [
 _FLAGS: tuple[tuple[str, str, str], ...] = (
     ("devices", "the number of devices per machine",
      "gpus num_gpus n_gpus ngpus num_gpu gpus_per_node ngpus_per_node nproc_per_node nproc ngpu "
-     "num_devices world_size num_processes distributed multiprocessing_distributed ddp strategy "
+     "num_devices world_size num_processes distributed multiprocessing_distributed ddp "
      "dist_url dist_backend rank local_rank"),
     ("nodes", "", "num_nodes nnodes n_nodes num_machines"),
     ("device", "cuda, cpu or mps", "gpu gpu_id gpu_ids cuda accelerator use_cuda no_cuda use_gpu"),

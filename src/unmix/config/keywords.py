@@ -194,7 +194,7 @@ class PretrainSettings(TypedDict, total=False):
     predictor_hidden: int
     temperature: float
     centroid_temperature: float
-    neighbors: int
+    centroid_neighbors: int
     transformer_heads: int
     transformer_layers: int
     dropout: float

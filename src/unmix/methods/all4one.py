@@ -70,7 +70,7 @@ class All4One(MomentumTargets):
         predictor_hidden: Width of the hidden layer of both predictors.
         temperature: T of the neighbor contrast.
         centroid_temperature: T of the centroid contrast.
-        neighbors: K, how many neighbors the transformer sees.
+        centroid_neighbors: K, how many neighbors the transformer sees.
         transformer_heads: Attention heads of the transformer.
         transformer_layers: Its layers.
         dropout: Its dropout, in [0, 1).
@@ -94,7 +94,7 @@ class All4One(MomentumTargets):
         predictor_hidden: int = 4096,
         temperature: float = 0.2,
         centroid_temperature: float = 0.1,
-        neighbors: int = 5,
+        centroid_neighbors: int = 5,
         transformer_heads: int = 8,
         transformer_layers: int = 3,
         dropout: float = 0.1,
@@ -107,8 +107,8 @@ class All4One(MomentumTargets):
         check_sizes("All4One", dim=dim, hidden=hidden, predictor_hidden=predictor_hidden)
         shape = {"transformer_heads": transformer_heads, "transformer_layers": transformer_layers}
         check_sizes("All4One", **shape)
-        check_number("neighbors", neighbors, at_least=2, owner="All4One")
-        check_number("queue_size", queue_size, at_least=neighbors, owner="All4One")
+        check_number("centroid_neighbors", centroid_neighbors, at_least=2, owner="All4One")
+        check_number("queue_size", queue_size, at_least=centroid_neighbors, owner="All4One")
         check_number("temperature", temperature, above=0, owner="All4One")
         check_number("centroid_temperature", centroid_temperature, above=0, owner="All4One")
         check_number("dropout", dropout, at_least=0, below=1, owner="All4One")
@@ -131,8 +131,10 @@ class All4One(MomentumTargets):
         self.transformer = nn.TransformerEncoder(
             layer, transformer_layers, enable_nested_tensor=False
         )
-        self.register_buffer("positions", token_positions(neighbors, dim), persistent=False)
-        self.Q, self.K = Queue(queue_size, dim), neighbors
+        self.register_buffer(
+            "positions", token_positions(centroid_neighbors, dim), persistent=False
+        )
+        self.Q, self.K = Queue(queue_size, dim), centroid_neighbors
         self.T, self.T_centroid = temperature, centroid_temperature
         self.sigma, self.kappa, self.eta = neighbor, centroid, redundancy
 

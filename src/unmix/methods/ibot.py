@@ -113,6 +113,7 @@ class IBOT(DINO):
     """
 
     position_pairs: Sequence[Pair] = (Pair(0, 0), Pair(1, 1))
+    needs_whole_weights = "its heads are computed for masked patches alone"
     c_patch: Tensor
 
     def __init__(
