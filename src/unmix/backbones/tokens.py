@@ -181,9 +181,9 @@ def _check(vit: Any, owner: str) -> None:
 def no_patches(owner: str, name: str) -> UserError:
     """The error of a network without patches, for a method that needs them."""
     return UserError(
-        f"{owner} is for the patches of a vision transformer, and {name} is none of timm's "
-        '`VisionTransformer`; use `backbone="timm:vit_tiny_patch16_224"`, with `patch=4` for '
-        "images of 32 pixels.",
+        f"{owner} is for the patches of timm's vision transformers, and {name} is none; use "
+        '`backbone="timm:vit_tiny_patch16_224"`, with `patch=4` for images of 32 '
+        "pixels.",
         parameter="backbone",
     )
 
