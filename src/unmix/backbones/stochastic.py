@@ -10,10 +10,16 @@ __all__ = ["draws_in_training", "without_drop_path"]
 
 def draws_in_training(module: nn.Module) -> bool:
     """Whether a layer of a module draws random numbers in training: dropout or stochastic depth."""
-    return any(
-        (isinstance(layer, _DropoutNd) and layer.p > 0) or _drop_path(layer) > 0
-        for layer in module.modules()
-    )
+    # Asked at every step: several times as fast as `module.modules()`, which looks for repetitions.
+    layers: list[nn.Module | None] = [module]
+    while layers:
+        layer = layers.pop()
+        if layer is None:
+            continue
+        if (isinstance(layer, _DropoutNd) and layer.p > 0) or _drop_path(layer) > 0:
+            return True
+        layers.extend(layer._modules.values())
+    return False
 
 
 def without_drop_path(module: nn.Module) -> None:

@@ -52,7 +52,7 @@ class MoCo(InstanceDiscrimination):
             `unmix.negatives.Synthesis`.
         hard_negatives: N, how many of the nearest keys they are made of; by default 1024.
         synthetic_counts: How many a query has: s' and s of MoCHi, six numbers of SynCo; by default
-            the published ones, 128 and 1024, and 256 256 256 64 64 64.
+            128 and 1024, and as published 256 256 256 64 64 64.
         synthetic_from_epoch: Epochs without them at the start; by default 10.
     """
 

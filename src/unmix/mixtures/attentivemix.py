@@ -30,7 +30,7 @@ class AttentiveMix(PairOperator):
 
     Args:
         cells: Most cells along each side of the map, which may be coarser; at least 2.
-        share: Of the cells that are pasted, in (0, 1).
+        share: Of the cells that are pasted, in (0, 1]; one cell at least is left.
         per: The cells of the first mixture's partner for a `batch`, or each its own a `sample`.
         pairing: See `unmix.mixtures.sampling.partners`.
 

@@ -80,7 +80,8 @@ class MixupNoise(Operator):
     linear mixup.
 
     Args:
-        dacl_alpha: alpha, the least share of an image's own pixels, in [0, 1].
+        dacl_alpha: alpha, the least share of an image's own pixels, in [0, 1]; no code was
+            released, and the default is chosen here.
 
     Raises:
         UserError: if it is out of range.
