@@ -101,6 +101,57 @@ def test_cells_are_trained_once_and_more_seeds_are_added(tmp_path: Path) -> None
     assert found["code"]["sources"]
 
 
+def test_a_cell_that_another_study_has_measured_is_taken_from_there(tmp_path: Path) -> None:
+    run_study(study(), tmp_path / "first")
+    said: list[str] = []
+    other = Study.of(
+        {
+            "base": {"method": "moco", "epochs": 2},
+            "conditions": {"baseline": {"lr": 0.1}, "higher": {"lr": 0.4}},
+            "seeds": "0-2",
+            "exploratory": True,
+        },
+        "second",
+    )
+    assert run_study(other, tmp_path / "second", say=said.append) == []
+    assert "baseline, seed 1: taken from study first (same settings, seed and code)" in said
+    # Seed 2 of the baseline was not in the first study; no other condition has its settings.
+    assert len(starts(tmp_path / "second")) == 4
+    found = json.loads((tmp_path / "second" / "cells" / "baseline-1.json").read_text())
+    assert (found["condition"], found["from_study"]) == ("baseline", "first")
+    assert read_study(tmp_path / "second").accuracies("baseline", "knn") == {0: 60, 1: 61, 2: 62}
+    notes = read_study(tmp_path / "second").marks()
+    assert "2 cells measured by study first, with the same settings, seed and code" in notes
+    # A third study names the one that measured it.
+    run_study(other, tmp_path / "b")
+    assert json.loads((tmp_path / "b/cells/baseline-1.json").read_text())["from_study"] == "first"
+
+
+@pytest.mark.parametrize("of", ["a folder", "other code", "a missing protocol", "a damaged file"])
+def test_no_cell_is_taken_that_may_be_of_something_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, of: str
+) -> None:
+    base: dict[str, object] = {"method": "moco", "epochs": 2}
+    if of == "a folder":
+        (tmp_path / "pictures").mkdir()
+        base["data"] = str(tmp_path / "pictures")
+    conditions = {"low": {"lr": 0.1}, "high": {"lr": 0.2}}
+    content = {"base": base, "conditions": conditions, "seeds": "0-0", "exploratory": True}
+    run_study(Study.of(content, "one"), tmp_path / "one")
+    cell = tmp_path / "one" / "cells" / "low-0.json"
+    found = json.loads(cell.read_text())
+    if of == "other code":
+        found["code"]["sources"] = "0" * 12
+    elif of == "a missing protocol":
+        del found["accuracies"]["knn"]
+    cell.write_text("{" if of == "a damaged file" else json.dumps(found))
+    said: list[str] = []
+    assert run_study(Study.of(content, "two"), tmp_path / "two", say=said.append) == []
+    taken = {"a folder": 0}.get(of, 1)  # the other condition's, which is as it was
+    assert len(starts(tmp_path / "two")) == 2 - taken
+    assert sum("taken from" in line for line in said) == taken
+
+
 def test_a_failing_condition_is_told_and_the_others_go_on(tmp_path: Path) -> None:
     folder, said = tmp_path / "s", []
     failed = run_study(study(lr=5.0), folder, say=said.append)
@@ -120,8 +171,8 @@ def test_a_process_takes_cell_after_cell_and_a_failure_is_its_last(tmp_path: Pat
     assert len(logs) == 8
     assert all(path.read_text() == f"training {path.stem}\n" for path in logs)
     # low, high (fails), low, high (fails): each failure ends its process.
-    run_study(study(lr=5.0), tmp_path / "bad")
-    pids = [line.split()[1] for line in starts(tmp_path / "bad")]
+    run_study(study(lr=5.0), tmp_path / "apart" / "bad")
+    pids = [line.split()[1] for line in starts(tmp_path / "apart" / "bad")]
     assert pids[0] == pids[1] != pids[2] == pids[3]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
@@ -12,7 +13,7 @@ from unmix.busy import cores_missed
 from unmix.display import DASH, counted, measure_name, percents
 from unmix.errors import UserError
 from unmix.studies.baselines import Baselines, read_baselines
-from unmix.studies.cells import read_cells, result_settings
+from unmix.studies.cells import FROM, read_cells, result_settings
 from unmix.studies.comparisons import Comparison
 from unmix.studies.findings import Findings, Measured, machine_of
 from unmix.studies.plan import Study
@@ -89,8 +90,13 @@ class StudyResults:
         return [f"{name}, seed {seed}" for name, seed in planned if (name, seed) not in have]
 
     def marks(self) -> list[str]:
-        """Notes on the cells: different settings or versions of the code among them."""
+        """Notes on the cells: other studies', different settings or versions of the code."""
         notes = []
+        for study, count in sorted(Counter(c[FROM] for c in self.cells if c.get(FROM)).items()):
+            notes.append(
+                f"{counted(count, 'cell')} measured by study {study}, with the same settings, seed "
+                "and code"
+            )
         code = {cell["code"].get("sources") for cell in self.cells}
         if len(code) > 1:
             notes.append(f"cells of {len(code)} versions of the code are in this table")

@@ -24,6 +24,7 @@ from unmix.studies.plan import slug
 from unmix.training.run.pretrain import command_line
 
 __all__ = [
+    "FROM",
     "NO_RESULT",
     "SCHEMA",
     "Cell",
@@ -35,6 +36,8 @@ __all__ = [
 ]
 
 SCHEMA = 1
+FROM = "from_study"
+"""Key of the study that measured a cell, if it was another one."""
 _PLACES = ("data_dir", "run")
 # What changes no result: where a run lies, what is kept of it, and how many processes feed it.
 NO_RESULT = {

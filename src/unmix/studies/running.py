@@ -28,6 +28,7 @@ from unmix.studies.cells import (
     result_settings,
 )
 from unmix.studies.cost import Cost, epochs_for, measure_cost
+from unmix.studies.elsewhere import take_over
 from unmix.studies.plan import Study
 from unmix.training.run.lock import run_lock
 from unmix.workers import Worker
@@ -124,6 +125,7 @@ def _run_locked(
     ]
     missing = _missing(cells, stale, say)
     _write_study(study, folder)
+    missing = [cell for cell in missing if not _taken_over(cell, study, costs, say)]
     measure_baselines(local, folder, say)
     for line in study.left_out:
         say(f"left out: {line}")
@@ -217,6 +219,13 @@ def _missing(cells: Iterable[Cell], stale: str, say: Say) -> list[Cell]:
             cell.file.replace(cell.file.with_suffix(".json.old"))
             missing.append(cell)
     return missing
+
+
+def _taken_over(cell: Cell, study: Study, costs: Mapping[str, Cost], say: Say) -> bool:
+    source = take_over(cell, study.protocols, costs[cell.condition])
+    if source is not None:
+        say(f"{cell.name}: taken from study {source} (same settings, seed and code)")
+    return source is not None
 
 
 def _why_stale(cell: Cell) -> str | None:
