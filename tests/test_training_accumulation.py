@@ -221,6 +221,7 @@ def test_two_processes_in_parts_are_two_processes(tmp_path: Path) -> None:
                  "--batch_size", "16", "--epochs", "1", "--no-evaluate", "--device", "cpu",
                  "--precision", "32", "--logger", "none", "--queue_size", "64", "--bn_splits", "1",
                  "--no-shuffle_bn", "--accumulate", str(parts), "--devices", "2",
+                 "--clip_grad", "0.1",
                  "--run", str(run)]  # fmt: skip
         ended = subprocess.run(
             [sys.executable, "-m", "unmix", "pretrain", *words], capture_output=True, text=True,

@@ -46,6 +46,43 @@ def test_a_transformer_has_the_rates_of_mae() -> None:
         assert scale == pytest.approx(0.65 ** (depth + 1 - layer))
 
 
+def test_ibot_has_the_rates_of_dinov2_from_scratch() -> None:
+    """param_groups.py there: mask token and patches in layer 0, patches times .2; heads have 1."""
+    words = {
+        "method": "ibot", "data": "digits", "backbone": "timm:vit_tiny_patch16_224", "patch": 4,
+        "size": 8, "depth": 3, "limit": 32, "batch_size": 16, "device": "cpu", "lr": 0.5,
+        "lr_decay": 0.9, "patch_embed_lr_mult": 0.2, "dim": 16, "hidden": 8, "bottleneck": 8,
+    }  # fmt: skip
+    module = build_parts(Settings.of(words)).module
+    method, optimizer = module.method, module.configure_optimizers()["optimizer"]
+    rates = {id(p): g["lr_scale"] for g in optimizer.param_groups for p in g["params"]}
+    vit: Any = method.backbone
+    for name, parameter in vit.named_parameters():
+        if name.startswith("blocks."):
+            expected = 0.9 ** (3 - int(name.split(".")[1]))
+        elif name.startswith("norm."):
+            expected = 1.0
+        else:
+            expected = 0.9**4 * (0.2 if name.startswith("patch_embed.") else 1.0)
+        assert rates[id(parameter)] == pytest.approx(expected), name
+    head: Any = method.f.head
+    assert rates[id(head.mask_token)] == pytest.approx(0.9**4)
+    assert {rates[id(p)] for p in head.image.parameters() if p.requires_grad} == {1.0}
+
+
+def test_the_factor_of_patches_needs_no_decay_and_needs_patches() -> None:
+    vit = build("timm:vit_tiny_patch16_224", size=32)
+    scales = layer_scales(vit, 1.0, 0.2)
+    assert {n for n, p in vit.named_parameters() if scales[p] == 0.2} == {
+        "patch_embed.proj.weight", "patch_embed.proj.bias",
+    }  # fmt: skip
+    assert set(scales.values()) == {0.2, 1.0}
+    with pytest.raises(
+        UserError, match=r"patch_embed_lr_mult: 0[.]2 applies to vision transformers"
+    ):
+        layer_scales(ResNet("resnet10", width=0.1), 1.0, 0.2)
+
+
 def test_a_resnet_has_a_rate_for_the_stem_and_each_stage() -> None:
     for backbone in (ResNet("resnet50", width=0.125), build("timm:resnet18")):
         found = by_name(backbone, 0.5)

@@ -32,6 +32,7 @@ from unmix.methods import METHODS, Method, Progress, method_class
 from unmix.mixtures import ManifoldMixture
 from unmix.step import Mixture, objective
 from unmix.training import pretrain
+from unmix.training.loop.clipping import clip_gradients, clipped_together
 from unmix.training.loop.health import all_finite, weight_norm
 from unmix.training.loop.module import Pretraining
 from unmix.training.loop.optimizers import build_optimizer
@@ -90,6 +91,9 @@ KINDS: dict[str, dict[str, Any]] = {
     },
     "dino, checkpointed": {"name": "dino", "checkpointed": True},
     "dino, in two parts": {"name": "dino", "parts": 2},
+    "byol, clipped": {"name": "byol", "clip": ("all", 0.05)},
+    "dino, clipped": {"name": "dino", "clip": ("parameter", 0.01)},
+    "mae, clipped": {"name": "mae", "clip": ("network", 0.05)},  # its mask token is whole
     "byol, a layer is mixed": {"name": "byol", "mixture": ManifoldMixture("blocks.0")},
 }  # fmt: skip
 
@@ -143,6 +147,9 @@ class Trained:
         else:
             average_whole(method)
         found.update_memory()
+        if "clip" in kind:
+            by, limit = kind["clip"]
+            clip_gradients(clipped_together(method, by), limit)
         self.optimizer.step()
         self.done += 1
         return sum(losses)
@@ -239,6 +246,15 @@ def test_sharded_weights_are_trained_as_whole_ones(processes: list[Any], kind: s
     assert found["fused"].get("back") in (None, found["fused"]["whole"])
     assert found["norms"][0] == pytest.approx(found["norms"][1])
     assert found["finite"]
+
+
+@pytest.mark.parametrize("name", ["byol", "dino", "mae"])
+def test_clipped_gradients_make_other_steps(processes: list[Any], name: str) -> None:
+    """So the comparison above is of gradients that were clipped."""
+    plain, clipped = (
+        processes[0][0][kind]["states"]["whole"]["model"] for kind in (name, f"{name}, clipped")
+    )
+    assert any(not torch.equal(value, clipped[key]) for key, value in plain.items())
 
 
 def test_each_process_holds_half_of_the_weights(processes: list[Any]) -> None:

@@ -1,4 +1,4 @@
-"""Contrastive losses per sample as pure functions, and SwAV's balanced assignment."""
+"""Contrastive losses per sample as pure functions, KoLeo, and SwAV's balanced assignment."""
 
 from __future__ import annotations
 
@@ -9,10 +9,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from unmix.distributed import all_reduce_sum, gather_with_gradient, rank, world_size
+from unmix.errors import UserError
 
 __all__ = [
     "in_batch_contrast",
     "init_once",
+    "koleo",
     "nce_contrast",
     "nt_xent",
     "partition_constant",
@@ -144,3 +146,25 @@ def sinkhorn(scores: Tensor, epsilon: float, iterations: int) -> Tensor:
         log_q = log_q - log_q.logsumexp(dim=0, keepdim=True)
         log_q = log_q - log_q.logsumexp(dim=1, keepdim=True)
     return log_q.exp()
+
+
+def koleo(x: Tensor) -> Tensor:
+    """KoLeo: minus the mean log distance of unit features to their nearest neighbors, a scalar.
+
+    Source: Sablayrolles et al. 2019; `KoLeoLoss` of DINOv2's released code, within a process.
+
+    Args:
+        x: (N, D), N at least 2.
+
+    Raises:
+        UserError: for one image.
+    """
+    if len(x) < 2:
+        raise UserError(
+            "1 image has no neighbor, which KoLeo needs; use at least 2.", parameter="batch_size"
+        )
+    with torch.autocast(x.device.type, enabled=False):
+        z = F.normalize(x.float(), dim=1, eps=1e-8)
+        with torch.no_grad():
+            nearest = (z @ z.T).fill_diagonal_(-2).argmax(dim=1)
+        return -(F.pairwise_distance(z, z[nearest], eps=1e-8) + 1e-8).log().mean()

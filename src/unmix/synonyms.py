@@ -70,6 +70,11 @@ _FLAGS: tuple[tuple[str, str, str], ...] = (
      "lr_gamma lr_decay_rate decay_rate lr_drop_rate"),
     ("lr_decay", "of the learning rate, from a layer to the one before",
      "layer_decay layerwise_lr_decay layer_wise_lr_decay layer_lr_decay llrd layerwise_decay"),
+    ("patch_embed_lr_mult", "", "patch_embed_lr patch_embed_lr_scale patch_embedding_lr_mult"),
+    ("clip_grad", "the largest norm of the gradients",
+     "gradient_clip_val gradient_clip clip_grad_norm grad_clip grad_clip_norm max_grad_norm "
+     "clip_norm clip_gradients gradient_clipping max_norm clip"),
+    ("clip_grad_by", "all, network or parameter", "clip_mode gradient_clip_algorithm"),
     ("freeze_backbone_epochs", "",
      "freeze_backbone freeze_encoder freeze_epochs frozen_epochs freeze_encoder_epochs "
      "unfreeze_after unfreeze_epoch"),

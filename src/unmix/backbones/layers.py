@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from typing import Any
 
 from torch import nn
@@ -21,7 +21,12 @@ _BLOCK = re.compile(r"blocks\.(\d+)\.")
 _EMBEDDING = re.compile(r"(patch_embed|\w+_token|\w*pos_embed|norm_pre)\b")
 
 
-def layer_scales(backbone: nn.Module, decay: float) -> dict[nn.Parameter, float]:
+def layer_scales(
+    backbone: nn.Module,
+    decay: float,
+    patch_embedding: float = 1.0,
+    embeddings: Collection[nn.Parameter] = (),
+) -> dict[nn.Parameter, float]:
     """The factor of each parameter's learning rate: decay^(L + 1 - l) in layer l of 0 to L.
 
     As in the fine-tuning code of BEiT (arXiv 2106.08254) and MAE (arXiv 2111.06377, table 9): a
@@ -33,16 +38,28 @@ def layer_scales(backbone: nn.Module, decay: float) -> dict[nn.Parameter, float]
     Args:
         backbone: A backbone of this package or of timm.
         decay: In (0, 1]; 1 for the same rate everywhere.
+        patch_embedding: Further factor of a transformer's patch embedding, as in DINOv2's code.
+        embeddings: Parameters outside of the backbone that belong to layer 0, such as a mask token.
 
     Raises:
-        UserError: if decay is out of range, or the backbone's layers are not known.
+        UserError: if a factor is out of range, the backbone's layers are not known, or it has no
+            patches.
     """
     check_number("lr_decay", decay, above=0, at_most=1)
+    check_number("patch_embed_lr_mult", patch_embedding, above=0)
+    if patch_embedding != 1 and not is_vit(backbone):
+        raise UserError(
+            f"{patch_embedding:g} applies to vision transformers alone, and "
+            f"{type(backbone).__name__} has no patches; leave it out.",
+            parameter="patch_embed_lr_mult",
+        )
     scales: dict[nn.Parameter, float] = {}
     for part in _parts(backbone):
         numbers, last = layer_numbers(part)
         for name, parameter in part.named_parameters():
-            scales[parameter] = decay ** (last + 1 - numbers[name])
+            further = patch_embedding if name.startswith("patch_embed.") else 1.0
+            scales[parameter] = decay ** (last + 1 - numbers[name]) * further
+        scales.update(dict.fromkeys(embeddings, decay ** (last + 1)))
     return scales
 
 

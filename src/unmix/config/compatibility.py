@@ -13,7 +13,14 @@ from unmix.config.settings import Settings
 from unmix.errors import UserError, check_choice
 from unmix.names import HUGGING_FACE, NO_DATA, is_python, is_stream
 
-__all__ = ["check_data", "check_local", "check_mixture", "check_rule", "check_teacher"]
+__all__ = [
+    "check_clipping",
+    "check_data",
+    "check_local",
+    "check_mixture",
+    "check_rule",
+    "check_teacher",
+]
 
 
 def check_data(name: str) -> None:
@@ -74,6 +81,23 @@ def check_local(given: Mapping[str, Any], settings: Settings) -> None:
     said = [name for name, value in given.items() if value is not None and _of_local(name)]
     if said and not settings.views.local_crops:
         raise UserError("applies to local crops; give `local_crops` too.", parameter=said[0])
+
+
+def check_clipping(given: Mapping[str, Any], settings: Settings) -> None:
+    """Check that gradients are clipped if it is said by what.
+
+    Args:
+        given: What the user gave, flat. A recipe that clips may be told not to.
+        settings: Of the run.
+
+    Raises:
+        UserError: otherwise.
+    """
+    if given.get("clip_grad_by") is not None and not settings.optimizer.clip_grad:
+        raise UserError(
+            "does nothing without a limit; give `clip_grad` too, such as 3.",
+            parameter="clip_grad_by",
+        )
 
 
 def check_mixture(given: Mapping[str, Any], settings: Settings) -> None:

@@ -27,6 +27,7 @@ __all__ = [
 TIMM = "timm:"
 _YES_NO_AUTO = ("auto", "yes", "no")
 CHOICES: dict[str, tuple[str, ...]] = {
+    "clip_grad_by": ("all", "network", "parameter"),
     "compile": _YES_NO_AUTO,
     "device": ("auto", "cpu", "cuda", "mps"),
     "engine": ("lightning", "ray"),
@@ -134,6 +135,11 @@ class OptimizerSettings:
         weight_decay: L2 penalty; with adamw decoupled from the gradient.
         lr_decay: Factor on the learning rate from each layer of the backbone to the one before, in
             (0, 1]; transformers by block, ResNets by stage, as BEiT and MAE are fine-tuned.
+        patch_embed_lr_mult: Further factor on the learning rate of a transformer's patch embedding.
+        clip_grad: Largest L2 norm of a step's gradients, which are scaled down to it; 0 leaves them
+            as they are.
+        clip_grad_by: What has a norm of its own: all gradients together, each network (backbone,
+            head), as in DINOv2, or each parameter, as in DINO and iBOT.
         freeze_backbone_epochs: Epochs at the start in which the backbone is not trained, only what
             follows it: neither weights nor statistics of batch norm change.
         decay_all: Whether weight decay also applies to biases and norms (parameters of one
@@ -155,6 +161,9 @@ class OptimizerSettings:
     trust: float = 0.001
     weight_decay: float = 5e-4
     lr_decay: float = 1.0
+    patch_embed_lr_mult: float = 1.0
+    clip_grad: float = 0.0
+    clip_grad_by: str = "all"
     freeze_backbone_epochs: int = 0
     decay_all: bool | None = None
     final_weight_decay: float | None = None
@@ -179,6 +188,9 @@ class OptimizerSettings:
         check_number("trust", self.trust, above=0)
         check_number("weight_decay", self.weight_decay, at_least=0)
         check_number("lr_decay", self.lr_decay, above=0, at_most=1)
+        check_number("patch_embed_lr_mult", self.patch_embed_lr_mult, above=0)
+        check_number("clip_grad", self.clip_grad, at_least=0)
+        check_choice("clip_grad_by", self.clip_grad_by, CHOICES["clip_grad_by"])
         check_number("freeze_backbone_epochs", self.freeze_backbone_epochs, at_least=0)
         if self.final_weight_decay is not None:
             check_number("final_weight_decay", self.final_weight_decay, at_least=0)

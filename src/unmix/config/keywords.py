@@ -158,6 +158,9 @@ class PretrainSettings(TypedDict, total=False):
     trust: float
     weight_decay: float
     lr_decay: float
+    patch_embed_lr_mult: float
+    clip_grad: float
+    clip_grad_by: Literal["all", "network", "parameter"]
     freeze_backbone_epochs: int
     decay_all: bool | None
     final_weight_decay: float | None

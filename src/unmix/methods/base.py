@@ -282,6 +282,10 @@ class Method(nn.Module, ABC):
         """Modules whose learning rate the schedule does not change."""
         return ()
 
+    def embeddings(self) -> Sequence[nn.Parameter]:
+        """Parameters beside the backbone that its first layer takes, such as a mask token."""
+        return ()
+
     def features(self, images: Tensor) -> Tensor:
         """The backbone's pooled output (N, D)."""
         return self.backbone(images)

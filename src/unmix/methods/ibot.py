@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from unmix.backbones import TokenEncoder
 from unmix.distributed import all_reduce_sum, gather, rank, world_size
 from unmix.errors import UserError, check_choice, check_number
+from unmix.losses import koleo
 from unmix.methods.base import Method, Pair, Progress, full_precision, l2_normalize
 from unmix.methods.dino import DINO, DINOHead
 from unmix.methods.masks import block_masks, counts_of_masks, places_of, random_masks
@@ -255,8 +256,8 @@ class IBOT(DINO):
             unit = l2_normalize(heads.patch.mlp(tokens.patches.flatten(0, 1)))
             patches.append(unit.unflatten(0, (len(view), *grid)))
             if self.centering == "sinkhorn":
-                where = places_of(self.masked(len(view), number, grid))
-                clean.append(unit[to_device(where, unit.device)])
+                masked = self.masked(len(view), number, grid)
+                clean.append(unit[to_device(places_of(masked), unit.device)])
         c, c_patch = self.c, self.c_patch
         if self.centering == "sinkhorn":
             c = sinkhorn_center(torch.cat(logits), self.tau_t)
@@ -292,6 +293,10 @@ class IBOT(DINO):
         number = masked.sum(dim=(1, 2), keepdim=True).clamp(min=1)
         spread = torch.zeros(masked.numel(), device=losses.device, dtype=losses.dtype)
         return spread.index_put((where,), losses).reshape(masked.shape) / number
+
+    def embeddings(self) -> Sequence[nn.Parameter]:
+        """The token of masked patches, which is part of the backbone in DINOv2's code."""
+        return (self.f.head.mask_token,)  # type: ignore[return-value]
 
     def regularized_views(self, count: int) -> Collection[int]:
         """The clean large views, if KoLeo has a weight."""
@@ -345,37 +350,13 @@ class IBOT(DINO):
 
     def projections(self, images: Tensor) -> Tensor:
         """The bottleneck of the student's head (N, bottleneck), before normalization."""
-        heads: Any = self.f.head
-        return heads.image.mlp(self.backbone(images))
+        return self.f.head.image.mlp(self.backbone(images))  # type: ignore[operator, union-attr]
 
     @property
     def chance_loss(self) -> float | None:
         """ln K of class tokens, and of the patches of the views that are masked."""
-        if self.koleo_weight:
-            return None
-        return math.log(self.dim) * (1 + self.patch_weight * self.mask_share)
-
-
-def koleo(x: Tensor) -> Tensor:
-    """KoLeo: minus the mean log distance of unit features to their nearest neighbors, a scalar.
-
-    Source: Sablayrolles et al. 2019; `KoLeoLoss` of DINOv2's released code, within a process.
-
-    Args:
-        x: (N, D), N at least 2.
-
-    Raises:
-        UserError: for one image.
-    """
-    if len(x) < 2:
-        raise UserError(
-            "1 image has no neighbor, which KoLeo needs; use at least 2.", parameter="batch_size"
-        )
-    with full_precision(x):
-        z = F.normalize(x.float(), dim=1, eps=1e-8)
-        with torch.no_grad():
-            nearest = (z @ z.T).fill_diagonal_(-2).argmax(dim=1)
-        return -(F.pairwise_distance(z, z[nearest], eps=1e-8) + 1e-8).log().mean()
+        of_both = math.log(self.dim) * (1 + self.patch_weight * self.mask_share)
+        return None if self.koleo_weight else of_both
 
 
 @torch.no_grad()

@@ -20,7 +20,8 @@ from unmix.randomness import generator_for
 from unmix.studies.plan import Study
 from unmix.studies.planning import Footprint
 from unmix.training.loading.batch import Batch
-from unmix.training.loop.sharding import largest_group, parts_of
+from unmix.training.loop.clipping import parts_of
+from unmix.training.loop.sharding import largest_group
 from unmix.training.profiling import count_flops, measure_stages, whole_steps
 from unmix.training.run.parts import LARGE, Parts, build_parts
 from unmix.training.run.sharded import pretraining_class

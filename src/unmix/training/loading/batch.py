@@ -11,8 +11,9 @@ from torch import Tensor
 from unmix.data import BrokenImage, ImageSet, StreamedImages
 from unmix.errors import UserError
 from unmix.transfer import to_device
+from unmix.views import Views
 
-__all__ = ["Batch", "note_broken"]
+__all__ = ["Batch", "augmented", "note_broken"]
 
 
 @dataclass(frozen=True)
@@ -64,3 +65,27 @@ def note_broken(batch: Batch, images: ImageSet) -> None:
             raise UserError(
                 f"--strict: {error}; fix or remove the file, or drop --strict to skip it."
             ) from None
+
+
+def augmented(
+    batch: Batch, views: Views, resident: Tensor | None, generator: torch.Generator
+) -> list[Tensor]:
+    """The views of a batch, from its images, from its crops, or from images on the device.
+
+    Args:
+        batch: The samples.
+        views: Makes their views.
+        resident: All training images, uint8, if they are held on the device.
+        generator: Of the step.
+    """
+    if batch.images is not None:
+        return views(batch.images, generator)
+    if batch.crops is None:
+        assert resident is not None
+        return views(resident[batch.index], generator)
+    n, size = len(batch.index), views.size
+    draws = views.draw_all(n, size, size, generator)
+    return [
+        views.apply_crops(crops, draw, view)
+        for view, (crops, draw) in enumerate(zip(batch.crops, draws, strict=True))
+    ]

@@ -26,9 +26,10 @@ from unmix.step import (
     step_generator,
     with_mixtures,
 )
-from unmix.training.loading.batch import note_broken
+from unmix.training.loading.batch import augmented, note_broken
 from unmix.training.loading.loaders import Batch, EpochOrder
 from unmix.training.loop.accumulation import part_sizes
+from unmix.training.loop.clipping import clip_gradients, clipped_together
 from unmix.training.loop.freezing import Freezing
 from unmix.training.loop.health import EXPLODED_WEIGHTS, Advice, all_finite, weight_norm
 from unmix.training.loop.means import LossMeans
@@ -118,6 +119,7 @@ class Pretraining(L.LightningModule):
         self.samples = 0
         self._update_memory: Callable[[], None] | None = None
         self._share: Batch | None = None
+        self._clipped: list[list[torch.nn.Parameter]] = []
 
     @property
     def total_steps(self) -> int:
@@ -136,10 +138,13 @@ class Pretraining(L.LightningModule):
     def configure_optimizers(self) -> Any:
         """The optimizer, and its schedule per step."""
         settings, method = self.optimizer_settings, self.method
+        # Clipping needs gradients of their true size, and a fused step divides by float16's scale.
+        scaled = bool(settings.clip_grad) and self.trainer.precision == "16-mixed"
         optimizer = build_optimizer(
             settings, method.parameters(), self.device, method.constant_lr_modules(),
-            method.backbone,
+            method.backbone, fused=not scaled, embeddings=method.embeddings(),
         )  # fmt: skip
+        self._clipped = clipped_together(method, settings.clip_grad_by)
         schedule = build_schedule(optimizer, settings, self.epochs, len(self.order))
         return {
             "optimizer": optimizer,
@@ -287,30 +292,26 @@ class Pretraining(L.LightningModule):
                 self._update_memory()
             self._update_memory = None
 
+    def configure_gradient_clipping(
+        self,
+        optimizer: torch.optim.Optimizer,
+        gradient_clip_val: float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        """Clip the gradients of the whole step, if asked for; Lightning has unscaled them."""
+        if gradient_clip_val:
+            with stage("optimizer"):
+                clip_gradients(self._clipped, gradient_clip_val)
+
     @torch.no_grad()
     def make_views(self, batch: Batch, generator: torch.Generator) -> list[Tensor]:
         """All views of a batch, with the image-space perturbation if there is one."""
         with stage("views"):
-            views = self._augmented(batch, generator)
+            views = augmented(batch, self.views, self.resident, generator)
         if self.image_space is None or not self.mixes:
             return views
         with stage("mixture"):
             return mix_views(self.image_space.draw(views[0].shape, generator), views)
-
-    def _augmented(self, batch: Batch, generator: torch.Generator) -> list[Tensor]:
-        if batch.images is not None:
-            views = self.views(batch.images, generator)
-        elif batch.crops is None:
-            assert self.resident is not None
-            views = self.views(self.resident[batch.index], generator)
-        else:
-            n, size = len(batch.index), self.views.size
-            draws = self.views.draw_all(n, size, size, generator)
-            views = [
-                self.views.apply_crops(crops, draw, view)
-                for view, (crops, draw) in enumerate(zip(batch.crops, draws, strict=True))
-            ]
-        return views
 
     def epoch_means(self) -> dict[str, float]:
         """Mean losses of the epoch so far, over the samples of all processes.

@@ -116,6 +116,9 @@ def build_optimizer(
     device: torch.device,
     steady: Sequence[nn.Module] = (),
     backbone: nn.Module | None = None,
+    *,
+    embeddings: Sequence[nn.Parameter] = (),
+    fused: bool = True,
 ) -> torch.optim.Optimizer:
     """Build the optimizer for the parameters that need a gradient.
 
@@ -130,6 +133,9 @@ def build_optimizer(
         steady: Modules whose learning rate the schedule leaves as it is.
         backbone: The backbone among them, whose layers' learning rates are scaled by `lr_decay`;
             see `unmix.backbones.layer_scales`. None for the same rate everywhere.
+        embeddings: Parameters outside of the backbone with the rate of its embedding.
+        fused: Whether a step may be a fused kernel, which divides gradients by float16's scale
+            itself, after they were clipped.
 
     Raises:
         UserError: if the layers of the backbone are not known.
@@ -142,11 +148,12 @@ def build_optimizer(
         return {"steady": id(p) in held, "bare": bare, **({"weight_decay": 0.0} if bare else {})}
 
     scales: dict[nn.Parameter, float] = {}
-    if backbone is not None and settings.lr_decay != 1:
-        scales = layer_scales(backbone, settings.lr_decay)
+    if backbone is not None and not settings.lr_decay == settings.patch_embed_lr_mult == 1:
+        factors = settings.lr_decay, settings.patch_embed_lr_mult
+        scales = layer_scales(backbone, *factors, embeddings)
     chosen = parameter_groups(parameters, settings.lr, scales, facts)
     lr, decay_ = settings.lr, settings.weight_decay
-    fused = device.type in ("cpu", "cuda")
+    fused = fused and device.type in ("cpu", "cuda")
     if settings.optimizer == "adam":
         return torch.optim.Adam(chosen, lr, weight_decay=decay_, fused=fused)
     if settings.optimizer == "adamw":

@@ -22,8 +22,8 @@ from unmix.backbones import is_vit
 from unmix.distributed import all_reduce_sum, pace, world_size
 from unmix.errors import UserError
 from unmix.methods import Method
-from unmix.methods.base import Encoder
 from unmix.training.console import is_leader
+from unmix.training.loop.clipping import parts_of
 from unmix.training.loop.module import Pretraining
 
 __all__ = [
@@ -35,7 +35,6 @@ __all__ = [
     "load_optimizer",
     "model_state",
     "optimizer_state",
-    "parts_of",
     "shard",
     "whole_weights",
 ]
@@ -101,19 +100,6 @@ def whole_weights(module: Pretraining) -> Iterator[None]:
         if module.method is not sharded:
             module.method.cpu()
         module.method = sharded
-
-
-def parts_of(module: nn.Module) -> list[nn.Module]:
-    """The modules of a method that are called as one: backbones, heads, prototypes."""
-    found = []
-    for child in module.children():
-        # Lists, and decoders without a `forward`, whose parts are called by themselves.
-        in_pieces = type(child).forward is nn.Module.forward
-        if in_pieces or isinstance(child, Encoder):
-            found += parts_of(child)
-        elif next(child.parameters(), None) is not None:
-            found.append(child)
-    return found
 
 
 def blocks_of(part: nn.Module) -> list[nn.Module]:

@@ -123,6 +123,9 @@ def notes_on_layers(settings: Settings, method: Method) -> tuple[str, ...]:
             f"{chosen.lr_decay:g} for each layer before, to {chosen.lr * scales[0]:.3g} in the "
             "first"
         )
+    if chosen.patch_embed_lr_mult != 1:
+        layer_scales(method.backbone, chosen.lr_decay, chosen.patch_embed_lr_mult)  # or an error
+        lines.append(f"learning rate of the patch embedding: times {chosen.patch_embed_lr_mult:g}")
     if frozen := chosen.freeze_backbone_epochs:
         which = "first epoch" if frozen == 1 else f"first {frozen} epochs"
         lines.append(

@@ -14,7 +14,7 @@ import torch
 from typing_extensions import Unpack
 
 from unmix.config import Settings
-from unmix.config.compatibility import check_local, check_mixture
+from unmix.config.compatibility import check_clipping, check_local, check_mixture
 from unmix.config.earlier import current
 from unmix.config.keywords import PretrainSettings
 from unmix.config.nested import flattened
@@ -146,6 +146,7 @@ def settings_for(
         given, used = resolve(words, config)
         settings = Settings.of(given)
     check_local(words, settings)
+    check_clipping(words, settings)
     check_mixture(given, settings)
     return settings, used
 

@@ -82,6 +82,7 @@ def fit(
         parts,
         callbacks,
         max_epochs=settings.run.epochs,
+        gradient_clip_val=settings.optimizer.clip_grad or None,
         logger=extra_loggers(settings, folder),
         plugins=[AtomicCheckpoints(saving), *cluster_plugins()],
         enable_checkpointing=False,  # the callback `Checkpoints` instead
