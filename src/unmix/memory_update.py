@@ -16,7 +16,8 @@ from unmix.methods.base import Method
 __all__ = ["MemoryUpdate"]
 
 
-@dataclass(frozen=True)
+# Without eq: torch.compile asks for the hash of an instance before its fields are set.
+@dataclass(frozen=True, eq=False)
 class MemoryUpdate:
     """What a method remembers of a batch: call it after the backward pass.
 

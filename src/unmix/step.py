@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -88,7 +88,7 @@ class Mixture:
         return given if isinstance(given, MixtureOperator) else Drawn(given)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Objective:
     """The loss of a step and its parts.
 
@@ -255,68 +255,111 @@ def _objective(
     generator: torch.Generator,
     mixtures: Sequence[Mixture],
 ) -> Objective:
-    pairs, positions = method.pairs_of(len(views)), method.position_pairs_of(len(views))
-    if not mixtures:
-        queries = clean_queries(method, views, [*pairs, *positions])
-        targets = method.targets(views, queries, index, generator)
-        clean = clean_loss(method, pairs, positions, queries, targets, len(views))
-        update = MemoryUpdate(method, queries, targets, index)
-        return Objective(clean, clean.detach(), None, update)
-    rules = [mixture.rule for mixture in mixtures]
-    keeps_clean = any(rule.keeps_clean for rule in rules)
-    unmixed = method.unmixed_pairs(len(views))
-    stay = pairs if keeps_clean else unmixed
-    rest = [pair for pair in pairs if pair not in unmixed]
-    taken = [pairs if rule.keeps_clean else rest for rule in rules]
-    stay_by_position = positions if keeps_clean else ()
-    of_rules: set[int] = set()
-    for rule, of_pairs in zip(rules, taken, strict=True):
-        of_rules |= rule.clean_queries([*of_pairs, *positions])
-    clean_pairs = [*stay, *stay_by_position]
-    if any(rule.every_crop for rule in rules):
+    clean = _Clean.of(method, len(views), mixtures)
+    if mixtures:
+        queries, encoded = _encoded(method, views, mixtures, clean, generator)
+    else:
+        queries, encoded = clean_queries(method, views, clean.all), []
+    targets = method.targets(views, queries, index, generator)
+    beside, losses = None, []
+    # Before the mixtures: NCE's constant is what the first comparison says.
+    if clean.all or method.regularized_views(len(views)):
+        beside = clean_loss(method, clean.pairs, clean.positions, queries, targets, len(views))
+    for mixture, each in encoded:
+        first = encoded[0][1] if mixture.rule.every_crop else each
+        of_mixtures = partial(
+            _targets_of_mixtures, method, views, index, generator, first, mixture.others
+        )
+        mixed = Mixed(
+            method, each.draw, each.query, queries, targets, each.pairs, of_mixtures,
+            len(views[0]), each.positions, each.view,
+        )  # fmt: skip
+        losses.append(mixture.rule(mixed))
+    return _sum(beside, losses, MemoryUpdate(method, queries, targets, index))
+
+
+class _Clean(NamedTuple):
+    """The comparisons of a step's clean queries.
+
+    Attributes:
+        pairs: Those by sample: all, or what mixtures that replace them leave.
+        positions: Those by position, likewise.
+    """
+
+    pairs: Sequence[Pair]
+    positions: Sequence[Pair]
+
+    @classmethod
+    def of(cls, method: Method, count: int, mixtures: Sequence[Mixture]) -> _Clean:
+        """Those of a step of so many views: a mixture that keeps the clean loss keeps all."""
+        if not mixtures or any(mixture.rule.keeps_clean for mixture in mixtures):
+            return cls(method.pairs_of(count), method.position_pairs_of(count))
+        return cls(method.unmixed_pairs(count), ())
+
+    @property
+    def all(self) -> list[Pair]:
+        """By sample, then by position."""
+        return [*self.pairs, *self.positions]
+
+
+def _encoded(
+    method: Method,
+    views: Sequence[Tensor],
+    mixtures: Sequence[Mixture],
+    clean: _Clean,
+    generator: torch.Generator,
+) -> tuple[dict[int, Any], list[tuple[Mixture, Encoded]]]:
+    """The clean queries, and the mixtures that losses are taken of, each with its comparisons.
+
+    Raises:
+        UserError: if mixtures of every crop are among several.
+    """
+    if any(mixture.rule.every_crop for mixture in mixtures):
         if len(mixtures) > 1:
             raise UserError("mixtures of every crop do not go with others.", parameter="mixture")
-        queries, views_of = encode_every_crop(method, views, mixtures[0], clean_pairs, generator)
-        encoded = [(mixtures[0], each) for each in views_of]
-    else:
-        queries, found = encode(method, views, mixtures, clean_pairs, of_rules, generator)
-        encoded = [
-            (mixture, Encoded(0, draw, q_mix, of_pairs, positions))
-            for mixture, of_pairs, (q_mix, draw) in zip(mixtures, taken, found, strict=True)
-        ]
-    targets = method.targets(views, queries, index, generator)
-    # Before the mixtures: NCE's constant is what the first comparison says.
-    beside = None
-    if stay or stay_by_position or method.regularized_views(len(views)):
-        beside = clean_loss(method, stay, stay_by_position, queries, targets, len(views))
+        queries, of_views = encode_every_crop(method, views, mixtures[0], clean.all, generator)
+        return queries, [(mixtures[0], each) for each in of_views]
+    pairs, positions = method.pairs_of(len(views)), method.position_pairs_of(len(views))
+    unmixed = method.unmixed_pairs(len(views))
+    rest = [pair for pair in pairs if pair not in unmixed]
+    taken = [pairs if mixture.rule.keeps_clean else rest for mixture in mixtures]
+    of_rules: set[int] = set()
+    for mixture, of_pairs in zip(mixtures, taken, strict=True):
+        of_rules |= mixture.rule.clean_queries([*of_pairs, *positions])
+    queries, found = encode(method, views, mixtures, clean.all, of_rules, generator)
+    return queries, [
+        (mixture, Encoded(0, draw, q_mix, of_pairs, positions))
+        for mixture, of_pairs, (q_mix, draw) in zip(mixtures, taken, found, strict=True)
+    ]
 
-    def targets_of_mixtures(first: Encoded, others: Sequence[Tensor]) -> Mapping[int, Any]:
-        with stage("mixture"):
-            mixed = [first.draw.apply(views[0], others)]
-            mixed += [first.draw.apply(view) for view in views[1 : method.views]]
-        rest = [v for v in method.target_queries if v != 0]
-        with nullcontext() if method.target_gradient else torch.no_grad():
-            q = {0: first.query, **{v: method.query(mixed[v], v) for v in rest}}
-        return method.targets(mixed, q, index, generator)
 
-    losses = [
-        mixture.rule(
-            Mixed(
-                method, each.draw, each.query, queries, targets, each.pairs,
-                partial(
-                    targets_of_mixtures, encoded[0][1] if mixture.rule.every_crop else each,
-                    mixture.others,
-                ),
-                len(views[0]), each.positions, each.view,
-            )
-        )
-        for mixture, each in encoded
-    ]  # fmt: skip
-    mixed = torch.stack(losses).sum() if len(losses) > 1 else losses[0]
-    update = MemoryUpdate(method, queries, targets, index)
-    if beside is None:
+def _targets_of_mixtures(
+    method: Method,
+    views: Sequence[Tensor],
+    index: Tensor,
+    generator: torch.Generator,
+    first: Encoded,
+    others: Sequence[Tensor],
+) -> Mapping[int, Any]:
+    """The targets of the large views, mixed by the draw of the first one."""
+    with stage("mixture"):
+        mixed = [first.draw.apply(views[0], others)]
+        mixed += [first.draw.apply(view) for view in views[1 : method.views]]
+    rest = [v for v in method.target_queries if v != 0]
+    with nullcontext() if method.target_gradient else torch.no_grad():
+        queries = {0: first.query, **{v: method.query(mixed[v], v) for v in rest}}
+    return method.targets(mixed, queries, index, generator)
+
+
+def _sum(clean: Tensor | None, losses: Sequence[Tensor], update: MemoryUpdate) -> Objective:
+    """The loss of a step, of the clean part and each mixture's, at least one of which is there."""
+    if not losses:
+        assert clean is not None
+        return Objective(clean, clean.detach(), None, update)
+    mixed = torch.stack(list(losses)).sum() if len(losses) > 1 else losses[0]
+    if clean is None:
         return Objective(mixed, None, mixed.detach(), update)
-    return Objective(beside + mixed, beside.detach(), mixed.detach(), update)
+    return Objective(clean + mixed, clean.detach(), mixed.detach(), update)
 
 
 def clean_loss(
