@@ -15,6 +15,7 @@ from runs import MOCO_RUN
 from unmix.commands import compare
 from unmix.commands.conditions import settings_table
 from unmix.commands.reading import read_run, short_names
+from unmix.commands.report_samples import mixture_samples
 from unmix.config import Settings
 from unmix.errors import UserError
 from unmix.studies.cost import forward_equivalents
@@ -205,6 +206,13 @@ def test_what_is_no_run_is_left_out_and_named(tmp_path: Path, refuse: Callable[.
         "has a comparison and no run", "is a file and no run folder",
     ]  # fmt: skip
     assert "unmix study show" in left[2]
+    logs = [tmp_path / f"r{i}.log" for i in range(5)]  # as beside the runs of a study
+    for log in logs:
+        log.write_text("")
+    lines, _ = told(run, *logs, out=tmp_path / "out")
+    assert [line for line in lines if line.startswith("left out: ")] == [
+        f"left out: {logs[0]}, {logs[1]}, {logs[2]} and 2 more; each is a file and no run folder"
+    ]
     assert "is a file and no run folder" in refuse("compare", tmp_path / "r.log")
 
 
@@ -267,6 +275,23 @@ def test_a_step_with_unmix_has_three_forwards_more() -> None:
     assert mixed - plain == pytest.approx(3, abs=0.2)
     # It depends neither on where the data is nor on the size of the batch.
     assert count(data="/nowhere", batch_size=8) == pytest.approx(plain, rel=0.02)
+
+
+def test_each_of_several_mixtures_has_its_samples_and_what_has_none_says_why(
+    tmp_path: Path,
+) -> None:
+    two = begun(tmp_path / "two", 1, unmix=True, unmix_mixture="coin+mixmask", unmix_patch=4)
+    words = {"unmix_layer": "layer1", "unmix_shares": (0.5, 0.5)}
+    part = begun(tmp_path / "part", 1, unmix=True, unmix_mixture="manifold+saliencymix", **words)
+    pictures, notes = mixture_samples({"A": two.path, "B": part.path, "C": begun(
+        tmp_path / "c", 1).path})  # fmt: skip
+    heads = [(p.title, p.caption.split(":")[0]) for p in pictures]
+    assert heads == [
+        ("A", "Un-Mix (coin+mixmask), coin"), ("A", "Un-Mix (coin+mixmask), mixmask"),
+        ("B", "Un-Mix (manifold+saliencymix), saliencymix"),
+    ]  # fmt: skip
+    (note,) = notes
+    assert note.startswith("No samples of the mixture of B: manifold mixes features")
 
 
 def test_names_of_folders_are_as_long_as_they_must_be() -> None:

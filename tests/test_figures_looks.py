@@ -82,6 +82,17 @@ def test_conditions_differ_in_color_for_everyone(conditions: dict) -> None:
             assert deltaE_cie76(seen(one, kind), seen(other, kind)) > 8
 
 
+def test_any_two_methods_differ_in_color_for_everyone_and_all_without_color() -> None:
+    methods = list(catalog().methods)
+    for pair in itertools.combinations(methods, 2):
+        one, other = looks_of({method: (method, "none") for method in pair}).values()
+        assert difference(one.color, other.color) > 10, pair
+        for kind in VIENOT:
+            assert deltaE_cie76(seen(one.color, kind), seen(other.color, kind)) > 8, pair
+    looks = looks_of({method: (method, "none") for method in methods})
+    assert len({(look.marker, look.hollow) for look in looks.values()}) == len(methods)
+
+
 def test_five_mixtures_of_one_method_are_no_longer_one_solid_red_line() -> None:
     looks = list(looks_of({m: ("moco", m) for m in MIXTURES[:6]}).values())
     for what in ("color", "dash", "marker"):

@@ -192,7 +192,7 @@ def test_the_page_opens_with_the_answer_and_keeps_its_order() -> None:
     words = [
         "<h1>", "95% interval", "costs 1.76x", "Another comparison", ">Each seed<", ">Conditions<",
         ">Accuracy<", ">Course of training<", ">Prediction curves<", ">Mixtures of these runs<",
-        ">Settings<", ">Environment<", ">Repeat it<", ">Runs<",
+        ">Settings<", ">Environment<", ">Repeat it<", ">Details of each run<",
     ]  # fmt: skip
     places = [text.index(word) for word in words]
     assert places == sorted(places)
@@ -233,6 +233,9 @@ def test_details_are_closed_and_the_page_fits_phones_print_and_the_dark() -> Non
     assert any(attributes.get("name") == "viewport" for _, attributes in found.tags)
     assert "@media print" in text
     assert "prefers-color-scheme: dark" in text
+    # On paper the details of many runs would be a page each.
+    classes = [[a.get("class") for _, a in Page(page(report(runs=n))).tags] for n in (4, 5)]
+    assert ["screen" in each for each in classes] == [False, True]
 
 
 def test_names_cannot_become_markup_or_end_the_data() -> None:

@@ -7,6 +7,7 @@ import importlib
 import json
 import math
 import os
+import re
 import shutil
 import socket
 from collections.abc import Callable
@@ -24,13 +25,16 @@ from unmix.commands import load_method, plot
 from unmix.commands.plot import Plot
 from unmix.commands.plots.instances import Instances, probabilities_of
 from unmix.commands.plots.registry import DRAW
+from unmix.commands.plots.softmax import without_softmax
 from unmix.config.catalog import catalog
 from unmix.config.figures import FIGURES, check_figure
 from unmix.data import load
+from unmix.display import method_name
 from unmix.errors import UserError
 from unmix.evaluation import load_encoder
 from unmix.figures.widths import WIDTHS
 from unmix.hardware.devices import Machine
+from unmix.methods import METHODS
 from unmix.randomness import generator_for
 from unmix.training import RunFolder, pretrain
 from unmix.training.console import silent
@@ -178,10 +182,11 @@ def unit(x: torch.Tensor) -> torch.Tensor:
     return x / x.norm(dim=1, keepdim=True)
 
 
-@pytest.mark.parametrize("name", ["cmc", "pirl", "nnclr", "mocov3"])
+@pytest.mark.parametrize("name", ["cmc", "pirl", "simclr", "nnclr", "mocov3", "densecl"])
 def test_the_softmax_of_each_method_is_its_formula(name: str):
     """exp(s / T) over its sum, s the cosines that the method's paper has, written out."""
-    small = {"dim": 16, "hidden": 16, "predictor_hidden": 8, "queue_size": 64, "negatives": 12}
+    small = {"dim": 16, "hidden": 16, "predictor_hidden": 8, "queue_size": 64, "negatives": 12,
+             "bn_splits": 1}  # fmt: skip
     own = {key: small[key] for key in small if key in catalog().methods[name].parameters}
     words = {"method": name, "data": "digits", **SMALL, "backbone": "resnet10", **own}
     settings, _ = settings_for({**words, "size": 8})
@@ -205,6 +210,13 @@ def test_the_softmax_of_each_method_is_its_formula(name: str):
             return (p(of_l, rows_ab) + p(of_ab, rows_l)) / 2
         if name == "pirl":  # Misra and van der Maaten, Eq. 5: f(v_I) with the rows m
             return p(method.f(view), method.contrast.bank.rows[rows])
+        if name == "densecl":  # Wang et al., Eq. 1: of the global heads, against their own queue
+            of = [
+                unit(e.head(e.backbone(x))) for e, x in ((method.f_q, view), (method.f_k, made[1]))
+            ]
+            return p(of[0], torch.cat([of[1], method.queue.keys]))
+        if name == "simclr":  # Chen et al., Eq. 1, of one direction; without an image's own view
+            return p(unit(z(view)), unit(z(made[1])))
         q = unit(method.h(method.g(method.f(view)) if name == "mocov3" else z(view)))
         if name == "mocov3":  # Chen et al., Alg. 1: q with the keys of the other view
             return p(q, unit(method.g_k(method.f_k(made[1]))))
@@ -214,7 +226,7 @@ def test_the_softmax_of_each_method_is_its_formula(name: str):
     def z(view: torch.Tensor) -> torch.Tensor:
         return method.g(method.f(view))
 
-    classes = len(rows) if name in ("cmc", "pirl") else len(some.index)
+    classes = len(some.index) if name in ("simclr", "nnclr", "mocov3") else len(rows)
     assert clean.shape == mixed.shape == (8, classes)
     with torch.inference_mode():
         mixture = 0.5 * made[0] + 0.5 * made[0][[1, 0, 3, 2, 5, 4, 7, 6]]
@@ -260,8 +272,27 @@ def test_the_table_of_the_softmax_says_what_the_figure_shows(runs: Path, tmp_pat
 
 @pytest.mark.usefixtures("unrendered")
 def test_without_a_softmax_over_images_there_is_one_line(unlabeled: Path, tmp_path: Path):
-    with pytest.raises(UserError, match=r"BYOL has no softmax.*give a run of moco, insdis"):
+    with pytest.raises(UserError, match=r"BYOL has a loss that .* and no softmax in which each im"):
         drawn(tmp_path, "softmax", unlabeled)
+    assert list(tmp_path.iterdir()) == []
+
+
+# Whose softmax is compared with a formula above.
+IMAGES_ARE_CLASSES = {
+    "moco", "insdis", "cmc", "pirl", "simclr", "nnclr", "mocov3", "densecl",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_every_method_has_the_softmax_or_says_what_it_has_instead(name: str):
+    line = without_softmax(name)
+    assert (line is None) == (name in IMAGES_ARE_CLASSES)
+    if line is not None:
+        assert line.startswith(f"{method_name(name)} has a")
+        assert "another loss" not in line
+        assert set(re.findall(r"\w+", line.split("give a run of")[1])) - {"or"} == (
+            IMAGES_ARE_CLASSES
+        )
 
 
 # --- features ---------------------------------------------------------------------------------

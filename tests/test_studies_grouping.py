@@ -9,7 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from unmix.commands.compare_report import differences_of
 from unmix.commands.conditions import conditions_table
+from unmix.figures.seed_dots import neighbors
 from unmix.per_image import PerImage, keep_per_image
 from unmix.results import Evaluation, RunResults
 from unmix.studies.grouping import ComparedRun, GroupedRuns, group_runs
@@ -82,6 +84,18 @@ def test_methods_are_compared_in_a_family_of_their_own():
     found = grouped(run(0, 50.0), run(0, 52.0, unmix=True), run(0, 40.0, method="byol"))
     assert found.families["methods"] == [("byol", "moco")]
     assert found.families["moco"] == [("moco + Un-Mix", "moco")]
+
+
+def test_a_mixture_stands_below_what_it_is_compared_with_and_is_joined_to_it():
+    runs = [run(s, 50.0 + s, method=m, unmix=u) for u in (True, False) for m in ("moco", "byol")
+            for s in (0, 1)]  # fmt: skip
+    found = grouped(*runs)
+    assert list(found.groups) == ["moco", "moco + Un-Mix", "byol", "byol + Un-Mix"]
+    differences = differences_of(found.findings)
+    assert {d.text for d in differences} == {"+0.0 (too few seeds to tell)"}
+    assert neighbors(list(found.groups), differences) == [
+        ("moco", "moco + Un-Mix"), ("byol", "byol + Un-Mix"),
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize(

@@ -131,12 +131,7 @@ def answer_of(findings: Findings, more: Sequence[str] = ()) -> Answer:
 def differences_of(findings: Findings) -> list[Difference]:
     """The comparisons that the paired dots show."""
     return [
-        Difference(
-            c.candidate,
-            c.reference,
-            measure_title(c.protocol),
-            c.short().removesuffix(f" against {c.reference}"),
-        )
+        Difference(c.candidate, c.reference, measure_title(c.protocol), c.short())
         for c in findings.comparisons
         if c.result is not None
     ]

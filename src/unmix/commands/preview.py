@@ -27,6 +27,7 @@ from unmix.mixtures import (
     Operator,
     spectral_residual,
 )
+from unmix.mixtures.registry import name_of
 from unmix.names import shown
 from unmix.randomness import generator_for
 from unmix.training.console import quiet_libraries
@@ -137,6 +138,7 @@ def mixture_figure(
     seed: int,
     size: int,
     theme: str = "light",
+    number: int | None = None,
 ) -> tuple[Figure, str]:
     """Images, their partners and their mixtures, and the title that says what they are.
 
@@ -147,11 +149,12 @@ def mixture_figure(
         seed: The same seed gives the same images and mixtures.
         size: Side of the images in pixels.
         theme: light, dark or inline; inline without the title.
+        number: Of several label-space mixtures of a step the one that is shown.
 
     Raises:
         UserError: if no mixture is selected, or it changes no image.
     """
-    operator, share = _checked_operator(mixture), mixed_fraction(mixture)
+    operator, share = _checked_operator(mixture, number), mixed_fraction(mixture)
     pixels = _read(images, size, n, seed)
     samples = samples_of(operator, pixels, images, n, seed)
     if not samples:
@@ -160,7 +163,7 @@ def mixture_figure(
             f"equal, or the fraction of mixed images, {share:.2g}, is too small to show.",
             parameter="data",
         )
-    title = _title(mixture, share, size)
+    title = _title(mixture, share, size, number)
     return _draw(samples, "" if theme == "inline" else title, theme), title
 
 
@@ -176,13 +179,18 @@ def _checked_path(path: Path) -> Path:
     return path
 
 
-def _label_space(mixture: MixtureSettings) -> MixtureOperator | None:
+def _label_space(mixture: MixtureSettings, number: int | None = None) -> MixtureOperator | None:
     """The label-space operator of a run, with the published defaults of its rule."""
-    return mixture.label_space(rule(mixture.unmix_rule).mixture)
+    published = rule(mixture.unmix_rule).mixture
+    if number is None:
+        return mixture.label_space(published)
+    return mixture.label_spaces(published)[number]
 
 
-def _checked_operator(mixture: MixtureSettings) -> Operator | MixtureOperator:
-    operator = _label_space(mixture) or mixture.image_space()
+def _checked_operator(
+    mixture: MixtureSettings, number: int | None = None
+) -> Operator | MixtureOperator:
+    operator = _label_space(mixture, number) or mixture.image_space()
     if isinstance(operator, ManifoldMixture):
         raise UserError(
             "manifold mixes features, so there are no pixels to show; preview another mixture, "
@@ -317,7 +325,7 @@ def mixed_fraction(mixture: MixtureSettings) -> float:
     return 1.0 if mixture.unmix or operator is None else float(operator.mixed_fraction)
 
 
-def _title(mixture: MixtureSettings, share: float, size: int) -> str:
+def _title(mixture: MixtureSettings, share: float, size: int, number: int | None = None) -> str:
     """One line about the mixture, one about its frequency."""
     if not mixture.unmix:
         operator: Any = mixture.image_space()
@@ -325,12 +333,13 @@ def _title(mixture: MixtureSettings, share: float, size: int) -> str:
         text = operator.describe(*sides)
         text = f"IM: {text}" if mixture.IM_type == "IM" else text
         return f"{text}\n{share:.0%} of images are mixed; only these are shown"
-    label_space = _label_space(mixture)
+    label_space = _label_space(mixture, number)
     assert label_space is not None
     text, once = label_space.describe(), label_space.one_draw
+    name = mixture.name if number is None else f"{mixture.name}, {name_of(label_space)}"
     if label_space.per == "sample":
-        return f"{mixture.name}: {text}\n{once} per sample"
-    return f"{mixture.name}: {text}\n{once} per batch; every column is from a different batch"
+        return f"{name}: {text}\n{once} per sample"
+    return f"{name}: {text}\n{once} per batch; every column is from a different batch"
 
 
 def _probabilities(im_type: str) -> str:

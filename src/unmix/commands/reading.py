@@ -22,6 +22,8 @@ from unmix.training.run.folder import RunFolder
 
 __all__ = ["given_folders", "read_run", "read_runs", "short_names"]
 
+_NAMES = 3  # more paths than these are counted
+
 
 def given_folders(runs: Sequence[Path | str]) -> tuple[list[Path], list[str]]:
     """The run folders among paths, such as those of runs/*; what else there is is left out.
@@ -30,7 +32,7 @@ def given_folders(runs: Sequence[Path | str]) -> tuple[list[Path], list[str]]:
         runs: Paths.
 
     Returns:
-        The folders, and a note for each path that is left out.
+        The folders, and a note on the paths that are left out, by reason.
 
     Raises:
         UserError: if a path does not exist or is given twice, or there is no run among them.
@@ -51,7 +53,17 @@ def given_folders(runs: Sequence[Path | str]) -> tuple[list[Path], list[str]]:
     if not folders:
         path, reason = next(iter(why.items()))
         raise UserError(f"{path}: {reason}.")
-    return folders, [f"left out: {shown(path)} {reason}" for path, reason in why.items()]
+    left: dict[str, list[str]] = {}
+    for path, reason in why.items():
+        left.setdefault(reason, []).append(shown(path))
+    return folders, [_left_out(names, reason) for reason, names in left.items()]
+
+
+def _left_out(names: Sequence[str], reason: str) -> str:
+    if len(names) == 1:
+        return f"left out: {names[0]} {reason}"
+    more = f" and {len(names) - _NAMES} more" if len(names) > _NAMES else ""
+    return f"left out: {', '.join(names[:_NAMES])}{more}; each {reason}"
 
 
 def _no_run(path: Path) -> str | None:

@@ -45,16 +45,20 @@ def mixture_samples(runs: Mapping[str, Path]) -> tuple[list[Picture], list[str]]
     pictures = []
     for members in list(groups.values())[:_MOST]:
         names = " and ".join([", ".join(list(members)[:-1]), list(members)[-1]][len(members) < 2 :])
-        try:
-            pictures.append(_picture(names, *next(iter(members.values()))))
-        except UserError as error:
-            notes.append(f"No samples of the mixture of {names}: {error}")
+        folder, settings = next(iter(members.values()))
+        several = settings.mixture.mixtures if settings.mixture.unmix else ()
+        for number in range(len(several)) if several[1:] else (None,):
+            try:
+                pictures.append(_picture(names, folder, settings, number))
+            except UserError as error:
+                notes.append(f"No samples of the mixture of {names}: {error}")
     if len(groups) > _MOST:
         notes.append(f"Samples are shown of {_MOST} of {counted(len(groups), 'mixture')}.")
     return pictures, notes
 
 
-def _picture(name: str, folder: Path, settings: Settings) -> Picture:
+def _picture(name: str, folder: Path, settings: Settings, number: int | None) -> Picture:
+    """Of the only mixture of a step, or of one of several."""
     run = replace(settings.run, download=False)
     seen: dict[str, Fingerprint] = {}
     images = load_split(run, "pretrain", seen)
@@ -63,7 +67,7 @@ def _picture(name: str, folder: Path, settings: Settings) -> Picture:
         raise UserError(f"{clause}.")
     size = run.size or native_size(images)
     figure, title = mixture_figure(
-        images, settings.mixture, n=_IMAGES, seed=run.seed, size=size, theme="inline"
+        images, settings.mixture, n=_IMAGES, seed=run.seed, size=size, theme="inline", number=number
     )
     caption = f"{title.replace(chr(10), '; ')}. Whole images, before any augmentation."
     return Picture(name, inline(figure, f"{name}: {caption}"), caption)

@@ -39,12 +39,13 @@ class Comparison:
         return {"better": self.candidate, "worse": self.reference}.get(self.outcome)
 
     def short(self) -> str:
-        """The mean difference to the reference with its interval, for a figure."""
-        if self.result is None or self.result.interval is None or self.outcome == "too few":
-            return f"too few seeds against {self.reference}"
+        """The mean difference with its interval, for a figure."""
+        if self.result is None:
+            return "no seed in common"
+        if self.result.interval is None or self.outcome == "too few":
+            return f"{self.result.mean:+.1f} (too few seeds to tell)"
         low, high = self.result.interval
-        interval = f"95% interval {low:+.1f} to {high:+.1f}"
-        return f"{self.result.mean:+.1f} ({interval}) against {self.reference}"
+        return f"{self.result.mean:+.1f} (95% interval {low:+.1f} to {high:+.1f})"
 
     def verdict(self, exploratory: bool = False) -> str:
         """The result in words, without the names of the conditions."""

@@ -152,7 +152,7 @@ class GroupedRuns:
     """Runs as conditions.
 
     Attributes:
-        groups: By name, those without a mixture first.
+        groups: By name; method by method, those without a mixture first.
         repeated: A sentence for each run of the same settings and seed as another one.
         protocols: By which runs were evaluated.
         cost_of: The forward-equivalents of a condition's run.
@@ -309,7 +309,10 @@ def group_runs(
     again: dict[tuple[Any, ...], list[ComparedRun]] = {}
     notes = []
     # Of a finished run and an unfinished one with the same seed the finished one counts.
-    for run in sorted(runs, key=lambda run: (not run.results.baseline, not run.results.ended)):
+    ordered = sorted(runs, key=lambda run: (not run.results.baseline, not run.results.ended))
+    # A mixture stands below what it is compared with.
+    methods = list(dict.fromkeys(run.results.method for run in ordered))
+    for run in sorted(ordered, key=lambda run: methods.index(run.results.method)):
         members = found.setdefault(run.key, {})
         first = members.setdefault(run.results.seed, run)
         if first is not run:

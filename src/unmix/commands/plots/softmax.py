@@ -21,7 +21,7 @@ from unmix.display import method_name
 from unmix.errors import UserError, check_number
 from unmix.figures.softmax import BARS, SoftmaxInput, SoftmaxModel, instance_softmax
 from unmix.hardware.threads import CoreMeter
-from unmix.methods import InstanceDiscrimination, method_class
+from unmix.methods import METHODS, method_class
 from unmix.names import shown
 from unmix.randomness import generator_for
 from unmix.training.console import quiet_libraries
@@ -29,11 +29,35 @@ from unmix.training.run.data_record import check_there
 from unmix.training.run.initial import start_of
 from unmix.training.run.parts import build_method, load_split
 
-__all__ = ["softmax"]
+__all__ = ["softmax", "without_softmax"]
 
 _IMAGES, _PAIRS = 256, 2
 # Beside the images that are predicted for; encoding more takes long on a CPU.
 _OTHERS = 4096
+
+_PROTOTYPES = "a softmax over prototypes"
+_AGREEMENT = "a loss that brings views of an image together without negatives"
+_STATISTICS = "a loss over the statistics of the batch's embeddings"
+_INSTEAD = {
+    "all4one": "a softmax of neighbors and of centroids over the queries of a batch",
+    "barlow": _STATISTICS,
+    "byol": _AGREEMENT,
+    "deepclusterv2": _PROTOTYPES,
+    "dino": _PROTOTYPES,
+    "distill": "a loss that compares features with those of its teacher",
+    "ibot": f"{_PROTOTYPES}, of images and of patches",
+    "lejepa": "a loss that predicts the center of an image's views",
+    "mae": "a loss over pixels",
+    "nnbyol": "a loss that brings an image and its neighbor together without negatives",
+    "ressl": "a softmax over a queue of other images, without the image itself",
+    "simdino": "a loss over the coding rate of the batch's features",
+    "simsiam": _AGREEMENT,
+    "swav": _PROTOTYPES,
+    "tico": _STATISTICS,
+    "vicreg": _STATISTICS,
+    "wmse": _AGREEMENT.replace("without negatives", "after whitening"),
+}
+"""What a method has that does not classify each image among the others."""
 
 
 @dataclass(frozen=True)
@@ -82,18 +106,18 @@ def _check_contrastive(opened: OpenRun) -> None:
     Raises:
         UserError: if it has none, with what it has instead.
     """
-    name = opened.run.settings.run.method
-    kind = method_class(name)
-    if issubclass(kind, InstanceDiscrimination):
-        return
-    has = (
-        "a softmax over prototypes"
-        if name in ("swav", "dino", "deepclusterv2")
-        else "no softmax: its loss compares features without negatives"
-    )
-    raise UserError(
-        f"{opened.path}: {method_name(name)} has {has}, and not one over images; give a run of "
-        "moco, insdis, cmc, pirl, simclr, nnclr or mocov3."
+    if (reason := without_softmax(opened.run.settings.run.method)) is not None:
+        raise UserError(f"{opened.path}: {reason}")
+
+
+def without_softmax(method: str) -> str | None:
+    """Why a method has no softmax over images, and which have; None if it has one."""
+    if method_class(method).contrastive:
+        return None
+    *others, last = [name for name, kind in METHODS.items() if kind.contrastive]
+    return (
+        f"{method_name(method)} has {_INSTEAD.get(method, 'another loss')}, and no softmax in "
+        f"which each image is a class; give a run of {', '.join(others)} or {last}."
     )
 
 
@@ -271,6 +295,7 @@ def _source(settings: Settings) -> str:
     heat = f"T {method['temperature']:g}" if "temperature" in method else ""
     where = {
         "moco": "the other view's keys, and a queue of other images' keys",
+        "densecl": "the global head, with the other view's keys and a queue of other images' keys",
         "insdis": "rows of the memory bank", "cmc": "rows of the memory banks, mean of both halves",
         "pirl": "rows of the memory bank",
         "simclr": "the other views in the batch", "mocov3": "the keys in the batch",
