@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_map
+from torch.utils._pytree import tree_leaves, tree_map
 
 from unmix.config import Settings
 from unmix.data import ImageSet, TensorImages, read_uint8
@@ -129,7 +130,7 @@ def probabilities_of(
             )[pair.target]
             for part in torch.arange(n, device=device).split(_CHUNK)
         ]  # fmt: skip
-        target = torch.cat(found)
+        target = _joined(found)
     clean = _softmax(method, queries[pair.query], target)
     q_mix = _in_chunks(method, instances.mixed(made[pair.query]), pair.query)
     return clean, _softmax(method, q_mix, target)
@@ -137,14 +138,18 @@ def probabilities_of(
 
 def _in_chunks(method: InstanceDiscrimination, view: Tensor, number: int) -> Any:
     """The queries of a view."""
-    parts = [method.query(chunk, number) for chunk in view.split(_CHUNK)]
+    return _joined([method.query(chunk, number) for chunk in view.split(_CHUNK)])
+
+
+def _joined(parts: Sequence[Any]) -> Any:
+    """Tensors, or tuples of them, of consecutive images as one."""
     return tree_map(lambda *rows: torch.cat(rows), *parts)
 
 
-def _softmax(method: InstanceDiscrimination, query: Any, target: Tensor) -> Tensor:
+def _softmax(method: InstanceDiscrimination, query: Any, target: Any) -> Tensor:
     """Distributions (N, C) in float64, on the CPU; the mean of those of a query's parts."""
     parts = []
-    for start in range(0, len(target), _CHUNK):
+    for start in range(0, len(tree_leaves(query)[0]), _CHUNK):
         some = tree_map(lambda rows, start=start: rows[start : start + _CHUNK], query)
         logits = method.logits(some, target)
         parts.append(torch.stack([m.double().cpu().softmax(dim=1) for m in logits]).mean(dim=0))
