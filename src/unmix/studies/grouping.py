@@ -72,7 +72,8 @@ class ComparedRun:
         if self.results.imported:
             # How other weights were trained is not known, so that is no difference.
             kept = {k: v for k, v in kept.items() if k in _OF_WEIGHTS}
-            kept["weights"] = weights
+            # The settings name the method whose class rebuilds the encoder.
+            kept |= {"weights": weights, "method": self.results.method}
         elif weights is not None:
             kept["init"] = weights
         return {**kept, "mixture": self.results.mixture, "data": self.results.data}
