@@ -15,7 +15,8 @@ import torch
 from torch import Tensor
 
 from unmix.backbones import HalfEncoders, build
-from unmix.weights import Checkpoint, Found, find, network_of
+from unmix.errors import UserError
+from unmix.weights import Checkpoint, Found, find, load_found, network_of
 from unmix.weights.networks import Network
 
 ORIGINALS = json.loads((Path(__file__).parent / "original_names.json").read_text("utf-8"))
@@ -37,7 +38,6 @@ EXPECTED: dict[str, tuple[dict[str, Any], str | None, str]] = {
     "cmc-alexnet": ({"backbone": "alexnet", "width": 0.5, "stem": "large"}, "cmc", ""),
     "cmc-resnet": ({"backbone": "resnet18", "width": 1, "stem": "large"}, "cmc", ""),
     "cmc-insdis": ({"backbone": "resnet50", "width": 1, "stem": "large"}, None, ""),
-    "pycontrast-cmc": ({"backbone": "resnet50", "width": 0.5, "stem": "large"}, "cmc", ""),
     "pycontrast-pirl": ({"backbone": "resnet50", "width": 1, "stem": "large"}, None, ""),
     "dinov2": ({"backbone": "timm:vit_small_patch14_reg4_dinov2"}, "dino", "teacher"),
 }  # fmt: skip
@@ -62,7 +62,7 @@ def found_in(name: str) -> tuple[Found, Network | None]:
 
 
 def test_every_original_is_expected() -> None:
-    assert set(ORIGINALS) == set(EXPECTED)
+    assert set(ORIGINALS) == {*EXPECTED, "pycontrast-cmc"}
     assert all(len(each["commit"]) == 40 for each in ORIGINALS.values())
 
 
@@ -87,3 +87,14 @@ def test_an_original_is_recognized_and_every_tensor_has_its_place(name: str) -> 
     beside = ("fc", "l.fc", "ab.fc", "head", "decoder_", "projection_head", "prototypes",
               "mask_token", "masked_embed", "register_tokens", "pos_embed")  # fmt: skip
     assert [key for key in theirs if key not in wanted and not key.startswith(beside)] == []
+
+
+def test_halves_of_half_width_with_a_whole_first_layer_are_refused_by_name() -> None:
+    """As of PyContrast, and of CMC's resnet50v1."""
+    found, network = found_in("pycontrast-cmc")
+    assert network is not None
+    assert network.settings() == {"backbone": "resnet50", "width": 0.5, "stem": "large"}
+    with torch.device("meta"):
+        ours = HalfEncoders("resnet50", width=0.5, stem="large")
+    with pytest.raises(UserError, match="first layer is 64, not 32; the original of CMC keeps 64"):
+        load_found(ours, found, "w.pth")
