@@ -1,4 +1,4 @@
-"""Options of vision transformers: depth, registers, stochastic depth."""
+"""Options of vision transformers: depth, registers, pooling, stochastic depth."""
 
 from __future__ import annotations
 
@@ -8,14 +8,21 @@ from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 
-from unmix.backbones import build, draws_in_training
+import unmix
+from unmix.backbones import POOLINGS, TokenEncoder, build, draws_in_training
+from unmix.commands.export import export
+from unmix.config.groups import CHOICES
 from unmix.errors import UserError
 from unmix.evaluation.encoder import build_encoder
+from unmix.export.base import Source
+from unmix.export.weights import timm_arguments
 from unmix.methods import Method
 from unmix.methods import build as build_method
 from unmix.momentum import momentum_copy
 from unmix.step import objective
+from unmix.weights import network_of
 
 pytest.importorskip("timm")
 VIT = "timm:vit_tiny_patch16_224"
@@ -39,9 +46,14 @@ def test_depth_and_registers_are_those_asked_for() -> None:
 @pytest.mark.parametrize("name", ["resnet18", "alexnet", "timm:resnet18", "timm:convnext_atto"])
 @pytest.mark.parametrize(
     ("option", "what"),
-    [({"depth": 2}, "transformer blocks"), ({"registers": 1}, "register tokens")],
+    [
+        ({"depth": 2}, "transformer blocks"),
+        ({"registers": 1}, "register tokens"),
+        ({"class_token": False}, "class token"),
+        ({"pooling": "average"}, "pooling of tokens"),
+    ],
 )
-def test_networks_without_them_refuse(name: str, option: dict[str, int], what: str) -> None:
+def test_networks_without_them_refuse(name: str, option: dict[str, Any], what: str) -> None:
     with pytest.raises(UserError, match=rf"applies only to vision .*{name} has no {what}"):
         build(name, **option)
 
@@ -128,6 +140,86 @@ def test_an_encoder_is_rebuilt_from_its_facts() -> None:
     early = {key: facts[key] for key in facts if key not in ("depth", "registers")}
     encoder, _ = build_encoder(Path("x"), early, channels_last=False)
     assert (len(encoder.blocks), encoder.num_prefix_tokens) == (12, 1)
+
+
+@pytest.mark.parametrize("registers", [0, 2])
+@pytest.mark.parametrize("class_token", [True, False])
+def test_features_are_the_average_of_the_patches_tokens(registers: int, class_token: bool) -> None:
+    """After the last norm, which is of each token: the weights are those of a class token's."""
+    model = vit(registers=registers, class_token=class_token, pooling="average").eval()
+    images = torch.randn(2, 3, 16, 16)
+    tokens = model.forward_features(images)
+    assert tokens.shape == (2, class_token + registers + 4, 192)
+    torch.testing.assert_close(model(images), tokens[:, -4:].mean(dim=1))
+    torch.testing.assert_close(TokenEncoder(model, "x")(images).pooled, model(images))
+    names = vit(registers=registers, class_token=class_token).state_dict().keys()
+    assert model.state_dict().keys() == names
+    assert ("cls_token" in names) == class_token
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "message"),
+    [
+        (VIT, {"pooling": "max"}, "pooling: 'max' is unknown"),
+        (VIT, {"pooling": "class", "class_token": False}, "'class' needs a class token"),
+        ("timm:vit_medium_patch16_gap_240", {"pooling": "class"}, "has no class token"),
+        (
+            "timm:vit_base_patch16_siglip_224",
+            {"pooling": "average"},
+            "a trained pooling of its own",
+        ),
+        ("timm:deit_tiny_distilled_patch16_224", {"pooling": "average"}, "a pooling of its own"),
+    ],
+)
+def test_a_pooling_that_would_be_ignored_is_refused(
+    name: str, options: dict[str, Any], message: str
+) -> None:
+    size = 240 if "240" in name else 224
+    with pytest.raises(UserError, match=message):
+        build(name, size=size, depth=1, **options)
+
+
+@pytest.mark.parametrize("to", ["timm", "hub"])
+@pytest.mark.parametrize("class_token", [None, False])
+def test_an_encoder_keeps_its_pooling(tmp_path: Path, class_token: bool | None, to: str) -> None:
+    """Loaded from its file, and exported."""
+    import timm
+
+    words = {"backbone": VIT, "size": 16, "patch": 8, "heads": 2, "depth": 1}
+    words |= {"pooling": "average", "class_token": class_token}
+    run = tmp_path / "run"
+    unmix.pretrain(
+        method="simclr", data=[Image.new("RGB", (16, 16), (i, 9, 9)) for i in range(4)], epochs=1,
+        batch_size=2, run=run, dim=8, logger="none", evaluate=False, device="cpu",
+        **words,
+    )  # fmt: skip
+    encoder = unmix.load_encoder(run)
+    images = torch.randn(2, 3, 16, 16)
+    tokens = encoder.backbone.forward_features(images)
+    expected = tokens[:, -4:].mean(dim=1)
+    assert encoder.backbone.num_prefix_tokens == (class_token is None)
+    torch.testing.assert_close(encoder(images), expected)
+    out = tmp_path / ("x.safetensors" if to == "timm" else "x")
+    export(run, to=to, out=out, say=lambda _: None)
+    if to == "hub":
+        model = timm.create_model(f"local-dir:{out}", pretrained=True)
+    else:
+        source = Source(encoder, "x", None)  # type: ignore[arg-type]
+        name, arguments = timm_arguments(source, "timm")
+        model = timm.create_model(name, num_classes=0, **arguments, checkpoint_path=str(out))
+    torch.testing.assert_close(model.eval()(images), expected)
+
+
+def test_the_command_line_knows_the_poolings() -> None:
+    assert CHOICES["pooling"] == POOLINGS
+
+
+def test_weights_without_a_class_token_are_known_by_their_tensors() -> None:
+    own = vit(class_token=False).state_dict()
+    known = network_of(own)
+    assert known is not None
+    assert known.settings()["class_token"] is False
+    assert "class_token" not in network_of(vit().state_dict()).settings()  # type: ignore[union-attr]
 
 
 def test_attention_is_pytorchs_fused_one(monkeypatch: pytest.MonkeyPatch) -> None:

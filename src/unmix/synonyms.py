@@ -33,6 +33,9 @@ _FLAGS: tuple[tuple[str, str, str], ...] = (
     ("depth", "blocks of a ViT", "num_layers n_layers num_blocks vit_depth"),
     ("registers", "register tokens of a ViT", "reg_tokens num_registers num_register_tokens "
      "n_registers register_tokens"),
+    ("class_token", "the class token of a ViT", "cls_token use_cls_token with_cls_token"),
+    ("pooling", "features of a ViT: class token or average of patch tokens", "global_pool pool "
+     "pool_type pooling_type use_mean_pooling"),
     ("drop_path", "stochastic depth of a ViT", "drop_path_rate stochastic_depth "
      "stochastic_depth_prob droppath"),
     ("init", "weights to start the encoder from",
@@ -209,11 +212,16 @@ VALUES: dict[str, dict[str, str]] = {
         "npid": "insdis", "instdisc": "insdis", "instance_discrimination": "insdis",
         "deepcluster": "deepclusterv2", "deepcluster_v2": "deepclusterv2", "w-mse": "wmse",
         "w_mse": "wmse", "whitening": "wmse", "dinov1": "dino", "nn-clr": "nnclr",
+        "i-jepa": "ijepa", "i_jepa": "ijepa", "jepa": "ijepa", "simdinov2": "simdino",
     },
     "optimizer": {"momentum": "sgd", "adam_w": "adamw", "larc": "lars"},
     "schedule": {
         "cos": "cosine", "cosineannealing": "cosine", "warmup_cosine": "cosine",
         "multistep": "step", "steplr": "step", "none": "constant", "fixed": "constant",
+    },
+    "pooling": {
+        "token": "class", "cls": "class", "cls_token": "class", "class_token": "class",
+        "avg": "average", "mean": "average", "gap": "average",
     },
     "stem": {"cifar": "small", "cifar_stem": "small", "imagenet": "large", "3x3": "small"},
     "logger": {"tb": "tensorboard", "csv": "none", "weights_and_biases": "wandb"},

@@ -3,7 +3,7 @@
 from unmix.backbones.alexnet import AlexNet
 from unmix.backbones.attention import attention_map
 from unmix.backbones.base import STEMS, Backbone, check_stem
-from unmix.backbones.build import BACKBONES, VIT_SHAPE, build, is_vit, patch_side
+from unmix.backbones.build import BACKBONES, POOLINGS, VIT_SHAPE, build, is_vit, patch_side
 from unmix.backbones.checkpointing import checkpoint_activations
 from unmix.backbones.half_encoders import HalfEncoders
 from unmix.backbones.heads import linear_head, mlp, mlp_head
@@ -23,6 +23,7 @@ from unmix.backbones.tokens import TokenEncoder, Tokens, patches_of, sine_cosine
 
 __all__ = [
     "BACKBONES",
+    "POOLINGS",
     "RESNETS",
     "STEMS",
     "VIT_SHAPE",

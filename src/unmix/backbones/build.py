@@ -12,13 +12,16 @@ from unmix.backbones.resnet import RESNETS, ResNet
 from unmix.errors import UserError, check_choice, check_number
 from unmix.synonyms import nearest, timm_models
 
-__all__ = ["BACKBONES", "VIT_SHAPE", "build", "is_vit", "patch_side"]
+__all__ = ["BACKBONES", "POOLINGS", "VIT_SHAPE", "build", "is_vit", "patch_side"]
 
 BACKBONES = ("alexnet", *RESNETS)
 """The backbones of this package by name; those of timm are `timm:NAME`."""
 
-VIT_SHAPE = ("patch", "heads", "depth", "registers")
-"""The options of `build` that change the weights of a vision transformer."""
+VIT_SHAPE = ("patch", "heads", "depth", "registers", "class_token", "pooling")
+"""The options of `build` that change the weights or the features of a vision transformer."""
+
+POOLINGS = ("class", "average")
+"""What the features of a vision transformer are: the class token, or the mean of the patches'."""
 
 _TIMM = "timm:"
 
@@ -28,6 +31,8 @@ _VIT = {
     "heads": ("num_heads", "attention heads"),
     "depth": ("depth", "transformer blocks"),
     "registers": ("reg_tokens", "register tokens"),
+    "class_token": ("class_token", "class token"),
+    "pooling": ("global_pool", "pooling of tokens"),
     "drop_path": ("drop_path_rate", "stochastic depth"),
 }
 
@@ -43,6 +48,8 @@ def build(
     heads: int | None = None,
     depth: int | None = None,
     registers: int | None = None,
+    class_token: bool | None = None,
+    pooling: str | None = None,
     drop_path: float | None = None,
     zero_init_residual: bool = False,
 ) -> Backbone:
@@ -59,6 +66,10 @@ def build(
         depth: Blocks of a vision transformer; by default the model's own.
         registers: Register tokens of a vision transformer (Darcet et al. 2023), which take part in
             attention and are no part of the features; by default the model's own.
+        class_token: Whether a vision transformer has a class token; by default the model's own.
+            Without one its patch tokens are averaged.
+        pooling: Features of a vision transformer: its "class" token, or the "average" of its patch
+            tokens after the last norm; by default the model's own.
         drop_path: Probability with which the last residual branch of a vision transformer is left
             out for an image in training (stochastic depth, Huang et al. 2016), in [0, 1); it rises
             linearly from 0 in the first block. By default 0.
@@ -81,7 +92,7 @@ def build(
         )
     given = {
         "patch": patch, "heads": heads, "depth": depth, "registers": registers,
-        "drop_path": drop_path,
+        "class_token": class_token, "pooling": pooling, "drop_path": drop_path,
     }  # fmt: skip
     of_vit = {key: value for key, value in given.items() if value is not None}
     _check_vit(of_vit)
@@ -140,7 +151,9 @@ def _build_timm(
     if tag:
         _check_tag(known, tag, timm.list_models(f"{known}.*", pretrained=True))
     plain: dict[str, Any] = {"pretrained": False, "num_classes": 0, "in_chans": in_channels}
-    chosen = {_VIT[key][0]: value for key, value in of_vit.items()}
+    chosen = {_VIT[key][0]: value for key, value in of_vit.items() if key != "pooling"}
+    if of_vit.get("class_token") is False:
+        chosen |= {"global_pool": "avg", "fc_norm": False}
     model: Any
     try:
         try:
@@ -168,12 +181,33 @@ def _build_timm(
         raise _no_vit(name, untaken[0], of_vit) from None
     if is_vit(model):
         _check_patches(model, size)
+        if "pooling" in of_vit:
+            _set_pooling(model, name, of_vit["pooling"])
     elif shape := [key for key in of_vit if key in VIT_SHAPE]:
         raise _no_vit(name, shape[0], of_vit)
     # The attribute is added rather than the model wrapped, so that the parameters keep timm's
     # names.
     model.feature_dim = getattr(model, "head_hidden_size", model.num_features)
     return cast(Backbone, model)
+
+
+def _set_pooling(model: Any, name: str, pooling: str) -> None:
+    """Pool the tokens otherwise. The weights stay: the last norm is of each token, as it was."""
+    from timm.models.beit import Beit
+    from timm.models.eva import Eva
+    from timm.models.vision_transformer import VisionTransformer
+
+    # Other classes, also derived ones, pool in ways of their own.
+    what = None
+    if type(model) not in (VisionTransformer, Beit, Eva):
+        what = f"a {type(model).__name__}, has a pooling of its own"
+    elif getattr(model, "attn_pool", None) is not None:
+        what = "has a trained pooling of its own"
+    elif pooling == "class" and getattr(model, "cls_token", None) is None:
+        what = "has no class token"
+    if what is not None:
+        raise UserError(f"{pooling!r} does not apply: {name} {what}.", parameter="pooling")
+    model.global_pool = {"class": "token", "average": "avg"}[pooling]
 
 
 def _check_tag(model: str, tag: str, known: list[str]) -> None:
@@ -207,8 +241,15 @@ def _check_vit(given: dict[str, Any]) -> None:
     for name, value in given.items():
         if name == "drop_path":
             check_number(name, value, at_least=0, below=1)
-        else:
+        elif name == "pooling":
+            check_choice(name, value, POOLINGS)
+        elif name != "class_token":
             check_number(name, value, at_least=0 if name == "registers" else 1)
+    if given.get("pooling") == "class" and given.get("class_token") is False:
+        raise UserError(
+            "'class' needs a class token, and `class_token` leaves it out; use 'average'.",
+            parameter="pooling",
+        )
 
 
 def _no_vit(name: str, parameter: str, given: dict[str, Any]) -> UserError:

@@ -30,6 +30,8 @@ class HalfEncoders(Backbone):
         heads: Attention heads of a vision transformer.
         depth: Blocks of a vision transformer.
         registers: Register tokens of a vision transformer.
+        class_token: Whether a vision transformer has a class token.
+        pooling: Features of a vision transformer; see `build`.
         drop_path: Stochastic depth of a vision transformer.
         zero_init_residual: Start the blocks of ResNets as the identity.
 
@@ -48,6 +50,8 @@ class HalfEncoders(Backbone):
         heads: int | None = None,
         depth: int | None = None,
         registers: int | None = None,
+        class_token: bool | None = None,
+        pooling: str | None = None,
         drop_path: float | None = None,
         zero_init_residual: bool = False,
     ) -> None:
@@ -55,8 +59,8 @@ class HalfEncoders(Backbone):
         self.l, self.ab = (
             build(
                 name, in_channels=c, width=width, stem=stem, size=size, patch=patch,
-                heads=heads, depth=depth, registers=registers, drop_path=drop_path,
-                zero_init_residual=zero_init_residual,
+                heads=heads, depth=depth, registers=registers, class_token=class_token,
+                pooling=pooling, drop_path=drop_path, zero_init_residual=zero_init_residual,
             )
             for c in (1, 2)
         )  # fmt: skip

@@ -38,7 +38,6 @@ from unmix.weights import (
     is_name,
     network_of,
     open_weights,
-    settings_of,
     usual_preparation,
 )
 
@@ -58,6 +57,8 @@ def import_weights(
     stem: str | None = None,
     patch: int | None = None,
     heads: int | None = None,
+    class_token: bool | None = None,
+    pooling: str | None = None,
     view: str | None = None,
     size: int | None = None,
     mean: tuple[float, float, float] | None = None,
@@ -87,6 +88,9 @@ def import_weights(
         stem: First layers, small, medium or large; likewise, small for a 3x3 convolution.
         patch: Side of a vision transformer's patches in pixels; likewise.
         heads: Attention heads of a vision transformer; by default the model's own.
+        class_token: Whether a vision transformer has a class token; by default by the tensors.
+        pooling: Features of a vision transformer: class (token), or the average of its patch
+            tokens; by default the model's own. Kept with the encoder.
         view: Color space of cmc, Lab or YCbCr.
         size: Side of the images in pixels; by default as the source says, 32 with a 3x3 stem, else
             224.
@@ -122,16 +126,21 @@ def import_weights(
         found = opened.found()
     given: dict[str, Any] = {
         "backbone": backbone, "width": width, "stem": stem, "patch": patch, "heads": heads,
-        "size": size, "mean": mean, "std": std, "method": method, "view": view,
+        "class_token": class_token, "pooling": pooling,
+        "size": size, "mean": mean, "std": std, "method": method,
     }  # fmt: skip
+    words = _settings(opened, found, {k: v for k, v in given.items() if v is not None})
     trained = _epochs(opened) if epochs is None else epochs
-    settings = Settings.of({
-        **_settings(opened, found, {k: v for k, v in given.items() if v is not None}),
-        **({} if data is None else _data(data, data_dir, train_folder, test_folder)),
-        "epochs": trained or 1, "device": device, "run": None,
+    words |= {
+        "epochs": trained or 1, "data": NO_DATA, "device": device, "run": None,
         "init": file if is_name(file) else absolute(file), "init_sha256": opened.sha256,
-    })  # fmt: skip
+    }  # fmt: skip
+    if view is not None:
+        words["view"] = view
     seen: dict[str, Fingerprint] = {}
+    if data is not None:
+        words |= _data(data, data_dir, train_folder, test_folder)
+    settings = Settings.of(words)
     labeled = data is not None and _is_labeled(settings, seen)
     with _named_file():
         encoder, line = _encoder(settings, opened)
@@ -144,17 +153,12 @@ def import_weights(
     if labeled:
         knn(folder.path, device=device, threads=threads, say=say)
         probe(folder.path, device=device, threads=threads, say=say)
+    elif data is None:
+        name = shlex.quote(str(folder.path))
+        say(f"to evaluate it: unmix knn {name} --data DATA, or give --data to unmix import")
     else:
-        say(_not_evaluated(folder, data))
+        say(f"{shown(data)} has no classes, so it is not evaluated")
     return folder.path
-
-
-def _not_evaluated(folder: RunFolder, data: str | None) -> str:
-    """Why the encoder was not evaluated, and how to do so."""
-    if data is not None:
-        return f"{shown(data)} has no classes, so it is not evaluated"
-    name = shlex.quote(str(folder.path))
-    return f"to evaluate it: unmix knn {name} --data DATA, or give --data to unmix import"
 
 
 @contextmanager
@@ -188,10 +192,7 @@ def _settings(opened: Weights, found: Found, given: Mapping[str, Any]) -> dict[s
     """
     network = network_of(found.tensors)
     words: dict[str, Any] = {"method": _method(opened, found) or _ANY}
-    if opened.facts:
-        own = {**settings_of(opened.facts), "range": opened.facts.get("range")}
-        words |= {k: v for k, v in own.items() if v is not None}
-    elif opened.backbone is not None:
+    if opened.backbone is not None:
         words["backbone"] = opened.backbone
     elif network is not None:
         words |= network.settings()
@@ -203,23 +204,16 @@ def _settings(opened: Weights, found: Found, given: Mapping[str, Any]) -> dict[s
             parameter="backbone",
         )
     if "backbone" in given and given["backbone"] != words.get("backbone"):
-        words = {k: v for k, v in words.items() if k not in VIT_SHAPE}
+        words.pop("patch", None)
         words |= {"width": 1.0, "stem": words.get("stem", "auto")}
     if str(given.get("backbone", words["backbone"])).startswith("timm:"):
         words |= {"width": 1.0, "stem": "auto"}
-    if (heads := found.attention_heads) is not None:
+    if (heads := _heads(found)) is not None:
         words["heads"] = heads
     if network is not None and network.halves:
         words["method"] = "cmc"
-        if opened.facts:
-            words["view"] = opened.facts["color_space"]
     prepared = _preparation(opened, network)
-    words |= {
-        "data": NO_DATA,
-        "size": prepared.size,
-        "mean": list(prepared.mean),
-        "std": list(prepared.std),
-    }
+    words |= {"size": prepared.size, "mean": list(prepared.mean), "std": list(prepared.std)}
     return {**words, **{k: list(v) if isinstance(v, tuple) else v for k, v in given.items()}}
 
 
@@ -227,6 +221,11 @@ def _method(opened: Weights, found: Found) -> str | None:
     """The method that trained the weights, as far as the file says."""
     own = opened.method if opened.method in METHODS else None
     return own or found.layout.method
+
+
+def _heads(found: Found) -> int | None:
+    patches = found.tensors.get("patch_embed.proj.weight")
+    return None if patches is None else found.layout.heads.get(patches.shape[0])
 
 
 def _preparation(opened: Weights, network: Network | None) -> Preparation:
@@ -283,7 +282,9 @@ def _encoder(settings: Settings, opened: Weights) -> tuple[nn.Module, str]:
     with torch.random.fork_rng(devices=[]):
         encoder = method_class(settings.run.method).build_backbone(
             model.backbone, width=model.width, stem=model.stem, size=settings.run.size,
-            **{name: getattr(model, name) for name in VIT_SHAPE},
+            patch=model.patch, heads=model.heads,
+            depth=model.depth, registers=model.registers,
+            class_token=model.class_token, pooling=model.pooling,
         )  # fmt: skip
     loaded = opened.load(encoder)
     return encoder.eval(), loaded.line(opened.name)
@@ -334,11 +335,7 @@ def _write(
     try:
         made.write_encoder(
             encoder,
-            {
-                **{name: words[name] for name in names},
-                "color_space": color_space,
-                "range": settings.run.limits,
-            },
+            {**{name: words[name] for name in names}, "color_space": color_space, "range": None},
         )
         made.write_settings(settings)
         if record is not None:

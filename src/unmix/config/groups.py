@@ -37,6 +37,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
     ),
     "logger": ("tensorboard", "wandb", "mlflow", "trackio", "none"),
     "optimizer": ("sgd", "adam", "adamw", "lars", "larc"),
+    "pooling": ("class", "average"),
     "precision": ("auto", "32", "bf16", "16"),
     "resident": _YES_NO_AUTO,
     "schedule": ("cosine", "step", "constant"),
@@ -61,6 +62,10 @@ class ModelSettings:
         heads: Attention heads of one of timm's vision transformers; by default the model's own.
         depth: Blocks of one of timm's vision transformers; by default the model's own.
         registers: Register tokens of one of timm's vision transformers; by default the model's own.
+        class_token: Whether one of timm's vision transformers has a class token; by default the
+            model's own. Without one its patch tokens are averaged.
+        pooling: Features of one of timm's vision transformers: its class token, or the average of
+            its patch tokens; by default the model's own. Kept with the encoder.
         drop_path: Stochastic depth of one of timm's vision transformers: the probability, in
             [0, 1), with which its last block is left out for an image in training; earlier blocks
             less, momentum encoders never.
@@ -77,6 +82,8 @@ class ModelSettings:
     heads: int | None = None
     depth: int | None = None
     registers: int | None = None
+    class_token: bool | None = None
+    pooling: str | None = None
     drop_path: float | None = None
     zero_init_residual: bool = False
 
@@ -91,6 +98,8 @@ class ModelSettings:
                 check_number(name, value, at_least=1)
         if self.registers is not None:
             check_number("registers", self.registers, at_least=0)
+        if self.pooling is not None:
+            check_choice("pooling", self.pooling, CHOICES["pooling"])
         if self.drop_path is not None:
             check_number("drop_path", self.drop_path, at_least=0, below=1)
         check_given("init", self.init)

@@ -37,7 +37,7 @@ class PretrainSettings(TypedDict, total=False):
 
     second_view: ViewOverrides
     local_view: ViewOverrides
-    method: Literal["all4one", "barlow", "byol", "cmc", "deepclusterv2", "densecl", "dino", "distill", "ibot", "insdis", "lejepa", "mae", "moco", "mocov3", "nnbyol", "nnclr", "pirl", "ressl", "simclr", "simdino", "simsiam", "swav", "tico", "vicreg", "wmse"]
+    method: Literal["all4one", "barlow", "byol", "cmc", "deepclusterv2", "densecl", "dino", "distill", "ibot", "ijepa", "insdis", "lejepa", "mae", "moco", "mocov3", "nnbyol", "nnclr", "pirl", "ressl", "simclr", "simdino", "simsiam", "swav", "tico", "vicreg", "wmse"]
     data: Any
     data_dir: str | os.PathLike[str] | None
     train_folder: str | os.PathLike[str] | None
@@ -73,6 +73,8 @@ class PretrainSettings(TypedDict, total=False):
     heads: int | None
     depth: int | None
     registers: int | None
+    class_token: bool | None
+    pooling: Literal["class", "average"] | None
     drop_path: float | None
     zero_init_residual: bool
     mix_from_epoch: int
@@ -242,6 +244,17 @@ class PretrainSettings(TypedDict, total=False):
     mask_share: float
     mask_ratio_min: float
     mask_ratio_max: float
+    predictor_dim: int
+    predictor_depth: int
+    predictor_heads: int | None
+    target_blocks: int
+    target_scale_min: float
+    target_scale_max: float
+    target_ratio_min: float
+    target_ratio_max: float
+    context_scale_min: float
+    context_scale_max: float
+    min_keep: int
     sigreg: float
     slices: int
     knots: int

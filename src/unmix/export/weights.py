@@ -186,6 +186,7 @@ def timm_arguments(source: Source, to: str) -> tuple[str, dict[str, Any]]:
         known = {
             "patch_size": facts.get("patch"), "num_heads": facts.get("heads"),
             "depth": facts.get("depth"), "reg_tokens": facts.get("registers"),
+            "class_token": facts.get("class_token"), **_pooling(source),
         }  # fmt: skip
         own = {key: value for key, value in known.items() if value is not None}
         size = facts["size"]
@@ -205,6 +206,15 @@ def timm_arguments(source: Source, to: str) -> tuple[str, dict[str, Any]]:
     if name == "resnet10":
         return "resnet18", {"layers": [1, 1, 1, 1]}
     return name, {}
+
+
+def _pooling(source: Source) -> dict[str, Any]:
+    """timm's arguments for features that are not the model's own; none if they are."""
+    vit: Any = source.encoder.backbone
+    if source.facts.get("pooling") is None and source.facts.get("class_token") is not False:
+        return {}
+    # By default timm moves the last norm behind an average, under another name.
+    return {"global_pool": vit.global_pool, "fc_norm": isinstance(vit.norm, nn.Identity)}
 
 
 def _call(name: str, arguments: dict[str, Any]) -> str:

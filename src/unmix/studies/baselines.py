@@ -92,7 +92,7 @@ def _identity(settings: Settings) -> dict[str, Any]:
     kept = result_settings(settings)
     later = {
         key: kept[key]
-        for key in ("heads", "depth", "registers", "init")
+        for key in ("heads", "depth", "registers", "class_token", "pooling", "init")
         if kept.get(key) is not None
     }
     return {**{key: kept.get(key) for key in _KEYS}, **later}

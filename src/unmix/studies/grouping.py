@@ -33,7 +33,7 @@ _COUNTS = ("train_images", "test_images")
 # What is known of weights that were imported, besides their file.
 _OF_WEIGHTS = (
     "method", "epochs", "size", "backbone", "width", "stem", "patch", "heads", "depth", "registers",
-    "view",
+    "class_token", "pooling", "view",
 )  # fmt: skip
 
 CostOf = Callable[["ComparedRun"], float | None]
@@ -72,8 +72,7 @@ class ComparedRun:
         if self.results.imported:
             # How other weights were trained is not known, so that is no difference.
             kept = {k: v for k, v in kept.items() if k in _OF_WEIGHTS}
-            # The settings name the method whose class rebuilds the encoder.
-            kept |= {"weights": weights, "method": self.results.method}
+            kept["weights"] = weights
         elif weights is not None:
             kept["init"] = weights
         return {**kept, "mixture": self.results.mixture, "data": self.results.data}

@@ -44,6 +44,7 @@ def build_method(
         backbone = kind.build_backbone(
             model.backbone, width=model.width, stem=model.stem, size=size, patch=model.patch,
             heads=model.heads, depth=model.depth, registers=model.registers,
+            class_token=model.class_token, pooling=model.pooling,
             drop_path=model.drop_path, zero_init_residual=model.zero_init_residual,
         )  # fmt: skip
         if start is not None:

@@ -166,6 +166,8 @@ def note_on_width(settings: Settings) -> str | None:
                 heads=model.heads,
                 depth=model.depth,
                 registers=model.registers,
+                class_token=model.class_token,
+                pooling=model.pooling,
             )
         return sum(p.numel() for p in backbone.parameters())
 
