@@ -34,6 +34,9 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "dino": {"dim": 24, "hidden": 16, "bottleneck": 8, "freeze_last_epochs": 0},
     "distill": {"match": "similarities", "queue_size": 32},
     "ibot": {"dim": 24, "hidden": 16, "bottleneck": 8, "freeze_last_epochs": 0},
+    "ijepa": {
+        "predictor_dim": 16, "predictor_depth": 1, "predictor_heads": 2, "min_keep": 2,
+    },
     "insdis": {"negatives": 12, "dim": 16, "contrast": "softmax"},
     "lejepa": {"dim": 16, "hidden": 16, "slices": 32},
     "mae": {"decoder_dim": 16, "decoder_depth": 1, "decoder_heads": 2},
@@ -64,6 +67,7 @@ KINDS: dict[str, tuple[str, dict[str, Any]]] = {name: (name, {}) for name in MET
     "moco-nce": ("moco", {"symmetric": False, "contrast": "nce"}),
     "moco-v2": ("moco", {"symmetric": False, "head": "mlp", "bn_splits": 1, "shuffle_bn": False}),
     "simclr-bn": ("simclr", {"hidden": 16, "layers": 3, "head_bn": True}),
+    "simdino-v2": ("simdino", {"patch_weight": 1.0}),
     "wmse-4": ("wmse", {"dim": 2, "sub_batch": 4, "views": 4, "iterations": 2}),
     "wmse-split": ("wmse", {"dim": 2, "sub_batch": 4}),
 }
@@ -130,7 +134,7 @@ class Tiny(nn.Module):
 
 
 # The methods whose loss is by the patches of a vision transformer.
-OF_PATCHES = {"ibot", "mae"}
+OF_PATCHES = {"ibot", "ijepa", "mae", "simdino-v2"}
 
 
 class TinyViT(VisionTransformer):
@@ -162,7 +166,9 @@ def build(kind: str, seed: int = 0, **options: Any) -> Method:
     options = {**options_of(name), **variant, **given_to(name), **options}
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return methods.build(name, backbone_of(name), N_DATA, **options)
+        return methods.build(
+            name, backbone_of(kind if kind in OF_PATCHES else name), N_DATA, **options
+        )
 
 
 def encoder_of(method: Method) -> Any:

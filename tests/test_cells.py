@@ -78,7 +78,7 @@ def can_be_exchanged(name: str, rule: str) -> bool:
 
     Nor with the slip of the released SwAV code, which is that the prediction is not exchanged.
     """
-    drawn = name in {"ibot", "mae", "wmse"} or (
+    drawn = name in {"ibot", "ijepa", "mae", "wmse"} or (
         name in {"insdis", "cmc", "pirl"} and rule in {"imix", "mixco"}
     )
     return not (drawn or RULES[rule].partner_view or rule == "swav_released")
@@ -100,11 +100,11 @@ def test_exchanging_the_images_and_the_weights_changes_nothing(name: str, rule: 
 # Forwards of the trained backbone in a clean step; with small crops one for each size.
 CLEAN = {
     "cmc": 1, "mae": 1, "insdis": 1, "ressl": 1, "tico": 1, "densecl": 1, "distill": 1,
-    "ibot": 4,
+    "ibot": 4, "ijepa": 1,
 }  # fmt: skip
 # Those of clean views beside a mixture that replaces the clean loss: with and without a graph.
 REPLACED = {
-    "distill": (0, 0), "ibot": (0, 0),
+    "distill": (0, 0), "ibot": (0, 0), "ijepa": (0, 0),
     "barlow": (1, 0), "byol": (0, 0), "cmc": (0, 1), "deepclusterv2": (0, 1), "dino": (0, 0),
     "insdis": (0, 1), "lejepa": (2, 0), "mae": (0, 0), "moco": (0, 0), "mocov3": (0, 0),
     "nnclr": (0, 2), "pirl": (1, 1), "simclr": (1, 0), "simsiam": (0, 2), "swav": (1, 0),

@@ -1,4 +1,4 @@
-"""SimDINO: its loss against the published one written out, what the coding rate is."""
+"""SimDINO and SimDINOv2: their losses against those published, what the coding rate is."""
 
 from __future__ import annotations
 
@@ -9,13 +9,14 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 from unmix.credit import IMix, UnMixRule
 from unmix.errors import UserError
 from unmix.methods import SimDINO
-from unmix.methods.simdino import coding_rate, expansion
-from unmix.mixtures import UnMix
+from unmix.methods.simdino import WithPatches, coding_rate, expansion
+from unmix.mixtures import CutMix, UnMix
 from unmix.step import Mixture, objective
 
 
@@ -161,3 +162,104 @@ def test_values_out_of_range_are_told(flag: str, value: float) -> None:
     with pytest.raises(UserError) as caught:
         simdino(**{flag: value})
     assert caught.value.on_command_line().startswith(f"--{flag}: {value:g} is out of range")
+
+
+# --- SimDINOv2: patches too -------------------------------------------------------------------
+
+
+def v2(**options: Any) -> Any:
+    torch.manual_seed(0)
+    vit = VisionTransformer(
+        img_size=16, patch_size=4, embed_dim=16, depth=1, num_heads=2, num_classes=0,
+        dynamic_img_size=True,
+    )  # fmt: skip
+    method: Any = SimDINO(vit, **{"dim": 5, "hidden": 16, "patch_weight": 1.0} | options)
+    with torch.no_grad():
+        method.mask_token.normal_()
+        for p in method.f_t.parameters():
+            p.add_(0.1 * torch.randn(p.shape))
+    return method
+
+
+def large(n: int = 6) -> list[Tensor]:
+    return [normal(n, 3, side, side, seed=v) for v, side in enumerate((16, 16, 8))]
+
+
+def test_loss_and_gradient_with_patches_are_the_published_ones() -> None:
+    """Of the same head; each masked patch counts by their number in its view (`CosinePatchLoss`).
+
+    Up to the constants: 1, and the share of the views that are masked.
+    """
+    method, views = v2(patch_weight=0.7), large()
+    found = objective(method, views, torch.arange(6), torch.Generator()).loss
+    found.backward()
+    ours = {name: p.grad.clone() for name, p in method.named_parameters() if p.requires_grad}
+    method.zero_grad()
+    vit, head, teacher = method.f.backbone.vit, method.f.head, method.f_t
+    s, t, patches = [], [], torch.zeros(())
+    for v, view in enumerate(views):
+        x = vit.patch_embed(view)
+        mask = method.masks.draw(6, v, (4, 4)) if v < 2 else None
+        if mask is not None:
+            x = torch.where(mask[..., None], method.mask_token, x)
+        x = vit.norm(vit.blocks(vit._pos_embed(x)))
+        s.append(head(x[:, 0]))
+        if mask is None:
+            continue
+        with torch.no_grad():
+            y = teacher.head(teacher.backbone.vit.forward_features(view))
+        t.append(y[:, 0])
+        cosine = F.cosine_similarity(head(x[:, 1:]), y[:, 1:], dim=2)
+        weight = mask.flatten(1) / mask.sum(dim=(1, 2)).clamp(min=1)[:, None]
+        patches = patches - (cosine * weight).sum() / 12
+    share = sum(method.masks.draw(6, v, (4, 4)).any(2).any(1).float().mean() for v in (0, 1)) / 2
+    wanted = published(torch.stack(s), torch.stack(t), 0.05, 1.0, True) + 0.7 * (patches + share)
+    torch.testing.assert_close(found, wanted, rtol=1e-5, atol=1e-5)
+    wanted.backward()
+    for name, p in method.named_parameters():
+        if p.requires_grad:
+            torch.testing.assert_close(ours[name], p.grad, rtol=1e-4, atol=1e-5)
+    assert method.mask_token.grad.abs().sum() > 0
+
+
+def test_the_target_of_a_patch_is_the_feature_of_its_owner() -> None:
+    method, views = v2(mask_share=1.0), large()
+    draw = CutMix(per="sample", align=4).draw(views[0].shape, torch.Generator().manual_seed(3))
+    assert draw.is_mixed.any()
+    found = objective(method, views, torch.arange(6), torch.Generator(), Mixture(draw)).mixed
+    query = method.query(draw.apply(views[0]))
+    targets = method.targets(views, {}, torch.arange(6), torch.Generator())
+    owner = draw.apply(torch.arange(6.0).view(6, 1, 1, 1).expand(6, 1, 16, 16))[:, 0, ::4, ::4]
+    expected, place = torch.zeros(()), 0
+    for i in range(6):
+        for row, column in query.masked[i].nonzero().tolist():
+            own = targets[0].patches[int(owner[i, row, column]), row, column]
+            cosine = F.cosine_similarity(query.patches[place], own, dim=0)
+            expected = expected + (1 - cosine) / query.masked[i].sum() / 6
+            place += 1
+    assert place == len(query.patches)
+    w, p = draw.shares[:, 0], draw.owners[:, 1]
+    images = torch.zeros(())
+    for b in (0, 1):
+        both = [method.compare(query, WithPatches(targets[b].z[rows])) for rows in (slice(None), p)]
+        images = images + 0.5 * (w * both[0] + (1 - w) * both[1]).mean()
+    torch.testing.assert_close(found, (images + expected).detach(), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"patch_weight": -1.0}, "patch_weight must be at least 0"),
+        ({"mask_ratio_max": 0.03, "mask_ratio_min": 0.01}, "would mask none of the 16 patches"),
+        ({"mask_ratio_max": 1.0}, "mask_ratio_max must be"),
+    ],
+)
+def test_masks_that_do_not_fit_are_refused_in_a_line(options: Any, words: str) -> None:
+    with pytest.raises(UserError, match=words) as error:
+        v2(**options)
+    assert "\n" not in str(error.value)
+
+
+def test_patches_need_a_vision_transformer() -> None:
+    with pytest.raises(UserError, match=r"SimDINOv2 is for the patches.*vit_tiny_patch16_224"):
+        simdino(patch_weight=1.0)

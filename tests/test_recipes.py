@@ -28,7 +28,7 @@ AT_LEAST = {
     "distill",
     "moco", "insdis", "cmc", "simclr", "byol", "simsiam", "swav", "barlow", "vicreg", "wmse",
     "nnclr", "mocov3", "dino", "pirl", "deepclusterv2", "lejepa",
-    "ressl", "tico", "nnbyol", "all4one", "densecl", "simdino", "mae", "ibot",
+    "ressl", "tico", "nnbyol", "all4one", "densecl", "simdino", "mae", "ibot", "ijepa",
 }  # fmt: skip
 SIDES = {
     "cifar10": 32, "cifar100": 32, "stl10": 64, "tiny-imagenet": 64, "imagenet100": 224,
@@ -55,6 +55,7 @@ BASE_RATES = {
     "dino-imagenet": 0.03,
     "dino-vit-imagenet": 5e-4,
     "simdino-imagenet": 5e-4,
+    "ijepa-imagenet": 1.25e-4,
     "mae-imagenet": 1.5e-4,
     "mae-mixmim-imagenet": 1.5e-4,
 }

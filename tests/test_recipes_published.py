@@ -104,6 +104,14 @@ OURS: list[tuple[str, str, str]] = [
     ("lejepa", "dim hidden sigreg slices", "lightly's defaults; the README has no numbers"),
     ("lejepa-imagenet*", "batch_size drop_last warmup_epochs", "not stated by the README"),
     ("lejepa-imagenet100", "epochs", "solo-learn's for this data set"),
+    ("ijepa", "backbone class_token pooling", "ViT-S, where ViT-B and larger are published"),
+    (
+        "ijepa-[cst]*",
+        "backbone patch batch_size epochs predictor_dim predictor_depth",
+        "chosen for 64 patches an image",
+    ),
+    ("ijepa-imagenet100", "epochs batch_size", "chosen: no source has settings for it"),
+    ("simdino-v2-imagenet", "drop_last masks", "its samples have no end, its masks are blocks"),
     ("mae", "backbone", "ViT-S, where ViT-B and larger ones are published"),
     (
         "mae-[cst]*",
@@ -134,11 +142,12 @@ BY: dict[str, Callable[[Any, Mapping[str, Any]], Any]] = {
     "published / steps of an epoch": lambda p, w: p / steps(w),
     "published x steps of an epoch": lambda p, w: p * steps(w),
     "1 / dim, cut to so many digits": lambda p, w: int(10**p / w["dim"]) / 10**p,
+    "x batch / 2048": lambda p, w: p * w["batch_size"] / 2048,
     "devices": lambda p, w: p,
     "1 is yes": lambda p, w: p == 1,
     "mean is centering": lambda p, w: "mean",
     "x sqrt(batch / 1024)": lambda p, w: p * (w["batch_size"] / 1024) ** 0.5,
-    **{f"{n} devices": (lambda p, w, n=n: n * p) for n in (2, 4, 8, 32, 64)},
+    **{f"{n} devices": (lambda p, w, n=n: n * p) for n in (2, 4, 8, 16, 32, 64)},
 }
 
 

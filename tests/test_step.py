@@ -28,7 +28,7 @@ from harness import (
 )  # fmt: skip
 from unmix.credit import RULES, MixCo, Mixed, UnMixRule, of_partner, per_tensor
 from unmix.errors import UserError
-from unmix.methods import METHODS, Method, Pair, Progress, method_class
+from unmix.methods import IJEPA, METHODS, Method, Pair, Progress, method_class
 from unmix.mixtures import UnMix
 
 every_kind = pytest.mark.parametrize("kind", KINDS)
@@ -43,9 +43,9 @@ MEMORY = {
     "tico": ("C",), "nnbyol": ("Q.",), "all4one": ("Q.",), "densecl": ("queue.", "dense_queue."),
 }  # fmt: skip
 # Forwards of momentum encoders, in views.
-KEYS = {"ibot": 2, "ibot-dinov2": 2,
+KEYS = {"ibot": 2, "ibot-dinov2": 2, "ijepa": 1,
         "moco": 2, "moco-asymmetric": 1, "moco-nce": 1, "moco-v2": 1, "byol": 2, "mocov3": 2,
-        "dino": 2, "ressl": 1, "tico": 1, "nnbyol": 2, "simdino": 2,
+        "dino": 2, "ressl": 1, "tico": 1, "nnbyol": 2, "simdino": 2, "simdino-v2": 2,
         "all4one": 2, "densecl": 1}  # fmt: skip
 # The methods that draw something in a step: negatives, shuffled batches or sub-batches.
 RANDOM = {"cmc", "densecl", "insdis", "moco", "pirl", "wmse"}
@@ -82,7 +82,9 @@ def changed(method: Method, before: dict[str, Any]) -> set[str]:
 
 def train(method: Method, numbers: range) -> list[Tensor]:
     """Some steps of Un-Mix with SGD, three an epoch; their losses."""
-    optimizer = torch.optim.SGD([p for p in method.parameters() if p.requires_grad], lr=0.01)
+    # I-JEPA's predictor begins with small weights, behind which gradients are small.
+    lr = 10.0 if isinstance(method, IJEPA) else 0.01
+    optimizer = torch.optim.SGD([p for p in method.parameters() if p.requires_grad], lr=lr)
     losses = []
     for number in numbers:
         method.begin_step(Progress(number, 12, 3))
@@ -454,7 +456,7 @@ def test_evaluation_gets_features_and_projections(kind: str) -> None:
     assert torch.equal(method.features(x), torch.cat(features, dim=1) if both else features)
     options = options_of(name) | KINDS[kind][1]
     dim = options.get("dim", 20)  # of the teacher, where it has none of its own
-    width = {"cmc": 2 * dim, "dino": options.get("bottleneck"), "mae": 24,
+    width = {"cmc": 2 * dim, "dino": options.get("bottleneck"), "mae": 24, "ijepa": 24,
              "ibot": options.get("bottleneck")}  # fmt: skip
     assert method.projections(x).shape == (N, width.get(name, dim))
 

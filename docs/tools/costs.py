@@ -37,7 +37,10 @@ def cost(method: str) -> dict[str, Any]:
     from unmix.studies.cost import forward_equivalents
     from unmix.training.run.parts import build_method
 
-    words = resolve({"method": method, "data": "cifar10"}, method)[0] | {"size": 32}
+    of_method = resolve({"method": method, "data": "cifar10"}, method)[0]
+    # A transformer of the method's recipe has patches for 224 pixels.
+    of_patches = str(of_method.get("backbone")).startswith("timm:")
+    words = resolve({}, f"{method}-cifar10")[0] if of_patches else of_method | {"size": 32}
     plain, mixed = (Settings.of({**words, "unmix": unmix}) for unmix in (False, True))
     built = build_method(plain, _IMAGES, 32)
     own = sum(p.numel() for p in built.backbone.parameters())

@@ -64,6 +64,7 @@ _METHODS = {
     "dino": "DINO",
     "distill": "Distillation",
     "ibot": "iBOT",
+    "ijepa": "I-JEPA",
     "insdis": "InsDis",
     "lejepa": "LeJEPA",
     "mae": "MAE",

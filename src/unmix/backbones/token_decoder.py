@@ -1,4 +1,4 @@
-"""A small transformer over tokens with fixed positions: MAE's decoder."""
+"""Small transformers over tokens with fixed positions: MAE's decoder, I-JEPA's predictor."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from unmix.backbones.tokens import sine_cosine_positions
 from unmix.errors import UserError
 from unmix.transfer import to_device
 
-__all__ = ["TokenDecoder"]
+__all__ = ["TokenDecoder", "TokenPredictor"]
 
 
 class TokenDecoder(nn.Module):
@@ -27,6 +27,7 @@ class TokenDecoder(nn.Module):
         depth: Number of blocks; at least 1.
         heads: Attention heads; they divide the length within.
         grid: Rows and columns of the usual grid.
+        parameter: The setting of the length within, for messages.
 
     Raises:
         UserError: if the sizes do not fit.
@@ -35,7 +36,12 @@ class TokenDecoder(nn.Module):
     positions: Tensor
 
     def __init__(
-        self, sizes: tuple[int, int, int], depth: int, heads: int, grid: tuple[int, int]
+        self,
+        sizes: tuple[int, int, int],
+        depth: int,
+        heads: int,
+        grid: tuple[int, int],
+        parameter: str = "decoder_dim",
     ) -> None:
         from timm.models.vision_transformer import Block
 
@@ -45,7 +51,7 @@ class TokenDecoder(nn.Module):
             raise UserError(
                 f"{dim} must be a multiple of 4 (sine-cosine positions) and of its {heads} "
                 "attention heads.",
-                parameter="decoder_dim",
+                parameter=parameter,
             )
         norm: Any = partial(nn.LayerNorm, eps=1e-6)
         self.embed = nn.Linear(before, dim)
@@ -65,6 +71,14 @@ class TokenDecoder(nn.Module):
             if isinstance(layer, nn.Linear):
                 nn.init.xavier_uniform_(layer.weight)
                 nn.init.zeros_(layer.bias)
+
+    def positions_on(self, grid: Sequence[int], like: Tensor) -> Tensor:
+        """Position embeddings of a grid, (rows * columns, dim), of the type of other tensors."""
+        positions = self.positions
+        if tuple(grid) != self.grid:
+            rows, columns = grid
+            positions = to_device(sine_cosine_positions(self.dim, rows, columns), like.device)
+        return positions.to(like.dtype)
 
     def filled(self, patches: Tensor, keep: Tensor, count: int) -> Tensor:
         """Embedded tokens at their places, and mask tokens elsewhere, (N, count, dim).
@@ -88,10 +102,42 @@ class TokenDecoder(nn.Module):
         Returns:
             (N, rows, columns, sizes[2]).
         """
-        positions = self.positions
-        if tuple(grid) != self.grid:
-            rows, columns = grid
-            positions = to_device(sine_cosine_positions(self.dim, rows, columns), patches.device)
-        x = torch.cat([prefix, patches + positions.to(patches.dtype)], dim=1)
+        x = torch.cat([prefix, patches + self.positions_on(grid, patches)], dim=1)
         x = self.out(self.norm(self.blocks(x)))
         return x[:, prefix.shape[1] :].unflatten(1, tuple(grid))
+
+
+class TokenPredictor(TokenDecoder):
+    """A decoder of some tokens from others of the grid: I-JEPA's predictor.
+
+    Weights begin as in I-JEPA's released code: truncated N(0, 0.02).
+
+    Its arguments are those of `TokenDecoder`.
+    """
+
+    def _initialize(self) -> None:
+        nn.init.trunc_normal_(self.mask_token, std=0.02)
+        for layer in self.modules():
+            if isinstance(layer, nn.Linear):
+                nn.init.trunc_normal_(layer.weight, std=0.02)
+                nn.init.zeros_(layer.bias)
+
+    def predict(self, patches: Tensor, keep: Tensor, places: Tensor, grid: Sequence[int]) -> Tensor:
+        """Predict the tokens of blocks, each block by itself, from the tokens that are there.
+
+        Args:
+            patches: (N, T, sizes[0]).
+            keep: Their places, int64 (N, T).
+            places: Of the tokens of each block, int64 (N, B, S).
+            grid: Rows and columns.
+
+        Returns:
+            (N, B, S, sizes[2]).
+        """
+        x = self.embed(patches)
+        positions = self.positions_on(grid, x)
+        x = (x + positions[keep])[:, None].expand(-1, places.shape[1], -1, -1)
+        asked = self.mask_token.to(x.dtype) + positions[places]
+        x = torch.cat([x, asked], dim=2).flatten(0, 1)
+        x = self.out(self.norm(self.blocks(x)))
+        return x[:, patches.shape[1] :].unflatten(0, tuple(places.shape[:2]))

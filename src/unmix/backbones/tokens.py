@@ -10,7 +10,14 @@ from torch.utils.checkpoint import checkpoint
 
 from unmix.errors import UserError
 
-__all__ = ["TokenEncoder", "Tokens", "no_patches", "patches_of", "sine_cosine_positions"]
+__all__ = [
+    "TokenEncoder",
+    "Tokens",
+    "fix_positions",
+    "no_patches",
+    "patches_of",
+    "sine_cosine_positions",
+]
 
 
 class Tokens(NamedTuple):
@@ -225,3 +232,13 @@ def sine_cosine_positions(dim: int, rows: int, columns: int) -> Tensor:
         along(row)[:, None].expand(-1, columns, -1),
     ]
     return torch.cat(both, dim=2).flatten(0, 1).float()
+
+
+@torch.no_grad()
+def fix_positions(encoder: TokenEncoder) -> None:
+    """Give a transformer fixed sine-cosine positions; those of class and register tokens are 0."""
+    positions = encoder.vit.pos_embed
+    fixed = sine_cosine_positions(positions.shape[2], *encoder.built_grid)
+    positions.zero_()
+    positions[0, -len(fixed) :] = fixed
+    positions.requires_grad_(False)

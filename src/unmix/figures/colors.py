@@ -41,6 +41,7 @@ _METHODS: dict[str, str] = {
     "ibot": "#3F7FBF",
     "simdino": "#9A4FC0",
     "mae": "#A0522D",
+    "ijepa": "#2E8B8B",
 }
 
 PALETTE = (

@@ -14,6 +14,7 @@ from unmix.methods.densecl import DenseCL
 from unmix.methods.dino import DINO
 from unmix.methods.distill import Distill
 from unmix.methods.ibot import IBOT
+from unmix.methods.ijepa import IJEPA
 from unmix.methods.insdis import InsDis
 from unmix.methods.lejepa import LeJEPA
 from unmix.methods.mae import MAE
@@ -37,6 +38,7 @@ __all__ = [
     "CMC",
     "DINO",
     "IBOT",
+    "IJEPA",
     "MAE",
     "METHODS",
     "NNBYOL",
@@ -79,6 +81,7 @@ METHODS: dict[str, type[Method]] = {
     "dino": DINO,
     "distill": Distill,
     "ibot": IBOT,
+    "ijepa": IJEPA,
     "insdis": InsDis,
     "lejepa": LeJEPA,
     "mae": MAE,

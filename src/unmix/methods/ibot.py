@@ -11,14 +11,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from unmix.backbones import TokenEncoder
-from unmix.distributed import all_reduce_sum, gather, rank, world_size
+from unmix.distributed import all_reduce_sum, gather, world_size
 from unmix.errors import UserError, check_choice, check_number
 from unmix.losses import koleo
 from unmix.methods.base import Method, Pair, Progress, full_precision, l2_normalize
 from unmix.methods.dino import DINO, DINOHead
-from unmix.methods.masks import block_masks, counts_of_masks, places_of, random_masks
+from unmix.methods.masks import PatchMasks, places_of
 from unmix.momentum import momentum_copy
-from unmix.randomness import generator_for
 from unmix.transfer import to_device
 
 __all__ = ["IBOT", "koleo", "sinkhorn_center"]
@@ -144,14 +143,9 @@ class IBOT(DINO):
     ) -> None:
         encoder = TokenEncoder(backbone, "iBOT")
         check_choice("centering", centering, ("mean", "sinkhorn"))
-        check_choice("masks", masks, ("block", "random"))
         check_number("patch_weight", patch_weight, above=0, owner="iBOT")
         check_number("koleo", koleo, at_least=0, owner="iBOT")
-        check_number("mask_share", mask_share, above=0, at_most=1, owner="iBOT")
-        check_number("mask_ratio_max", mask_ratio_max, above=0, below=1, owner="iBOT")
-        check_number(
-            "mask_ratio_min", mask_ratio_min, above=0, at_most=mask_ratio_max, owner="iBOT"
-        )
+        drawn = PatchMasks(masks, mask_share, (mask_ratio_min, mask_ratio_max), "iBOT")
         super().__init__(
             encoder, dim=dim, hidden=hidden, bottleneck=bottleneck, temperature=temperature,
             teacher_temperature=teacher_temperature, center_momentum=center_momentum,
@@ -165,27 +159,12 @@ class IBOT(DINO):
         self.f_t = momentum_copy(self.f)
         self.register_buffer("c_patch", torch.zeros(dim))
         self.centering, self.patch_weight, self.koleo_weight = centering, patch_weight, koleo
-        self.draw_masks = block_masks if masks == "block" else random_masks
-        self.mask_share, self.ratios = mask_share, (mask_ratio_min, mask_ratio_max)
+        self.masks, self.mask_share = drawn, mask_share
         if koleo:
             self.across_samples = "nearest neighbors that KoLeo keeps away"
         if centering == "sinkhorn":
             self.across_samples = "codes, which spread images over the prototypes"
-        self.place: tuple[int, ...] = (0,)
-        self.seed = 0
-        self.check_grid(encoder.built_grid)
-
-    def check_grid(self, grid: tuple[int, int]) -> None:
-        """Raise a UserError if a mask of such a grid would have no patch, or all of them."""
-        count, (low, high) = grid[0] * grid[1], self.ratios
-        if int(count * high) < 1 or math.ceil(count * low) >= count:
-            what = "mask none" if int(count * high) < 1 else "leave none"
-            raise UserError(
-                f"{low:g} to {high:g} would {what} of the {count} patches of an image; use smaller "
-                f"patches, or ratios between {1 / count:.3g} and {1 - 1 / count:.3g}.",
-                parameter="mask_ratio_max" if int(count * high) < 1 else "mask_ratio_min",
-                owner="iBOT",
-            )
+        self.masks.check(encoder.built_grid)
 
     def why_not_joint(self) -> str | None:
         """Masks are drawn for a batch."""
@@ -194,22 +173,18 @@ class IBOT(DINO):
     def begin_step(self, progress: Progress) -> None:
         """Update the teacher and its temperature; masks are drawn anew, for each process."""
         super().begin_step(progress)
-        self.seed, self.place = progress.seed, (progress.step,)
+        self.masks.begin_step(progress)
 
     def begin_part(self, part: int) -> None:
         """Likewise for each part of a step."""
-        self.place = (self.place[0], part)
+        self.masks.begin_part(part)
 
     def masked(self, n: int, number: int, grid: tuple[int, int]) -> Tensor:
         """The masks of n images of a large view, bool (n, rows, columns), on the CPU.
 
         The same for all calls of a step, so a mixture of the first view is masked as that is.
         """
-        own = () if world_size() == 1 else (rank(),)
-        generator = generator_for(self.seed, "masks", *self.place, number, *own)
-        self.check_grid(grid)
-        counts = counts_of_masks(n, grid[0] * grid[1], self.mask_share, self.ratios, generator)
-        return self.draw_masks(counts, grid, generator)
+        return self.masks.draw(n, number, grid)
 
     def position_pairs_of(self, count: int) -> Sequence[Pair]:
         """The patches of each large view with the teacher's of the same."""

@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from unmix.backbones import BACKBONES, TokenEncoder, patches_of, sine_cosine_positions
+from unmix.backbones import BACKBONES, TokenEncoder, patches_of
 from unmix.backbones.token_decoder import TokenDecoder
-from unmix.backbones.tokens import no_patches
+from unmix.backbones.tokens import fix_positions, no_patches
 from unmix.distributed import rank, world_size
 from unmix.errors import UserError, check_number
 from unmix.methods.base import Method, Pair, Progress, full_precision
@@ -204,13 +204,3 @@ class MAE(Method):
     def projections(self, images: Tensor) -> Tensor:
         """The encoder's features (N, D): there is no projector."""
         return self.f.vit(images)
-
-
-@torch.no_grad()
-def fix_positions(encoder: TokenEncoder) -> None:
-    """Give a transformer fixed sine-cosine positions; those of class and register tokens are 0."""
-    positions = encoder.vit.pos_embed
-    fixed = sine_cosine_positions(positions.shape[2], *encoder.built_grid)
-    positions.zero_()
-    positions[0, -len(fixed) :] = fixed
-    positions.requires_grad_(False)

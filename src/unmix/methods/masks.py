@@ -7,11 +7,67 @@ import math
 import torch
 from torch import Tensor
 
-from unmix.randomness import uniform
+from unmix.distributed import rank, world_size
+from unmix.errors import UserError, check_choice, check_number
+from unmix.methods.base import Progress
+from unmix.randomness import generator_for, uniform
 
-__all__ = ["block_masks", "counts_of_masks", "places_of", "random_masks"]
+__all__ = ["PatchMasks", "block_masks", "counts_of_masks", "places_of", "random_masks"]
 
 _ATTEMPTS = 32
+
+
+class PatchMasks:
+    """The masks of a run's large views: new at each step, and the same for all calls within one.
+
+    Args:
+        kind: "block", rectangles of patches, or "random", patches anywhere.
+        share: Share of the views that are masked, in (0, 1].
+        ratios: Smallest and largest share of their patches, in (0, 1).
+        owner: The method, for messages.
+
+    Raises:
+        UserError: if a number is out of range.
+    """
+
+    def __init__(self, kind: str, share: float, ratios: tuple[float, float], owner: str) -> None:
+        low, high = ratios
+        check_choice("masks", kind, ("block", "random"))
+        check_number("mask_share", share, above=0, at_most=1, owner=owner)
+        check_number("mask_ratio_max", high, above=0, below=1, owner=owner)
+        check_number("mask_ratio_min", low, above=0, at_most=high, owner=owner)
+        self.masks_of = block_masks if kind == "block" else random_masks
+        self.share, self.ratios, self.owner = share, ratios, owner
+        self.place: tuple[int, ...] = (0,)
+        self.seed = 0
+
+    def begin_step(self, progress: Progress) -> None:
+        """Masks are drawn anew, for each process."""
+        self.seed, self.place = progress.seed, (progress.step,)
+
+    def begin_part(self, part: int) -> None:
+        """Likewise for each part of a step."""
+        self.place = (self.place[0], part)
+
+    def check(self, grid: tuple[int, int]) -> None:
+        """Raise a UserError if a mask of such a grid would have no patch, or all of them."""
+        count, (low, high) = grid[0] * grid[1], self.ratios
+        if int(count * high) < 1 or math.ceil(count * low) >= count:
+            what = "mask none" if int(count * high) < 1 else "leave none"
+            raise UserError(
+                f"{low:g} to {high:g} would {what} of the {count} patches of an image; use smaller "
+                f"patches, or ratios between {1 / count:.3g} and {1 - 1 / count:.3g}.",
+                parameter="mask_ratio_max" if int(count * high) < 1 else "mask_ratio_min",
+                owner=self.owner,
+            )
+
+    def draw(self, n: int, number: int, grid: tuple[int, int]) -> Tensor:
+        """The masks of n images of view `number`, bool (n, rows, columns), on the CPU."""
+        own = () if world_size() == 1 else (rank(),)
+        generator = generator_for(self.seed, "masks", *self.place, number, *own)
+        self.check(grid)
+        counts = counts_of_masks(n, grid[0] * grid[1], self.share, self.ratios, generator)
+        return self.masks_of(counts, grid, generator)
 
 
 def counts_of_masks(

@@ -62,6 +62,7 @@ _COLLAPSED = {
     "byol": ("an --encoder_momentum closer to 1",),
     "dino": ("a lower --teacher_temperature", "an --encoder_momentum closer to 1"),
     "ibot": ("a lower --teacher_temperature", "an --encoder_momentum closer to 1"),
+    "ijepa": ("an --encoder_momentum closer to 1",),
     "lejepa": ("a larger --sigreg",),
     "mocov3": ("an --encoder_momentum closer to 1",),
     "nnbyol": ("an --encoder_momentum closer to 1",),
