@@ -252,12 +252,12 @@ def tiled(n: int, generator: torch.Generator) -> Tensor:
 
 
 def test_it_learns_to_predict_blocks_of_images_that_it_has_not_seen() -> None:
-    """Beside mixtures: nearer to the teacher's tokens than their mean over images."""
-    method = ijepa(encoder_momentum=0.9, predictor_depth=1)
-    step = Stepper(method, total_steps=150, steps_per_epoch=50, mixture=CutMix())
-    optimizer = torch.optim.AdamW(method.parameters(), lr=5e-3)
+    """Beside mixtures: better than the targets' mean at each place, and other images' targets."""
+    method = ijepa(encoder_momentum=0.99, predictor_depth=1)
+    step = Stepper(method, total_steps=100, steps_per_epoch=50, mixture=CutMix())
+    optimizer = torch.optim.AdamW(method.parameters(), lr=2e-3)
     generator = torch.Generator().manual_seed(0)
-    for _ in range(150):
+    for _ in range(100):
         loss = step([tiled(16, generator)])
         optimizer.zero_grad()
         loss.backward()
@@ -266,9 +266,8 @@ def test_it_learns_to_predict_blocks_of_images_that_it_has_not_seen() -> None:
     with torch.no_grad():
         target = method.targets([x], {}, torch.arange(64), generator)[0]
         query = method.query(x)
-        assert target.flatten(0, 2).std(dim=0).mean() > 0.3
+        mean = target.mean(dim=0).flatten(0, 1)[query.places]
         found = method.compare(query, target).mean()
-        shuffled = method.compare(query, target.roll(1, 0)).mean()
-        mean = method.compare(query, target.mean(dim=0, keepdim=True).expand_as(target)).mean()
-    assert found < 0.6 * shuffled
-    assert found < 0.8 * mean
+        assert target.std(dim=0).mean() > 0.3
+        assert found < 0.6 * method.compare(query._replace(predicted=mean), target).mean()
+        assert found < 0.6 * method.compare(query, target.roll(1, 0)).mean()

@@ -118,7 +118,7 @@ def test_a_mixture_that_is_one_image_costs_what_the_image_costs(kind: str, draw:
     shares: dict[int, float] = {}
     for _, b, share in method.pairs_of(len(views)):
         shares[b] = shares.get(b, 0.0) + share
-    if KINDS[kind][0] in OF_PATCHES:  # masks go with the place in the batch
+    if {kind, KINDS[kind][0]} & OF_PATCHES:  # masks go with the place in the batch
         owner = torch.arange(N) if draw.weight[0] else draw.partner
         queries = {0: method.query(draw.apply(views[0]))}
         targets = of_partner(targets, owner)
