@@ -16,8 +16,12 @@ from unmix.step import Mixture, objective
 pytest.importorskip("timm")
 OPTIONS: dict[str, dict[str, Any]] = {
     "deepclusterv2": {"prototypes": (4, 3), "hidden": 32},
+    "densecl": {"dim": 16, "queue_size": 32, "bn_splits": 1},
     "dino": {"dim": 64, "hidden": 32, "bottleneck": 16},
+    "ibot": {"dim": 64, "hidden": 32, "bottleneck": 16},
+    "lejepa": {"dim": 16, "hidden": 32, "slices": 16},
     "mocov3": {"dim": 16, "hidden": 32},
+    "simdino": {"dim": 16, "hidden": 32},
     "swav": {"dim": 16, "hidden": 32, "prototypes": 8},
 }
 
@@ -40,7 +44,7 @@ def test_a_step_on_a_transformer_with_small_crops_and_a_mixture(name: str) -> No
         assert result.loss.isfinite()
         result.loss.backward()
         result.update_memory()
-    assert result.loss > 0
+    assert result.loss > 0 or name == "simdino"  # from which the coding rate is subtracted
     gradient = method.backbone.pos_embed.grad  # type: ignore[union-attr]
     assert gradient.isfinite().all()  # type: ignore[union-attr, operator]
     assert (gradient != 0).any()  # type: ignore[union-attr, operator]

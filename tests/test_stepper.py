@@ -84,16 +84,24 @@ def test_a_loop_is_all_parts_of_the_method_in_their_order(name: str) -> None:
 
 
 MOVED = {
+    "all4one": ["f_k.conv.weight", "Q.keys"],
     "byol": ["f_k.conv.weight", "g_k.0.weight"],
     "cmc": ["memory_l.bank.rows", "memory_ab.bank.rows"],
     "deepclusterv2": ["memory", "assignments"],
+    "densecl": ["f_k.backbone.conv.weight", "queue.keys", "dense_queue.keys"],
     "dino": ["f_t.backbone.conv.weight", "c"],
+    "distill": ["Q.keys"],
+    "ibot": ["f_t.backbone.vit.pos_embed", "c", "c_patch"],
     "insdis": ["contrast.bank.rows"],
     "moco": ["f_k.backbone.conv.weight", "queue.keys"],
     "mocov3": ["f_k.conv.weight"],
+    "nnbyol": ["f_k.conv.weight", "Q.keys"],
     "nnclr": ["Q.keys"],
     "pirl": ["contrast.bank.rows"],
+    "ressl": ["f_k.conv.weight", "Q.keys"],
+    "simdino": ["f_t.backbone.conv.weight"],
     "swav": ["queue"],
+    "tico": ["f_k.conv.weight", "C"],
 }
 
 

@@ -173,6 +173,10 @@ FROZEN: dict[str, dict[str, Any]] = {
     "byol": {"hidden": 16, "dim": 8, "optimizer": "adamw", "lr": 1e-3},
     "cmc": {"negatives": 32, "IM": True},
     "dino": {"dim": 32, "hidden": 16, "bottleneck": 8, "local_crops": 2, "local_size": 4},
+    "ibot": {
+        "backbone": "timm:vit_tiny_patch16_224", "width": 1.0, "patch": 4, "depth": 1,
+        "dim": 32, "hidden": 16, "bottleneck": 8, "limit": 32,
+    },
     "swav": {"prototypes": 8, "hidden": 16, "queue_size": 0, "freeze_prototypes_steps": 6},
     "mocov3-vit": {
         "method": "mocov3", "backbone": "timm:vit_tiny_patch16_224", "width": 1.0, "patch": 4,
@@ -204,7 +208,10 @@ def test_a_frozen_backbone_does_not_change_and_trains_after(name: str, tmp_path:
     start = {n: t.clone() for n, t in module.state_dict().items()}
     held = of_backbones(module)
     fixed = {n for n, p in module.named_parameters() if not p.requires_grad}
-    fixed -= {n for n in fixed if (".f_k." in n or ".f_t." in n) and "patch_embed" not in n}
+    stays = "patch_embed" if words.get("freeze_patch_embedding") else None
+    fixed -= {
+        n for n in fixed if (".f_k." in n or ".f_t." in n) and (stays is None or stays not in n)
+    }
     pretrain(**words)
     second, third = (weights(tmp_path / f"run/checkpoints/epoch-000{e}.ckpt") for e in (2, 3))
     assert [n for n in held if not torch.equal(second[n], start[n])] == []

@@ -54,6 +54,17 @@ METHODS = {
         "method": "dino", "dim": 64, "hidden": 32, "bottleneck": 16, "warmup_teacher_epochs": 2,
         "optimizer": "adamw", "weight_decay": 0.04, "final_weight_decay": 0.4, "final_lr": 1e-3,
     },
+    "all4one": {  # its transformer drops features at random
+        "method": "all4one", "dim": 16, "hidden": 32, "predictor_hidden": 32, "queue_size": 64,
+        "transformer_layers": 1, "transformer_heads": 2, "unmix": True,
+    },
+    "ibot": {  # masks and dropped blocks at random
+        "method": "ibot", "backbone": "timm:vit_tiny_patch16_224", "patch": 2, "depth": 2,
+        "heads": 2, "width": 1.0, "drop_path": 0.2, "dim": 32, "hidden": 16, "bottleneck": 8,
+        "optimizer": "adamw", "lr": 1e-3, "lr_decay": 0.9, "clip_grad": 0.5,
+        "clip_grad_by": "network", "unmix": True,
+    },
+    "lejepa": {"method": "lejepa", "dim": 16, "hidden": 32, "slices": 16, "local_crops": 0},
     "pirl": {"method": "pirl", "negatives": 64, "grid": 2, "unmix": True},
     "swav": {
         "method": "swav", "prototypes": 16, "hidden": 32, "queue_size": 60, "queue_from_epoch": 1,

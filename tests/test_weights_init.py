@@ -68,7 +68,7 @@ def test_copies_of_the_encoder_are_the_imported_one_and_heads_are_fresh(kind: st
             assert torch.equal(tensor, other[key]), key
 
 
-@pytest.mark.parametrize("name", ["moco", "byol", "dino", "simclr"])
+@pytest.mark.parametrize("name", ["moco", "byol", "densecl", "dino", "simclr", "simdino", "tico"])
 def test_a_run_builds_its_method_from_the_weights(name: str, tmp_path: Path):
     """With the same seed the head is that of a run without them."""
     given = small()
