@@ -13,14 +13,13 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
-from torch import nn
 
 from unmix.commands import compare, knn, load_method, probe
 from unmix.data import load, read_uint8
 from unmix.data.reading import resize_batch
 from unmix.errors import UserError
 from unmix.evaluation import softness_summary
-from unmix.evaluation.encoder import load_encoder
+from unmix.evaluation.encoder import LoadedEncoder, load_encoder
 from unmix.results import load_results
 from unmix.training import pretrain
 from unmix.training.console import silent
@@ -512,9 +511,21 @@ def test_features_below_zero_leave_out_the_prediction_curves(
     runs: Path, monkeypatch: pytest.MonkeyPatch
 ):
     """An encoder that does not end in a ReLU, as some of timm's, has no such curves."""
-    forward = nn.Module.__call__
-    encode = "unmix.evaluation.encoder.LoadedEncoder.features"
-    monkeypatch.setattr(encode, lambda self, images: forward(self.backbone, images) - 1)
+    plain, below = LoadedEncoder.features, list[object]()
+
+    def features(self: LoadedEncoder, images: torch.Tensor) -> torch.Tensor:
+        below.append(self)  # the first encoder's are negative
+        return plain(self, images) - 9.0 * (self is below[0])
+
+    monkeypatch.setattr("unmix.evaluation.encoder.LoadedEncoder.features", features)
     lines: list[str] = []
     compare([runs / "moco"], device="cpu", say=lines.append)
-    assert any("they must be finite and not negative" in line for line in lines)
+    assert any(
+        "There are no prediction curves: " in line and "its features can be negative" in line
+        for line in lines
+    )
+    below.clear()
+    lines.clear()
+    found = compare([runs / "moco", runs / "cmc"], device="cpu", say=lines.append)
+    assert any(line.startswith("There are no prediction curves of MoCo: ") for line in lines)
+    assert list(json.loads((found / "softness.json").read_text())["runs"]) == ["CMC + IM"]

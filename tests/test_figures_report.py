@@ -226,6 +226,12 @@ def test_the_report_says_what_was_run_and_how_to_repeat_it() -> None:
         assert said.replace(" ", "") in words.replace(" ", ""), said
 
 
+def test_while_it_is_trained_values_are_not_said_to_be_those_of_the_end() -> None:
+    ended, going = page(report()), page(report(running=Running("1 of 2 runs", 0.5)))
+    assert (">At the end<" in ended, ">So far<" in ended) == (True, False)
+    assert (">At the end<" in going, ">So far<" in going) == (False, True)
+
+
 def test_details_are_closed_and_the_page_fits_phones_print_and_the_dark() -> None:
     text = page(of_runs([made("a")]))
     found = Page(text)

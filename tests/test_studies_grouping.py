@@ -80,6 +80,18 @@ def test_conditions_are_named_by_what_differs_and_nothing_else():
     assert "method" not in found.differing()
 
 
+def test_a_method_of_which_there_is_one_condition_is_named_by_it_alone_if_much_differs():
+    own = {"lr": 0.1, "epochs": 9, "batch_size": 7}
+    names = [list(grouped(*runs).groups) for runs in (
+        [run(0, 50.0), run(0, 40.0, method="byol", **own)],
+        [run(0, 50.0), run(0, 40.0, method="byol", lr=0.1)],
+        [run(0, 50.0), run(0, 40.0, unmix=True, **own)],
+    )]  # fmt: skip
+    assert names[0] == ["moco", "byol"]
+    assert names[1] == ["moco, lr 0.06", "byol, lr 0.1"]
+    assert names[2][1] == "moco + Un-Mix, lr 0.1, epochs 9, batch size 7"
+
+
 def test_methods_are_compared_in_a_family_of_their_own():
     found = grouped(run(0, 50.0), run(0, 52.0, unmix=True), run(0, 40.0, method="byol"))
     assert found.families["methods"] == [("byol", "moco")]

@@ -289,7 +289,13 @@ def _predictions(
     pairs = {label: (run.folder, run.results) for label, run in chosen.items()}
     own = looks if what == "conditions" else None
     try:
-        return predictions(pairs, device=device, data_dir=data_dir, looks=own, say=say)
+        found = predictions(pairs, device=device, data_dir=data_dir, looks=own, say=say)
     except UserError as error:
         notes.append(f"There are no prediction curves: {error}")
         return None
+    if found.left_out:
+        notes.append(
+            f"There are no prediction curves of {', '.join(found.left_out)}: features can be "
+            "negative, as the network does not end in a ReLU."
+        )
+    return found

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,7 @@ from unmix.training.console import say as print_line
 from unmix.training.run.data_record import check_there
 from unmix.training.run.parts import load_split
 
-__all__ = ["Predictions", "predictions", "spread_over_classes"]
+__all__ = ["Predictions", "check_positive", "predictions", "spread_over_classes"]
 
 _IMAGES = 6
 
@@ -43,6 +43,7 @@ class Predictions:
         data: Name of the data set.
         split: `test`, or `train` where there are no test images.
         images: How many images the measures are over.
+        left_out: Labels of runs that have no such curves, as `check_positive` says.
     """
 
     figure: Figure
@@ -51,6 +52,7 @@ class Predictions:
     data: str
     split: str
     images: int
+    left_out: Sequence[str] = ()
 
     @property
     def content(self) -> dict[str, Any]:
@@ -98,7 +100,8 @@ def predictions(
         say: Prints a line.
 
     Raises:
-        UserError: if a run has no encoder, the data cannot be read, or features are negative.
+        UserError: if a run has no encoder, the data cannot be read, or the features of all runs
+            are negative.
     """
     finished = {label: FinishedRun.open(path, device) for label, (path, _) in runs.items()}
     images = _split(finished, data_dir)
@@ -107,14 +110,21 @@ def predictions(
         f"with {len(runs)} encoders"
     )
     measured: dict[str, LabeledFeatures] = {}
+    negative: dict[str, UserError] = {}
     for label, run in finished.items():
         try:
-            measured[label] = run.features(run.encoder.features, images)
-            # A timm model may end without a ReLU, and then has no such curves.
-            softness_summary(measured[label].features)
+            found = run.features(run.encoder.features, images)
         except UserError as error:
             raise UserError(f"{run.folder.path}: {error}") from None
+        try:
+            check_positive(run.folder.path, found.features)
+            measured[label] = found
+        except UserError as error:
+            negative[label] = error
     say_skipped(say, images)
+    if not measured:
+        raise next(iter(negative.values()))
+    runs = {label: runs[label] for label in measured}
     first = next(iter(measured.values()))
     few = spread_over_classes(first.labels, len(first.index), _IMAGES)
     side = max(run.encoder.views.size for run in finished.values())
@@ -132,7 +142,29 @@ def predictions(
         )
         for theme in ("light", "inline")
     )
-    return Predictions(figure, inline, softness, shown(images.name), images.split, len(first.index))
+    return Predictions(
+        figure, inline, softness, shown(images.name), images.split, len(first.index),
+        tuple(negative),
+    )  # fmt: skip
+
+
+def check_positive(run: Path, features: Tensor) -> None:
+    """Check that features can be drawn as prediction curves.
+
+    Args:
+        run: Of which they are, for the message.
+        features: (N, D).
+
+    Raises:
+        UserError: if some are negative or not finite.
+    """
+    if not bool(features.isfinite().all()):
+        raise UserError(f"{run}: some features are not finite.")
+    if float(features.min()) < 0:
+        raise UserError(
+            f"{run}: its features can be negative, as those of vision transformers, and prediction "
+            "curves are of networks that end in a ReLU, such as ResNets."
+        )
 
 
 def spread_over_classes(labels: Tensor | None, n: int, count: int) -> Tensor:

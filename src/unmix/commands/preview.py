@@ -337,6 +337,10 @@ def _title(mixture: MixtureSettings, share: float, size: int, number: int | None
     assert label_space is not None
     text, once = label_space.describe(), label_space.one_draw
     name = mixture.name if number is None else f"{mixture.name}, {name_of(label_space)}"
+    if label_space.needs_features:
+        text += "; neighbors in pixel space here, in feature space in a run"
+    if label_space.needs_attention:
+        text += "; by salience of pixels here, in a run by where the encoder looks"
     if label_space.per == "sample":
         return f"{name}: {text}\n{once} per sample"
     return f"{name}: {text}\n{once} per batch; every column is from a different batch"

@@ -55,7 +55,7 @@ def watch(
     live = _Live(subject, say)
     live.renew()
     with serving(server, live.page) as url:
-        say(f"{url} shows {shown(subject.name)} while it is trained; Ctrl-C ends this page alone")
+        say(f"{url} shows {shown(subject.name)} during training; Ctrl-C ends this page alone")
         if open and not _opened(url):
             say("no browser can be opened here; open the address in one")
         follow(live.renew, say, lambda _: time.sleep(_PAUSE), stay=True)

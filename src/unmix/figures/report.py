@@ -160,7 +160,7 @@ def _chart(chart: Chart, number: int, report: Report, looks: Sequence[PageLook])
         "id": f"chart-{number}",
         "title": chart.title,
         "label": chart.label,
-        "at": "At the end",
+        "at": "At the end" if report.running is None else "So far",
         "caption": chart.caption,
         "legend": entries(chart, report.conditions, looks),
         "pictures": [chart.svg(looks, time=time) for time in timed],

@@ -16,7 +16,9 @@ from unmix.errors import UserError
 
 __all__ = ["Named", "differing", "names_of", "setting_in_words"]
 
-_MOST = 4  # settings in a name; a table of those that differ has the others
+# Settings in a name; a table of those that differ has the others.
+_MOST = 4
+_FEW = 2  # of a method that no other condition has: with more it is named by the method alone
 
 
 @dataclass(frozen=True)
@@ -42,7 +44,8 @@ def names_of(conditions: Sequence[Named]) -> list[str]:
     It has method and mixture if these differ, and the settings that differ: options of a method
     between conditions of this method, settings of a mixture between those with this mixture. Where
     methods differ, so do most other settings, since each has its own recipe: only those are named
-    that some condition has from elsewhere.
+    that some condition has from elsewhere, and of a method of which there is one condition at most
+    two.
 
     Args:
         conditions: No two with the same settings.
@@ -54,7 +57,9 @@ def names_of(conditions: Sequence[Named]) -> list[str]:
     names = []
     for one in conditions:
         words = [_word(key, one) for key in keys if _tells(key, one, conditions)]
-        if len(words) > _MOST and len(labels) > 1 and _alone(one, conditions):
+        if len(words) > _FEW and [c.method for c in conditions].count(one.method) == 1:
+            words = []
+        elif len(words) > _MOST and len(labels) > 1 and _alone(one, conditions):
             words = [*words[:_MOST], f"{len(words) - _MOST} more"]
         names.append(", ".join([*([one.label] if len(labels) > 1 else []), *words]))
     return [

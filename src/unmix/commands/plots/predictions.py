@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from unmix.commands.plots.drawn import Drawn, Request
 from unmix.commands.plots.opened import images_of, open_runs
-from unmix.commands.predictions import spread_over_classes
+from unmix.commands.predictions import check_positive, spread_over_classes
 from unmix.data import read_uint8
 from unmix.errors import UserError
 from unmix.evaluation import softness_summary
@@ -34,7 +34,7 @@ def predicted(request: Request) -> Drawn:
         with opened.computing(request, cores):
             encode = opened.run.encoder.features
             measured[opened.label] = opened.run.features(encode, images.test, request.say)
-            softness_summary(measured[opened.label].features)  # a model may end without a ReLU
+            check_positive(opened.path, measured[opened.label].features)
     first = next(iter(measured.values()))
     few = spread_over_classes(first.labels, len(first.index), _IMAGES)
     side = max(opened.run.encoder.views.size for opened in runs)

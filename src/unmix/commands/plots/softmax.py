@@ -46,6 +46,7 @@ _INSTEAD = {
     "dino": _PROTOTYPES,
     "distill": "a loss that compares features with those of its teacher",
     "ibot": f"{_PROTOTYPES}, of images and of patches",
+    "ijepa": "a loss that predicts the features of hidden patches",
     "lejepa": "a loss that predicts the center of an image's views",
     "mae": "a loss over pixels",
     "nnbyol": "a loss that brings an image and its neighbor together without negatives",
