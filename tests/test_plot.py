@@ -26,6 +26,7 @@ from unmix.commands.plot import Plot
 from unmix.commands.plots.instances import Instances, probabilities_of
 from unmix.commands.plots.registry import DRAW
 from unmix.commands.plots.softmax import without_softmax
+from unmix.commands.plots.weights import before_training
 from unmix.config.catalog import catalog
 from unmix.config.figures import FIGURES, check_figure
 from unmix.data import load
@@ -38,6 +39,7 @@ from unmix.methods import METHODS
 from unmix.randomness import generator_for
 from unmix.training import RunFolder, pretrain
 from unmix.training.console import silent
+from unmix.training.run.building import no_teacher
 from unmix.training.run.parts import build_method, load_split
 from unmix.training.run.pretrain import settings_for
 
@@ -408,6 +410,29 @@ def test_weights_are_compared_with_those_before_training(runs: Path, tmp_path: P
     settings = RunFolder(runs / "plain").settings()
     start = build_method(settings, 120, 8).backbone.state_dict()["conv1.weight"]
     assert f"{float(start.std(correction=0)):.3f}" in words(found.figure)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_the_weights_before_training_are_those_that_a_method_began_with(name: str, tmp_path: Path):
+    """Also of a method that needs many images for its negatives or clusters."""
+    vit = {"backbone": "timm:vit_tiny_patch16_224", "patch": 4, "depth": 1, "width": 1.0}
+    few = {"prototypes": (20, 10), "negatives": 30, "queue_size": 64}
+    known = catalog().methods[name].parameters
+    own = {key: few[key] for key in few if key in known}
+    if name in ("swav", "nnclr"):
+        own.pop("prototypes", None)
+    if name == "distill":
+        own["teacher"] = "torchvision:resnet18"
+    words = {"method": name, "data": "digits", **SMALL, **own}
+    if name in ("mae", "ibot", "ijepa"):
+        words |= vit
+    settings, _ = settings_for(words)
+    run = RunFolder(tmp_path)
+    run.write_settings(settings)
+    found = before_training(tmp_path)
+    began = build_method(settings, 100, 8, teacher=no_teacher()).backbone.state_dict()
+    assert set(found) == set(began)
+    assert all(torch.equal(found[key], began[key]) for key in began)
 
 
 @pytest.mark.usefixtures("unrendered")

@@ -81,12 +81,13 @@ def test_conditions_are_named_by_what_differs_and_nothing_else():
 
 
 def test_a_method_of_which_there_is_one_condition_is_named_by_it_alone_if_much_differs():
+    plain = {"lr": 0.06, "epochs": 12, "batch_size": 64}
     own = {"lr": 0.1, "epochs": 9, "batch_size": 7}
-    names = [list(grouped(*runs).groups) for runs in (
-        [run(0, 50.0), run(0, 40.0, method="byol", **own)],
-        [run(0, 50.0), run(0, 40.0, method="byol", lr=0.1)],
-        [run(0, 50.0), run(0, 40.0, unmix=True, **own)],
-    )]  # fmt: skip
+    names = [
+        list(grouped(run(0, 50.0, **plain), run(0, 40.0, **{**plain, **other})).groups)
+        for other in ({"method": "byol", **own}, {"method": "byol", "lr": 0.1},
+                      {"unmix": True, **own})
+    ]  # fmt: skip
     assert names[0] == ["moco", "byol"]
     assert names[1] == ["moco, lr 0.06", "byol, lr 0.1"]
     assert names[2][1] == "moco + Un-Mix, lr 0.1, epochs 9, batch size 7"

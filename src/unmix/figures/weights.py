@@ -106,7 +106,10 @@ def weight_histograms(
                 0.98, 0.97, "std\n" + "\n".join(notes), transform=axes.transAxes, ha="right",
                 va="top", fontsize=6, color=soft_ink(), linespacing=1.15,
             )  # fmt: skip
-            axes.set_ylim(bottom=0)
+            # The numbers are above what is drawn at their place.
+            below = max(float(v[3 * len(v) // 4 :].max()) for v in density.values())
+            free = max(0.3, 1 - 0.1 * (1 + len(notes)))
+            axes.set_ylim(0, max(axes.get_ylim()[1], below / free))
             axes.set_xlim(edges[0], edges[-1])
             axes.locator_params(nbins=4)
             axes.tick_params(labelsize=6.5)

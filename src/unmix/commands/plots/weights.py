@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,7 +20,7 @@ from unmix.training.run.building import build_method, no_teacher
 from unmix.training.run.folder import RunFolder
 from unmix.training.run.initial import start_of
 
-__all__ = ["weights"]
+__all__ = ["before_training", "weights"]
 
 _LAYERS = 6
 
@@ -40,7 +41,7 @@ def weights(request: Request) -> Drawn:
         mixture = RunFolder(path).settings().mixture.name if path.is_dir() else names[path]
         kinds[names[path]] = (str(facts["method"]), mixture)
     layers = _chosen(request.option("layers"), states)
-    before = _before(folders[0]) if folders else {}
+    before = before_training(folders[0]) if folders else {}
     drawn: dict[str, dict[str, np.ndarray]] = {}
     for layer in layers:
         models = {name: state[layer].float().numpy() for name, state in states.items()}
@@ -103,9 +104,18 @@ def _chosen(
     return [f"{name.removesuffix('.weight')}.weight" for name in dict.fromkeys(given)]
 
 
-def _before(folder: Path) -> Mapping[str, torch.Tensor]:
+def before_training(folder: Path) -> Mapping[str, torch.Tensor]:
     """The weights with which a run began."""
     settings = RunFolder(folder).settings()
     start = start_of(settings.model)
-    method = build_method(settings, 2, settings.run.size or 32, start, no_teacher())
+    images = _enough(settings.method)  # a memory of the run's own number may be large
+    method = build_method(settings, images, settings.run.size or 32, start, no_teacher())
     return method.backbone.state_dict()
+
+
+def _enough(options: Mapping[str, Any]) -> int:
+    """A number of images that a method of these options can be built for."""
+    clusters = options.get("prototypes") or 1
+    return 1 + max(
+        options.get("negatives") or 1, *(clusters if isinstance(clusters, tuple) else (clusters,))
+    )
