@@ -138,8 +138,8 @@ def _images(runs: Sequence[OpenRun], request: Request) -> ImageSet:
             and (clause := opened.run.record.difference(seen)) is not None
         ):
             raise UserError(
-                f"{opened.path}: was not trained on these images of {shown(images.name)}: {clause}; "
-                "give runs that were trained on the same."
+                f"{opened.path}: was not trained on these images of {shown(images.name)} "
+                f"({clause}); give runs that were trained on the same."
             )
         for name in ("limit", "size"):
             if getattr(own, name) != getattr(first, name):
