@@ -336,8 +336,7 @@ def _weights(init: Any, sha256: Any) -> str | None:
     """Weights by the name of their file and the first digits of its SHA-256."""
     if init is None:
         return None
-    name = Path(str(init)).name
-    return f"{name} ({str(sha256)[:8]})" if sha256 else name
+    return Path(str(init)).name + (f" ({str(sha256)[:8]})" if sha256 else "")
 
 
 def _shared(group: RunGroup, setting: str) -> Any:
