@@ -251,7 +251,14 @@ VITS: dict[str, Write] = {
     },
     "DINO": lambda s: {"teacher": under("backbone.", s), "student": under("module.", other(s))},
     "iBOT": lambda s: {"state_dict": {**s, "masked_embed": torch.ones(1, 192)}},
-    "iBOT, one network": lambda s: {"teacher": s},
+    "iBOT, whole": lambda s: {
+        "teacher": under("backbone.", {**s, "masked_embed": torch.ones(1, 192)}),
+        "student": under("module.backbone.", {**other(s), "masked_embed": torch.ones(1, 192)}),
+    },
+    "iBOT, student": lambda s: {
+        "student": under("module.backbone.", {**s, "masked_embed": torch.ones(1, 192)}),
+    },
+    "DINO, one network": lambda s: {"teacher": s},
     "DINOv2 in chunks": lambda s: {
         "teacher": {**under("backbone.", in_chunks(s)), **fc("dino_head.mlp.", 192, "0")},
     },

@@ -152,6 +152,16 @@ def test_both_layouts_give_the_same_boxes(tmp_path: Path) -> None:
     assert (inside == torch.tensor(color) / 255).all()
 
 
+def test_images_of_12_bits_are_scaled_as_in_the_pretraining(tmp_path: Path) -> None:
+    folder = coco(tmp_path, {"train": 1, "val": 1})
+    one = load_boxes(folder)[0].images[0].path
+    deep = np.full((64, 64), 2048, dtype=np.uint16)
+    Image.fromarray(deep).save(one)
+    assert float(load_boxes(folder)[0][0][0].max()) < 0.04
+    pixels, _ = load_boxes(folder, (0.0, 4095.0))[0][0]
+    assert float(pixels.max()) == pytest.approx(0.5, abs=0.01)
+
+
 @pytest.mark.parametrize("head", ["fpn", "c4"])
 def test_it_learns_to_find_colored_squares(
     head: str, run: Path, squares: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]

@@ -20,7 +20,7 @@ from torch.nn import functional
 
 import unmix
 from runs import MOCO_RUN, TINY_RUN
-from unmix.backbones import build
+from unmix.backbones import BACKBONES, RESNETS, build
 from unmix.cli import main
 from unmix.commands import export, import_weights
 from unmix.commands.export import _staged
@@ -28,6 +28,7 @@ from unmix.data.reading import resize_image
 from unmix.errors import UserError
 from unmix.evaluation import LoadedEncoder
 from unmix.export import TARGETS
+from unmix.export.detectron2 import detectron2_name
 from unmix.methods import method_class
 from unmix.training import pretrain
 from unmix.training.console import silent
@@ -41,6 +42,11 @@ KINDS: dict[str, dict[str, Any]] = {
     "narrow": {"backbone": "resnet18", "width": 0.25, "size": 32},
     "vit": {"backbone": "timm:vit_tiny_patch16_224", "size": 32, "patch": 8},
     "timm": {"backbone": "timm:resnet18", "size": 64},
+    "registers": {"backbone": "timm:vit_tiny_patch16_224", "size": 32, "patch": 8, "depth": 2,
+                  "heads": 4, "registers": 3},
+    "alexnet": {"backbone": "alexnet", "width": 0.125, "size": 64},
+    "convnext": {"backbone": "timm:convnext_atto", "size": 64},
+    **{name: {"backbone": name, "width": 0.125, "size": 32} for name in RESNETS},
     "lab": {"method": "cmc", "backbone": "resnet10", "width": 0.25, "size": 16,
             "color_space": "Lab"},
 }  # fmt: skip
@@ -59,9 +65,9 @@ def encoders(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
             "mean": [0.5, 0.4, 0.3], "std": [0.2, 0.25, 0.3], **KINDS[kind],
         }  # fmt: skip
         torch.manual_seed(0)
-        names = ("width", "stem", "size", "patch")
+        names = ("width", "stem", "size", "patch", "depth", "heads", "registers")
         backbone = method_class(facts["method"]).build_backbone(
-            facts["backbone"], **{name: facts[name] for name in names}
+            facts["backbone"], **{name: facts[name] for name in names if name in facts}
         )
         for module in backbone.modules():
             if isinstance(module, nn.BatchNorm2d):
@@ -104,7 +110,9 @@ def test_torchvision(kind: str, encoders: Callable[[str], Path], tmp_path: Path)
         torch.testing.assert_close(model(images), encoder(images))
 
 
-@pytest.mark.parametrize("kind", ["large", "medium", "small", "ten", "timm", "vit"])
+@pytest.mark.parametrize(
+    "kind", ["large", "medium", "small", "ten", "timm", "vit", "registers", "convnext"]
+)
 def test_timm(kind: str, encoders: Callable[[str], Path], tmp_path: Path) -> None:
     pytest.importorskip("timm")
     encoder, lines = exported(encoders(kind), "timm", tmp_path / "x.safetensors")
@@ -115,7 +123,7 @@ def test_timm(kind: str, encoders: Callable[[str], Path], tmp_path: Path) -> Non
         torch.testing.assert_close(model(images), encoder(images))
 
 
-@pytest.mark.parametrize("kind", ["large", "small", "timm", "vit"])
+@pytest.mark.parametrize("kind", ["large", "small", "timm", "vit", "registers"])
 def test_lightly(kind: str, encoders: Callable[[str], Path], tmp_path: Path) -> None:
     pytest.importorskip("lightly")
     from lightly.models.modules import MoCoProjectionHead
@@ -140,7 +148,7 @@ def test_lightly(kind: str, encoders: Callable[[str], Path], tmp_path: Path) -> 
         assert model(images).shape == (3, 16)
 
 
-@pytest.mark.parametrize("kind", ["small", "lab", "vit"])
+@pytest.mark.parametrize("kind", [*BACKBONES, "registers", "convnext", "lab"])
 def test_safetensors(kind: str, encoders: Callable[[str], Path], tmp_path: Path) -> None:
     encoder, lines = exported(encoders(kind), "safetensors", tmp_path / "x.safetensors")
     weights = run_lines(lines[:2])["weights"]
@@ -153,7 +161,7 @@ def test_safetensors(kind: str, encoders: Callable[[str], Path], tmp_path: Path)
     assert again.facts["mean"] == encoder.facts["mean"]
 
 
-@pytest.mark.parametrize("kind", ["small", "large", "vit", "lab"])
+@pytest.mark.parametrize("kind", ["small", "large", "registers", "alexnet", "convnext", "lab"])
 def test_onnx(kind: str, encoders: Callable[[str], Path], tmp_path: Path) -> None:
     onnxruntime = pytest.importorskip("onnxruntime")
     encoder, lines = exported(encoders(kind), "onnx", tmp_path / "x.onnx")
@@ -176,13 +184,15 @@ def test_opsets(opset: int, encoders: Callable[[str], Path], tmp_path: Path) -> 
     assert {each.domain: each.version for each in model.opset_import}[""] == opset
 
 
-@pytest.mark.parametrize("kind", ["small", "vit", "lab"])
+@pytest.mark.parametrize("kind", ["alexnet", "small", "resnet50", "registers", "convnext", "lab"])
 def test_torch_export(kind: str, encoders: Callable[[str], Path], tmp_path: Path) -> None:
     encoder, lines = exported(encoders(kind), "torch-export", tmp_path / "x.pt2")
     model = run_lines(lines)["model"]
     for n in (1, 2, 5):
         images = images_of(encoder, n)
-        torch.testing.assert_close(model(images), encoder(images))
+        expected = encoder(images)
+        scale = expected.abs().max().clamp(min=1)
+        torch.testing.assert_close(model(images) / scale, expected / scale)
 
 
 @pytest.mark.parametrize("kind", ["small", "lab"])
@@ -264,10 +274,24 @@ def test_detectron2(kind: str, encoders: Callable[[str], Path], tmp_path: Path) 
     assert weights == {}
 
 
+@pytest.mark.parametrize("depth", [18, 34, 50, 101])
+def test_detectron2_has_these_names_and_shapes(depth: int) -> None:
+    """The table is of detectron2's own networks; with its code the features were equal, to 0."""
+    known = json.loads((Path(__file__).parent / "detectron2.json").read_text())[f"resnet{depth}"]
+    with torch.device("meta"):
+        ours = build(f"resnet{depth}", stem="large").state_dict()
+    found = {
+        detectron2_name(name): list(value.shape)
+        for name, value in ours.items()
+        if not name.endswith("num_batches_tracked")
+    }
+    assert found == known
+
+
 # --- Hugging Face -------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("kind", ["large", "ten", "timm", "vit"])
+@pytest.mark.parametrize("kind", ["large", "ten", "timm", "vit", "registers"])
 def test_a_hub_folder_loads_in_timm(
     kind: str, encoders: Callable[[str], Path], tmp_path: Path
 ) -> None:
@@ -370,6 +394,9 @@ def test_the_card_of_imported_weights_claims_no_training(tmp_path: Path) -> None
         ("small", "detectron2", "this is resnet10"),
         ("narrow", "detectron2", "has the stem of 224 pixels only"),
         ("vit", "detectron2", "this is timm:vit_tiny_patch16_224"),
+        ("alexnet", "torchvision", "has no alexnet with these layers"),
+        ("alexnet", "timm", "has no alexnet with these layers"),
+        ("alexnet", "detectron2", "this is alexnet"),
     ],
 )
 def test_what_a_target_cannot_represent(

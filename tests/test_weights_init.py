@@ -13,7 +13,7 @@ from torch import nn
 
 import unmix
 from checkpoints import RESNETS, VITS, randomized, resnet, vit
-from harness import KINDS, N_DATA, backbone_of, build, given_to, options_of
+from harness import KINDS, N_DATA, OF_PATCHES, backbone_of, build, given_to, options_of
 from unmix import methods
 from unmix.cli import main, parse_pretrain
 from unmix.commands import compare, embed, import_weights, knn
@@ -21,6 +21,8 @@ from unmix.config import Settings
 from unmix.errors import UserError
 from unmix.results import load_results
 from unmix.training import pretrain
+from unmix.training.console import silent
+from unmix.training.run.folder import RunFolder
 from unmix.training.run.initial import start_of
 from unmix.training.run.parts import build_method
 from unmix.weights import open_weights
@@ -45,10 +47,11 @@ def weights_of(backbone: nn.Module, folder: Path, name: str = "w.pth") -> Path:
 @pytest.mark.parametrize("kind", KINDS)
 def test_copies_of_the_encoder_are_the_imported_one_and_heads_are_fresh(kind: str, tmp_path: Path):
     name, variant = KINDS[kind]
-    given = randomized(backbone_of(name), 9)
+    of = kind if kind in OF_PATCHES else name
+    given = randomized(backbone_of(of), 9)
     path = weights_of(given, tmp_path)
     torch.manual_seed(0)
-    backbone = backbone_of(name)
+    backbone = backbone_of(of)
     open_weights(str(path)).load(backbone)
     options = {**options_of(name), **variant, **given_to(name)}
     method = methods.build(name, backbone, N_DATA, **options)
@@ -198,6 +201,14 @@ def test_an_imported_checkpoint_is_a_run(
     assert "MoCo, imported, epochs 200, backbone resnet18" in said
     for word in ("batch size", "queue", "sha256", "no init", "metrics.csv"):
         assert word not in said
+    # What trained other weights is not known, and nothing says otherwise.
+    torch.save({"state_dict": small(6).state_dict()}, tmp_path / "w.pth")
+    import_weights(str(tmp_path / "w.pth"), run=tmp_path / "w", data=str(pictures), say=silent)
+    compare(own, tmp_path / "w", out=tmp_path / "compared2")
+    said = capsys.readouterr().out
+    assert "imported" in said
+    assert "imported, imported" not in said
+    assert said.count("simclr") == 1  # of the run, in the column of the methods
     # A run is imported as what it is.
     lines: list[str] = []
     import_weights(str(own), run=tmp_path / "again", say=lines.append)
@@ -276,3 +287,69 @@ def test_a_transformer_and_cmcs_halves_are_imported(tmp_path: Path):
     assert encoder.facts["color_space"] == "Lab"
     assert encoder.feature_dim == halves.feature_dim
     assert load_results(run).epochs == 240
+
+
+TINY_VIT: dict[str, Any] = {
+    "backbone": "timm:vit_tiny_patch16_224", "size": 16, "patch": 8, "depth": 2, "registers": 1,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("heads", [None, 6])
+def test_a_run_of_a_transformer_is_imported_and_continued_as_it_is(
+    heads: int | None, tmp_path: Path
+):
+    """Depth, registers and attention heads are those of the run, of which shapes show two."""
+    made = build_method_encoder("mae", {**TINY_VIT, "heads": heads}, tmp_path / "own")
+    lines: list[str] = []
+    import_weights(str(tmp_path / "own"), run=tmp_path / "again", say=lines.append)
+    assert "(unmix, encoder of MAE)" in lines[0]
+    again = unmix.load_encoder(tmp_path / "again")
+    assert again.facts["range"] == [0.0, 4095.0]
+    assert [again.facts[name] for name in ("depth", "registers", "heads")] == [2, 1, heads or 3]
+    images = torch.randn(2, 3, 16, 16)
+    with torch.no_grad():
+        torch.testing.assert_close(again(images), made.eval()(images))
+    other = {name: value for name, value in TINY_VIT.items() if name != "backbone"}
+    wrong = unmix.backbones.build(str(TINY_VIT["backbone"]), **other, heads=1)
+    with pytest.raises(UserError, match=rf"{heads or 3} attention heads .unmix, encoder of MAE"):
+        open_weights(str(tmp_path / "own")).load(wrong)
+    right = unmix.backbones.build(str(TINY_VIT["backbone"]), **other, heads=heads)
+    assert open_weights(str(tmp_path / "own")).load(right).missing == ()
+
+
+def build_method_encoder(method: str, words: dict[str, Any], folder: Path) -> nn.Module:
+    """An encoder as a run writes it, in a folder of its own."""
+    options = {name: value for name, value in words.items() if name != "backbone"}
+    made = methods.method_class(method).build_backbone(words["backbone"], **options)
+    facts = {
+        "method": method, "width": 1.0, "stem": "auto", "color_space": "RGB", **words,
+        "mean": [0.5] * 3, "std": [0.2] * 3, "range": [0.0, 4095.0],
+    }  # fmt: skip
+    folder.mkdir()
+    RunFolder(folder).write_encoder(randomized(made), facts)
+    return made
+
+
+def test_cmcs_color_space_is_that_of_the_run(tmp_path: Path):
+    facts = {
+        "method": "cmc", "backbone": "resnet10", "width": 0.125, "stem": "auto", "size": 16,
+        "color_space": "YCbCr", "mean": [0.5] * 3, "std": [0.2] * 3, "range": None,
+    }  # fmt: skip
+    halves = unmix.backbones.HalfEncoders("resnet10", width=0.125, size=16)
+    (tmp_path / "own").mkdir()
+    RunFolder(tmp_path / "own").write_encoder(randomized(halves), facts)
+    run = import_weights(str(tmp_path / "own"), run=tmp_path / "again", say=silent)
+    assert unmix.load_encoder(run).facts["color_space"] == "YCbCr"
+
+
+def test_of_a_run_the_encoder_alone_is_taken_which_is_said(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    pretrain(**TINY, run=str(tmp_path / "a"))
+    capsys.readouterr()
+    pretrain(**TINY, run=str(tmp_path / "b"), init=str(tmp_path / "a"))
+    said = capsys.readouterr().out
+    assert "(unmix, encoder of SimCLR)" in said
+    assert f"To go on with all of it: unmix pretrain --run {tmp_path / 'a'}" in said
+    pretrain(**TINY, run=str(tmp_path / "c"), init=str(tmp_path / "a" / "encoder.safetensors"))
+    assert "To go on with all of it" not in capsys.readouterr().out

@@ -381,3 +381,36 @@ def test_a_layout_is_found_by_each_row_and_a_naming_by_each_marker(original: nn.
     seen = {each.naming.title for each in found if each.naming is not None}
     others = {"hf-resnet", "hf-vit", "hf-dinov3", "cmc-alexnet", "resnet-sequence-cifar"}
     assert seen == {n.title for key, n in NAMINGS.items() if key not in others}
+
+
+def test_methods_that_are_known_here_are_recognized(transformer: nn.Module):
+    state = transformer.state_dict()
+    names = ("MAE", "iBOT", "iBOT, whole", "iBOT, student", "DINO", "MoCo v3")
+    found = {name: found_in(VITS[name](state)).layout.method for name in names}
+    assert list(found.values()) == ["mae", "ibot", "ibot", "ibot", "dino", "mocov3"]
+
+
+def test_depth_and_registers_of_a_transformer_are_seen_in_its_tensors(transformer: nn.Module):
+    from unmix.weights import network_of
+
+    made = build("timm:vit_tiny_patch16_224", size=SIZE, patch=8, depth=3, registers=2)
+    network = network_of(made.state_dict())
+    assert network is not None
+    assert network.settings() == {
+        "backbone": "timm:vit_tiny_patch16_224", "patch": 8, "depth": 3, "registers": 2,
+    }  # fmt: skip
+    with pytest.raises(UserError, match=r"give .*`patch=8`, `depth=3`, `registers=2`"):
+        imported(made.state_dict(), build("timm:vit_tiny_patch16_224", size=SIZE, patch=8))
+    with pytest.raises(UserError, match=r"give .*`depth=12`, `registers=0`"):
+        imported(transformer.state_dict(), made)
+
+
+def test_a_network_of_mixmims_code_is_none_of_these():
+    """Its hierarchy of windows has the first name of a vision transformer, and no other."""
+    state = {
+        "patch_embed.proj.weight": torch.zeros(128, 3, 4, 4), "absolute_pos_embed": torch.ones(1),
+        "layers.0.blocks.0.attn.qkv.weight": torch.ones(384, 128),
+        "decoder_embed.weight": torch.ones(512, 1024), "mask_token": torch.ones(1),
+    }  # fmt: skip
+    with pytest.raises(UserError, match="has 1 of the encoder's 150 tensors, which is too few"):
+        imported({"model": state}, build("timm:vit_tiny_patch16_224", size=SIZE))

@@ -61,7 +61,9 @@ def grouped(
             settings = result_settings(RunFolder(known[run.name]).settings())
         except UserError:
             settings = {name: getattr(run, name) for name in _FACTS}
-        label = run_label(run.method, run.mixture) + (", imported" if run.imported else "")
+        label = run_label(run.method, run.mixture)
+        if run.imported and run.method != "imported":
+            label += ", imported"
         runs.append(ComparedRun(known[run.name], run, settings, label, epoch))
     return group_runs(runs, cost_of, reference)
 

@@ -63,7 +63,8 @@ def detect(
 
     The defaults are MoCo's on PASCAL VOC (arXiv 1911.05722, Sec. 4.2). The result is added to the
     run's `results.json`, under `detection`. The same command continues an interrupted training,
-    from a checkpoint in the run's folder `detection`, which is removed at the end.
+    from a checkpoint in the run's folder `detection`, which is removed at the end. It runs on one
+    device.
 
     Args:
         run: Run folder, or an encoder file; a ResNet.
@@ -110,7 +111,7 @@ def detect(
     quiet_libraries()
     cores = CoreMeter()
     finished = FinishedRun.open(run, device)
-    train_images, test_images = load_boxes(data)
+    train_images, test_images = load_boxes(data, finished.encoder.range)
     facts = finished.encoder.facts
     words = {
         "head": head, "batch_norm": batch_norm, "steps": steps, "batch_size": batch_size, "lr": lr,

@@ -56,7 +56,7 @@ def finetune(
     Encoder and classifier are trained on all labels, or on a part of them that is balanced over the
     classes: semi-supervised learning. The run itself stays as it is; the fine-tuned encoder, the
     classifier and the list of the labeled images are in a folder within it, `finetune/NAME`. Give
-    the same command to continue.
+    the same command to continue. It runs on one device.
 
     Args:
         run: Run folder, or an encoder file alone, with `data` and `out`.
@@ -101,28 +101,22 @@ def finetune(
             a class, or a value is out of range.
     """
     amount = Amount(str(labels))
-    if protocol is not None:
-        check_choice("protocol", protocol, FINE_TUNING)
     own = {"lr": lr, "head_lr": head_lr, "weight_decay": weight_decay, "lr_decay": lr_decay}
-    _check(amount, label_list, select, own)
+    _check(amount, label_list, protocol, select, own)
     check_given("out", out)
     quiet_libraries()
     cores = CoreMeter()
     finished = FinishedRun.open(run, device)
     columns = Columns(image_column, label_column, split_column)
     splits = finished.splits("fine-tuning", data, data_dir, train_folder, test_folder, columns)
-    if finished.alone and out is None:
-        raise UserError(
-            "--out: an encoder file alone has no run folder to put the fine-tuned encoder in; give "
-            "a folder for it."
-        )
+    _check_place(finished, out)
     if splits.note is not None:
         say(splits.note)
     name = protocol or usual_fine_tuning(finished.encoder.backbone)
     seed = finished.settings.run.seed if seed is None else seed
     labeled = _labeled(splits, amount, label_list, seed)
-    settings = FINE_TUNING[name](len(labeled.images) / len(splits.train))
-    settings = settings.changed(epochs, batch_size, **own)
+    published = FINE_TUNING[name](len(labeled.images) / len(splits.train))
+    settings = published.changed(epochs, batch_size, **own)
     row = _row(finished, splits, labeled, settings, name, seed, select, from_scratch)
     work = WorkFolder.of(finished, row, labeled, splits, out)
     identity = work.identified(row, labeled)
@@ -132,11 +126,7 @@ def finetune(
         return done
     with finished.computing(threads, cores, say), work.locked(say):
         work.begin(overwrite, identity, labeled)
-        say(
-            f"fine-tuning on {len(labeled.images):,} of {len(splits.train):,} images, "
-            f"{counted(settings.epochs, 'epoch')} ({settings.source})   folder: {shown(work.path)}"
-        )
-        _note_one_step(settings, len(labeled.images), say)
+        _say_start(labeled, splits, settings, work, say)
         backbone = untrained(finished, seed) if from_scratch else finished.encoder.backbone
         if select:
             settings = choose_settings(finished, backbone, labeled, settings, seed, work, say)
@@ -147,13 +137,36 @@ def finetune(
         say_skipped(say, labeled.images, splits.test)
         say(line_of(measured.row))
         # What a table shows of several rows: the published settings on the run's own data.
-        changed = select or from_scratch or epochs is not None or batch_size is not None
-        changed = changed or any(value is not None for value in own.values())
-        main = not changed and splits.transfer is None
+        usual = settings == published and not (select or from_scratch)
+        main = usual and splits.transfer is None
         finished.keep(measured.row, measured, splits.test, main=main, say=say)
         # Complete only now: if the row could not be kept, the same command measures it again.
         work.finish(measured.row)
     return measured.row
+
+
+def _say_start(
+    labeled: Labeled, splits: Splits, settings: FineTuneSettings, work: WorkFolder, say: Say
+) -> None:
+    """Say what is trained, and where it is kept."""
+    say(
+        f"fine-tuning on {len(labeled.images):,} of {len(splits.train):,} images, "
+        f"{counted(settings.epochs, 'epoch')} ({settings.source})   folder: {shown(work.path)}"
+    )
+    _note_one_step(settings, len(labeled.images), say)
+
+
+def _check_place(finished: FinishedRun, out: str | None) -> None:
+    """Check that there is a place for the fine-tuned encoder.
+
+    Raises:
+        UserError: if not.
+    """
+    if finished.alone and out is None:
+        raise UserError(
+            "--out: an encoder file alone has no run folder to put the fine-tuned encoder in; give "
+            "a folder for it."
+        )
 
 
 def _note_one_step(settings: FineTuneSettings, images: int, say: Say) -> None:
@@ -166,7 +179,15 @@ def _note_one_step(settings: FineTuneSettings, images: int, say: Say) -> None:
         )
 
 
-def _check(amount: Amount, label_list: str | None, select: bool, own: dict[str, Any]) -> None:
+def _check(
+    amount: Amount,
+    label_list: str | None,
+    protocol: str | None,
+    select: bool,
+    own: dict[str, Any],
+) -> None:
+    if protocol is not None:
+        check_choice("protocol", protocol, FINE_TUNING)
     if label_list is not None and not amount.everything:
         raise UserError(
             f"--labels: {amount} does not apply with --label_list, which names the images; leave "

@@ -175,7 +175,8 @@ class FinishedRun:
         machine = choose_machine(MachineSettings(device=device))
         encoder = load_encoder(path, device=machine.device, channels_last=machine.channels_last)
         known = ("method", "backbone", "width", "stem", "size")
-        settings = Settings.of({name: encoder.facts[name] for name in known})
+        limits = {} if encoder.range is None else {"range": list(encoder.range)}
+        settings = Settings.of({**{name: encoder.facts[name] for name in known}, **limits})
         return cls(RunFolder(path.parent), settings, machine, encoder, None, alone=True)
 
     def keep(

@@ -38,6 +38,7 @@ from unmix.weights import (
     is_name,
     network_of,
     open_weights,
+    settings_of,
     usual_preparation,
 )
 
@@ -126,21 +127,17 @@ def import_weights(
         found = opened.found()
     given: dict[str, Any] = {
         "backbone": backbone, "width": width, "stem": stem, "patch": patch, "heads": heads,
-        "class_token": class_token, "pooling": pooling,
-        "size": size, "mean": mean, "std": std, "method": method,
+        "class_token": class_token, "pooling": pooling, "size": size, "mean": mean, "std": std,
+        "method": method, "view": view,
     }  # fmt: skip
-    words = _settings(opened, found, {k: v for k, v in given.items() if v is not None})
     trained = _epochs(opened) if epochs is None else epochs
-    words |= {
-        "epochs": trained or 1, "data": NO_DATA, "device": device, "run": None,
+    settings = Settings.of({
+        **_settings(opened, found, {k: v for k, v in given.items() if v is not None}),
+        **({} if data is None else _data(data, data_dir, train_folder, test_folder)),
+        "epochs": trained or 1, "device": device, "run": None,
         "init": file if is_name(file) else absolute(file), "init_sha256": opened.sha256,
-    }  # fmt: skip
-    if view is not None:
-        words["view"] = view
+    })  # fmt: skip
     seen: dict[str, Fingerprint] = {}
-    if data is not None:
-        words |= _data(data, data_dir, train_folder, test_folder)
-    settings = Settings.of(words)
     labeled = data is not None and _is_labeled(settings, seen)
     with _named_file():
         encoder, line = _encoder(settings, opened)
@@ -153,12 +150,17 @@ def import_weights(
     if labeled:
         knn(folder.path, device=device, threads=threads, say=say)
         probe(folder.path, device=device, threads=threads, say=say)
-    elif data is None:
-        name = shlex.quote(str(folder.path))
-        say(f"to evaluate it: unmix knn {name} --data DATA, or give --data to unmix import")
     else:
-        say(f"{shown(data)} has no classes, so it is not evaluated")
+        say(_not_evaluated(folder, data))
     return folder.path
+
+
+def _not_evaluated(folder: RunFolder, data: str | None) -> str:
+    """Why the encoder was not evaluated, and how to do so."""
+    if data is not None:
+        return f"{shown(data)} has no classes, so it is not evaluated"
+    name = shlex.quote(str(folder.path))
+    return f"to evaluate it: unmix knn {name} --data DATA, or give --data to unmix import"
 
 
 @contextmanager
@@ -192,7 +194,10 @@ def _settings(opened: Weights, found: Found, given: Mapping[str, Any]) -> dict[s
     """
     network = network_of(found.tensors)
     words: dict[str, Any] = {"method": _method(opened, found) or _ANY}
-    if opened.backbone is not None:
+    if opened.facts:
+        own = {**settings_of(opened.facts), "range": opened.facts.get("range")}
+        words |= {k: v for k, v in own.items() if v is not None}
+    elif opened.backbone is not None:
         words["backbone"] = opened.backbone
     elif network is not None:
         words |= network.settings()
@@ -204,16 +209,23 @@ def _settings(opened: Weights, found: Found, given: Mapping[str, Any]) -> dict[s
             parameter="backbone",
         )
     if "backbone" in given and given["backbone"] != words.get("backbone"):
-        words.pop("patch", None)
+        words = {k: v for k, v in words.items() if k not in VIT_SHAPE}
         words |= {"width": 1.0, "stem": words.get("stem", "auto")}
     if str(given.get("backbone", words["backbone"])).startswith("timm:"):
         words |= {"width": 1.0, "stem": "auto"}
-    if (heads := _heads(found)) is not None:
+    if (heads := found.attention_heads) is not None:
         words["heads"] = heads
     if network is not None and network.halves:
         words["method"] = "cmc"
+        if opened.facts:
+            words["view"] = opened.facts["color_space"]
     prepared = _preparation(opened, network)
-    words |= {"size": prepared.size, "mean": list(prepared.mean), "std": list(prepared.std)}
+    words |= {
+        "data": NO_DATA,
+        "size": prepared.size,
+        "mean": list(prepared.mean),
+        "std": list(prepared.std),
+    }
     return {**words, **{k: list(v) if isinstance(v, tuple) else v for k, v in given.items()}}
 
 
@@ -221,11 +233,6 @@ def _method(opened: Weights, found: Found) -> str | None:
     """The method that trained the weights, as far as the file says."""
     own = opened.method if opened.method in METHODS else None
     return own or found.layout.method
-
-
-def _heads(found: Found) -> int | None:
-    patches = found.tensors.get("patch_embed.proj.weight")
-    return None if patches is None else found.layout.heads.get(patches.shape[0])
 
 
 def _preparation(opened: Weights, network: Network | None) -> Preparation:
@@ -282,9 +289,7 @@ def _encoder(settings: Settings, opened: Weights) -> tuple[nn.Module, str]:
     with torch.random.fork_rng(devices=[]):
         encoder = method_class(settings.run.method).build_backbone(
             model.backbone, width=model.width, stem=model.stem, size=settings.run.size,
-            patch=model.patch, heads=model.heads,
-            depth=model.depth, registers=model.registers,
-            class_token=model.class_token, pooling=model.pooling,
+            **{name: getattr(model, name) for name in VIT_SHAPE},
         )  # fmt: skip
     loaded = opened.load(encoder)
     return encoder.eval(), loaded.line(opened.name)
@@ -335,7 +340,11 @@ def _write(
     try:
         made.write_encoder(
             encoder,
-            {**{name: words[name] for name in names}, "color_space": color_space, "range": None},
+            {
+                **{name: words[name] for name in names},
+                "color_space": color_space,
+                "range": settings.run.limits,
+            },
         )
         made.write_settings(settings)
         if record is not None:

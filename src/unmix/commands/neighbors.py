@@ -17,7 +17,7 @@ from unmix.commands.finished import FinishedRun, Say
 from unmix.commands.images import image_sets
 from unmix.commands.neighbor_page import Hit, Query, neighbor_page
 from unmix.commands.predictions import spread_over_classes
-from unmix.data import Skipped, read_uint8
+from unmix.data import ImageSet, Skipped, read_uint8
 from unmix.data.columns import Columns
 from unmix.data.python_images import given_uint8
 from unmix.embedding import Chunks, assemble
@@ -110,22 +110,14 @@ def neighbors(
     quiet_libraries()
     cores = CoreMeter()
     finished = FinishedRun.open(run, device)
-    folder = Path(out) if out is not None else finished.folder.path / "neighbors"
-    if folder.exists() and not folder.is_dir():
-        raise UserError(f"{folder} is a file; give a folder.", parameter="out")
-    for name in _FILES:
-        check_new(folder / name, overwrite)
+    folder = _folder(
+        Path(out) if out is not None else finished.folder.path / "neighbors", overwrite
+    )
     encode, dim = encoder_of_layer(finished, layer)
     asked = _asked(finished, query)
     columns = Columns(image_column, label_column, split_column)
     sets = image_sets(finished, split, data, data_dir, train_folder, test_folder, columns, say)
-    count = sum(map(len, sets))
-    if count <= k:
-        raise UserError(
-            f"{k} neighbors of each image need at least {k + 1} images, and {sets[0].name} has "
-            f"{count:,}; give fewer, or more images.",
-            parameter="k",
-        )
+    _check_enough(k, sets)
     chunks = embedding_chunks(
         folder / "features.npy", finished, sets, layer, "backbone", dim, "float32", batch_size
     )
@@ -145,6 +137,34 @@ def neighbors(
         _say_results(bank, pairs, threshold, folder, say)
         chunks.remove()
     return folder
+
+
+def _folder(folder: Path, overwrite: bool) -> Path:
+    """The folder of the results.
+
+    Raises:
+        UserError: if it is a file, or results are there already.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise UserError(f"{folder} is a file; give a folder.", parameter="out")
+    for name in _FILES:
+        check_new(folder / name, overwrite)
+    return folder
+
+
+def _check_enough(k: int, sets: Sequence[ImageSet]) -> None:
+    """Check that each image has so many others.
+
+    Raises:
+        UserError: if not.
+    """
+    count = sum(map(len, sets))
+    if count <= k:
+        raise UserError(
+            f"{k} neighbors of each image need at least {k + 1} images, and {sets[0].name} has "
+            f"{count:,}; give fewer, or more images.",
+            parameter="k",
+        )
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 from torchvision.transforms.functional import pil_to_tensor
 
-from unmix.data.decoding import BrokenImage, decode
+from unmix.data.decoding import BrokenImage, Decoding, decode
 from unmix.errors import UserError
 
 __all__ = ["Annotated", "BoxImages", "Noted", "load_boxes", "within"]
@@ -65,6 +65,9 @@ class BoxImages(Dataset[tuple[Tensor, dict[str, Tensor]]]):
         split: "train" or "test".
         noted: What was wrong with annotations.
         training: Without ignored objects, as for training.
+
+    Attributes:
+        decoding: How files are decoded.
     """
 
     def __init__(
@@ -78,6 +81,7 @@ class BoxImages(Dataset[tuple[Tensor, dict[str, Tensor]]]):
     ) -> None:
         self.images, self.classes, self.split = list(images), tuple(classes), split
         self.noted, self.training = noted or Noted(), training
+        self.decoding = Decoding()
 
     def __len__(self) -> int:
         return len(self.images)
@@ -89,7 +93,7 @@ class BoxImages(Dataset[tuple[Tensor, dict[str, Tensor]]]):
             UserError: if it cannot be read.
         """
         one = self.images[index]
-        pixels = _pixels(one.path)
+        pixels = _pixels(one.path, self.decoding)
         keep = one.boxes.new_ones(len(one.boxes), dtype=torch.bool)
         if self.training:
             keep = ~one.ignored
@@ -106,12 +110,18 @@ class BoxImages(Dataset[tuple[Tensor, dict[str, Tensor]]]):
         return sum(int((~one.ignored).sum()) for one in self.images)
 
 
-def load_boxes(data: Path | str) -> tuple[BoxImages, BoxImages]:
+def load_boxes(
+    data: Path | str, limits: tuple[float, float] | None = None
+) -> tuple[BoxImages, BoxImages]:
     """Training and test images of a folder in VOC's or COCO's layout.
 
     VOC: `Annotations/*.xml`, `JPEGImages/` and `ImageSets/Main/*.txt`, in the folder or below it
     (`VOCdevkit/VOC2007`). COCO: `annotations/*.json`, one file for training and one for
     validation.
+
+    Args:
+        data: The folder.
+        limits: Values of images of more than 8 bits that become 0 and 255; by default 0 and 65535.
 
     Raises:
         UserError: if it has neither layout, a file is damaged, or a split has no objects.
@@ -133,6 +143,7 @@ def load_boxes(data: Path | str) -> tuple[BoxImages, BoxImages]:
             parameter="data",
         )
     for split in (train, test):
+        split.decoding = Decoding(range=limits)
         if split.objects == 0:
             raise UserError(
                 f"{folder}: the {split.split} split has {len(split)} images and no object to "
@@ -206,8 +217,8 @@ def within(root: Path, name: str, what: object) -> Path:
     return path
 
 
-def _pixels(path: Path) -> Tensor:
+def _pixels(path: Path, decoding: Decoding) -> Tensor:
     try:
-        return pil_to_tensor(decode(path)).float() / 255
+        return pil_to_tensor(decode(path, decoding=decoding)).float() / 255
     except BrokenImage as error:
         raise UserError(f"{error}; repair or remove it and its annotation.") from None

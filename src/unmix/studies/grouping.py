@@ -70,9 +70,10 @@ class ComparedRun:
         if teacher is not None:
             kept["teacher"] = teacher
         if self.results.imported:
-            # How other weights were trained is not known, so that is no difference.
+            # How other weights were trained is not known, so that is no difference; the settings'
+            # method is the one whose class rebuilds the encoder.
             kept = {k: v for k, v in kept.items() if k in _OF_WEIGHTS}
-            kept["weights"] = weights
+            kept |= {"weights": weights, "method": self.results.method}
         elif weights is not None:
             kept["init"] = weights
         return {**kept, "mixture": self.results.mixture, "data": self.results.data}
@@ -131,14 +132,11 @@ class RunGroup:
     def ways(self, protocol: str) -> dict[str, set[str]]:
         """How its accuracies were measured: for each setting of a row its values, as text."""
         rows = [row for run in self.runs.values() if (row := run.final(protocol)) is not None]
-        found: dict[str, set[str]] = {}
-        for way in map(way_of, rows):
-            for word in way:
-                found.setdefault(word, set())
-        for word, values in found.items():
-            known = [way_of(row) for row in rows]
-            values |= {str(w.get(word)) for w in known if word in w or word not in _COUNTS}
-        return found
+        known = [way_of(row) for row in rows]
+        return {
+            word: {str(way.get(word)) for way in known if word in way or word not in _COUNTS}
+            for word in dict.fromkeys(word for way in known for word in way)
+        }
 
 
 def way_of(row: Evaluation) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """Weights of other projects, and of earlier runs: found, converted, loaded into a backbone."""
 
+from unmix.weights.facts import settings_of
 from unmix.weights.files import Checkpoint, read_checkpoint
 from unmix.weights.layouts import LAYOUTS, Found, Layout, find
 from unmix.weights.matching import Loaded, load_found
@@ -27,6 +28,7 @@ __all__ = [
     "network_of",
     "open_weights",
     "read_checkpoint",
+    "settings_of",
     "trained_network",
     "usual_preparation",
 ]

@@ -80,15 +80,20 @@ LAYOUTS: tuple[Layout, ...] = (
            method="swav"),
     Layout("facebook SwAV and DeepCluster-v2", ("state_dict",),
            tensors=("projection_head.", "prototypes."), method="swav"),
+    Layout("iBOT", ("teacher",), "backbone.", tensors=("backbone.masked_embed",), method="ibot",
+           taken="teacher"),
+    Layout("iBOT", ("student",), "backbone.", tensors=("backbone.masked_embed",), method="ibot",
+           taken="student"),
     Layout("DINO, iBOT, DINOv2, DINOv3", ("teacher",), "backbone.",
            method="dino", taken="teacher"),
     Layout("DINO, iBOT, DINOv2, DINOv3", ("student",), "backbone.",
            method="dino", taken="student"),
     Layout("DINO, iBOT, DINOv2, DINOv3", ("teacher",), method="dino", taken="teacher"),
-    Layout("DINO, iBOT, DINOv2, DINOv3", ("state_dict",), tensors=("masked_embed",), method="dino"),
+    Layout("iBOT", ("state_dict",), tensors=("masked_embed",), method="ibot"),
     Layout("I-JEPA", ("target_encoder",), taken="target encoder"),
     Layout("I-JEPA", ("encoder",), taken="encoder"),
-    Layout("MAE", ("model",), tensors=("decoder_blocks.", "decoder_embed.")),
+    Layout("MAE", ("model",), tensors=("decoder_blocks.", "decoder_embed."),
+           method="mae"),
     Layout("CMC", ("model",), "encoder.", halves=("l_to_ab.", "ab_to_l."),
            method="cmc"),
     Layout("PyContrast CMC", ("model",), halves=("encoder1.", "encoder2."),
@@ -140,12 +145,21 @@ class Found:
         naming: How its tensors are named; None if no naming is recognized.
         tensors: Its tensors under the names used here, CMC's with `HALVES` before them.
         others: The names of all other tensors beside it.
+        heads: Attention heads, where the file says them; None otherwise.
     """
 
     layout: Layout
     naming: Naming | None
     tensors: dict[str, Tensor]
     others: tuple[str, ...]
+    heads: int | None = None
+
+    @property
+    def attention_heads(self) -> int | None:
+        """Attention heads as far as the file or its layout says them; shapes do not show them."""
+        patches = self.tensors.get("patch_embed.proj.weight")
+        usual = None if patches is None else self.layout.heads.get(patches.shape[0])
+        return usual if self.heads is None else self.heads
 
     @property
     def title(self) -> str:

@@ -156,10 +156,10 @@ def _check_attention(backbone: nn.Module, found: Found, name: str) -> None:
     ours: Any = backbone
     if not is_vit(backbone) or not hasattr(ours.blocks[0], "attn"):
         return
-    heads, own = found.layout.heads.get(int(ours.embed_dim)), int(ours.blocks[0].attn.num_heads)
+    heads, own = found.attention_heads, int(ours.blocks[0].attn.num_heads)
     if heads not in (None, own):
         raise _error(
-            name, f"is of a ViT with {heads} attention heads ({found.layout.name}), and the "
+            name, f"is of a ViT with {heads} attention heads ({found.title}), and the "
             f"encoder has {own} of the same shape, with which its weights give other features; "
             f"give `heads={heads}`"
         )  # fmt: skip

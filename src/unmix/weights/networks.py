@@ -19,6 +19,8 @@ _VIT_SIZES = {
     192: "tiny", 384: "small", 768: "base", 1024: "large", 1280: "huge", 1408: "giant",
     1536: "giant", 4096: "7b",
 }  # fmt: skip
+_VIT_DEPTHS = {"large": 24, "huge": 32, "giant": 40, "7b": 40}  # of the others 12
+_OF_VIT = {"depth": "number of blocks", "registers": "number of registers"}
 _CIFAR_KERNEL = 3
 _DEEP = ("resnet50", "resnet101", "resnet152")
 _REGISTERS = ("register_tokens", "storage_tokens", "reg_token")
@@ -35,6 +37,8 @@ class Network:
         width: Factor on the channels.
         stem: "large", "small" (or medium: their tensors are the same), or "auto" of timm's models.
         patch: Side of the patches, if it is not that of the model `backbone`.
+        depth: Number of blocks, likewise.
+        registers: Number of register tokens, likewise.
         class_token: False if the model `backbone` has one, and the tensors have none.
         halves: Whether these are CMC's two half-encoders.
     """
@@ -45,6 +49,8 @@ class Network:
     width: float = 1.0
     stem: str = "auto"
     patch: int | None = None
+    depth: int | None = None
+    registers: int | None = None
     class_token: bool | None = None
     halves: bool = False
 
@@ -55,10 +61,9 @@ class Network:
         found: dict[str, Any] = {"backbone": self.backbone}
         if not self.backbone.startswith("timm:"):
             found |= {"width": self.width, "stem": self.stem}
-        if self.patch is not None:
-            found["patch"] = self.patch
-        if self.class_token is not None:
-            found["class_token"] = self.class_token
+        for name in ("patch", "depth", "registers", "class_token"):
+            if (value := getattr(self, name)) is not None:
+                found[name] = value
         return found
 
     def advice(self, instead_of: Network) -> str:
@@ -66,6 +71,10 @@ class Network:
         words = self.settings()
         if instead_of.width != self.width:
             words.setdefault("width", self.width)
+        for name, fact in _OF_VIT.items():
+            mine, its = self.facts.get(fact), instead_of.facts.get(fact)
+            if mine is not None and its is not None and mine != its:
+                words.setdefault(name, mine)
         return ", ".join(
             f"`{name}={value:g}`" if isinstance(value, float) else f"`{name}={value}`"
             for name, value in words.items()
@@ -193,10 +202,20 @@ def _vit(tensors: Mapping[str, Tensor]) -> Network:
         known = next((name for name in names if name in timm_models()), None)
     if known is None:
         return Network(None, title, facts)
-    patch = None if f"patch{side}_" in known else int(side)
+    usual = _usual_registers(known)
     return Network(
-        f"timm:{known}", title, facts, patch=patch, class_token=False if without else None
-    )
+        f"timm:{known}", title, facts,
+        patch=None if f"patch{side}_" in known else int(side),
+        depth=None if depth == _VIT_DEPTHS.get(size, 12) else depth,
+        registers=None if tokens == usual else int(tokens),
+        class_token=False if without else None,
+    )  # fmt: skip
+
+
+def _usual_registers(name: str) -> int:
+    """Register tokens of timm's model of a name."""
+    named = re.search(r"_reg(\d+)_", name)
+    return int(named[1]) if named else 4 * ("_dinov3" in name)
 
 
 def _dinov3_names(tensors: Mapping[str, Tensor], size: str) -> list[str]:

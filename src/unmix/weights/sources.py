@@ -6,7 +6,7 @@ import os
 import shutil
 import socket
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -15,10 +15,11 @@ from urllib.request import getproxies
 import torch
 from torch import nn
 
+from unmix.display import method_name
 from unmix.errors import UserError
-from unmix.files import parse_json
 from unmix.names import shown
 from unmix.synonyms import nearest
+from unmix.weights.facts import facts_of, heads_of
 from unmix.weights.files import Checkpoint, read_checkpoint, sha256_of
 from unmix.weights.layouts import LAYOUTS, Found, find
 from unmix.weights.matching import Loaded, load_found
@@ -66,7 +67,8 @@ class Weights:
         sha256: Of the file.
         preparation: Of the images, as far as the source says; None otherwise.
         backbone: The backbone that the source names, such as timm:resnet50; None otherwise.
-        method: The method of the run that they are of; None of other projects.
+        facts: What an encoder of unmix says of itself, as of `read_encoder`; empty of other
+            projects.
     """
 
     name: str
@@ -74,7 +76,19 @@ class Weights:
     sha256: str
     preparation: Preparation | None = None
     backbone: str | None = None
-    method: str | None = None
+    facts: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def method(self) -> str | None:
+        """The method of the run that they are of; None of other projects."""
+        found = self.facts.get("method")
+        return found if isinstance(found, str) else None
+
+    @property
+    def is_run(self) -> bool:
+        """Whether a run of unmix, which could be extended, was given and not its encoder alone."""
+        beside = self.checkpoint.path.with_name("checkpoints")
+        return bool(self.facts) and Path(self.name).is_dir() and beside.is_dir()
 
     def found(self, backbone: nn.Module | None = None) -> Found:
         """The network in the file.
@@ -95,7 +109,11 @@ class Weights:
                 f"layouts: {known}.",
                 parameter="init",
             )
-        return found
+        if not self.facts:
+            return found
+        of = "encoder" if self.method is None else f"encoder of {method_name(self.method)}"
+        heads = heads_of(self.facts) if "patch_embed.proj.weight" in found.tensors else None
+        return replace(found, layout=replace(found.layout, name=f"unmix, {of}"), heads=heads)
 
     def load(self, backbone: nn.Module) -> Loaded:
         """Copy the weights into a backbone.
@@ -137,10 +155,9 @@ def open_weights(weights: str, sha256: str | None = None) -> Weights:
             parameter="init",
         )
     backbone = weights.partition(".")[0] if weights.startswith(TIMM) else None
-    preparation = preparation or _of_run(checkpoint) or _hugging_face(checkpoint)
-    return Weights(
-        shown(weights), checkpoint, digest, preparation, backbone, _method_of_run(checkpoint)
-    )
+    facts = facts_of(checkpoint.metadata)
+    preparation = preparation or _of_run(facts) or _hugging_face(checkpoint)
+    return Weights(shown(weights), checkpoint, digest, preparation, backbone, facts)
 
 
 def _own_file(path: Path) -> Path:
@@ -170,26 +187,13 @@ def _check_no_run(checkpoint: Checkpoint) -> None:
         )
 
 
-def _of_run(checkpoint: Checkpoint) -> Preparation | None:
+def _of_run(facts: Mapping[str, Any]) -> Preparation | None:
     """What an encoder of unmix says itself; CMC's images have a normalization of their own."""
-    try:
-        facts = {key: parse_json(value, key) for key, value in checkpoint.metadata.items()}
-    except ValueError:
-        return None
     if facts.get("color_space") != "RGB" or not (
         _three(facts.get("mean")) and _three(facts.get("std"))
     ):
         return None
     return Preparation(tuple(facts["mean"]), tuple(facts["std"]), facts.get("size"), "its run")
-
-
-def _method_of_run(checkpoint: Checkpoint) -> str | None:
-    """The method that an encoder of unmix says that it was trained by."""
-    try:
-        found = parse_json(checkpoint.metadata.get("method", "null"), "method")
-    except ValueError:
-        return None
-    return found if isinstance(found, str) else None
 
 
 def _hugging_face(checkpoint: Checkpoint) -> Preparation | None:

@@ -11,11 +11,8 @@ import torch
 from torch import nn
 
 from unmix import backbones
-from unmix.backbones import VIT_SHAPE
-from unmix.backbones.base import check_stem
 from unmix.errors import UserError
-from unmix.files import parse_json
-from unmix.weights.files import Checkpoint
+from unmix.weights.facts import settings_of
 from unmix.weights.layouts import Found
 from unmix.weights.matching import Loaded, load_found
 from unmix.weights.names import TIMM, TORCHVISION
@@ -70,7 +67,7 @@ def trained_network(
         UserError: if it is not known which network it is, it is not for RGB images, takes no images
             of this size, gives no features, or a tensor of it is not in the file.
     """
-    own = _facts(weights.checkpoint)
+    own = weights.facts
     found = weights.found()
     network = network_of(found.tensors)
     _check_rgb(weights, found, network, own)
@@ -99,15 +96,6 @@ def trained_network(
     told = f"{loaded.matched} of {loaded.wanted} tensors from {weights.name} ({loaded.title})"
     told += "".join(f", {each}" for each in loaded.resized)
     return Trained(built.eval().requires_grad_(False), title, preparation, side, dim, told)
-
-
-def _facts(checkpoint: Checkpoint) -> dict[str, Any]:
-    """What an encoder of unmix says of itself; nothing of other files."""
-    try:
-        facts = {key: parse_json(value, key) for key, value in checkpoint.metadata.items()}
-    except ValueError:
-        return {}
-    return facts if {"backbone", "width", "stem", "size"} <= facts.keys() else {}
 
 
 def _check_rgb(
@@ -150,10 +138,7 @@ def _words(
         if network is not None and network.backbone == backbone:
             words = network.settings()
     elif own:
-        words = {key: own.get(key) for key in ("backbone", "width", "stem", *VIT_SHAPE)}
-        if not str(words["backbone"]).startswith(TIMM):
-            # That of the size that it was trained at, whatever size it sees now.
-            words["stem"] = check_stem(words["stem"], own["size"])
+        words = settings_of(own)
     elif weights.backbone is not None:
         words = {"backbone": weights.backbone}
     elif network is not None and network.backbone is not None:
@@ -166,15 +151,9 @@ def _words(
             f"{weights.name} is of {of}; give its name too, such as {TIMM}NAME.",
             parameter="backbone",
         )
-    if (heads := _heads(weights.found())) is not None and "heads" not in words:
+    if (heads := weights.found().attention_heads) is not None and "heads" not in words:
         words["heads"] = heads
     return words
-
-
-def _heads(found: Found) -> int | None:
-    """Attention heads of a layout where they are not timm's."""
-    patches = found.tensors.get("patch_embed.proj.weight")
-    return None if patches is None else found.layout.heads.get(patches.shape[0])
 
 
 def _of_torchvision(weights: Weights) -> tuple[nn.Module, Loaded]:

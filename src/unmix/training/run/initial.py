@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 
 from torch import nn
@@ -41,19 +42,24 @@ class Start:
             std: Standard deviation, likewise.
         """
         assert self.loaded is not None
-        line = self.loaded.line(self.weights.name)
+        found = [self.loaded.line(self.weights.name)]
+        if self.weights.is_run:
+            found.append(
+                "note: of a run its encoder alone is taken; heads, queues and optimizer start "
+                "anew. To go on with all of it: unmix pretrain --run "
+                f"{shlex.quote(self.weights.name)} --epochs N --extend"
+            )
         theirs = self.weights.preparation
         if theirs is None:
-            return (line,)
+            return tuple(found)
         pairs = zip((*theirs.mean, *theirs.std), (*mean, *std), strict=True)
-        if all(abs(a - b) < _NEAR for a, b in pairs):
-            return (line,)
-        words = (" ".join(f"{value:.4g}" for value in each) for each in (theirs.mean, theirs.std))
-        return (
-            line,
-            "note: these weights were trained on images normalized by other numbers than the views "
-            "are; to use theirs, add --mean {} --std {}".format(*words),
-        )
+        if not all(abs(a - b) < _NEAR for a, b in pairs):
+            words = (" ".join(f"{x:.4g}" for x in each) for each in (theirs.mean, theirs.std))
+            found.append(
+                "note: these weights were trained on images normalized by other numbers than the "
+                "views are; to use theirs, add --mean {} --std {}".format(*words)
+            )
+        return tuple(found)
 
 
 def start_of(model: ModelSettings) -> Start | None:
