@@ -103,7 +103,8 @@ def run_lines(lines: list[str]) -> dict[str, Any]:
 @pytest.mark.parametrize("kind", ["large", "medium", "small", "ten", "timm"])
 def test_torchvision(kind: str, encoders: Callable[[str], Path], tmp_path: Path) -> None:
     encoder, lines = exported(encoders(kind), "torchvision", tmp_path / "x.pth")
-    model = run_lines(lines)["model"].eval()
+    model = run_lines(lines)["model"]
+    assert not model.training
     assert type(model).__module__ == "torchvision.models.resnet"
     images = images_of(encoder)
     with torch.no_grad():
@@ -116,7 +117,8 @@ def test_torchvision(kind: str, encoders: Callable[[str], Path], tmp_path: Path)
 def test_timm(kind: str, encoders: Callable[[str], Path], tmp_path: Path) -> None:
     pytest.importorskip("timm")
     encoder, lines = exported(encoders(kind), "timm", tmp_path / "x.safetensors")
-    model = run_lines(lines)["model"].eval()
+    model = run_lines(lines)["model"]
+    assert not model.training
     assert type(model).__module__.startswith("timm.")
     images = images_of(encoder)
     with torch.no_grad():
@@ -297,7 +299,8 @@ def test_a_hub_folder_loads_in_timm(
 ) -> None:
     timm = pytest.importorskip("timm")
     encoder, lines = exported(encoders(kind), "hub", tmp_path / "hub", license="apache-2.0")
-    model = run_lines(lines)["model"].eval()
+    model = run_lines(lines)["model"]
+    assert not model.training
     images = images_of(encoder)
     with torch.no_grad():
         torch.testing.assert_close(model(images), encoder(images))

@@ -109,4 +109,4 @@ class Hub(Target):
         if self._timm() is None:
             return ["import unmix", f"encoder = unmix.load_encoder({str(out)!r})"]
         path = f"local-dir:{out}"
-        return ["import timm", f"model = timm.create_model({path!r}, pretrained=True)"]
+        return ["import timm", f"model = timm.create_model({path!r}, pretrained=True).eval()"]

@@ -119,7 +119,7 @@ class Torchvision(Target):
         """Lines that load it."""
         _, lines = torchvision_model(self.source, "torchvision")
         load = f"model.load_state_dict(torch.load({_quoted(out)}, weights_only=True))"
-        return ["import torch", *lines, load]
+        return ["import torch", *lines, load, "model.eval()"]
 
 
 class Lightly(Target):
@@ -248,10 +248,11 @@ class Timm(Target):
         call = _call(name, arguments)
         if self.source.stem == "large":
             return [
-                "import timm", f"model = timm.create_model({call}, checkpoint_path={_quoted(out)})"
+                "import timm",
+                f"model = timm.create_model({call}, checkpoint_path={_quoted(out)}).eval()",
             ]  # fmt: skip
         return [
             "import timm, torch", "from safetensors.torch import load_file",
             f"model = timm.create_model({call})", *_stem_lines(self.source),
-            f"model.load_state_dict(load_file({_quoted(out)}))",
+            f"model.load_state_dict(load_file({_quoted(out)}))", "model.eval()",
         ]  # fmt: skip
