@@ -6,6 +6,7 @@ of any sizes and seeds.
 
 from __future__ import annotations
 
+import logging
 import os
 import random
 import shutil
@@ -30,6 +31,10 @@ hypothesis.settings.load_profile("no deadline")
 # tests start and interrupt.
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+# Since 9.1 pytest listens to loggers that do not propagate, and PyTorch's compiler describes every
+# step of its work to this one once anything listens, which takes longer than to compile.
+logging.getLogger("torch.__trace").propagate = True
 
 # Tests run side by side on few cores; more threads each would only wait for each other.
 torch.set_num_threads(1)

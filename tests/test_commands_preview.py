@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from matplotlib.figure import Figure
 from PIL import Image
@@ -48,6 +48,14 @@ def drawn(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     return seen
 
 
+@pytest.fixture
+def unrendered(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Figures are made but not drawn into their files, which takes a second each."""
+    module = importlib.import_module("unmix.commands.preview")
+    monkeypatch.setattr(module, "_rendered", lambda figure, kind: b"")
+
+
+@pytest.mark.usefixtures("unrendered")
 def test_a_label_space_mixture_agrees_with_its_weight_and_box(drawn: dict, tmp_path: Path):
     """Each mixture is computed again here, from what is shown beside it."""
     mixture = MixtureSettings(unmix=True)
@@ -70,6 +78,7 @@ def test_a_label_space_mixture_agrees_with_its_weight_and_box(drawn: dict, tmp_p
     assert len({round(weight, 6) for weight in drawn["weights"]}) > 6
 
 
+@pytest.mark.usefixtures("unrendered")
 def test_images_are_from_the_data_set_and_all_shown_ones_are_mixed(drawn: dict, tmp_path: Path):
     mixture = MixtureSettings(IM=True, g_num=1, r_num=1)
     preview(mixture=mixture, out=tmp_path / "a.png", data="digits", seed=1, say=silent)
@@ -100,6 +109,7 @@ def test_cutout_fills_with_the_mean_color_and_shows_no_partner(drawn: dict, tmp_
     assert drawn["result"] == "erased"
 
 
+@pytest.mark.usefixtures("unrendered")
 def test_cutout_defaults_to_the_published_fraction_and_prints_it(drawn: dict, tmp_path: Path):
     lines: list[str] = []
     mixture = MixtureSettings(IM=True, IM_type="Cutout", cutout_inside=True)
@@ -109,6 +119,7 @@ def test_cutout_defaults_to_the_published_fraction_and_prints_it(drawn: dict, tm
     assert any(line.startswith("Cutout: squares of 11 px, 50/224 of the side") for line in lines)
 
 
+@pytest.mark.usefixtures("unrendered")
 @pytest.mark.parametrize("rounds", [1, 2, 3])
 def test_all_applied_rounds_are_shown_and_reproduce_the_mixture(
     drawn: dict, tmp_path: Path, rounds: int
@@ -158,6 +169,7 @@ def test_all_applied_rounds_are_shown_and_reproduce_the_mixture(
     ],
     ids=str,
 )
+@pytest.mark.usefixtures("unrendered")
 @pytest.mark.parametrize("per", ["batch", "sample"])
 def test_all_partners_are_shown(drawn: dict, tmp_path: Path, flags: dict[str, Any], per: str):
     mixture = MixtureSettings(unmix=True, unmix_per=per, **flags)
@@ -166,6 +178,7 @@ def test_all_partners_are_shown(drawn: dict, tmp_path: Path, flags: dict[str, An
     assert {len(each) for each in drawn["partners"]} == {flags["unmix_images"] - (not crops)}
 
 
+@settings(max_examples=50)
 @given(
     im_type=st.sampled_from(["IM", "global", "region", "Cutout", "RandomErasing"]),
     p=st.floats(0, 1),
@@ -196,6 +209,7 @@ def test_the_extension_sets_the_format(tmp_path: Path, name: str, start: bytes):
     assert again.read_bytes() == path.read_bytes()
 
 
+@pytest.mark.usefixtures("unrendered")
 def test_another_seed_shows_other_images(drawn: dict, tmp_path: Path):
     shown = []
     for seed in (0, 1):
@@ -253,6 +267,7 @@ def test_equal_images_are_an_error(tmp_path: Path):
         )  # fmt: skip
 
 
+@pytest.mark.usefixtures("unrendered")
 @pytest.mark.parametrize(
     "flags",
     [
@@ -291,6 +306,7 @@ def test_all_other_mixtures_are_drawn(drawn: dict, tmp_path: Path, mixture: str)
         assert not torch.equal(drawn["own"], first)
 
 
+@pytest.mark.usefixtures("unrendered")
 def test_a_rule_is_shown_with_its_published_mixture(drawn: dict, tmp_path: Path):
     """SDMP's is ResizeMix, whose pasted partner is smaller than the image."""
     lines: list[str] = []

@@ -161,7 +161,10 @@ def test_mistakes_are_one_line(
     assert main(["quality", str(file), "--data", "digits", "--device", "cpu"]) == 0
 
 
-def test_the_report_shows_them(runs: tuple[Path, Path], tmp_path: Path) -> None:
+def test_the_report_shows_them(
+    runs: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("unmix.figures.saving.render", lambda figure, kind: b"<svg></svg>")
     compare(*runs, out=tmp_path / "out", say=lambda _: None)
     text = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
     assert "Quality without labels" in text
