@@ -221,6 +221,14 @@ def published_draw(rule: Rule, weight: float, n: int = N) -> PairDraw:
     return PairDraw(partner, whole_image(m, SIZE, SIZE), ratio, (SIZE, SIZE), False, batch=n)
 
 
+def mixture_of(
+    rule: Rule, views: list[Tensor], draw: PairDraw | None = None, *, joint: bool | None = None
+) -> Mixture:
+    """A rule's mixture of views, by default of the weight 0.3 with the rule's own pairing."""
+    others = [views[rule.partner_view]] if rule.partner_view else []
+    return Mixture(draw or published_draw(rule, 0.3, len(views[0])), rule, others, joint)
+
+
 def step(
     method: Method,
     views: list[Tensor],
@@ -233,10 +241,7 @@ def step(
 ) -> Objective:
     """One step; without a rule a clean one."""
     n = len(views[0])
-    mixture = None
-    if rule is not None:
-        others = [views[rule.partner_view]] if rule.partner_view else []
-        mixture = Mixture(draw or published_draw(rule, 0.3, n), rule, others, joint)
+    mixture = None if rule is None else mixture_of(rule, views, draw, joint=joint)
     index = torch.arange(start, start + n) % N_DATA
     return objective(method, views, index, torch.Generator().manual_seed(seed), mixture)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from functools import partial
 from typing import Any
 
 import pytest
@@ -19,6 +20,7 @@ from harness import (
     fixed,
     global_draw,
     gradients,
+    mixture_of,
     settled,
     step,
     views_of,
@@ -290,13 +292,25 @@ WHOLE = [(m, r) for m, r in YES if r == "unmix" or m == ("barlow" if r == "mixbt
 
 @pytest.mark.parametrize(("name", "rule"), WHOLE, ids=[f"{m}-{r}" for m, r in WHOLE])
 def test_a_whole_step_can_be_compiled(name: str, rule: str) -> None:
-    """Every method with Un-Mix, and every rule: views to loss in one traced function."""
-    method = settled(name)
-    views = views_of(method)
-    plain = step(method, views, RULES[rule]).loss
-    torch.compiler.reset()
-    compiled = torch.compile(lambda: step(method, views, RULES[rule]).loss, backend="eager")
-    torch.testing.assert_close(compiled(), plain, rtol=1e-4, atol=1e-5)
+    """Every method with Un-Mix, and every rule: views to loss and gradients, traced.
+
+    A rule with the draw of its mixture; a method with one of few operations, for all have the same
+    mixtures (test_mixtures_operators.py compiles each)."""
+    results, draw = [], fixed(0.3) if rule == "unmix" and name != "moco" else None
+    for compiled in (False, True):
+        method = settled(name)
+        views, index, generator = views_of(method), torch.arange(N), torch.Generator()
+        mixture = mixture_of(RULES[rule], views, draw)
+        whole = partial(objective, method, views, index, generator.manual_seed(0), mixture)
+        if compiled:
+            torch.compiler.reset()
+            whole = torch.compile(whole, backend="eager")
+        loss = whole().loss
+        loss.backward()
+        results.append((loss.detach(), gradients(method)))
+    (loss, expected), (traced, found) = results
+    torch.testing.assert_close(traced, loss, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-5)
 
 
 def test_every_method_and_rule_is_in_the_matrix() -> None:

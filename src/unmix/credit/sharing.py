@@ -166,7 +166,9 @@ def _of_owners(logits: Tensor, draw: Shares, samples: int) -> tuple[Tensor, Tens
 def of_partner(target: Target, partner: Tensor) -> Target:
     """Each mixture's partner's target: `target[partner]`, through tuples, lists and dicts."""
     n = len(partner)
-    if partner.device.type == "cpu" and torch.equal(partner, torch.arange(n)):
+    # Reading a value would split a compiled graph here.
+    here = partner.device.type == "cpu" and not torch.compiler.is_compiling()
+    if here and torch.equal(partner, torch.arange(n)):
         return per_tensor(target, lambda rows: rows if len(rows) == n else rows[:n])
     return per_tensor(target, lambda rows: rows[to_device(partner, rows.device)])
 
