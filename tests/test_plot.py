@@ -415,7 +415,7 @@ def test_weights_are_compared_with_those_before_training(runs: Path, tmp_path: P
 @pytest.mark.parametrize("name", METHODS)
 def test_the_weights_before_training_are_those_that_a_method_began_with(name: str, tmp_path: Path):
     """Also of a method that needs many images for its negatives or clusters."""
-    vit = {"backbone": "timm:vit_tiny_patch16_224", "patch": 4, "depth": 1, "width": 1.0}
+    vit = {"backbone": "timm:vit_tiny_patch16_224", "patch": 1, "depth": 1, "width": 1.0}
     few = {"prototypes": (20, 10), "negatives": 30, "queue_size": 64}
     known = catalog().methods[name].parameters
     own = {key: few[key] for key in few if key in known}
