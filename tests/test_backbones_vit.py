@@ -13,6 +13,7 @@ from PIL import Image
 import unmix
 from unmix.backbones import POOLINGS, TokenEncoder, build, draws_in_training
 from unmix.commands.export import export
+from unmix.commands.import_weights import import_weights
 from unmix.config.groups import CHOICES
 from unmix.errors import UserError
 from unmix.evaluation.encoder import build_encoder
@@ -182,7 +183,7 @@ def test_a_pooling_that_would_be_ignored_is_refused(
 @pytest.mark.parametrize("to", ["timm", "hub"])
 @pytest.mark.parametrize("class_token", [None, False])
 def test_an_encoder_keeps_its_pooling(tmp_path: Path, class_token: bool | None, to: str) -> None:
-    """Loaded from its file, and exported."""
+    """Loaded from its file, imported and exported, with the heads that it has."""
     import timm
 
     words = {"backbone": VIT, "size": 16, "patch": 8, "heads": 2, "depth": 1}
@@ -199,6 +200,8 @@ def test_an_encoder_keeps_its_pooling(tmp_path: Path, class_token: bool | None, 
     expected = tokens[:, -4:].mean(dim=1)
     assert encoder.backbone.num_prefix_tokens == (class_token is None)
     torch.testing.assert_close(encoder(images), expected)
+    import_weights(str(run), run=tmp_path / "imported", device="cpu", say=lambda _: None)
+    torch.testing.assert_close(unmix.load_encoder(tmp_path / "imported")(images), expected)
     out = tmp_path / ("x.safetensors" if to == "timm" else "x")
     export(run, to=to, out=out, say=lambda _: None)
     if to == "hub":
