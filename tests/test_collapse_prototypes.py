@@ -1,4 +1,4 @@
-"""SwAV and DINO collapse without what prevents it, and do not with it."""
+"""SwAV, DINO and iBOT collapse without what prevents it, and do not with it."""
 
 from __future__ import annotations
 
@@ -6,9 +6,10 @@ from typing import Any
 
 import pytest
 import torch
+from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
-from unmix.methods import DINO, Progress, SwAV
+from unmix.methods import DINO, IBOT, Progress, SwAV
 from unmix.step import objective
 
 CLASSES, N, STEPS, LR = 8, 32, 250, 3e-3
@@ -40,12 +41,12 @@ def pictures(generator: torch.Generator, n: int = N) -> tuple[list[Tensor], Tens
     return views, label
 
 
-def trained(method: Any) -> Any:
+def trained(method: Any, steps: int = STEPS) -> Any:
     optimizer = torch.optim.Adam([p for p in method.parameters() if p.requires_grad], LR)
-    for step in range(STEPS):
+    for step in range(steps):
         generator = torch.Generator().manual_seed(step)
         views, _ = pictures(generator)
-        method.begin_step(Progress(step, STEPS, 10))
+        method.begin_step(Progress(step, steps, 10))
         result = objective(method, views, torch.arange(N), generator)
         optimizer.zero_grad()
         result.loss.backward()
@@ -77,6 +78,29 @@ def dino(center_momentum: float = 0.5, **options: Any) -> float:
         return information(((logits - method.c) / method.tau_t).softmax(dim=1))
 
 
+def ibot(**options: Any) -> tuple[float, float]:
+    """What class tokens and patches say of the pattern, of a transformer of one block."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        vit = VisionTransformer(
+            img_size=4, patch_size=2, embed_dim=16, depth=1, num_heads=2, num_classes=0
+        )
+        given = {"encoder_momentum": 0.9, "center_momentum": 0.5, "warmup_teacher_epochs": 0}
+        sharp = {"teacher_temperature": 0.04, "warmup_teacher_temperature": 0.04}
+        method: Any = IBOT(
+            vit, dim=32, hidden=32, bottleneck=16, freeze_last_epochs=0,
+            **{**given, **sharp, **options},
+        )  # fmt: skip
+        trained(method, 120)
+    views, _ = pictures(torch.Generator().manual_seed(STEPS), 256)
+    index, generator = torch.arange(256), torch.Generator().manual_seed(0)
+    target = method.targets(views, {}, index, generator)[0]
+    of_patches = method.last_of(target.patches.flatten(0, 2)) - target.patch_center[0]
+    both = (target.logits - target.center, of_patches)
+    of_class, of_patch = (information((x / method.tau_t).softmax(dim=1)) for x in both)
+    return of_class, of_patch
+
+
 def swav(monkeypatch: pytest.MonkeyPatch, even: bool) -> float:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
@@ -100,6 +124,21 @@ def test_dino_needs_both_centring_and_sharpening() -> None:
     assert dino() > 0.4
     assert dino(center_momentum=1.0) < 0.05  # the center stays 0
     assert dino(teacher_temperature=0.1, warmup_teacher_temperature=0.1) < 0.05
+
+
+@pytest.mark.parametrize("centering", ["mean", "sinkhorn"])
+def test_ibot_with_koleo_keeps_images_and_patches_apart(centering: str) -> None:
+    of_class, of_patch = ibot(centering=centering, koleo=0.1)
+    assert of_class > 0.2
+    assert of_patch > 0.2
+
+
+def test_ibot_needs_a_center_for_both_and_here_koleo_for_class_tokens() -> None:
+    """Class tokens of a transformer as it starts differ little, and fall onto one another."""
+    assert max(ibot(center_momentum=1.0, koleo=0.1)) < 0.01  # the center stays 0
+    of_class, of_patch = ibot()
+    assert of_class < 0.01
+    assert of_patch > 0.2
 
 
 def test_swav_needs_codes_that_are_spread_evenly(monkeypatch: pytest.MonkeyPatch) -> None:

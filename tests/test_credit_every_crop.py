@@ -127,6 +127,46 @@ def test_other_methods_compare_each_mixed_view_as_its_clean_one(name: str) -> No
     torch.testing.assert_close(found.mixed, expected.detach(), rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize("seed", [0, 8])
+@pytest.mark.parametrize("kind", ["ibot", "ibot-dinov2"])
+def test_ibot_compares_each_pixel_of_every_mixed_crop_with_its_image(kind: str, seed: int) -> None:
+    """Owners counted in mixtures of one-hot images: all pixels for a crop, a patch's for a patch.
+
+    Large and small crops for class tokens, the large ones' masked patches with the teacher's of the
+    same place; KoLeo and centers are of clean views.
+    """
+    method: Any = settled(kind)
+    views = views_of(method)
+    found = every_crop(method, views, seed=seed)
+    draws = drawn_again(views, seed)
+    targets = method.targets(
+        views, method.queries(views), torch.arange(N), torch.Generator().manual_seed(0)
+    )
+
+    def of_image(target: Any, k: int) -> Any:
+        return type(target)(*(x[k].expand_as(x) for x in target))
+
+    expected = torch.zeros(())
+    for a, view in enumerate(views):
+        owners = torch.eye(N)[:, :, None, None].expand(-1, -1, *view.shape[2:])
+        shares = draws[a].apply(owners.contiguous())
+        query = method.query(draws[a].apply(view), a)
+        for b, share in ((b, s) for v, b, s in method.pairs_of(len(views)) if v == a):
+            for k in range(N):
+                loss = method.compare(query, of_image(targets[b], k))
+                expected = expected + share * (shares[:, k].mean(dim=(1, 2)) * loss).mean()
+        if a < 2:
+            of_patches = F.avg_pool2d(shares, method.cell)
+            assert ((of_patches > 0.01) & (of_patches < 0.99)).any()  # some have two owners
+            for k in range(N):
+                losses = method.compare_positions(query, of_image(targets[a], k))
+                per_image = (of_patches[:, k] * losses).sum(dim=(1, 2))
+                expected = expected + 0.5 * per_image.mean()
+    torch.testing.assert_close(found.mixed, expected.detach(), rtol=1e-4, atol=1e-5)
+    found.loss.backward()
+    assert all(p.grad is None for p in method.f_t.parameters())
+
+
 def test_un_mix_of_every_crop_is_beside_the_clean_loss_and_replace_is_es_vit() -> None:
     method = settled("dino")
     views = views_of(method)

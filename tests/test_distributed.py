@@ -26,6 +26,7 @@ SMALL: dict[str, Any] = {"dim": 6, "hidden": 8}
 METHODS: dict[str, dict[str, Any]] = {
     "all4one": SMALL | {"queue_size": 40, "transformer_heads": 2, "dropout": 0.0},
     "barlow": SMALL,
+    "densecl": {"dim": 6, "queue_size": 40, "bn_splits": 1},
     "distill": {"match": "similarities", "queue_size": 40},
     "insdis": {"dim": 6, "negatives": 5, "contrast": "softmax"},
     "lejepa": SMALL | {"slices": 16},
@@ -44,7 +45,7 @@ CASES = [
     (name, rule)
     for name in METHODS
     for rule in RULES
-    if rule != "imix" or method_class(name).contrastive
+    if rule != "imix" or IMix().refusal(method_class(name)) is None
 ]
 
 
@@ -61,11 +62,24 @@ class Flat(nn.Module):
         return self.layer(x.flatten(1))
 
 
+class Map(Flat):
+    """Likewise, at each position of a feature map."""
+
+    def __init__(self) -> None:
+        nn.Module.__init__(self)
+        self.layer = nn.Conv2d(3, 8, 1)  # type: ignore[assignment]
+
+    def forward(self, x: Tensor, pooled: bool = True) -> Tensor:
+        features = self.layer(x)
+        return features.mean(dim=(2, 3)) if pooled else features
+
+
 def build(name: str) -> Any:
     """The method without any batch norm, from the same weights each time."""
     torch.manual_seed(0)
     given = {"teacher": Flat()} if name == "distill" else {}
-    method: Any = methods.build(name, Flat(), N, **METHODS[name], **given)
+    backbone = Map() if name == "densecl" else Flat()
+    method: Any = methods.build(name, backbone, N, **METHODS[name], **given)
     if hasattr(method, "g"):
         method.g = nn.Linear(8, 8 if name == "distill" else 6)
     if name == "lejepa":

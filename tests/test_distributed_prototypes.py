@@ -10,10 +10,12 @@ import pytest
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
+from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 from unmix.clustering import spherical_kmeans
-from unmix.methods import DINO, PIRL, DeepClusterV2, Method, Progress, SwAV
+from unmix.distributed import rank, world_size
+from unmix.methods import DINO, IBOT, PIRL, DeepClusterV2, Method, Progress, SwAV
 from unmix.step import objective
 
 N, SIDE, N_DATA, STEPS = 8, 6, 16, 4
@@ -32,6 +34,23 @@ class Flat(nn.Module):
         return self.layer(images.mean(dim=(2, 3))).tanh()
 
 
+class IBOTOfOneMask(IBOT):
+    """iBOT with the masks of the whole batch, of which each process has its part."""
+
+    def masked(self, n: int, number: int, grid: tuple[int, int]) -> Tensor:
+        first, world = rank() * n, world_size()
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("unmix.methods.ibot.world_size", lambda: 1)
+            return super().masked(n * world, number, grid)[first : first + n]
+
+
+def vit() -> VisionTransformer:
+    return VisionTransformer(
+        img_size=SIDE, patch_size=3, embed_dim=12, depth=1, num_heads=2, num_classes=0,
+        dynamic_img_size=True,
+    )  # fmt: skip
+
+
 def methods() -> dict[str, Any]:
     torch.manual_seed(0)
     made: dict[str, Any] = {
@@ -41,6 +60,11 @@ def methods() -> dict[str, Any]:
         ),
         "dino": DINO(Flat(), dim=10, hidden=8, bottleneck=6, freeze_last_epochs=0),
         "deepclusterv2": DeepClusterV2(Flat(), N_DATA, dim=8, hidden=4, prototypes=(3, 4)),
+        "ibot": IBOTOfOneMask(vit(), dim=10, hidden=8, bottleneck=6, freeze_last_epochs=0),
+        "ibot-sinkhorn": IBOTOfOneMask(
+            vit(), dim=10, hidden=8, bottleneck=6, freeze_last_epochs=0, centering="sinkhorn",
+            separate_heads=True,
+        ),
         "pirl": PIRL(Flat(), N_DATA, dim=8, negatives=6),
     }  # fmt: skip
     for name in ("swav", "deepclusterv2"):
@@ -113,7 +137,7 @@ def one() -> dict[str, Any]:
         return {name: run(method, 0, 1) for name, method in methods().items()}
 
 
-@pytest.mark.parametrize("name", ["swav", "dino", "deepclusterv2"])
+@pytest.mark.parametrize("name", ["swav", "dino", "deepclusterv2", "ibot", "ibot-sinkhorn"])
 def test_losses_and_what_is_learnt_are_those_of_one_process(
     name: str, two: list[dict[str, Any]], one: dict[str, Any]
 ) -> None:
@@ -124,7 +148,7 @@ def test_losses_and_what_is_learnt_are_those_of_one_process(
         torch.testing.assert_close(two[0][name]["state"][key], value, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("name", ["swav", "dino", "deepclusterv2", "pirl"])
+@pytest.mark.parametrize("name", ["swav", "dino", "deepclusterv2", "ibot", "ibot-sinkhorn", "pirl"])
 def test_both_processes_keep_the_same(name: str, two: list[dict[str, Any]]) -> None:
     """Queue, centre, memory, assignments and bank to the bit: DDP takes those of process 0."""
     for key, value in two[0][name]["state"].items():

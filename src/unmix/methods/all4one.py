@@ -83,6 +83,7 @@ class All4One(MomentumTargets):
 
     across_samples = "negatives"
     pairs: Sequence[Pair] = (Pair(0, 1, 0.5), Pair(1, 0, 0.5))
+    unit_targets = True
     positions: Tensor
 
     def __init__(
@@ -143,7 +144,7 @@ class All4One(MomentumTargets):
         z = self.projections(view)
         return All4OneOutput(l2_normalize(self.h(z)), self.h_first(z), z)
 
-    def targets(  # type: ignore[override]
+    def targets(
         self,
         views: Sequence[Tensor],
         queries: Mapping[int, Any],
@@ -151,8 +152,7 @@ class All4One(MomentumTargets):
         generator: torch.Generator,
     ) -> dict[int, All4OneTarget]:
         """Of both views; the centroids have a gradient for the transformer."""
-        found = super().targets(views, queries, index, generator)
-        keys = {b: l2_normalize(z) for b, z in found.items()}
+        keys = super().targets(views, queries, index, generator)
         near = {b: self.Q.nearest(z, self.K) for b, z in keys.items()}
         return {
             b: All4OneTarget(near[b][:, 0], self.summary(near[b]), near[1 - b][:, :-1], keys[b])

@@ -10,7 +10,6 @@ from torch import Tensor, nn
 
 from unmix.distributed import gather
 from unmix.memory import Queue
-from unmix.methods.base import l2_normalize
 from unmix.methods.byol import BYOL
 from unmix.methods.projected import check_sizes
 
@@ -44,6 +43,8 @@ class NNBYOL(BYOL):
         queue_size: Number of z' in the queue.
     """
 
+    unit_targets = True
+
     def __init__(
         self,
         backbone: nn.Module,
@@ -58,7 +59,7 @@ class NNBYOL(BYOL):
         self.Q = Queue(queue_size, dim)
 
     @torch.no_grad()
-    def targets(  # type: ignore[override]
+    def targets(
         self,
         views: Sequence[Tensor],
         queries: Mapping[int, Any],
@@ -66,8 +67,7 @@ class NNBYOL(BYOL):
         generator: torch.Generator,
     ) -> dict[int, NNBYOLTarget]:
         """The neighbor of each view's z', and z' for the queue."""
-        found = super().targets(views, queries, index, generator)
-        keys = {b: l2_normalize(z) for b, z in found.items()}
+        keys = super().targets(views, queries, index, generator)
         return {b: NNBYOLTarget(self.Q.nearest(z), z) for b, z in keys.items()}
 
     def compare(self, query: Tensor, target: NNBYOLTarget) -> Tensor:  # type: ignore[override]

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from unmix.distributed import world_size
 from unmix.errors import check_number
-from unmix.methods.base import InstanceDiscrimination, Method, Progress
+from unmix.methods.base import InstanceDiscrimination, Method, Progress, l2_normalize
 from unmix.momentum import cosine_ema_momentum, ema_update, momentum_copy
 
 __all__ = [
@@ -110,7 +110,12 @@ class MomentumTargets(Projected):
         backbone: f.
         projector: g.
         encoder_momentum: m at the start; it rises to 1 by a cosine over the run.
+
+    Attributes:
+        unit_targets: Whether targets are unit vectors.
     """
+
+    unit_targets: bool = False
 
     def __init__(self, backbone: nn.Module, projector: nn.Module, encoder_momentum: float) -> None:
         super().__init__(backbone, projector)
@@ -142,10 +147,11 @@ class MomentumTargets(Projected):
         queries: Mapping[int, Any],
         index: Tensor,
         generator: torch.Generator,
-    ) -> dict[int, Tensor]:
-        """z' = g_k(f_k(x)): (N, dim), without a gradient."""
+    ) -> dict[int, Any]:
+        """z' = g_k(f_k(x)) of each view that is a target: (N, dim), without a gradient."""
         asked = sorted({pair.target for pair in self.pairs_of(len(views))})
-        return {b: self.g_k(self.f_k(views[b])) for b in asked}
+        found = {b: self.g_k(self.f_k(views[b])) for b in asked}
+        return {b: l2_normalize(z) for b, z in found.items()} if self.unit_targets else found
 
 
 class InBatchNegatives(Projected, InstanceDiscrimination):

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from unmix.backbones import feature_dim, mlp
 from unmix.distributed import gather
 from unmix.errors import check_number
 from unmix.memory import Queue
-from unmix.methods.base import Pair, Progress, full_precision, l2_normalize
+from unmix.methods.base import Progress, full_precision, l2_normalize
 from unmix.methods.projected import MomentumTargets, check_sizes
 
 __all__ = ["ReSSL"]
@@ -37,7 +36,7 @@ class ReSSL(MomentumTargets):
         constant_momentum: Keep m as it is, as in the paper's code.
     """
 
-    pairs: Sequence[Pair] = (Pair(0, 1),)
+    unit_targets = True
 
     def __init__(
         self,
@@ -67,17 +66,6 @@ class ReSSL(MomentumTargets):
     def query(self, view: Tensor, number: int = 0) -> Tensor:
         """z1: unit vectors (N, dim)."""
         return l2_normalize(self.projections(view))
-
-    @torch.no_grad()
-    def targets(
-        self,
-        views: Sequence[Tensor],
-        queries: Mapping[int, Any],
-        index: Tensor,
-        generator: torch.Generator,
-    ) -> dict[int, Tensor]:
-        """z2 of the second view: unit vectors (N, dim)."""
-        return {1: l2_normalize(super().targets(views, queries, index, generator)[1])}
 
     def compare(self, query: Tensor, target: Tensor) -> Tensor:
         """H(p2, p1) over the queue: losses (N,)."""

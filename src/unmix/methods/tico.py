@@ -37,6 +37,7 @@ class TiCo(MomentumTargets):
     """
 
     across_samples = "covariances of features"
+    unit_targets = True
     memory_queries: Collection[int] = (0,)
     C: Tensor
 
@@ -62,17 +63,6 @@ class TiCo(MomentumTargets):
     def query(self, view: Tensor, number: int = 0) -> Tensor:
         """z1: unit vectors (N, dim)."""
         return l2_normalize(self.projections(view))
-
-    @torch.no_grad()
-    def targets(
-        self,
-        views: Sequence[Tensor],
-        queries: Mapping[int, Any],
-        index: Tensor,
-        generator: torch.Generator,
-    ) -> dict[int, Tensor]:
-        """z2 of the second view: unit vectors (N, dim)."""
-        return {1: l2_normalize(super().targets(views, queries, index, generator)[1])}
 
     def compare(self, query: Tensor, target: Tensor) -> Tensor:
         """1 - cos(z1, z2): losses (N,) in [0, 2]."""

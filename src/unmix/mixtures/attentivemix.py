@@ -39,17 +39,13 @@ class AttentiveMix(PairOperator):
     """
 
     one_draw = "one set of cells"
+    by_region: ClassVar[bool] = True
     needs_attention: ClassVar[bool] = True
 
     cells: int = parameter(7, setting="unmix_patch", at_least=2)
     share: float = parameter(6 / 49, above=0, at_most=1)
     per: Per = parameter("batch", setting="unmix_per", choices=PER)
     pairing: Pairing = parameter("reverse", setting="unmix_pairing", choices=PAIRINGS)
-
-    @property
-    def mixes_regions(self) -> bool:
-        """True, but for two views of one image."""
-        return self.pairing != "second_view"
 
     def describe_mixing(self) -> str:
         """Which cells are pasted."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -37,17 +38,14 @@ class FMix(PairOperator):
         UserError: if a number is out of its range, or a string is none of its choices.
     """
 
+    by_region: ClassVar[bool] = True
+
     one_draw = "one mask"
     decay_power: float = parameter(3.0, at_least=0)
     weight: Weight = Weight()  # noqa: RUF009 - frozen
     per: Per = parameter("batch", setting="unmix_per", choices=PER)
     pairing: Pairing = parameter("reverse", setting="unmix_pairing", choices=PAIRINGS)
     align: int | None = parameter(None, setting="unmix_align", at_least=1)
-
-    @property
-    def mixes_regions(self) -> bool:
-        """True, but for two views of one image."""
-        return self.pairing != "second_view"
 
     def describe_mixing(self) -> str:
         """Where the masks come from, and the distribution of lambda."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -39,17 +40,14 @@ class GridMix(PairOperator):
         UserError: if a number is out of its range, or a string is none of its choices.
     """
 
+    by_region: ClassVar[bool] = True
+
     one_draw = "one grid"
     cells: int = parameter(4, setting="unmix_patch", at_least=2)
     weight: Weight = Weight()  # noqa: RUF009 - frozen
     per: Per = parameter("batch", setting="unmix_per", choices=PER)
     pairing: Pairing = parameter("reverse", setting="unmix_pairing", choices=PAIRINGS)
     align: int | None = parameter(None, setting="unmix_align", at_least=1)
-
-    @property
-    def mixes_regions(self) -> bool:
-        """True, but for two views of one image."""
-        return self.pairing != "second_view"
 
     def describe_mixing(self) -> str:
         """The grid, and the distribution of lambda."""

@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from random import Random
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -44,17 +45,14 @@ class MixMask(PairOperator):
         UserError: if a number is out of its range, or a string is none of its choices.
     """
 
+    by_region: ClassVar[bool] = True
+
     one_draw = "one mask"
     cells: int = parameter(8, setting="unmix_patch", at_least=3)
     weight: Weight | None = None
     per: Per = parameter("batch", setting="unmix_per", choices=PER)
     pairing: Pairing = parameter("reverse", setting="unmix_pairing", choices=PAIRINGS)
     align: int | None = parameter(None, setting="unmix_align", at_least=1)
-
-    @property
-    def mixes_regions(self) -> bool:
-        """True, but for two views of one image."""
-        return self.pairing != "second_view"
 
     def describe_mixing(self) -> str:
         """The grid, and the distribution of lambda."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import ClassVar, TypeVar
 
 import torch
 from torch import Tensor
@@ -123,16 +123,13 @@ class CutMix(_WithAlpha):
         UserError: if a number is out of its range, or a string is none of its choices.
     """
 
+    by_region: ClassVar[bool] = True
+
     alpha: float | None = parameter(None, above=0)
     per: Per = parameter("batch", setting="unmix_per", choices=PER)
     pairing: Pairing = parameter("permutation", setting="unmix_pairing", choices=PAIRINGS)
     weight: Weight | None = None
     align: int | None = parameter(None, setting="unmix_align", at_least=1)
-
-    @property
-    def mixes_regions(self) -> bool:
-        """True, but for two views of one image."""
-        return self.pairing != "second_view"
 
     def describe_mixing(self) -> str:
         """A region mixture, and the distribution."""

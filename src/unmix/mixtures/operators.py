@@ -201,9 +201,13 @@ class PairOperator(MixtureOperator):
 
     Its dataclass has, beside `per`, `pairing` (see `unmix.mixtures.sampling.partners`) and
     `weight`, the distribution of lambda; None is the operator's own.
+
+    Attributes:
+        by_region: Whether each pixel of a mixture is of one of both.
     """
 
     mixes_pairs: ClassVar[bool] = True
+    by_region: ClassVar[bool] = False
 
     pairing: Pairing
     weight: Weight | None
@@ -228,6 +232,11 @@ class PairOperator(MixtureOperator):
     def extra(self) -> tuple[tuple[float, float] | None, ...]:
         """One further view if an image is mixed with its own second view."""
         return (None,) if self.pairing == "second_view" else ()
+
+    @property
+    def mixes_regions(self) -> bool:
+        """Whether each pixel is of one image: `by_region`, but for two views of one image."""
+        return self.by_region and self.pairing != "second_view"
 
     @property
     def needs_features(self) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -124,6 +125,8 @@ class ResizeMix(PairOperator):
         UserError: if a number is out of its range, or a string is none of its choices.
     """
 
+    by_region: ClassVar[bool] = True
+
     one_draw = "one box"
     tau: tuple[float, float] = parameter((0.1, 0.8), above=0, at_most=1)
     weight: Weight | None = None
@@ -139,11 +142,6 @@ class ResizeMix(PairOperator):
     def in_place(self) -> bool:
         """False: the pasted image is resized."""
         return False
-
-    @property
-    def mixes_regions(self) -> bool:
-        """True, but for two views of one image."""
-        return self.pairing != "second_view"
 
     def describe_mixing(self) -> str:
         """What is pasted, and the distribution of its sides."""

@@ -42,16 +42,12 @@ class SaliencyMix(PairOperator):
     """
 
     one_draw = "one box"
+    by_region: ClassVar[bool] = True
     needs_pixels: ClassVar[bool] = True
 
     weight: Weight = Weight()  # noqa: RUF009 - frozen
     per: Per = parameter("batch", setting="unmix_per", choices=PER)
     pairing: Pairing = parameter("reverse", setting="unmix_pairing", choices=PAIRINGS)
-
-    @property
-    def mixes_regions(self) -> bool:
-        """True, but for two views of one image."""
-        return self.pairing != "second_view"
 
     def describe_mixing(self) -> str:
         """Where the box is, and the distribution of lambda."""
