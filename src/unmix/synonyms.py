@@ -134,7 +134,7 @@ _FLAGS: tuple[tuple[str, str, str], ...] = (
      "embed_dim low_dim embedding_dim"),
     ("hidden", "width of the projector", "proj_hidden_dim hidden_dim hidden_mlp mlp_dim "
      "moco_mlp_dim hidden_size"),
-    ("predictor_hidden", "", "pred_hidden_dim pred_dim predictor_dim"),
+    ("predictor_hidden", "", "pred_hidden_dim pred_dim"),
     ("head", "linear or mlp", "mlp projector proj_head"),
     ("prototypes", "", "nmb_prototypes num_prototypes n_prototypes"),
     ("epsilon", "", "sinkhorn_eps"),
