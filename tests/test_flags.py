@@ -182,6 +182,33 @@ def test_the_method_of_the_last_recipe_is_the_runs():
     assert resolve({}, "moco-cifar10") == resolve({}, ["moco-cifar10"])
 
 
+@pytest.mark.parametrize(
+    ("given", "stay", "go"),
+    [
+        ({"backbone": "timm:resnet18"}, set(), {"width", "stem"}),
+        ({"backbone": "resnet34"}, {"width"}, set()),
+        ({"backbone": "timm:resnet18", "width": 0.5}, {"width"}, {"stem"}),
+        ({"method": "mae", "backbone": "timm:vit_small_patch16_224"}, {"patch"}, {"depth"}),
+        ({"method": "mae", "backbone": "resnet18"}, set(), {"patch", "depth"}),
+    ],
+)
+def test_what_a_recipe_says_of_its_own_network_is_not_said_of_another(given, stay, go):
+    usual = resolve({"method": given.get("method", "moco"), "data": "photos"})[0]
+    found = resolve({"data": "photos", **given})[0]
+    assert stay <= found.keys()
+    assert not go & (found.keys() - given.keys())
+    same = resolve({"data": "photos", **given, "backbone": usual["backbone"]})[0]
+    assert same == {**usual, **given, "backbone": usual["backbone"]}
+
+
+def test_what_a_file_of_the_user_says_of_a_network_stays():
+    Path("mine.yaml").write_text("width: 0.5\n")
+    found = resolve({"data": "photos", "backbone": "timm:resnet18"}, ["mine.yaml"])[0]
+    assert found["width"] == 0.5
+    again = resolve({"backbone": "timm:resnet18"}, ["mine.yaml", "moco-photos"])[0]
+    assert "width" not in again
+
+
 def test_the_chain_is_printed_and_recorded(capsys):
     Path("a.yaml").write_text("epochs: 3\nlr: 0.5\n")
     Path("b.yaml").write_text("epochs: 1\n")

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from unmix.config.earlier import current, upgraded
+from unmix.config.groups import TIMM
 from unmix.config.nested import flattened
 from unmix.config.yaml_files import INVALID, YamlError, parse_yaml
 from unmix.errors import UserError
@@ -208,14 +209,21 @@ def resolve(
         config: A recipe's name or a YAML file, or several, of which later ones override earlier
             ones; without it the recipe METHOD-DATA is taken if it exists.
 
+    Where the user gives another backbone than the recipes that ship have, their settings of that
+    network, such as its width or patches, are left out.
+
     Returns:
         The settings that differ from the program's defaults, and the names of the recipes used.
     """
     given = current(flattened(given))
     configs = [config] if isinstance(config, (str, os.PathLike)) else list(config or ())
     chosen: dict[str, Any] = {}
+    of_files: set[str] = set()
     for name in configs:
-        chosen.update(recipe(os.fspath(name)))
+        settings = recipe(os.fspath(name))
+        chosen.update(settings)
+        known = os.fspath(name) in recipe_names()
+        of_files = of_files - settings.keys() if known else of_files | settings.keys()
     method = given.get("method", chosen.get("method", "moco"))
     data = given.get("data", chosen.get("data", "photos"))
     automatic = [method] if configs else [method, f"{method}-{data}"]
@@ -225,4 +233,21 @@ def resolve(
     merged: dict[str, Any] = {"method": method, "data": data}
     for name in used:
         merged.update(recipe(name))
-    return {**merged, **chosen, **given}, used + [os.fspath(name) for name in configs]
+    left_out = _of_another_network({**merged, **chosen}, given) - of_files
+    merged = {k: v for k, v in {**merged, **chosen}.items() if k not in left_out}
+    return {**merged, **given}, used + [os.fspath(name) for name in configs]
+
+
+def _of_another_network(recipes: Mapping[str, Any], given: Mapping[str, Any]) -> set[str]:
+    """Settings of the recipes' own network, if the user gave another one.
+
+    Depth and heads belong to the model that is named; the rest to ResNets and AlexNet, or to
+    timm's models.
+    """
+    usual = recipes.get("backbone", "resnet18")
+    backbone = given.get("backbone") or usual
+    if backbone == usual:
+        return set()
+    if str(backbone).startswith(TIMM):
+        return {"depth", "heads", "width", "stem", "zero_init_residual"}
+    return {"depth", "heads", "patch", "registers", "class_token", "pooling", "drop_path"}
