@@ -36,6 +36,10 @@ if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
 # step of its work to this one once anything listens, which takes longer than to compile.
 logging.getLogger("torch.__trace").propagate = True
 
+# Some tests train in a process that they fork. If the first backward pass comes after Inductor,
+# autograd starts threads, and refuses to work in a process that is forked then. Here it does not.
+torch.ones(1, requires_grad=True).sum().backward()
+
 # Tests run side by side on few cores; more threads each would only wait for each other.
 torch.set_num_threads(1)
 

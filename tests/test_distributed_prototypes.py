@@ -40,7 +40,7 @@ class IBOTOfOneMask(IBOT):
     def masked(self, n: int, number: int, grid: tuple[int, int]) -> Tensor:
         first, world = rank() * n, world_size()
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr("unmix.methods.ibot.world_size", lambda: 1)
+            patch.setattr("unmix.methods.masks.world_size", lambda: 1)
             return super().masked(n * world, number, grid)[first : first + n]
 
 

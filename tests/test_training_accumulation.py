@@ -18,7 +18,8 @@ from harness import OF_PATCHES, N, build, views_of
 from unmix.cli import main
 from unmix.config import Settings
 from unmix.errors import UserError
-from unmix.methods import METHODS, method_class
+from unmix.methods import IJEPA, METHODS, method_class
+from unmix.methods.multiblock import MultiBlockMasks
 from unmix.results import load_results
 from unmix.training.loading.loaders import build_loader
 from unmix.training.loop.accumulation import part_sizes
@@ -108,7 +109,11 @@ def test_a_method_says_truly_whether_its_loss_is_that_of_its_parts(method: str) 
             kind.targets = lambda views, q, i, g: {  # type: ignore[method-assign]
                 0: torch.stack([i, *((i + n) % 24 for n in range(1, 13))], dim=1)
             }
-        if method in OF_PATCHES:  # the same masks for both
+        if method == "ijepa":  # the same masks for both
+            masks = IJEPA.masks_of(kind, N, (4, 4))
+            own = MultiBlockMasks(masks.context[rows], masks.targets[rows])
+            kind.masks_of = lambda n, grid: own  # type: ignore[method-assign]
+        elif method in OF_PATCHES:  # likewise
             keep = torch.rand(N, 16, generator=generator).argsort(dim=1)[rows, :4]
             kind.kept = lambda n, grid, device: keep  # type: ignore[method-assign]
             kind.masked = lambda n, number, grid: (
