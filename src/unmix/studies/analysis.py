@@ -9,7 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from unmix.busy import cores_missed
+from unmix.busy import TAKEN, cores_missed
 from unmix.display import DASH, counted, measure_name, percents
 from unmix.errors import UserError
 from unmix.studies.baselines import Baselines, read_baselines
@@ -71,7 +71,7 @@ class StudyResults:
             {protocol: self.accuracies(condition, protocol) for protocol in self.study.protocols},
             seeds=[cell["seed"] for cell in cells],
             epochs=[cell["epochs"] for cell in cells],
-            seconds=[float(cell["seconds"]) for cell in cells if cell.get("seconds")],
+            seconds=_seconds(cells),
             busy=sum(cores_missed(cell, cell.get("hardware", {})) is not None for cell in cells),
             machines=frozenset(machine_of(cell.get("hardware", {})) for cell in cells),
             forward_equivalents=each,
@@ -186,6 +186,13 @@ class StudyResults:
         lines = [*(f"- {line}" for line in first), "", _row(columns)]
         lines += [_row(["---"] * len(columns)), *map(_row, self.rows())]
         return "\n".join(lines) + "\n"
+
+
+def _seconds(cells: Sequence[Mapping[str, Any]]) -> list[float]:
+    """Times of the trainings, if it is known of all whether other processes slowed them down."""
+    if not all(TAKEN in cell for cell in cells):
+        return []
+    return [float(cell["seconds"]) for cell in cells if cell.get("seconds")]
 
 
 def read_study(folder: Path) -> StudyResults:
