@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from copy import deepcopy
 from typing import Any
 
@@ -251,9 +252,17 @@ def tiled(n: int, generator: torch.Generator) -> Tensor:
     return chosen + 0.3 * torch.randn(n, 3, 24, 24, generator=generator)
 
 
-def learned(**options: Any) -> IJEPA:
-    """After 100 steps beside mixtures."""
-    method = ijepa(predictor_depth=1, **options)
+def learned(guarded: bool = True, **options: Any) -> IJEPA:
+    """After 100 steps beside mixtures; not guarded: the targets are trained, too."""
+    method: Any = ijepa(predictor_depth=1, **options)
+    if not guarded:
+
+        def targets(views: Sequence[Tensor], *rest: Any) -> dict[int, Tensor]:
+            tokens = method.f(views[0]).patches
+            normalized = torch.nn.functional.layer_norm(tokens, tokens.shape[-1:])
+            return {0: normalized.unflatten(1, method.f.grid(views[0]))}
+
+        method.targets = targets
     step = Stepper(method, total_steps=100, steps_per_epoch=50, mixture=CutMix())
     optimizer = torch.optim.AdamW(method.parameters(), lr=2e-3)
     generator = torch.Generator().manual_seed(0)
@@ -281,3 +290,11 @@ def test_it_learns_to_predict_blocks_of_images_that_it_has_not_seen() -> None:
     assert target.std(dim=0).mean() > 0.3
     assert found < 0.6 * method.compare(query._replace(predicted=mean), target).mean()
     assert found < 0.6 * method.compare(query, target.roll(1, 0)).mean()
+
+
+def test_without_a_teacher_that_takes_no_gradient_all_images_get_the_same() -> None:
+    """The standard deviation of a target over images."""
+    x = tiled(64, torch.Generator().manual_seed(1))
+    guarded, trained = (targets_of(learned(g, encoder_momentum=0.99), x) for g in (True, False))
+    assert guarded.std(dim=0).mean() > 0.3
+    assert trained.std(dim=0).mean() < 0.1
