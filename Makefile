@@ -3,7 +3,7 @@
 # make docs      the documentation, in site/
 # make tutorial  execute the tutorial's notebook and store its outputs
 # make catalog   rewrite what is generated from the code: the catalog of options (see
-#                src/unmix/config/catalog.py) and the table of features in the README
+#                src/unmix/config/catalog.py), and the tables in the README and in docs/
 # make reliability  kill runs at random moments and compare what they leave; train 3,000 steps and
 #                   watch memory, handles, processes and checkpoints
 # make fuzz      change files at random, for minutes, and see that what reads them ends well or in a
@@ -43,7 +43,7 @@ clean:
 
 catalog: $(VENV)/.installed
 	$(BIN)/python -m unmix.catalog
-	$(BIN)/python docs/tools/registry.py
+	$(BIN)/python docs/tools/tables.py
 
 docs: $(VENV)/.installed-dev
 	$(BIN)/python docs/tools/assemble.py

@@ -23,6 +23,7 @@ from tools.notebook import executed  # noqa: E402
 from tools.reference import parser_of  # noqa: E402
 from tools.registry import readme  # noqa: E402
 from tools.tables import fill_tables  # noqa: E402
+from tools.tables import pages as generated  # noqa: E402
 
 __all__ = [
     "PAGES",
@@ -32,6 +33,7 @@ __all__ = [
     "evidence",
     "executed",
     "fill_tables",
+    "generated",
     "names",
     "pages_of",
     "parser_of",

@@ -17,6 +17,7 @@ from docsite import (
     build,
     evidence,
     fill_tables,
+    generated,
     names,
     pages_of,
     parser_of,
@@ -89,8 +90,10 @@ def test_every_public_name_is_on_some_page() -> None:
         assert set(importlib.import_module(package).__all__) <= documented
 
 
-def test_the_table_of_features_in_the_readme_matches_the_registries() -> None:
-    """If this fails: make catalog."""
+def test_the_tables_of_the_pages_match_the_code_and_the_committed_results() -> None:
+    """If this fails: python docs/tools/tables.py."""
+    stale = [page.name for page, text in generated() if page.read_text(encoding="utf-8") != text]
+    assert stale == []
     assert (ROOT / "README.md").read_text(encoding="utf-8") == readme()
 
 
@@ -125,9 +128,18 @@ def test_tests_that_the_pages_name_exist() -> None:
 
 
 def test_an_unknown_table_is_an_error() -> None:
-    assert fill_tables("a\n<!-- table: recipes moco -->\nb").startswith("a\n| recipe | contents |")
     with pytest.raises(KeyError):
         fill_tables("<!-- table: nothing -->")
+
+
+def test_a_table_takes_the_place_of_an_earlier_one_and_of_nothing_else() -> None:
+    marker, end = "<!-- table: recipes moco -->", "<!-- end of table -->"
+    filled = fill_tables(f"a\n\n{marker}\n\nb\n\n{marker}\n\nold\n\nold\n\n{end}\n\nc\n")
+    found = re.fullmatch(rf"a\n\n{marker}\n\n(.+)\n\n{end}\n\nb\n\n(.+)\n\nc\n", filled, re.DOTALL)
+    assert found is not None
+    assert found[1].startswith("| recipe | contents |")
+    assert found[2] == f"{marker}\n\n{found[1]}\n\n{end}"
+    assert fill_tables(filled) == filled
 
 
 def test_formulas_become_mathml_when_the_site_is_built(site: Path) -> None:

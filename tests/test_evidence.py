@@ -17,6 +17,8 @@ sys.path.insert(0, str(ROOT / "docs"))
 
 from tools import tables  # noqa: E402
 
+from unmix.figures.saving import render  # noqa: E402
+
 EVIDENCE = ROOT / "docs" / "evidence"
 STUDIES = sorted(path.stem for path in EVIDENCE.glob("*.yaml"))
 MEASURED = sorted(path.parent.name for path in EVIDENCE.glob("*/study.yaml"))
@@ -37,9 +39,10 @@ def test_a_table_of_the_docs_is_what_the_shipped_json_gives(study: str):
     assert "forward-equivalents" in text
     for condition, by_seed in cells(study).items():
         row = next(line for line in text.splitlines() if line.startswith(f"| {condition} |"))
-        entries = [entry.strip() for entry in row.strip("|").split("|")]
-        assert entries[5] == str(len(by_seed))
-        for place, protocol in ((6, "knn"), (7, "linear")):
+        head = next(line for line in text.splitlines() if line.startswith("| condition |"))
+        columns, entries = ([w.strip() for w in line.strip("|").split("|")] for line in (head, row))
+        assert entries[columns.index("seeds")] == str(len(by_seed))
+        for place, protocol in ((-2, "knn"), (-1, "linear")):
             values = [accuracies[protocol] for accuracies in by_seed.values()]
             spread = f" ± {np.std(values, ddof=1):.1f}" if len(values) > 1 else ""
             assert entries[place] == f"{np.mean(values):.1f}{spread}"
@@ -99,7 +102,7 @@ def test_new_cells_change_sentence_figure_and_table(
         for condition, knn in (("plain", 28.0 + seed / 10), ("Un-Mix", 35.0 + seed / 5)):
             file = folder / "cells" / f"{condition}-{seed}.json"
             file.write_text(json.dumps(made(condition, seed, knn)))
-        figures.add(tables.answer_figure())
+        figures.add(render(tables.answer_picture(), "svg"))
         told = tables.answer()
         assert ("kNN better by" in told) == (seed == 5)
         assert ("undecided, with too few seeds, without" in told) == (seed < 5)

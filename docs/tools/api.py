@@ -69,7 +69,7 @@ def write_api(folder: Path) -> None:
     index = folder / "index.md"
     text = index.read_text(encoding="utf-8")
     packages = table(("package", "contents", "names"), rows)
-    index.write_text(text.replace("<!-- table: packages -->", packages), encoding="utf-8")
+    index.write_text(text.replace("<!-- packages -->", packages), encoding="utf-8")
 
 
 def names(package: str) -> list[str]:

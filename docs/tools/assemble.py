@@ -16,7 +16,6 @@ from tools.api import write_api  # noqa: E402
 from tools.formulas import render_math  # noqa: E402
 from tools.notebook import write_notebook  # noqa: E402
 from tools.reference import write_reference  # noqa: E402
-from tools.tables import fill_tables  # noqa: E402
 
 __all__ = ["assemble"]
 
@@ -42,7 +41,7 @@ def assemble(target: Path = ROOT / "build" / "docs") -> Path:
         write_notebook(notebook, target / f"{notebook.stem}.md")
     for page in target.rglob("*.md"):
         text = page.read_text(encoding="utf-8")
-        page.write_text(render_math(fill_tables(text)), encoding="utf-8")
+        page.write_text(render_math(text), encoding="utf-8")
     return target
 
 

@@ -1,26 +1,19 @@
-"""Lists that follow the registries: the table of methods, and the features on the first pages.
-
-python docs/tools/registry.py     rewrites the table of features in README.md
-"""
+"""Lists that follow the registries: the table of methods, and the features on the first pages."""
 
 from __future__ import annotations
 
 import re
-import sys
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from tools.costs import WITH_TEACHERS, kept
+from tools.markdown import table
+
+__all__ = ["README", "choices", "features", "methods", "readme"]
+
 DOCS = Path(__file__).resolve().parents[1]
-if __name__ == "__main__":
-    sys.path[:0] = [str(DOCS), str(DOCS.parent / "src")]
-
-from tools.costs import WITH_TEACHERS, kept  # noqa: E402
-from tools.markdown import table  # noqa: E402
-
-__all__ = ["choices", "features", "methods", "readme"]
-
 # The names in the literature of what the settings call coin, global and region.
 SEED_WORDS = {"coin": "Un-Mix (MixUp or CutMix)", "global": "MixUp", "region": "CutMix"}
 README = DOCS.parent / "README.md"
@@ -147,7 +140,3 @@ def readme() -> str:
     if not BLOCK.search(text):
         raise ValueError("README.md has no block between 'table: features' and 'end of table'")
     return BLOCK.sub(lambda _: features("docs/"), text)
-
-
-if __name__ == "__main__":
-    README.write_text(readme(), encoding="utf-8")

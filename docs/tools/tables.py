@@ -1,32 +1,72 @@
-"""Tables that repeat the code, made from it. A page says where with `<!-- table: NAME -->`."""
+"""Tables that repeat the code or the committed results, made from them.
+
+They stand in the pages of `docs/`, between `<!-- table: NAME -->` and `<!-- end of table -->`, so
+that a page is whole where it is read without a built site.
+
+python docs/tools/tables.py     rewrites the tables in README.md, docs/ and the tutorial
+"""
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+DOCS = Path(__file__).resolve().parents[1]
+if __name__ == "__main__":
+    sys.path[:0] = [str(DOCS), str(DOCS.parent / "src")]
+
 if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
     from unmix.studies import StudyResults
 
-from tools.markdown import table
-from tools.protocols import fine_tuning, probes
-from tools.registry import choices, features, methods
+from tools.markdown import table  # noqa: E402
+from tools.protocols import fine_tuning, probes  # noqa: E402
+from tools.registry import README, choices, features, methods, readme  # noqa: E402
 
-__all__ = ["MARKER", "fill_tables"]
+__all__ = ["ANSWER_PICTURE", "answer_picture", "fill_tables", "pages"]
 
-MARKER = re.compile(r"^<!-- table: ([\w-]+)(?: ([\w-]+))? -->$", re.MULTILINE)
+BLOCK = re.compile(
+    r"^(?P<head><!-- table: (?P<name>[\w-]+)(?: (?P<of>[\w-]+))? -->)$"
+    r"(?:\n\n(?:(?!<!-- table: ).)*?\n?\n<!-- end of table -->$)?",
+    re.MULTILINE | re.DOTALL,
+)
 
 
 def fill_tables(text: str) -> str:
-    """A page with every marker replaced by its table.
+    """A page with the present table at every marker, whether or not an earlier one stands there.
 
     Raises:
         KeyError: for a marker of no table.
     """
-    return MARKER.sub(lambda match: TABLES[match[1]](*filter(None, match.groups()[1:])), text)
+
+    def filled(match: re.Match[str]) -> str:
+        content = TABLES[match["name"]](*filter(None, [match["of"]]))
+        return f"{match['head']}\n\n{content}\n\n<!-- end of table -->"
+
+    return BLOCK.sub(filled, text)
+
+
+def pages() -> Iterator[tuple[Path, str]]:
+    """Every page and notebook of `docs/`, and its text as it is to be."""
+    for path in sorted(DOCS.rglob("*.md")):
+        yield path, fill_tables(path.read_text(encoding="utf-8"))
+    for path in sorted(DOCS.glob("*.ipynb")):
+        yield path, _notebook(path)
+
+
+def _notebook(path: Path) -> str:
+    import nbformat
+
+    notebook = nbformat.read(path, as_version=4)
+    for cell in notebook.cells:
+        if cell.cell_type == "markdown":
+            cell.source = fill_tables(cell.source)
+    return f"{nbformat.writes(notebook)}\n"
 
 
 def flags(method: str) -> str:
@@ -113,13 +153,13 @@ def extensions() -> str:
 
 def output(name: str) -> str:
     """What a command printed, as it was stored in `docs/outputs`."""
-    path = Path(__file__).parents[1] / "outputs" / f"{name}.txt"
+    path = DOCS / "outputs" / f"{name}.txt"
     return f"```text\n{path.read_text(encoding='utf-8').strip()}\n```"
 
 
 def coverage() -> str:
     """How often intervals and verdicts are right, as `benchmarks/coverage.py` measured it."""
-    path = Path(__file__).parents[2] / "benchmarks" / "results" / "coverage.json"
+    path = DOCS.parent / "benchmarks" / "results" / "coverage.json"
     rows = json.loads(path.read_text(encoding="utf-8"))["rows"]
     lines = [
         (
@@ -140,7 +180,7 @@ def coverage() -> str:
 def study(name: str) -> str:
     """What the shipped cells of a study of the evidence show so far."""
     found = _study(name)
-    return "Not measured yet." if found is None else found.markdown()
+    return "Not measured yet." if found is None else found.markdown().rstrip()
 
 
 def verdicts(name: str) -> str:
@@ -149,7 +189,8 @@ def verdicts(name: str) -> str:
     return "Not measured yet." if found is None else "\n".join(f"- {v}" for v in found.verdicts())
 
 
-EVIDENCE = Path(__file__).parents[1] / "evidence"
+EVIDENCE = DOCS / "evidence"
+ANSWER_PICTURE = DOCS / "images" / "answer.png"
 # The question of docs/evidence/plan.md, from the least augmentation to the most.
 ANSWER = {
     "augmentation-none": "Without augmentation",
@@ -203,8 +244,14 @@ def _lead() -> str:
 
 
 def answer_figure() -> str:
+    """The picture of the cells behind `answer`."""
+    alt = "Accuracy of MoCo, plain and with Un-Mix, by augmentation; one dot per seed, and means."
+    return f"![{alt}](images/{ANSWER_PICTURE.name})"
+
+
+def answer_picture() -> Figure:
     """The cells behind `answer`, a dot for each seed."""
-    from unmix.figures.paired import inline_svg
+    from unmix.figures.paired import paired_dots
 
     found = {title: study for name, title in ANSWER.items() if (study := _study(name)) is not None}
     shown = ("plain", "Un-Mix", "plain at Un-Mix's compute")
@@ -220,9 +267,7 @@ def answer_figure() -> str:
         }
         for protocol, title in PROTOCOL_TITLES.items()
     }
-    alt = "Accuracy of MoCo, plain and with Un-Mix, by augmentation; one dot per seed, and means."
-    figure = inline_svg(rows, alt)
-    return f'<div style="overflow-x:auto"><div style="min-width:28rem">{figure}</div></div>'
+    return paired_dots(rows)
 
 
 def _study(name: str) -> StudyResults | None:
@@ -234,7 +279,7 @@ def _study(name: str) -> StudyResults | None:
 
 def matrix_results() -> str:
     """The cells of `benchmarks/results/matrix-photos`, which an earlier version measured."""
-    folder = Path(__file__).parents[2] / "benchmarks" / "results"
+    folder = DOCS.parent / "benchmarks" / "results"
     costs = json.loads((folder / "matrix-photos-costs.json").read_text(encoding="utf-8"))
     cells: dict[tuple[str, str], dict[str, Any]] = {}
     for path in sorted((folder / "matrix-photos").glob("*.json")):
@@ -263,7 +308,7 @@ def first_evidence() -> str:
     """What the README shows of the evidence."""
     from tools.evidence import block_of, evidence
 
-    text = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
+    text = (DOCS.parent / "README.md").read_text(encoding="utf-8")
     return evidence(block_of(text)[0], "")
 
 
@@ -289,3 +334,12 @@ TABLES: dict[str, Callable[..., str]] = {
     "answer-figure": answer_figure,
     "matrix-results": matrix_results,
 }
+
+
+if __name__ == "__main__":
+    from unmix.figures.saving import render
+
+    for page, content in [*pages(), (README, readme())]:
+        if content != page.read_text(encoding="utf-8"):
+            page.write_text(content, encoding="utf-8")
+    ANSWER_PICTURE.write_bytes(render(answer_picture(), "png"))

@@ -179,12 +179,17 @@ class StudyResults:
         return found
 
     def markdown(self) -> str:
-        """The verdicts and what they cost, then the table."""
-        columns = self.columns()
+        """The verdicts and what they cost, then the table; without times where none is known."""
         costs = filter(None, (self.findings.cost(*pair) for pair in self.findings.compared))
         first = (*self.verdicts(), *costs, *self.notes())
-        lines = [*(f"- {line}" for line in first), "", _row(columns)]
-        lines += [_row(["---"] * len(columns)), *map(_row, self.rows())]
+        columns = [
+            column
+            for column in zip(self.columns(), *self.rows(), strict=True)
+            if column[0] != "time per run" or any(text != DASH for text in column[1:])
+        ]
+        head, *rows = zip(*columns, strict=True)
+        lines = [*(f"- {line}" for line in first), "", _row(head)]
+        lines += [_row(["---"] * len(columns)), *map(_row, rows)]
         return "\n".join(lines) + "\n"
 
 

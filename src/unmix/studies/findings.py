@@ -149,9 +149,22 @@ class Findings:
         return lines
 
     def words(self) -> list[str]:
-        """All comparisons in words, then those that are not possible."""
-        made = [comparison.words(self.exploratory) for comparison in self.comparisons]
-        return [*made, *self.refusals()]
+        """All comparisons in words, then those that are not possible or not yet."""
+        made = [c.words(self.exploratory) for c in self.comparisons if c.result is not None]
+        return [*made, *self.refusals(), *self.unpaired()]
+
+    def unpaired(self) -> list[str]:
+        """The comparisons without a seed that both conditions have, in one sentence or none."""
+        measures: dict[str, list[str]] = {}
+        for c in self.comparisons:
+            if c.result is None:
+                pair = f"{c.candidate} against {c.reference}"
+                measures.setdefault(pair, []).append(measure_name(c.protocol))
+        pairs = [
+            pair if len(by) == len(self.measures) else f"{pair} ({', '.join(by)})"
+            for pair, by in measures.items()
+        ]
+        return [f"{'; '.join(pairs)}: no seed in common: no comparison"] if pairs else []
 
     @cached_property
     def leading(self) -> Comparison | None:
@@ -180,11 +193,16 @@ class Findings:
         one = self.leading
         if one is None:
             return Answer(self._without_comparison(), others=self.refusals())
-        others = [c.words(self.exploratory) for c in self.comparisons if c is not one]
+        others = [
+            c.words(self.exploratory)
+            for c in self.comparisons
+            if c is not one and c.result is not None
+        ]
         pairs = [(one.candidate, one.reference)]
         pairs += [pair for pair in self.compared if pair not in pairs]
         first, *more = [self.cost(*pair) for pair in pairs]
         others += [*(line for line in more if line), *self.refusals()]
+        others += self.unpaired() if one.result is not None else []
         return Answer(self._headline(one), _sure(one, self.exploratory), first, others)
 
     def _headline(self, c: Comparison) -> str:
