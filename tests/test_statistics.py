@@ -15,6 +15,7 @@ from scipy import stats
 
 from unmix.statistics import (
     ALPHA,
+    FEWEST_VALUES,
     bca_interval,
     compare_paired,
     compare_single_runs,
@@ -23,6 +24,7 @@ from unmix.statistics import (
     mean_ranks,
     outcome,
     sign_flip,
+    t_interval,
     verdict,
 )
 
@@ -242,8 +244,29 @@ def test_mcnemar_is_the_binomial_test_on_what_changed() -> None:
     assert found.interval[0] < 5.0 < found.interval[1]
     assert "not of their methods" in str(found)
     assert compare_single_runs(a, a).p == 1.0
-    with pytest.raises(ValueError, match="same 2 images or more"):
+    with pytest.raises(ValueError, match="same 3 images or more"):
         compare_single_runs(a, b[:-1])
+
+
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_two_values_have_no_interval(count: int) -> None:
+    """Student's t of two is 9 times their difference wide: it says nothing."""
+    values = np.arange(count, dtype=float)
+    has = count >= FEWEST_VALUES == 3
+    assert (t_interval(values) is not None) == has
+    found = compare_paired(dict(enumerate(values)), dict.fromkeys(range(count), 0.0))
+    assert found is not None
+    assert (found.interval is not None) == (found.bca is not None) == has
+    assert verdict(found).startswith("no verdict from")
+    table = {str(i): {"plain": 0.0, "unmix": value} for i, value in enumerate(values)}
+    rank = mean_ranks(table, "plain")["unmix"]
+    assert (rank.interval is not None) == (rank.difference_interval is not None) == has
+    images = np.arange(count) > 0
+    if has:
+        compare_single_runs(images, ~images)
+    else:
+        with pytest.raises(ValueError, match="3 images or more"):
+            compare_single_runs(images, ~images)
 
 
 def test_mean_ranks_over_rows_that_have_all() -> None:

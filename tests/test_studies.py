@@ -430,7 +430,8 @@ def test_data_sets_are_rows_too_and_one_method_alone_has_no_such_line() -> None:
     text = text.replace("method: [moco, simclr, byol]", "data: [photos, digits]")
     names = ("data=photos, none", "data=photos, unmix", "data=digits, none", "data=digits, unmix")
     cells = [cell(name, 0, 50.0 + i) for i, name in enumerate(names)]
-    assert "over 2 data sets, kNN: unmix +1.0 points to none" in (
-        StudyResults(study(text), cells).markdown()
-    )
+    assert (
+        "over 2 data sets, kNN: unmix +1.0 points to none, mean rank 1.0 against 2.0; an interval "
+        "over data sets needs 3 or more of them, here are 2"
+    ) in StudyResults(study(text), cells).markdown()
     assert "over " not in StudyResults(study(TWO), [cell("plain", 0, 5.0)]).markdown()

@@ -165,6 +165,9 @@ def test_single_runs_without_predictions_or_on_other_images_say_why_there_is_no_
     other = kept(tmp_path / "c", [True, True], "others", unmix=True)
     _, line = grouped(plain, other).words()
     assert line == "  single runs: no test image by image: their test images differ"
+    same = kept(tmp_path / "d", [True, True], unmix=True)
+    _, line = grouped(plain, same).words()
+    assert line == "  single runs: no test image by image: it needs 3 test images or more"
 
 
 def timed(seconds: float, taken: float, unmix: bool = False) -> ComparedRun:

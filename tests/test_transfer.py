@@ -14,6 +14,7 @@ from scipy import stats
 
 from unmix.cli import main
 from unmix.commands import knn, transfer
+from unmix.commands.transfer import _compared
 from unmix.data import load
 from unmix.results import load_results
 from unmix.training import pretrain
@@ -64,13 +65,12 @@ def test_one_table_of_all_runs_whose_rows_are_kept(root: Path):
     each = [[top1[f"plain-{s}", place, "linear"] for s in (0, 1)] for place in data]
     assert cells[-1] == f"{np.mean(each):.1f}"
     assert cells[2].startswith(f"{np.mean(each[0]):.1f}")
-    # The mean difference over data sets, with Student's interval.
+    # The mean difference over data sets; two of them have no interval.
     theirs = [[top1[f"mixed-{s}", place, "linear"] for s in (0, 1)] for place in data]
     differences = np.mean(theirs, axis=1) - np.mean(each, axis=1)
-    low, high = stats.t.interval(0.95, 1, differences.mean(), stats.sem(differences))
     expected = (
-        f"linear: {differences.mean():+.1f} points on average over 2 data sets "
-        f"(95% interval over data sets {low:+.1f} to {high:+.1f})"
+        f"linear: {differences.mean():+.1f} points on average over 2 data sets; an interval over "
+        "data sets needs 3 or more"
     )
     assert any(line.endswith(expected) for line in found.words), (expected, found.words)
     for folder in all_runs(root):
@@ -87,6 +87,18 @@ def test_one_table_of_all_runs_whose_rows_are_kept(root: Path):
     assert all("(measured before)" in m or "(complete; " in m for m in measured)
     row = knn(root / "plain-0", data=data[0], device="cpu", say=lambda _: None)
     assert row == found.rows["plain-0", data[0], "knn"]
+
+
+def test_three_data_sets_have_students_interval():
+    data, differences = ["a", "b", "c"], np.array([1.0, 2.5, 4.0])
+    top1 = {("plain", place, "knn"): 50.0 for place in data}
+    top1 |= {("mixed", p, "knn"): 50.0 + d for p, d in zip(data, differences, strict=True)}
+    conditions = {"MoCo": {0: "plain"}, "MoCo + Un-Mix": {0: "mixed"}}
+    low, high = stats.t.interval(0.95, 2, differences.mean(), stats.sem(differences))
+    assert _compared(conditions, data, "knn", top1) == [
+        "MoCo + Un-Mix against MoCo, kNN: +2.5 points on average over 3 data sets "
+        f"(95% interval over data sets {low:+.1f} to {high:+.1f})"
+    ]
 
 
 def test_images_that_changed_are_measured_again(root: Path):

@@ -17,6 +17,7 @@ from scipy import stats
 
 __all__ = [
     "ALPHA",
+    "FEWEST_VALUES",
     "Outcome",
     "PairedComparison",
     "Rank",
@@ -36,6 +37,9 @@ Outcome = Literal["better", "worse", "undecided", "no difference", "too few", "n
 ALPHA = 0.05
 """Significance level of every test; the intervals have confidence 1 - ALPHA."""
 
+FEWEST_VALUES = 3
+"""Values that an interval of their mean needs: Student's t of two is 18 times as wide as of six."""
+
 _RESAMPLES = 9999
 _EXACT = 16  # up to 2^16 sign flips are enumerated; beyond, the null distribution is sampled
 _SEED = 20200311
@@ -50,7 +54,7 @@ class PairedComparison:
         mean: Their mean.
         std: Their standard deviation (n - 1); None with fewer than two.
         interval: Student's t interval of the mean with confidence 1 - ALPHA; None with fewer than
-            two. It is the one that is reported, since its coverage is nominal also
+            FEWEST_VALUES. It is the one that is reported, since its coverage is nominal also
             with six pairs (benchmarks/coverage.py).
         bca: BCa bootstrap interval (Efron 1987), which six pairs make too narrow.
         p: Two-sided p-value of the exact sign-flip test of a mean of zero.
@@ -124,16 +128,19 @@ def sign_flip(differences: np.ndarray) -> float:
 
 
 def t_interval(values: np.ndarray) -> tuple[float, float] | None:
-    """Student's t interval of the mean; None with fewer than two values."""
-    if len(values) < 2:
+    """Student's t interval of the mean; None with fewer than FEWEST_VALUES."""
+    if len(values) < FEWEST_VALUES:
         return None
     half = float(stats.sem(values)) * float(stats.t.ppf(1 - ALPHA / 2, len(values) - 1))
     return float(values.mean()) - half, float(values.mean()) + half
 
 
 def bca_interval(differences: np.ndarray) -> tuple[float, float] | None:
-    """BCa bootstrap interval of the mean; the mean itself where all differences are equal."""
-    if len(differences) < 2:
+    """BCa bootstrap interval of the mean; None with fewer than FEWEST_VALUES.
+
+    It is the mean itself where all differences are equal.
+    """
+    if len(differences) < FEWEST_VALUES:
         return None
     if np.ptp(differences) == 0:
         return float(differences[0]), float(differences[0])
@@ -277,12 +284,12 @@ def compare_single_runs(
         reference: The same of the other encoder, in the same order.
 
     Raises:
-        ValueError: if they are not of the same images, or of fewer than two.
+        ValueError: if they are not of the same images, or of fewer than FEWEST_VALUES.
     """
     a, b = np.asarray(candidate, bool), np.asarray(reference, bool)
-    if a.shape != b.shape or a.ndim != 1 or len(a) < 2:
+    if a.shape != b.shape or a.ndim != 1 or len(a) < FEWEST_VALUES:
         raise ValueError(
-            f"candidate and reference must be of the same 2 images or more, got shapes {a.shape} "
+            f"candidate and reference must be of the same {FEWEST_VALUES} images or more, got shapes {a.shape} "
             f"and {b.shape}"
         )
     gained, lost = int((a & ~b).sum()), int((~a & b).sum())
@@ -300,7 +307,7 @@ class Rank:
     Attributes:
         mean_rank: 1 is best; ties share their mean.
         interval: Student's t interval of the mean rank over the rows, within the possible ranks;
-            None with fewer than two rows.
+            None with fewer than FEWEST_VALUES rows.
         mean_difference: To the reference, in the unit of what was measured.
         difference_interval: Of it, likewise.
         rows: Data sets or methods that every condition was measured on.

@@ -27,7 +27,7 @@ from unmix.hardware.threads import CoreMeter
 from unmix.names import shown
 from unmix.per_image import per_image
 from unmix.results import Evaluation, load_results
-from unmix.statistics import ALPHA, compare_paired, holm, mean_ranks, verdict
+from unmix.statistics import ALPHA, FEWEST_VALUES, compare_paired, holm, mean_ranks, verdict
 from unmix.training.console import quiet_libraries, silent
 from unmix.training.console import say as print_line
 
@@ -333,15 +333,20 @@ def _compared(
         for place in data
     }
     rank = mean_ranks(means, reference)[candidate]
-    lines = []
-    if rank.difference_interval is None:
-        lines.append(f"{title}: {rank.mean_difference:+.1f} points on one data set")
+    if len(data) == 1:
+        sure = " on one data set"
+    elif rank.difference_interval is None:
+        sure = (
+            f" on average over {len(data)} data sets; an interval over data sets needs "
+            f"{FEWEST_VALUES} or more"
+        )
     else:
         low, high = rank.difference_interval
-        lines.append(
-            f"{title}: {rank.mean_difference:+.1f} points on average over {len(data)} data sets "
+        sure = (
+            f" on average over {len(data)} data sets "
             f"({100 * (1 - ALPHA):g}% interval over data sets {low:+.1f} to {high:+.1f})"
         )
+    lines = [f"{title}: {rank.mean_difference:+.1f} points{sure}"]
     if len(seeds) < 2:
         return lines
     pairs = [

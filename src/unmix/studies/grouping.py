@@ -16,7 +16,7 @@ from unmix.display import measure_name, value_text
 from unmix.errors import UserError
 from unmix.per_image import per_image
 from unmix.results import ON, Evaluation, RunResults, is_transfer, protocols_of, settings_of
-from unmix.statistics import compare_single_runs
+from unmix.statistics import FEWEST_VALUES, compare_single_runs
 from unmix.studies.comparisons import command_of
 from unmix.studies.findings import Findings, Measured, machine_of
 from unmix.studies.naming import Named, differing, names_of
@@ -387,6 +387,8 @@ def _single(a: ComparedRun, b: ComparedRun, protocol: str) -> str:
             )
     if found[0].images != found[1].images:
         return "no test image by image: their test images differ"
+    if len(found[0].correct) < FEWEST_VALUES:
+        return f"no test image by image: it needs {FEWEST_VALUES} test images or more"
     return str(compare_single_runs(found[0].correct, found[1].correct))
 
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
-from unmix.statistics import Rank, mean_ranks
+from unmix.statistics import FEWEST_VALUES, Rank, mean_ranks
 
 if TYPE_CHECKING:
     from unmix.studies.analysis import StudyResults
@@ -44,7 +44,10 @@ class OverRows:
             difference = f"{many}: {level} {rank.mean_difference:+.1f} points to {self.reference}"
             ranks = f"mean rank {rank.mean_rank:.1f} against {base.mean_rank:.1f}"
             if rank.difference_interval is None or rank.interval is None:
-                found.append(f"{difference}, {ranks}; one of the {self.rows} has no interval")
+                found.append(
+                    f"{difference}, {ranks}; an interval over {self.rows} needs {FEWEST_VALUES} or "
+                    f"more of them, here {'is' if rank.rows == 1 else 'are'} {rank.rows}"
+                )
                 continue
             (low, high), (best, worst) = rank.difference_interval, rank.interval
             found.append(
