@@ -289,8 +289,8 @@ def compare_single_runs(
     a, b = np.asarray(candidate, bool), np.asarray(reference, bool)
     if a.shape != b.shape or a.ndim != 1 or len(a) < FEWEST_VALUES:
         raise ValueError(
-            f"candidate and reference must be of the same {FEWEST_VALUES} images or more, got shapes {a.shape} "
-            f"and {b.shape}"
+            f"candidate and reference must be of the same {FEWEST_VALUES} images or more, got "
+            f"shapes {a.shape} and {b.shape}"
         )
     gained, lost = int((a & ~b).sum()), int((~a & b).sum())
     changes = 100 * (a.astype(float) - b.astype(float))
