@@ -14,6 +14,7 @@ from unmix.mixtures.draws import PairDraw, check_batch, formatted, whole_image
 from unmix.mixtures.fields import parameter
 from unmix.mixtures.operators import PER, MixtureOperator, Per
 from unmix.mixtures.own_draws import OneOwner, OwnDraw
+from unmix.mixtures.pixels import pixelwise
 from unmix.mixtures.sampling import Weight, checked_shape, random_centers
 from unmix.randomness import uniform
 from unmix.transfer import to_device
@@ -100,6 +101,7 @@ class CropDraw(OneOwner):
         """The same order and weights, with scaled boxes."""
         return replace(self, rounds=tuple(each.resized(height, width) for each in self.rounds))
 
+    @pixelwise
     def apply(self, images: Tensor, others: Sequence[Tensor] = ()) -> Tensor:
         """Mix the crops.
 

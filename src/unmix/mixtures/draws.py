@@ -20,6 +20,7 @@ from unmix.mixtures.boxes import (
     resized_boxes,
     upsample_nearest,
 )
+from unmix.mixtures.pixels import pixelwise
 from unmix.mixtures.positions import box_coverage, mask_coverage
 from unmix.stages import stage
 from unmix.transfer import to_device
@@ -211,6 +212,7 @@ class PairDraw(Pairs):
         box = resized_boxes(self.box, self.size, (height, width))
         return replace(self, box=box, size=(height, width))
 
+    @pixelwise
     def apply(self, images: Tensor, others: Sequence[Tensor] = ()) -> Tensor:
         """Mix a batch (N, C, H, W) with itself, or with another view of itself.
 
@@ -305,6 +307,7 @@ class MaskDraw(Pairs):
         rows, columns = (to_device(each, self.mask.device) for each in (rows, columns))
         return replace(self, mask=upsample_nearest(self.mask, rows, columns))
 
+    @pixelwise
     def apply(self, images: Tensor, others: Sequence[Tensor] = ()) -> Tensor:
         """Mix a batch (N, C, H, W) with itself, or with another view of itself."""
         source = source_of(images, others, self.batch, self.size)

@@ -13,6 +13,7 @@ from unmix.mixtures.boxes import box_area, box_mask, resized_boxes
 from unmix.mixtures.draws import check_batch, replaced
 from unmix.mixtures.fields import check_parameters, parameter
 from unmix.mixtures.operators import Operator
+from unmix.mixtures.pixels import pixelwise
 from unmix.randomness import uniform
 from unmix.transfer import to_device
 
@@ -47,7 +48,21 @@ class EraseDraw:
         return replace(self, box=box, size=(height, width))
 
     def apply(self, images: Tensor) -> Tensor:
-        """Erase the boxes of a batch (N, C, H, W)."""
+        """Erase the boxes of a batch (N, C, H, W).
+
+        Raises:
+            UserError: if the images are whole numbers, and what is written into them is not.
+        """
+        whole = not images.is_floating_point()
+        if whole and not torch.equal(self.fill, self.fill.round()):
+            raise UserError(
+                f"images: {images.dtype}; what is written into them is in the units of normalized "
+                "floating-point images, so normalize them first."
+            )
+        return self._erased(images)
+
+    @pixelwise
+    def _erased(self, images: Tensor) -> Tensor:
         check_batch(images, len(self.fill), self.size)
         rows = self.is_mixed.nonzero().squeeze(1)
         if len(rows) == 0:

@@ -12,6 +12,7 @@ from unmix.mixtures.draws import PairDraw, check_batch
 from unmix.mixtures.fields import check_parameters, parameter
 from unmix.mixtures.mixup import GlobalMixture, RegionMixture
 from unmix.mixtures.operators import Operator
+from unmix.mixtures.pixels import pixelwise
 from unmix.mixtures.sampling import checked_shape, coin
 from unmix.transfer import to_device
 
@@ -54,6 +55,7 @@ class ImageSpaceDraw:
             partners=tuple(_resized(rounds, height, width) for rounds in self.partners),
         )
 
+    @pixelwise
     def apply(self, images: Tensor) -> Tensor:
         """Mix a batch (N, C, H, W) with itself; every view given gets the same mixture."""
         check_batch(images, len(self.decay), None)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from unmix.mixtures.draws import MixtureDraw, PixelDraw
+from unmix.mixtures.pixels import pixelwise
 from unmix.mixtures.positions import at_every_position
 
 __all__ = ["OneOwner", "OwnDraw"]
@@ -75,6 +76,7 @@ class OwnDraw(OneOwner):
         """The same draw for images of another size."""
         return replace(self, pairs=self.pairs.resized(height, width))
 
+    @pixelwise
     def apply(self, images: Tensor, others: Sequence[Tensor] = ()) -> Tensor:
         """Mix a batch (N, C, H, W) with another view of its images."""
         return self.pairs.apply(images, others) if others else images

@@ -14,6 +14,7 @@ from unmix.mixtures.boxes import box_area, box_mask, resized_boxes
 from unmix.mixtures.draws import MixtureDraw, Pairs, formatted, source_of
 from unmix.mixtures.fields import parameter
 from unmix.mixtures.operators import PER, PairOperator, Per
+from unmix.mixtures.pixels import pixelwise
 from unmix.mixtures.positions import box_coverage
 from unmix.mixtures.sampling import PAIRINGS, Pairing, Weight, checked_shape
 from unmix.randomness import uniform
@@ -60,6 +61,7 @@ class PasteDraw(Pairs):
         box = resized_boxes(self.box, self.size, (height, width))
         return replace(self, box=box, size=(height, width))
 
+    @pixelwise
     def apply(self, images: Tensor, others: Sequence[Tensor] = ()) -> Tensor:
         """Mix a batch (N, C, H, W) with itself, or with another view of itself."""
         source = source_of(images, others, self.batch, self.size)

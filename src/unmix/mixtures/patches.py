@@ -13,6 +13,7 @@ from unmix.mixtures.boxes import nearest_indices, upsample_nearest
 from unmix.mixtures.draws import PixelDraw, formatted, source_of
 from unmix.mixtures.fields import parameter
 from unmix.mixtures.operators import PER, MixtureOperator, Per
+from unmix.mixtures.pixels import pixelwise
 from unmix.mixtures.positions import mask_coverage
 from unmix.mixtures.sampling import checked_shape, cyclic_owners
 from unmix.randomness import uniform
@@ -90,6 +91,7 @@ class PatchDraw(PixelDraw):
         rows, columns = map(nearest_indices, self.patches.shape[1:], grid)
         return replace(self, patches=upsample_nearest(self.patches, rows, columns))
 
+    @pixelwise
     def apply(self, images: Tensor, others: Sequence[Tensor] = ()) -> Tensor:
         """Mix a batch (N, C, H, W) with itself, or with another view of itself."""
         source = source_of(images, others, len(self.owners), self.size)

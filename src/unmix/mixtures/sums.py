@@ -11,6 +11,7 @@ from torch import Tensor
 from unmix.mixtures.draws import PixelDraw, source_of
 from unmix.mixtures.fields import parameter
 from unmix.mixtures.operators import PER, MixtureOperator, Per
+from unmix.mixtures.pixels import pixelwise
 from unmix.mixtures.positions import at_every_position
 from unmix.mixtures.sampling import checked_shape, cyclic_owners, dirichlet
 from unmix.transfer import to_device
@@ -55,6 +56,7 @@ class SumDraw(PixelDraw):
         """This draw: it does not depend on the size."""
         return self
 
+    @pixelwise
     def apply(self, images: Tensor, others: Sequence[Tensor] = ()) -> Tensor:
         """Mix a batch (N, C, H, W) with itself, or with another view of itself."""
         source = source_of(images, others, len(self.owners), None)

@@ -1,0 +1,43 @@
+"""How a draw is applied to a batch, whatever the type of its pixels."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import wraps
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor
+
+__all__ = ["pixelwise"]
+
+Apply = TypeVar("Apply", bound=Callable[..., Tensor])
+
+
+def pixelwise(apply: Apply) -> Apply:
+    """Let a draw's `apply` take pixels of any type, and give a batch of that type of its own.
+
+    A weight would be 0 among integers, so uint8 images are mixed in float32 and rounded to the
+    nearest integer. Where nothing was mixed the images are copied: a change of the mixtures in
+    place is none of the images.
+    """
+
+    @wraps(apply)
+    def applied(self: Any, images: Tensor, *others: Any, **named: Any) -> Tensor:
+        if images.is_floating_point() or images.is_complex():
+            mixed = apply(self, images, *others, **named)
+            return mixed.clone() if mixed is images or mixed._is_view() else mixed
+        given = [_floats(each) for each in others]
+        mixed = apply(
+            self, images.float(), *given, **{key: _floats(each) for key, each in named.items()}
+        )
+        limits = torch.iinfo(images.dtype)
+        return mixed.round().clamp(limits.min, limits.max).to(images.dtype)
+
+    return applied  # type: ignore[return-value]
+
+
+def _floats(others: Any) -> Any:
+    if isinstance(others, Tensor):
+        return others.float()
+    return [each.float() for each in others]
