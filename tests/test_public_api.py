@@ -34,6 +34,12 @@ def test_the_names_that_users_look_for_are_attributes() -> None:
         assert getattr(unmix, name) is not None
 
 
+def test_every_registered_method_and_mixture_is_an_attribute() -> None:
+    kinds = {method.__name__ for method in unmix.METHODS.values()}
+    kinds |= {choice.kind.__name__ for choice in unmix.MIXTURES.values()}
+    assert kinds - set(dir(unmix)) == set()
+
+
 def test_dir_has_only_public_names() -> None:
     names = dir(unmix)
     assert names == sorted(set(names))

@@ -15,14 +15,15 @@ A mixture in a training loop of your own, for a loss between queries and targets
 Runs: pretrain, load_encoder; UserError is a mistake in what was given, told in one line, and
 PretrainSettings the types of the settings, for type checkers.
 
-Methods: METHODS by name; BYOL, CMC, DINO, NNCLR, PIRL, WMSE, BarlowTwins, DeepClusterV2, InsDis,
-MoCo, MoCoV3, SimCLR, SimSiam, SwAV, VICReg; their base Method. Stepper is a method with its
+Methods: METHODS by name; All4One, BYOL, BarlowTwins, CMC, DINO, DeepClusterV2, DenseCL, Distill,
+IBOT, IJEPA, InsDis, LeJEPA, MAE, MoCo, MoCoV3, NNBYOL, NNCLR, PIRL, ReSSL, SimCLR, SimDINO,
+SimSiam, SwAV, TiCo, VICReg, WMSE; their base Method. Stepper is a method with its
 schedules, mixture and memory in a loop of yours; objective, with a Mixture, is the loss of a step.
 
-Mixtures: MIXTURES by name; UnMix, MixUp, CutMix, ResizeMix, GridMix, FMix, MixMask, SmoothMix,
-SaliencyMix, AttentiveMix, PatchMixture, DirichletMixture, ManifoldMixture, ScaleMix, CropMix; of
-image space ImageMixture, Cutout, RandomErasing. Each is an Operator; mixup, cutmix, or mix with an
-operator, mix a batch in one call.
+Mixtures: MIXTURES by name; UnMix, MixUp, CutMix, ResizeMix, GridMix, RegionSwap, FMix, MixMask,
+SmoothMix, SaliencyMix, AttentiveMix, PatchMixture, DirichletMixture, ManifoldMixture, ScaleMix,
+CropMix; of image space ImageMixture, Cutout, RandomErasing. Each is an Operator; mixup, cutmix, or
+mix with an operator, mix a batch in one call.
 Weight is a distribution of lambda, PairDraw what was drawn, mixed_at mixes a layer's output,
 MixedBatch is a collate function, and DrawnBatch what it gives. GlobalMixture and RegionMixture are
 MixUp and CutMix with random partners per sample.
@@ -52,14 +53,15 @@ _PUBLIC = {
     "errors": "UserError",
     "evaluation": "load_encoder",
     "methods": (
-        "BYOL CMC DINO METHODS NNCLR PIRL WMSE BarlowTwins DeepClusterV2 InsDis Method MoCo MoCoV3 "
-        "SimCLR SimSiam SwAV VICReg"
+        "METHODS All4One BYOL BarlowTwins CMC DINO DeepClusterV2 DenseCL Distill IBOT IJEPA InsDis "
+        "LeJEPA MAE Method MoCo MoCoV3 NNBYOL NNCLR PIRL ReSSL SimCLR SimDINO SimSiam SwAV TiCo "
+        "VICReg WMSE"
     ),
     "mixtures": (
         "MIXTURES AttentiveMix CropMix CutMix Cutout DirichletMixture FMix GlobalMixture GridMix "
         "ImageMixture ManifoldMixture MixMask MixUp Operator PairDraw PatchMixture RandomErasing "
-        "RegionMixture ResizeMix SaliencyMix ScaleMix SmoothMix UnMix Weight cutmix mix mixed_at "
-        "mixup"
+        "RegionMixture RegionSwap ResizeMix SaliencyMix ScaleMix SmoothMix UnMix Weight cutmix mix "
+        "mixed_at mixup"
     ),
     "step": "Mixture objective",
     "stepper": "Stepper",
@@ -114,19 +116,30 @@ if TYPE_CHECKING:
     from unmix.methods import BYOL as BYOL
     from unmix.methods import CMC as CMC
     from unmix.methods import DINO as DINO
+    from unmix.methods import IBOT as IBOT
+    from unmix.methods import IJEPA as IJEPA
+    from unmix.methods import MAE as MAE
     from unmix.methods import METHODS as METHODS
+    from unmix.methods import NNBYOL as NNBYOL
     from unmix.methods import NNCLR as NNCLR
     from unmix.methods import PIRL as PIRL
     from unmix.methods import WMSE as WMSE
+    from unmix.methods import All4One as All4One
     from unmix.methods import BarlowTwins as BarlowTwins
     from unmix.methods import DeepClusterV2 as DeepClusterV2
+    from unmix.methods import DenseCL as DenseCL
+    from unmix.methods import Distill as Distill
     from unmix.methods import InsDis as InsDis
+    from unmix.methods import LeJEPA as LeJEPA
     from unmix.methods import Method as Method
     from unmix.methods import MoCo as MoCo
     from unmix.methods import MoCoV3 as MoCoV3
+    from unmix.methods import ReSSL as ReSSL
     from unmix.methods import SimCLR as SimCLR
+    from unmix.methods import SimDINO as SimDINO
     from unmix.methods import SimSiam as SimSiam
     from unmix.methods import SwAV as SwAV
+    from unmix.methods import TiCo as TiCo
     from unmix.methods import VICReg as VICReg
     from unmix.mixtures import MIXTURES as MIXTURES
     from unmix.mixtures import AttentiveMix as AttentiveMix
@@ -146,6 +159,7 @@ if TYPE_CHECKING:
     from unmix.mixtures import PatchMixture as PatchMixture
     from unmix.mixtures import RandomErasing as RandomErasing
     from unmix.mixtures import RegionMixture as RegionMixture
+    from unmix.mixtures import RegionSwap as RegionSwap
     from unmix.mixtures import ResizeMix as ResizeMix
     from unmix.mixtures import SaliencyMix as SaliencyMix
     from unmix.mixtures import ScaleMix as ScaleMix
