@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import yaml
@@ -317,6 +318,45 @@ def test_a_run_of_a_transformer_is_imported_and_continued_as_it_is(
         open_weights(str(tmp_path / "own")).load(wrong)
     right = unmix.backbones.build(str(TINY_VIT["backbone"]), **other, heads=heads)
     assert open_weights(str(tmp_path / "own")).load(right).missing == ()
+
+
+@pytest.mark.parametrize(
+    ("words", "limits"),
+    [
+        ({"bit_depth": 12}, [0.0, 4095.0]),
+        ({"range": (100.0, 997.0)}, [100.0, 997.0]),
+        ({"data": True}, [0.0, 900.0]),  # measured, as a run does
+        ({"data": True, "bit_depth": 12}, [0.0, 4095.0]),
+        ({}, None),
+    ],
+)
+def test_the_range_of_deep_images_is_kept_with_weights_of_others(
+    words: dict[str, Any], limits: list[float] | None, tmp_path: Path
+):
+    for i in range(4):
+        values = np.linspace(0, 900 - i, 64).reshape(8, 8).astype(np.uint16)
+        (tmp_path / "deep").mkdir(exist_ok=True)
+        Image.fromarray(values).save(tmp_path / "deep" / f"{i}.png")
+    if "data" in words:
+        words = {**words, "data": str(tmp_path / "deep")}
+    torch.save({"state_dict": small().state_dict()}, tmp_path / "w.pth")
+    lines: list[str] = []
+    run = import_weights(str(tmp_path / "w.pth"), run=tmp_path / "r", say=lines.append, **words)
+    assert unmix.load_encoder(run).facts["range"] == limits
+    assert RunFolder(run).settings().run.limits == (None if limits is None else tuple(limits))
+    said = "" if limits is None else f"{limits[0]:g} to {limits[1]:,g} become black to white"
+    assert ("black to white" in lines[1]) == (limits is not None)
+    assert said in lines[1]
+
+
+def test_a_given_range_replaces_that_of_a_run(tmp_path: Path):
+    build_method_encoder("mae", {**TINY_VIT}, tmp_path / "own")
+    for words, expected in (({"bit_depth": 10}, 1023.0), ({"range": (0.0, 7.0)}, 7.0)):
+        again = tmp_path / str(expected)
+        import_weights(str(tmp_path / "own"), run=again, say=silent, **words)
+        assert unmix.load_encoder(again).facts["range"] == [0.0, expected]
+    with pytest.raises(UserError, match="cannot be combined with `range`"):
+        import_weights(str(tmp_path / "own"), run=tmp_path / "no", bit_depth=8, range=(0.0, 1.0))
 
 
 def build_method_encoder(method: str, words: dict[str, Any], folder: Path) -> nn.Module:

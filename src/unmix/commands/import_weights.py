@@ -29,7 +29,7 @@ from unmix.training.console import quiet_libraries
 from unmix.training.console import say as print_line
 from unmix.training.run.data_record import DataRecord, absolute, located_data
 from unmix.training.run.folder import RunFolder
-from unmix.training.run.parts import load_split
+from unmix.training.run.parts import load_split, measured_range
 from unmix.weights import (
     Found,
     Network,
@@ -64,6 +64,8 @@ def import_weights(
     size: int | None = None,
     mean: tuple[float, float, float] | None = None,
     std: tuple[float, float, float] | None = None,
+    bit_depth: int | None = None,
+    range: tuple[float, float] | None = None,
     epochs: int | None = None,
     data: str | None = None,
     data_dir: str | None = None,
@@ -98,6 +100,10 @@ def import_weights(
         mean: RGB mean in [0, 1]; by default as the source says, CIFAR-10's with a 3x3 stem, else
             ImageNet's.
         std: RGB standard deviation, likewise.
+        bit_depth: Bits that the images of more than 8 bits really used that the weights were
+            trained on, such as 12. Kept with the encoder; by default as the source says, else the
+            range of --data, else each data set is measured.
+        range: Values that became black and white in these images, instead of bit_depth.
         epochs: Epochs that the weights were trained for; by default as the file says, else 1.
         data: Data set to evaluate the encoder on, by name or folder.
         data_dir: Folder of the data set's files, for the names that need it.
@@ -128,7 +134,7 @@ def import_weights(
     given: dict[str, Any] = {
         "backbone": backbone, "width": width, "stem": stem, "patch": patch, "heads": heads,
         "class_token": class_token, "pooling": pooling, "size": size, "mean": mean, "std": std,
-        "method": method, "view": view,
+        "method": method, "view": view, "bit_depth": bit_depth, "range": range,
     }  # fmt: skip
     trained = _epochs(opened) if epochs is None else epochs
     settings = Settings.of({
@@ -138,7 +144,9 @@ def import_weights(
         "init": file if is_name(file) else absolute(file), "init_sha256": opened.sha256,
     })  # fmt: skip
     seen: dict[str, Fingerprint] = {}
-    labeled = data is not None and _is_labeled(settings, seen)
+    labeled = False
+    if data is not None:
+        settings, labeled = _read(settings, seen)
     with _named_file():
         encoder, line = _encoder(settings, opened)
     say(line)
@@ -220,6 +228,8 @@ def _settings(opened: Weights, found: Found, given: Mapping[str, Any]) -> dict[s
         if opened.facts:
             words["view"] = opened.facts["color_space"]
     prepared = _preparation(opened, network)
+    if "bit_depth" in given:
+        words.pop("range", None)  # the source's
     words |= {
         "data": NO_DATA,
         "size": prepared.size,
@@ -268,19 +278,19 @@ def _data(
     }
 
 
-def _is_labeled(settings: Settings, seen: dict[str, Fingerprint]) -> bool:
-    """Read the data as a run does, and say whether it has classes."""
+def _read(settings: Settings, seen: dict[str, Fingerprint]) -> tuple[Settings, bool]:
+    """Read the data as a run does: the settings with its range, and whether it has classes."""
     chosen = settings.run
     path = path_of(chosen.data)
     if path is not None and not Path(path).exists():
         raise UserError(f"{shown(path)} does not exist.", parameter="data")
     images = load_split(chosen, "pretrain", seen)
+    settings = settings.with_changes(**measured_range(images, chosen))
     if images.labels is None:
         images = load_split(chosen, "train", seen)
-    if images.labels is None:
-        return False
-    load_split(chosen, "test", seen)
-    return True
+    if images.labels is not None:
+        load_split(chosen, "test", seen)
+    return settings, images.labels is not None
 
 
 def _encoder(settings: Settings, opened: Weights) -> tuple[nn.Module, str]:
@@ -313,6 +323,9 @@ def _about(
         own = [name for name in ("mean", "std", "size") if given[name] is not None]
         source = prepared.source + (f"; {', '.join(own)} as given" if own else "")
         parts.append(f"images: {run.size} px, mean {words[0]}, std {words[1]} ({source})")
+    if run.limits is not None:
+        low, high = (f"{value:,.6g}" for value in run.limits)
+        parts.append(f"more than 8 bits: {low} to {high} become black to white")
     if given["method"] is None and _method(opened, found) is None:
         parts.append("method: unknown, --method says otherwise")
     else:

@@ -64,6 +64,7 @@ __all__ = [
     "has_narrow_downsampling",
     "headline",
     "load_split",
+    "measured_range",
     "native_size",
 ]
 
@@ -128,7 +129,7 @@ def build_parts(
         size=size,
         precision=machine.precision.split("-")[0].removesuffix("-true"),
         resident="yes" if held.resident else "no",
-        **_measured_range(source, run_),
+        **measured_range(source, run_),
         **interleaved(source, settings),
     )
     processes = settings.machine.processes
@@ -233,7 +234,7 @@ def _test_images(labeled: ImageSet, run_: RunSettings, seen: Seen | None) -> Ima
         return None
 
 
-def _measured_range(images: ImageSet, run_: RunSettings) -> dict[str, Any]:
+def measured_range(images: ImageSet, run_: RunSettings) -> dict[str, Any]:
     """The measured range of pixel values, for `config.yaml`, so that later images scale alike."""
     if not isinstance(images, StreamedImages) or images.decoding.range in (None, run_.limits):
         return {}
