@@ -10,7 +10,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-__all__ = ["beta", "generator_for", "global_seed", "on_device", "uniform"]
+from unmix.errors import UserError
+
+__all__ = ["beta", "device_of", "generator_for", "global_seed", "on_device", "uniform"]
 
 
 def generator_for(seed: int, *place: int | str) -> torch.Generator:
@@ -29,10 +31,25 @@ def generator_for(seed: int, *place: int | str) -> torch.Generator:
     return generator
 
 
+def device_of(generator: torch.Generator | None) -> torch.device:
+    """The device of the numbers that a generator gives; the CPU for PyTorch's own.
+
+    Raises:
+        UserError: if it is something else, such as a seed.
+    """
+    if generator is None:
+        return torch.device("cpu")
+    if not isinstance(generator, torch.Generator):
+        raise UserError(
+            f"generator: {generator!r} is none of PyTorch; give one, such as "
+            "torch.Generator().manual_seed(0)."
+        )
+    return generator.device
+
+
 def uniform(shape: tuple[int, ...], generator: torch.Generator | None) -> Tensor:
     """Draw float32 numbers from U[0, 1) of shape `shape`, on the generator's device."""
-    device = generator.device if generator is not None else torch.device("cpu")
-    return torch.rand(shape, generator=generator, device=device)
+    return torch.rand(shape, generator=generator, device=device_of(generator))
 
 
 def beta(a: float, b: float, shape: tuple[int, ...], generator: torch.Generator | None) -> Tensor:
@@ -43,7 +60,7 @@ def beta(a: float, b: float, shape: tuple[int, ...], generator: torch.Generator 
     """
     if a == 1 and b == 1:
         return uniform(shape, generator)
-    device = generator.device if generator is not None else torch.device("cpu")
+    device = device_of(generator)
     seed = torch.randint(2**63 - 1, (), generator=generator, device=device).item()
     numbers = np.random.default_rng(int(seed)).beta(a, b, size=shape)
     return torch.as_tensor(numbers, dtype=torch.float32).to(device)

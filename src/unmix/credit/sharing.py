@@ -18,7 +18,7 @@ from typing import Any, Protocol, TypeVar
 
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_map
+from torch.utils._pytree import tree_leaves, tree_map
 
 from unmix.distributed import rank
 from unmix.errors import UserError
@@ -88,14 +88,24 @@ def shared_loss(
         A scalar: the mean over the mixtures.
 
     Raises:
-        UserError: if the loss is a scalar per batch and the draw has a weight per sample.
+        UserError: if the loss is neither per sample nor a scalar, or is a scalar per batch and the
+            draw has a weight per sample, or the target has not a row for each image.
     """
+    _check_draw(loss, draw)
+    _check_rows(target, getattr(draw, "batch", None))
     total: Tensor | None = None
     for owners, shares in zip(draw.owners.unbind(1), draw.shares.unbind(1), strict=True):
         if total is not None and shares.device.type == "cpu" and not shares.any():
             continue  # crops of one image: all credit is its own
         part = loss(query, of_partner(target, owners))
         share = to_device(shares, part.device, part.dtype)
+        if part.numel() == 1 and len(share) > 1:
+            part = part.reshape(())  # a scalar of another shape, such as (1,) of lightly's SwaVLoss
+        if part.ndim and part.shape != share.shape:
+            raise UserError(
+                f"loss: it gives {tuple(part.shape)} for {len(share)} mixtures; it must give one "
+                f"number for each, ({len(share)},), or a scalar per batch."
+            )
         if part.ndim == 0:
             if draw.per_sample:
                 raise UserError(
@@ -106,6 +116,25 @@ def shared_loss(
         total = share * part if total is None else total + share * part
     assert total is not None
     return total.mean()
+
+
+def _check_draw(loss: object, draw: object) -> None:
+    if not callable(loss):
+        raise UserError("loss: the first argument is the loss, then query, target and draw.")
+    if not all(hasattr(draw, name) for name in ("owners", "shares", "per_sample")):
+        raise UserError(
+            f"draw: a {type(draw).__name__} says nobody's share of a mixture; give what a "
+            "label-space mixture drew, such as unmix.UnMix().draw(images.shape)."
+        )
+
+
+def _check_rows(target: Any, images: int | None) -> None:
+    for rows in tree_leaves(target):
+        if images is not None and isinstance(rows, Tensor) and rows.shape[:1] != (images,):
+            raise UserError(
+                f"target: {tuple(rows.shape)} where {images} images were mixed; it must have a row "
+                "for each of them, in their order."
+            )
 
 
 def shared_position_loss(

@@ -14,6 +14,7 @@ from unmix.mixtures.draws import check_batch, replaced
 from unmix.mixtures.fields import check_parameters, parameter
 from unmix.mixtures.operators import Operator
 from unmix.mixtures.pixels import pixelwise
+from unmix.mixtures.sampling import batch_shape
 from unmix.randomness import uniform
 from unmix.transfer import to_device
 
@@ -135,7 +136,7 @@ class Cutout(Operator):
         Raises:
             UserError: if the square has to be inside and is larger than the image.
         """
-        n, _, height, width = shape
+        n, height, width = batch_shape(shape)
         side = self.side(height, width)
         if self.cutout_inside and side > min(height, width):
             raise UserError(
@@ -198,7 +199,7 @@ class RandomErasing(Operator):
 
     def draw(self, shape: Sequence[int], generator: torch.Generator | None = None) -> EraseDraw:
         """Draw for a batch of shape (N, C, H, W)."""
-        n, _, height, width = shape
+        n, height, width = batch_shape(shape)
         tries = self.max_attempt
         numbers = uniform((n, 4 * tries + 2), generator).cpu()
         area, aspect, row, column = numbers[:, 2:].view(n, 4, tries).unbind(1)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from numbers import Integral, Real
 from typing import Any, TypeVar
 
-from unmix.errors import check_choice, check_number
+from unmix.errors import UserError, check_choice, check_number
 
 __all__ = ["check_parameters", "old_names", "parameter", "settings_of"]
 
@@ -36,7 +37,7 @@ def check_parameters(owner: Any) -> None:
     """Check the values of a dataclass's parameters; None is a value of each.
 
     Raises:
-        UserError: for the first that is none of its choices, or out of its bounds.
+        UserError: for the first that is none of its choices, no number, or out of its bounds.
     """
     name = type(owner).__name__
     for field in dataclasses.fields(owner):
@@ -45,9 +46,30 @@ def check_parameters(owner: Any) -> None:
             continue
         if field.metadata["choices"]:
             check_choice(field.name, value, field.metadata["choices"], owner=name)
-        elif not isinstance(value, str):
-            for number in value if isinstance(value, tuple) else (value,):
+        elif field.type not in ("str", "bool"):
+            for number in _numbers(field, value, name):
                 check_number(field.name, number, owner=name, **field.metadata["bounds"])
+
+
+def _numbers(field: dataclasses.Field[Any], value: Any, owner: str) -> Sequence[float]:
+    """The numbers that a parameter is of: one, or as many as its tuple has.
+
+    Raises:
+        UserError: if they are something else.
+    """
+    kind, given = str(field.type), value if isinstance(value, tuple | list) else (value,)
+    count = kind.count("float") if "tuple" in kind else 1
+    whole = "int" in kind and "float" not in kind
+    if len(given) == count and all(isinstance(each, Integral if whole else Real) for each in given):
+        return given
+    wanted = "a whole number" if whole else "a number"
+    wanted = f"{count} numbers" if count > 1 else wanted
+    raise UserError(
+        f"{value!r} is not {wanted}.",
+        parameter=field.name,
+        owner=owner,
+        predicate=f"must be {wanted}, got {value!r}",
+    )
 
 
 def settings_of(kind: type) -> dict[str, dataclasses.Field[Any]]:

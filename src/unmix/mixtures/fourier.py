@@ -14,6 +14,7 @@ from unmix.mixtures.draws import MaskDraw, MixtureDraw
 from unmix.mixtures.fields import parameter
 from unmix.mixtures.operators import PER, PairOperator, Per
 from unmix.mixtures.sampling import PAIRINGS, Pairing, Weight, checked_shape
+from unmix.randomness import device_of
 
 __all__ = ["FMix", "low_frequency_noise"]
 
@@ -86,6 +87,6 @@ def low_frequency_noise(
     rows, columns = torch.fft.fftfreq(height), torch.fft.rfftfreq(width)
     frequency = (rows[:, None].square() + columns.square()).sqrt()
     amplitude = frequency.clamp(min=1 / max(height, width)) ** -decay_power
-    device = generator.device if generator is not None else torch.device("cpu")
+    device = device_of(generator)
     parts = torch.randn((m, *amplitude.shape, 2), generator=generator, device=device).cpu()
     return torch.fft.irfft2(torch.view_as_complex(parts) * amplitude, s=(height, width))

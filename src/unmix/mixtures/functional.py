@@ -5,9 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from unmix.errors import UserError
 from unmix.mixtures.draws import MixtureDraw
 from unmix.mixtures.mixup import CutMix, MixUp
-from unmix.mixtures.operators import MixtureOperator, Per
+from unmix.mixtures.operators import MixtureOperator, Operator, Per
 from unmix.mixtures.sampling import Pairing
 
 __all__ = ["cutmix", "mix", "mixup"]
@@ -25,9 +26,38 @@ def mix(
 
     Returns:
         The mixtures, (M, C, H, W), and the draw, whose `partner` and `weight` say what they are of.
+
+    Raises:
+        UserError: if the operator is none of label space, or needs more than the images.
     """
+    _check(images, operator)
     draw = operator.draw_for(images, generator)
     return draw.apply(images), draw
+
+
+def _check(images: object, operator: object) -> None:
+    if not isinstance(images, Tensor):
+        raise UserError(f"images: {type(images).__name__}; give a tensor (N, C, H, W).")
+    name = operator.__name__ if isinstance(operator, type) else type(operator).__name__
+    if not isinstance(operator, MixtureOperator):
+        if isinstance(operator, Operator):
+            raise UserError(
+                f"operator: {name} is of image space, and has no shares for a loss; draw once with "
+                "draw(images.shape, generator), and apply that to every view."
+            )
+        raise UserError(f"operator: {name} is no mixture; give one, such as unmix.UnMix().")
+    needs = (
+        (bool(operator.extra), "further views of the images: draw, then draw.apply(images, views)"),
+        (
+            operator.needs_features,
+            "features: draw(images.shape, generator, features)",
+        ),
+        (operator.needs_attention, "attention: draw(images.shape, generator, None, attention)"),
+        (not operator.mixes_pixels, "a layer's output: draw, then encode within unmix.mixed_at"),
+    )
+    for needed, what in needs:
+        if needed:
+            raise UserError(f"operator: {name}() as given needs {what}.")
 
 
 def mixup(

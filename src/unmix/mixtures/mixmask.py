@@ -17,6 +17,7 @@ from unmix.mixtures.fields import parameter
 from unmix.mixtures.grid import cell_of_each
 from unmix.mixtures.operators import PER, PairOperator, Per
 from unmix.mixtures.sampling import PAIRINGS, Pairing, Weight, checked_shape
+from unmix.randomness import device_of
 
 __all__ = ["MixMask", "block_mask"]
 
@@ -73,7 +74,7 @@ class MixMask(PairOperator):
         rows, columns = cell_of_each(height, width, self.cells, self.align, "MixMask")
         m = self._times(n)
         lam = self.weight.draw(m, generator) if self.weight else torch.full((m,), _SHARE)
-        device = generator.device if generator is not None else torch.device("cpu")
+        device = device_of(generator)
         # Random's numbers are the same in every version of Python, and those of the released code.
         seed = torch.randint(2**63 - 1, (), generator=generator, device=device).item()
         random = Random(int(seed))

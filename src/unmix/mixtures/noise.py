@@ -12,7 +12,7 @@ from unmix.mixtures.draws import PairDraw, whole_image
 from unmix.mixtures.fields import check_parameters, parameter
 from unmix.mixtures.operators import Operator
 from unmix.mixtures.sampling import checked_shape
-from unmix.randomness import generator_for, uniform
+from unmix.randomness import device_of, generator_for, uniform
 
 __all__ = ["MixupNoise", "NoiseDraw"]
 
@@ -104,6 +104,6 @@ class MixupNoise(Operator):
     def draw(self, shape: Sequence[int], generator: torch.Generator | None = None) -> NoiseDraw:
         """Draw for a batch of shape (N, C, H, W), of any views."""
         drawn_for = checked_shape(shape)
-        device = generator.device if generator is not None else torch.device("cpu")
+        device = device_of(generator)
         seed = torch.randint(2**31 - 1, (), generator=generator, device=device)
         return NoiseDraw(int(seed), self.dacl_alpha, drawn_for)

@@ -216,6 +216,14 @@ class PairOperator(MixtureOperator):
         if self.pairing == "neighbour":  # the spelling of earlier versions
             object.__setattr__(self, "pairing", "neighbor")
         super().__post_init__()
+        weight = getattr(self, "weight", None)
+        if weight is not None and not isinstance(weight, Weight):
+            raise UserError(
+                f"{weight!r} is no distribution of lambda; give one, such as "
+                "Weight('uniform', low=0.3, high=0.3).",
+                parameter="weight",
+                owner=type(self).__name__,
+            )
 
     def describe(self) -> str:
         """What is mixed, the distribution of lambda, and the partner unless it is in reverse."""

@@ -32,6 +32,11 @@ class OneOwner(PixelDraw):
         return False
 
     @property
+    def batch(self) -> int:
+        """Number of images that this was drawn for."""
+        return len(self.is_mixed)
+
+    @property
     def partner(self) -> Tensor:
         """The sample itself, int64 (M,)."""
         return torch.arange(len(self.is_mixed))

@@ -65,6 +65,11 @@ class PatchDraw(PixelDraw):
         return found.expand(len(self.owners), -1, -1, -1)
 
     @property
+    def batch(self) -> int:
+        """Number of images that this was drawn for."""
+        return len(self.owners)
+
+    @property
     def partner(self) -> Tensor:
         """Index of the second owner, int64 (N,)."""
         return self.owners[:, 1]

@@ -9,6 +9,8 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
+from unmix.errors import UserError
+
 __all__ = ["pixelwise"]
 
 Apply = TypeVar("Apply", bound=Callable[..., Tensor])
@@ -24,6 +26,9 @@ def pixelwise(apply: Apply) -> Apply:
 
     @wraps(apply)
     def applied(self: Any, images: Tensor, *others: Any, **named: Any) -> Tensor:
+        if not isinstance(images, Tensor):
+            kind = type(images).__name__
+            raise UserError(f"images: a draw is applied to a tensor (N, C, H, W), not to {kind}.")
         if images.is_floating_point() or images.is_complex():
             mixed = apply(self, images, *others, **named)
             return mixed.clone() if mixed is images or mixed._is_view() else mixed

@@ -12,13 +12,14 @@ from torch import Tensor
 
 from unmix.errors import UserError, check_choice, check_number
 from unmix.mixtures.fields import check_parameters, old_names, parameter
-from unmix.randomness import beta, uniform
+from unmix.randomness import beta, device_of, uniform
 
 __all__ = [
     "DISTRIBUTIONS",
     "PAIRINGS",
     "Pairing",
     "Weight",
+    "batch_shape",
     "checked_shape",
     "coin",
     "cyclic_owners",
@@ -84,7 +85,7 @@ def dirichlet(alpha: float, n: int, k: int, generator: torch.Generator | None = 
 
     PyTorch's own takes no generator, so the numbers are NumPy's, seeded by the generator.
     """
-    device = generator.device if generator is not None else torch.device("cpu")
+    device = device_of(generator)
     seed = torch.randint(2**63 - 1, (), generator=generator, device=device).item()
     numbers = np.random.default_rng(int(seed)).dirichlet([alpha] * k, size=n)
     return torch.as_tensor(numbers, dtype=torch.float32)
@@ -98,9 +99,9 @@ def checked_shape(shape: Sequence[int], region: bool = False) -> tuple[int, int,
         region: Whether a box is pasted.
 
     Raises:
-        UserError: if there is no second image, or no room for a box.
+        UserError: if it is none, there is no second image, or no room for a box.
     """
-    n, _, height, width = shape
+    n, height, width = batch_shape(shape)
     if n < 2:
         raise UserError(
             f"a mixture needs at least 2 images in a batch, not {n}.", parameter="batch_size"
@@ -111,6 +112,20 @@ def checked_shape(shape: Sequence[int], region: bool = False) -> tuple[int, int,
             "a global mixture.",
             parameter="size",
         )
+    return n, height, width
+
+
+def batch_shape(shape: Sequence[int]) -> tuple[int, int, int]:
+    """N, H, W of a batch shape (N, C, H, W).
+
+    Raises:
+        UserError: if it is none.
+    """
+    if isinstance(shape, Tensor):
+        raise UserError("shape: give that of the images, images.shape, and not the images.")
+    if len(shape) != 4:
+        raise UserError(f"shape: {tuple(shape)}; a draw is for a batch of images (N, C, H, W).")
+    n, _, height, width = shape
     return n, height, width
 
 
@@ -157,7 +172,7 @@ def partners(
     if pairing == "permutation":
         return _permutation(n, generator)
     if pairing == "random":
-        device = generator.device if generator is not None else torch.device("cpu")
+        device = device_of(generator)
         return torch.randint(n, (n,), generator=generator, device=device).cpu()
     if pairing == "halves":
         return torch.arange(n // 2) + n // 2
@@ -196,5 +211,5 @@ def cyclic_owners(n: int, k: int, generator: torch.Generator | None = None) -> T
 
 
 def _permutation(n: int, generator: torch.Generator | None) -> Tensor:
-    device = generator.device if generator is not None else torch.device("cpu")
+    device = device_of(generator)
     return torch.randperm(n, generator=generator, device=device).cpu()

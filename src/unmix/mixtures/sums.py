@@ -38,6 +38,11 @@ class SumDraw(PixelDraw):
         return at_every_position(self.shares, rows, columns)
 
     @property
+    def batch(self) -> int:
+        """Number of images that this was drawn for."""
+        return len(self.owners)
+
+    @property
     def partner(self) -> Tensor:
         """Index of the second owner, int64 (N,)."""
         return self.owners[:, 1]
