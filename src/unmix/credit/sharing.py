@@ -95,7 +95,7 @@ def shared_loss(
     _check_rows(target, getattr(draw, "batch", None))
     total: Tensor | None = None
     for owners, shares in zip(draw.owners.unbind(1), draw.shares.unbind(1), strict=True):
-        if total is not None and shares.device.type == "cpu" and not shares.any():
+        if total is not None and _is_nothing(shares):
             continue  # crops of one image: all credit is its own
         part = loss(query, of_partner(target, owners))
         share = to_device(shares, part.device, part.dtype)
@@ -157,11 +157,21 @@ def shared_position_loss(
     shares = draw.shares_at(*total.shape[1:])
     total = to_device(shares[:, 0], total.device, total.dtype) * total
     for column in range(1, shares.shape[1]):
-        if shares.device.type == "cpu" and not shares[:, column].any():
+        if _is_nothing(shares[:, column]):
             continue  # crops of one image: all credit is its own
         part = loss(query, of_partner(target, draw.owners[:, column]))
         total = total + to_device(shares[:, column], part.device, part.dtype) * part
     return total.sum(dim=(1, 2)).mean()
+
+
+def _is_nothing(shares: Tensor) -> bool:
+    """Whether all are 0, where to look costs nothing.
+
+    On another device it would wait for that, and in a compiled step split the graph in two.
+    """
+    return (
+        shares.device.type == "cpu" and not torch.compiler.is_compiling() and not bool(shares.any())
+    )
 
 
 def soft_cross_entropy(logits: Tensor, draw: Shares, samples: int) -> Tensor:
