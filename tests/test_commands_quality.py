@@ -64,6 +64,24 @@ def test_a_run_has_them_in_its_results_and_metrics(
     assert f"without labels, RankMe {found['rankme']:.1f}, LiDAR" in capsys.readouterr().out
 
 
+def test_views_that_are_all_the_same_say_nothing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """LiDAR and alignment are about how views differ; without augmentation they do not."""
+    run = tmp_path / "plain"
+    found = pretrain(run=str(run), **TINY, augmentation="none", unmix=True)
+    assert set(found.quality) & {"lidar", "alignment", "viewed_images"} == set()
+    assert found.quality["rankme"] > 1
+    told = capsys.readouterr().out.split("without labels, ")[1].splitlines()[0]
+    assert "uniformity" in told
+    assert "LiDAR" not in told
+    assert main(["quality", str(run), "--viewed", "32", "--images", "32"]) == 0
+    told = capsys.readouterr().out
+    assert "note: trained without augmentation" in told
+    assert "| – |" not in told
+    assert main(["compare", str(run), "--out", str(tmp_path / "out")]) == 0
+
+
 def test_images_without_labels_are_measured_at_the_end(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -325,7 +325,7 @@ COMMANDS: dict[str, tuple[str, Callable[[list[str]], None]]] = {
     "compare": ("compare runs in a table, figures and a report", compare_command),
     "plot": ("draw a figure of runs, such as t-SNE or the softmax over images", plot_command),
     "watch": ("show the report in a browser while runs are trained", calling("watch")),
-    "preview": ("draw the mixtures of your images", preview_command),
+    "preview": ("draw your images mixed, or augmented", preview_command),
     "plan": ("predict time, memory and cost of a training", plan_command),
     "bench": ("measure the training speed on this machine, by stage", bench_command),
     "data": ("pack a folder of images into a few large files", data_command),

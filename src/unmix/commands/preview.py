@@ -1,4 +1,4 @@
-"""Preview of a mixture on real images, before training."""
+"""Preview of a mixture or an augmentation on real images, before training."""
 
 from __future__ import annotations
 
@@ -13,10 +13,12 @@ from torch import Tensor
 
 from unmix.commands.finished import Say, say_skipped
 from unmix.commands.preview_parts import boxes_of, own_weight, parts_of
+from unmix.commands.preview_views import augmentation_figure
 from unmix.config import MixtureSettings
+from unmix.config.augmentation import PRESETS
 from unmix.credit import rule
 from unmix.data import ImageSet, load, read_uint8
-from unmix.errors import UserError, check_number
+from unmix.errors import UserError, check_choice, check_number
 from unmix.figures import mixtures
 from unmix.figures.saving import render
 from unmix.files import atomic_write
@@ -72,6 +74,7 @@ def preview(
     *,
     data: str = "photos",
     mixture: MixtureSettings,
+    augmentation: str | None = None,
     out: Path | str,
     n: int = 8,
     seed: int = 0,
@@ -80,7 +83,7 @@ def preview(
     train_folder: str | None = None,
     say: Say = print_line,
 ) -> Path:
-    """Draw a figure of images, their partners and their mixtures.
+    """Draw a figure of images, and of their mixtures or their augmented views.
 
     Images are normalized, mixed and shown without the normalization, so pixel decay and the fill of
     Cutout and RandomErasing appear as the encoder sees them. Image-space mixtures leave most images
@@ -92,9 +95,13 @@ def preview(
     Nearest neighbors in feature space are replaced by nearest neighbors in pixel space, and where
     the encoder looks, by what is salient in the pixels.
 
+    With `augmentation` and no mixture, two views of each image and its local crops are shown.
+
     Args:
         data: Data set by name, or a folder of images.
         mixture: The mixture: `IM` with `IM_type`, or `unmix`, which is shown if both are set.
+        augmentation: Of the views that are shown, by name: none, crop-flip, or that of a paper,
+            such as moco-v2.
         out: The file: .png, .svg or .pdf; PNG without an extension.
         n: Number of images, 1 to 64.
         seed: The same seed gives the same images and mixtures.
@@ -107,18 +114,25 @@ def preview(
         The file.
 
     Raises:
-        UserError: if no mixture is selected, it changes no image, or a value is out of range.
+        UserError: if neither a mixture nor an augmentation is given, the mixture changes no image,
+            or a value is out of range.
     """
     path = _checked_path(Path(out))
     check_number("n", n, at_least=1, at_most=_MOST)
     check_number("seed", seed, at_least=0)
     if size is not None:
         check_number("size", size, at_least=1)
-    operator = _checked_operator(mixture)
+    mixed = mixture.IM or mixture.unmix or augmentation is None
+    operator = _checked_operator(mixture) if mixed else None
+    if augmentation is not None:
+        check_choice("augmentation", augmentation, PRESETS)
     quiet_libraries()
     images = load(data, "pretrain", data_dir=data_dir, train_folder=train_folder)
     size = size or native_size(images)
-    figure, title = mixture_figure(images, mixture, n=n, seed=seed, size=size)
+    if augmentation is None or mixed:
+        figure, title = mixture_figure(images, mixture, n=n, seed=seed, size=size)
+    else:
+        figure, title = augmentation_figure(images, augmentation, n=n, seed=seed, size=size)
     atomic_write(path, _rendered(figure, path.suffix[1:].lower()))
     say_skipped(say, images)
     say(title.replace("\n", "; "))
@@ -126,6 +140,8 @@ def preview(
         say(cutout_line(operator, size))
     if mixture.unmix and mixture.IM:
         say("note: --IM is not shown together with --unmix; drop --unmix to see it")
+    if mixed and augmentation is not None:
+        say("note: mixtures are shown of images as they are; leave the mixture out to see views")
     say(f"preview: {shown(path)}")
     return path
 
@@ -199,8 +215,8 @@ def _checked_operator(
         )
     if operator is None:
         raise UserError(
-            "no mixture is selected; give `IM=True` (with `IM_type`) for image space, or "
-            "`unmix=True`.",
+            "no mixture is selected; give `IM=True` (with `IM_type`) for image space, "
+            "`unmix=True`, or an `augmentation` to see views.",
             parameter="IM",
         )
     if mixed_fraction(mixture) == 0:

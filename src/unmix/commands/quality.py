@@ -98,7 +98,7 @@ def quality(
     """Measure encoders without labels: RankMe, LiDAR, alpha-ReQ, alignment and uniformity.
 
     With several runs it says which one to keep, if the measures agree. All runs are measured on the
-    same images, with the same augmentation: theirs, or the default one if theirs differ.
+    same images, with the same augmentation: theirs, or the default one if theirs differ or is none.
 
     Args:
         runs: Run folders, or encoder files; one or more.
@@ -218,7 +218,13 @@ def _images(first: FinishedRun, data: str | None, data_dir: str | None) -> Image
 def _shared_views(runs: Sequence[FinishedRun], say: Say) -> ViewSettings:
     settings = [run.settings.views for run in runs if not run.alone]
     if settings and len(settings) == len(runs) and all(s == settings[0] for s in settings):
-        return settings[0]
+        if not settings[0].of_view("first").changes_nothing:
+            return settings[0]
+        say(
+            "note: trained without augmentation, which would make all views of an image the same; "
+            "LiDAR and alignment are measured with the default one"
+        )
+        return ViewSettings()
     if len(runs) > 1:
         say("note: the runs were trained with different views; all are measured with the default")
     return ViewSettings()

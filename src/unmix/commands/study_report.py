@@ -12,6 +12,7 @@ from typing import Any
 from unmix.commands.compare_report import answer_of, differences_of
 from unmix.commands.reading import read_run
 from unmix.commands.report_samples import mixture_samples
+from unmix.config.augmentation import expanded
 from unmix.display import (
     DASH,
     counted,
@@ -36,6 +37,7 @@ from unmix.figures.series import Condition as Measured
 from unmix.figures.series import Metrics
 from unmix.results import RunResults
 from unmix.studies import StudyResults
+from unmix.studies.naming import by_augmentation
 from unmix.studies.plan import slug
 from unmix.studies.summary import over_rows
 
@@ -149,14 +151,16 @@ def _flat(found: StudyResults, name: str) -> Mapping[str, Any]:
     """The settings of a condition: of a cell that was measured, else as it is planned."""
     if cells := found.of(name):
         return cells[0]["settings"]
-    return {**found.study.base, **found.study.conditions[name].settings}
+    return expanded(found.study.stated(name))
 
 
 def _settings(
     found: StudyResults,
 ) -> tuple[list[tuple[str, Sequence[str]]], list[tuple[str, str]]]:
     """Those that differ between conditions, and those that all share."""
-    flat_ = {name: _flat(found, name) for name in found.study.conditions}
+    names = list(found.study.conditions)
+    settings = by_augmentation([_flat(found, name) for name in names])
+    flat_ = dict(zip(names, settings, strict=True))
     differing: list[tuple[str, Sequence[str]]] = []
     common = []
     for key in dict.fromkeys(key for own in flat_.values() for key in own if key != "seed"):

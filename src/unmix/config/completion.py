@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
+from unmix.config.augmentation import AUGMENTATIONS
 from unmix.config.catalog import catalog
 from unmix.config.flags import Parser
 from unmix.config.groups import CHOICES
@@ -64,6 +65,7 @@ def choices(name: str) -> list[str]:
     found = catalog()
     known: Mapping[str, object] = {
         **CHOICES,
+        "augmentation": AUGMENTATIONS,
         "IM_type": IM_TYPES,
         "backbone": found.choices["backbones"],
         "config": recipe_names(),

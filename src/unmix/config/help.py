@@ -24,7 +24,7 @@ ABOUTS = {
     "compare": "Compare runs in a table, figures and a report.",
     "plot": "Draw a figure of runs as PNG and SVG, and its numbers as CSV; see unmix plot list.",
     "watch": "Show the report of runs or of a study in a browser while they are trained.",
-    "preview": "Draw images, their partners and their mixtures.",
+    "preview": "Draw images, and their mixtures or their augmented views.",
     "methods": "List the methods and the mixing rules that they support.",
     "recipes": "List the recipes, or print one.",
 }

@@ -56,6 +56,7 @@ class PretrainSettings(TypedDict, total=False):
     max_pixels: int
     bit_depth: int | None
     range: Sequence[float] | None
+    augmentation: Literal["recipe", "none", "crop-flip", "moco-v1", "moco-v2", "moco-v3", "moco-cifar", "byol", "cmc", "dino", "simclr-cifar", "swav-cifar", "swav-imagenet"]
     seed: int
     shuffle_buffer: int
     interleave: int | None

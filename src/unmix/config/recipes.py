@@ -14,6 +14,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
+from unmix.config.augmentation import layered
 from unmix.config.earlier import current, upgraded
 from unmix.config.groups import TIMM
 from unmix.config.nested import flattened
@@ -70,10 +71,7 @@ def recipe(name: str) -> dict[str, Any]:
         UserError: if there is no such recipe or file, or it does not hold `setting: value` lines,
             or extends what does not exist or itself.
     """
-    settings: dict[str, Any] = {}
-    for layer in reversed(_layers(name)):
-        settings.update(layer.settings)
-    return settings
+    return layered([layer.settings for layer in reversed(_layers(name))])
 
 
 def recipe_text(name: str, flag: str | None = None) -> str:
@@ -230,12 +228,11 @@ def resolve(
     if configs[:1] == [method]:
         automatic = []
     used = [name for name in automatic if name in recipe_names()]
-    merged: dict[str, Any] = {"method": method, "data": data}
-    for name in used:
-        merged.update(recipe(name))
-    left_out = _of_another_network({**merged, **chosen}, given) - of_files
-    merged = {k: v for k, v in {**merged, **chosen}.items() if k not in left_out}
-    return {**merged, **given}, used + [os.fspath(name) for name in configs]
+    files = [os.fspath(name) for name in configs]
+    layers = [layer.settings for name in used + files for layer in reversed(_layers(name))]
+    left_out = _of_another_network({**layered(layers), **chosen}, given) - of_files
+    kept = [{k: v for k, v in layer.items() if k not in left_out} for layer in layers]
+    return layered([{"method": method, "data": data}, *kept, given]), used + files
 
 
 def _of_another_network(recipes: Mapping[str, Any], given: Mapping[str, Any]) -> set[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from unmix.config.augmentation import AUGMENTATIONS, RECIPE
 from unmix.config.catalog import catalog
 from unmix.errors import UserError, byte_count, check_choice, check_given, check_number
 
@@ -41,6 +42,8 @@ class RunSettings:
             range is measured on the data set.
         range: Values that become black and white in images of more than 8 bits, instead of
             bit_depth.
+        augmentation: Of the views, by name: none (the whole image), crop-flip, or that of a paper,
+            such as moco-v2; flags of the views override it. By default that of the recipe.
         seed: Seed of all random numbers; the same seed gives the same run.
         shuffle_buffer: Of images in shards, the number that are shuffled together.
         interleave: Of images in shards, the number of shards that are read side by side; by
@@ -72,6 +75,7 @@ class RunSettings:
     max_pixels: int = 178_956_970
     bit_depth: int | None = None
     range: tuple[float, float] | None = None
+    augmentation: str = RECIPE
     seed: int = 0
     shuffle_buffer: int = 32_768
     interleave: int | None = None
@@ -86,6 +90,7 @@ class RunSettings:
         for name in (*paths, "image_column", "label_column", "split_column"):
             check_given(name, getattr(self, name))
         check_choice("method", self.method, catalog().methods)
+        check_choice("augmentation", self.augmentation, AUGMENTATIONS)
         check_number("epochs", self.epochs, at_least=1)
         check_number("seed", self.seed, at_least=0, at_most=2**63 - 1)
         if self.batch_size < 2:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from unmix.config.augmentation import expanded, layered
 from unmix.config.catalog import method_options, methods_with
 from unmix.config.groups import (
     GROUPS,
@@ -116,7 +117,7 @@ class Settings:
         groups = {group: parameters_of(kind) for group, kind in GROUPS.items()}
         known = {name: group for group, found in groups.items() for name in found}
         sorted_: dict[str, dict[str, Any]] = {group: {} for group in (*GROUPS, "method")}
-        for name, value in settings.items():
+        for name, value in expanded(settings).items():
             group = known.get(name) or ("method" if name in options else None)
             if group is None:
                 raise unknown_setting(str(name), [*known, *options], method)
@@ -141,7 +142,7 @@ class Settings:
 
     def with_changes(self, **changes: Any) -> Settings:
         """The same settings with some changed."""
-        return Settings.of({**self.flat(), **changes})
+        return Settings.of(layered([self.flat(), changes]))
 
     @property
     def folder(self) -> Path:

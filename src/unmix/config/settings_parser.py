@@ -6,6 +6,7 @@ import argparse
 from typing import Any
 
 from unmix.config import GROUPS, Settings
+from unmix.config.augmentation import layered
 from unmix.config.catalog import catalog
 from unmix.config.compatibility import check_data, check_mixture, check_rule, check_teacher
 from unmix.config.flags import Parser
@@ -50,7 +51,7 @@ def parse_settings(
             parameter="engine",
         )
     check_data(str({**defaults, **given}["data"]))
-    settings = Settings.of({**defaults, **given})
+    settings = Settings.of(layered([defaults, given]))
     check_rule(settings)
     if command != "study":  # its file has the conditions' teachers
         check_teacher(settings)
@@ -99,7 +100,7 @@ def _defaults(args: list[str]) -> dict[str, Any]:
     """The defaults of the flags: those of the run in the folder, or of the recipes."""
     first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     first.add_argument("--config", nargs="?", action="append")
-    for name in ("method", "data", "run"):
+    for name in ("method", "data", "run", "augmentation"):
         first.add_argument(f"--{name}", nargs="?")
     early = {k: v for k, v in vars(first.parse_known_args(args)[0]).items() if v is not None}
     # A missing value is an error of the parser of all flags.
@@ -113,7 +114,7 @@ def _defaults(args: list[str]) -> dict[str, Any]:
         if "method" in early:
             check_method(early["run"], early["method"])
         checked_settings(early["run"])  # a wrong one is the file's, not the command's
-        found = {**saved_settings(early["run"]), **early}
+        found = layered([saved_settings(early["run"]), early])
     else:
         found = resolve(early, config)[0]
     check_choice("method", found["method"], catalog().methods)

@@ -128,6 +128,18 @@ class ViewSettings:
         given = {name: value for name, (_, value) in self._given(view).items()}
         return replace(self, **alike, **given)
 
+    @property
+    def changes_nothing(self) -> bool:
+        """Whether every view is the whole image as it is, so that all views of an image are one."""
+        if self.local_crops:
+            return False
+        for view in (self.of_view("first"), self.of_view("second")):
+            colors = view.jitter_p if any(view.jitter) else 0
+            drawn = (view.flip_p, colors, view.gray_p, view.blur_p, view.solarize_p)
+            if view.crop_scale_min < 1 or any(drawn):
+                return False
+        return True
+
     def given_for(self, view: Literal["second", "local"]) -> list[str]:
         """Return the names of the settings that are given for a view."""
         return [name for name, _ in self._given(view).values()]

@@ -113,7 +113,7 @@ class StudyResults:
     def _changes(self, name: str, measured: Mapping[str, Any]) -> list[str]:
         """What the study states of a condition and its cells, kept from before, have otherwise."""
         condition = self.study.conditions[name]
-        stated = {**self.study.base, **condition.settings}
+        stated = self.study.stated(name)
         try:
             planned = result_settings(self.study.resolved(name, self.study.seeds_of(name)[0]))
         except UserError:  # such as of data that is not on this machine

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from unmix.display import measure_name
+from unmix.display import counted, measure_name
 from unmix.statistics import Outcome, PairedComparison, compare_paired, holm, outcome, verdict
 
 __all__ = ["Comparison", "command_of", "compare_conditions"]
@@ -51,7 +51,7 @@ class Comparison:
         """The result in words, without the names of the conditions."""
         if exploratory and self.result is not None:
             return (
-                f"{self.result.mean:+.1f} points over {self.result.pairs} paired seeds; this study "
+                f"{self.result.mean:+.1f} points over {counted(self.result.pairs, 'paired seed')}; this study "
                 "is exploratory and gives no verdict"
             )
         return verdict(self.result)

@@ -19,13 +19,13 @@ from unmix.results import ON, Evaluation, RunResults, is_transfer, protocols_of,
 from unmix.statistics import FEWEST_VALUES, compare_single_runs
 from unmix.studies.comparisons import command_of
 from unmix.studies.findings import Findings, Measured, machine_of
-from unmix.studies.naming import Named, differing, names_of
+from unmix.studies.naming import Named, by_augmentation, differing, names_of
 
 __all__ = ["ComparedRun", "GroupedRuns", "RunGroup", "group_runs"]
 
 # What changes neither the training nor what is compared: the seed, what computes, and how often
 # and how a run was evaluated, which each accuracy says itself.
-_NO_CONDITION = {"seed", "device", *field_names("evaluation")}
+_NO_CONDITION = {"seed", "device", "augmentation", *field_names("evaluation")}
 # What two conditions must share to be compared by accuracies on their own data.
 _SHARED = ("data", "size", "limit")
 # Known of a finished run alone.
@@ -263,8 +263,8 @@ class GroupedRuns:
     def common(self) -> dict[str, Any]:
         """The settings that no two groups have differently."""
         own: dict[str, Any] = {}
-        for group in self.groups.values():
-            own |= group.first.own
+        for settings in by_augmentation([group.first.own for group in self.groups.values()]):
+            own |= settings
         return {name: value for name, value in own.items() if name not in self.differing()}
 
     def as_dict(self) -> dict[str, Any]:

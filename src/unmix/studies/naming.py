@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any
 
 from unmix.config import field_names
+from unmix.config.augmentation import RECIPE, augmentation_of
 from unmix.config.catalog import catalog
 from unmix.config.recipes import resolve
 from unmix.config.settings import Settings
 from unmix.display import value_text
 from unmix.errors import UserError
 
-__all__ = ["Named", "differing", "names_of", "setting_in_words"]
+__all__ = ["Named", "by_augmentation", "differing", "names_of", "setting_in_words"]
 
 # Settings in a name; a table of those that differ has the others.
 _MOST = 4
@@ -52,6 +53,8 @@ def names_of(conditions: Sequence[Named]) -> list[str]:
     """
     if len(conditions) == 1:
         return [conditions[0].label]
+    named = by_augmentation([one.settings for one in conditions])
+    conditions = [replace(one, settings=s) for one, s in zip(conditions, named, strict=True)]
     labels = {one.label for one in conditions}
     keys = list(dict.fromkeys(key for one in conditions for key in one.settings))
     names = []
@@ -76,11 +79,47 @@ def differing(conditions: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str
     Args:
         conditions: For each name its settings.
     """
+    named = by_augmentation(list(conditions.values()))
+    conditions = dict(zip(conditions, named, strict=True))
     keys = dict.fromkeys(key for settings in conditions.values() for key in settings)
     values = {
         key: {name: own[key] for name, own in conditions.items() if key in own} for key in keys
     }
     return {key: found for key, found in values.items() if len(set(map(str, found.values()))) > 1}
+
+
+def by_augmentation(conditions: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """The settings of conditions, those of the views by the name of their augmentation.
+
+    Only where conditions differ in it, and each has one that has a name.
+
+    Args:
+        conditions: The settings of each; without any of the views they stay as they are.
+    """
+    views = sorted(field_names("views"))
+    names = [_augmentation(own) if own.keys() & views else "" for own in conditions]
+    found = [{k: v for k, v in own.items() if k != "augmentation"} for own in conditions]
+    if None in names or len(set(names) - {""}) < 2:
+        return found
+    of_views = [str([own.get(k) for k in views]) for own in found]
+    kinds = set(zip(names, of_views, strict=True))
+    if len(kinds) > len(set(names)):  # the recipes of several methods
+        return found
+    return [
+        {**{k: v for k, v in own.items() if k not in views}, "augmentation": name} if name else own
+        for own, name in zip(found, names, strict=True)
+    ]
+
+
+def _augmentation(settings: Mapping[str, Any]) -> str | None:
+    """The name of the settings of the views: a preset's, or the recipe's own; None for others."""
+    name = augmentation_of(settings)
+    if name != RECIPE:
+        return name
+    usual = _usual(str(settings.get("method")), str(settings.get("data")))
+    views = field_names("views")
+    same = all(str(settings.get(k, usual.get(k))) == str(usual.get(k)) for k in views)
+    return RECIPE if usual and same else None
 
 
 def setting_in_words(key: str, value: Any) -> str:

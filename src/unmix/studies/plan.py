@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from unmix.config import Settings
+from unmix.config.augmentation import layered
 from unmix.config.compatibility import check_teacher
 from unmix.config.yaml_files import read_yaml, why_not
 from unmix.errors import UserError, check_choice
@@ -166,9 +167,13 @@ class Study:
     def _place(self, seed: int) -> int:
         return self.seeds.index(seed) if seed in self.seeds else len(self.seeds)
 
+    def stated(self, condition: str) -> dict[str, Any]:
+        """The settings that the study states of a condition: the base's, with its own."""
+        return layered([self.base, self.conditions[condition].settings])
+
     def settings(self, condition: str, seed: int, epochs: int | None = None) -> dict[str, Any]:
         """Arguments of `pretrain` for a cell; `epochs` override those of the condition."""
-        given = {**self.base, **self.conditions[condition].settings, "seed": seed}
+        given = {**self.stated(condition), "seed": seed}
         return given if epochs is None else {**given, "epochs": epochs}
 
     def resolved(self, condition: str, seed: int, epochs: int | None = None) -> Settings:

@@ -102,9 +102,7 @@ def over_rows(results: StudyResults) -> list[OverRows]:
 def _placed(results: StudyResults) -> dict[str, tuple[tuple[str, ...], str]]:
     """For each condition its row, and the name of its level within the row."""
     study = results.study
-    flat = {
-        name: {**study.base, **condition.settings} for name, condition in study.conditions.items()
-    }
+    flat = {name: study.stated(name) for name in study.conditions}
     found = {}
     for name, settings in flat.items():
         row = tuple(str(settings.get(key, "")) for key in _ROWS)

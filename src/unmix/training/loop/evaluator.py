@@ -118,7 +118,8 @@ class Evaluator:
         """Measures that need no labels, for `results.json`, and what they were taken on.
 
         RankMe, alpha-ReQ and uniformity of up to 2,048 training images, LiDAR and alignment of 8
-        views of 256 of them, augmented as in training.
+        views of 256 of them, augmented as in training; without augmentation, which would make their
+        views all the same, these two are left out.
 
         Args:
             epoch: Of the run.
@@ -128,6 +129,10 @@ class Evaluator:
             features = self.features(self.train.sample(_HEALTH_SAMPLE)).features
         sample = features[:: -(-len(features) // _HEALTH_SAMPLE)]
         method, kind = self.module.method, self.settings.features
+        found = {"epoch": epoch, "features": kind, "dimension": features.shape[1]}
+        found |= {**quality.of_features(sample), "images": len(sample)}
+        if self.module.views.kinds[0].settings.changes_nothing:
+            return found
         with torch.compiler.set_stance("force_eager"):
             views = quality.augmented_features(
                 method.features if kind == "backbone" else method.projections,
@@ -135,11 +140,8 @@ class Evaluator:
                 generator_for(self.module.seed, "quality"), device=self.module.device,
                 dtype=self.machine.autocast, workers=self.machine.workers,
             )  # fmt: skip
-        return {
-            "epoch": epoch, "features": kind, "dimension": features.shape[1],
-            **quality.of_features(sample), **quality.of_views(views),
-            "images": len(sample), "viewed_images": len(views), "views": _VIEWS,
-        }  # fmt: skip
+        found |= quality.of_views(views)
+        return {**found, "viewed_images": len(views), "views": _VIEWS}
 
     def per_image(self, measured: Measurement) -> PerImage:
         """A measurement with the identity of its test images, as it is kept in the run folder."""

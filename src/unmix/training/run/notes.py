@@ -6,6 +6,7 @@ import torch
 
 from unmix.backbones import layer_scales
 from unmix.config import MixtureSettings, Settings, ViewSettings
+from unmix.config.augmentation import RECIPE
 from unmix.config.catalog import catalog
 from unmix.config.groups import TIMM
 from unmix.methods import Method, method_class
@@ -22,6 +23,7 @@ __all__ = [
     "notes_on_parts",
     "notes_on_schedule",
     "notes_on_sizes",
+    "notes_on_views",
     "notes_on_weights",
 ]
 
@@ -29,6 +31,19 @@ _PUBLISHED = 224
 _LARGE_SHARE = 0.25
 # The widest published encoders are of width 4 (SimCLR, BYOL).
 _WIDE = 4.0
+
+
+def notes_on_views(settings: Settings, method: Method) -> tuple[str, ...]:
+    """The augmentation, if it was given by name; a note if views are all alike and not mixed."""
+    name, mixture = settings.run.augmentation, settings.mixture
+    lines = [f"augmentation: {name}"] if name != RECIPE else []
+    alike = settings.views.changes_nothing and method.views > 1
+    if alike and not (mixture.unmix or mixture.IM):
+        lines.append(
+            "note: the views of an image are all the same, since nothing is augmented and nothing "
+            "is mixed; --unmix gives the encoder something harder to learn from"
+        )
+    return tuple(lines)
 
 
 def notes_on_sizes(mixture: MixtureSettings, views: ViewSettings, size: int) -> tuple[str, ...]:

@@ -48,6 +48,7 @@ from unmix.training.run.notes import (
     notes_on_parts,
     notes_on_schedule,
     notes_on_sizes,
+    notes_on_views,
     notes_on_weights,
 )
 from unmix.training.run.ordering import interleaved, order_of
@@ -178,6 +179,7 @@ def build_parts(
     notes = (
         *source.notes,
         *notes_on(run_, images),
+        *notes_on_views(settings, method),
         *notes_on_weights(settings.model.backbone, settings.model.init),
         *(() if start is None else start.notes(train.mean, train.std)),
         *(() if teacher is None else teacher.notes(size, train.mean, train.std)),

@@ -14,6 +14,7 @@ import torch
 from typing_extensions import Unpack
 
 from unmix.config import Settings
+from unmix.config.augmentation import layered
 from unmix.config.compatibility import check_clipping, check_local, check_mixture
 from unmix.config.earlier import current
 from unmix.config.keywords import PretrainSettings
@@ -141,7 +142,7 @@ def settings_for(
         folder.settings()  # a wrong one is the file's, not the command's
         used: list[str] = []
         given = current(words)
-        settings = Settings.of({**theirs, **given})
+        settings = Settings.of(layered([theirs, given]))
     else:
         given, used = resolve(words, config)
         settings = Settings.of(given)
