@@ -50,9 +50,10 @@ class Comparison:
     def verdict(self, exploratory: bool = False) -> str:
         """The result in words, without the names of the conditions."""
         if exploratory and self.result is not None:
+            seeds = counted(self.result.pairs, "paired seed")
             return (
-                f"{self.result.mean:+.1f} points over {counted(self.result.pairs, 'paired seed')}; this study "
-                "is exploratory and gives no verdict"
+                f"{self.result.mean:+.1f} points over {seeds}; this study is exploratory and gives "
+                "no verdict"
             )
         return verdict(self.result)
 
