@@ -88,7 +88,7 @@ def test_presets_have_the_published_values():
         assert chosen.interpolation == ("bicubic" if name == "simclr-cifar" else "bilinear")
     cmc = preset("cmc")
     assert (cmc.crop_scale_min, cmc.jitter_p, cmc.gray_p, cmc.flip_p) == (0.2, 0, 0, 0.5)
-    assert set(PRESETS) == {*published, *ASYMMETRIC, "cmc", "none"}
+    assert set(PRESETS) == {*published, *ASYMMETRIC, "cmc", "crop-flip", "none"}
 
 
 ASYMMETRIC = {
