@@ -68,7 +68,7 @@ FLAGS = [
     ("--backbone resnet19", "--backbone: 'resnet19' is unknown. Did you mean 'resnet18'?"),
     ("--device cpuu", "--device: 'cpuu' is unknown. Did you mean 'cpu'?"),
     ("--IM_tpye IM", "--IM_tpye: unknown flag. Did you mean --IM_type?"),
-    ("--negatives 5", "--negatives: applies only to --method cmc or insdis or pirl."),
+    ("--negatives 5", "--negatives: applies only to --method cmc, insdis or pirl."),
     ("photos", "'photos': unexpected argument; a value comes right after its flag."),
     ("--epochs ten", "--epochs: 'ten' is not an integer."),
     ("--epochs 1.5", "--epochs: '1.5' is not an integer."),

@@ -132,7 +132,7 @@ def test_a_range_that_is_given_is_taken_and_one_that_does_nothing_is_told(tmp_pa
     ramps(tmp_path / "deep", 997)
     found = load(tmp_path / "deep", "train", decoding=TWELVE)
     assert found.decoding.range == (0.0, 4095.0)
-    assert "as was given; the training images have 0 to 997" in found.notes[-1]
+    assert "as set; the training images have 0 to 997" in found.notes[-1]
     for name in "ab":
         for i in range(3):
             path = tmp_path / "eight" / name / f"{i}.png"
@@ -188,6 +188,12 @@ def test_a_run_its_evaluations_and_its_encoder_scale_alike(tmp_path, monkeypatch
     assert torch.equal(encoder.encode([new]), encoder.encode([eight]))
     assert torch.equal(encoder.encode([Image.open(new)]), encoder.encode([eight]))
     assert main(["knn", "r"]) == 0
+    # The range is the encoder's: nobody gave it in vain for images of 8 bits.
+    capsys.readouterr()
+    (tmp_path / "eights").mkdir()
+    eight.rename(tmp_path / "eights" / "eight.png")
+    assert main(["embed", "r", "--data", "eights", "--out", "f.npz"]) == 0
+    assert "--range" not in capsys.readouterr().out
     # Other images of the same set do not move the range of a run that is there.
     assert main(["pretrain", *words, "--bit_depth", "12"]) == 2
 

@@ -182,8 +182,8 @@ def test_one_wrapper_around_a_class_tree_makes_no_difference(tmp_path):
 @pytest.mark.parametrize(
     ("stray", "message"),
     [
-        ("photo.png", "photo.png lies beside the class folders"),
-        ("a/x/deep.png", "a/x/deep.png is deeper than directly in a class folder"),
+        ("photo.png", "photo.png lies beside the folders; if every image were in one of them"),
+        ("a/x/deep.png", "a/x/deep.png is not directly in a class folder; if every image were"),
     ],
 )
 def test_the_picture_that_turns_labels_off_is_named(tmp_path, stray, message):

@@ -74,10 +74,35 @@ def test_numbers_as_they_are_typed(words: str, expected: dict):
         ("--IM yes", "--IM: takes no value, got 'yes'; use --IM or --no-IM."),
         ("method=simclr", "'method=simclr': unexpected argument; write --method simclr."),
         ("epochs=3", "'epochs=3': unexpected argument; write --epochs 3."),
+        ("optimizer.lr=3", "'optimizer.lr=3': unexpected argument; write --lr 3."),
+        ("data.num_workers=4", "'data.num_workers=4': unexpected argument; write --workers 4."),
+        ("--optimizer.lr 3", "--optimizer.lr: unknown flag. Use --lr."),
+        ("--data.num_workers 3", "--data.num_workers: unknown flag. Use --workers."),
+        ("byol --data photos", "'byol': unexpected argument; write --method byol."),
     ],
 )
 def test_numbers_that_do_not_fit(refuse: Refuse, words: str, message: str):
     assert refuse("pretrain", *shlex.split(words)).startswith(message)
+
+
+def test_a_folder_with_a_space_has_to_be_in_quotes(refuse: Refuse):
+    Path("my pictures").mkdir()
+    assert refuse("pretrain", "--data", "my", "pictures") == (
+        "--data: expects one value, but 2 were given: my pictures. In quotes it is one: "
+        "--data 'my pictures'"
+    )
+    assert refuse("pretrain", "--data", "no", "pictures").endswith("were given: no pictures.")
+
+
+def test_a_run_that_is_not_there_is_not_begun_by_its_name_alone(refuse: Refuse):
+    """A typing error or another working directory would train something else for hours."""
+    message = (
+        "--run: there is no run in runs/mnie to resume. A new one there needs --method or --data "
+        "too."
+    )
+    assert refuse("pretrain", "--run", "runs/mnie") == message
+    assert refuse("pretrain", "--run", "runs/mnie", "--device", "cpu", "--workers", "0") == message
+    assert not Path("runs").exists()
 
 
 def test_commas_in_yaml_and_python():
@@ -442,7 +467,7 @@ def test_a_setting_by_both_its_names_is_refused(refuse: Refuse):
         ({"lr": -1}, "lr must be greater than 0, got -1"),
         ({"epochs": "ten"}, "epochs: 'ten' is not an integer."),
         ({"jitter": [1]}, "jitter: [1] must be 4 numbers."),
-        ({"negatives": 4}, "negatives: applies only to `method` cmc or insdis or pirl."),
+        ({"negatives": 4}, "negatives: applies only to `method` cmc, insdis or pirl."),
         ({"backbone": "resnet19"}, "backbone: 'resnet19' is unknown. Did you mean 'resnet18'?"),
         ({"data": "cifar11"}, "data: 'cifar11' is unknown. Did you mean 'cifar10'?"),
         ({"data": "./none"}, "data: there is no folder ./none."),

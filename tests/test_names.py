@@ -20,7 +20,7 @@ from PIL import Image
 
 from unmix.cli import main
 from unmix.errors import UserError
-from unmix.names import json_bytes, restored, shown, shown_command, shown_lines, stored
+from unmix.names import in_words, json_bytes, restored, shown, shown_command, shown_lines, stored
 from unmix.results import load_results
 
 TEXTS = st.text(st.characters()) | st.text(st.sampled_from("\\uxd8cf0a\udcff\ud800\n"))
@@ -57,6 +57,11 @@ def test_shown_names_are_one_encodable_line_and_idempotent(text):
     assert len(line.splitlines()) <= 1
     assert "\x1b" not in line
     assert shown(line) == line
+
+
+def test_names_in_a_sentence():
+    assert [in_words(["a", "b", "c"][:n]) for n in range(4)] == ["", "a", "a and b", "a, b and c"]
+    assert in_words(("a", "b"), "or") == "a or b"
 
 
 def test_newlines_of_a_text_are_kept():

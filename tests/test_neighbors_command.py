@@ -80,6 +80,7 @@ def test_duplicates_and_neighbors_are_found(run: Path, pictures: Path, tmp_path:
     page = (out / "index.html").read_text()
     assert page.count("<img") == 48 + 2 * len(found)
     assert 'src="data:image/jpeg' in page
+    assert "A dashed frame" not in page  # these pictures have no classes
 
 
 def test_queries_are_images_of_the_data_or_others(

@@ -10,12 +10,14 @@ from __future__ import annotations
 import os
 import re
 import unicodedata
+from collections.abc import Sequence
 
 __all__ = [
     "HUGGING_FACE",
     "NO_DATA",
     "PYTHON",
     "SHARDS",
+    "in_words",
     "is_python",
     "is_stream",
     "json_bytes",
@@ -68,6 +70,16 @@ def name_of_stream(data: str) -> str:
     parts = [re.split(r"[{*?\[:]", part)[0] for part in path.split("/")]
     words = [re.sub(r"[^\w.-]", "", part.removesuffix(".tar")).strip("-_.") for part in parts]
     return next((word for word in reversed(words) if re.search(r"[^\W\d]", word)), "shards")
+
+
+def in_words(things: Sequence[str], last: str = "and") -> str:
+    """Names as a list in a sentence: a, b and c.
+
+    Args:
+        things: The names; of none the text is empty.
+        last: What stands before the last one.
+    """
+    return f" {last} ".join([", ".join(things[:-1]), *things[-1:]] if things[1:] else things)
 
 
 def shown(name: str | os.PathLike[str] | object) -> str:

@@ -19,7 +19,7 @@ from unmix.display import counted, measure_title, method_name
 from unmix.errors import UserError, check_choice
 from unmix.export import TARGETS, Card, Source, Target
 from unmix.export.card import ResultLine
-from unmix.names import shown
+from unmix.names import in_words, shown
 from unmix.results import DamagedResultsError, Evaluation, RunResults, load_results
 from unmix.studies.cells import NO_RESULT, result_settings
 from unmix.training.console import quiet_libraries
@@ -103,7 +103,7 @@ def _check_options(to: str, opset: int | None, pixels: bool, license_: str | Non
         ("license", license_ is not None, ("hub",)),
     ):
         if given and to not in targets:
-            raise UserError(f"applies to {' and '.join(targets)}, not to {to}.", parameter=name)
+            raise UserError(f"applies to {in_words(targets)}, not to {to}.", parameter=name)
 
 
 def _check_place(path: Path, folder: Path, target: Target, overwrite: bool) -> None:
@@ -122,8 +122,8 @@ def _check_place(path: Path, folder: Path, target: Target, overwrite: bool) -> N
         raise UserError(f"{path} is a folder; give a file.", parameter="out")
     if path.suffix.lower() not in target.endings:
         raise UserError(
-            f"{path} has another extension; give a file that ends in {' or '.join(target.endings)},"
-            f" such as {path.with_suffix(target.endings[0])}.",
+            f"{path} has another extension; give a file that ends in "
+            f"{in_words(target.endings, 'or')}, such as {path.with_suffix(target.endings[0])}.",
             parameter="out",
         )
     for name in target.names(path):

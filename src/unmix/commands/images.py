@@ -8,6 +8,7 @@ from unmix.commands.columns import with_columns
 from unmix.commands.finished import FinishedRun, Say
 from unmix.data import ImageSet
 from unmix.data.columns import Columns
+from unmix.data.folder import NOTHING_TO_SCALE
 from unmix.errors import UserError, check_choice
 from unmix.training.run.data_record import check_there, located_data, own_split, same_place
 from unmix.training.run.parts import load_split
@@ -68,7 +69,8 @@ def image_sets(
         return [load_split(chosen, "test", elsewhere=elsewhere)]
     train = load_split(chosen, "train", elsewhere=elsewhere)
     for note in train.notes:
-        say(note)
+        if note != NOTHING_TO_SCALE:  # the range is the encoder's, not a flag of this command
+            say(note)
     if split == "train":
         return [train]
     try:

@@ -83,6 +83,7 @@ def neighbor_page(
     twins = [
         f"<div>{_figure(a, '', f'{a.similarity:.4f} ')}{_figure(b, '', '')}</div>" for a, b in pairs
     ]
+    labeled = any(query.image.label for query in queries)
     few = f"; the {len(pairs):,} most similar are shown" if count > len(pairs) else ""
     return "\n".join(
         [
@@ -90,7 +91,7 @@ def neighbor_page(
             f"<title>Neighbors in {escaped(data)}</title><style>{_STYLE}</style></head><body>",
             f"<h1>Nearest neighbors in {escaped(data)}</h1>",
             "<p>Left: the image; right: the most similar images by cosine similarity of their "
-            "features. A dashed frame: another class.</p>", *rows,
+            f"features.{' A dashed frame: another class.' if labeled else ''}</p>", *rows,
             f"<h2>Near-duplicates</h2><p>{count:,} pairs with cosine similarity of at least "
             f"{threshold:g}{few}. All are in duplicates.csv.</p>", *twins, "</body></html>", "",
         ]

@@ -16,6 +16,7 @@ from torch import Tensor
 from unmix.commands.finished import FinishedRun, Say, say_skipped
 from unmix.data import ImageSet, read_uint8
 from unmix.data.fingerprint import Fingerprint
+from unmix.display import counted
 from unmix.errors import UserError
 from unmix.evaluation import LabeledFeatures, softness_summary
 from unmix.figures import prediction_curves
@@ -107,7 +108,7 @@ def predictions(
     images = _split(finished, data_dir)
     say(
         f"encoding {len(images):,} {images.split} images of {shown(images.name)} "
-        f"with {len(runs)} encoders"
+        f"with {counted(len(runs), 'encoder')}"
     )
     measured: dict[str, LabeledFeatures] = {}
     negative: dict[str, UserError] = {}

@@ -18,6 +18,7 @@ from unmix.config import MixtureSettings
 from unmix.config.augmentation import PRESETS
 from unmix.credit import rule
 from unmix.data import ImageSet, load, read_uint8
+from unmix.display import counted
 from unmix.errors import UserError, check_choice, check_number
 from unmix.figures import mixtures
 from unmix.figures.saving import render
@@ -233,7 +234,7 @@ def _read(images: ImageSet, size: int, n: int, seed: int) -> Tensor:
     pixels, _ = read_uint8(images, order[: max(_BATCH, 2 * n)], size)
     if len(pixels) < 2:
         raise UserError(
-            f"{images.name} has {len(pixels)} readable images; a mixture needs 2.",
+            f"{images.name} has {counted(len(pixels), 'readable image')}; a mixture needs 2.",
             parameter="data",
         )
     return pixels.cpu()

@@ -25,6 +25,7 @@ from unmix.errors import UserError, check_choice, check_number
 from unmix.evaluation import PROBES, PROTOCOLS, AugmentedImages, LabeledFeatures, Task, evaluate
 from unmix.evaluation.protocol import Batches
 from unmix.hardware.threads import CoreMeter
+from unmix.names import in_words
 from unmix.randomness import generator_for
 from unmix.training.console import Estimate, quiet_libraries
 from unmix.training.console import say as print_line
@@ -144,7 +145,7 @@ def _check(protocol: str, **own: Any) -> dict[str, Any]:
             raise UserError(
                 f"{what} does not apply to --protocol {protocol}, which is fitted until it "
                 "converges, with an L2 strength chosen on held-out training images; leave it out, "
-                f"or use --protocol {' or '.join(trained)}."
+                f"or use --protocol {in_words(trained, 'or')}."
             )
     if given.get("select"):
         for name in given:

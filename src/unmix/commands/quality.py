@@ -19,7 +19,7 @@ from unmix.evaluation import quality as measures
 from unmix.evaluation.metrics import spread
 from unmix.hardware.threads import CoreMeter
 from unmix.html import escaped, table
-from unmix.names import shown
+from unmix.names import in_words, shown
 from unmix.randomness import generator_for
 from unmix.training.console import quiet_libraries
 from unmix.training.console import say as print_line
@@ -45,7 +45,7 @@ class Quality:
         best: For each measure that ranks runs the name of the best one, or None if the halves of
             the images do not agree.
         keep: The run to keep, or None if the measures disagree.
-        verdict: The same in words, with what to mind.
+        verdict: The same in words, with what to mind, in lines.
     """
 
     rows: Sequence[Mapping[str, Any]]
@@ -78,7 +78,7 @@ class Quality:
         columns = ("run", *map(measure_name, QUALITY), "D")
         numeric = (False, *[True] * (len(columns) - 1))
         return f"{table(columns, list(map(_cells, self.rows)), numeric=numeric)}" + (
-            f"<p>{escaped(self.verdict)}</p>" if self.verdict else ""
+            "".join(f"<div>{escaped(line)}</div>" for line in self.verdict.splitlines())
         )
 
 
@@ -256,8 +256,8 @@ def _judged(found: Sequence[_Found]) -> Quality:
     agree = len(names) == 1 and len(best) >= 2 and list(best.values()).count(None) <= 1
     caveats = _caveats(rows)
     keep = next(iter(names)) if agree and not any(stops for _, stops in caveats) else None
-    said = [_verdict(best, keep, bool(caveats)), *(text for text, _ in caveats)]
-    return Quality(rows, best, keep, " ".join(said))
+    said = [*_verdict(best, keep, bool(caveats)), *(text for text, _ in caveats)]
+    return Quality(rows, best, keep, "\n".join(said))
 
 
 def _best(found: Sequence[_Found], name: str) -> str | None:
@@ -275,25 +275,24 @@ def _best(found: Sequence[_Found], name: str) -> str | None:
     return found[whole].row["run"] if agreed and whole is not None else None
 
 
-def _verdict(best: Mapping[str, str | None], keep: str | None, limited: bool) -> str:
-    by_run: dict[str, list[str]] = {}
+def _verdict(best: Mapping[str, str | None], keep: str | None, limited: bool) -> list[str]:
+    """The verdict in lines: what to do, what each measure says, and what would decide."""
+    by_run: dict[str | None, list[str]] = {}
     for name, run in best.items():
-        if run is not None:
-            by_run.setdefault(run, []).append(measure_name(name))
-    open_ = [measure_name(name) for name, run in best.items() if run is None]
-    clauses = [f"{' and '.join(names)} favor{'s' if len(names) == 1 else ''} {run}"
-               for run, names in by_run.items()]  # fmt: skip
-    if open_:
-        verb = "does" if len(open_) == 1 else "do"
-        clauses.append(f"{' and '.join(open_)} {verb} not tell them apart")
-    said = "; ".join(clauses) or "no measure can be taken of all runs"
+        by_run.setdefault(run, []).append(measure_name(name))
+    undecided = by_run.pop(None, None)
+    said = [f"- {in_words(names)}: {run} is best" for run, names in by_run.items()]
+    if undecided:
+        said.append(f"- {in_words(undecided)}: undecided, since halves of the images disagree")
+    if not said:
+        said = ["- No measure can be taken of all runs."]
     if keep is not None:
-        return (
-            f"Keep {keep}: {said}. This is evidence, not proof; a few hundred labels and `unmix "
-            "knn` decide better."
-        )
+        return [
+            f"Keep {keep}:", *said,
+            "This is evidence, not proof; a few hundred labels and `unmix knn` decide better.",
+        ]  # fmt: skip
     how = "No recommendation" if limited else "The measures disagree, so no recommendation"
-    return f"{how}: {said}. Label a few hundred images, and let `unmix knn` decide."
+    return [f"{how}:", *said, "Label a few hundred images, and let `unmix knn` decide."]
 
 
 def _caveats(rows: Sequence[Mapping[str, Any]]) -> list[tuple[str, bool]]:

@@ -13,6 +13,7 @@ from unmix.display import counted
 from unmix.errors import UserError
 from unmix.figures.report_content import Picture
 from unmix.figures.saving import inline
+from unmix.names import in_words
 from unmix.training.run.data_record import DataRecord
 from unmix.training.run.folder import RunFolder
 from unmix.training.run.parts import load_split, native_size
@@ -44,7 +45,7 @@ def mixture_samples(runs: Mapping[str, Path]) -> tuple[list[Picture], list[str]]
             groups.setdefault(key, {})[name] = folder, settings
     pictures = []
     for members in list(groups.values())[:_MOST]:
-        names = " and ".join([", ".join(list(members)[:-1]), list(members)[-1]][len(members) < 2 :])
+        names = in_words(list(members))
         folder, settings = next(iter(members.values()))
         several = settings.mixture.mixtures if settings.mixture.unmix else ()
         for number in range(len(several)) if several[1:] else (None,):

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from unmix.errors import UserError, check_choice
+from unmix.names import in_words
 
 __all__ = ["FIGURES", "FigureFacts", "check_figure", "checked", "figures_text", "list_figures"]
 
@@ -112,7 +113,7 @@ def check_figure(name: str, runs: int, options: Mapping[str, Any]) -> str:
             others = [other for other, of in FIGURES.items() if option in of.options]
             raise UserError(
                 f"does not apply to the figure {name}; leave it out, or plot "
-                f"{' or '.join([', '.join(others[:-1]), others[-1]] if others[1:] else others)}.",
+                f"{in_words(others, 'or')}.",
                 parameter=option,
             )
     if not runs:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import argparse
 import inspect
 import re
+import shlex
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Any, NoReturn
 
 from unmix.config.catalog import catalog, method_options, methods_with
@@ -13,6 +15,7 @@ from unmix.config.earlier import current, current_name
 from unmix.config.parameters import Parameter, parameters_of
 from unmix.config.values import Kind
 from unmix.errors import UserError, check_given
+from unmix.names import in_words
 from unmix.synonyms import called, hint
 
 __all__ = ["HelpShown", "Parser", "underscored"]
@@ -132,7 +135,7 @@ class Parser(argparse.ArgumentParser):
         missing = [shown for name, shown in self._needed.items() if name not in given]
         if missing:
             verb = "is" if len(missing) == 1 else "are"
-            raise UserError(f"{' and '.join(missing)} {verb} required. See {self.prog} --help.")
+            raise UserError(f"{in_words(missing)} {verb} required. See {self.prog} --help.")
         return current({name: self._converted(name, value) for name, value in given.items()})
 
     def error(self, message: str) -> NoReturn:
@@ -186,23 +189,28 @@ class Parser(argparse.ArgumentParser):
         flag = arg.split("=")[0]
         name = flag.lstrip("-")
         known = [option.removeprefix("--") for option in self._option_string_actions]
-        message = f"unknown flag.{hint(name, known) or f' See {self.prog} --help.'}"
+        last = name.rpartition(".")[2]  # of Hydra's `optimizer.lr`
+        near = f" Use `{last}`." if last in known and last != name else hint(last, known)
+        message = f"unknown flag.{near or f' See {self.prog} --help.'}"
         if self._takes_methods:
-            meant = called(name, known) or called(name, _all_options())
+            meant = called(last, known) or called(last, _all_options())
             if owners := methods_with(name):
-                message = f"applies only to `method` {' or '.join(owners)}."
+                message = f"applies only to `method` {in_words(owners, 'or')}."
             elif meant is not None and meant[0] not in known:
                 owners = methods_with(meant[0])
                 message = (
                     f"unknown flag. The equivalent is `{meant[0]}`, which applies only to "
-                    f"`method` {' or '.join(owners)}."
+                    f"`method` {in_words(owners, 'or')}."
                 )
         return UserError(message, parameter=name, flag=flag)
 
     def _surplus(self, arg: str, args: list[str]) -> UserError:
         """The error for a value where none is expected."""
         name, equals, value = arg.partition("=")
+        name = name.rpartition(".")[2]  # of Hydra's `optimizer.lr=0.1`
         known = [option.removeprefix("--") for option in self._option_string_actions]
+        if self._takes_methods and arg in catalog().methods and "--method" not in args:
+            return UserError(f"{arg!r}: unexpected argument; write --method {arg}.")
         if equals and (name in known or called(name, known)):
             name = name if name in known else called(name, known)[0]  # type: ignore[index]
             return UserError(f"{arg!r}: unexpected argument; write --{name} {value}.")
@@ -225,9 +233,10 @@ class Parser(argparse.ArgumentParser):
             return _takes_no_value(flag, given[0])
         count = "one value" if kind.count == 1 else f"{kind.count} values"
         again = " For several seeds give the command once for each." if flag == "--seed" else ""
-        return UserError(
-            f"{flag}: expects {count}, but {len(given)} were given: {' '.join(given)}.{again}"
-        )
+        whole = " ".join(given)
+        if kind.count == 1 and Path(whole).exists():
+            again = f" In quotes it is one: {flag} {shlex.quote(whole)}"
+        return UserError(f"{flag}: expects {count}, but {len(given)} were given: {whole}.{again}")
 
     def _flag_with_too_many(self, arg: str, args: list[str]) -> int | None:
         """The index of the flag that `arg` is one value too many for.

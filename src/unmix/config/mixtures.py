@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from unmix.config.catalog import catalog
 from unmix.errors import UserError, check_choice, check_number
+from unmix.names import in_words
 
 if TYPE_CHECKING:
     from unmix.mixtures import MixtureOperator, MixtureSchedule, Operator
@@ -167,7 +168,7 @@ class MixtureSettings:
                 able = [name for name, entry in rules.items() if word in entry.facts["settings"]]
                 raise UserError(
                     f'is not for `unmix_rule="{self.unmix_rule}"`. It goes with '
-                    f"{' or '.join(able)}.",
+                    f"{in_words(able, 'or')}.",
                     parameter=word,
                 )
             if word not in of_rules and word not in of_mixture:
@@ -280,7 +281,7 @@ def _check_shares(shares: tuple[float, ...], count: int) -> None:
 
 def _does_not_apply(word: str, value: Any, mixture: str) -> str:
     names = [name for name, words in catalog().mixtures.items() if word in words]
-    others = " or ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)
+    others = in_words(names, "or")
     return (
         f'{value!r} does not apply to `unmix_mixture="{mixture}"`; leave it out, or use {others}.'
     )

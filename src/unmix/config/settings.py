@@ -24,7 +24,7 @@ from unmix.config.parameters import parameters_of
 from unmix.config.teacher import TEACHER, TeacherSettings
 from unmix.config.views import ViewSettings
 from unmix.errors import UserError
-from unmix.names import is_stream, name_of_stream
+from unmix.names import in_words, is_stream, name_of_stream
 from unmix.synonyms import hint
 
 __all__ = ["Settings"]
@@ -160,7 +160,7 @@ class Settings:
 def unknown_setting(name: str, known: list[str], method: str) -> UserError:
     """The error for a name that is no setting, or one of other methods only."""
     if owners := methods_with(name):
-        message = f"applies only to `method` {' or '.join(owners)}."
+        message = f"applies only to `method` {in_words(owners, 'or')}."
     else:
         message = f"unknown setting.{hint(name, known) or ' See unmix pretrain --help.'}"
     return UserError(message, parameter=name)

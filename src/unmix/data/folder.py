@@ -27,7 +27,10 @@ from unmix.data.statistics import (
 from unmix.errors import UserError
 from unmix.names import shown
 
-__all__ = ["hold_out", "in_classes", "load_folder", "looked_at"]
+__all__ = ["NOTHING_TO_SCALE", "hold_out", "in_classes", "load_folder", "looked_at"]
+
+NOTHING_TO_SCALE = "--range, --bit_depth: none of the sampled images has more than 8 bits to scale"
+"""The note where a range was given in vain."""
 
 _WNID = re.compile(r"n\d{8}")
 _SAMPLE = 1000
@@ -169,9 +172,7 @@ def looked_at(name: str, train: Listing, decoding: Decoding) -> _LookedAt:
             low, high = (f"{value:,.6g}" for value in limits)
             why = f"the range of {of} training images"
             if decoding.range is not None:
-                why = (
-                    f"as was given; {of} training images have {measured[0]:,g} to {measured[1]:,g}"
-                )
+                why = f"as set; {of} training images have {measured[0]:,g} to {measured[1]:,g}"
             note = f"more than 8 bits: values from {low} to {high} become black to white ({why})"
             if limits[0] == limits[1]:
                 raise UserError(
@@ -180,7 +181,7 @@ def looked_at(name: str, train: Listing, decoding: Decoding) -> _LookedAt:
                 )
             decoding = replace(decoding, range=limits)
     if limits is not None and note is None:
-        note = "--range, --bit_depth: none of the sampled images has more than 8 bits to scale"
+        note = NOTHING_TO_SCALE
     notes = () if note is None else (note,)
     if train.classes is not None and all(map(_WNID.fullmatch, train.classes)):
         return _LookedAt(IMAGENET_MEAN, IMAGENET_STD, decoding, notes)

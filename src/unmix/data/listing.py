@@ -322,8 +322,8 @@ def _why_no_classes(folder: Folder) -> str | None:
         more = f" and {len(folder.images) - 1:,} more" if len(folder.images) > 1 else ""
         verb = "lie" if more else "lies"
         return (
-            f"{shown(folder.images[0])}{more} {verb} beside the class folders; with every image "
-            "in one there are classes"
+            f"{shown(folder.images[0])}{more} {verb} beside the folders; if every image were in "
+            "one of them, they would be the classes"
         )
     # A link from one class to another is not a deeper folder.
     places = {each._identity for each in classes.values()}
@@ -337,8 +337,8 @@ def _why_no_classes(folder: Folder) -> str | None:
     if deeper is not None:
         place = shown(os.path.relpath(deeper, folder.path))
         return (
-            f"{place} is deeper than directly in a class folder; with every image directly in "
-            "one there are classes"
+            f"{place} is not directly in a class folder; if every image were, the folders would "
+            "be the classes"
         )
     if all(len(each.images) == 1 for each in classes.values()):
         return "every folder has a single image, so folders are not classes"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 
 from unmix.data.formats import HEIC, HEIC_REASON
-from unmix.names import shown
+from unmix.names import in_words, shown
 
 __all__ = ["Passed"]
 
@@ -69,7 +69,7 @@ class Passed:
         if self.figures:
             own.append(f"{_counted(len(self.figures), 'figure')} ({shown(self.figures[0])})")
         if own:
-            lines.append(f"ignored, since unmix wrote them: {' and '.join(own)}")
+            lines.append(f"ignored, since unmix wrote them: {in_words(own)}")
         return lines
 
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 
 from unmix.data.listing import Folder
 from unmix.errors import UserError
-from unmix.names import shown
+from unmix.names import in_words, shown
 
 __all__ = ["Splits", "find_splits", "split_names"]
 
@@ -109,7 +109,7 @@ def split_names(
         found = [name for name in by_role[role] if name != train]
         if len(found) > 1:
             raise UserError(
-                f"{has}: {' and '.join(found)} can be the images to evaluate on; say which.",
+                f"{has}: {in_words(found)} can be the images to evaluate on; say which.",
                 parameter="test_folder",
             )
         if found:
@@ -333,4 +333,4 @@ def _few(names: Sequence[str]) -> str:
     listed = [f"{shown(name)}/" for name in names[:3]]
     if len(names) > 3:
         return f"{', '.join(listed)} and {len(names) - 3:,} more"
-    return " and ".join([", ".join(listed[:-1]), listed[-1]] if len(listed) > 1 else listed)
+    return in_words(listed)

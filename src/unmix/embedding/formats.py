@@ -17,6 +17,7 @@ import numpy as np
 from unmix.embedding.chunks import Chunk, Chunks
 from unmix.embedding.names import NamedSet
 from unmix.errors import UserError
+from unmix.names import in_words
 
 __all__ = ["FORMATS", "Format", "assemble", "format_of"]
 
@@ -60,7 +61,7 @@ def format_of(out: Path) -> Format:
     if out.is_dir() or kind is None:
         what = "is a folder" if out.is_dir() else "has another extension"
         name = out / "features" if out.is_dir() else out.with_suffix("")
-        choices = " or ".join([", ".join(list(FORMATS)[:-1]), list(FORMATS)[-1]])
+        choices = in_words(list(FORMATS), "or")
         raise UserError(
             f"{out} {what}; give a file that ends in {choices}, such as {name}.npz.",
             parameter="out",

@@ -16,7 +16,7 @@ from unmix.display import (
 )
 from unmix.figures.report_content import Curve, CurveSet, Entry, RunDetails, Table
 from unmix.figures.series import Condition, Series
-from unmix.names import shown
+from unmix.names import in_words, shown
 from unmix.results import Evaluation, RunResults, described, details_in_words
 
 __all__ = ["curve_sets", "environment", "flat", "quality_tables", "run_details", "summary"]
@@ -49,7 +49,7 @@ def summary(results: Sequence[RunResults]) -> str:
 def _join(words: Iterable[str]) -> str:
     """Join distinct words with commas and "and"."""
     once = list(dict.fromkeys(words))
-    return " and ".join([", ".join(once[:-1]), once[-1]] if len(once) > 1 else once)
+    return in_words(once)
 
 
 def run_details(run: RunResults, name: str | None = None) -> RunDetails:

@@ -12,6 +12,7 @@ from typing import Any
 
 from unmix.config.catalog import catalog
 from unmix.errors import UserError, check_choice
+from unmix.names import in_words
 from unmix.schema import excerpt
 
 __all__ = [
@@ -84,7 +85,7 @@ def _condition(
         raise UserError(f"{where}: condition {name!r} is {settings!r}; it must be a mapping.")
     like = [key for key in _LIKE if key in settings]
     if len(like) > 1:
-        raise UserError(f"condition {name!r}: takes one of {' and '.join(_LIKE)}.")
+        raise UserError(f"condition {name!r}: takes one of {in_words(list(_LIKE))}.")
     own = {str(k): v for k, v in settings.items() if k not in (*_LIKE, "seeds")}
     seeds = None
     if "seeds" in settings:

@@ -15,6 +15,7 @@ from unmix.commands.preview import Sample, mixed_fraction, samples_of
 from unmix.config import Settings
 from unmix.data import ImageSet, TensorImages, read_uint8
 from unmix.data.fingerprint import Fingerprint
+from unmix.display import counted
 from unmix.errors import UserError, check_number
 from unmix.figures.pictures import Picture, PictureRow, picture_grid
 from unmix.methods import method_class
@@ -108,7 +109,9 @@ def _pixels(images: ImageSet, size: int, seed: int, count: int) -> tuple[Tensor,
         return images.images[order].cpu(), order
     pixels, kept = read_uint8(images, order, size)
     if len(pixels) < 2:
-        raise UserError(f"{images.name} has {len(pixels)} readable images; the figure needs 2.")
+        raise UserError(
+            f"{images.name} has {counted(len(pixels), 'readable image')}; the figure needs 2."
+        )
     return pixels, kept
 
 

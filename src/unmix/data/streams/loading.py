@@ -298,7 +298,7 @@ def _looked_at(images: ShardImages, decoding: Decoding) -> dict[str, Any]:
         low, high = decoding.range or limits
         notes = (
             f"more than 8 bits: values from {low:,.6g} to {high:,.6g} become black to white "
-            f"({'as was given' if decoding.range else 'measured on a sample of four shards'})",
+            f"({'as set' if decoding.range else 'measured on a sample of four shards'})",
         )
         decoding = replace(decoding, range=(low, high))
     colors: tuple[RGB, RGB] = (mean, std)  # type: ignore[assignment]

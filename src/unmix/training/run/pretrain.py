@@ -17,6 +17,7 @@ from unmix.config import Settings
 from unmix.config.augmentation import layered
 from unmix.config.compatibility import check_clipping, check_local, check_mixture
 from unmix.config.earlier import current
+from unmix.config.groups import field_names
 from unmix.config.keywords import PretrainSettings
 from unmix.config.nested import flattened
 from unmix.config.recipes import resolve
@@ -130,7 +131,8 @@ def settings_for(
         The settings, and the names of the recipes that they are based on.
 
     Raises:
-        UserError: if a setting is unknown or invalid, or the folder holds a run of another method.
+        UserError: if a setting is unknown or invalid, or the folder holds a run of another method,
+            or none although nothing says what to train.
     """
     words = flattened(words)
     folder = RunFolder(str(words["run"])) if words.get("run") else None
@@ -144,6 +146,12 @@ def settings_for(
         given = current(words)
         settings = Settings.of(layered([theirs, given]))
     else:
+        if folder is not None and config is None and {*words} <= {"run", *field_names("machine")}:
+            raise UserError(
+                f"there is no run in {shown(folder.path)} to resume. A new one there needs "
+                "`method` or `data` too.",
+                parameter="run",
+            )
         given, used = resolve(words, config)
         settings = Settings.of(given)
     check_local(words, settings)
