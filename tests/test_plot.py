@@ -21,12 +21,13 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from runs import TINY_RUN
+from unmix.backbones import build
 from unmix.commands import load_method, plot
 from unmix.commands.plot import Plot
 from unmix.commands.plots.instances import Instances, probabilities_of
 from unmix.commands.plots.registry import DRAW
 from unmix.commands.plots.softmax import without_softmax
-from unmix.commands.plots.weights import before_training
+from unmix.commands.plots.weights import before_training, common_layers
 from unmix.config.catalog import catalog
 from unmix.config.figures import FIGURES, check_figure
 from unmix.data import load
@@ -410,6 +411,16 @@ def test_weights_are_compared_with_those_before_training(runs: Path, tmp_path: P
     settings = RunFolder(runs / "plain").settings()
     start = build_method(settings, 120, 8).backbone.state_dict()["conv1.weight"]
     assert f"{float(start.std(correction=0)):.3f}" in words(found.figure)
+
+
+def test_weights_of_other_shapes_are_not_compared():
+    """A wider encoder begins with smaller weights, whatever is learned."""
+
+    def weights(width: float) -> dict[str, torch.Tensor]:
+        return build("resnet10", width=width, size=16).state_dict()
+
+    assert len(common_layers({"a": weights(0.125), "b": weights(0.125)})) == 12
+    assert common_layers({"a": weights(0.125), "b": weights(0.25)}) == []
 
 
 @pytest.mark.parametrize("name", METHODS)

@@ -148,8 +148,8 @@ def test_two_single_runs_are_compared_on_the_same_test_images(tmp_path: Path):
     verdict, single = grouped(plain, mixed).words()
     assert verdict.endswith("no verdict from 1 paired seed (+10.0 points); 6 are needed")
     assert single == (
-        "  single runs: +10.0 points on 100 test images (95% interval over images +4.0 to +16.0, "
-        "McNemar p = 0.002): of these two encoders, not of their methods"
+        "  single runs, kNN: +10.0 points on 100 test images (95% interval over images "
+        "+4.0 to +16.0, McNemar p = 0.002): of these two encoders, not of their methods"
     )
 
 
@@ -159,15 +159,15 @@ def test_single_runs_without_predictions_or_on_other_images_say_why_there_is_no_
     plain = kept(tmp_path / "a", [True, False])
     _, line = grouped(plain, run(0, 60.0, tmp_path / "b", unmix=True)).words()
     assert line.startswith(
-        "  single runs: no test image by image, for Un-Mix-0: it kept no predictions of single "
-        f"images (unmix knn {tmp_path / 'b'} measures them)"
+        "  single runs, kNN: no test image by image, for Un-Mix-0: it kept no predictions of "
+        f"single images (unmix knn {tmp_path / 'b'} measures them)"
     )
     other = kept(tmp_path / "c", [True, True], "others", unmix=True)
     _, line = grouped(plain, other).words()
-    assert line == "  single runs: no test image by image: their test images differ"
+    assert line == "  single runs, kNN: no test image by image: their test images differ"
     same = kept(tmp_path / "d", [True, True], unmix=True)
     _, line = grouped(plain, same).words()
-    assert line == "  single runs: no test image by image: it needs 3 test images or more"
+    assert line == "  single runs, kNN: no test image by image: it needs 3 test images or more"
 
 
 def timed(seconds: float, taken: float, unmix: bool = False) -> ComparedRun:

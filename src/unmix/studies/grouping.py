@@ -253,7 +253,8 @@ class GroupedRuns:
             lines.append(comparison.words())
             a, b = self.groups[comparison.candidate], self.groups[comparison.reference]
             if len(a.runs) == len(b.runs) == 1:
-                lines.append(f"  single runs: {_single(a.first, b.first, comparison.protocol)}")
+                said = _single(a.first, b.first, comparison.protocol)
+                lines.append(f"  single runs, {measure_name(comparison.protocol)}: {said}")
         return [*lines, *self.findings.refusals()]
 
     def differing(self) -> dict[str, dict[str, Any]]:

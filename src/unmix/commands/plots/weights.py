@@ -15,12 +15,12 @@ from unmix.errors import UserError
 from unmix.evaluation.encoder import ENCODER_FILE, read_encoder
 from unmix.figures.looks import looks_of
 from unmix.figures.weights import BEFORE, binned, weight_histograms
-from unmix.names import shown
+from unmix.names import in_words, shown
 from unmix.training.run.building import build_method, no_teacher
 from unmix.training.run.folder import RunFolder
 from unmix.training.run.initial import start_of
 
-__all__ = ["before_training", "weights"]
+__all__ = ["before_training", "common_layers", "weights"]
 
 _LAYERS = 6
 
@@ -50,8 +50,8 @@ def weights(request: Request) -> Drawn:
             models = {BEFORE: own.float().numpy(), **models}
         drawn[layer.removesuffix(".weight")] = models
     caption = (
-        f"Weights of {len(layers)} of {len(_layers(states))} layers, bins over the middle 99.9 %; "
-        "std: standard deviation of all weights, in the order of the legend"
+        f"Weights of {len(layers)} of {len(common_layers(states))} layers, bins over the "
+        "middle 99.9 %; std: standard deviation of all weights, in the order of the legend"
         + (f". Before training: the initial weights of {names[folders[0]]}" if before else "")
         + "."
     )
@@ -65,25 +65,27 @@ def weights(request: Request) -> Drawn:
     return Drawn(figure, ["layer", "run", "from", "to", "density"], rows, caption)
 
 
-def _layers(states: Mapping[str, Mapping[str, torch.Tensor]]) -> list[str]:
-    """Weights of convolutions and linear layers that all encoders have."""
-    common = []
-    first, *others = states.values()
-    for name, tensor in first.items():
-        if name.endswith(".weight") and tensor.ndim >= 2 and all(name in o for o in others):
-            common.append(name)
-    return common
+def common_layers(states: Mapping[str, Mapping[str, torch.Tensor]]) -> list[str]:
+    """Weights of convolutions and linear layers that all encoders have, in the same shape."""
+    first, *others = ({name: w.shape for name, w in state.items()} for state in states.values())
+    return [
+        name
+        for name, shape in first.items()
+        if name.endswith(".weight")
+        and len(shape) >= 2
+        and all(other.get(name) == shape for other in others)
+    ]
 
 
 def _chosen(
     given: Sequence[str] | None, states: Mapping[str, Mapping[str, torch.Tensor]]
 ) -> list[str]:
     """The layers that were given, or some from the first to the last."""
-    known = _layers(states)
+    known = common_layers(states)
     if not known:
-        names = " and ".join(states)
         raise UserError(
-            f"the encoders of {names} have no layer in common; give runs of one architecture.",
+            f"the encoders of {in_words(list(states))} have no layer of the same name and shape; "
+            "give runs of one architecture.",
             parameter="runs", flag="RUN",
         )  # fmt: skip
     if given is None:
