@@ -43,6 +43,7 @@ ALLOWED = {
     "stepper": {"step", "together", "methods", "credit", "mixtures", "config"},
     "data": {"files"},
     "config": {"mixtures", "files"},
+    "plugins": {"config", "methods", "credit", "mixtures"},
     "views": {"config"},
     "results": {"busy", "files", "html"},
     "per_image": {"results", "files"},
@@ -61,7 +62,7 @@ ALLOWED = {
     "workers": set(),
     "studies": {
         "statistics", "training", "evaluation", "methods", "backbones", "data", "hardware",
-        "config", "results", "per_image", "files", "workers", "busy",
+        "config", "results", "per_image", "files", "workers", "busy", "plugins",
     },
     "commands": {
         "studies", "statistics", "detection",
@@ -72,8 +73,9 @@ ALLOWED = {
     },
     "catalog": {
         "backbones", "commands", "config", "credit", "data", "evaluation", "methods", "mixtures",
+        "plugins",
     },
-    "cli": {"config", "commands", "training"},
+    "cli": {"config", "commands", "training", "plugins"},
 }  # fmt: skip
 OPEN = {
     "errors", "names", "display", "synonyms", "randomness", "schema", "transfer", "distributed",

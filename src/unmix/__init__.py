@@ -30,6 +30,9 @@ MixUp and CutMix with random partners per sample.
 
 Mixing rules: RULES by name, rule gives one with changes, shared_loss; their base Rule.
 
+Your own: register_method and register_mixture give a class of yours a name, for pretrain, the
+command line and studies.
+
 Packages: backbones, collate, commands, credit, data, evaluation, figures, losses, memory, methods,
 mixtures, views. help(unmix.mixtures), or help(unmix.UnMix), says more.
 """
@@ -63,6 +66,7 @@ _PUBLIC = {
         "RegionMixture RegionSwap ResizeMix SaliencyMix ScaleMix SmoothMix UnMix Weight cutmix mix "
         "mixed_at mixup"
     ),
+    "plugins": "register_method register_mixture",
     "step": "Mixture objective",
     "stepper": "Stepper",
     "training": "pretrain",
@@ -170,6 +174,8 @@ if TYPE_CHECKING:
     from unmix.mixtures import mix as mix
     from unmix.mixtures import mixed_at as mixed_at
     from unmix.mixtures import mixup as mixup
+    from unmix.plugins import register_method as register_method
+    from unmix.plugins import register_mixture as register_mixture
     from unmix.step import Mixture as Mixture
     from unmix.step import objective as objective
     from unmix.stepper import Stepper as Stepper

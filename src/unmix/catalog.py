@@ -13,7 +13,7 @@ from unmix.config import GROUPS
 from unmix.config.catalog import Entry, catalog, packed
 from unmix.config.completion import choices
 from unmix.config.parameters import Parameter, about, parameters_of
-from unmix.config.teacher import TEACHER, TeacherSettings
+from unmix.plugins import method_entry, mixture_facts
 
 __all__ = ["catalog_text", "keywords_text", "main"]
 
@@ -37,14 +37,7 @@ def catalog_text() -> str:
     from unmix.mixtures.registry import name_of
     from unmix.mixtures.sampling import DISTRIBUTIONS
 
-    methods = {
-        name: Entry(
-            about(kind),
-            _options(kind),
-            {"why_not": {rule: RULES[rule].refusal(kind) for rule in RULES}},
-        )
-        for name, kind in METHODS.items()
-    }
+    methods = {name: method_entry(kind) for name, kind in METHODS.items()}
     rules = {
         name: Entry(
             about(rule),
@@ -54,7 +47,7 @@ def catalog_text() -> str:
                 "source": rule.source,
                 "keeps_clean": rule.keeps_clean,
                 "mixture": name_of(rule.mixture),
-                "settings": _facts(settings_of(type(rule))),
+                "settings": mixture_facts(settings_of(type(rule))),
             },
         )
         for name, rule in RULES.items()
@@ -74,19 +67,13 @@ def catalog_text() -> str:
             "methods": {name: packed(entry) for name, entry in methods.items()},
             "rules": {name: packed(entry) for name, entry in rules.items()},
             "commands": {name: packed(entry) for name, entry in commands.items()},
-            "mixtures": {name: _facts(choice.settings) for name, choice in MIXTURES.items()},
-            "image_space": {name: _facts(choice.settings) for name, choice in IMAGE_SPACE.items()},
+            "mixtures": {name: mixture_facts(choice.settings) for name, choice in MIXTURES.items()},
+            "image_space": {
+                name: mixture_facts(choice.settings) for name, choice in IMAGE_SPACE.items()
+            },
             "choices": {name: list(values) for name, values in choices.items()},
         }
     )
-
-
-def _facts(settings: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """What the values of settings may be."""
-    return {
-        name: {key: field.metadata[key] for key in ("choices", "bounds")}
-        for name, field in settings.items()
-    }
 
 
 _KEYWORDS = '''"""Types of settings as keyword arguments, written by `python -m unmix.catalog`."""
@@ -184,13 +171,6 @@ def _functions() -> dict[str, Callable[..., Any]]:
         "watch": "watch",
     }
     return {name: getattr(commands, function) for name, function in functions.items()}
-
-
-def _options(kind: type) -> dict[str, Parameter]:
-    """The keyword arguments of a method's class; a run builds the teacher of its own settings."""
-    found = parameters_of(kind)
-    of_teacher = parameters_of(TeacherSettings) if TEACHER[0] in found else {}
-    return {**of_teacher, **{name: p for name, p in found.items() if not p.required}}
 
 
 # Keyword-only in Python, but positional on the command line, as the target of `cp`.

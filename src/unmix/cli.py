@@ -78,6 +78,10 @@ def _way_on(args: Sequence[str], interrupt: KeyboardInterrupt) -> str:
 
 
 def _run(args: list[str]) -> int:
+    if os.environ.get("UNMIX_PLUGINS"):
+        from unmix.plugins import load
+
+        load()
     if not args or args[0] in ("-h", "--help", "help"):
         print(overview())
         return 0

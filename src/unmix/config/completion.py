@@ -8,7 +8,7 @@ from unmix.config.augmentation import AUGMENTATIONS
 from unmix.config.catalog import catalog
 from unmix.config.flags import Parser
 from unmix.config.groups import CHOICES
-from unmix.config.mixtures import IM_TYPES, MIXTURES
+from unmix.config.mixtures import IM_TYPES
 from unmix.config.recipes import recipe_names
 from unmix.errors import UserError, check_choice
 
@@ -73,7 +73,7 @@ def choices(name: str) -> list[str]:
         "method": found.methods,
         "protocol": found.choices["protocols"],
         "stem": found.choices["stems"],
-        "unmix_mixture": MIXTURES,
+        "unmix_mixture": found.mixtures,
         "unmix_pairing": found.choices["pairings"],
         "unmix_per": found.choices["per"],
         "unmix_rule": found.rules,

@@ -138,7 +138,7 @@ class MixtureSettings:
                 f"{self.unmix_rule!r} is no word, such as unmix.", parameter="unmix_rule"
             )
         for name in self.mixtures if self.unmix_mixture is not None else ():
-            check_choice("unmix_mixture", name, MIXTURES)
+            check_choice("unmix_mixture", name, catalog().mixtures)
         if self.unmix_shares is not None:
             _check_shares(self.unmix_shares, len(self.mixtures))
         for facts in catalog().image_space.values():

@@ -58,7 +58,9 @@ def checked_settings(folder: Path | str) -> Settings:
     try:
         return Settings.of(words)
     except UserError as error:
-        raise UserError(f"{Path(folder) / 'config.yaml'}: {error}") from None
+        own = " One of your own: set UNMIX_PLUGINS to its file."
+        more = own if error.parameter in ("method", "unmix_mixture") else ""
+        raise UserError(f"{Path(folder) / 'config.yaml'}: {error}{more}") from None
 
 
 def check_method(folder: Path | str, method: str) -> None:

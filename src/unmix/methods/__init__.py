@@ -3,6 +3,8 @@
 from inspect import signature
 from typing import Any
 
+from torch.nn.parameter import is_lazy
+
 from unmix.errors import UserError, check_choice
 from unmix.methods.all4one import All4One
 from unmix.methods.barlow import BarlowTwins
@@ -133,4 +135,11 @@ def build(name: str, backbone: Any, n_data: int, **options: Any) -> Method:
             parameter="teacher",
         )
     method: Method = kind(backbone, **options)
+    lazy = next((n for n, p in method.named_parameters() if is_lazy(p)), None)
+    if lazy is not None:  # optimizers and momentum copies need its size before the first batch
+        raise UserError(
+            f"{lazy} has no size yet; give its layer the length of the features, "
+            "unmix.backbones.feature_dim(backbone), in place of a lazy one.",
+            parameter="method",
+        )
     return method

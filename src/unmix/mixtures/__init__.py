@@ -5,6 +5,7 @@ from unmix.mixtures.boxes import box_area, box_mask, clipped_boxes
 from unmix.mixtures.crops import CropDraw, CropMix, ScaleMix
 from unmix.mixtures.draws import Draw, MaskDraw, MixtureDraw, PairDraw
 from unmix.mixtures.erasing import Cutout, EraseDraw, RandomErasing
+from unmix.mixtures.fields import parameter
 from unmix.mixtures.fourier import FMix
 from unmix.mixtures.functional import cutmix, mix, mixup
 from unmix.mixtures.grid import GridMix
@@ -13,7 +14,7 @@ from unmix.mixtures.manifold import ManifoldMixture, mixed_at
 from unmix.mixtures.mixmask import MixMask
 from unmix.mixtures.mixup import CutMix, GlobalMixture, MixUp, RegionMixture, UnMix
 from unmix.mixtures.noise import MixupNoise
-from unmix.mixtures.operators import MixtureOperator, Operator
+from unmix.mixtures.operators import MixtureOperator, Operator, PairOperator
 from unmix.mixtures.own_draws import OwnDraw
 from unmix.mixtures.pasting import PasteDraw, ResizeMix
 from unmix.mixtures.patches import PatchDraw, PatchMixture
@@ -53,6 +54,7 @@ __all__ = [
     "Operator",
     "OwnDraw",
     "PairDraw",
+    "PairOperator",
     "PasteDraw",
     "PatchDraw",
     "PatchMixture",
@@ -73,5 +75,6 @@ __all__ = [
     "mix",
     "mixed_at",
     "mixup",
+    "parameter",
     "spectral_residual",
 ]

@@ -104,6 +104,8 @@ class StudyResults:
             settings = [
                 {k: v for k, v in cell["settings"].items() if k != "seed"} for cell in self.of(name)
             ]
+            if len({cell["code"].get("own") for cell in self.of(name)}) > 1:
+                notes.append(f"the seeds of {name} were trained by several versions of your code")
             if any(other != settings[0] for other in settings[1:]):
                 notes.append(f"the seeds of {name} were not trained with the same settings")
             elif settings and (changes := self._changes(name, settings[0])):

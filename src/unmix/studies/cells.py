@@ -18,6 +18,7 @@ from unmix.config import Settings
 from unmix.config.earlier import upgraded
 from unmix.errors import UserError
 from unmix.files import atomic_write, read_json
+from unmix.plugins import sources_of
 from unmix.results import load_results
 from unmix.schema import Between, Count, Integer, Percent, checked
 from unmix.studies.plan import slug
@@ -77,6 +78,18 @@ def code_version() -> dict[str, str]:
         dirty = _git("status", "--porcelain", ".")
         found["commit"] = commit + ("+changes" if dirty else "")
     return found
+
+
+def code_of(settings: Mapping[str, Any]) -> dict[str, str]:
+    """The version of the code that a run of these settings depends on: own parts too."""
+    names = [str(settings.get("method")), *str(settings.get("unmix_mixture")).split("+")]
+    found, own = code_version(), sources_of(names)
+    return {**found, "own": own} if own else found
+
+
+def same_code(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+    """Whether two versions of the code are the same, of the package and of own parts."""
+    return all(one.get(key) == other.get(key) for key in ("sources", "own"))
 
 
 def _git(*words: str) -> str:
@@ -162,7 +175,7 @@ class Cell:
             "images_per_second": found.training.get("images_per_second"),
             **({TAKEN: found.training[TAKEN]} if TAKEN in found.training else {}),
             "cost": dict(cost),
-            "code": code_version(),
+            "code": code_of(self.settings),
             "hardware": dict(found.hardware),
             "versions": dict(found.versions),
         }

@@ -10,7 +10,7 @@ from typing import Any
 from unmix.data import DATA_SETS
 from unmix.errors import UserError
 from unmix.files import atomic_write
-from unmix.studies.cells import FROM, Cell, code_version, read_cell
+from unmix.studies.cells import FROM, Cell, code_of, read_cell, same_code
 from unmix.studies.cost import Cost
 
 __all__ = ["take_over"]
@@ -35,7 +35,7 @@ def take_over(cell: Cell, protocols: Sequence[str], cost: Cost) -> str | None:
     for folder, found in _measured(cell):
         if found["settings"] != cell.settings:
             continue
-        if found["code"].get("sources") != code_version()["sources"]:
+        if not same_code(found["code"], code_of(cell.settings)):
             continue
         if not set(protocols) <= found["accuracies"].keys():
             continue

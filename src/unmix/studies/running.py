@@ -18,14 +18,16 @@ from unmix.display import duration
 from unmix.errors import UserError
 from unmix.files import atomic_write, read_json
 from unmix.hardware.threads import usable_cores
+from unmix.plugins import check_known_to_processes
 from unmix.schema import checked
 from unmix.studies.baselines import measure_baselines
 from unmix.studies.cells import (
     Cell,
     changed_settings,
-    code_version,
+    code_of,
     read_cell,
     result_settings,
+    same_code,
 )
 from unmix.studies.cost import Cost, epochs_for, measure_cost
 from unmix.studies.elsewhere import take_over
@@ -98,6 +100,9 @@ def run_study(
             folder cannot be written.
         KeyboardInterrupt: when it is interrupted; the same call goes on.
     """
+    for name in study.conditions:
+        words = study.settings(name, study.seeds[0])
+        check_known_to_processes([str(words.get(key)) for key in ("method", "unmix_mixture")])
     with run_lock(folder, say, flag):
         local = replace(study, base={**study.base, **(here or {})})
         return _run_locked(study, local, folder, jobs, stale, only, seeds, say)
@@ -232,8 +237,8 @@ def _why_stale(cell: Cell) -> str | None:
     content = read_cell(cell.file)
     if changes := changed_settings(content["settings"], cell.settings):
         return f"settings: {', '.join(changes)}"
-    before, now = content["code"], code_version()
-    if before.get("sources") != now["sources"]:
+    before, now = content["code"], code_of(cell.settings)
+    if not same_code(before, now):
         return f"code: {_code(before)}, not {_code(now)}"
     return None
 

@@ -7,6 +7,7 @@ import sys
 from typing import Any
 
 from unmix.errors import UserError
+from unmix.plugins import load
 from unmix.training.run.pretrain import pretrain
 from unmix.workers import serve
 
@@ -31,4 +32,5 @@ def train(task: dict[str, Any]) -> None:
 
 
 if __name__ == "__main__":
+    load()
     serve(train)

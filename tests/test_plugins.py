@@ -1,0 +1,191 @@
+"""Methods and mixtures of one's own: registered, on the command line, and in a study."""
+
+from __future__ import annotations
+
+import json
+import os
+import runpy
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import unmix
+from docsite import ROOT
+from test_docs_code import blocks
+from unmix import UserError, plugins
+from unmix.cli import main, parse_pretrain
+from unmix.config.catalog import catalog
+from unmix.config.saved import checked_settings
+from unmix.mixtures import IMAGE_SPACE, MIXTURES
+from unmix.studies.cells import code_of, same_code
+
+PAGE = ROOT / "docs" / "how-to" / "own-method.md"
+
+
+@pytest.fixture
+def code() -> str:
+    """The file that the page shows."""
+    (text,) = blocks(PAGE, "py")
+    return text
+
+
+@pytest.fixture(autouse=True)
+def unregistered(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Forget what a test registers."""
+    monkeypatch.setenv(plugins.ENVIRONMENT, "")
+    tables: list[Any] = [
+        unmix.METHODS, MIXTURES, catalog().methods, catalog().mixtures, plugins._registered,
+    ]  # fmt: skip
+    before = [dict(table) for table in tables]
+    modules = set(sys.modules)
+    yield
+    for table, content in zip(tables, before, strict=True):
+        table.clear()
+        table.update(content)
+    for name in set(sys.modules) - modules:
+        if name.startswith("my_parts"):
+            del sys.modules[name]
+
+
+def loaded(folder: Path, code: str, monkeypatch: pytest.MonkeyPatch) -> Any:
+    (folder / "my_parts.py").write_text(code)
+    monkeypatch.setenv(plugins.ENVIRONMENT, str(folder / "my_parts.py"))
+    plugins.load()
+    plugins.load()  # again it does nothing
+    return sys.modules["my_parts"]
+
+
+def test_the_pages_mixture_is_what_it_says(tmp_path, code, monkeypatch):
+    parts = loaded(tmp_path, code, monkeypatch)
+    images = torch.arange(4.0).view(4, 1, 1, 1).expand(4, 3, 8, 8)
+    draw = parts.Checkerboard().draw(images.shape, torch.Generator().manual_seed(0))
+    assert draw.weight.tolist() == [0.5] * 4
+    mixed = draw.apply(images)[0, 0]
+    assert mixed[::2, ::2].unique().numel() == 2
+    assert torch.equal(mixed[0, ::2], 3 - mixed[2, ::2])
+    assert mixed.unique().tolist() == [0, 3]
+
+
+def test_a_registered_method_steps_and_has_its_options(tmp_path, code, monkeypatch):
+    parts = loaded(tmp_path, code, monkeypatch)
+    assert unmix.METHODS["tinysiam"] is parts.TinySiam
+    dim = catalog().methods["tinysiam"].parameters["dim"]
+    assert (dim.default, dim.kind.base, dim.text) == (16, int, "Length of the projections.")
+    assert set(catalog().mixtures["checkerboard"]) == {"unmix_patch", "unmix_pairing"}
+    backbone = torch.nn.Sequential(torch.nn.AdaptiveAvgPool2d(2), torch.nn.Flatten())
+    method = parts.TinySiam(backbone, dim=4)
+    step = unmix.Stepper(method, steps_per_epoch=2, epochs=1, mixture=parts.Checkerboard())
+    views = [torch.randn(4, 3, 8, 8), torch.randn(4, 3, 8, 8)]
+    loss = step(views)
+    assert step.clean is not None
+    assert step.mixed is not None
+    z = [method.g(backbone(view)) for view in views]
+    clean = sum(method.compare({"p": method.h(z[a])}, z[1 - a]).mean() / 2 for a in (0, 1))
+    torch.testing.assert_close(step.clean, clean.detach())
+    torch.testing.assert_close(loss.detach(), step.clean + step.mixed)
+
+
+@pytest.mark.parametrize(
+    ("call", "says"),
+    [
+        (lambda: unmix.register_method("moco", unmix.MoCo), "name: 'moco' is one of unmix's own"),
+        (lambda: unmix.register_method("My-Own", unmix.MoCo), "small letters"),
+        (lambda: unmix.register_method("mine", unmix.UnMix), "no class of unmix.Method"),
+        (lambda: unmix.register_method("mine", unmix.Method), "lacks .*compare.*query.*targets"),
+        (lambda: unmix.register_mixture("fmix", unmix.FMix), "name: 'fmix' is one of unmix's own"),
+        (lambda: unmix.register_mixture("mine", unmix.Cutout), "unmix.mixtures.MixtureOperator"),
+        (
+            lambda: unmix.register_mixture("mine", unmix.GridMix, cells=1),
+            "cells must be at least 2",
+        ),
+    ],
+)
+def test_what_cannot_be_registered_is_told(call, says):
+    with pytest.raises(UserError, match=says):
+        call()
+    assert "mine" not in unmix.METHODS.keys() | MIXTURES.keys() | IMAGE_SPACE.keys()
+
+
+def test_files_that_cannot_be_read_are_told(tmp_path, monkeypatch):
+    for text, says in (
+        (None, "does not exist"),
+        ("x = (", "cannot be imported: SyntaxError"),
+        ("import no_such_module", "ModuleNotFoundError: No module named 'no_such_module'"),
+    ):
+        file = tmp_path / "my_parts_broken.py"
+        if text is not None:
+            file.write_text(text)
+        monkeypatch.setenv(plugins.ENVIRONMENT, str(file))
+        with pytest.raises(UserError, match=rf"UNMIX_PLUGINS: .*{says}"):
+            plugins.load()
+        sys.modules.pop("my_parts_broken", None)
+
+
+def test_a_class_of_a_script_is_no_matter_for_other_processes(tmp_path, code, monkeypatch):
+    parts = loaded(tmp_path, code, monkeypatch)
+    plugins.check_known_to_processes(["tinysiam", "moco"])
+    assert os.environ[plugins.ENVIRONMENT] == str(tmp_path / "my_parts.py")
+    monkeypatch.setattr(parts.TinySiam, "__module__", "__main__")
+    with pytest.raises(UserError, match="tinysiam: TinySiam is of this script or notebook"):
+        plugins.check_known_to_processes(["tinysiam"])
+
+
+def test_the_command_line_and_the_processes_of_a_study_load_them(
+    tmp_path, code, monkeypatch, capsys
+):
+    (tmp_path / "my_parts.py").write_text(code)
+    monkeypatch.setenv(plugins.ENVIRONMENT, str(tmp_path / "my_parts.py"))
+    assert main(["methods", "tinysiam"]) == 0
+    assert capsys.readouterr().out.startswith("tinysiam: A small SimSiam.\n  unmix          yes\n")
+    words = "--method tinysiam --dim 8 --unmix --unmix_mixture checkerboard --unmix_patch 8"
+    config, given = parse_pretrain(words.split())
+    assert (config, given["dim"], given["unmix_mixture"]) == (None, 8, "checkerboard")
+    for wrong in ("--unmix_patch 1", "--beta 2", "--unmix_per sample", "--hidden 3"):
+        words = f"--method tinysiam --unmix --unmix_mixture checkerboard {wrong}".split()
+        with pytest.raises(UserError):
+            parse_pretrain(words)
+    del unmix.METHODS["tinysiam"], sys.modules["my_parts"]
+    served: list[Any] = []
+    monkeypatch.setattr("unmix.workers.serve", served.append)
+    monkeypatch.delitem(sys.modules, "unmix.studies.worker", raising=False)
+    runpy.run_module("unmix.studies.worker", run_name="__main__")
+    assert len(served) == 1
+    assert "tinysiam" in unmix.METHODS
+
+
+def test_a_run_of_an_own_method_and_mixture(tmp_path, code, monkeypatch):
+    loaded(tmp_path, code, monkeypatch)
+    small = {"data": "photos", "limit": 32, "batch_size": 16, "epochs": 1, "size": 32}
+    small |= {"backbone": "resnet10", "width": 0.25, "evaluate": False, "logger": "none"}
+    run = tmp_path / "run"
+    unmix.pretrain(
+        method="tinysiam", dim=8, unmix=True, unmix_mixture="checkerboard", device="cpu",
+        run=run, **small,
+    )  # fmt: skip
+    results = json.loads((run / "results.json").read_text())
+    assert (results["method"], results["mixture"]) == ("tinysiam", "Un-Mix (checkerboard)")
+    assert (
+        unmix.load_encoder(run).encode(torch.zeros(2, 3, 32, 32, dtype=torch.uint8)).shape[0] == 2
+    )
+    for name in ("tinysiam", "checkerboard"):
+        catalog().methods.pop(name, None)
+    with pytest.raises(
+        UserError, match=r"config\.yaml: method: 'tinysiam' is unknown.*UNMIX_PLUGINS"
+    ):
+        checked_settings(run)
+
+
+def test_cells_of_a_study_know_the_version_of_the_own_code(tmp_path, code, monkeypatch):
+    loaded(tmp_path, code, monkeypatch)
+    plain = {"method": "moco", "unmix_mixture": None}
+    own = {"method": "tinysiam", "unmix_mixture": None}
+    mixed = {"method": "moco", "unmix_mixture": "coin+checkerboard"}
+    before = [code_of(settings) for settings in (plain, own, mixed)]
+    assert "own" not in before[0]
+    assert before[1] == before[2]
+    (tmp_path / "my_parts.py").write_text(code + "\n# changed\n")
+    now = [code_of(settings) for settings in (plain, own, mixed)]
+    assert [same_code(*pair) for pair in zip(before, now, strict=True)] == [True, False, False]
