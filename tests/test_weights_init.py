@@ -211,6 +211,7 @@ def test_an_imported_checkpoint_is_a_run(
     said = capsys.readouterr().out
     assert "imported" in said
     assert "imported, imported" not in said
+    assert not re.search(r"^stem ", said, re.MULTILINE)  # small, which auto is at 32 px
     assert said.count("simclr") == 1  # of the run, in the column of the methods
     # A run is imported as what it is.
     lines: list[str] = []

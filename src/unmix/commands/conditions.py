@@ -7,6 +7,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from unmix.backbones import check_stem
 from unmix.config import field_names
 from unmix.display import DASH, run_label, value_text
 from unmix.errors import UserError
@@ -61,6 +62,8 @@ def grouped(
             settings = result_settings(RunFolder(known[run.name]).settings())
         except UserError:
             settings = {name: getattr(run, name) for name in _FACTS}
+        if settings.get("stem") == "auto" and not run.backbone.startswith("timm:"):
+            settings["stem"] = check_stem("auto", run.size)  # imported weights have it by name
         label = run_label(run.method, run.mixture)
         if run.imported and run.method != "imported":
             label += ", imported"

@@ -29,6 +29,7 @@ from unmix.data.packed import (
 )
 from unmix.data.paths import Paths
 from unmix.data.shards import Shard
+from unmix.display import counted
 from unmix.errors import UserError, check_number
 from unmix.files import atomic_path, atomic_write
 from unmix.names import shown
@@ -235,7 +236,8 @@ class _Work:
         """One line about the pack."""
         counts = " and ".join(f"{n:,} {split}" for split, n in self.counts.items())
         return (
-            f"{shown(self.out)}: {counts} images in {self.files} files, {self.size / _MB:,.1f} MB"
+            f"{shown(self.out)}: {counts} images in {counted(self.files, 'file')}, "
+            f"{self.size / _MB:,.1f} MB"
         )
 
     def _finish(self, shards: dict[str, list[Shard]], broken: list[tuple[str, str]]) -> None:
