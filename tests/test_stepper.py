@@ -16,6 +16,7 @@ from torch.utils.data import DataLoader
 
 import unmix
 from harness import N_DATA, OF_PATCHES, N, build, views_of
+from unmix.errors import UserError
 from unmix.methods import METHODS, Method, Progress
 from unmix.step import draw_mixture, objective, step_generator
 
@@ -282,6 +283,21 @@ def test_views_that_do_not_fit_are_refused_by_name(change: Any, message: str) ->
 def test_words_that_do_not_go_together_are_refused(words: Any, message: str) -> None:
     with pytest.raises(unmix.UserError, match=message):
         stepper_of("moco", **words)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ({"steps_per_epoch": 4.5}, "steps_per_epoch: must be a whole number, got 4.5"),
+        ({"epochs": 1.5}, "epochs: must be a whole number, got 1.5"),
+        ({"accumulate": 2.0}, "accumulate: must be a whole number, got 2.0"),
+        ({"seed": "a"}, "seed: must be a whole number, got 'a'"),
+        ({"image_space": unmix.ImageMixture}, "image_space: .* is no perturbation; give one"),
+    ],
+)
+def test_numbers_are_whole_and_a_perturbation_is_an_operator(words: Any, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        unmix.Stepper(build("simclr"), **{"steps_per_epoch": 4, "epochs": 1, **words})
 
 
 def test_a_loss_of_the_batch_takes_no_weight_a_sample() -> None:

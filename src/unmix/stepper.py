@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Sequence
+from numbers import Integral
 from typing import Any
 
 import torch
@@ -101,6 +102,15 @@ class Stepper(nn.Module):
             raise UserError(
                 f"method: {type(method).__name__} is no method of unmix; give one, such as "
                 "unmix.MoCo(backbone, n_data)."
+            )
+        numbers = {"steps_per_epoch": steps_per_epoch, "accumulate": accumulate, "seed": seed}
+        for name, number in {**numbers, "epochs": epochs, "total_steps": total_steps}.items():
+            if number is not None and not isinstance(number, Integral):
+                raise UserError(f"{name}: must be a whole number, got {number!r}.")
+        if image_space is not None and not isinstance(image_space, Operator):
+            raise UserError(
+                f"image_space: {image_space!r} is no perturbation; give one, such as "
+                "unmix.ImageMixture()."
             )
         check_number("steps_per_epoch", steps_per_epoch, at_least=1)
         check_number("accumulate", accumulate, at_least=1)
