@@ -273,4 +273,7 @@ def test_a_folder_without_classes_has_no_accuracies(refuse, tmp_path, capsys):
     assert f"{images} has no classes, so kNN and linear probes are off." in said
     assert "top-1" not in said
     line = refuse("knn", "r", "--device", "cpu")
-    assert line.startswith(f"--data: {images} has no classes, and kNN needs them")
+    assert line.startswith(f"--data: {images} has no classes, and kNN needs them: the images of ")
+    (tmp_path / "list.csv").write_text(f"path,label\n{next(images.iterdir())},\n")
+    line = refuse("knn", "r", "--device", "cpu", "--data", tmp_path / "list.csv")
+    assert "and kNN needs them: a label for each image of the list." in line

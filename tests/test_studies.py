@@ -155,7 +155,10 @@ def test_seeds(value: Any, seeds: tuple[int, ...]) -> None:
     ("change", "message"),
     [
         ("    seeed: 1", "'seeed' is unknown. Did you mean 'seeds'?"),
-        ("    seeds: 0-4", "5 cannot show a difference at 0.05 over one comparison; give 6"),
+        (
+            "    seeds: 0-4",
+            "seeds: 5 cannot show a difference at 0.05 over one comparison; give 6",
+        ),
         ("    seeds: 6", "6 could be one seed or several"),
         ("    seeds: 3-1", "'3-1' is no seed"),
         ("    seeds: 0 0 1 2 3 4", "0 is given twice"),

@@ -19,6 +19,7 @@ from unmix.config import MachineSettings, Settings
 from unmix.data import ImageSet, StreamedImages
 from unmix.data.columns import Columns
 from unmix.data.fingerprint import Fingerprint, digest_of
+from unmix.data.tables import is_list
 from unmix.display import counted
 from unmix.errors import UserError, check_choice
 from unmix.evaluation import LabeledFeatures, Measurement, split_features
@@ -26,7 +27,7 @@ from unmix.evaluation.cmc_layers import layer_features
 from unmix.evaluation.encoder import ENCODER_FILE, LoadedEncoder, encoder_file, load_encoder
 from unmix.hardware.devices import Machine, choose_machine
 from unmix.hardware.threads import CoreMeter, choose_threads, threads_in_words, using_threads
-from unmix.names import NO_DATA
+from unmix.names import NO_DATA, is_stream
 from unmix.per_image import PerImage
 from unmix.results import DamagedResultsError, described, load_results
 from unmix.training.console import Estimate
@@ -256,9 +257,12 @@ class FinishedRun:
         chosen, other = with_columns(chosen, columns or Columns(), elsewhere)
         train = load_split(chosen, "train", seen, elsewhere=other)
         if train.labels is None or train.classes is None:
+            how = "the images of each class in a folder of their own"
+            if not is_stream(name) and is_list(Path(name)):
+                how = "a label for each image of the list"
             raise UserError(
-                f"--data: {name} has no classes, and {what} needs them: the images of each class "
-                "in a folder of their own. Or give another --data."
+                f"--data: {name} has no classes, and {what} needs them: {how}. Or give another "
+                "--data."
             )
         test = load_split(chosen, "test", seen, elsewhere=other)
         transfer = name if self._is_other(seen, data, elsewhere) else None

@@ -236,9 +236,8 @@ class GroupedRuns:
         ours, theirs = one.ways(protocol), other.ways(protocol)
         for word in dict.fromkeys((*ours, *theirs)):
             for group, ways in ((one, ours), (other, theirs)):
-                if len(ways.get(word, ())) > 1:
-                    values = sorted(ways[word])
-                    return f"{_word(word)} is {' and '.join(values)} in runs of {group.name}"
+                if len(had := sorted(ways.get(word, ()))) > 1:
+                    return f"{_word(word)} is {' and '.join(had)} in runs of {group.name}"
             pair = [ways.get(word) or {"None"} for ways in (ours, theirs)]
             if pair[0] != pair[1] and not (word in _COUNTS and {"None"} in pair):
                 return f"{_word(word)} is {next(iter(pair[0]))} and {next(iter(pair[1]))}"
@@ -253,8 +252,8 @@ class GroupedRuns:
             lines.append(comparison.words())
             a, b = self.groups[comparison.candidate], self.groups[comparison.reference]
             if len(a.runs) == len(b.runs) == 1:
-                said = _single(a.first, b.first, comparison.protocol)
-                lines.append(f"  single runs, {measure_name(comparison.protocol)}: {said}")
+                by = comparison.protocol
+                lines.append(f"  single runs, {measure_name(by)}: {_single(a.first, b.first, by)}")
         return [*lines, *self.findings.refusals()]
 
     def differing(self) -> dict[str, dict[str, Any]]:

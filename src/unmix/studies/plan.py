@@ -232,9 +232,9 @@ class Study:
                 many = "one comparison" if len(pairs) == 1 else f"{len(pairs)} comparisons"
                 of = f" of {family!r}" if family else ""
                 raise UserError(
-                    f"seeds: {fewest} cannot show a difference at {ALPHA} over {many}"
-                    f"{of}; give {least} or more (0-{least - 1}), or exploratory to run without a "
-                    "verdict."
+                    f"{fewest} cannot show a difference at {ALPHA} over {many}{of}; give {least} "
+                    f"or more (0-{least - 1}), or `exploratory` to run without a verdict.",
+                    parameter="seeds",
                 )
 
     def content(self) -> dict[str, Any]:
