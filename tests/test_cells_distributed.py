@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 from torch import Tensor
+from torch.multiprocessing import start_processes
 
 from harness import YES, N, global_draw, gradients, settled, step, views_of
 from unmix.credit import RULES
@@ -77,7 +77,7 @@ def both(tmp_path_factory: pytest.TempPathFactory) -> list[dict[tuple[str, str],
     """What each process found, by cell."""
     folder = tmp_path_factory.mktemp("cells")
     os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
-    mp.spawn(start, (str(folder / "meeting"), str(folder / "found")), nprocs=2)
+    start_processes(start, (str(folder / "meeting"), str(folder / "found")), 2, start_method="fork")
     return [pickle.loads((folder / f"found.{rank}").read_bytes()) for rank in (0, 1)]
 
 

@@ -11,6 +11,7 @@ import pytest
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.multiprocessing import start_processes
 
 from unmix import methods
 from unmix.credit import IMix, Rule, UnMixRule
@@ -148,7 +149,7 @@ def run(number: int, folder: Path) -> None:
 def processes(tmp_path_factory: pytest.TempPathFactory) -> list[Any]:
     """What the two processes found, started once for all tests."""
     folder = tmp_path_factory.mktemp("processes")
-    torch.multiprocessing.spawn(run, (folder,), nprocs=PROCESSES)
+    start_processes(run, (folder,), PROCESSES, start_method="fork")
     return [torch.load(folder / f"{number}.pt", weights_only=False) for number in range(PROCESSES)]
 
 

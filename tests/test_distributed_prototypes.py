@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
+from torch.multiprocessing import start_processes
 
 from unmix.clustering import spherical_kmeans
 from unmix.distributed import rank, world_size
@@ -127,7 +127,7 @@ def process(rank: int, folder: str) -> None:
 def two(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     """What each of two processes found; one start for all tests."""
     folder: Path = tmp_path_factory.mktemp("two")
-    mp.spawn(process, (str(folder),), nprocs=2)
+    start_processes(process, (str(folder),), 2, start_method="fork")
     return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in (0, 1)]
 
 

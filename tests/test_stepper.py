@@ -11,6 +11,7 @@ import pytest
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.multiprocessing import start_processes
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader
 
@@ -394,7 +395,7 @@ def of_two_processes(rank: int, rendezvous: str, out: Path) -> None:
 
 def test_on_two_devices_it_is_wrapped_as_any_module(tmp_path: Path) -> None:
     """What is kept is kept after the gradients are averaged: DINO's last layer stays frozen."""
-    torch.multiprocessing.spawn(of_two_processes, (str(tmp_path / "meet"), tmp_path), nprocs=2)
+    start_processes(of_two_processes, (str(tmp_path / "meet"), tmp_path), 2, start_method="fork")
     for name in ("moco", "dino"):
         found = [torch.load(tmp_path / f"{name}-{rank}.pt") for rank in (0, 1)]
         trained = [k for k, _ in build(name).named_parameters()]

@@ -16,6 +16,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from forked import program
 from streams import Server, serving, write_shards, write_tar
 from unmix.cli import main
 from unmix.data.streams import loading, remote
@@ -145,12 +146,15 @@ def test_two_processes_end_with_as_many_steps(tmp_path: Path, server: Server) ->
     for name in ("queue_size", "bn_splits"):
         at = words.index(f"--{name}")
         del words[at : at + 2]
-    process = start(*words, "--data", f"{server.url}/train-{{0000..0005}}.tar", "--run", run)
-    out, err = process.communicate(timeout=200)
-    assert process.returncode == 0, err
+    said, data = tmp_path / "said", f"{server.url}/train-{{0000..0005}}.tar"
+    process = program(
+        ["pretrain", *words, "--data", data, "--run", str(run)], said, devices=2,
+        change=lambda _: server.leave(),
+    )  # fmt: skip
+    assert process.wait() == 0, said.read_text()
     # 66 images are 4 batches of 16; the last would give one image to each.
     assert load_results(run).training["steps"] == 2 * 4
-    assert out.count("epoch 2/2") == 1
+    assert said.read_text().count("epoch 2/2") == 1
 
 
 def test_a_server_that_goes_away_ends_the_run_in_one_line(tmp_path: Path, server: Server) -> None:

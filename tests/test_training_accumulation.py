@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 import unmix
+from forked import program
 from harness import OF_PATCHES, N, build, views_of
 from unmix.cli import main
 from unmix.config import Settings
@@ -228,11 +226,8 @@ def test_two_processes_in_parts_are_two_processes(tmp_path: Path) -> None:
                  "--no-shuffle_bn", "--accumulate", str(parts), "--devices", "2",
                  "--clip_grad", "0.1",
                  "--run", str(run)]  # fmt: skip
-        ended = subprocess.run(
-            [sys.executable, "-m", "unmix", "pretrain", *words], capture_output=True, text=True,
-            check=False, timeout=300, env={**os.environ, "OMP_NUM_THREADS": "1"},
-        )  # fmt: skip
-        assert ended.returncode == 0, ended.stderr
+        said = tmp_path / f"said {parts}"
+        assert program(["pretrain", *words], said, devices=2).wait() == 0, said.read_text()
         saved = torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)
         found.append(saved["state_dict"])
     for name, value in found[0].items():

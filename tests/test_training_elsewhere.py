@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import csv
-import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +12,7 @@ import pytest
 import torch
 from PIL import Image
 
+from forked import program
 from unmix.cli import main
 from unmix.errors import Interrupted
 from unmix.results import load_results
@@ -29,8 +27,8 @@ WORDS: dict[str, Any] = {
 }  # fmt: skip
 
 
-def begin(run: Path, monkeypatch: pytest.MonkeyPatch, **words: Any) -> RunFolder:
-    """A run that is interrupted within its second epoch, after 7 steps of 15."""
+def stopping(patch: pytest.MonkeyPatch) -> None:
+    """Interrupt a run within its second epoch, after 7 steps of 15."""
     step = Pretraining.training_step
 
     def stop(self: Pretraining, *args: Any) -> Any:
@@ -38,8 +36,13 @@ def begin(run: Path, monkeypatch: pytest.MonkeyPatch, **words: Any) -> RunFolder
             raise KeyboardInterrupt
         return step(self, *args)
 
+    patch.setattr(Pretraining, "training_step", stop)
+
+
+def begin(run: Path, monkeypatch: pytest.MonkeyPatch, **words: Any) -> RunFolder:
+    """A run that is interrupted after 7 steps of 15."""
     with monkeypatch.context() as patch:
-        patch.setattr(Pretraining, "training_step", stop)
+        stopping(patch)
         with pytest.raises(Interrupted):
             pretrain(run=str(run), **{**WORDS, **words})
     return RunFolder(run)
@@ -54,15 +57,12 @@ def losses(folder: RunFolder) -> list[float]:
         return [float(row["loss"]) for row in csv.DictReader(file) if row["loss"]]
 
 
-def resume(folder: RunFolder, *words: str) -> str:
+def resume(folder: RunFolder, devices: int) -> str:
     """Resume by the command line in a process of its own, and return what it prints."""
-    ended = subprocess.run(
-        [sys.executable, "-m", "unmix", "pretrain", "--run", str(folder.path), *words],
-        capture_output=True, text=True, check=False, timeout=300,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )  # fmt: skip
-    assert ended.returncode == 0, ended.stderr
-    return ended.stdout
+    said = folder.path.with_name("said")
+    words = ["pretrain", "--run", str(folder.path), "--devices", str(devices)]
+    assert program(words, said, devices=devices).wait() == 0, said.read_text()
+    return said.read_text()
 
 
 def same_weights(a: RunFolder, b: RunFolder) -> bool:
@@ -98,27 +98,11 @@ def test_other_devices_go_on_with_the_same_steps_and_means(
         begin(folder.path, monkeypatch)
     else:
         flags = [f"--{name}={value}" for name, value in WORDS.items() if name != "evaluate"]
-        script = (
-            "import sys, os\n"
-            "from unmix.training.loop.module import Pretraining as P\n"
-            "step = P.training_step\n"
-            "def stop(self, *args):\n"
-            "    if self.global_step == 7: raise KeyboardInterrupt\n"
-            "    return step(self, *args)\n"
-            "P.training_step = stop\n"
-            "from unmix.cli import main\n"
-            "sys.exit(main(sys.argv[1:]))\n"
-        )
-        (tmp_path / "stopping.py").write_text(script)
-        ended = subprocess.run(
-            [sys.executable, str(tmp_path / "stopping.py"), "pretrain", *flags, "--no-evaluate",
-             "--devices", "2", "--run", str(folder.path)],
-            capture_output=True, text=True, check=False, timeout=300,
-            env={**os.environ, "OMP_NUM_THREADS": "1"},
-        )  # fmt: skip
-        assert ended.returncode == 130, ended.stderr
+        words = ["pretrain", *flags, "--no-evaluate", "--devices", "2", "--run", str(folder.path)]
+        said = tmp_path / "said before"
+        assert program(words, said, devices=2, change=stopping).wait() == 130, said.read_text()
     assert last(folder)["global_step"] == 7
-    said = resume(folder, "--devices", str(after))
+    said = resume(folder, after)
     many = "2 devices instead of 1" if after == 2 else "1 device instead of 2"
     assert f"note: resuming with {many}: weights, optimizer" in said
     assert said.count("note: resuming") == 1

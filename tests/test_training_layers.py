@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from forked import program
 from unmix.backbones import HalfEncoders, ResNet, build, layer_scales
 from unmix.cli import main
 from unmix.config import OptimizerSettings, Settings
@@ -258,12 +256,8 @@ def test_two_processes_freeze_as_one(tmp_path: Path) -> None:
              "--epochs", "2", "--freeze_backbone_epochs", "1", "--checkpoint_every", "1",
              "--knn_every", "0", "--bn_splits", "2", "--lr_decay", "0.5",
              "--devices", "2"]  # fmt: skip
-    ended = subprocess.run(
-        [sys.executable, "-m", "unmix", "pretrain", *words, "--run", str(run)],
-        capture_output=True, text=True, check=False, timeout=300,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )  # fmt: skip
-    assert ended.returncode == 0, ended.stderr
+    said, words = tmp_path / "said", ["pretrain", *words, "--run", str(run)]
+    assert program(words, said, devices=2).wait() == 0, said.read_text()
     module = build_parts(Settings.of({**TINY, "method": "moco", "queue_size": 32})).module
     start, held = module.state_dict(), of_backbones(module)
     first, second = (weights(run / f"checkpoints/epoch-000{e}.ckpt") for e in (1, 2))

@@ -24,47 +24,50 @@ SMALL: dict[str, Any] = {
     "precision": "32",
 }
 ADAM: dict[str, Any] = {
-    "optimizer": "adam", "lr": 3e-3, "weight_decay": 1e-6, "limit": 300, "epochs": 14,
+    "optimizer": "adam", "lr": 3e-3, "weight_decay": 1e-6, "limit": 300, "epochs": 6,
 }  # fmt: skip
 # In so few steps a method without negatives learns from views that keep their colors only.
 COLOURED: dict[str, Any] = {**ADAM, "jitter_p": 0.0, "gray_p": 0.0}
 METHODS: dict[str, dict[str, Any]] = {
     "all4one": {
         **ADAM, "dim": 64, "hidden": 128, "predictor_hidden": 128, "queue_size": 100,
-        "transformer_layers": 1, "encoder_momentum": 0.9, "limit": 200, "epochs": 12,
+        "transformer_layers": 1, "encoder_momentum": 0.9, "limit": 200, "epochs": 6,
     },
-    "barlow": {**ADAM, "dim": 128, "hidden": 128, "off_diagonal": 0.05},
-    "byol": {**COLOURED, "dim": 64, "hidden": 128, "encoder_momentum": 0.9},
+    "barlow": {**ADAM, "dim": 128, "hidden": 128, "off_diagonal": 0.05, "epochs": 8},
+    "byol": {**COLOURED, "dim": 64, "hidden": 128, "encoder_momentum": 0.9, "epochs": 8},
     "ibot": {
         **COLOURED, "backbone": "timm:vit_tiny_patch16_224", "width": 1.0, "patch": 4, "depth": 2,
         "dim": 64, "hidden": 64, "bottleneck": 32, "encoder_momentum": 0.9, "lr": 1e-3,
         "teacher_temperature": 0.04, "warmup_teacher_epochs": 0, "freeze_last_epochs": 0,
-        "centering": "sinkhorn", "koleo": 0.1,
+        "centering": "sinkhorn", "koleo": 0.1, "epochs": 12,
     },
     "lejepa": {**ADAM, "dim": 16, "hidden": 128, "slices": 64, "local_crops": 0},
     "mocov3": {**ADAM, "dim": 64, "hidden": 128, "encoder_momentum": 0.9},
     "nnbyol": {
-        **COLOURED, "dim": 64, "hidden": 128, "encoder_momentum": 0.99, "queue_size": 1000,
+        **COLOURED, "dim": 64, "hidden": 128, "encoder_momentum": 0.99, "queue_size": 800,
+        "epochs": 8,
     },
-    "nnclr": {**ADAM, "dim": 64, "hidden": 128, "predictor_hidden": 128, "queue_size": 100},
+    "nnclr": {
+        **ADAM, "dim": 64, "hidden": 128, "predictor_hidden": 128, "queue_size": 100, "epochs": 14,
+    },
     "ressl": {
         **ADAM, "dim": 64, "hidden": 128, "queue_size": 200, "encoder_momentum": 0.9,
-        "second_jitter_p": 0.0, "second_gray_p": 0.0,
+        "second_jitter_p": 0.0, "second_gray_p": 0.0, "epochs": 14,
     },
-    "simclr": {**ADAM, "lr": 1e-3, "dim": 64, "temperature": 0.2, "limit": 200, "epochs": 12},
+    "simclr": {**ADAM, "lr": 1e-3, "dim": 64, "temperature": 0.2, "limit": 200, "epochs": 6},
     "simdino": {**ADAM, "dim": 32, "hidden": 128, "encoder_momentum": 0.9},
     "simsiam": {
         **COLOURED, "lr": 2e-3, "dim": 64, "hidden": 128, "layers": 2, "predictor_hidden": 64,
-        "batch_size": 50, "limit": 800, "epochs": 12,
+        "batch_size": 50, "limit": 800, "epochs": 6,
     },
     "tico": {**ADAM, "dim": 64, "hidden": 128, "encoder_momentum": 0.9},
-    "vicreg": {**ADAM, "lr": 1e-3, "dim": 64, "hidden": 64, "limit": 200, "epochs": 12},
+    "vicreg": {**ADAM, "lr": 1e-3, "dim": 64, "hidden": 64, "limit": 200, "epochs": 10},
     "wmse": {**ADAM, "dim": 16, "hidden": 128, "batch_size": 50, "sub_batch": 50},
-    "moco": {"queue_size": 50, "bn_splits": 1, "limit": 200, "epochs": 12},
+    "moco": {"queue_size": 50, "bn_splits": 1, "limit": 200, "epochs": 6},
     "densecl": {"queue_size": 50, "bn_splits": 1, "limit": 200, "epochs": 12},
     "insdis": {
         "negatives": 128, "contrast": "softmax", "optimizer": "adam", "lr": 1e-3,
-        "limit": 150, "epochs": 14,
+        "limit": 150, "epochs": 6,
     },
     "cmc": {
         "negatives": 128, "contrast": "softmax", "lr": 0.03, "jitter_p": 0.0,
@@ -102,11 +105,11 @@ def test_the_loss_falls_and_neighbors_agree_more_than_without_training(method: s
     """Against the encoder as it starts, and against a run at a rate of next to nothing.
 
     That one fills the same queue or bank and settles the same batch-norm statistics, which alone
-    lower the loss and raise the accuracy.
+    lower the loss and raise the accuracy: three epochs are enough for both.
     """
     words = {"method": method, **SMALL, **METHODS[method]}
     untouched = knn(build_parts(Settings.of(words)))
-    still = build_parts(Settings.of({**words, "lr": 1e-12, "epochs": words["epochs"] // 2}))
+    still = build_parts(Settings.of({**words, "lr": 1e-12, "epochs": 3}))
     still_loss = trained(still)
     learning = build_parts(Settings.of(words))
     assert trained(learning) < 0.97 * still_loss

@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -17,8 +18,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from forked import Forked, program
 from unmix.cli import main
-from unmix.errors import MachineError, lost_worker
+from unmix.errors import MachineError, UserError, lost_worker
 from unmix.training.loop.module import Pretraining
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such signals")
@@ -69,41 +71,31 @@ def test_a_killed_data_worker_is_named_and_the_same_command_goes_on(
     assert main(["pretrain", "--run", str(run)]) == 0
 
 
-SCRIPT = """
-import os, signal, sys, time
-from unmix.cli import main
-from unmix.errors import UserError
-from unmix.training.loop.module import Pretraining
+def losing(patch: pytest.MonkeyPatch, who: int, how: str) -> None:
+    """A rank is lost in the sixth step."""
+    step, move = Pretraining.training_step, Pretraining.transfer_batch_to_device
 
-who, how = int(sys.argv[1]), sys.argv[2]
-step = Pretraining.training_step
+    def wrapped(self: Pretraining, *arguments: Any) -> Any:
+        if self.global_step == 5 and self.global_rank == who:
+            if how in ("SIGKILL", "SIGSTOP", "SIGSEGV"):
+                os.kill(os.getpid(), getattr(signal, how))
+            elif how == "hang":  # while the others wait for its part of the negatives
+                time.sleep(600)
+            elif how == "exit":
+                os._exit(3)
+            elif how == "UserError":
+                raise UserError("--data: this is wrong.")
+            elif how == "bug":
+                raise ZeroDivisionError("a bug")
+        return step(self, *arguments)
 
-def wrapped(self, *arguments):
-    if self.global_step == 5 and self.global_rank == who:
-        if how in ("SIGKILL", "SIGSTOP", "SIGSEGV"):
-            os.kill(os.getpid(), getattr(signal, how))
-        elif how == "hang":  # while the others wait for its part of the negatives
+    def slow(self: Pretraining, *arguments: Any) -> Any:
+        if how == "data" and self.trainer.global_step >= 5 and self.global_rank == who:
             time.sleep(600)
-        elif how == "data":
-            pass
-        elif how == "exit":
-            os._exit(3)
-        elif how == "UserError":
-            raise UserError("--data: this is wrong.")
-        else:
-            raise ZeroDivisionError("a bug")
-    return step(self, *arguments)
+        return move(self, *arguments)
 
-move = Pretraining.transfer_batch_to_device
-
-def slow(self, *arguments):
-    if how == "data" and self.trainer.global_step >= 5 and self.global_rank == who:
-        time.sleep(600)
-    return move(self, *arguments)
-
-Pretraining.training_step, Pretraining.transfer_batch_to_device = wrapped, slow
-sys.exit(main(sys.argv[3:]))
-"""
+    patch.setattr(Pretraining, "training_step", wrapped)
+    patch.setattr(Pretraining, "transfer_batch_to_device", slow)
 
 
 @pytest.mark.parametrize(
@@ -124,25 +116,16 @@ def test_the_loss_of_a_rank_ends_all_with_a_line_that_names_it(
     tmp_path: Path, rank: int, how: str, status: int, line: str
 ) -> None:
     """Within the time-out, here of 4 s, no process is left, and the same command goes on."""
-    run, script = tmp_path / "Run", tmp_path / "train.py"
-    script.write_text(SCRIPT)
+    run = tmp_path / "Run"
     command = ["pretrain", "--data", "digits", "--limit", "64", "--method", "simclr", "--size", "8",
                "--backbone", "resnet10", "--width", "0.125", "--batch_size", "16", "--epochs", "2",
                "--knn_every", "0", "--no-evaluate", "--devices", "2", "--device", "cpu",
                "--logger", "none", "--run", str(run)]  # fmt: skip
-    with (tmp_path / "said").open("w+") as said:
-        process = subprocess.Popen(
-            [sys.executable, str(script), str(rank), how, *command], stdout=said, stderr=said,
-            start_new_session=True,
-            env={**os.environ, "OMP_NUM_THREADS": "1", "UNMIX_TIMEOUT": "4"},
-        )  # fmt: skip
-        assert process.wait(240) == status
-        until = time.monotonic() + 40
-        while (left := of_group(process.pid)) and time.monotonic() < until:
-            time.sleep(0.2)
-        assert left == []
-        said.seek(0)
-        output = said.read()
+    found, output = ended(
+        program(command, tmp_path / "said", devices=2, UNMIX_TIMEOUT="4",
+              change=lambda patch: losing(patch, rank, how)), tmp_path / "said"
+    )  # fmt: skip
+    assert found == status, output
     assert len(re.findall(line.replace("HOST", socket.gethostname()), output)) == 1, output
     assert output.count("unmix: error: ") == 1, output
     assert ("Traceback" in output) == (how == "bug"), output
@@ -151,18 +134,6 @@ def test_the_loss_of_a_rank_ends_all_with_a_line_that_names_it(
     if status == -9:  # rank 0 alone knows the step
         assert f" To go on: unmix pretrain --run {run}." in output
     assert (run / "checkpoints" / "last.ckpt").exists()
-
-
-OTHER_FILES = """
-import os, pathlib, shutil, sys
-from unmix.cli import main
-
-images = sorted(pathlib.Path(sys.argv[3]).glob("*.png"))
-if os.environ.get("LOCAL_RANK") == "1":  # the first process has listed them already
-    new = images[0].with_name("new.png")
-    shutil.copy(images[0], new) if sys.argv[1] == "added" else images[0].rename(new)
-sys.exit(main(["pretrain", *sys.argv[2:]]))
-"""
 
 
 @pytest.mark.parametrize(
@@ -175,26 +146,33 @@ sys.exit(main(["pretrain", *sys.argv[2:]]))
 def test_processes_that_list_other_images_end_with_a_line_that_names_the_rank(
     photos: Path, tmp_path: Path, how: str, counts: str
 ) -> None:
-    run, script = tmp_path / "Run", tmp_path / "train.py"
-    script.write_text(OTHER_FILES)
-    with (tmp_path / "said").open("w+") as said:
-        process = subprocess.Popen(
-            [sys.executable, str(script), how, *words(photos, run), "--devices", "2"],
-            stdout=said, stderr=said, start_new_session=True,
-            env={**os.environ, "OMP_NUM_THREADS": "1"},
-        )  # fmt: skip
-        assert process.wait(240) == 2
-        until = time.monotonic() + 20
-        while (left := of_group(process.pid)) and time.monotonic() < until:
-            time.sleep(0.2)
-        assert left == []
-        said.seek(0)
-        output = said.read()
+    run, images = tmp_path / "Run", sorted(photos.glob("*.png"))
+
+    def other_files(_: pytest.MonkeyPatch) -> None:
+        if os.environ.get("LOCAL_RANK") == "1":  # the first process has listed them already
+            new = images[0].with_name("new.png")
+            shutil.copy(images[0], new) if how == "added" else images[0].rename(new)
+
+    command = ["pretrain", *words(photos, run), "--devices", "2"]
+    status, output = ended(
+        program(command, tmp_path / "said", devices=2, change=other_files), tmp_path / "said"
+    )
+    assert status == 2
     line = rf"unmix: error: --data: rank 1 of 2 \(on HOST\) found {counts}"
     assert re.search(line.replace("HOST", socket.gethostname()), output), output
     assert output.count("unmix: error: ") == 1, output
     assert "Traceback" not in output
     assert not run.exists()
+
+
+def ended(process: Forked, said: Path) -> tuple[int, str]:
+    """The status of a run and its output, when no process of its group is left."""
+    status = process.wait(240)
+    until = time.monotonic() + 40
+    while (left := of_group(process.pid)) and time.monotonic() < until:
+        time.sleep(0.2)
+    assert left == []
+    return status, said.read_text()
 
 
 def of_group(group: int) -> list[int]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -15,6 +14,7 @@ import pytest
 import torch
 from PIL import Image
 
+from forked import program
 from killing import TINY, outcome
 from unmix.cli import main
 from unmix.errors import Interrupted
@@ -156,19 +156,18 @@ def test_the_command_says_how_to_go_on_and_ends_with_the_signals_status(
     assert "Traceback" not in shown
 
 
-def started(words: list[str], run: Path) -> subprocess.Popen[str]:
-    """A run in a process group of its own, after its first epoch."""
-    process = subprocess.Popen(
-        [sys.executable, "-m", "unmix", "pretrain", *words, "--run", str(run)],
-        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )  # fmt: skip
+def stopped(words: list[str], run: Path, to_all: bool, devices: int = 1) -> str:
+    """The output of a run that gets SIGTERM after its first epoch and ends with its status."""
+    said = run.with_name("said")
+    process = program(["pretrain", *words, "--run", str(run)], said, devices=devices)
     until = time.monotonic() + 240
     while not (run / "metrics.csv").exists():
-        assert process.poll() is None, process.communicate()[0]
+        assert process.poll() is None, said.read_text()
         assert time.monotonic() < until
         time.sleep(0.1)
-    return process
+    (os.killpg if to_all else os.kill)(process.pid, signal.SIGTERM)
+    assert process.wait(120) == 128 + signal.SIGTERM, said.read_text()
+    return said.read_text()
 
 
 @pytest.mark.parametrize("to_all", [True, False])
@@ -184,10 +183,7 @@ def test_sigterm_to_a_run_with_data_workers_saves_and_stops(tmp_path: Path, to_a
              "--backbone", "resnet10", "--width", "0.125", "--batch_size", "8", "--epochs", "9999",
              "--workers", "2", "--resident", "no", "--device", "cpu",
              "--logger", "none"]  # fmt: skip
-    process = started(words, run)
-    (os.killpg if to_all else os.kill)(process.pid, signal.SIGTERM)
-    output, _ = process.communicate(timeout=120)
-    assert process.returncode == 128 + signal.SIGTERM, output
+    output = stopped(words, run, to_all)
     line = f"stopped by SIGTERM; to go on from step {steps_saved(run):,}: unmix pretrain --run"
     assert f"{line} {run}." in output
     assert "Traceback" not in output
@@ -201,10 +197,7 @@ def test_sigterm_to_a_run_of_two_processes_saves_and_stops(tmp_path: Path, to_al
              "--backbone", "resnet10", "--width", "0.125", "--batch_size", "16", "--epochs", "9999",
              "--knn_every", "0", "--devices", "2", "--device", "cpu",
              "--logger", "none"]  # fmt: skip
-    process = started(words, run)
-    (os.killpg if to_all else os.kill)(process.pid, signal.SIGTERM)
-    output, _ = process.communicate(timeout=120)
-    assert process.returncode == 128 + signal.SIGTERM, output
+    output = stopped(words, run, to_all, devices=2)
     assert output.count("stopped by SIGTERM; to go on") == 1
     assert "Traceback" not in output
     assert steps_saved(run) >= 4
