@@ -199,11 +199,12 @@ def test_a_detector_is_repeated_by_its_seed(run: Path, squares: Path) -> None:
 
 
 def test_an_interrupted_training_goes_on_to_the_same_result(
-    run: Path, squares: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
     """By a signal within the steps; by an error, from the step that was saved last."""
-    words = {"data": str(squares), "steps": 12, "batch_size": 20, "seed": 3, **SMALL}
+    few = coco(tmp_path / "coco", {"train2017": 12, "val2017": 4})  # an epoch has two steps
+    words = {"data": str(few), "steps": 12, "batch_size": 5, "seed": 3, **SMALL}
     whole = shutil.copytree(run, tmp_path / "whole")
     expected = detect(whole, **words, out=str(tmp_path / "whole.safetensors"))
     assert not (whole / "detection").exists() or not list((whole / "detection").iterdir())

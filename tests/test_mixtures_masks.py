@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 import unmix
-from harness import NoReading, build, views_of
+from harness import Reading, build, views_of
 from unmix.backbones import attention_map
 from unmix.errors import UserError
 from unmix.mixtures import (
@@ -224,7 +224,7 @@ def test_the_map_is_the_class_tokens_attention_or_the_last_activation() -> None:
 def test_maps_and_masks_stay_on_the_device() -> None:
     """Nothing that depends on the images is read back."""
     images = bright([(8, 8), (8, 24), (24, 8), (24, 24)])
-    with NoReading():
+    with Reading() as seen:
         salience = spectral_residual(images)
         for draw in (
             SaliencyMix(per="sample").draw(images.shape, None, None, salience),
@@ -233,6 +233,7 @@ def test_maps_and_masks_stay_on_the_device() -> None:
             assert draw.apply(images).shape == images.shape
             assert draw.shares.shape == (4, 2)
             draw.resized(16, 16)
+    assert seen.read == []
 
 
 @pytest.mark.parametrize("name", ["moco", "barlow", "dino", "cmc"])

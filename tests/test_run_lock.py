@@ -171,6 +171,8 @@ def test_the_copy_of_a_run_is_not_its_owners(tmp_path: Path) -> None:
     left_by(tmp_path / "r")
     shutil.copytree(tmp_path / "r", tmp_path / "copy")
     with run_lock(tmp_path / "copy", silent):
+        assert (tmp_path / "copy" / LOCK).exists()
+    with pytest.raises(UserError, match="process 7 on elsewhere"), run_lock(tmp_path / "r", silent):
         pass
 
 

@@ -14,7 +14,7 @@ from harness import (
     N_DATA,
     OF_PATCHES,
     N,
-    NoReading,
+    Reading,
     backbone_of,
     build,
     encoder_of,
@@ -427,7 +427,7 @@ def test_no_value_is_read_within_a_step(kind: str) -> None:
     method = settled(kind).train()
     views, index = views_of(method), torch.arange(N)
     mixed, partner = global_draw(0.3).apply(views[0]), torch.arange(N - 1, -1, -1)
-    with NoReading():
+    with Reading() as seen:
         method.begin_step(Progress(4, 12, 3))
         queries, targets = parts_of(method, views)
         q_mix, losses = method.query(mixed), []
@@ -440,12 +440,15 @@ def test_no_value_is_read_within_a_step(kind: str) -> None:
         result = step(method, views)
         result.loss.backward()
         result.update_memory()
+    assert seen.read == []
+    assert seen.count > 100
 
 
 def test_reading_a_value_is_noticed() -> None:
     """The check itself works."""
-    with NoReading(), pytest.raises(AssertionError, match="_local_scalar_dense"):
+    with Reading() as seen:
         torch.ones(()).item()
+    assert seen.read == ["aten::_local_scalar_dense"]
 
 
 @every_kind

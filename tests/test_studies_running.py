@@ -22,7 +22,7 @@ from safetensors.torch import load_file
 
 from unmix.commands.study import study as command
 from unmix.errors import UserError
-from unmix.studies import Study, read_study, run_study, running
+from unmix.studies import Study, elsewhere, read_study, run_study, running
 from unmix.studies.cost import Cost
 from unmix.studies.watching import watch_study
 from unmix.workers import Worker
@@ -101,9 +101,14 @@ def test_cells_are_trained_once_and_more_seeds_are_added(tmp_path: Path) -> None
     assert found["code"]["sources"]
 
 
-def test_a_cell_that_another_study_has_measured_is_taken_from_there(tmp_path: Path) -> None:
+def test_a_cell_that_another_study_has_measured_is_taken_from_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     run_study(study(), tmp_path / "first")
     said: list[str] = []
+    read: list[Path] = []
+    read_cell = elsewhere.read_cell
+    monkeypatch.setattr(elsewhere, "read_cell", lambda path: read.append(path) or read_cell(path))
     other = Study.of(
         {
             "base": {"method": "moco", "epochs": 2},
@@ -115,6 +120,7 @@ def test_a_cell_that_another_study_has_measured_is_taken_from_there(tmp_path: Pa
     )
     assert run_study(other, tmp_path / "second", say=said.append) == []
     assert "baseline, seed 1: taken from study first (same settings, seed and code)" in said
+    assert len(read) == len(set(read)) == 4  # for two conditions that miss each of them
     # Seed 2 of the baseline was not in the first study; no other condition has its settings.
     assert len(starts(tmp_path / "second")) == 4
     found = json.loads((tmp_path / "second" / "cells" / "baseline-1.json").read_text())

@@ -68,7 +68,15 @@ def test_a_script_that_spawned_processes_would_run_again_is_told(
         check_workers(None)
 
 
-def test_a_notebook_has_no_script_that_would_run_again(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_notebook_has_no_script_that_would_run_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    script = tmp_path / "train.py"
+    script.write_text("unmix.pretrain()")
+    main = SimpleNamespace(__file__=str(script), __spec__=None)
     monkeypatch.setattr(launching, "start_method", lambda: "spawn")
-    monkeypatch.setitem(sys.modules, "__main__", SimpleNamespace())  # type: ignore[arg-type]
+    monkeypatch.setitem(sys.modules, "__main__", main)  # type: ignore[arg-type]
+    with pytest.raises(UserError):
+        check_workers(4)
+    del main.__file__
     check_workers(4)

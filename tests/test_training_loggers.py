@@ -50,6 +50,8 @@ def test_wandb_without_an_account_and_a_terminal_is_told_before(
 def test_wandb_with_an_account_or_without_need_of_one_is_taken(
     wandb_without_account: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, how: str
 ) -> None:
+    with pytest.raises(UserError, match="not logged in"):  # before
+        check_logger("wandb")
     if how == "mode":
         monkeypatch.setenv("WANDB_MODE", "offline")
     elif how == "key":
@@ -78,9 +80,12 @@ def test_a_logger_that_cannot_begin_says_so_in_one_line(
 def test_wandb_that_was_set_offline_by_its_own_command_is_taken(
     wandb_without_account: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    settings = SimpleNamespace(mode="offline", base_url="https://x.org", api_key=None)
+    settings = SimpleNamespace(mode="online", base_url="https://x.org", api_key=None)
     stand_in: Any = SimpleNamespace(setup=lambda: SimpleNamespace(settings=settings))
     monkeypatch.setitem(sys.modules, "wandb", stand_in)
+    with pytest.raises(UserError, match="not logged in"):
+        check_logger("wandb")
+    settings.mode = "offline"
     check_logger("wandb")
 
 

@@ -12,9 +12,9 @@ from torch import Tensor, nn
 from unmix.backbones import BACKBONES, TokenEncoder
 from unmix.backbones.token_decoder import TokenPredictor
 from unmix.backbones.tokens import fix_positions, no_patches
-from unmix.distributed import rank, world_size
 from unmix.errors import UserError, check_number
-from unmix.methods.base import Method, Pair, Progress, full_precision
+from unmix.methods.base import Method, Progress, full_precision
+from unmix.methods.masked import MaskedPatches
 from unmix.methods.multiblock import MultiBlock, MultiBlockMasks
 from unmix.methods.projected import check_sizes
 from unmix.momentum import ema_update, momentum_copy
@@ -38,7 +38,7 @@ class Query(NamedTuple):
     places: Tensor
 
 
-class IJEPA(Method):
+class IJEPA(MaskedPatches):
     """A predictor gives the teacher's tokens of four blocks from a context without them.
 
     Query: the predictor's tokens of each block, from the encoder's of the patches of the context;
@@ -61,10 +61,6 @@ class IJEPA(Method):
         min_keep: A context without its targets has more patches than these.
         encoder_momentum: m of the momentum encoder at the start; rises linearly to 1.
     """
-
-    views = 1
-    pairs: Sequence[Pair] = ()
-    position_pairs: Sequence[Pair] = (Pair(0, 0),)
 
     def __init__(
         self,
@@ -99,8 +95,7 @@ class IJEPA(Method):
         )
         check_number("min_keep", min_keep, at_least=0, owner="IJEPA")
         check_number("encoder_momentum", encoder_momentum, at_least=0, at_most=1, owner="IJEPA")
-        super().__init__()
-        self.f = TokenEncoder(backbone, "I-JEPA")
+        super().__init__(backbone, "I-JEPA")
         dim = self.f.feature_dim
         heads = predictor_heads or int(self.f.vit.blocks[0].attn.num_heads)
         sizes = (dim, predictor_dim, dim)
@@ -112,8 +107,6 @@ class IJEPA(Method):
         self.masks.check(self.f.built_grid, "IJEPA")
         self.f_t = momentum_copy(self.f)
         self.m = encoder_momentum
-        self.place: tuple[int, ...] = (0,)
-        self.seed = 0
 
     @staticmethod
     def build_backbone(name: str, **options: Any) -> nn.Module:
@@ -138,18 +131,10 @@ class IJEPA(Method):
             fix_positions(TokenEncoder(backbone, "I-JEPA"))
         return backbone
 
-    def why_not_joint(self) -> str | None:
-        """Masks are drawn for a batch."""
-        return "its masks are drawn for each batch, and there is no batch norm to share"
-
     def begin_step(self, progress: Progress) -> None:
         """Update the momentum encoder; masks are drawn anew, and differ between processes."""
+        super().begin_step(progress)
         ema_update(self.f_t, self.f, self.m + (1 - self.m) * progress.fraction)
-        self.seed, self.place = progress.seed, (progress.step,)
-
-    def begin_part(self, part: int) -> None:
-        """Likewise for each part of a step."""
-        self.place = (self.place[0], part)
 
     def masks_of(self, n: int, grid: tuple[int, int]) -> MultiBlockMasks:
         """The masks of n images, on the CPU: the same for all calls of a step.
@@ -157,9 +142,8 @@ class IJEPA(Method):
         Their sizes are the same on every process, as released.
         """
         self.masks.check(grid, "IJEPA")
-        own = () if world_size() == 1 else (rank(),)
         sizes = generator_for(self.seed, "sizes", *self.place)
-        return self.masks.draw(n, grid, sizes, generator_for(self.seed, "masks", *self.place, *own))
+        return self.masks.draw(n, grid, sizes, self.generator_of_masks())
 
     def query(self, view: Tensor, number: int = 0) -> Query:
         """The tokens of the target blocks, predicted from those of the context."""
@@ -200,25 +184,7 @@ class IJEPA(Method):
             spread = spread.scatter(2, query.places, losses / (blocks * size))
             return spread.sum(dim=1).unflatten(1, grid)
 
-    def compare(self, query: Query, target: Tensor) -> Tensor:
-        """The mean over blocks, patches and dimensions: losses (N,)."""
-        return self.compare_positions(query, target).sum(dim=(1, 2))
-
-    @property
-    def cell(self) -> int:
-        """Side of a patch."""
-        return self.f.side
-
-    @property
-    def backbone(self) -> nn.Module:
-        """The encoder."""
-        return self.f.vit
-
     @property
     def momentum_backbones(self) -> Sequence[nn.Module]:
         """The momentum encoder."""
         return (self.f_t.vit,)  # type: ignore[return-value]
-
-    def projections(self, images: Tensor) -> Tensor:
-        """The encoder's features (N, D): there is no projector."""
-        return self.f.vit(images)

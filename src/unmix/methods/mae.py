@@ -11,17 +11,17 @@ from torch import Tensor, nn
 from unmix.backbones import BACKBONES, TokenEncoder, patches_of
 from unmix.backbones.token_decoder import TokenDecoder
 from unmix.backbones.tokens import fix_positions, no_patches
-from unmix.distributed import rank, world_size
 from unmix.errors import UserError, check_number
-from unmix.methods.base import Method, Pair, Progress, full_precision
+from unmix.methods.base import Method, full_precision
+from unmix.methods.masked import MaskedPatches
 from unmix.methods.projected import check_sizes
-from unmix.randomness import generator_for, uniform
+from unmix.randomness import uniform
 from unmix.transfer import to_device
 
 __all__ = ["MAE"]
 
 
-class MAE(Method):
+class MAE(MaskedPatches):
     """Most patches of an image are dropped, and a light decoder reconstructs their pixels.
 
     Query: the decoder's pixels of every patch, from the encoder's tokens of those that are kept.
@@ -40,10 +40,6 @@ class MAE(Method):
             none, and reconstruct both images.
     """
 
-    views = 1
-    pairs: Sequence[Pair] = ()
-    position_pairs: Sequence[Pair] = (Pair(0, 0),)
-
     def __init__(
         self,
         backbone: nn.Module,
@@ -59,8 +55,7 @@ class MAE(Method):
         check_sizes(
             "MAE", decoder_dim=decoder_dim, decoder_depth=decoder_depth, decoder_heads=decoder_heads
         )
-        super().__init__()
-        self.f = TokenEncoder(backbone, "MAE")
+        super().__init__(backbone, "MAE")
         self.mask_ratio, self.norm_pix, self.mixed_tokens = mask_ratio, norm_pix, mixed_tokens
         if mixed_tokens:
             self.across_samples = "partners"
@@ -68,8 +63,6 @@ class MAE(Method):
         sizes = (self.f.feature_dim, decoder_dim, pixels)
         self.g = TokenDecoder(sizes, decoder_depth, decoder_heads, self.f.built_grid)
         self.kept_of(self.f.built_grid)
-        self.place: tuple[int, ...] = (0,)
-        self.seed = 0
 
     @staticmethod
     def build_backbone(name: str, **options: Any) -> nn.Module:
@@ -86,18 +79,6 @@ class MAE(Method):
         if isinstance(getattr(backbone, "pos_embed", None), nn.Parameter):
             fix_positions(TokenEncoder(backbone, "MAE"))
         return backbone
-
-    def why_not_joint(self) -> str | None:
-        """Masks are drawn for a batch."""
-        return "its masks are drawn for each batch, and there is no batch norm to share"
-
-    def begin_step(self, progress: Progress) -> None:
-        """Masks are drawn anew at each step, and differ between processes."""
-        self.seed, self.place = progress.seed, (progress.step,)
-
-    def begin_part(self, part: int) -> None:
-        """Likewise for each part of a step."""
-        self.place = (self.place[0], part)
 
     def kept_of(self, grid: tuple[int, int]) -> int:
         """The number of patches that are kept, floor((1 - mask_ratio) T), of T on a grid.
@@ -122,10 +103,8 @@ class MAE(Method):
 
         With mixed tokens all images have the same ones, as released.
         """
-        own = () if world_size() == 1 else (rank(),)
-        generator = generator_for(self.seed, "masks", *self.place, *own)
         rows = 1 if self.mixed_tokens else n
-        noise = uniform((rows, grid[0] * grid[1]), generator)
+        noise = uniform((rows, grid[0] * grid[1]), self.generator_of_masks())
         return to_device(noise.argsort(dim=1)[:, : self.kept_of(grid)].expand(n, -1), device)
 
     def query(self, view: Tensor, number: int = 0) -> dict[str, Tensor]:
@@ -186,21 +165,3 @@ class MAE(Method):
             masked = query["masked"].float()
             loss = (query["pixels"].float() - target).square().mean(dim=-1)
             return loss * masked / masked.sum(dim=(1, 2), keepdim=True)
-
-    def compare(self, query: Mapping[str, Tensor], target: Tensor) -> Tensor:
-        """The mean over the masked patches: losses (N,)."""
-        return self.compare_positions(query, target).sum(dim=(1, 2))
-
-    @property
-    def cell(self) -> int:
-        """Side of a patch."""
-        return self.f.side
-
-    @property
-    def backbone(self) -> nn.Module:
-        """The encoder."""
-        return self.f.vit
-
-    def projections(self, images: Tensor) -> Tensor:
-        """The encoder's features (N, D): there is no projector."""
-        return self.f.vit(images)

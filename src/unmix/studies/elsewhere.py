@@ -2,62 +2,71 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from unmix.data import DATA_SETS
 from unmix.errors import UserError
-from unmix.files import atomic_write
 from unmix.studies.cells import FROM, Cell, code_of, read_cell, same_code
 from unmix.studies.cost import Cost
 
-__all__ = ["take_over"]
+__all__ = ["Elsewhere"]
 
 
-def take_over(cell: Cell, protocols: Sequence[str], cost: Cost) -> str | None:
-    """Copy a cell's result from a study in a folder beside its own.
-
-    Only a result of the same settings, seed and code counts, and only of a data set that its name
-    alone says: the images of a folder may have changed since.
+class Elsewhere:
+    """The cells of the studies in the folders beside a study's own; each is read once.
 
     Args:
-        cell: Without a result.
-        protocols: Evaluations that it must have.
-        cost: Of the cell's condition.
-
-    Returns:
-        The name of the other study, or None if none has it.
+        folder: The study's own.
     """
-    if cell.settings["data"] not in DATA_SETS:
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._of_seed: dict[int, list[tuple[str, dict[str, Any]]]] = {}
+
+    def take_over(self, cell: Cell, protocols: Sequence[str], cost: Cost) -> str | None:
+        """Copy a cell's result from another study.
+
+        Only a result of the same settings, seed and code counts, and only of a data set that its
+        name alone says: the images of a folder may have changed since.
+
+        Args:
+            cell: Without a result.
+            protocols: Evaluations that it must have.
+            cost: Of the cell's condition.
+
+        Returns:
+            The name of the other study, or None if none has it.
+        """
+        if cell.settings["data"] not in DATA_SETS:
+            return None
+        for study, found in self._measured(cell.seed):
+            if (
+                found["settings"] == cell.settings
+                and same_code(found["code"], code_of(cell.settings))
+                and set(protocols) <= found["accuracies"].keys()
+            ):
+                own = {
+                    "condition": cell.condition,
+                    FROM: found.get(FROM, study),
+                    "cost": dict(cost.per_epoch(cell.settings["epochs"])),
+                }
+                cell.write({**found, **own})
+                return study
         return None
-    for folder, found in _measured(cell):
-        if found["settings"] != cell.settings:
-            continue
-        if not same_code(found["code"], code_of(cell.settings)):
-            continue
-        if not set(protocols) <= found["accuracies"].keys():
-            continue
-        own = {
-            "condition": cell.condition,
-            FROM: found.get(FROM, folder.name),
-            "cost": dict(cost.per_epoch(cell.settings["epochs"])),
-        }
-        text = json.dumps({**found, **own}, indent=1, ensure_ascii=False, allow_nan=False)
-        atomic_write(cell.file, (text + "\n").encode())
-        return folder.name
-    return None
 
-
-def _measured(cell: Cell) -> Iterator[tuple[Path, dict[str, Any]]]:
-    """The readable cells of the same seed in the folders beside the study's own."""
-    for path in sorted(cell.folder.parent.glob(f"*/cells/*-{cell.seed}.json")):
-        folder = path.parent.parent
-        if folder.resolve() == cell.folder.resolve():
-            continue
-        try:
-            yield folder, read_cell(path)
-        except UserError:
-            # Another study's damaged file is that study's to report.
-            continue
+    def _measured(self, seed: int) -> list[tuple[str, dict[str, Any]]]:
+        """The readable cells of a seed, with the names of their studies."""
+        if seed not in self._of_seed:
+            found = self._of_seed[seed] = []
+            for path in sorted(self.folder.parent.glob(f"*/cells/*-{seed}.json")):
+                study = path.parent.parent
+                if study.resolve() == self.folder.resolve():
+                    continue
+                try:
+                    found.append((study.name, read_cell(path)))
+                except UserError:
+                    # Another study's damaged file is that study's to report.
+                    continue
+        return self._of_seed[seed]

@@ -30,7 +30,7 @@ from unmix.studies.cells import (
     same_code,
 )
 from unmix.studies.cost import Cost, epochs_for, measure_cost
-from unmix.studies.elsewhere import take_over
+from unmix.studies.elsewhere import Elsewhere
 from unmix.studies.plan import Study
 from unmix.training.run.lock import run_lock
 from unmix.workers import Worker
@@ -130,7 +130,7 @@ def _run_locked(
     ]
     missing = _missing(cells, stale, say)
     _write_study(study, folder)
-    missing = [cell for cell in missing if not _taken_over(cell, study, costs, say)]
+    missing = _not_elsewhere(missing, study, folder, costs, say)
     measure_baselines(local, folder, say)
     for line in study.left_out:
         say(f"left out: {line}")
@@ -226,11 +226,18 @@ def _missing(cells: Iterable[Cell], stale: str, say: Say) -> list[Cell]:
     return missing
 
 
-def _taken_over(cell: Cell, study: Study, costs: Mapping[str, Cost], say: Say) -> bool:
-    source = take_over(cell, study.protocols, costs[cell.condition])
-    if source is not None:
-        say(f"{cell.name}: taken from study {source} (same settings, seed and code)")
-    return source is not None
+def _not_elsewhere(
+    cells: Iterable[Cell], study: Study, folder: Path, costs: Mapping[str, Cost], say: Say
+) -> list[Cell]:
+    """The cells that no study beside this one has measured; the others' results are copied."""
+    elsewhere, left = Elsewhere(folder), []
+    for cell in cells:
+        source = elsewhere.take_over(cell, study.protocols, costs[cell.condition])
+        if source is None:
+            left.append(cell)
+        else:
+            say(f"{cell.name}: taken from study {source} (same settings, seed and code)")
+    return left
 
 
 def _why_stale(cell: Cell) -> str | None:
@@ -323,7 +330,8 @@ def _finish(one: _Running, status: int, costs: Mapping[str, Cost]) -> str:
         return f"{cell.name}: FAILED: {last} (log: {cell.log})"
     cost = costs[cell.condition]
     try:
-        content = cell.write(cost.per_epoch(cell.settings["epochs"]))
+        content = cell.record(cost.per_epoch(cell.settings["epochs"]))
+        cell.write(content)
     except UserError as error:
         return f"{cell.name}: FAILED: {error.on_command_line()}"
     shown = ", ".join(f"{k} {v:.1f}%" for k, v in content["accuracies"].items())
