@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 
 from unmix.backbones import layer_scales
@@ -22,6 +24,7 @@ __all__ = [
     "notes_on_mixture",
     "notes_on_parts",
     "notes_on_schedule",
+    "notes_on_settings",
     "notes_on_sizes",
     "notes_on_views",
     "notes_on_weights",
@@ -44,6 +47,20 @@ def notes_on_views(settings: Settings, method: Method) -> tuple[str, ...]:
             "is mixed; --unmix gives the encoder something harder to learn from"
         )
     return tuple(lines)
+
+
+def notes_on_settings(
+    settings: Settings, method: Method, operators: Sequence[MixtureOperator], size: int
+) -> tuple[str, ...]:
+    """All notes on how the settings of a run go together, for views of `size` pixels."""
+    return (
+        *notes_on_layers(settings, method),
+        *notes_on_parts(settings, method),
+        *(line for each in operators for line in notes_on_mixture(method, each)),
+        *notes_on_image_space(settings.mixture),
+        *notes_on_schedule(settings),
+        *notes_on_sizes(settings.mixture, settings.views, size),
+    )
 
 
 def notes_on_sizes(mixture: MixtureSettings, views: ViewSettings, size: int) -> tuple[str, ...]:

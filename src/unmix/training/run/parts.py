@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import MutableMapping
+from collections.abc import MutableMapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -31,6 +31,7 @@ from unmix.display import counted
 from unmix.errors import UserError
 from unmix.hardware.devices import Machine, choose_machine
 from unmix.methods import Method
+from unmix.mixtures import MixtureOperator
 from unmix.names import shown
 from unmix.randomness import generator_for
 from unmix.together import smallest_batch
@@ -41,16 +42,7 @@ from unmix.training.mixing import check_views, label_space
 from unmix.training.run.building import build_method, has_narrow_downsampling
 from unmix.training.run.initial import start_of
 from unmix.training.run.loggers import check_logger
-from unmix.training.run.notes import (
-    notes_on_image_space,
-    notes_on_layers,
-    notes_on_mixture,
-    notes_on_parts,
-    notes_on_schedule,
-    notes_on_sizes,
-    notes_on_views,
-    notes_on_weights,
-)
+from unmix.training.run.notes import notes_on_settings, notes_on_views, notes_on_weights
 from unmix.training.run.ordering import interleaved, order_of
 from unmix.training.run.same_data import Listing
 from unmix.training.run.sharded import pretraining_class
@@ -134,11 +126,7 @@ def build_parts(
         **interleaved(source, settings),
     )
     processes = settings.machine.processes
-    if run_.batch_size % processes:
-        raise UserError(
-            f"--batch_size: {run_.batch_size} cannot be shared by {processes} devices; use a "
-            f"multiple of {processes}."
-        )
+    _check_shared(run_.batch_size, processes)
     start = start_of(settings.model) if init else None
     if start is not None:
         settings = settings.with_changes(init_sha256=start.weights.sha256)
@@ -171,11 +159,7 @@ def build_parts(
         joint=settings.mixture.unmix_joint,
         advice=advice_for(settings), accumulate=parts, schedule=settings.mixture.schedule(),
     )  # fmt: skip
-    if module.image_space is not None:
-        module.image_space.draw((2, 3, size, size), generator_for(0))
-    pixels = torch.zeros(4, 3, size, size)
-    for each in operators:
-        each.draw_for(pixels, generator_for(0), torch.eye(4), pixels[:, 0])
+    _check_draws(module, operators, size)
     notes = (
         *source.notes,
         *notes_on(run_, images),
@@ -183,12 +167,7 @@ def build_parts(
         *notes_on_weights(settings.model.backbone, settings.model.init),
         *(() if start is None else start.notes(train.mean, train.std)),
         *(() if teacher is None else teacher.notes(size, train.mean, train.std)),
-        *notes_on_layers(settings, method),
-        *notes_on_parts(settings, method),
-        *(line for each in operators for line in notes_on_mixture(method, each)),
-        *notes_on_image_space(settings.mixture),
-        *notes_on_schedule(settings),
-        *notes_on_sizes(settings.mixture, settings.views, size),
+        *notes_on_settings(settings, method, operators, size),
     )
     sets = (source, labeled, test)  # not train, whose files may have become a tensor
     skipped = tuple(each.skipped for each in sets if isinstance(each, StreamedImages))
@@ -196,6 +175,23 @@ def build_parts(
         settings, machine, train, labeled, test, module, held.about, notes, skipped,
         listing=Listing.of(source) if processes > 1 else None,
     )  # fmt: skip
+
+
+def _check_shared(batch_size: int, processes: int) -> None:
+    if batch_size % processes:
+        raise UserError(
+            f"--batch_size: {batch_size} cannot be shared by {processes} devices; use a "
+            f"multiple of {processes}."
+        )
+
+
+def _check_draws(module: Pretraining, operators: Sequence[MixtureOperator], size: int) -> None:
+    """Draw each mixture once, so that one that does not fit the images is told before training."""
+    if module.image_space is not None:
+        module.image_space.draw((2, 3, size, size), generator_for(0))
+    pixels = torch.zeros(4, 3, size, size)
+    for each in operators:
+        each.draw_for(pixels, generator_for(0), torch.eye(4), pixels[:, 0])
 
 
 def _training_images(
