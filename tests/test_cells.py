@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -21,6 +22,7 @@ from harness import (
     global_draw,
     gradients,
     mixture_of,
+    published_draw,
     settled,
     step,
     views_of,
@@ -73,6 +75,18 @@ def test_the_mixtures_loss_moves_with_the_weight(name: str, rule: str) -> None:
     )
     torch.testing.assert_close(part, 0.3 * own + 0.7 * others, rtol=1e-4, atol=1e-5)
     assert (own - others).abs() > 1e-6 * own.abs()
+
+
+@cells(list({rule: (name, rule) for name, rule in reversed(YES)}.values()))
+def test_the_share_is_the_weight_of_the_mixtures_loss(name: str, rule: str) -> None:
+    """Of every rule, with the first method that it goes with."""
+    method = settled(name)
+    views, draw = views_of(method), published_draw(RULES[rule], 0.3)
+    once, more = (
+        mixed_loss(method, each, draw, views)
+        for each in (RULES[rule], replace(RULES[rule], share=2.5 * RULES[rule].share))
+    )
+    torch.testing.assert_close(more, 2.5 * once)
 
 
 def can_be_exchanged(name: str, rule: str) -> bool:

@@ -18,7 +18,6 @@ import pytest
 import torch
 from lightning.fabric.plugins.environments import SLURMEnvironment
 
-from forked import program
 from unmix.cli import main
 from unmix.config import Settings
 from unmix.errors import UserError
@@ -70,8 +69,10 @@ def child_of_rank(parent: int, rank: int) -> int:
 def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run of two processes that Lightning has started."""
     run = tmp_path_factory.mktemp("runs") / "undisturbed"
-    said, words = run.with_name("said"), ["pretrain", *TWO, "--run", str(run)]
-    assert program(words, said, devices=2).wait() == 0, said.read_text()
+    subprocess.run(
+        [sys.executable, "-m", "unmix", "pretrain", *TWO, "--run", str(run)],
+        check=True, capture_output=True, timeout=300, env=ENV,
+    )  # fmt: skip
     return run
 
 
@@ -288,8 +289,10 @@ def test_a_signal_to_a_run_on_ray_saves_the_step_and_another_engine_goes_on_from
     assert f"unmix pretrain --run {run}." in log.read_text()
     assert "Traceback" not in log.read_text()
     assert 2 <= rows(run) < 12
-    said, words = tmp_path / "said", ["pretrain", "--run", str(run), "--engine", "lightning"]
-    assert program(words, said, devices=2).wait() == 0, said.read_text()
+    subprocess.run(
+        [sys.executable, "-m", "unmix", "pretrain", "--run", str(run), "--engine", "lightning"],
+        check=True, capture_output=True, timeout=300, env=ENV,
+    )  # fmt: skip
     assert rows(run) == 12
     assert same(run, undisturbed)
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from unmix.errors import UserError
-from unmix.momentum import ema_update, momentum_copy
+from unmix.momentum import cosine_ema_momentum, ema_update, momentum_copy
 
 
 @pytest.fixture
@@ -92,3 +92,9 @@ def test_following_leaves_no_graph_and_no_gradient(source: nn.Module) -> None:
 def test_a_momentum_outside_0_to_1_is_told(source: nn.Module, m: float) -> None:
     with pytest.raises(UserError, match=rf"^momentum must be at least 0 and at most 1, got {m:g}$"):
         ema_update(momentum_copy(source), source, m)
+
+
+@pytest.mark.parametrize(("done", "m"), [(0.0, 0.996), (1 / 3, 0.997), (0.5, 0.998), (1.0, 1.0)])
+def test_the_momentum_rises_to_one_by_half_a_cosine(done: float, m: float) -> None:
+    """BYOL, Sec. 3.3: tau = 1 - (1 - tau_base) (cos(pi k / K) + 1) / 2; cos 60 degrees is 1/2."""
+    assert cosine_ema_momentum(0.996, done) == pytest.approx(m, abs=1e-12)
