@@ -19,6 +19,7 @@ from safetensors.torch import load_file
 from timm.models import VisionTransformer
 from torch import nn
 from torch.distributed.device_mesh import DeviceMesh
+from torch.multiprocessing import start_processes
 
 from harness import N_DATA, SIZE, global_draw, options_of
 from unmix import methods
@@ -216,7 +217,7 @@ def both(number: int, folder: Path) -> None:
 @pytest.fixture(scope="module")
 def processes(tmp_path_factory: pytest.TempPathFactory) -> list[Any]:
     folder = tmp_path_factory.mktemp("processes")
-    torch.multiprocessing.spawn(both, (folder,), nprocs=PROCESSES)
+    start_processes(both, (folder,), PROCESSES, start_method="fork")
     return [torch.load(folder / f"{number}.pt", weights_only=False) for number in range(PROCESSES)]
 
 
@@ -352,7 +353,7 @@ def trained_runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     folder = tmp_path_factory.mktemp("runs")
-    torch.multiprocessing.spawn(runs, (folder, port), nprocs=PROCESSES)
+    start_processes(runs, (folder, port), PROCESSES, start_method="fork")
     return folder
 
 
