@@ -207,7 +207,7 @@ def test_cells_of_other_code_are_refused(tmp_path: Path, monkeypatch: pytest.Mon
     folder = tmp_path / "s"
     run_study(study(), folder)
     now = {"version": "9", "sources": "0" * 12}
-    monkeypatch.setattr(running, "code_version", lambda: now)
+    monkeypatch.setattr(running, "code_of", lambda settings: now)
     with pytest.raises(UserError, match=r"other code: version .* not version 9"):
         run_study(study(), folder)
 
