@@ -180,10 +180,12 @@ class Cell:
             "versions": dict(found.versions),
         }
 
-    def write(self, content: Mapping[str, Any]) -> None:
-        """Write its JSON."""
+    def write(self, cost: Mapping[str, Any]) -> dict[str, Any]:
+        """Write its JSON, and give what it holds."""
+        content = self.record(cost)
         text = json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False)
         atomic_write(self.file, (text + "\n").encode())
+        return content
 
 
 @dataclass(frozen=True)

@@ -330,8 +330,7 @@ def _finish(one: _Running, status: int, costs: Mapping[str, Cost]) -> str:
         return f"{cell.name}: FAILED: {last} (log: {cell.log})"
     cost = costs[cell.condition]
     try:
-        content = cell.record(cost.per_epoch(cell.settings["epochs"]))
-        cell.write(content)
+        content = cell.write(cost.per_epoch(cell.settings["epochs"]))
     except UserError as error:
         return f"{cell.name}: FAILED: {error.on_command_line()}"
     shown = ", ".join(f"{k} {v:.1f}%" for k, v in content["accuracies"].items())
