@@ -20,6 +20,7 @@ from unmix.config.mixtures import MixtureSettings
 from unmix.config.recipes import resolve
 from unmix.errors import UserError, check_choice
 from unmix.mixtures import registry
+from unmix.training.run.command import command_line
 from unmix.training.run.notes import notes_on_weights
 from unmix.training.run.pretrain import settings_for
 
@@ -52,11 +53,38 @@ def in_a_folder_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
         ("--milestones 1 2,3 --lr 1", {"milestones": [1, 2, 3], "lr": 1.0}),
         ("--data ./a,b", {"data": "./a,b"}),
         ("--lr 0.1 --lr 0.2", {"lr": 0.2}),
+        ("--milestones none --lr 1", {"milestones": [], "lr": 1.0}),
+        ("--lr 1 --limit none", {"limit": None, "lr": 1.0}),
+        ("--limit=none --second_crop_ratio none", {"limit": None, "second_crop_ratio": None}),
+        ("--unmix_joint none --logger none", {"unmix_joint": None, "logger": "none"}),
+        ("--unmix_shares none", {"unmix_shares": None}),
     ],
 )
 def test_numbers_as_they_are_typed(words: str, expected: dict):
     given = parse_pretrain(shlex.split(words))[1]
     assert {k: list(v) if isinstance(v, list) else v for k, v in given.items()} == expected
+    again = shlex.split(command_line(None, given))[2:]
+    assert parse_pretrain(again)[1] == given
+
+
+def test_none_is_no_value_of_a_setting_that_must_have_one(refuse: Refuse):
+    assert "--lr: 'none' is not a number" in refuse("pretrain", "--lr", "none")
+    assert "--crop_ratio" in refuse("pretrain", "--crop_ratio", "none")
+
+
+def test_a_command_states_what_a_recipe_has_and_the_run_has_not():
+    """Left out, the recipe's own would be taken, in another run than was asked for."""
+    words = {
+        "data": "cifar10",
+        "method": "simclr",
+        "schedule": "cosine",
+        "milestones": [],
+        "second_blur_p": None,
+    }
+    assert resolve({"method": "simclr", "data": "cifar10"})[0]["milestones"]
+    given = parse_pretrain(shlex.split(command_line(None, words))[2:])[1]
+    assert given == words
+    assert Settings.of(resolve(given)[0]).optimizer.milestones == ()
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ import argparse
 import inspect
 import re
 import shlex
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -122,7 +122,7 @@ class Parser(argparse.ArgumentParser):
             HelpShown: if the help was asked for.
         """
         args = ["--help" if arg == "-help" else self._current(arg) for arg in args]
-        args = self._without_commas(args)
+        args, none = self._without_nones(self._without_commas(args))
         try:
             found, unknown = self.parse_known_args(args)
         except argparse.ArgumentError as error:
@@ -131,7 +131,7 @@ class Parser(argparse.ArgumentParser):
             raise HelpShown from None
         if unknown:
             raise self._unknown(unknown[0], args)
-        given = vars(found)
+        given = {**vars(found), **none}
         missing = [shown for name, shown in self._needed.items() if name not in given]
         if missing:
             verb = "is" if len(missing) == 1 else "are"
@@ -171,6 +171,29 @@ class Parser(argparse.ArgumentParser):
             else:
                 found += _split(arg) if kind is not None and kind.is_numbers else [arg]
         return found
+
+    def _without_nones(self, args: Sequence[str]) -> tuple[list[str], dict[str, Any]]:
+        """The arguments without `--limit none` and the like, and what these settings then are.
+
+        That is no value where a setting may have none, and an empty list of numbers.
+        """
+        if not self._takes_methods:
+            return list(args), {}
+        none: dict[str, Any] = {}
+        found: list[str] = []
+        rest = list(args)
+        while rest:
+            flag, equals, value = rest[0].partition("=")
+            ends = len(rest) < 3 or rest[2].startswith("--")
+            value = value if equals else rest[1] if len(rest) > 1 and ends else ""
+            kind = self._kinds.get(flag)
+            several = kind is not None and kind.is_numbers and kind.count is None
+            if kind is not None and value == "none" and (kind.optional or several):
+                none[flag.removeprefix("--")] = None if kind.optional else []
+                rest = rest[1 if equals else 2 :]
+            else:
+                found.append(rest.pop(0))
+        return found, none
 
     def _wrong_count(self, error: argparse.ArgumentError, args: list[str]) -> UserError:
         """The error for a flag with too few values, or a value where none is taken."""

@@ -34,6 +34,7 @@ __all__ = [
     "read_cell",
     "read_cells",
     "result_settings",
+    "write_cell",
 ]
 
 SCHEMA = 1
@@ -183,8 +184,7 @@ class Cell:
     def write(self, cost: Mapping[str, Any]) -> dict[str, Any]:
         """Write its JSON, and give what it holds."""
         content = self.record(cost)
-        text = json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False)
-        atomic_write(self.file, (text + "\n").encode())
+        write_cell(self.file, content)
         return content
 
 
@@ -206,6 +206,12 @@ class _Content:
     images_per_second: Annotated[float, Between(0)] | None = None
     hardware: Mapping[str, Any] | None = None
     versions: Mapping[str, Any] | None = None
+
+
+def write_cell(path: Path, content: Mapping[str, Any]) -> None:
+    """Write a cell's JSON file."""
+    text = json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False)
+    atomic_write(path, (text + "\n").encode())
 
 
 def read_cell(path: Path) -> dict[str, Any]:

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from unmix.data import DATA_SETS
 from unmix.errors import UserError
-from unmix.files import atomic_write
-from unmix.studies.cells import FROM, Cell, code_of, read_cell, same_code
+from unmix.studies.cells import FROM, Cell, code_of, read_cell, same_code, write_cell
 from unmix.studies.cost import Cost
 
 __all__ = ["Elsewhere"]
@@ -54,8 +52,7 @@ class Elsewhere:
                     FROM: found.get(FROM, study),
                     "cost": dict(cost.per_epoch(cell.settings["epochs"])),
                 }
-                text = json.dumps({**found, **own}, indent=1, ensure_ascii=False, allow_nan=False)
-                atomic_write(cell.file, (text + "\n").encode())
+                write_cell(cell.file, {**found, **own})
                 return study
         return None
 

@@ -18,10 +18,13 @@ def command_line(config: str | Sequence[str] | None, words: dict[str, Any]) -> s
     for name, value in words.items():
         if value is True:
             parts.append(f"--{name}")
+        elif value is None or (isinstance(value, (list, tuple)) and not value):
+            # Not left out: it may be in place of a recipe's value.
+            parts += [f"--{name}", "none"]
         elif isinstance(value, (list, tuple)):
             parts += [f"--{name}", *map(str, value)]
         elif value is False:
             parts.append(f"--no-{name}")
-        elif value is not None:
+        else:
             parts += [f"--{name}", str(value)]
     return shlex.join(parts)
