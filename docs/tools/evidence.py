@@ -19,6 +19,7 @@ if __name__ == "__main__":
 
 from matplotlib.figure import Figure  # noqa: E402
 
+from tools.markdown import table  # noqa: E402
 from unmix.figures.paired import paired_dots  # noqa: E402
 from unmix.studies import read_study  # noqa: E402
 from unmix.studies.analysis import StudyResults  # noqa: E402
@@ -32,6 +33,7 @@ AUGMENTED = {
     "with crops and flips": DOCS / "evidence" / "augmentation-crop-flip",
     "with full augmentation": DOCS / "evidence" / "augmentation-full",
 }
+METHODS = DOCS / "evidence" / "methods-photos"
 CANDIDATE, REFERENCE = "Un-Mix", "plain"
 EQUAL = "plain at Un-Mix's compute"
 BLOCK = re.compile(
@@ -97,11 +99,30 @@ def evidence(seeds: Sequence[int], base: str = "docs/") -> str:
         "\n".join(lines),
         "The same where images are augmented, at equal epochs:",
         "\n".join(augmented),
+        f"Points that {CANDIDATE} adds to other methods without augmentation, at equal epochs\n"
+        f"({len(seeds)} paired seeds on photographs; 95% interval; bold: significant, each method "
+        "a comparison\nof its own):",
+        of_methods(seeds),
         f"All conditions: [Results]({base}results.md), or "
         "`unmix study show docs/evidence/augmentation-none`.\n"
         f"The [plan]({base}evidence/plan.md) was written before the runs.",
     ]
     return "\n\n".join(parts)
+
+
+def of_methods(seeds: Sequence[int]) -> str:
+    """What Un-Mix adds to each method without augmentation, on photographs."""
+    results = _results(seeds, METHODS)
+    rows: dict[str, dict[str, str]] = {}
+    for c in results.comparisons():
+        if c.result is not None and c.result.interval is not None:
+            low, high = c.result.interval
+            shown = f"{c.result.mean:+.1f} ({low:+.1f} to {high:+.1f})"
+            told = c.outcome in ("better", "worse")
+            name = c.candidate.partition(",")[0]
+            rows.setdefault(name, {})[c.protocol] = f"**{shown}**" if told else shown
+    head = ("method", *TITLES.values())
+    return table(head, [(name, *(by[p] for p in TITLES)) for name, by in rows.items()])
 
 
 def block_of(text: str) -> tuple[list[int], str]:

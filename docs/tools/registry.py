@@ -81,7 +81,10 @@ def features(base: str = "") -> str:
     mixtures = ", ".join(SEED_WORDS.get(n, choice.kind.__name__) for n, choice in MIXTURES.items())
     rules, exports = catalog().rules, ", ".join(TARGETS)
     rows = [
-        (f"[{len(pages())} methods]({base}methods/index.md)", titles),
+        (
+            f"[{len(pages())} methods]({base}methods/index.md)",
+            f"{titles}; [your own]({base}how-to/own-method.md)",
+        ),
         (
             f"[{len(MIXTURES)} mixtures]({base}usage.md#mixtures)",
             f"{mixtures}; image space (`--IM`), Cutout, RandomErasing, DACL",
