@@ -78,6 +78,7 @@ def program(
     """
 
     def command() -> int:
+        sys.argv = ["unmix", *words]  # that of a worker of pytest-xdist is "-c"
         if change is not None:
             change(pytest.MonkeyPatch())
         return main(list(words))

@@ -57,7 +57,8 @@ def in_a_folder_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
         ("--lr 1 --limit none", {"limit": None, "lr": 1.0}),
         ("--limit=none --second_crop_ratio none", {"limit": None, "second_crop_ratio": None}),
         ("--unmix_joint none --logger none", {"unmix_joint": None, "logger": "none"}),
-        ("--unmix_shares none", {"unmix_shares": None}),
+        ("--unmix_shares none --unmix_per none", {"unmix_shares": None, "unmix_per": None}),
+        ("--data_dir none --run none", {"data_dir": "none", "run": "none"}),  # folders
     ],
 )
 def test_numbers_as_they_are_typed(words: str, expected: dict):

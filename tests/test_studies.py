@@ -332,6 +332,20 @@ def test_equal_cost_is_counted_in_epochs() -> None:
     assert epochs_for(found, costs) == {"plain": 40, "longer": 70, "as long": 60, "Un-Mix": 40}
 
 
+def test_too_few_epochs_to_be_of_equal_cost_are_refused() -> None:
+    found = study("""
+        conditions: {Un-Mix: {unmix: true}, longer: {same_compute_as: Un-Mix}}
+        seeds: 0-6
+    """)
+    few = {"Un-Mix": Cost(7.0, 0.15, 39, 1, 128), "longer": Cost(4.0, 0.1, 39, 1, 128)}
+    with pytest.raises(
+        UserError, match=r"'longer': no whole .* 2 are 114% of it. Give that one more"
+    ):
+        epochs_for(found, few)
+    four = {"Un-Mix": Cost(7.0, 0.15, 39, 4, 128), "longer": Cost(4.0, 0.1, 39, 4, 128)}
+    assert epochs_for(found, four)["longer"] == 7
+
+
 def test_where_a_run_lies_is_no_other_setting() -> None:
     def resolved(**words: Any) -> dict[str, Any]:
         return result_settings(settings_for({"method": "moco", **words})[0])

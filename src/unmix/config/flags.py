@@ -12,6 +12,7 @@ from typing import Any, NoReturn
 
 from unmix.config.catalog import catalog, method_options, methods_with
 from unmix.config.earlier import current, current_name
+from unmix.config.groups import TEXTS
 from unmix.config.parameters import Parameter, parameters_of
 from unmix.config.values import Kind
 from unmix.errors import UserError, check_given
@@ -175,7 +176,8 @@ class Parser(argparse.ArgumentParser):
     def _without_nones(self, args: Sequence[str]) -> tuple[list[str], dict[str, Any]]:
         """The arguments without `--limit none` and the like, and what these settings then are.
 
-        That is no value where a setting may have none, and an empty list of numbers.
+        That is no value where a setting may have none, and an empty list of numbers; a path may be
+        "none".
         """
         if not self._takes_methods:
             return list(args), {}
@@ -188,8 +190,14 @@ class Parser(argparse.ArgumentParser):
             value = value if equals else rest[1] if len(rest) > 1 and ends else ""
             kind = self._kinds.get(flag)
             several = kind is not None and kind.is_numbers and kind.count is None
-            if kind is not None and value == "none" and (kind.optional or several):
-                none[flag.removeprefix("--")] = None if kind.optional else []
+            name = flag.removeprefix("--")
+            if (
+                value == "none"
+                and kind is not None
+                and name not in TEXTS
+                and (kind.optional or several)
+            ):
+                none[name] = None if kind.optional else []
                 rest = rest[1 if equals else 2 :]
             else:
                 found.append(rest.pop(0))

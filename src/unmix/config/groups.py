@@ -16,6 +16,7 @@ from unmix.synonyms import called_value, nearest, timm_models
 __all__ = [
     "CHOICES",
     "GROUPS",
+    "TEXTS",
     "EvaluationSettings",
     "MachineSettings",
     "ModelSettings",
@@ -44,6 +45,13 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "strategy": ("ddp", "fsdp"),
 }
 """The allowed values of settings, by name."""
+
+
+TEXTS = frozenset({
+    "cache_dir", "data_dir", "image_column", "init", "init_sha256", "label_column", "run",
+    "split_column", "teacher", "teacher_sha256", "test_folder", "train_folder",
+})  # fmt: skip
+"""Settings that are paths or free text, so that "none" may be one."""
 
 
 @dataclass(frozen=True)

@@ -28,6 +28,9 @@ from unmix.training.run.sharded import pretraining_class
 
 __all__ = ["Cost", "Step", "epochs_for", "forward_equivalents", "measure_cost", "measured_step"]
 
+# How much the cost of conditions of equal cost may differ, which have whole epochs.
+_UNEQUAL = 0.1
+
 _STEPS = 3
 _QUICK = 2e10  # floating-point operations of encoding a batch once, which take about a second
 _MOST = 100_000
@@ -141,7 +144,8 @@ def epochs_for(study: Study, costs: Mapping[str, Cost]) -> dict[str, int]:
         costs: Of every condition.
 
     Raises:
-        UserError: if a condition would be left without an epoch.
+        UserError: if a condition would be left without an epoch, or no whole number of epochs
+            comes within a tenth of the cost.
     """
     found = {}
     for condition in study.conditions.values():
@@ -151,11 +155,18 @@ def epochs_for(study: Study, costs: Mapping[str, Cost]) -> dict[str, int]:
             continue
         like = costs[condition.like]
         spent = like.seconds() if condition.by == "time" else like.forwards()
-        epochs = _nearest(cost.seconds if condition.by == "time" else cost.forwards, spent)
+        cost_of = cost.seconds if condition.by == "time" else cost.forwards
+        epochs = _nearest(cost_of, spent)
         if epochs < 1:
             raise UserError(
                 f"condition {condition.name!r}: the {condition.by} of {condition.like!r} is less "
                 "than one epoch of it; give that one more epochs."
+            )
+        if abs(cost_of(epochs) / spent - 1) > _UNEQUAL:
+            raise UserError(
+                f"condition {condition.name!r}: no whole number of epochs is the {condition.by} of "
+                f"{condition.like!r}; {epochs} are {cost_of(epochs) / spent:.0%} of it. Give that "
+                "one more epochs."
             )
         found[condition.name] = epochs
     return found

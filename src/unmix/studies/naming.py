@@ -101,9 +101,13 @@ def by_augmentation(conditions: Sequence[Mapping[str, Any]]) -> list[dict[str, A
     found = [{k: v for k, v in own.items() if k != "augmentation"} for own in conditions]
     if None in names or len(set(names) - {""}) < 2:
         return found
+    # The recipe is the method's own.
+    called = [
+        (name, own.get("method") if name == RECIPE else "")
+        for name, own in zip(names, found, strict=True)
+    ]
     of_views = [str([own.get(k) for k in views]) for own in found]
-    kinds = set(zip(names, of_views, strict=True))
-    if len(kinds) > len(set(names)):  # the recipes of several methods
+    if len(set(zip(called, of_views, strict=True))) > len(set(called)):
         return found
     return [
         {**{k: v for k, v in own.items() if k not in views}, "augmentation": name} if name else own
@@ -112,14 +116,13 @@ def by_augmentation(conditions: Sequence[Mapping[str, Any]]) -> list[dict[str, A
 
 
 def _augmentation(settings: Mapping[str, Any]) -> str | None:
-    """The name of the settings of the views: a preset's, or the recipe's own; None for others."""
-    name = augmentation_of(settings)
-    if name != RECIPE:
-        return name
+    """The name of settings of the views: the recipe's own, or a preset's; None for others."""
     usual = _usual(str(settings.get("method")), str(settings.get("data")))
     views = field_names("views")
-    same = all(str(settings.get(k, usual.get(k))) == str(usual.get(k)) for k in views)
-    return RECIPE if usual and same else None
+    if usual and all(str(settings.get(k, usual.get(k))) == str(usual.get(k)) for k in views):
+        return RECIPE
+    name = augmentation_of(settings)
+    return None if name == RECIPE else name
 
 
 def setting_in_words(key: str, value: Any) -> str:

@@ -7,6 +7,8 @@ import shlex
 from collections.abc import Sequence
 from typing import Any
 
+from unmix.config.groups import TEXTS
+
 __all__ = ["command_line"]
 
 
@@ -16,6 +18,8 @@ def command_line(config: str | Sequence[str] | None, words: dict[str, Any]) -> s
     for name in [config] if isinstance(config, (str, os.PathLike)) else config or ():
         parts += ["--config", os.fspath(name)]
     for name, value in words.items():
+        if value is None and name in TEXTS:
+            continue
         if value is True:
             parts.append(f"--{name}")
         elif value is None or (isinstance(value, (list, tuple)) and not value):
