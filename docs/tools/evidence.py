@@ -99,7 +99,8 @@ def evidence(seeds: Sequence[int], base: str = "docs/") -> str:
         "\n".join(lines),
         "The same where images are augmented, at equal epochs:",
         "\n".join(augmented),
-        f"Points that {CANDIDATE} adds without augmentation to each of six methods, at equal epochs\n"
+        f"Points that {CANDIDATE} adds without augmentation to each of six methods, at equal "
+        "epochs\n"
         f"({len(seeds)} paired seeds on photographs; 95% interval; bold: significant, each method "
         "a comparison\nof its own):",
         of_methods(seeds),
