@@ -10,8 +10,9 @@ import pytest
 from unmix.display import Answer
 from unmix.figures.page_dots import dots
 from unmix.figures.page_looks import page_looks
-from unmix.figures.paired import Panel, inline_svg, paired_dots
+from unmix.figures.paired import Panel, paired_dots
 from unmix.figures.report_content import Condition, Difference, Report
+from unmix.figures.saving import inline
 
 ROWS = {
     "kNN top-1 (%)": {
@@ -38,14 +39,14 @@ def test_each_seed_has_a_dot_and_a_line_and_each_condition_its_mean():
 
 
 def test_inline_it_takes_the_color_of_the_page_and_is_one_line_of_valid_xml():
-    svg = inline_svg(ROWS, 'MoCo "plain" & <mixed>')
+    svg = inline(paired_dots(ROWS, theme="inline"), 'MoCo "plain" & <mixed>')
     root = ET.fromstring(svg)
     assert root.attrib["aria-label"] == 'MoCo "plain" & <mixed>'
     assert "\n" not in svg
     assert "currentColor" in svg
     assert "#123456" not in svg
     assert "width" not in root.attrib
-    assert svg == inline_svg(ROWS, 'MoCo "plain" & <mixed>')
+    assert svg == inline(paired_dots(ROWS, theme="inline"), 'MoCo "plain" & <mixed>')
 
 
 @pytest.mark.parametrize("rows", [{}, {"kNN": {}}, {"kNN": {"none": {}}}])

@@ -65,7 +65,7 @@ def augmentation_figure(
     figure = picture_grid(
         rows, title=f"augmentation {augmentation}", width=0.4 + max(3, min(len(drawn), _ACROSS))
     )
-    return figure, f"augmentation {augmentation}: {_in_words(preset)}"
+    return figure, f"augmentation {augmentation}: {_described(preset)}"
 
 
 def _views_of(images: ImageSet, row: int, make: Views, seed: int) -> list[Tensor] | None:
@@ -88,7 +88,7 @@ def _views_of(images: ImageSet, row: int, make: Views, seed: int) -> list[Tensor
     return [(view[0].clamp(0, 1) * 255).round().to(torch.uint8).cpu() for view in made]
 
 
-def _in_words(own: ViewSettings) -> str:
+def _described(own: ViewSettings) -> str:
     """What an augmentation changes."""
     first, second = own.of_view("first"), own.of_view("second")
     parts = []

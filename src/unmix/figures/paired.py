@@ -13,11 +13,10 @@ from matplotlib.figure import Figure
 from unmix.display import percents
 from unmix.figures.looks import Look, looks_of
 from unmix.figures.report_content import Difference
-from unmix.figures.saving import inline
 from unmix.figures.seed_dots import measured, neighbors, offsets, sentences
 from unmix.figures.style import message, shorten, soft_ink, style
 
-__all__ = ["Panel", "inline_svg", "paired_dots"]
+__all__ = ["Panel", "paired_dots"]
 
 Accuracies = Mapping[str, Mapping[int, float]]
 """For each condition, accuracy in percent by seed."""
@@ -98,18 +97,6 @@ def paired_dots(
         cells[0][0].set_yticks(range(len(names)), texts)
         cells[0][0].set_ylim(len(names) - 0.5, -0.5)
         return figure
-
-
-def inline_svg(rows: Mapping[str, Mapping[str, Panel | Accuracies]], alt: str) -> str:
-    """The figure as an SVG element on one line, in the colors of the page around it.
-
-    So it is legible on a light and on a dark page.
-
-    Args:
-        rows: As for `paired_dots`.
-        alt: What the figure shows, for those who do not see it.
-    """
-    return inline(paired_dots(rows, theme="inline"), alt)
 
 
 def _looks(names: Sequence[str], panels: Sequence[Panel]) -> dict[str, Look]:
