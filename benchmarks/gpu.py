@@ -1,35 +1,42 @@
 """Everything that one NVIDIA GPU can show in nine minutes, unattended; writes one JSON file.
 
-    python benchmarks/gpu.py --json gpu.json [--data_dir DIR] [--minutes 9]
+    python benchmarks/gpu.py --json gpu.json [--data_dir DIR] [--minutes 9] [--only PART ...]
 
 First correctness: the fast path (bfloat16, channels last, split batch norm in one call, compiled)
-against float32, the views against the CPU's, that no step of any method waits for the device, and
-every cell of the matrix. Then the stages of a step and whole steps of MoCo, MoCo + Un-Mix
-(asymmetric, symmetric) and CMC at batch 512 on CIFAR-10 with ResNet-18, eager and compiled. What no
-time is left for is named. The file is written anew after each part, so that a stop loses nothing.
-DIR holds `cifar-10-batches-py/`; without it images of random pixels take their place, which costs
-the same time. Needs torch, torchvision, lightning, numpy and this repository (PYTHONPATH=src, or
-installed).
+against float32, the views against the CPU's, that no step of any method or mixture waits for the
+device, and every cell of the matrix. Then the stages of a step and whole steps of MoCo, MoCo +
+Un-Mix (asymmetric, symmetric) and CMC at batch 512 on CIFAR-10 with ResNet-18, eager and compiled,
+of MoCo v2 with ResNet-50 at 224 px, and what the device does in a step. What no time is left for is
+named. The file is written anew after each part, so that a stop loses nothing. DIR holds
+`cifar-10-batches-py/`; without it images of random pixels take their place, which costs the same
+time. Needs torch, torchvision, lightning, numpy and this repository (PYTHONPATH=src, or installed).
+
+`--only` chooses parts; `--share 0/4` does the first of four shares of the cells, so that processes
+beside each other do them all.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import tempfile
 import time
 import traceback
 from collections.abc import Callable
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
 import torch
+import torchvision
 from torch import Tensor
 
+from unmix.config import IM_TYPES
 from unmix.credit import RULES
 from unmix.data import ImageSet, TensorImages, load
 from unmix.hardware.devices import hardware, versions
 from unmix.methods import METHODS, Progress, method_class
+from unmix.mixtures import MIXTURES
 from unmix.randomness import generator_for
 from unmix.training.console import quiet_libraries
 from unmix.training.loading.loaders import Batch
@@ -51,13 +58,39 @@ KINDS: dict[str, dict[str, Any]] = {
     "MoCo + IM": {**MOCO, "IM": True},
     "CMC": {**COMMON, "method": "cmc"},
 }
+LARGE: dict[str, Any] = {
+    **COMMON, "config": "moco-v2-imagenet", "backbone": "resnet50", "stem": "large", "size": 224,
+    "batch_size": 256,
+}  # fmt: skip
+LARGE_KINDS: dict[str, dict[str, Any]] = {
+    "MoCo v2, ResNet-50, 224 px": LARGE,
+    "MoCo v2 + Un-Mix, ResNet-50, 224 px": {**LARGE, "unmix": True},
+}
+VIT: dict[str, Any] = {
+    "backbone": "timm:vit_tiny_patch16_224",
+    "stem": "auto",
+    "width": 1,
+    "size": 64,
+}
 # What the base recipes leave to the data set.
 EXTRA: dict[str, dict[str, Any]] = {
     "deepclusterv2": {"prototypes": (64, 64, 64)},
     "swav": {"local_crops": 2},
     "dino": {"local_crops": 2},
+    "distill": {"match": "similarities"},
+    **dict.fromkeys(("ibot", "ijepa", "mae"), VIT),
 }
+# What mixtures need that others do not.
+MIXTURE_EXTRA: dict[str, dict[str, Any]] = {
+    "patchmix": VIT,
+    "manifold": {"unmix_layer": "layer2"},
+}
+ALWAYS: dict[str, dict[str, Any]] = {
+    "IM": {"g_prob": 1, "r_prob": 1}, "global": {"g_prob": 1}, "region": {"r_prob": 1},
+    "Cutout": {"cutout_p": 1}, "RandomErasing": {"random_erasing_prob": 1},
+}  # fmt: skip
 COMPILED = ("MoCo", "MoCo + Un-Mix", "MoCo + Un-Mix, symmetric", "CMC")
+PARTS = ("fast path", "views", "no waiting", "mixtures", "cells", "speed", "profile")
 TARGETS = {"MoCo": 20_000, "MoCo + Un-Mix": 11_000}
 GRAY = 1 / 255
 
@@ -72,8 +105,13 @@ def cifar(data_dir: str | None) -> ImageSet:
     """CIFAR-10's training images, or random pixels of the same number and size."""
     if data_dir is not None:
         return load("cifar10", "train", data_dir=data_dir)
+    return noise(50_000, 32)
+
+
+def noise(count: int, size: int) -> ImageSet:
+    """Images of random pixels."""
     generator = generator_for(0, "pixels")
-    pixels = torch.randint(0, 256, (50_000, 3, 32, 32), dtype=torch.uint8, generator=generator)
+    pixels = torch.randint(0, 256, (count, 3, size, size), dtype=torch.uint8, generator=generator)
     return TensorImages(
         name="random pixels", split="train", labels=None, classes=None,
         mean=(0.5, 0.5, 0.5), std=(0.29, 0.29, 0.29), images=pixels,
@@ -117,23 +155,73 @@ def check_fast_path(images: ImageSet, device: torch.device) -> dict[str, Any]:
     return found
 
 
-def check_cells(images: ImageSet, device: torch.device) -> dict[str, Any]:
+def check_cells(
+    images: ImageSet, device: torch.device, share: tuple[int, int] = (0, 1)
+) -> dict[str, Any]:
     """One step of every method with every rule that goes with it: the fast path against float32.
 
     Small networks, in which a step is rounding and launches; what is drawn on the device differs
     from the CPU's, so the two are not compared here.
+
+    Args:
+        images: What is trained on.
+        device: The device.
+        share: Which of how many shares of the cells are checked.
     """
+    pairs = [
+        (method, rule)
+        for method in METHODS
+        for rule, shared in RULES.items()
+        if shared.why_not(method_class(method)) is None
+    ]
     found: dict[str, Any] = {}
-    small = {"backbone": "resnet10", "width": 0.5, "batch_size": 128, "device": device.type}
-    for method in METHODS:
-        for rule, shared in RULES.items():
-            if shared.why_not(method_class(method)) is not None:
-                continue
-            words = {**COMMON, "method": method, "unmix": True, "unmix_rule": rule, **small}
-            words.update(EXTRA.get(method, {}))
-            key = f"{method} {rule}"
-            found[key] = attempt(partial(fast_against_plain, words, images, device))
+    for method, rule in pairs[share[0] :: share[1]]:
+        words = {**small(device), "method": method, "unmix": True, "unmix_rule": rule}
+        words.update(extra(method))
+        found[f"{method} {rule}"] = attempt(partial(fast_against_plain, words, images, device))
     return found
+
+
+def check_mixtures(images: ImageSet, device: torch.device) -> dict[str, Any]:
+    """One step of MoCo with every mixture, as input mixture and shared between the two images."""
+    found: dict[str, Any] = {}
+    for name, words in mixture_kinds().items():
+        words = {**small(device), "method": "moco", **words}
+        found[name] = attempt(partial(fast_against_plain, words, images, device))
+    return found
+
+
+def small(device: torch.device) -> dict[str, Any]:
+    """Settings of a network whose step is rounding and launches."""
+    return {
+        **COMMON, "backbone": "resnet10", "width": 0.5, "batch_size": 128, "device": device.type,
+    }  # fmt: skip
+
+
+def extra(method: str) -> dict[str, Any]:
+    """What a method needs besides."""
+    return EXTRA.get(method, {}) | ({"teacher": teacher()} if method == "distill" else {})
+
+
+@cache
+def teacher() -> str:
+    """The file of a network with random weights."""
+    path = Path(tempfile.mkdtemp()) / "resnet18.pth"
+    torch.save(torchvision.models.resnet18().state_dict(), path)
+    return str(path)
+
+
+def mixture_kinds() -> dict[str, dict[str, Any]]:
+    """Words for every mixture of the label space and every perturbation of the image space."""
+    shared: dict[str, dict[str, Any]] = {
+        f"Un-Mix with {name}": {"unmix": True, "unmix_mixture": name, **MIXTURE_EXTRA.get(name, {})}
+        for name in MIXTURES
+    }
+    # Where nothing is left to chance, every image is perturbed.
+    alone = {
+        f"IM {name}": {"IM": True, "IM_type": name, **ALWAYS.get(name, {})} for name in IM_TYPES
+    }
+    return shared | alone
 
 
 def fast_against_plain(
@@ -163,32 +251,43 @@ def check_views(images: ImageSet, device: torch.device) -> dict[str, Any]:
 
 def check_no_waiting(images: ImageSet, device: torch.device) -> dict[str, Any]:
     """That a step of every kind, from index to memory, never waits for the device."""
-    found: dict[str, Any] = {}
     kinds = KINDS | {
-        f"{method} + Un-Mix": {**COMMON, "method": method, "unmix": True, **EXTRA.get(method, {})}
+        f"{method} + Un-Mix": {**small(device), "method": method, "unmix": True, **extra(method)}
         for method in METHODS
     }
-    for name, words in kinds.items():
-        parts = parts_of(words, images, batch_size=128, device=device.type)
-        module = parts.module
-        one_step(parts, device)  # what is only done once
-        index = torch.arange(128).to(device)
-        torch.cuda.synchronize()
-        torch.cuda.set_sync_debug_mode("error")
-        try:
-            with torch.autocast("cuda", dtype=parts.machine.autocast):
-                step = module.compute(Batch(index), generator_for(0, "waiting"))
-            step.loss.backward()
-            step.update_memory()
-            module.method.begin_step(Progress(1, 2, 2))
-            found[name] = {"passed": True}
-        except RuntimeError as error:
-            place = traceback.extract_tb(error.__traceback__)
-            ours = [f"{Path(f.filename).name}:{f.lineno}" for f in place if "unmix" in f.filename]
-            found[name] = {"passed": False, "where": ours[-1:], "error": str(error)[:200]}
-        finally:
-            torch.cuda.set_sync_debug_mode("default")
-    return found
+    kinds |= {
+        name: {**small(device), "method": "moco", **words}
+        for name, words in mixture_kinds().items()
+    }
+    return {
+        name: attempt(partial(step_without_waiting, words, images, device))
+        for name, words in kinds.items()
+    }
+
+
+def step_without_waiting(
+    words: dict[str, Any], images: ImageSet, device: torch.device
+) -> dict[str, Any]:
+    """A second step, in which everything that waits for the device is an error."""
+    parts = parts_of(words, images, batch_size=128, device=device.type)
+    module = parts.module
+    one_step(parts, device)  # what is only done once
+    index = torch.arange(128).to(device)
+    torch.cuda.synchronize()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        with torch.autocast("cuda", dtype=parts.machine.autocast):
+            step = module.compute(Batch(index), generator_for(0, "waiting"))
+        step.loss.backward()
+        step.update_memory()
+        module.method.begin_step(Progress(1, 2, 2))
+    except RuntimeError as error:
+        place = traceback.extract_tb(error.__traceback__)
+        ours = [f"{Path(f.filename).name}:{f.lineno}" for f in place if "/unmix/" in f.filename]
+        return {"passed": False, "where": ours[-2:], "error": str(error)[:200]}
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    return {"passed": True}
 
 
 def speed(words: dict[str, Any], images: ImageSet, compiled: bool) -> dict[str, Any]:
@@ -208,12 +307,51 @@ def speed(words: dict[str, Any], images: ImageSet, compiled: bool) -> dict[str, 
     return found
 
 
+def profile(words: dict[str, Any], images: ImageSet) -> dict[str, Any]:
+    """What the device does in a step of one kind, without the optimizer; the longest kernels."""
+    device = torch.device("cuda")
+    parts = parts_of(words, images, compile="no")
+    module, size = parts.module, parts.settings.run.batch_size
+    for _ in range(3):
+        one_step(parts, device)
+    index = torch.arange(size).to(device)
+    steps = 5
+    activities = [torch.profiler.ProfilerActivity.CPU, torch.profiler.ProfilerActivity.CUDA]
+    with torch.profiler.profile(activities=activities) as found:
+        for number in range(steps):
+            with torch.autocast("cuda", dtype=parts.machine.autocast):
+                step = module.compute(Batch(index), generator_for(number, "profile"))
+            step.loss.backward()
+        torch.cuda.synchronize()
+    kernels = [e for e in found.events() if e.device_type == torch.autograd.DeviceType.CUDA]
+    averages = found.key_averages()
+    return {
+        "kernels_per_step": len(kernels) / steps,
+        "device_milliseconds_per_step": sum(e.self_device_time_total for e in kernels)
+        / steps
+        / 1e3,
+        "by_device": averages.table(sort_by="self_cuda_time_total", row_limit=30).splitlines(),
+        "by_cpu": averages.table(sort_by="self_cpu_time_total", row_limit=20).splitlines(),
+    }
+
+
 def attempt(run: Callable[[], Any]) -> Any:
     """The result, or what went wrong: one part that fails shall not cost the others."""
     try:
         return run()
     except Exception as error:
         return {"passed": False, "error": "".join(traceback.format_exception(error))[-2000:]}
+
+
+def failures(checks: dict[str, Any]) -> str:
+    """What did not pass, and how many checks did."""
+    lines, passed = [], 0
+    for name, found in checks.items():
+        for key, one in ({name: found} if "passed" in found else found).items():
+            passed += bool(one["passed"])
+            if not one["passed"]:
+                lines.append(f"FAILED {name}, {key}: {json.dumps(one)[-600:]}")
+    return "\n".join([*lines, f"{passed} checks passed, {len(lines)} did not"])
 
 
 def summary(result: dict[str, Any]) -> str:
@@ -238,7 +376,14 @@ def main() -> None:
     parser.add_argument("--json", default="gpu.json", help="where the results go")
     parser.add_argument("--data_dir", help="folder that holds cifar-10-batches-py")
     parser.add_argument("--minutes", type=float, default=9.0, help="after which nothing is begun")
+    parser.add_argument(
+        "--only", nargs="+", choices=PARTS, default=PARTS, metavar="PART",
+        help=f"of {', '.join(PARTS)}; by default all",
+    )  # fmt: skip
+    parser.add_argument("--share", default="0/1", help="which share of the cells, as 0/4")
     given = parser.parse_args()
+    share, _, shares = given.share.partition("/")
+    of_cells = partial(check_cells, share=(int(share), int(shares)))
     if not torch.cuda.is_available():
         raise SystemExit("no CUDA device is here; on a CPU use: unmix bench")
     started = time.perf_counter()
@@ -247,7 +392,7 @@ def main() -> None:
     images = cifar(given.data_dir)
     result: dict[str, Any] = {
         "schema": 1, "images": images.name, "hardware": hardware(device), "versions": versions(),
-        "checks": {}, "speed": {},
+        "checks": {}, "speed": {}, "profiles": {},
     }  # fmt: skip
 
     def keep(place: str, name: str, value: Any) -> None:
@@ -261,23 +406,30 @@ def main() -> None:
         ("fast path", check_fast_path),
         ("views", check_views),
         ("no waiting", check_no_waiting),
-        ("cells", check_cells),
+        ("mixtures", check_mixtures),
+        ("cells", of_cells),
     ):
-        keep("checks", name, attempt(partial(check, images, device)))
-    print(json.dumps(result["checks"], indent=1), flush=True)
-    runs = [(name, False) for name in KINDS] + [(name, True) for name in COMPILED]
-    longest = {False: 20.0, True: 60.0}
-    for name, compiled in runs:
-        key = f"{name} ({'compiled' if compiled else 'eager'})"
-        left = 60 * given.minutes - (time.perf_counter() - started)
-        if left < longest[compiled]:
-            keep("speed", key, {"skipped": f"{left:.0f} s were left"})
-            continue
-        begun = time.perf_counter()
-        row = attempt(partial(speed, KINDS[name], images, compiled))
-        longest[compiled] = max(longest[compiled], 1.2 * (time.perf_counter() - begun))
-        keep("speed", key, row)
-    print(summary(result), flush=True)
+        if name in given.only:
+            keep("checks", name, attempt(partial(check, images, device)))
+    print(failures(result["checks"]), flush=True)
+    if "speed" in given.only:
+        runs = [(name, False) for name in (*KINDS, *LARGE_KINDS)]
+        runs += [(name, True) for name in (*COMPILED, *LARGE_KINDS)]
+        longest = {False: 20.0, True: 60.0}
+        large = noise(2048, 224)
+        for name, compiled in runs:
+            key = f"{name} ({'compiled' if compiled else 'eager'})"
+            left = 60 * given.minutes - (time.perf_counter() - started)
+            if left < longest[compiled]:
+                keep("speed", key, {"skipped": f"{left:.0f} s were left"})
+                continue
+            words = (KINDS | LARGE_KINDS)[name]
+            row = attempt(partial(speed, words, large if name in LARGE_KINDS else images, compiled))
+            keep("speed", key, row)
+        print(summary(result), flush=True)
+    if "profile" in given.only:
+        for name in ("MoCo", "MoCo + Un-Mix"):
+            keep("profiles", name, attempt(partial(profile, KINDS[name], images)))
 
 
 if __name__ == "__main__":

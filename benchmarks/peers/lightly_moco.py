@@ -1,4 +1,4 @@
-"""MoCo on CIFAR-10 with lightly, on the CPU, as its own CIFAR-10 benchmark has it; a JSON line.
+"""MoCo on CIFAR-10 with lightly, as its own CIFAR-10 benchmark has it; a JSON line.
 
     python benchmarks/peers/lightly_moco.py --data_dir DIR --threads 2
 
@@ -60,8 +60,8 @@ class MoCo(nn.Module):
         update_momentum(self.head, self.key_head, m=0.99)
 
 
-def batches(data_dir: str, batch_size: int, workers: int) -> Iterator[Any]:
-    """Batches of two views, epoch after epoch."""
+def batches(data_dir: str, batch_size: int, workers: int, pinned: bool) -> Iterator[Any]:
+    """Batches of two views, epoch after epoch; pinned for a GPU."""
     transform = MoCoV2Transform(
         input_size=32, gaussian_blur=0.0, normalize={"mean": MEAN, "std": STD}
     )
@@ -69,7 +69,7 @@ def batches(data_dir: str, batch_size: int, workers: int) -> Iterator[Any]:
     loader = torch.utils.data.DataLoader(
         LightlyDataset.from_torch_dataset(images, transform=transform),
         batch_size=batch_size, shuffle=True, drop_last=True, num_workers=workers,
-        persistent_workers=workers > 0,
+        persistent_workers=workers > 0, pin_memory=pinned,
     )  # fmt: skip
     while True:
         yield from loader
@@ -77,30 +77,34 @@ def batches(data_dir: str, batch_size: int, workers: int) -> Iterator[Any]:
 
 def train(given: argparse.Namespace) -> tuple[float, float]:
     """Train for the warm-up and the steps; the seconds of the steps, and the last loss."""
-    model, criterion = MoCo(), NTXentLoss(temperature=0.1, memory_bank_size=(4096, 128))
+    device = torch.device(given.device)
+    model = MoCo().to(device)
+    criterion = NTXentLoss(temperature=0.1, memory_bank_size=(4096, 128)).to(device)
     bf16 = given.precision == "bf16"
-    if bf16:
-        model = model.to(memory_format=torch.channels_last)
+    layout = torch.channels_last if bf16 else torch.contiguous_format
+    model = model.to(memory_format=layout)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.06, momentum=0.9, weight_decay=5e-4)
     start = 0.0
+    loss = torch.zeros(())
     model.train()
-    for step, (views, _, _) in enumerate(batches(given.data_dir, given.batch_size, given.workers)):
-        query_view, key_view = views
-        if bf16:
-            query_view = query_view.contiguous(memory_format=torch.channels_last)
-            key_view = key_view.contiguous(memory_format=torch.channels_last)
+    loader = batches(given.data_dir, given.batch_size, given.workers, device.type == "cuda")
+    for step, (views, _, _) in enumerate(loader):
+        query_view, key_view = (
+            view.to(device, non_blocking=True).contiguous(memory_format=layout) for view in views
+        )
         model.follow()
-        with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+        with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
             query, key = model(query_view), model.keys(key_view)
         loss = criterion(query.float(), key.float())
         loss.backward()
         optimizer.step()
         optimizer.zero_grad()
-        last = loss.item()
         if step + 1 == given.warmup:
+            loss.item()  # waits for a GPU
             start = time.perf_counter()
         if step + 1 == given.warmup + given.steps:
             break
+    last = loss.item()
     return time.perf_counter() - start, last
 
 
@@ -112,6 +116,7 @@ def main() -> None:
     parser.add_argument("--batch_size", type=int, default=128)
     parser.add_argument("--workers", type=int, default=2, help="processes that make views")
     parser.add_argument("--threads", type=int, help="of PyTorch; by default its own choice")
+    parser.add_argument("--device", default="cpu", help="cpu or cuda")
     parser.add_argument("--precision", choices=["32", "bf16"], default="32")
     given = parser.parse_args()
     if min(given.steps, given.warmup) < 1:
@@ -128,6 +133,7 @@ def main() -> None:
         "precision": given.precision,
         "threads": torch.get_num_threads(),
         "workers": given.workers,
+        "device": torch.cuda.get_device_name() if given.device == "cuda" else "cpu",
         "loss": loss,
         "versions": {"lightly": version("lightly"), "torch": torch.__version__},
     }
