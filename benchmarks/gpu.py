@@ -150,7 +150,8 @@ def check_fast_path(images: ImageSet, device: torch.device) -> dict[str, Any]:
             "gradient_cosine": cosine,
             "passed": abs(fast[0] / plain[0] - 1) < 0.01
             and abs(cpu[0] / plain[0] - 1) < 1e-3
-            and cosine > 0.95,
+            # A bfloat16 gradient of ResNet-18's first layer has 0.93 on a CPU too.
+            and cosine > 0.9,
         }  # fmt: skip
     return found
 
@@ -172,12 +173,12 @@ def check_cells(
         (method, rule)
         for method in METHODS
         for rule, shared in RULES.items()
-        if shared.why_not(method_class(method)) is None
+        if shared.refusal(method_class(method)) is None
     ]
     found: dict[str, Any] = {}
     for method, rule in pairs[share[0] :: share[1]]:
         words = {**small(device), "method": method, "unmix": True, "unmix_rule": rule}
-        words.update(extra(method))
+        words |= extra(method) | (VIT if rule == "patchmix" else {})
         found[f"{method} {rule}"] = attempt(partial(fast_against_plain, words, images, device))
     return found
 
@@ -252,7 +253,8 @@ def check_views(images: ImageSet, device: torch.device) -> dict[str, Any]:
 def check_no_waiting(images: ImageSet, device: torch.device) -> dict[str, Any]:
     """That a step of every kind, from index to memory, never waits for the device."""
     kinds = KINDS | {
-        f"{method} + Un-Mix": {**small(device), "method": method, "unmix": True, **extra(method)}
+        f"{method} + Un-Mix": {**small(device), "method": method, "unmix": True, "epochs": 2}
+        | extra(method)
         for method in METHODS
     }
     kinds |= {

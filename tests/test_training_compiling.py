@@ -63,6 +63,23 @@ def test_a_run_goes_on_without_a_compiler(monkeypatch, tmp_path, capsys):
     assert results.training["steps"] == 3
 
 
+def test_a_run_goes_on_with_plain_views_where_they_cannot_be_compiled(
+    monkeypatch, tmp_path, capsys
+):
+    def fails(function: Any, **_: Any) -> Any:
+        def run(*_: Any) -> Any:
+            raise RuntimeError("no kernel for these views. See the log")
+
+        return run
+
+    monkeypatch.setattr(compiling, "compile_error", lambda device: None)
+    monkeypatch.setattr(compiling, "compile_encoders", lambda method: [])
+    monkeypatch.setattr(torch, "compile", fails)
+    results = pretrain(**TINY, compile="yes", run=str(tmp_path / "r"))
+    assert "views: not compiled: no kernel for these views\n" in capsys.readouterr().out
+    assert results.training["steps"] == 3
+
+
 def test_auto_compiles_nothing_on_a_cpu(monkeypatch, tmp_path, capsys):
     def never(device: torch.device) -> str:
         raise AssertionError("asked for a compiler")

@@ -177,6 +177,33 @@ def coverage() -> str:
     return table((*head, "verdicts", "wrong verdicts"), lines)
 
 
+def gpu(card: str) -> str:
+    """Steps on a GPU, as `benchmarks/gpu.py` measured them; what no time was left for is not there."""
+    path = DOCS.parent / "benchmarks" / "results" / card / "speed.json"
+    measured = json.loads(path.read_text(encoding="utf-8"))["speed"]
+    rows = []
+    for name, found in measured.items():
+        if "stages" not in found:
+            continue
+        rate = found["stages"]["step"]["images_per_second"]
+        stages = (
+            f"{found['stages'][stage]['milliseconds_per_step']:.1f}"
+            if stage in found["stages"]
+            else "–"
+            for stage in ("views", "mixture", "forward", "backward", "optimizer", "step")
+        )
+        rows.append(
+            (
+                name,
+                f"{rate['median']:,.0f} ({rate['min']:,.0f} to {rate['max']:,.0f})",
+                *stages,
+                f"{found['peak_memory_bytes'] / 1e9:.1f} GB",
+            )
+        )
+    head = ("run", "images/s", "views", "mixture", "forward", "backward", "optimizer", "step, ms")
+    return table((*head, "peak memory"), rows)
+
+
 def study(name: str) -> str:
     """What the shipped cells of a study of the evidence show so far."""
     found = _study(name)
@@ -328,6 +355,7 @@ TABLES: dict[str, Callable[..., str]] = {
     "output": output,
     "extensions": extensions,
     "coverage": coverage,
+    "gpu": gpu,
     "study": study,
     "verdicts": verdicts,
     "answer": answer,

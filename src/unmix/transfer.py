@@ -23,5 +23,11 @@ def to_device(
         tensor = tensor.to(dtype)
     from_host = tensor.device.type == "cpu" and device.type == "cuda"
     if from_host and not torch.compiler.is_compiling():
-        tensor = tensor.pin_memory()
+        tensor = _own_places(tensor).pin_memory()
     return tensor.to(device, non_blocking=True)
+
+
+def _own_places(tensor: Tensor) -> Tensor:
+    """The same values, each in memory of its own, without which none can be pinned."""
+    expanded = any(s == 0 and n > 1 for s, n in zip(tensor.stride(), tensor.shape, strict=True))
+    return tensor.clone() if expanded else tensor

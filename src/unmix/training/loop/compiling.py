@@ -56,9 +56,13 @@ def compile_error(device: torch.device) -> str | None:
     try:
         torch.compile(lambda x: (x * 2).relu().sum())(torch.ones(64, device=device))
     except Exception as error:  # compilers raise exceptions of many kinds
-        reason = " ".join(str(error).split()) or type(error).__name__
-        return reason.split(". ")[0][:160]
+        return _in_a_line(error)
     return None
+
+
+def _in_a_line(error: Exception) -> str:
+    reason = " ".join(str(error).split()) or type(error).__name__
+    return reason.split(". ")[0][:160]
 
 
 def compile_encoders(method: nn.Module) -> list[nn.Module]:
@@ -86,7 +90,7 @@ def compile_views(module: Pretraining) -> str:
     """Compile the views if that is faster here, for full batches.
 
     Returns:
-        A line for the user, with the speedup.
+        A line for the user, with the speedup, or why they cannot be compiled.
     """
     views = module.views
     streamed = isinstance(module.images, StreamedImages)
@@ -106,7 +110,11 @@ def compile_views(module: Pretraining) -> str:
         return run
 
     compiled = torch.compile(plain, dynamic=False)
-    ratio = speedup(all_views(plain), all_views(compiled), module.device, timed)
+    try:
+        ratio = speedup(all_views(plain), all_views(compiled), module.device, timed)
+    except Exception as error:  # compilers raise exceptions of many kinds
+        setattr(views, name, plain)
+        return f"views: not compiled: {_in_a_line(error)}"
     setattr(views, name, plain if ratio <= 1 else compiled)
     if ratio <= 1:
         return f"views: not compiled, which would be {ratio:.2f} times as fast"
