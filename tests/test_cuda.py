@@ -44,7 +44,7 @@ OPERATORS = (
 RUN: dict[str, Any] = {
     "data": "photos", "method": "moco", "queue_size": 256, "backbone": "resnet10", "width": 0.25,
     "limit": 640, "batch_size": 64, "epochs": 3, "knn_every": 0, "logger": "none", "unmix": True,
-    "device": "cuda",
+    "device": "cuda", "compile": "no",
 }  # fmt: skip
 
 
@@ -97,7 +97,7 @@ def test_a_run_learns_and_its_encoder_is_the_same_on_both_devices(run, capsys, t
 @pytest.mark.parametrize(
     "others",
     [
-        {"precision": "32"}, {"precision": "16"}, {"compile": "yes"}, {"accumulate": 2},
+        {"precision": "32"}, {"precision": "16"}, {"compile": "auto"}, {"compile": "yes"}, {"accumulate": 2},
         {"resident": "no"}, {"workers": 2, "resident": "no"}, {"checkpoint_activations": True},
         {"IM": True, "g_prob": 1.0, "r_prob": 1.0}, {"mix_from_epoch": 1}, {"bn_splits": 4},
     ],
@@ -113,7 +113,7 @@ def test_options_of_the_machine_train_alike(others, tmp_path):
 
 
 def test_a_stopped_run_goes_on_where_it_was(tmp_path, monkeypatch):
-    settings = {**RUN, "precision": "32", "compile": "no"}
+    settings = {**RUN, "precision": "32"}
     whole = pretrain(run=str(tmp_path / "whole"), **settings)
     step = Pretraining.training_step
 
