@@ -97,7 +97,8 @@ def test_a_run_learns_and_its_encoder_is_the_same_on_both_devices(run, capsys, t
 @pytest.mark.parametrize(
     "others",
     [
-        {"precision": "32"}, {"precision": "16"}, {"compile": "auto"}, {"compile": "yes"}, {"accumulate": 2},
+        {"precision": "32"}, {"precision": "16"}, {"compile": "auto"}, {"compile": "yes"},
+        {"accumulate": 2},
         {"resident": "no"}, {"workers": 2, "resident": "no"}, {"checkpoint_activations": True},
         {"IM": True, "g_prob": 1.0, "r_prob": 1.0}, {"mix_from_epoch": 1}, {"bn_splits": 4},
     ],
