@@ -38,6 +38,7 @@ KINDS: dict[str, dict[str, Any]] = {
     "large": {"backbone": "resnet18", "stem": "large", "size": 64},
     "medium": {"backbone": "resnet10", "size": 48},
     "small": {"backbone": "resnet10", "size": 16},
+    "padded": {"backbone": "resnet18", "stem": "padded", "size": 32},
     "ten": {"backbone": "resnet10", "stem": "large", "size": 64},
     "narrow": {"backbone": "resnet18", "width": 0.25, "size": 32},
     "vit": {"backbone": "timm:vit_tiny_patch16_224", "size": 32, "patch": 8},
@@ -100,7 +101,7 @@ def run_lines(lines: list[str]) -> dict[str, Any]:
     return names
 
 
-@pytest.mark.parametrize("kind", ["large", "medium", "small", "ten", "timm"])
+@pytest.mark.parametrize("kind", ["large", "medium", "small", "padded", "ten", "timm"])
 def test_torchvision(kind: str, encoders: Callable[[str], Path], tmp_path: Path) -> None:
     encoder, lines = exported(encoders(kind), "torchvision", tmp_path / "x.pth")
     model = run_lines(lines)["model"]
@@ -112,7 +113,8 @@ def test_torchvision(kind: str, encoders: Callable[[str], Path], tmp_path: Path)
 
 
 @pytest.mark.parametrize(
-    "kind", ["large", "medium", "small", "ten", "timm", "vit", "registers", "convnext"]
+    "kind",
+    ["large", "medium", "small", "padded", "ten", "timm", "vit", "registers", "convnext"],
 )
 def test_timm(kind: str, encoders: Callable[[str], Path], tmp_path: Path) -> None:
     pytest.importorskip("timm")
@@ -125,7 +127,7 @@ def test_timm(kind: str, encoders: Callable[[str], Path], tmp_path: Path) -> Non
         torch.testing.assert_close(model(images), encoder(images))
 
 
-@pytest.mark.parametrize("kind", ["large", "small", "timm", "vit", "registers"])
+@pytest.mark.parametrize("kind", ["large", "small", "padded", "timm", "vit", "registers"])
 def test_lightly(kind: str, encoders: Callable[[str], Path], tmp_path: Path) -> None:
     pytest.importorskip("lightly")
     from lightly.models.modules import MoCoProjectionHead
@@ -163,7 +165,9 @@ def test_safetensors(kind: str, encoders: Callable[[str], Path], tmp_path: Path)
     assert again.facts["mean"] == encoder.facts["mean"]
 
 
-@pytest.mark.parametrize("kind", ["small", "large", "registers", "alexnet", "convnext", "lab"])
+@pytest.mark.parametrize(
+    "kind", ["small", "padded", "large", "registers", "alexnet", "convnext", "lab"]
+)
 def test_onnx(kind: str, encoders: Callable[[str], Path], tmp_path: Path) -> None:
     onnxruntime = pytest.importorskip("onnxruntime")
     encoder, lines = exported(encoders(kind), "onnx", tmp_path / "x.onnx")

@@ -15,7 +15,16 @@ from torch import Tensor, nn
 from checkpoints import RESNETS, VITS, in_chunks, randomized, resnet, under, vit
 from unmix.backbones import HalfEncoders, build
 from unmix.errors import UserError
-from unmix.weights import LAYOUTS, NAMINGS, Checkpoint, Found, find, load_found, network_of
+from unmix.weights import (
+    LAYOUTS,
+    NAMINGS,
+    Checkpoint,
+    Found,
+    find,
+    load_found,
+    network_in,
+    network_of,
+)
 from unmix.weights.layouts import HALVES
 
 SIZE = 32
@@ -284,6 +293,32 @@ def test_a_network_of_lightly_for_cifar():
     ours = imported({"state_dict": state}, build("resnet18", size=32))
     with torch.no_grad():
         torch.testing.assert_close(ours(IMAGES), theirs(IMAGES))
+
+
+@pytest.mark.parametrize("name", ["solo-learn", "solo-learn of 2021"])
+def test_a_network_of_solo_learn_for_cifar_keeps_its_padding(name: str):
+    """Its 3x3 convolution has padding 2, of which no tensor tells; the features differ by 10%."""
+    model = resnet()
+    model.conv1, model.maxpool = nn.Conv2d(3, 64, 3, padding=2, bias=False), nn.Identity()
+    model.fc = nn.Identity()
+    content = RESNETS[name](model.eval().state_dict())
+    network = network_in(found_in(content))
+    assert network is not None
+    assert network.settings() == {"backbone": "resnet18", "width": 1.0, "stem": "padded"}
+    ours = build("resnet18", stem=network.stem)
+    images = torch.rand(4, 3, 32, 32)
+    loaded = load_found(ours, found_in(content, ours), "w.pth")
+    assert "padding" not in loaded.line("w.pth")
+    small = build("resnet18", stem="small")
+    said = load_found(small, found_in(content, small), "w.pth").line("w.pth")
+    assert said.endswith(
+        "the 3x3 stem of solo-learn has padding 2, and this one has 1, so that it computes other "
+        "features; --stem padded is theirs"
+    )
+    with torch.no_grad():
+        expected = model(images)
+        torch.testing.assert_close(ours.eval()(images), expected)
+        assert (small.eval()(images) - expected).norm() > 0.05 * expected.norm()
 
 
 def test_other_networks_of_timm_by_their_own_names():

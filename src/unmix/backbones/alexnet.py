@@ -30,8 +30,8 @@ class AlexNet(Backbone):
         size: Side of the images in pixels.
 
     Raises:
-        UserError: if the stem is unknown, width is not positive, or the images are too small for
-            the stem.
+        UserError: if the stem is unknown or "padded", width is not positive, or the images are too
+            small for the stem.
     """
 
     def __init__(
@@ -39,6 +39,11 @@ class AlexNet(Backbone):
     ) -> None:
         super().__init__()
         stem = check_stem(stem, size)
+        if stem not in _SMALLEST:
+            raise UserError(
+                f"{stem!r} does not apply to alexnet, only to ResNets; use 'small'.",
+                parameter="stem",
+            )
         if size < _SMALLEST[stem]:
             raise UserError(
                 f"{size} is too small for alexnet with the {stem} stem; it must be at least "

@@ -8,7 +8,7 @@ from unmix.errors import check_choice, check_number
 
 __all__ = ["STEMS", "Backbone", "check_stem", "scale_channels"]
 
-STEMS = ("auto", "small", "medium", "large")
+STEMS = ("auto", "small", "medium", "large", "padded")
 """What may stand before the first stage; see `check_stem`."""
 
 
@@ -23,7 +23,8 @@ def check_stem(stem: str, size: int) -> str:
 
     The stem comes before the first stage: "small" keeps the resolution (3x3 convolution of
     stride 1 and padding 1), "medium" halves it once (the same convolution, then a max-pool),
-    "large" is the one that was published for 224 pixels.
+    "large" is the one that was published for 224 pixels. "padded" is "small" with a padding of 2,
+    as solo-learn's encoders for CIFAR have it, whose maps are two pixels larger.
 
     Args:
         stem: One of `STEMS`. "auto" is "small" up to 32 pixels, "medium" up to 64, and "large"

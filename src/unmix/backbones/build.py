@@ -59,7 +59,8 @@ def build(
         name: One of `BACKBONES`, or `timm:NAME` for a model of the timm package.
         in_channels: Channels of the images.
         width: Factor on the channels of every layer; 1 for timm's models.
-        stem: "auto", "small", "medium" or "large"; see `check_stem`. "auto" for timm's models.
+        stem: "auto", "small", "medium", "large" or, of ResNets, "padded"; see `check_stem`. "auto"
+            for timm's models.
         size: Side of the images in pixels.
         patch: Side of a vision transformer's patches in pixels; by default the model's own.
         heads: Attention heads of a vision transformer; by default the model's own.

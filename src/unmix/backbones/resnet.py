@@ -34,7 +34,7 @@ class ResNet(Backbone):
         in_channels: Channels of the images.
         width: Factor on the channels of every layer, the stem included. Widths 0.5, 1 and 2 are the
             v1, v2 and v3 of CMC (arXiv 1906.05849).
-        stem: "auto", "small", "medium" or "large"; see `check_stem`.
+        stem: "auto", "small", "medium", "large" or "padded"; see `check_stem`.
         size: Side of the images in pixels; decides the stem if that is "auto".
         zero_init_residual: Start the weight of each block's last batch norm at 0, so that the block
             is the identity at first (arXiv 1706.02677, section 5.1), as torchvision's option.
@@ -60,10 +60,12 @@ class ResNet(Backbone):
         if stem == "large":
             self.conv1 = nn.Conv2d(in_channels, base, 7, stride=2, padding=3, bias=False)
         else:
-            self.conv1 = nn.Conv2d(in_channels, base, 3, stride=1, padding=1, bias=False)
+            padding = 2 if stem == "padded" else 1
+            self.conv1 = nn.Conv2d(in_channels, base, 3, stride=1, padding=padding, bias=False)
         self.bn1 = nn.BatchNorm2d(base)
         self.relu = nn.ReLU(inplace=True)
-        self.maxpool = nn.Identity() if stem == "small" else nn.MaxPool2d(3, stride=2, padding=1)
+        pooled = stem in ("medium", "large")
+        self.maxpool = nn.MaxPool2d(3, stride=2, padding=1) if pooled else nn.Identity()
         channels = base
         stages: list[nn.Sequential] = []
         for stage, depth in enumerate(depths):

@@ -36,7 +36,7 @@ from unmix.weights import (
     Preparation,
     Weights,
     is_name,
-    network_of,
+    network_in,
     open_weights,
     settings_of,
     usual_preparation,
@@ -200,7 +200,7 @@ def _settings(opened: Weights, found: Found, given: Mapping[str, Any]) -> dict[s
     Raises:
         UserError: if the backbone is not known.
     """
-    network = network_of(found.tensors)
+    network = network_in(found)
     words: dict[str, Any] = {"method": _method(opened, found) or _ANY}
     if opened.facts:
         own = {**settings_of(opened.facts), "range": opened.facts.get("range")}
@@ -314,7 +314,7 @@ def _about(
 ) -> str:
     """A line: what was made of the weights, and where each fact is from."""
     run, model = settings.run, settings.model
-    prepared = _preparation(opened, network_of(found.tensors))
+    prepared = _preparation(opened, network_in(found))
     parts = [f"encoder: {model.backbone}, width {model.width:g}"]
     if settings.run.method == "cmc":
         parts.append(f"images: {settings.method['view']}, {run.size} px")

@@ -64,7 +64,8 @@ class ModelSettings:
             timm:NAME or torchvision:NAME; by default random weights.
         init_sha256: SHA-256 that the file of these weights must have; recorded when a run starts.
         width: Factor on the number of channels; for CMC of each half-encoder.
-        stem: First layers: small (3x3, no pooling), medium, large, or auto by the view size.
+        stem: First layers: small (3x3, no pooling), medium, large, padded (as small, with a padding
+            of 2, as solo-learn's), or auto by the view size.
         patch: Side in pixels of the patches of one of timm's vision transformers; by default the
             model's own.
         heads: Attention heads of one of timm's vision transformers; by default the model's own.

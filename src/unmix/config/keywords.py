@@ -69,7 +69,7 @@ class PretrainSettings(TypedDict, total=False):
     init: str | os.PathLike[str] | None
     init_sha256: str | None
     width: float
-    stem: Literal["auto", "small", "medium", "large"]
+    stem: Literal["auto", "small", "medium", "large", "padded"]
     patch: int | None
     heads: int | None
     depth: int | None

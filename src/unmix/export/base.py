@@ -55,7 +55,7 @@ class Source:
 
     @property
     def stem(self) -> str:
-        """The stem of a network of ours: small, medium or large; "large" for timm's."""
+        """The stem of a network of ours: small, medium, large or padded; "large" for timm's."""
         return "large" if self.of_timm else check_stem(self.facts["stem"], self.facts["size"])
 
     @property

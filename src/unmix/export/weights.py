@@ -69,18 +69,20 @@ def torchvision_model(source: Source, to: str) -> tuple[nn.Module, list[str]]:
 def _replace_stem(model: Any, source: Source) -> None:
     """Replace the stem by that for small images."""
     if source.stem != "large":
-        model.conv1 = nn.Conv2d(3, 64, 3, padding=1, bias=False)
-    if source.stem == "small":
+        padding = 2 if source.stem == "padded" else 1
+        model.conv1 = nn.Conv2d(3, 64, 3, padding=padding, bias=False)
+    if source.stem in ("small", "padded"):
         model.maxpool = nn.Identity()
 
 
 def _stem_lines(source: Source) -> list[str]:
     """The lines that do so."""
+    padding = 2 if source.stem == "padded" else 1
     lines = [
-        "model.conv1 = torch.nn.Conv2d(3, 64, 3, padding=1, bias=False)",
+        f"model.conv1 = torch.nn.Conv2d(3, 64, 3, padding={padding}, bias=False)",
         "model.maxpool = torch.nn.Identity()",
     ]
-    return lines[: {"large": 0, "medium": 1, "small": 2}[source.stem]]
+    return lines[: {"large": 0, "medium": 1}.get(source.stem, 2)]
 
 
 class Safetensors(Target):

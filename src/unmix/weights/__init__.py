@@ -6,7 +6,7 @@ from unmix.weights.layouts import LAYOUTS, Found, Layout, find
 from unmix.weights.matching import Loaded, load_found
 from unmix.weights.names import is_name
 from unmix.weights.namings import NAMINGS, Naming
-from unmix.weights.networks import Network, network_of
+from unmix.weights.networks import Network, network_in, network_of
 from unmix.weights.sources import Preparation, Weights, open_weights, usual_preparation
 from unmix.weights.trained import Trained, trained_network
 
@@ -25,6 +25,7 @@ __all__ = [
     "find",
     "is_name",
     "load_found",
+    "network_in",
     "network_of",
     "open_weights",
     "read_checkpoint",

@@ -40,6 +40,7 @@ class Layout:
         method: The method of this package that trained it; None if that is not known.
         taken: Which of several networks this is, for people.
         heads: Attention heads by embedding dimension, where they are not timm's.
+        stem: The stem of ResNets whose first convolution is 3x3, where it is not the small one.
     """
 
     name: str
@@ -51,6 +52,7 @@ class Layout:
     method: str | None = None
     taken: str = ""
     heads: Mapping[int, int] = field(default_factory=dict)
+    stem: str | None = None
 
     @property
     def place(self) -> str:
@@ -105,9 +107,9 @@ LAYOUTS: tuple[Layout, ...] = (
            method="vicreg"),
     Layout("mmpretrain", ("state_dict",), "backbone.", beside=("meta",)),
     Layout("solo-learn", ("state_dict",), "backbone.", tensors=("classifier.",
-           "momentum_backbone.")),
+           "momentum_backbone."), stem="padded"),
     Layout("solo-learn", ("state_dict",), "encoder.", tensors=("classifier.",
-           "momentum_encoder.")),
+           "momentum_encoder."), stem="padded"),
     Layout("lightly", ("state_dict",), "backbone.", beside=("pytorch-lightning_version",)),
     Layout("lightly", ("state_dict",), "teacher_backbone.", method="dino",
            taken="teacher"),

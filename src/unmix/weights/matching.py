@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from unmix.backbones import is_vit
 from unmix.errors import UserError
 from unmix.weights.layouts import HALVES, LAYOUTS, Found
-from unmix.weights.networks import Network, has_qv_bias, network_of
+from unmix.weights.networks import Network, has_qv_bias, network_in, network_of
 
 __all__ = ["Loaded", "load_found"]
 
@@ -40,6 +40,7 @@ class Loaded:
         unused: Names of the file's tensors that have no place in the backbone.
         resized: What was interpolated, in words.
         title: The layout of the file.
+        note: What the encoder computes in another way than the file's network, in a clause.
     """
 
     matched: int
@@ -48,6 +49,7 @@ class Loaded:
     unused: tuple[str, ...]
     resized: tuple[str, ...]
     title: str
+    note: str = ""
 
     def line(self, name: str) -> str:
         """What matched and what did not, in one line.
@@ -65,6 +67,8 @@ class Loaded:
             parts.append(f"interpolated: {', '.join(self.resized)}")
         if self.unused:
             parts.append(f"not used: {_listed(_modules(self.unused))}")
+        if self.note:
+            parts.append(f"note: {self.note}")
         return "; ".join(parts)
 
 
@@ -83,7 +87,7 @@ def load_found(backbone: nn.Module, found: Found, name: str) -> Loaded:
             finite.
     """
     ours = backbone.state_dict()
-    network = network_of(found.tensors)
+    network = network_in(found)
     _check_network(ours, network, name)
     _check_attention(backbone, found, name)
     adapted, resized = _adapted(backbone, found.tensors)
@@ -107,7 +111,21 @@ def load_found(backbone: nn.Module, found: Found, name: str) -> Loaded:
             ours[key].copy_(adapted[key])
     missing = tuple(key for key in wanted if key not in adapted)
     return Loaded(
-        len(matched), len(wanted), missing, (*unused, *found.others), resized, found.title
+        len(matched), len(wanted), missing, (*unused, *found.others), resized, found.title,
+        _padding_note(backbone, network, found),
+    )  # fmt: skip
+
+
+def _padding_note(backbone: nn.Module, network: Network | None, found: Found) -> str:
+    """That the first convolutions pad differently, which no tensor shows."""
+    first = getattr(backbone, "conv1", None)
+    if network is None or network.stem != "padded" or not isinstance(first, nn.Conv2d):
+        return ""
+    if first.padding == (2, 2):
+        return ""
+    return (
+        f"the 3x3 stem of {found.layout.name} has padding 2, and this one has 1, so that it "
+        "computes other features; --stem padded is theirs"
     )
 
 

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from torch import Tensor
 
 from unmix.backbones import RESNETS
 from unmix.synonyms import timm_models
-from unmix.weights.layouts import HALVES
+from unmix.weights.layouts import HALVES, Found
 
-__all__ = ["Network", "has_qv_bias", "network_of"]
+__all__ = ["Network", "has_qv_bias", "network_in", "network_of"]
 
 _VIT_SIZES = {
     192: "tiny", 384: "small", 768: "base", 1024: "large", 1280: "huge", 1408: "giant",
@@ -35,7 +35,8 @@ class Network:
         title: What it is, for people.
         facts: What two networks must have in common for one to take the other's weights.
         width: Factor on the channels.
-        stem: "large", "small" (or medium: their tensors are the same), or "auto" of timm's models.
+        stem: "large", "small" (or medium: their tensors are the same), "padded" if the project's
+            is (the same again), or "auto" of timm's models.
         patch: Side of the patches, if it is not that of the model `backbone`.
         depth: Number of blocks, likewise.
         registers: Number of register tokens, likewise.
@@ -95,6 +96,14 @@ def network_of(tensors: Mapping[str, Tensor]) -> Network | None:
     half = {n.removeprefix(HALVES[0]): t for n, t in tensors.items() if n.startswith(HALVES[0])}
     of_halves = bool(half) and any(name.startswith(HALVES[1]) for name in tensors)
     return _one(half, halves=True) if of_halves else _one(tensors, halves=False)
+
+
+def network_in(found: Found) -> Network | None:
+    """As `network_of`, with what only the checkpoint's project tells."""
+    network, stem = network_of(found.tensors), found.layout.stem
+    if network is None or network.stem != "small" or stem is None:
+        return network
+    return replace(network, stem=stem)
 
 
 def has_qv_bias(tensors: Mapping[str, Tensor]) -> bool:

@@ -54,7 +54,7 @@ CIFAR = Preparation((0.4914, 0.4822, 0.4465), (0.247, 0.2435, 0.2616), 32, "CIFA
 
 def usual_preparation(network: Network | None) -> Preparation:
     """How images are usually prepared: as CIFAR-10's with a stem of 3x3, else as ImageNet's."""
-    return CIFAR if network is not None and network.stem == "small" else IMAGENET
+    return CIFAR if network is not None and network.stem in ("small", "padded") else IMAGENET
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from unmix.weights.facts import settings_of
 from unmix.weights.layouts import Found
 from unmix.weights.matching import Loaded, load_found
 from unmix.weights.names import TIMM, TORCHVISION
-from unmix.weights.networks import Network, network_of
+from unmix.weights.networks import Network, network_in
 from unmix.weights.sources import Preparation, Weights, usual_preparation
 
 __all__ = ["Trained", "trained_network"]
@@ -69,7 +69,7 @@ def trained_network(
     """
     own = weights.facts
     found = weights.found()
-    network = network_of(found.tensors)
+    network = network_in(found)
     _check_rgb(weights, found, network, own)
     preparation = weights.preparation or usual_preparation(network)
     side = size or preparation.size or usual_preparation(network).size
