@@ -83,6 +83,23 @@ def test_duplicates_and_neighbors_are_found(run: Path, pictures: Path, tmp_path:
     assert "A dashed frame" not in page  # these pictures have no classes
 
 
+def test_copies_of_training_images_among_the_test_images_are_told(
+    run: Path, pictures: Path, tmp_path: Path
+) -> None:
+    for split, numbers in (("train", range(8)), ("test", (3, 8, 9))):
+        for i in numbers:
+            folder = tmp_path / "data" / split / "a"
+            folder.mkdir(parents=True, exist_ok=True)
+            shutil.copy(pictures / f"{i:02d}.png", folder / f"{split}{i}.png")
+    lines: list[str] = []
+    out = tmp_path / "n"
+    neighbors(run, data=str(tmp_path / "data"), k=2, threshold=0.9999, out=out, say=lines.append)
+    found = rows(out / "duplicates.csv")
+    across = [row for row in found if row["split_a"] != row["split_b"]]
+    assert ("train3", "test3") in {(name(row["path_a"]), name(row["path_b"])) for row in across}
+    assert f"note: {len(across)} of these pairs are of images of different splits" in "".join(lines)
+
+
 def test_queries_are_images_of_the_data_or_others(
     run: Path, pictures: Path, tmp_path: Path
 ) -> None:

@@ -30,12 +30,13 @@ def test_narrow_networks_are_not_kept_channels_last_on_a_cpu(width, channels_las
 
 
 def test_mean_and_std_of_the_user_reach_the_views_with_a_warning():
-    words = {**SMALL, "width": 0.125, "mean": [0.5, 0.5, 0.5], "std": [0.2, 0.2, 0.2]}
+    small = {**SMALL, "width": 0.125, "queue_size": 1024}
+    words = {**small, "mean": [0.5, 0.5, 0.5], "std": [0.2, 0.2, 0.2]}
     parts = build_parts(Settings.of(words))
     assert parts.module.views.mean == (0.5, 0.5, 0.5)
     (note,) = parts.notes
     assert note.startswith("warning: mean (0.5, 0.5, 0.5)")
-    assert build_parts(Settings.of({**SMALL, "width": 0.125})).notes == ()
+    assert build_parts(Settings.of(small)).notes == ()
 
 
 def test_dropping_the_last_batch_must_leave_one():
@@ -48,3 +49,18 @@ def test_dropping_the_last_batch_must_leave_one():
         "--drop_last: 100 images make no batch of 128; use --batch_size 100 or less, or "
         "--no-drop_last."
     )
+
+
+@pytest.mark.parametrize("method", ["moco", "nnclr", "ressl"])
+def test_a_queue_that_is_longer_than_the_data_is_told(method):
+    words = {**SMALL, "width": 0.125, "method": method, "limit": 200, "queue_size": 201}
+    if method != "moco":
+        words.pop("bn_splits")
+    notes = build_parts(Settings.of(words)).notes
+    assert any(
+        "the queue of 201 keys is longer than the 200 images" in line
+        and line.endswith("--queue_size 20")
+        for line in notes
+    )
+    fits = build_parts(Settings.of({**words, "queue_size": 200})).notes
+    assert not any("queue" in line for line in fits)

@@ -69,8 +69,9 @@ def neighbors(
 
     Features are compared by cosine similarity, in blocks: they are on the disk, so memory does not
     grow with them. The folder has neighbors.png and neighbors.csv, duplicates.csv (pairs of at
-    least `threshold`, most similar first), and index.html with both. For near-duplicates the 10
-    nearest of each image are looked at. Give the same command to continue one that was interrupted.
+    least `threshold`, most similar first, with their classes and splits), and index.html with both.
+    For near-duplicates the 10 nearest of each image are looked at. Give the same command to
+    continue one that was interrupted.
 
     Args:
         run: Run folder, or an encoder file alone, with `data`.
@@ -213,6 +214,10 @@ class Bank:
         """Class indices, int64 (N,)."""
         return None if self.labels is None else torch.tensor(self.labels)
 
+    def split(self, i: int) -> str:
+        """The name of an image's split, such as "test"."""
+        return self.chunks.sets[self.places[i][0]].images.split
+
     def picture(self, i: int) -> np.ndarray:
         """Pixels of an image, uint8 (3, side, side)."""
         split, index = self.places[i]
@@ -310,11 +315,14 @@ def _write(
             [query.image.name, str(rank), f"{hit.similarity:.6f}", hit.name, hit.label]
             for rank, hit in enumerate(query.hits, start=1)
         ]
-    found = [["similarity", "path_a", "path_b", "class_a", "class_b"]]
+    found = [["similarity", "path_a", "path_b", "class_a", "class_b", "split_a", "split_b"]]
     found += [
-        [f"{s:.6f}", bank.names[i], bank.names[j], bank.classes[i], bank.classes[j]]
+        [
+            f"{s:.6f}", bank.names[i], bank.names[j], bank.classes[i], bank.classes[j],
+            bank.split(i), bank.split(j),
+        ]
         for s, i, j in pairs
-    ]
+    ]  # fmt: skip
     shown_pairs = [(bank.hit(i, s), bank.hit(j, s)) for s, i, j in pairs[:_PAIRS_SHOWN]]
     data = shown(bank.chunks.plan["data"])
     page = neighbor_page(queries, shown_pairs, len(pairs), threshold, data)
@@ -362,6 +370,11 @@ def _say_results(
     n = len(bank.names)
     say(f"near-duplicates: {len(pairs):,} pairs among {n:,} images with cosine similarity of at "
         f"least {threshold:g}")  # fmt: skip
+    if across := sum(bank.split(i) != bank.split(j) for _, i, j in pairs):
+        say(
+            f"note: {across:,} of these pairs are of images of different splits; where they are "
+            "copies, accuracies on the test images are too high"
+        )
     if len(pairs) > n:
         say(
             "note: that is more than one for each image; with this encoder such a similarity is "

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from unmix import backbones
 from unmix.errors import UserError
+from unmix.memory import Queue
 
 __all__ = [
     "Encoder",
@@ -325,6 +326,11 @@ class Method(nn.Module, ABC):
             raise UserError(
                 f"{batch_size} is too small; batch norm needs 2 images.", parameter="batch_size"
             )
+
+    @property
+    def queue_length(self) -> int:
+        """The number of keys in its longest queue; 0 without one."""
+        return max((len(each) for each in self.modules() if isinstance(each, Queue)), default=0)
 
     def state(self) -> dict[str, float]:
         """Numbers for the console, such as the fill of the queue."""

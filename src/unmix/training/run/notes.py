@@ -23,6 +23,7 @@ __all__ = [
     "notes_on_layers",
     "notes_on_mixture",
     "notes_on_parts",
+    "notes_on_queue",
     "notes_on_schedule",
     "notes_on_settings",
     "notes_on_sizes",
@@ -50,16 +51,41 @@ def notes_on_views(settings: Settings, method: Method) -> tuple[str, ...]:
 
 
 def notes_on_settings(
-    settings: Settings, method: Method, operators: Sequence[MixtureOperator], size: int
+    settings: Settings,
+    method: Method,
+    operators: Sequence[MixtureOperator],
+    size: int,
+    images: int,
 ) -> tuple[str, ...]:
-    """All notes on how the settings of a run go together, for views of `size` pixels."""
+    """All notes on how the settings of a run go together.
+
+    Args:
+        settings: Of the run.
+        method: As it was built.
+        operators: Its label-space mixtures.
+        size: Side of the views in pixels.
+        images: Number of training images.
+    """
     return (
+        *notes_on_queue(method, images),
         *notes_on_layers(settings, method),
         *notes_on_parts(settings, method),
         *(line for each in operators for line in notes_on_mixture(method, each)),
         *notes_on_image_space(settings.mixture),
         *notes_on_schedule(settings),
         *notes_on_sizes(settings.mixture, settings.views, size),
+    )
+
+
+def notes_on_queue(method: Method, images: int) -> tuple[str, ...]:
+    """A note if a queue holds more keys than there are images to train on."""
+    longest = method.queue_length
+    if longest <= images:
+        return ()
+    return (
+        f"note: the queue of {longest:,} keys is longer than the {images:,} images, so that it "
+        "holds earlier keys of the images that are compared with it; usual is at most a tenth of "
+        f"the images: --queue_size {max(1, images // 10)}",
     )
 
 

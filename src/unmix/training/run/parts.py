@@ -167,7 +167,7 @@ def build_parts(
         *notes_on_weights(settings.model.backbone, settings.model.init),
         *(() if start is None else start.notes(train.mean, train.std)),
         *(() if teacher is None else teacher.notes(size, train.mean, train.std)),
-        *notes_on_settings(settings, method, operators, size),
+        *notes_on_settings(settings, method, operators, size, len(train)),
     )
     sets = (source, labeled, test)  # not train, whose files may have become a tensor
     skipped = tuple(each.skipped for each in sets if isinstance(each, StreamedImages))

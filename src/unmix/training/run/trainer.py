@@ -14,10 +14,11 @@ import lightning as L
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.strategies import DDPStrategy
 
+from unmix.data import StreamedImages
 from unmix.errors import Interrupted, UserError
 from unmix.names import is_python, shown
 from unmix.training.console import is_leader, say
-from unmix.training.loading.loaders import build_loader
+from unmix.training.loading.loaders import build_loader, worker_count
 from unmix.training.loop.callbacks import Checkpoints, Reporter
 from unmix.training.loop.compiling import Compiling
 from unmix.training.loop.module import Pretraining
@@ -26,6 +27,7 @@ from unmix.training.loop.records import Records
 from unmix.training.loop.saving import Saving
 from unmix.training.loop.sharding import ShardedPretraining
 from unmix.training.loop.stopping import Stopping
+from unmix.training.loop.waiting import Waiting
 from unmix.training.run.checkpoints import AtomicCheckpoints, latest_intact, set_aside
 from unmix.training.run.folder import RunFolder
 from unmix.training.run.launching import cluster_plugins, in_worker, join_again
@@ -78,6 +80,14 @@ def fit(
     if bar:
         callbacks.append(Bar(reporter))
     callbacks.append(Lines(reporter, every=None) if bar else Lines(reporter))
+    if isinstance(parts.train, StreamedImages):
+        workers = settings.machine.workers
+        count = worker_count() if workers is None else workers
+        advice = (
+            f"give more than --workers {count} if cores are free, or prepare the files once "
+            "(unmix data pack --short_side)"
+        )
+        callbacks.append(Waiting(advice, lambda line: reporter.say(line)))
     trainer = build_trainer(
         parts,
         callbacks,
