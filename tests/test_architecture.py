@@ -49,7 +49,10 @@ ALLOWED = {
     "per_image": {"results", "files"},
     "figures": {"results", "files", "html"},
     "hardware": {"config"},
-    "evaluation": {"checksums", "files", "data", "hardware", "views", "methods", "backbones"},
+    "evaluation": {
+        "checksums", "files", "data", "hardware", "views", "methods", "backbones", "mixtures",
+        "credit",
+    },
     "export": {"backbones", "checksums", "evaluation", "views"},
     "embedding": {"data", "evaluation", "files"},
     "training": {

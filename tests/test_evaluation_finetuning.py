@@ -22,6 +22,8 @@ from unmix.evaluation.finetuning import (
     usual_fine_tuning,
 )
 from unmix.evaluation.labeled import Amount, choose_labeled, image_name, read_list
+from unmix.mixtures import FMix, UnMix
+from unmix.randomness import generator_for
 
 MEAN = STD = (0.5, 0.5, 0.5)
 
@@ -285,6 +287,26 @@ def test_layerwise_decay_gives_each_layer_of_a_transformer_its_rate():
     assert decays[model.head.weight] == 0.05
     assert decays[model.head.bias] == decays[vit.norm.weight] == 0.0
     assert len(rates) == len(list(model.parameters()))
+
+
+@pytest.mark.parametrize("operator", [UnMix(1.0), UnMix(0.0), FMix(per="sample")], ids=repr)
+def test_the_loss_of_mixtures_is_pytorchs_with_probabilities_as_targets(operator):
+    """The label of a mixture: each image's class by its share, smoothed."""
+    torch.manual_seed(0)
+    model = Classifier(build("resnet10", width=0.125, size=8), 3, 0.1, generator(5))
+    settings = FineTuneSettings(
+        1, 8, 0.1, 0.1, 0.0, "sgd", "cosine", "this test", label_smoothing=0.1, mixture=operator
+    )
+    module = FineTuning(model, settings, lambda _: [], 1, lambda *_: None, seed=4)
+    images, labels = torch.rand(8, 3, 8, 8), torch.arange(8) % 3
+    draw = operator.draw(images.shape, generator_for(4, "finetune", "mixture", 0, 3))
+    one_hot = nn.functional.one_hot(labels, 3).float()
+    share = draw.shares[:, :1]
+    target = share * one_hot + (1 - share) * one_hot[draw.owners[:, 1]]
+    expected = nn.functional.cross_entropy(
+        copy.deepcopy(model).train()(draw.apply(images)), target, label_smoothing=0.1
+    )
+    torch.testing.assert_close(module.training_step((images, labels), 3), expected)
 
 
 def test_a_loss_that_is_not_finite_ends_it():

@@ -150,6 +150,20 @@ def test_an_interrupted_training_goes_on_to_the_same_result(
     assert all(torch.equal(ours[name], value) for name, value in theirs.items())
 
 
+def test_mixtures_of_the_labeled_images_have_a_row_of_their_own(run: Path):
+    plain = finetune(run, **QUICK, say=silent)
+    words = {**QUICK, "epochs": 8, "mix": "coin", "beta": 0.8}
+    row = finetune(run, **words, say=silent)
+    assert (row["mix"], row["beta"]) == ("coin", 0.8)
+    assert "mix" not in plain
+    assert row["top1"] > 25  # chance level is 10
+    kept = [e for e in load_results(run).evaluations if e.protocol == "finetune-10%"]
+    assert len(kept) == 2
+    lines: list[str] = []
+    assert finetune(run, **words, say=lines.append) == row
+    assert "8 epochs at lr 0.05, mixed by coin with beta 0.8, epoch 1: top-1" in lines[-1]
+
+
 def test_a_row_that_could_not_be_kept_is_measured_again(run: Path, monkeypatch):
     def full(*_: Any, **__: Any) -> None:
         raise NotSavedError("the disk is full", [{}])
@@ -241,6 +255,11 @@ def test_a_class_that_training_has_not_is_told(run: Path, tmp_path: Path):
         (["--batch_size", "1"], "--batch_size: 1 is out of range"),
         (["--lr_decay", "2"], "--lr_decay: 2 is out of range"),
         (["--lr", "0"], "--lr: 0 is out of range"),
+        (["--mix", "globel"], "--mix: 'globel' is unknown. Did you mean 'global'"),
+        (["--mix", "scalemix"], "--mix: scalemix needs more than the images of a batch; "
+                                    "use coin, global, region, "),
+        (["--beta", "0.8"], "--beta: is of --mix; give it too"),
+        (["--mix", "global", "--beta", "0"], "--beta: 0 is out of range"),
     ],
 )  # fmt: skip
 def test_mistakes_are_told(finished: Path, refuse: Callable[..., str], words: list[str], message):

@@ -236,6 +236,9 @@ def described(row: Evaluation | Mapping[str, Any]) -> str:
     if isinstance(row.get("epochs"), int):
         rate = f" at lr {row['lr']:g}" if isinstance(row.get("lr"), float | int) else ""
         parts.append(f"{counted(row['epochs'], 'epoch')}{rate}")
+    if row.get("mix") is not None:
+        beta = f" with beta {row['beta']:g}" if isinstance(row.get("beta"), float | int) else ""
+        parts.append(f"mixed by {row['mix']}{beta}")
     if isinstance(row.get("chosen"), Mapping):
         rates = {k: x for k, x in row["chosen"].items() if isinstance(x, float | int)}
         chosen = ", ".join(f"{key} {value:g}" for key, value in rates.items())

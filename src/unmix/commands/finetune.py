@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,8 @@ from unmix.evaluation import Measurement, accuracy
 from unmix.evaluation.finetuning import FINE_TUNING, FineTuneSettings, usual_fine_tuning
 from unmix.evaluation.labeled import Amount, choose_labeled, read_list
 from unmix.hardware.threads import CoreMeter
+from unmix.mixtures import MIXTURES, MixtureOperator, PatchMixture
+from unmix.mixtures.registry import label_space
 from unmix.names import shown
 from unmix.randomness import generator_for
 from unmix.training.console import quiet_libraries
@@ -35,6 +37,8 @@ def finetune(
     head_lr: float | None = None,
     weight_decay: float | None = None,
     lr_decay: float | None = None,
+    mix: str | None = None,
+    beta: float | None = None,
     select: bool = False,
     from_scratch: bool = False,
     seed: int | None = None,
@@ -73,6 +77,10 @@ def finetune(
         weight_decay: Weight decay.
         lr_decay: Factor of the learning rate from layer to layer, towards the first; 1 for the same
             rate in all.
+        mix: Mix every batch, and share the loss among the labels of the mixed images: global
+            (MixUp), region (CutMix), coin (one of both), or another mixture of pretraining that
+            needs the images alone.
+        beta: Of --mix: lambda ~ Beta(beta, beta); by default 1, or as it was published.
         select: Choose the rates, published ones times 0.1 to 10, on a held-out tenth of the labeled
             images.
         from_scratch: Start from random weights, for comparison.
@@ -103,6 +111,7 @@ def finetune(
     amount = Amount(str(labels))
     own = {"lr": lr, "head_lr": head_lr, "weight_decay": weight_decay, "lr_decay": lr_decay}
     _check(amount, label_list, protocol, select, own)
+    operator = _mixture(mix, beta)
     check_given("out", out)
     quiet_libraries()
     cores = CoreMeter()
@@ -116,8 +125,9 @@ def finetune(
     seed = finished.settings.run.seed if seed is None else seed
     labeled = _labeled(splits, amount, label_list, seed)
     published = FINE_TUNING[name](len(labeled.images) / len(splits.train))
-    settings = published.changed(epochs, batch_size, **own)
-    row = _row(finished, splits, labeled, settings, name, seed, select, from_scratch)
+    settings = replace(published.changed(epochs, batch_size, **own), mixture=operator)
+    mixed = {k: v for k, v in {"mix": mix, "beta": beta}.items() if v is not None}
+    row = _row(finished, splits, labeled, settings, name, seed, select, from_scratch) | mixed
     work = WorkFolder.of(finished, row, labeled, splits, out)
     identity = work.identified(row, labeled)
     done = work.result(identity, overwrite)
@@ -143,6 +153,39 @@ def finetune(
         # Complete only now: if the row could not be kept, the same command measures it again.
         work.finish(measured.row)
     return measured.row
+
+
+def _mixture(name: str | None, beta: float | None) -> MixtureOperator | None:
+    """The mixture of the batches; None for none.
+
+    Raises:
+        UserError: if there is no such mixture, it needs more than the images of a batch, or `beta`
+            does not apply.
+    """
+    if name is None:
+        if beta is not None:
+            raise UserError("--beta: is of --mix; give it too, such as --mix global.")
+        return None
+    check_choice("mix", name, MIXTURES)
+    usable = [each for each in MIXTURES if _of_images_alone(each)]
+    if name not in usable:
+        raise UserError(
+            f"--mix: {name} needs more than the images of a batch; use {', '.join(usable)}."
+        )
+    return label_space(name, {} if beta is None else {"beta": beta})
+
+
+def _of_images_alone(name: str) -> bool:
+    """Whether a mixture needs the images of a batch, and nothing else."""
+    kind = MIXTURES[name].kind
+    if not issubclass(kind, MixtureOperator) or not kind.mixes_pixels or kind.needs_attention:
+        return False
+    if issubclass(kind, PatchMixture):  # of the patches of a transformer
+        return False
+    try:
+        return not label_space(name, {}).extra
+    except UserError:  # it needs a setting
+        return False
 
 
 def _say_start(

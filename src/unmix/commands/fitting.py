@@ -255,7 +255,7 @@ def train(
     def told(epoch: int, loss: float) -> None:
         say(f"epoch {epoch:>{len(str(epochs))}}/{epochs}  loss {loss:.3f}")
 
-    module = FineTuning(model, settings, batches, len(order), told)
+    module = FineTuning(model, settings, batches, len(order), told, seed)
     trainer = _trainer(finished, epochs, work)
     start = None if work is None else _start(work, say)
     with quiet_lightning(), errors_of_users(trainer, finished.folder, Stopping()):

@@ -15,8 +15,11 @@ from torch.optim import SGD, AdamW, Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 from unmix.backbones import HalfEncoders, feature_dim, is_vit, layer_scales, parameter_groups
+from unmix.credit import shared_loss
 from unmix.errors import UserError, check_number
 from unmix.evaluation.protocol import Batches
+from unmix.mixtures import MixtureOperator
+from unmix.randomness import generator_for
 from unmix.views import ViewSettings, preset
 
 __all__ = ["FINE_TUNING", "Classifier", "FineTuneSettings", "FineTuning", "usual_fine_tuning"]
@@ -47,6 +50,8 @@ class FineTuneSettings:
         label_smoothing: Share of the target that is spread over all classes.
         head_std: Standard deviation of the classifier's weights at the start.
         scaled: Whether the rates are proportional to the batch size, as published.
+        mixture: Mixes every batch, and the loss is shared among the labels of the mixed images, by
+            their shares; None for none.
 
     Raises:
         UserError: if a number is out of range.
@@ -68,6 +73,7 @@ class FineTuneSettings:
     label_smoothing: float = 0.0
     head_std: float = 0.01
     scaled: bool = False
+    mixture: MixtureOperator | None = None
 
     def __post_init__(self) -> None:
         check_number("epochs", self.epochs, at_least=1)
@@ -171,7 +177,7 @@ def mae_fine_tuning(share: float) -> FineTuneSettings:
 
     Rate 5e-4 x batch size / 256, batches of 1024, 100 epochs of which 5 are warmup, weight decay
     0.05, layer-wise decay 0.65, label smoothing 0.1. Crops and flips alone: RandAugment, random
-    erasing, mixup, CutMix and stochastic depth of the original are left out.
+    erasing and stochastic depth of the original are left out, mixup and CutMix are an option.
     """
     return FineTuneSettings(
         100, 1024, 2e-3, 2e-3, 0.05, "adamw", "step cosine",
@@ -234,6 +240,7 @@ class FineTuning(lightning.LightningModule):
         batches: From an epoch to its augmented images and labels.
         steps_per_epoch: Batches of an epoch.
         say: Called after each epoch with the number of finished epochs and the mean loss.
+        seed: Of the mixtures.
 
     Raises:
         UserError: if the rates are to differ by layer, and the encoder's layers are not known.
@@ -246,9 +253,11 @@ class FineTuning(lightning.LightningModule):
         batches: Batches,
         steps_per_epoch: int,
         say: Callable[[int, float], None],
+        seed: int = 0,
     ) -> None:
         super().__init__()
         self.model = model.requires_grad_(True).train()
+        self.seed = seed
         self.settings, self.batches, self.say = settings, batches, say
         self.steps_per_epoch = steps_per_epoch
         self.finished = 0  # Lightning's current_epoch is one behind when a resumed fit begins
@@ -260,10 +269,28 @@ class FineTuning(lightning.LightningModule):
         return _Epochs(self)
 
     def training_step(self, batch: tuple[Tensor, Tensor], index: int) -> Tensor:
-        """Cross-entropy of a batch."""
+        """Cross-entropy of a batch, of mixtures that of the labels of both images by their shares.
+
+        Source of the second: Zhang et al. 2018, mixup (arXiv 1710.09412); Yun et al. 2019, CutMix
+        (arXiv 1905.04899).
+        """
         images, labels = batch
-        smoothing = self.settings.label_smoothing
-        loss = cross_entropy(self.model(images).float(), labels, label_smoothing=smoothing)
+        mixture = self.settings.mixture
+        draw = None
+        if mixture is not None:
+            generator = generator_for(self.seed, "finetune", "mixture", self.finished, index)
+            draw = mixture.draw_for(images, generator)
+            images = draw.apply(images)
+        logits = self.model(images).float()
+
+        def each(logits: Tensor, labels: Tensor) -> Tensor:
+            smoothing = self.settings.label_smoothing
+            return cross_entropy(logits, labels, label_smoothing=smoothing, reduction="none")
+
+        if draw is None:
+            loss = each(logits, labels).mean()
+        else:
+            loss = shared_loss(each, logits, labels, draw)
         self._losses.append(loss.detach())
         return loss
 
