@@ -256,6 +256,7 @@ def test_a_class_that_training_has_not_is_told(run: Path, tmp_path: Path):
         (["--lr_decay", "2"], "--lr_decay: 2 is out of range"),
         (["--lr", "0"], "--lr: 0 is out of range"),
         (["--mix", "globel"], "--mix: 'globel' is unknown. Did you mean 'global'"),
+        (["--mix", "cutmix"], "--mix: 'cutmix' is unknown. Did you mean 'region'"),
         (["--mix", "scalemix"], "--mix: scalemix needs more than the images of a batch; "
                                     "use coin, global, region, "),
         (["--beta", "0.8"], "--beta: is of --mix; give it too"),

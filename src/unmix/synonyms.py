@@ -236,6 +236,7 @@ VALUES: dict[str, dict[str, str]] = {
         "wide_resnet50_2": "timm:wide_resnet50_2",
     },
     "unmix_mixture": {"mixup": "global", "cutmix": "region", "un-mix": "coin"},
+    "mix": {"mixup": "global", "cutmix": "region", "un-mix": "coin"},
     "unmix_rule": {"un-mix": "unmix", "i-mix": "imix", "mix-bt": "mixbt"},
     "protocol": {"lincls": "moco"},
 }  # fmt: skip

@@ -166,12 +166,12 @@ def _mixture(name: str | None, beta: float | None) -> MixtureOperator | None:
         if beta is not None:
             raise UserError("--beta: is of --mix; give it too, such as --mix global.")
         return None
-    check_choice("mix", name, MIXTURES)
     usable = [each for each in MIXTURES if _of_images_alone(each)]
-    if name not in usable:
+    if name in MIXTURES and name not in usable:
         raise UserError(
             f"--mix: {name} needs more than the images of a batch; use {', '.join(usable)}."
         )
+    check_choice("mix", name, usable)
     return label_space(name, {} if beta is None else {"beta": beta})
 
 
