@@ -178,7 +178,7 @@ def coverage() -> str:
 
 
 def gpu(card: str) -> str:
-    """Steps on a GPU, as `benchmarks/gpu.py` measured them; what no time was left for is not there."""
+    """Steps on a GPU, as `benchmarks/gpu.py` measured them, without those that it skipped."""
     path = DOCS.parent / "benchmarks" / "results" / card / "speed.json"
     measured = json.loads(path.read_text(encoding="utf-8"))["speed"]
     rows = []
