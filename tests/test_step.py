@@ -386,7 +386,10 @@ def test_a_step_follows_from_its_generator(kind: str) -> None:
     ]
     assert torch.equal(losses[0], losses[1])
     drawn = KINDS[kind][0] in RANDOM and kind not in {"moco-v2", "wmse"}
-    assert torch.equal(losses[0], losses[2]) != drawn
+    if kind == "wmse":  # one sub-batch of all samples, in another order: sums round differently
+        torch.testing.assert_close(losses[0], losses[2])
+    else:
+        assert torch.equal(losses[0], losses[2]) != drawn
 
 
 # --- numbers ----------------------------------------------------------------------------------
