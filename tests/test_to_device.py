@@ -11,8 +11,8 @@ from unmix.transfer import _own_places, to_device
 @pytest.mark.parametrize(
     "tensor",
     [
-        torch.arange(3.0).expand(4, 3), torch.arange(4.0)[:, None].expand(4, 3), torch.ones(1)
-        .expand(0, 1), torch.rand(2, 3, 4, 4).to(memory_format=torch.channels_last),
+        torch.arange(3.0).expand(4, 3), torch.arange(4.0)[:, None].expand(4, 3),
+        torch.ones(1).expand(0, 1), torch.rand(2, 3, 4, 4).to(memory_format=torch.channels_last),
         torch.arange(12.0).view(3, 4).t(), torch.tensor(2.0), torch.rand(6)[::2],
     ],
 )  # fmt: skip
