@@ -80,8 +80,8 @@ def shardable(name: str) -> bool:
 
 
 NAMES = [name for name in METHODS if shardable(name)]
-# SGD: Adam divides a gradient that is 0 but for rounding, as of a bias before batch norm, by its
-# own size.
+# SGD where nothing else is named: Adam divides a gradient that is 0 but for rounding, as of a bias
+# before batch norm, by its own size.
 KINDS: dict[str, dict[str, Any]] = {
     **{name: {"name": name} for name in NAMES},
     **{f"{name}, unmix": {"name": name, "mixture": True} for name in ("byol", "dino", "mocov3")},
@@ -196,9 +196,16 @@ def dist_state(state: dict[str, Any]) -> dict[str, Any]:
     return holder[0]
 
 
+def in_float64() -> None:
+    """Also where methods ask for float32: rounding is far below what a mistake would change."""
+    torch.set_default_dtype(torch.float64)
+    torch.Tensor.float = torch.Tensor.double  # type: ignore[method-assign]
+
+
 def both(number: int, folder: Path) -> None:
     """What each process does."""
     torch.set_num_threads(1)
+    in_float64()
     dist.init_process_group("gloo", f"file://{folder / 'meet'}", rank=number, world_size=PROCESSES)
     os.environ["RANK"] = str(number)
     from unmix.training.console import set_rank
@@ -230,12 +237,12 @@ def test_sharded_weights_are_trained_as_whole_ones(processes: list[Any], kind: s
         not torch.equal(value, found["start"][name]) for name, value in whole["model"].items()
     )
     for name in found["states"].keys() - {"whole"}:
-        assert found["losses"][name][-1] == pytest.approx(found["losses"]["whole"][-1], rel=1e-5)
+        assert found["losses"][name][-1] == pytest.approx(found["losses"]["whole"][-1], rel=1e-9)
         other = found["states"][name]
         assert list(other["model"]) == list(whole["model"])
         for key, value in whole["model"].items():
             torch.testing.assert_close(
-                other["model"][key], value, rtol=1e-5, atol=1e-5, msg=lambda t, k=key: f"{k}: {t}"
+                other["model"][key], value, rtol=1e-9, atol=1e-9, msg=lambda t, k=key: f"{k}: {t}"
             )
         assert other["optimizer"]["param_groups"] == whole["optimizer"]["param_groups"]
         assert other["optimizer"]["state"].keys() == whole["optimizer"]["state"].keys()
@@ -243,7 +250,7 @@ def test_sharded_weights_are_trained_as_whole_ones(processes: list[Any], kind: s
             for key, value in state.items():
                 ours = other["optimizer"]["state"][number][key]
                 error = (ours - value).abs().max() / value.abs().max().clamp(min=1e-4)
-                assert error < 1e-3, (number, key)
+                assert error < 1e-9, (number, key)
     assert found["fused"].get("back") in (None, found["fused"]["whole"])
     assert found["norms"][0] == pytest.approx(found["norms"][1])
     assert found["finite"]
@@ -276,10 +283,11 @@ def test_only_the_first_process_gets_whole_weights(processes: list[Any]) -> None
 
 # --- runs ---------------------------------------------------------------------------------------
 
+# SGD, whose steps change with rounding by no more than that; 6 of them move a weight by some 1e-3.
 RUN: dict[str, Any] = {
     "method": "dino", "data": "digits", "limit": 48, "size": 16, "backbone": "timm:test_vit",
     "patch": 8, "dim": 24, "hidden": 16, "bottleneck": 8, "batch_size": 16, "epochs": 2,
-    "optimizer": "adamw", "lr": 1e-3, "unmix": True, "knn_every": 1, "knn_k": 5,
+    "optimizer": "sgd", "lr": 0.001, "unmix": True, "knn_every": 1, "knn_k": 5,
     "device": "cpu", "precision": "32", "logger": "none", "devices": 2, "threads": 1,
 }  # fmt: skip
 
@@ -372,13 +380,13 @@ def test_runs_with_sharded_weights_end_as_without(trained_runs: Path, name: str)
     expected = load_file(whole / "encoder.safetensors")
     assert encoder.keys() == expected.keys()
     for key, value in expected.items():
-        torch.testing.assert_close(encoder[key], value, rtol=1e-5, atol=1e-6)
+        torch.testing.assert_close(encoder[key], value, rtol=1e-4, atol=3e-5)
     ours, theirs = (
         torch.load(each / "checkpoints" / "last.ckpt", weights_only=True) for each in (run, whole)
     )
     assert ours["state_dict"].keys() == theirs["state_dict"].keys()
     for key, value in theirs["state_dict"].items():
-        torch.testing.assert_close(ours["state_dict"][key], value, rtol=1e-5, atol=1e-6)
+        torch.testing.assert_close(ours["state_dict"][key], value, rtol=1e-4, atol=3e-5)
     assert ours["global_step"] == 6
     assert (
         ours["optimizer_states"][0]["param_groups"] == theirs["optimizer_states"][0]["param_groups"]
