@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, linear
 
+from unmix.errors import check_number
 from unmix.evaluation.metrics import accuracy, check_labeled
 from unmix.evaluation.protocol import Prediction, Protocol, Task
 from unmix.evaluation.selection import held_out
@@ -31,6 +35,7 @@ def linear_probe(
     classes: int,
     generator: torch.Generator,
     device: torch.device | str | None = None,
+    memory_budget: int | None = None,
 ) -> dict[str, float]:
     """Fit a linear classifier on frozen features, and evaluate it on the test features.
 
@@ -49,16 +54,22 @@ def linear_probe(
         classes: Number of classes.
         generator: CPU generator that draws the held-out images.
         device: Where to compute; None for the device of the training features.
+        memory_budget: Bytes that may be allocated on the device, besides a covariance. Features
+            that need more are standardized and fitted in blocks, which changes the last digits of
+            sums, and are copied block by block from where they are if they alone need half of it.
+            None for half of a GPU's free memory, and 4 GiB elsewhere.
 
     Returns:
         "top1" and "top5" in percent, the "strength" chosen, and the "seconds" it took.
 
     Raises:
-        UserError: if features and labels do not match, or no class has two images.
+        UserError: if features and labels do not match, no class has two images, or the budget is
+            less than 1.
     """
     prediction = _predict(
-        train_features, train_labels, test_features, test_labels, classes, generator, device
-    )
+        train_features, train_labels, test_features, test_labels, classes, generator, device,
+        memory_budget,
+    )  # fmt: skip
     return {**accuracy(prediction.ranking, test_labels), **prediction.details}
 
 
@@ -70,47 +81,123 @@ def _predict(
     classes: int,
     generator: torch.Generator,
     device: torch.device | str | None,
+    memory_budget: int | None = None,
 ) -> Prediction:
     started = time.perf_counter()
     check_labeled("train", train_features, train_labels, classes)
     check_labeled("test", test_features, test_labels, classes)
     device = torch.device(device) if device is not None else train_features.device
-    unseen = held_out(train_labels.cpu(), generator).to(device)
-    train, test = _standardize(train_features.to(device).float(), test_features.to(device).float())
-    labels = train_labels.to(device)
+    if memory_budget is None:
+        memory_budget = _half_of_free_memory(device)
+    check_number("memory_budget", memory_budget, at_least=1)
+    unseen = held_out(train_labels.cpu(), generator)
+    train = _blocks(train_features, train_labels, classes, device, memory_budget)
     covariance = _covariance(train)
-    strength = _choose_strength(train, labels, unseen, classes, covariance)
-    classifier = _classifier(train, classes)
-    _fit(classifier, train, labels, strength, covariance)
+    strength = _choose_strength(train, unseen, classes, covariance)
+    classifier = _classifier(train_features.shape[1], classes, device)
+    _fit(classifier, train, strength, covariance)
+    test = replace(train, features=test_features, labels=test_labels)
     with torch.inference_mode():
-        ranking = classifier(test).topk(min(5, classes), dim=1).indices.cpu()
-    return Prediction(ranking, {"strength": strength, "seconds": time.perf_counter() - started})
+        ranking = [classifier(x).topk(min(5, classes), dim=1).indices.cpu() for x, _ in test]
+    details = {"strength": strength, "seconds": time.perf_counter() - started}
+    return Prediction(torch.cat(ranking), details)
 
 
-def _standardize(train: Tensor, test: Tensor) -> tuple[Tensor, Tensor]:
-    std, mean = torch.std_mean(train, dim=0, correction=0)
-    # Dead units stay zero instead of dividing by zero.
-    std = torch.where(std > 0, std, 1.0)
-    return (train - mean) / std, (test - mean) / std
+def _half_of_free_memory(device: torch.device) -> int:
+    """In bytes; 4 GiB elsewhere than on a GPU."""
+    return torch.cuda.mem_get_info(device)[0] // 2 if device.type == "cuda" else 2**32
 
 
-def _covariance(features: Tensor) -> Tensor | None:
-    """Return the covariance of standardized features, float64 `(D, D)`; None if D is too large."""
+@dataclass(frozen=True)
+class _Blocks:
+    """Standardized features and labels of images, on a device, in blocks.
+
+    Attributes:
+        features: `(N, D)`, as they came.
+        labels: int64 `(N,)`.
+        mean: Of the training images, `(D,)`, on the device.
+        std: Likewise.
+        size: Images of a block. One that has all is kept; others are made each time.
+        index: Which of the images, int64; None for all.
+    """
+
+    features: Tensor
+    labels: Tensor
+    mean: Tensor
+    std: Tensor
+    size: int
+    index: Tensor | None = None
+
+    def __len__(self) -> int:
+        return len(self.labels if self.index is None else self.index)
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        return iter([self._whole]) if len(self) <= self.size else self._made()
+
+    @cached_property
+    def _whole(self) -> tuple[Tensor, Tensor]:
+        return next(self._made())
+
+    def _made(self) -> Iterator[tuple[Tensor, Tensor]]:
+        for start in range(0, len(self), self.size):
+            rows = slice(start, start + self.size)
+            which = rows if self.index is None else self.index[rows]
+            x = self.features[which].to(self.mean.device).float()
+            yield (x - self.mean) / self.std, self.labels[which].to(self.mean.device)
+
+
+def _blocks(
+    features: Tensor, labels: Tensor, classes: int, device: torch.device, memory_budget: int
+) -> _Blocks:
+    """Standardized training features, in one block if the budget allows it."""
     n, d = features.shape
-    return (features.T @ features).double() / n if d <= _MAX_DECORRELATED else None
+    # Of float32: the features as they are, standardized, and those that are not held out; the
+    # scores and what their loss and its gradient need.
+    if n * (12 * d + 16 * classes) <= memory_budget:
+        std, mean = torch.std_mean(features.to(device).float(), dim=0, correction=0)
+        size = n
+    else:
+        size = max(1, memory_budget // 2 // (12 * d + 16 * classes))
+        if features.nbytes <= memory_budget // 2:
+            features = features.to(device)
+        mean, std = _mean_and_std(features.split(size), device)
+    # Dead units stay zero instead of dividing by zero.
+    return _Blocks(features, labels, mean, torch.where(std > 0, std, 1.0), size)
+
+
+def _mean_and_std(parts: Sequence[Tensor], device: torch.device) -> tuple[Tensor, Tensor]:
+    """Over the rows of all parts, summed in float64, part by part."""
+
+    def average(of: Callable[[Tensor], Tensor]) -> Tensor:
+        sums = [of(part.to(device).float()).sum(dim=0, dtype=torch.float64) for part in parts]
+        return (torch.stack(sums).sum(dim=0) / sum(map(len, parts))).float()
+
+    mean = average(lambda x: x)
+    return mean, average(lambda x: (x - mean).square()).sqrt()
+
+
+def _covariance(features: _Blocks) -> Tensor | None:
+    """Return the covariance of standardized features, float64 `(D, D)`; None if D is too large."""
+    d = len(features.mean)
+    if d > _MAX_DECORRELATED:
+        return None
+    products = torch.zeros(d, d, dtype=torch.float64, device=features.mean.device)
+    for x, _ in features:
+        products += x.T @ x
+    return products / len(features)
 
 
 def _choose_strength(
-    features: Tensor, labels: Tensor, mask: Tensor, classes: int, covariance: Tensor | None
+    features: _Blocks, unseen: Tensor, classes: int, covariance: Tensor | None
 ) -> float:
-    fitted, fitted_labels = features[~mask], labels[~mask]
-    unseen, unseen_labels = features[mask], labels[mask]
-    classifier = _classifier(features, classes)
+    fitted = replace(features, index=torch.where(~unseen)[0])
+    held = replace(features, index=torch.where(unseen)[0])
+    classifier = _classifier(len(features.mean), classes, features.mean.device)
     best, best_right, worse = STRENGTHS[0], -1, 0
     for strength in STRENGTHS:
-        _fit(classifier, fitted, fitted_labels, strength, covariance)
+        _fit(classifier, fitted, strength, covariance)
         with torch.inference_mode():
-            right = int((classifier(unseen).argmax(dim=1) == unseen_labels).sum())
+            right = sum(int((classifier(x).argmax(dim=1) == y).sum()) for x, y in held)
         if right > best_right:
             best, best_right, worse = strength, right, 0
         else:
@@ -121,9 +208,9 @@ def _choose_strength(
     return best
 
 
-def _classifier(features: Tensor, classes: int) -> nn.Linear:
+def _classifier(features: int, classes: int, device: torch.device) -> nn.Linear:
     """Return a classifier of zeros, without using the global generator."""
-    layer = nn.utils.skip_init(nn.Linear, features.shape[1], classes, device=features.device)
+    layer = nn.utils.skip_init(nn.Linear, features, classes, device=device)
     assert isinstance(layer, nn.Linear)
     nn.init.zeros_(layer.weight)
     nn.init.zeros_(layer.bias)
@@ -131,18 +218,13 @@ def _classifier(features: Tensor, classes: int) -> nn.Linear:
 
 
 def _fit(
-    classifier: nn.Linear,
-    features: Tensor,
-    labels: Tensor,
-    strength: float,
-    covariance: Tensor | None = None,
+    classifier: nn.Linear, features: _Blocks, strength: float, covariance: Tensor | None = None
 ) -> None:
     """Minimize the penalized loss, starting from the classifier's weights.
 
     Args:
         classifier: Its weights are changed in place.
-        features: `(N, D)`.
-        labels: int64 `(N,)`.
+        features: `(N, D)` in blocks, with labels.
         strength: L2 strength, greater than 0.
         covariance: Approximate covariance of the features; it preconditions, and does not change
             the optimum.
@@ -164,12 +246,16 @@ def _fit(
 
     def loss() -> Tensor:
         optimizer.zero_grad()
-        w = weight()
-        penalty = 0.5 * strength * w.square().sum()
-        # Not features @ w.T, whose gradient takes six times as long on a CPU.
-        value = cross_entropy(linear(features, w, bias), labels) + penalty
-        value.backward()
-        return value
+        w = weight().detach().requires_grad_()
+        total = 0.5 * strength * w.square().sum()
+        total.backward()
+        for x, y in features:
+            # Not x @ w.T, whose gradient takes six times as long on a CPU.
+            part = cross_entropy(linear(x, w, bias), y) * (len(y) / len(features))
+            part.backward()
+            total = total.detach() + part.detach()
+        weight().backward(w.grad)
+        return total
 
     with torch.enable_grad():
         optimizer.step(loss)
