@@ -67,6 +67,7 @@ KINDS: dict[str, tuple[str, dict[str, Any]]] = {name: (name, {}) for name in MET
     "moco-nce": ("moco", {"symmetric": False, "contrast": "nce"}),
     "moco-v2": ("moco", {"symmetric": False, "head": "mlp", "bn_splits": 1, "shuffle_bn": False}),
     "simclr-bn": ("simclr", {"hidden": 16, "layers": 3, "head_bn": True}),
+    "simclr-dclw": ("simclr", {"decoupled": "dclw"}),
     "simdino-v2": ("simdino", {"patch_weight": 1.0}),
     "wmse-4": ("wmse", {"dim": 2, "sub_batch": 4, "views": 4, "iterations": 2}),
     "wmse-split": ("wmse", {"dim": 2, "sub_batch": 4}),

@@ -221,7 +221,7 @@ def test_a_rule_for_samples_is_refused_for_a_loss_by_position():
         else:
             assert reason is not None
             assert "position" in reason
-    contrastive = type("Contrastive", (Patches,), {"contrastive": True})
+    contrastive = type("Contrastive", (Patches,), {"contrastive": True, "soft_labels": True})
     assert "position" in str(RULES["imix"].refusal(contrastive))
     assert RULES["unmix"].refusal(contrastive) is None
 

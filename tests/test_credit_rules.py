@@ -39,6 +39,7 @@ class Contrast:
     """InfoNCE against a queue, as MoCo's."""
 
     coupled, contrastive, per_image, special_rules, views = False, True, False, (), 2
+    soft_labels = True
     T = 0.3
     logits, softmax_loss = InstanceDiscrimination.logits, InstanceDiscrimination.softmax_loss
 
@@ -65,6 +66,7 @@ class Regress:
     """2 - 2 cos, as BYOL's."""
 
     coupled, contrastive, per_image, special_rules, views = False, False, False, (), 2
+    soft_labels = False
 
     def compare(self, q: Tensor, t: Tensor) -> Tensor:
         return 2 - 2 * (q * t).sum(1)
@@ -74,6 +76,7 @@ class Correlate:
     """Barlow Twins' parts."""
 
     coupled, contrastive, per_image, special_rules = True, False, False, ("mixbt",)
+    soft_labels = False
     penalty = 0.01
 
     def correlation(self, a: Tensor, b: Tensor, *, unbiased: bool = False) -> Tensor:
@@ -284,7 +287,7 @@ class Swapped(NamedTuple):
 class Assign:
     """SwAV's swapped prediction, both ways."""
 
-    coupled, contrastive, per_image = False, False, False
+    coupled, contrastive, per_image, soft_labels = False, False, False, False
     special_rules = ("swav_released",)
 
     def compare(self, q: Swapped, t: Swapped) -> Tensor:

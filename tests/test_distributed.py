@@ -37,6 +37,7 @@ METHODS: dict[str, dict[str, Any]] = {
     "nnclr": SMALL | {"queue_size": 40},
     "ressl": SMALL | {"queue_size": 40},
     "simclr": SMALL,
+    "simclr-dclw": SMALL | {"decoupled": "dclw"},
     "simdino": SMALL,
     "tico": SMALL,
     "vicreg": SMALL,
@@ -46,7 +47,7 @@ CASES = [
     (name, rule)
     for name in METHODS
     for rule in RULES
-    if rule != "imix" or IMix().refusal(method_class(name)) is None
+    if rule != "imix" or IMix().refusal(method_class(name.split("-")[0])) is None
 ]
 
 
@@ -80,7 +81,7 @@ def build(name: str) -> Any:
     torch.manual_seed(0)
     given = {"teacher": Flat()} if name == "distill" else {}
     backbone = Map() if name == "densecl" else Flat()
-    method: Any = methods.build(name, backbone, N, **METHODS[name], **given)
+    method: Any = methods.build(name.split("-")[0], backbone, N, **METHODS[name], **given)
     if hasattr(method, "g"):
         method.g = nn.Linear(8, 8 if name == "distill" else 6)
     if name == "lejepa":

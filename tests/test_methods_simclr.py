@@ -10,11 +10,13 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from lightly.loss import DCLLoss, DCLWLoss
 from torch import Tensor, nn
 
 from unmix import backbones
 from unmix.credit import RULES
 from unmix.errors import UserError
+from unmix.losses import decoupled_contrast, nt_xent
 from unmix.methods import SimCLR
 from unmix.mixtures import UnMix
 from unmix.step import Mixture, objective
@@ -63,6 +65,68 @@ def test_value_and_gradients_are_the_published_ones(golden):
         torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize("n", [2, 7])
+@pytest.mark.parametrize(("decoupled", "judge"), [("dcl", DCLLoss), ("dclw", DCLWLoss)])
+def test_decoupled_losses_and_gradients_are_those_of_lightly(
+    decoupled: str, judge: type[DCLLoss], n: int
+) -> None:
+    method = simclr(decoupled=decoupled, temperature=0.1)
+    found, expected = [], []
+    for values, of in ((found, method.compare), (expected, judge(temperature=0.1))):
+        z1, z2 = (unit_vectors(n, 5, seed).requires_grad_() for seed in (1, 2))
+        loss = of(z1, z2).mean()
+        values += [loss, *torch.autograd.grad(loss, (z1, z2))]
+    for ours, theirs in zip(found, expected, strict=True):
+        # lightly normalizes once more, which takes the part along z from the gradient.
+        if ours.ndim:
+            z = unit_vectors(n, 5, 1 if ours is found[1] else 2)
+            ours = ours - (ours * z).sum(dim=1, keepdim=True) * z
+        torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-12)
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.integers(2, 7), st.integers(0, 2**31), st.sampled_from([0.02, 0.1, 0.5]))
+def test_what_is_decoupled_is_the_positive_in_the_denominator(n: int, seed: int, T: float) -> None:
+    """Of the same others: ln(exp(positive) + negatives) in NT-Xent, ln(negatives) in DCL."""
+    z1, z2 = unit_vectors(n, 5, seed), unit_vectors(n, 5, seed + 1)
+    coupled, decoupled = (nt_xent(z1, z2, T), decoupled_contrast(z1, z2, T))
+    positive = (z1 * z2).sum(dim=1) / T
+    torch.testing.assert_close(coupled, torch.logaddexp(decoupled + positive, positive) - positive)
+
+
+@pytest.mark.parametrize("sigma", [1e-3, 0.5, 1e3])
+def test_weights_of_positives_have_mean_1_and_do_not_overflow(sigma: float) -> None:
+    """So that the loss at chance level is that of DCL; equal pairs have weight 1."""
+    z1, z2 = unit_vectors(6, 5, 0), unit_vectors(6, 5, 1)
+    positive = (z1 * z2).sum(dim=1)
+    weight = (
+        1 - (decoupled_contrast(z1, z2, 1.0, sigma) - decoupled_contrast(z1, z2, 1.0)) / positive
+    )
+    assert weight.mean().item() == pytest.approx(1)
+    assert torch.equal(weight.argsort(), positive.argsort(descending=True)) or sigma != 0.5
+    same = decoupled_contrast(z1, z1, 1.0, sigma)
+    torch.testing.assert_close(same, decoupled_contrast(z1, z1, 1.0))
+
+
+@pytest.mark.parametrize("decoupled", ["dcl", "dclw"])
+def test_decoupled_losses_have_no_probabilities_that_a_rule_could_soften(decoupled: str) -> None:
+    """i-Mix weights the losses then; rules that need a softmax are refused, as is RegionCL."""
+    method = simclr(decoupled=decoupled)
+    assert {name for name, rule in RULES.items() if rule.refusal(method)} == {
+        *{name for name, rule in RULES.items() if rule.refusal(simclr())},
+        "mixco", "sdmp_released", "patchmix",
+    }  # fmt: skip
+    views = [torch.randn(6, 3, 8, 8) for _ in range(2)]
+    draw = UnMix().draw(views[0].shape, torch.Generator().manual_seed(0))
+    losses = [
+        objective(
+            method.eval(), views, torch.arange(6), torch.Generator(), Mixture(draw, RULES[name])
+        ).loss.item()
+        for name in ("imix", "replace")
+    ]
+    assert losses[0] == pytest.approx(losses[1])
+
+
 def test_the_gradient_reaches_both_views() -> None:
     method = simclr().eval()
     views = [torch.randn(6, 3, 8, 8).requires_grad_() for _ in range(2)]
@@ -90,14 +154,15 @@ def test_heads(options: dict[str, Any], kinds: list[type]) -> None:
     assert method.g[0].out_features == (8 if options.get("layers") == 1 else 64)
 
 
-def test_chance_level_is_ln_of_the_other_views() -> None:
+@pytest.mark.parametrize(("decoupled", "candidates"), [("none", 11), ("dcl", 10), ("dclw", 10)])
+def test_chance_level_is_ln_of_the_other_views(decoupled: str, candidates: int) -> None:
     """Exactly so where all features are the same."""
-    method = simclr()
+    method = simclr(decoupled=decoupled)
     assert method.chance_loss is None
     method.check_batch(6)
     same = unit_vectors(1, 8, 0).expand(6, -1)
-    assert method.chance_loss == pytest.approx(math.log(11))
-    assert method.compare(same, same).mean().item() == pytest.approx(math.log(11))
+    assert method.chance_loss == pytest.approx(math.log(candidates))
+    assert method.compare(same, same).mean().item() == pytest.approx(math.log(candidates))
 
 
 @pytest.mark.parametrize(
@@ -105,6 +170,10 @@ def test_chance_level_is_ln_of_the_other_views() -> None:
     [
         ({"temperature": 0.0}, "--temperature: 0 is out of range; it must be greater than 0."),
         ({"hidden": -1}, "--hidden: -1 is out of range; it must be at least 0."),
+        (
+            {"decoupled": "dcw"},
+            "--decoupled: 'dcw' is unknown. Did you mean 'dclw'? Known: none, dcl, dclw.",
+        ),
     ],
 )
 def test_bad_numbers_are_told(options: dict[str, Any], message: str) -> None:

@@ -12,6 +12,7 @@ from unmix.distributed import all_reduce_sum, gather_with_gradient, rank, world_
 from unmix.errors import UserError
 
 __all__ = [
+    "decoupled_contrast",
     "in_batch_contrast",
     "init_once",
     "koleo",
@@ -119,6 +120,37 @@ def nt_xent(anchors: Tensor, positives: Tensor, temperature: float) -> Tensor:
     among = anchors @ gather_with_gradient(anchors).T / temperature
     among = among.scatter(1, own[:, None], -math.inf)
     return F.cross_entropy(torch.cat([positive, among], dim=1), own, reduction="none")
+
+
+def decoupled_contrast(
+    anchors: Tensor, positives: Tensor, temperature: float, sigma: float | None = None
+) -> Tensor:
+    """DCL in one direction: NT-Xent without the positive in the denominator (Yeh et al. 2022).
+
+    With sigma it is DCLW: the positive's term is weighted by 2 - exp(s / sigma) / mean(exp(s /
+    sigma)), where s are the cosines of all processes' positive pairs, without a gradient. Easy
+    pairs count less.
+
+    Args:
+        anchors: Unit vectors (N, D) of this process's samples.
+        positives: Of the same samples' other views, unit vectors (N, D).
+        temperature: T, above 0.
+        sigma: Of DCLW's weights, above 0; None for DCL.
+
+    Returns:
+        Losses (N,). They may be below 0.
+    """
+    own = own_rows(anchors)[:, None]
+    across = anchors @ gather_with_gradient(positives).T
+    among = anchors @ gather_with_gradient(anchors).T
+    pull = across.gather(1, own).squeeze(1)
+    others = torch.cat([each.scatter(1, own, -math.inf) for each in (across, among)], dim=1)
+    weight: Tensor | float = 1.0
+    if sigma is not None:
+        # Less the largest cosine, which cancels: small sigmas do not overflow.
+        closeness = ((pull.detach() - 1) / sigma).exp()
+        weight = 2 - closeness / (all_reduce_sum(closeness.mean()) / world_size())
+    return (others / temperature).logsumexp(dim=1) - weight * pull / temperature
 
 
 def own_rows(rows: Tensor) -> Tensor:

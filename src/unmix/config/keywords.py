@@ -280,6 +280,7 @@ class PretrainSettings(TypedDict, total=False):
     layers: int
     joint_head: bool
     mmix_threshold: float
+    decoupled: Literal["none", "dcl", "dclw"]
     epsilon: float
     coding_rate: float
     smooth: bool

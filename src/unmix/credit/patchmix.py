@@ -34,7 +34,7 @@ class PatchMixRule(Rule):
 
     def why_not(self, method: Any) -> str | None:
         """It needs a softmax over images, and targets of mixtures."""
-        if not method.contrastive:
+        if not method.soft_labels:
             return "it is not an instance-discrimination loss, so there is no label to soften"
         if method.per_image:
             return "its targets are indexed by sample id, so a mixture has none"

@@ -254,13 +254,13 @@ class IMix(Rule):
         """A loss that is coupled over the batch has no classes, nor does a position."""
         if method.coupled:
             return "its loss is a scalar per batch, so a sample has no label of its own"
-        if method.contrastive and method.position_pairs:
+        if method.soft_labels and method.position_pairs:
             return "its loss is by position too, and the rule's labels are of samples"
         return None
 
     def __call__(self, mixed: Mixed) -> Tensor:
         """Cross-entropy with virtual labels, or the loss weighted by sample."""
-        if mixed.method.contrastive:
+        if mixed.method.soft_labels:
             return self.share * mixed.over_targets(
                 lambda b: softmax_loss(mixed, mixed.targets[b], mixed.draw, soft_cross_entropy)
             )
@@ -288,7 +288,7 @@ class MixCo(Rule):
 
     def why_not(self, method: Any) -> str | None:
         """It needs instance discrimination."""
-        if not method.contrastive:
+        if not method.soft_labels:
             return "it is not an instance-discrimination loss, so there is no label to soften"
         return None
 

@@ -78,7 +78,7 @@ class SDMPReleased(SDMP):
     def why_not(self, method: Any) -> str | None:
         """As of SDMP, and there must be probabilities."""
         why = super().why_not(method)
-        if why is None and not method.contrastive:
+        if why is None and not method.soft_labels:
             why = (
                 "it is not an instance-discrimination loss, so there are no probabilities to weight"
             )

@@ -107,6 +107,7 @@ class Method(nn.Module, ABC):
             as "negatives"; None if nothing: then the loss of a batch, and its gradient, is the mean
             of its parts'.
         contrastive: Whether it is an `InstanceDiscrimination`.
+        soft_labels: Whether its loss is a softmax over samples, whose labels a rule can soften.
         sync_batch_norm: Whether batch norm is synchronized between processes where possible.
         per_image: Whether targets are indexed by sample id instead of computed from a view: then
             training cannot go on with other images, and an image that has no id has no target.
@@ -129,6 +130,7 @@ class Method(nn.Module, ABC):
     coupled: bool = False
     across_samples: str | None = None
     contrastive: bool = False
+    soft_labels: bool = False
     sync_batch_norm: bool = True
     per_image: bool = False
     target_queries: Collection[int] = ()
@@ -345,6 +347,7 @@ class InstanceDiscrimination(Method):
     """
 
     contrastive = True
+    soft_labels = True
     T: float
 
     @abstractmethod

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import math
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
 from unmix.backbones import feature_dim, mlp
 from unmix.distributed import gather_with_gradient
-from unmix.errors import check_number
-from unmix.losses import nt_xent
+from unmix.errors import check_choice, check_number
+from unmix.losses import decoupled_contrast, nt_xent
 from unmix.methods.base import full_precision, l2_normalize
 from unmix.methods.projected import InBatchNegatives, JointHead, check_sizes
 
 __all__ = ["SimCLR", "multi_sample_mixture"]
+
+_SIGMA = 0.5  # of DCLW's weights, as in the paper
 
 
 class SimCLR(InBatchNegatives, JointHead):
@@ -35,6 +38,9 @@ class SimCLR(InBatchNegatives, JointHead):
         mmix_threshold: Below 1: M-Mix; a query is a mean of those of the batch whose cosine with it
             is above this, weighted by the softmax of these cosines (Zhang et al. 2022, KDD; 0.9 and
             0.95 in its code). 1 is without.
+        decoupled: "dcl": the positive is not in NT-Xent's denominator, which small batches need
+            (Yeh et al. 2022, ECCV); "dclw": its weighted form, in which easy pairs count less.
+            "none": NT-Xent.
     """
 
     def __init__(
@@ -48,6 +54,7 @@ class SimCLR(InBatchNegatives, JointHead):
         head_bn: bool = False,
         joint_head: bool = False,
         mmix_threshold: float = 1.0,
+        decoupled: Literal["none", "dcl", "dclw"] = "none",
     ) -> None:
         check_sizes("SimCLR", dim=dim, layers=layers)
         check_number("hidden", hidden, at_least=0, owner="SimCLR")
@@ -59,17 +66,26 @@ class SimCLR(InBatchNegatives, JointHead):
         self.T, self.joint_head = temperature, joint_head
         check_number("mmix_threshold", mmix_threshold, at_least=-1, at_most=1, owner="SimCLR")
         self.mmix_threshold = mmix_threshold
+        check_choice("decoupled", decoupled, ("none", "dcl", "dclw"), owner="SimCLR")
+        self.decoupled = decoupled
+        self.soft_labels = decoupled == "none"
 
     def of_output(self, z: Tensor) -> Tensor:
         """z as unit vectors (N, dim)."""
         return l2_normalize(z)
 
     def compare(self, query: Tensor, target: Tensor) -> Tensor:
-        """NT-Xent, from query to target and back: losses (N,)."""
+        """NT-Xent or its decoupled form, from query to target and back: losses (N,)."""
         with full_precision(query):
             if self.mmix_threshold < 1:
                 query = multi_sample_mixture(query, self.mmix_threshold)
-            return (nt_xent(query, target, self.T) + nt_xent(target, query, self.T)) / 2
+            return (self._contrast(query, target) + self._contrast(target, query)) / 2
+
+    def _contrast(self, anchors: Tensor, positives: Tensor) -> Tensor:
+        if self.decoupled == "none":
+            return nt_xent(anchors, positives, self.T)
+        sigma = _SIGMA if self.decoupled == "dclw" else None
+        return decoupled_contrast(anchors, positives, self.T, sigma)
 
     def similarities(self, query: Tensor, target: Tensor) -> tuple[Tensor]:
         """Cosines of z with every sample's target: the N-pair form of i-Mix."""
@@ -78,8 +94,10 @@ class SimCLR(InBatchNegatives, JointHead):
 
     @property
     def chance_loss(self) -> float | None:
-        """ln(2 N - 1)."""
-        return None if self.candidates is None else math.log(2 * self.candidates - 1)
+        """ln(2 N - 1); decoupled, ln(2 N - 2)."""
+        if self.candidates is None:
+            return None
+        return math.log(2 * self.candidates - (1 if self.decoupled == "none" else 2))
 
 
 def multi_sample_mixture(z: Tensor, threshold: float) -> Tensor:
