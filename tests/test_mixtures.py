@@ -7,6 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from unmix import transfer
 from unmix.config import MixtureSettings
 from unmix.errors import UserError
 from unmix.mixtures import (
@@ -165,6 +166,39 @@ def test_the_march_2020_slip_pastes_always_and_bimodally():
     assert area.mean().item() == pytest.approx(0.29, abs=0.01)
     assert (area < 0.01).float().mean().item() == pytest.approx(0.33, abs=0.01)
     assert (area > 0.5).float().mean().item() == pytest.approx(0.27, abs=0.01)
+
+
+@settings(max_examples=25, deadline=None)
+@given(shapes, seeds, st.integers(0, 3), st.integers(0, 3), st.sampled_from([0.0, 0.3, 1.0]))
+def test_image_space_is_its_rounds_one_after_another(shape, seed, g_num, r_num, probability):
+    """IM = RM(GM(images)), where what is pasted is itself GM of an image of the batch."""
+    x = images_of(shape)
+    draw = ImageMixture(
+        g_num=g_num, g_prob=probability, r_num=r_num, r_prob=probability, r_pixel_decay=0.8
+    ).draw(shape, seeded(seed))
+    mixed = x
+    for round_ in draw.own:
+        mixed = round_.onto(mixed, x)
+    for number, (region, rounds) in enumerate(zip(draw.regions, draw.partners, strict=True)):
+        if number == 0:
+            mixed = mixed * draw.decay[:, None, None, None]
+        others = x[region.partner]
+        for round_ in rounds:
+            others = round_.onto(others, x)
+        rows = region.is_mixed.nonzero().squeeze(1)
+        mixed = region.blend(mixed, others[rows], rows)
+    torch.testing.assert_close(draw.apply(x), mixed)
+    touched = draw.is_mixed
+    assert torch.equal(draw.apply(x)[~touched], x[~touched])
+
+
+def test_image_space_copies_its_numbers_to_the_device_twice(monkeypatch):
+    """Places and shares: with a copy each, a GPU's step would wait for the host."""
+    x, copied = images_of((8, 3, 6, 6)), []
+    draw = ImageMixture(g_prob=1.0, r_prob=1.0).draw(x.shape, seeded(0))
+    monkeypatch.setattr(transfer, "to_device", lambda t, *how: copied.append(t) or t)
+    draw.apply(x)
+    assert [each.dtype for each in copied] == [torch.int64, torch.float32]
 
 
 def test_pixel_decay_acts_only_where_the_first_region_round_fired():

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from unmix.transfer import _own_places, to_device
+from unmix.transfer import _own_places, all_to_device, to_device
 
 
 @pytest.mark.parametrize(
@@ -28,3 +28,10 @@ def test_what_has_places_of_its_own_is_not_copied():
     tensor = torch.rand(4, 3).t()
     assert _own_places(tensor) is tensor
     assert to_device(tensor, "cpu") is tensor
+
+
+def test_several_tensors_keep_their_shapes_and_values():
+    tensors = [torch.rand(2, 3), torch.empty(0, 4), torch.tensor(5.0), torch.rand(3, 2).t()]
+    for found, given in zip(all_to_device(tensors, "cpu", torch.float64), tensors, strict=True):
+        assert found.dtype == torch.float64
+        assert torch.equal(found.float(), given)

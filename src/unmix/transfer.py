@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
-__all__ = ["to_device"]
+__all__ = ["all_to_device", "to_device"]
 
 
 def to_device(
@@ -25,6 +27,15 @@ def to_device(
     if from_host and not torch.compiler.is_compiling():
         tensor = _own_places(tensor).pin_memory()
     return tensor.to(device, non_blocking=True)
+
+
+def all_to_device(
+    tensors: Sequence[Tensor], device: torch.device | str, dtype: torch.dtype | None = None
+) -> list[Tensor]:
+    """As `to_device`, of several tensors of one type in a single copy."""
+    flat = to_device(torch.cat([each.flatten() for each in tensors]), device, dtype)
+    parts = flat.split([each.numel() for each in tensors])
+    return [part.view(each.shape) for part, each in zip(parts, tensors, strict=True)]
 
 
 def _own_places(tensor: Tensor) -> Tensor:

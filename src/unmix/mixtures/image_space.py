@@ -4,17 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from unmix.mixtures.boxes import box_mask
 from unmix.mixtures.draws import PairDraw, check_batch
 from unmix.mixtures.fields import check_parameters, parameter
 from unmix.mixtures.mixup import GlobalMixture, RegionMixture
 from unmix.mixtures.operators import Operator
 from unmix.mixtures.pixels import pixelwise
 from unmix.mixtures.sampling import checked_shape, coin
-from unmix.transfer import to_device
+from unmix.transfer import all_to_device
 
 __all__ = ["ImageMixture", "ImageSpaceDraw"]
 
@@ -58,19 +61,82 @@ class ImageSpaceDraw:
     @pixelwise
     def apply(self, images: Tensor) -> Tensor:
         """Mix a batch (N, C, H, W) with itself; every view given gets the same mixture."""
-        check_batch(images, len(self.decay), None)
-        mixed = images
-        for round_ in self.own:
-            mixed = round_.onto(mixed, images)
-        for number, (region, rounds) in enumerate(zip(self.regions, self.partners, strict=True)):
-            if number == 0 and bool((self.decay != 1).any()):
-                mixed = mixed * to_device(self.decay, mixed.device, mixed.dtype).view(-1, 1, 1, 1)
-            rows = region.is_mixed.nonzero().squeeze(1)
-            others = images[to_device(region.partner[rows], images.device)]
-            for round_ in rounds:
-                others = _mix_rows(round_, others, images, rows)
-            mixed = region.blend(mixed, others, rows)
+        check_batch(images, len(self.decay), self.regions[0].size if self.regions else None)
+        whole, *regions = self._steps
+        # In two copies: each keeps the host longer than it takes to draw the numbers.
+        places = all_to_device([part for step in self._steps for part in step[:3]], images.device)
+        numbers = all_to_device(
+            [self.decay, *(part for step in self._steps for part in step[3:])],
+            images.device, images.dtype,
+        )  # fmt: skip
+        decay, shares = numbers[:2]
+        mixed = images.clone()
+        if len(whole.rows):
+            mixed[places[0]] = _weighted(images, places[1], shares)
+        if bool((self.decay != 1).any()):
+            mixed *= decay.view(-1, 1, 1, 1)
+        for number, step in enumerate(regions, 1):
+            if len(step.rows):
+                rows, sources, box = places[3 * number : 3 * number + 3]
+                shares, ratio = numbers[2 * number + 1 : 2 * number + 3]
+                own, others = mixed[rows], _weighted(images, sources, shares)
+                inside = torch.lerp(others, own, ratio.view(-1, 1, 1, 1))
+                mixed[rows] = torch.where(box_mask(box, *images.shape[2:]), inside, own)
         return mixed
+
+    @cached_property
+    def _steps(self) -> list[_Step]:
+        """The global rounds as one step, then the region rounds."""
+        n = len(self.decay)
+        sources, shares = _sums(torch.arange(n), self.own)
+        rows = (shares[0] < 1).nonzero().squeeze(1)
+        nothing = torch.empty(0, dtype=torch.int64), torch.empty(0)
+        steps = [_Step(rows, sources[:, rows], nothing[0], shares[:, rows], nothing[1])]
+        for region, rounds in zip(self.regions, self.partners, strict=True):
+            sources, shares = _sums(region.partner, rounds)
+            rows = region.is_mixed.nonzero().squeeze(1)
+            steps.append(
+                _Step(rows, sources[:, rows], region.box[rows], shares[:, rows], region.ratio[rows])
+            )
+        return steps
+
+
+class _Step(NamedTuple):
+    """What some images become, on the CPU: a weighted sum of images, everywhere or in a box.
+
+    Attributes:
+        rows: The images that change, int64 (R,).
+        sources: The images that are summed, int64 (k, R).
+        box: Where, int64 (R, 4); empty for everywhere.
+        shares: Of the images that are summed, float (k, R).
+        ratio: The share that the image itself keeps there, float (R,); empty for none.
+    """
+
+    rows: Tensor
+    sources: Tensor
+    box: Tensor
+    shares: Tensor
+    ratio: Tensor
+
+
+def _sums(first: Tensor, rounds: Sequence[PairDraw]) -> tuple[Tensor, Tensor]:
+    """Global rounds on images `first` (N,) as one sum: sources and shares, each (1 + rounds, N).
+
+    The images of a round are not mixed themselves, so each round scales the shares before it.
+    """
+    shares = torch.ones(1, len(first))
+    for round_ in rounds:
+        shares = torch.cat([shares * round_.ratio, 1 - round_.ratio[None]])
+    return torch.stack([first, *(round_.partner for round_ in rounds)]), shares
+
+
+def _weighted(images: Tensor, sources: Tensor, shares: Tensor) -> Tensor:
+    """Weighted sums of images: (R, C, H, W) from sources and shares (k, R) on the device."""
+    factors = shares[..., None, None, None]
+    total = images[sources[0]] * factors[0]
+    for place, factor in zip(sources[1:], factors[1:], strict=True):
+        total = total.addcmul(images[place], factor)
+    return total
 
 
 @dataclass(frozen=True)
@@ -146,11 +212,3 @@ def _only(draw: PairDraw, fires: Tensor) -> PairDraw:
 
 def _resized(rounds: tuple[PairDraw, ...], height: int, width: int) -> tuple[PairDraw, ...]:
     return tuple(round_.resized(height, width) for round_ in rounds)
-
-
-def _mix_rows(round_: PairDraw, base: Tensor, images: Tensor, rows: Tensor) -> Tensor:
-    """One global round on some samples only: `base[k]` belongs to sample `rows[k]`."""
-    picked = replace(
-        round_, partner=round_.partner[rows], box=round_.box[rows], ratio=round_.ratio[rows]
-    )
-    return picked.onto(base, images)
