@@ -1,4 +1,4 @@
-"""A run says if it spends its time waiting for images."""
+"""A run says if it spends its time waiting for images, or evaluating."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from PIL import Image
 from unmix.training import pretrain
 from unmix.training.loading.loaders import FileCrops
 from unmix.training.loop import waiting
-from unmix.training.loop.waiting import Waiting
+from unmix.training.loop.waiting import Waiting, share_of_evaluation
 
 
 def epoch(callback: Waiting, now: list[float], steps: list[tuple[float, float]]) -> None:
@@ -77,3 +77,33 @@ def test_a_run_on_slow_files_says_it(tmp_path, monkeypatch, capsys):
     )  # fmt: skip
     said = capsys.readouterr().out
     assert "of this epoch was spent waiting for images; give more than --workers 0 if" in said
+
+
+@given(st.floats(300, 1e5), st.floats(1, 1e6), st.integers(1, 50))
+def test_evaluations_as_rare_as_is_said_take_a_twentieth(evaluating, training, every):
+    line = share_of_evaluation(evaluating, training, {"knn_every": every, "linear_every": 0}, 1)
+    share = evaluating / (evaluating + training)
+    assert (line is None) == (share <= 0.2)
+    if line is not None:
+        words = line.split()
+        assert words[words.index("instead") + 2] == str(every)
+        rarer = int(words[words.index("--knn_every") + 1])
+        assert evaluating * every / rarer <= training / 19 * (1 + 1e-9)
+        assert evaluating * every / (rarer - 1) > training / 19 * (1 - 1e-9)
+
+
+def test_short_evaluations_are_not_worth_a_word():
+    assert share_of_evaluation(299.0, 1.0, {"knn_every": 1}, 1) is None
+
+
+def test_a_run_that_mostly_evaluates_says_it_once(monkeypatch, capsys, tmp_path):
+    monkeypatch.setattr(waiting, "_BRIEF", 0.0)
+    monkeypatch.setattr(waiting, "_SHARE", 0.0)
+    pretrain(
+        data="digits", method="simclr", backbone="resnet10", width=0.125, size=16, limit=64,
+        batch_size=32, epochs=4, knn_every=1, linear_every=2, logger="none", device="cpu",
+        run=str(tmp_path / "run"),
+    )  # fmt: skip
+    said = capsys.readouterr().out
+    assert said.count("of the time so far was spent evaluating; --knn_every ") == 1
+    assert " instead of 1 and --linear_every " in said

@@ -22,6 +22,7 @@ from unmix.training.loop.records import Records
 from unmix.training.loop.saving import Saving
 from unmix.training.loop.sharding import whole_weights
 from unmix.training.loop.stopping import Stopping
+from unmix.training.loop.waiting import share_of_evaluation
 
 __all__ = ["Checkpoints", "Reporter"]
 
@@ -131,7 +132,7 @@ class Reporter(Callback):
         self.unwritten = False
         self.rows: list[dict[str, Any]] = []
         self.pending: dict[str, Any] | None = None
-        self.train_seconds = 0.0
+        self.train_seconds = self.evaluation_seconds = 0.0
         self.samples = 0
         self.warned: set[str] = set()
         self.knn: float | None = None
@@ -189,10 +190,12 @@ class Reporter(Callback):
 
     def _complete(self, trainer: L.Trainer, module: Pretraining, metrics: dict[str, Any]) -> None:
         epoch, step = metrics["epoch"] + 1, metrics["step"]
+        started = time.perf_counter()
         if protocols := self._due(epoch, module):
             with whole_weights(module):
                 if trainer.is_global_zero:
                     metrics.update(self._measure(protocols, epoch))
+            self.evaluation_seconds += time.perf_counter() - started
         self.pending = None
         self._record(metrics, trainer)
         self.say(self._line(epoch, module, metrics))
@@ -203,6 +206,14 @@ class Reporter(Callback):
             if kind not in self.warned:
                 self.warned.add(kind)
                 self.say(f"warning: {warning}")
+        if protocols and "evaluating" not in self.warned and trainer.is_global_zero:
+            every = {name: getattr(self.settings, name) for name in ("knn_every", "linear_every")}
+            note = share_of_evaluation(
+                self.evaluation_seconds, self.train_seconds, every, trainer.world_size
+            )
+            if note is not None:
+                self.warned.add("evaluating")
+                self.say(note)
         for logger in trainer.loggers:
             logger.log_metrics({k: v for k, v in metrics.items() if k != "step"}, step=step)
             logger.save()
@@ -224,6 +235,7 @@ class Reporter(Callback):
             "records": [] if self.records is None else self.records.rows,
             "pending": self.pending,
             "train_seconds": self.train_seconds,
+            "evaluation_seconds": self.evaluation_seconds,
             "samples": self.samples,
             "loss": self.loss,
             "warned": sorted(self.warned),
@@ -239,6 +251,7 @@ class Reporter(Callback):
             self.records.rows = self.records.read() if rows is None else list(rows)
         self.pending = state_dict.get("pending")
         self.train_seconds = state_dict["train_seconds"]
+        self.evaluation_seconds = state_dict.get("evaluation_seconds", 0.0)
         self.samples = state_dict["samples"]
         self.loss = state_dict["loss"]
         self.warned = set(state_dict.get("warned", ()))

@@ -1,17 +1,43 @@
-"""How much of an epoch is spent waiting for images."""
+"""How much of the time is spent waiting for images, and evaluating."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from math import ceil
 from typing import Any
 
 import lightning as L
 from lightning.pytorch.callbacks import Callback
 
-__all__ = ["Waiting"]
+__all__ = ["Waiting", "share_of_evaluation"]
 
 _SHARE, _SHORT = 0.2, 10.0
+# Seconds of evaluation that are not worth a word.
+_BRIEF = 300.0
+
+
+def share_of_evaluation(
+    evaluating: float, training: float, every: Mapping[str, int], processes: int
+) -> str | None:
+    """The line of a run that evaluates for more than a fifth of its time; else None.
+
+    Args:
+        evaluating: Seconds so far, of one process; during these the others wait.
+        training: Seconds so far without them, above 0.
+        every: Epochs from one evaluation to the next, by flag; 0 for none.
+        processes: Of the run.
+    """
+    share = evaluating / (evaluating + training)
+    if share <= _SHARE or evaluating < _BRIEF:
+        return None
+    others = " by one process, for which the others wait" if processes > 1 else ""
+    factor = evaluating / training * 19
+    rarer = [f"--{flag} {ceil(n * factor)} instead of {n}" for flag, n in every.items() if n]
+    return (
+        f"note: {share:.0%} of the time so far was spent evaluating{others}; "
+        f"{' and '.join(rarer)} would make it 5%"
+    )
 
 
 class Waiting(Callback):
