@@ -35,7 +35,7 @@ class PatchMixRule(Rule):
     def why_not(self, method: Any) -> str | None:
         """It needs a softmax over images, and targets of mixtures."""
         if not method.soft_labels:
-            return "it is not an instance-discrimination loss, so there is no label to soften"
+            return "its loss is no softmax over samples, so there is no label to soften"
         if method.per_image:
             return "its targets are indexed by sample id, so a mixture has none"
         return None

@@ -289,7 +289,7 @@ class MixCo(Rule):
     def why_not(self, method: Any) -> str | None:
         """It needs instance discrimination."""
         if not method.soft_labels:
-            return "it is not an instance-discrimination loss, so there is no label to soften"
+            return "its loss is no softmax over samples, so there is no label to soften"
         return None
 
     def __call__(self, mixed: Mixed) -> Tensor:

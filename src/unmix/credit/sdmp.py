@@ -79,9 +79,7 @@ class SDMPReleased(SDMP):
         """As of SDMP, and there must be probabilities."""
         why = super().why_not(method)
         if why is None and not method.soft_labels:
-            why = (
-                "it is not an instance-discrimination loss, so there are no probabilities to weight"
-            )
+            why = "its loss is no softmax over samples, so there are no probabilities to weight"
         return why
 
     def loss(self, mixed: Mixed, target: Any, shares: Shares) -> Tensor:
