@@ -20,6 +20,7 @@ from unmix.losses import decoupled_contrast, nt_xent
 from unmix.methods import SimCLR
 from unmix.mixtures import UnMix
 from unmix.step import Mixture, objective
+from unmix.stepper import Stepper
 
 
 def simclr(**options: Any) -> SimCLR:
@@ -116,6 +117,8 @@ def test_decoupled_losses_have_no_probabilities_that_a_rule_could_soften(decoupl
         *{name for name, rule in RULES.items() if rule.refusal(simclr())},
         "mixco", "sdmp_released", "patchmix",
     }  # fmt: skip
+    with pytest.raises(UserError, match="With the method's default options it does"):
+        Stepper(method, steps_per_epoch=1, epochs=1, mixture=UnMix(), rule="mixco")
     views = [torch.randn(6, 3, 8, 8) for _ in range(2)]
     draw = UnMix().draw(views[0].shape, torch.Generator().manual_seed(0))
     losses = [

@@ -71,11 +71,12 @@ def check_together(
     """
     why = rule.refusal(method)
     if why is not None:
-        raise UserError(
-            f'{names.rule} does not apply to `method="{names.method}"`: {why}. Run `unmix methods '
-            f"{names.method}` for the rules that do.",
-            parameter="rule",
-        )
+        refused = f'{names.rule} does not apply to `method="{names.method}"`'
+        if rule.refusal(type(method)) is None:
+            more = "With the method's default options it does."
+        else:
+            more = f"Run `unmix methods {names.method}` for the rules that do."
+        raise UserError(f"{refused}: {why}. {more}", parameter="rule")
     if method.coupled and operator.shares_vary:
         raise UserError(
             f'sample does not apply to `method="{names.method}"`, whose loss is a scalar per '
