@@ -35,6 +35,8 @@ AUGMENTED = {
 }
 METHODS = DOCS / "evidence" / "methods-photos"
 CANDIDATE, REFERENCE = "Un-Mix", "plain"
+# As many as decide one of three comparisons; a later seed does not change the text by itself.
+CHEAP, CHEAP_SEEDS = "i-Mix", range(7)
 EQUAL = "plain at Un-Mix's compute"
 BLOCK = re.compile(
     r"<!-- evidence: seeds ([\d ]*) -->\n\n(.*?)\n\n<!-- end of evidence -->", re.DOTALL
@@ -81,6 +83,13 @@ def evidence(seeds: Sequence[int], base: str = "docs/") -> str:
                     f"- {how}, {TITLES[comparison.protocol]}: {means[0]:.1f}% against "
                     f"{means[1]:.1f}%,\n  {words}"
                 )
+    for comparison in _results(CHEAP_SEEDS).comparisons():
+        if (comparison.candidate, comparison.reference) == (CHEAP, REFERENCE):
+            words = comparison.words().split(": ", 1)[1]
+            lines.append(
+                f"- {CHEAP} (`--unmix_rule imix`) at plain's cost, "
+                f"{TITLES[comparison.protocol]}:\n  {words}"
+            )
     augmented = []
     for how, folder in AUGMENTED.items():
         for comparison in _results(seeds, folder).comparisons():
