@@ -23,6 +23,7 @@ from tools.markdown import table  # noqa: E402
 from unmix.figures.paired import paired_dots  # noqa: E402
 from unmix.studies import read_study  # noqa: E402
 from unmix.studies.analysis import StudyResults  # noqa: E402
+from unmix.studies.comparisons import Comparison  # noqa: E402
 
 __all__ = ["block_of", "evidence", "paired_seeds"]
 
@@ -50,6 +51,17 @@ def _results(seeds: Sequence[int], folder: Path = STUDY) -> StudyResults:
     return StudyResults(study.study, [cell for cell in study.cells if cell["seed"] in seeds])
 
 
+def _between(results: StudyResults, candidate: str, reference: str) -> list[Comparison]:
+    """The comparisons of two conditions, one a protocol."""
+    pair = (candidate, reference)
+    return [each for each in results.comparisons() if (each.candidate, each.reference) == pair]
+
+
+def _verdict(comparison: Comparison) -> str:
+    """In words, without what is compared."""
+    return comparison.words().split(": ", 1)[1]
+
+
 def paired_seeds() -> list[int]:
     """The seeds for which all three conditions were measured."""
     found = read_study(STUDY)
@@ -72,30 +84,25 @@ def evidence(seeds: Sequence[int], base: str = "docs/") -> str:
         (REFERENCE, "equal epochs"),
         (EQUAL, f"equal compute ({epochs[EQUAL]} epochs without mixtures)"),
     ):
-        for comparison in results.comparisons():
-            if (comparison.candidate, comparison.reference) == (CANDIDATE, reference):
-                values = [
-                    results.accuracies(name, comparison.protocol) for name in (CANDIDATE, reference)
-                ]
-                means = [sum(each.values()) / len(each) for each in values]
-                words = comparison.words().split(": ", 1)[1]
-                lines.append(
-                    f"- {how}, {TITLES[comparison.protocol]}: {means[0]:.1f}% against "
-                    f"{means[1]:.1f}%,\n  {words}"
-                )
-    for comparison in _results(CHEAP_SEEDS).comparisons():
-        if (comparison.candidate, comparison.reference) == (CHEAP, REFERENCE):
-            words = comparison.words().split(": ", 1)[1]
+        for comparison in _between(results, CANDIDATE, reference):
+            values = [
+                results.accuracies(name, comparison.protocol) for name in (CANDIDATE, reference)
+            ]
+            means = [sum(each.values()) / len(each) for each in values]
             lines.append(
-                f"- {CHEAP} (`--unmix_rule imix`) at plain's cost, "
-                f"{TITLES[comparison.protocol]}:\n  {words}"
+                f"- {how}, {TITLES[comparison.protocol]}: {means[0]:.1f}% against "
+                f"{means[1]:.1f}%,\n  {_verdict(comparison)}"
             )
-    augmented = []
-    for how, folder in AUGMENTED.items():
-        for comparison in _results(seeds, folder).comparisons():
-            if (comparison.candidate, comparison.reference) == (CANDIDATE, REFERENCE):
-                words = comparison.words().split(": ", 1)[1]
-                augmented.append(f"- {how}, {TITLES[comparison.protocol]}:\n  {words}")
+    lines += [
+        f"- {CHEAP} (`--unmix_rule imix`) against {REFERENCE}, at the same cost, "
+        f"{TITLES[comparison.protocol]}:\n  {_verdict(comparison)}"
+        for comparison in _between(_results(CHEAP_SEEDS), CHEAP, REFERENCE)
+    ]
+    augmented = [
+        f"- {how}, {TITLES[comparison.protocol]}:\n  {_verdict(comparison)}"
+        for how, folder in AUGMENTED.items()
+        for comparison in _between(_results(seeds, folder), CANDIDATE, REFERENCE)
+    ]
     settings = results.of(CANDIDATE)[0]["settings"]
     where = (
         f"CIFAR-10, {settings['limit']:,} training images, all 10,000 test images,\n"
