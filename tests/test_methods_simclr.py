@@ -104,7 +104,8 @@ def test_weights_of_positives_have_mean_1_and_do_not_overflow(sigma: float) -> N
         1 - (decoupled_contrast(z1, z2, 1.0, sigma) - decoupled_contrast(z1, z2, 1.0)) / positive
     )
     assert weight.mean().item() == pytest.approx(1)
-    assert torch.equal(weight.argsort(), positive.argsort(descending=True)) or sigma != 0.5
+    if sigma == 0.5:
+        assert torch.equal(weight.argsort(), positive.argsort(descending=True))
     same = decoupled_contrast(z1, z1, 1.0, sigma)
     torch.testing.assert_close(same, decoupled_contrast(z1, z1, 1.0))
 

@@ -17,7 +17,7 @@ from unmix.methods.projected import InBatchNegatives, JointHead, check_sizes
 
 __all__ = ["SimCLR", "multi_sample_mixture"]
 
-_SIGMA = 0.5  # of DCLW's weights, as in the paper
+_SIGMA = 0.5  # of DCLW's weights, as in lightly
 
 
 class SimCLR(InBatchNegatives, JointHead):
@@ -38,9 +38,9 @@ class SimCLR(InBatchNegatives, JointHead):
         mmix_threshold: Below 1: M-Mix; a query is a mean of those of the batch whose cosine with it
             is above this, weighted by the softmax of these cosines (Zhang et al. 2022, KDD; 0.9 and
             0.95 in its code). 1 is without.
-        decoupled: "dcl": the positive is not in NT-Xent's denominator, which small batches need
-            (Yeh et al. 2022, ECCV); "dclw": its weighted form, in which easy pairs count less.
-            "none": NT-Xent.
+        decoupled: "dcl": the positive is not in NT-Xent's denominator, so that batches need not be
+            large (Yeh et al. 2022, ECCV); "dclw": its weighted form, in which easy pairs count
+            less. "none": NT-Xent.
     """
 
     def __init__(
