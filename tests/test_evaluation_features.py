@@ -113,6 +113,33 @@ def test_files_are_read_the_same_by_any_number_of_workers(workers, tmp_path):
     assert images.skipped.line() == plain.skipped.line()
 
 
+@pytest.mark.parametrize("parts", [1, 2, 3, 9])
+def test_parts_are_the_whole_in_order_whatever_can_be_read(parts, tmp_path):
+    """Of 7 batches of 2 images; with 9 parts some have none, and a batch is broken as a whole."""
+    broken = (2, 3, 5)
+    images = _pictures(tmp_path, 13, broken)
+    whole = split_features(nn.Flatten(), images, _flat, 8, batch_size=2, workers=0)
+    told: list[tuple[int, int]] = []
+    found = [
+        split_features(
+            nn.Flatten(), images, _flat, 8, batch_size=2, workers=0, part=(number, parts),
+            progress=lambda done, total: told.append((done, total)),
+        )
+        for number in range(parts)
+    ]  # fmt: skip
+    assert torch.equal(torch.cat([each.index for each in found]), whole.index)
+    with_images = [each.features for each in found if len(each.index)]
+    assert torch.equal(torch.cat(with_images), whole.features)
+    assert torch.equal(torch.cat([each.labels for each in found]), whole.labels)
+    assert max(total for _, total in told) <= -(-7 // parts) * 2
+
+
+def test_a_split_that_cannot_be_read_is_told(tmp_path):
+    images = _pictures(tmp_path, 3, (0, 1, 2))
+    with pytest.raises(UserError, match="none of the 3 images of the train split is readable"):
+        split_features(nn.Flatten(), images, _flat, 8, batch_size=2, workers=0)
+
+
 @pytest.mark.parametrize("workers", [0, 2])
 def test_a_strict_set_ends_at_its_first_broken_file_whoever_reads_it(workers, tmp_path):
     images = _pictures(tmp_path, 6, (2, 3), strict=True)

@@ -15,7 +15,7 @@ from unmix.cli import main
 from unmix.config import Settings
 from unmix.errors import UserError
 from unmix.studies import Study, StudyResults, read_study
-from unmix.studies.cells import changed_settings, result_settings
+from unmix.studies.cells import Cell, changed_settings, result_settings
 from unmix.studies.conditions import parse_seeds
 from unmix.studies.cost import Cost, epochs_for
 from unmix.training.loading.batch import Batch
@@ -45,6 +45,14 @@ def test_conditions_are_compared_with_the_first_unless_the_file_says_otherwise()
     assert study(TWO + "    baseline: Un-Mix\n").comparisons == {"": [("plain", "Un-Mix")]}
     asked = study(TWO + "    comparisons: {main: [[plain, Un-Mix]]}\n")
     assert asked.comparisons == {"main": [("plain", "Un-Mix")]}
+
+
+def test_logs_are_named_as_their_runs(tmp_path: Path) -> None:
+    """A condition "IM at 0.5" is no name with an extension, which would be cut off."""
+    cells = [Cell("IM at 0.5", seed, {}, {}, None, tmp_path) for seed in (0, 1)]
+    logs = [cell.log for cell in cells]
+    assert [log.name for log in logs] == [f"{cell.run.name}.log" for cell in cells]
+    assert len({*logs}) == 2
 
 
 def test_crossed_factors_are_compared_within_the_levels_of_the_others() -> None:

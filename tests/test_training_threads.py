@@ -16,6 +16,7 @@ from unmix.hardware import threads
 from unmix.hardware.threads import (
     CoreMeter,
     choose_threads,
+    cores_each,
     idle_seconds,
     own_seconds,
     quota,
@@ -69,6 +70,30 @@ def test_what_the_user_has_set_is_kept(machine: Any, monkeypatch: pytest.MonkeyP
 def test_processes_that_train_together_share_what_their_launcher_gives(machine: Any) -> None:
     machine(torch_threads=4)
     assert choose_threads(None, 1.0, processes=2) == 4
+
+
+@pytest.mark.parametrize(
+    ("environment", "cores"),
+    [
+        ({}, 4),
+        ({"LOCAL_WORLD_SIZE": "8"}, 2),  # torchrun knows better than --devices
+        ({"SLURM_NTASKS": "4", "SLURM_CPUS_PER_TASK": "12"}, 12),
+        ({"SLURM_NTASKS": "4", "SLURM_CPUS_PER_TASK": "64"}, 16),  # more than it may use
+        ({"SLURM_NTASKS": "4"}, 4),
+        ({"SLURM_NTASKS": "1", "SLURM_CPUS_PER_TASK": "16"}, 4),  # one task starts all
+        ({"SLURM_NTASKS": "2", "SLURM_CPUS_PER_TASK": "16", "LOCAL_WORLD_SIZE": "2"}, 8),
+        ({"LOCAL_WORLD_SIZE": "99"}, 1),
+    ],
+)
+def test_processes_of_a_machine_share_its_cores(
+    environment: dict[str, str], cores: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("LOCAL_WORLD_SIZE", "SLURM_NTASKS", "SLURM_CPUS_PER_TASK"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(threads, "usable_cores", lambda: 16)
+    assert cores_each(4) == cores
 
 
 def test_idle_time_is_that_of_our_own_cores(

@@ -81,7 +81,7 @@ def test_a_run_on_slow_files_says_it(tmp_path, monkeypatch, capsys):
 
 @given(st.floats(300, 1e5), st.floats(1, 1e6), st.integers(1, 50))
 def test_evaluations_as_rare_as_is_said_take_a_twentieth(evaluating, training, every):
-    line = share_of_evaluation(evaluating, training, {"knn_every": every, "linear_every": 0}, 1)
+    line = share_of_evaluation(evaluating, training, {"knn_every": every, "linear_every": 0}, False)
     share = evaluating / (evaluating + training)
     assert (line is None) == (share <= 0.2)
     if line is not None:
@@ -93,7 +93,7 @@ def test_evaluations_as_rare_as_is_said_take_a_twentieth(evaluating, training, e
 
 
 def test_short_evaluations_are_not_worth_a_word():
-    assert share_of_evaluation(299.0, 1.0, {"knn_every": 1}, 1) is None
+    assert share_of_evaluation(299.0, 1.0, {"knn_every": 1}, False) is None
 
 
 def test_a_run_that_mostly_evaluates_says_it_once(monkeypatch, capsys, tmp_path):

@@ -19,6 +19,7 @@ __all__ = [
     "Pace",
     "all_reduce_sum",
     "gather",
+    "gather_in_first",
     "gather_with_gradient",
     "local",
     "pace",
@@ -44,6 +45,17 @@ class Pace:
         self.ticks += 1
 
     @contextmanager
+    def at_own_pace(self, ticks: int) -> Iterator[None]:
+        """Within this context a process ticks as it goes on; afterwards all are even.
+
+        Args:
+            ticks: The most that a process ticks within, alike in all.
+        """
+        after = self.ticks + ticks
+        yield
+        self.ticks = after
+
+    @contextmanager
     def by_itself(self) -> Iterator[None]:
         """Within this context, which all enter, the others may wait for this process."""
         before, self.alone = self.alone, True
@@ -53,6 +65,9 @@ class Pace:
             self.tick()
             self.alone = before
 
+
+# Bytes of each process that are gathered at a time, so that a device has room for all.
+_EXCHANGED = 2**26
 
 pace = Pace()
 """Of this process."""
@@ -82,6 +97,38 @@ def gather(tensor: Tensor) -> Tensor:
     pace.tick()
     dist.all_gather(parts, tensor.detach().contiguous())
     return torch.cat(parts)
+
+
+@torch.no_grad()
+def gather_in_first(rows: Tensor, device: torch.device | str) -> Tensor | None:
+    """Gather the rows of all processes in the first one, in rank order.
+
+    Args:
+        rows: `(n, D)` on the CPU; n may differ, and D may be another where n is 0.
+        device: What the processes exchange tensors on, some of the rows at a time.
+
+    Returns:
+        `(sum of all n, D)` on the CPU in the first process, None in the others.
+    """
+    if world_size() == 1:
+        return rows
+    shapes = gather(torch.tensor([rows.shape], device=device)).tolist()
+    longest, width = (max(sizes) for sizes in zip(*shapes, strict=True))
+    step = max(1, _EXCHANGED // max(1, width * rows.itemsize))
+    parts: list[list[Tensor]] = [[] for _ in shapes]
+    for start in range(0, longest, step):
+        some = rows[start : start + step]
+        sent = torch.zeros(min(step, longest - start), width, dtype=rows.dtype, device=device)
+        if len(some):
+            sent[: len(some)] = some.to(device)
+        received = [torch.empty_like(sent) for _ in shapes] if rank() == 0 else None
+        pace.tick()
+        dist.gather(sent, received, dst=0)
+        for part, (n, _), theirs in zip(parts, shapes, received or (), strict=False):
+            part.append(theirs[: max(0, n - start)].cpu())
+    if rank() > 0:
+        return None
+    return torch.cat([each for part in parts for each in part]) if longest else rows
 
 
 class _Gathered(torch.autograd.Function):

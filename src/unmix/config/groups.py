@@ -282,7 +282,8 @@ class MachineSettings:
             started them), or ray, which starts devices x nodes workers anywhere on its cluster.
         threads: Number of CPU threads; by default the number of free cores when the run begins, and
             the same when it is resumed, because the last digits depend on it.
-        workers: Number of processes that decode files; by default from the number of cores.
+        workers: Number of processes that decode files for each device; by default from the number
+            of cores.
         resident: Keep the training images as uint8 on the device: yes, no, or auto: if they take
             at most resident_share of its free memory. Files must all have one size.
         resident_share: Largest fraction of the device's free memory for them, in (0, 1].

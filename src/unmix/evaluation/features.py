@@ -6,6 +6,7 @@ import inspect
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import chain
 
 import torch
 from torch import Tensor, nn
@@ -21,6 +22,7 @@ __all__ = [
     "evaluating",
     "extract",
     "split_features",
+    "unreadable",
 ]
 
 Encode = Callable[[Tensor], Tensor]
@@ -139,8 +141,9 @@ def split_features(
     batch_size: int = 256,
     workers: int | None = None,
     progress: Callable[[int, int], None] | None = None,
+    part: tuple[int, int] = (0, 1),
 ) -> LabeledFeatures:
-    """Encode a split, without augmentation.
+    """Encode a split, or a part of it, without augmentation.
 
     Args:
         encode: Normalized images (N, C, H, W) to features (N, D); a module or a method of one.
@@ -152,26 +155,40 @@ def split_features(
         batch_size: Images at a time.
         workers: Data workers that read files; by default from the number of cores.
         progress: Called after each batch with the number of images done, and of all.
+        part: Number of a part, from 0, and of all parts. Each has some of the whole's batches, in
+            order; one without a readable image has features (0, 0).
 
     Raises:
-        UserError: if no image can be read.
+        UserError: if no image of the whole split can be read.
     """
-    n = len(images)
+    n, (number, parts) = len(images), part
+    count = -(-n // batch_size)
+    start, stop = (min(count * each // parts * batch_size, n) for each in (number, number + 1))
     kept: list[Tensor] = []
 
     def batches() -> Iterator[Tensor]:
         for pixels, index in pixel_batches(
-            images, size, batch_size, workers=workers, device=device
+            images, size, batch_size, workers=workers, device=device, start=start, stop=stop
         ):
             kept.append(index)
             yield prepare(pixels.to(device, non_blocking=True))
             if progress is not None:
-                progress(sum(map(len, kept)), n)
+                progress(sum(map(len, kept)), stop - start)
 
-    features = extract(encode, batches(), device=device, dtype=dtype) if n else torch.empty(0, 0)
-    if not kept:
-        raise UserError(
-            f"{images.name}: none of the {n} images of the {images.split} split is readable."
-        )
-    index = torch.cat(kept)
+    found = batches()
+    first = next(found, None)
+    if first is not None:
+        features = extract(encode, chain([first], found), device=device, dtype=dtype)
+        index = torch.cat(kept)
+    elif parts > 1:
+        features, index = torch.empty(0, 0), torch.empty(0, dtype=torch.long)
+    else:
+        raise unreadable(images)
     return LabeledFeatures(features, None if images.labels is None else images.labels[index], index)
+
+
+def unreadable(images: ImageSet) -> UserError:
+    """The error of a split without a readable image."""
+    return UserError(
+        f"{images.name}: none of the {len(images)} images of the {images.split} split is readable."
+    )

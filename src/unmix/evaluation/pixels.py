@@ -12,9 +12,9 @@ from torch.utils.data import DataLoader, Dataset
 from unmix.data import BrokenImage, ImageSet, Skipped, StreamedImages, read_uint8
 from unmix.hardware.threads import usable_cores
 
-__all__ = ["pixel_batches"]
+__all__ = ["MAX_WORKERS", "pixel_batches"]
 
-_MAX_WORKERS = 8
+MAX_WORKERS = 8
 
 
 @dataclass(frozen=True)
@@ -37,6 +37,7 @@ def pixel_batches(
     workers: int | None = None,
     device: torch.device | str = "cpu",
     start: int = 0,
+    stop: int | None = None,
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Read a split as `read_uint8` does, batch by batch, in order.
 
@@ -49,6 +50,7 @@ def pixel_batches(
         device: Where the pixels will go: for a GPU their memory is pinned, so that the copy does
             not wait for what the GPU is doing.
         start: Index of the first image.
+        stop: Index after the last one; by default that of the split.
 
     Returns:
         uint8 images `(n, 3, size, size)` and their indices int64 `(n,)`; batches without a readable
@@ -58,11 +60,11 @@ def pixel_batches(
         BrokenImage: if a file cannot be read and the set is strict.
     """
     pin = torch.device(device).type == "cuda"
-    left = torch.arange(start, len(images))
+    left = torch.arange(start, len(images) if stop is None else min(stop, len(images)))
     chunks = left.split(batch_size) if len(left) else ()
     if isinstance(images, StreamedImages):
         if workers is None:
-            workers = min(_MAX_WORKERS, usable_cores(), len(chunks))
+            workers = min(MAX_WORKERS, usable_cores(), len(chunks))
             workers = workers if len(chunks) > 1 else 0
         loader = DataLoader(
             _Chunks(images, chunks, size),

@@ -38,12 +38,14 @@ class Machine:
         precision: Lightning's name: 32-true, bf16-mixed or 16-mixed.
         channels_last: Whether images and weights are channels last.
         workers: Data workers of evaluations; None for the default.
+        devices: Devices of the run on this machine, with a process each.
     """
 
     device: torch.device
     precision: str
     channels_last: bool
     workers: int | None = None
+    devices: int = 1
 
     @property
     def accelerator(self) -> str:
@@ -79,7 +81,7 @@ def choose_machine(settings: MachineSettings) -> Machine:
     if chosen == "16" and name == "cpu":
         raise UserError("--precision: 16 is not supported on a CPU; use bf16 or 32.")
     precision = {"32": "32-true", "bf16": "bf16-mixed", "16": "16-mixed"}[chosen]
-    return Machine(device, precision, name != "mps", settings.workers)
+    return Machine(device, precision, name != "mps", settings.workers, settings.devices)
 
 
 def _native_precision(device: torch.device) -> str:

@@ -19,6 +19,7 @@ from unmix.errors import check_number
 __all__ = [
     "CoreMeter",
     "choose_threads",
+    "cores_each",
     "own_seconds",
     "threads_in_words",
     "usable_cores",
@@ -35,6 +36,29 @@ def usable_cores() -> int:
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
+
+
+def cores_each(processes: int) -> int:
+    """Number of processors for each of the processes of a run on this machine, at least 1.
+
+    A task of SLURM that has processors of its own (`--cpus-per-task`) shares them with no other.
+
+    Args:
+        processes: That the run starts on this machine; what torchrun or Ray says is preferred.
+    """
+    cores = usable_cores()
+    own, tasks = (_number(f"SLURM_{name}") for name in ("CPUS_PER_TASK", "NTASKS"))
+    if (started := _number("LOCAL_WORLD_SIZE")) is not None:
+        processes = started
+    elif processes > 1 and own is not None and tasks is not None and tasks > 1:
+        return min(cores, own)
+    return max(1, cores // processes)
+
+
+def _number(variable: str) -> int | None:
+    """A positive number of the environment; None if it is not there or is none."""
+    text = os.environ.get(variable, "")
+    return int(text) if text.isdecimal() and int(text) > 0 else None
 
 
 class CoreMeter:

@@ -144,7 +144,8 @@ class Cell:
     @property
     def log(self) -> Path:
         """What its process prints."""
-        return self.run.with_suffix(".log")
+        # Not with_suffix: "im-at-0.5-1" would become "im-at-0.log", for every seed.
+        return self.run.with_name(f"{self.run.name}.log")
 
     def command(self, *, shown: bool = False) -> list[str]:
         """The words behind `unmix`; `shown` without this machine's folders."""

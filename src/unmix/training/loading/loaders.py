@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader
 
 from unmix.data import ImageSet, StreamedImages, TensorImages
 from unmix.distributed import rank
-from unmix.hardware.threads import usable_cores
+from unmix.hardware.threads import cores_each
 from unmix.randomness import generator_for
 from unmix.training.loading.batch import Batch
 from unmix.training.loading.crops import FileCrops
@@ -160,17 +160,15 @@ def _outlast_signals(worker: int) -> None:
         signal.signal(signal.SIGTERM, lambda *_: signal.alarm(_GRACE))
 
 
-def worker_count(cores: int | None = None) -> int:
-    """Default number of data workers: one per core, less one for the training step.
+def worker_count(processes: int = 1) -> int:
+    """Default number of data workers of a process: one per core, less one for the training step.
 
     At least 1 and at most 16: more would wait for the disk, and each holds prefetched batches.
 
     Args:
-        cores: Cores to use; by default those that this process may use (`usable_cores`).
+        processes: Processes of the run on this machine, which share its cores (`cores_each`).
     """
-    if cores is None:
-        cores = usable_cores()
-    return min(16, max(1, cores - 1))
+    return min(16, max(1, cores_each(processes) - 1))
 
 
 def build_loader(

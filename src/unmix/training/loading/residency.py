@@ -72,9 +72,8 @@ def hold(images: ImageSet, machine: Machine, settings: MachineSettings) -> Held:
     (shape,) = shapes
     if not _fits(len(images) * 3 * shape[0] * shape[1], machine, settings):
         return _streamed(images)
-    decoded = _decode_all(
-        images, shape, worker_count() if settings.workers is None else settings.workers
-    )
+    count = worker_count(settings.devices) if settings.workers is None else settings.workers
+    decoded = _decode_all(images, shape, count)
     if isinstance(decoded, TensorImages):
         line = images.skipped.line()
         about = f"decoded once and held on the device ({memory(decoded.images.nbytes)})"

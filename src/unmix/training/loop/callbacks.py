@@ -14,13 +14,14 @@ from unmix.config import EvaluationSettings
 from unmix.display import duration, rate
 from unmix.distributed import pace
 from unmix.errors import UserError
+from unmix.training.console import is_leader
 from unmix.training.loop.evaluator import Evaluator, health_of
 from unmix.training.loop.health import Health
 from unmix.training.loop.module import Pretraining
 from unmix.training.loop.optimizers import learning_rate, match_layouts
 from unmix.training.loop.records import Records
 from unmix.training.loop.saving import Saving
-from unmix.training.loop.sharding import whole_weights
+from unmix.training.loop.sharding import ShardedPretraining, whole_weights
 from unmix.training.loop.stopping import Stopping
 from unmix.training.loop.waiting import share_of_evaluation
 
@@ -182,6 +183,15 @@ class Reporter(Callback):
             self.checkpoints.end_of_epoch(trainer, pl_module)
         self.complete(trainer, pl_module)
 
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Encode for the evaluation of the last epoch, while all processes are there."""
+        if (
+            trainer.world_size > 1
+            and self.settings.evaluate
+            and not isinstance(pl_module, ShardedPretraining)
+        ):
+            self.evaluator.encode_together()
+
     def complete(self, trainer: L.Trainer, module: Pretraining) -> None:
         """Evaluate the epoch that is saved but not yet evaluated, if any; log and print."""
         if self.pending is not None:
@@ -193,8 +203,7 @@ class Reporter(Callback):
         started = time.perf_counter()
         if protocols := self._due(epoch, module):
             with whole_weights(module):
-                if trainer.is_global_zero:
-                    metrics.update(self._measure(protocols, epoch))
+                metrics.update(self._measure(protocols, epoch, module))
             self.evaluation_seconds += time.perf_counter() - started
         self.pending = None
         self._record(metrics, trainer)
@@ -209,7 +218,10 @@ class Reporter(Callback):
         if protocols and "evaluating" not in self.warned and trainer.is_global_zero:
             every = {name: getattr(self.settings, name) for name in ("knn_every", "linear_every")}
             note = share_of_evaluation(
-                self.evaluation_seconds, self.train_seconds, every, trainer.world_size
+                self.evaluation_seconds,
+                self.train_seconds,
+                every,
+                alone=isinstance(module, ShardedPretraining),
             )
             if note is not None:
                 self.warned.add("evaluating")
@@ -271,9 +283,16 @@ class Reporter(Callback):
             if every and epoch % every == 0
         )
 
-    def _measure(self, protocols: tuple[str, ...], epoch: int) -> dict[str, float]:
-        """Accuracies, and spread and rank of the features."""
-        measured, train = self.evaluator(protocols, epoch)
+    def _measure(
+        self, protocols: tuple[str, ...], epoch: int, module: Pretraining
+    ) -> dict[str, float]:
+        """Accuracies, and spread and rank of the features; nothing but in the first process."""
+        together = not isinstance(module, ShardedPretraining)  # of those others hold no method
+        if not is_leader():
+            if together:
+                self.evaluator.assist()
+            return {}
+        measured, train = self.evaluator(protocols, epoch, together=together)
         rows = [each.row for each in measured]
         self.rows += rows
         accuracies = {row["protocol"]: row["top1"] for row in rows}

@@ -18,20 +18,20 @@ _BRIEF = 300.0
 
 
 def share_of_evaluation(
-    evaluating: float, training: float, every: Mapping[str, int], processes: int
+    evaluating: float, training: float, every: Mapping[str, int], alone: bool
 ) -> str | None:
     """The line of a run that evaluates for more than a fifth of its time; else None.
 
     Args:
-        evaluating: Seconds so far, of one process; during these the others wait.
+        evaluating: Seconds so far, in which nothing is trained.
         training: Seconds so far without them, above 0.
         every: Epochs from one evaluation to the next, by flag; 0 for none.
-        processes: Of the run.
+        alone: Whether one process of several evaluates, since its weights are sharded.
     """
     share = evaluating / (evaluating + training)
     if share <= _SHARE or evaluating < _BRIEF:
         return None
-    others = " by one process, for which the others wait" if processes > 1 else ""
+    others = " by one process, for which the others wait" if alone else ""
     factor = evaluating / training * 19
     rarer = [f"--{flag} {ceil(n * factor)} instead of {n}" for flag, n in every.items() if n]
     return (

@@ -80,11 +80,12 @@ def fit(
     if bar:
         callbacks.append(Bar(reporter))
     callbacks.append(Lines(reporter, every=None) if bar else Lines(reporter))
+    workers = settings.machine.workers
+    if workers is None:
+        workers = worker_count(settings.machine.devices)
     if isinstance(parts.train, StreamedImages):
-        workers = settings.machine.workers
-        count = worker_count() if workers is None else workers
         advice = (
-            f"give more than --workers {count} if cores are free, or prepare the files once "
+            f"give more than --workers {workers} if cores are free, or prepare the files once "
             "(unmix data pack --short_side)"
         )
         callbacks.append(Waiting(advice, lambda line: reporter.say(line)))
@@ -100,7 +101,7 @@ def fit(
     )
     loader = build_loader(
         parts.train, parts.module.views, parts.module.order,
-        resident=parts.module.resident is not None, workers=settings.machine.workers,
+        resident=parts.module.resident is not None, workers=workers,
         pin_memory=machine.device.type == "cuda",
     )  # fmt: skip
     ranks.take_over(trainer.strategy)
@@ -169,8 +170,8 @@ def build_trainer(parts: Parts, callbacks: list[Callback], **options: Any) -> L.
     elif sharded:
         strategy = Sharded(TIMEOUT)
     elif wanted.processes > 1:
-        # Buffers are gathered by the methods, or each process has its own. One process evaluates
-        # while the others wait.
+        # Buffers are gathered by the methods, or each process has its own. One process fits the
+        # classifiers of an evaluation while the others wait.
         strategy = DDPStrategy(broadcast_buffers=False, timeout=TIMEOUT)
     return L.Trainer(
         accelerator=machine.accelerator,
