@@ -15,7 +15,7 @@ from torch import Tensor
 
 import unmix
 from harness import Reading, build, views_of
-from unmix.backbones import attention_map
+from unmix.backbones import HalfEncoders, attention_map
 from unmix.errors import UserError
 from unmix.mixtures import (
     AttentiveMix,
@@ -217,8 +217,72 @@ def test_the_map_is_the_class_tokens_attention_or_the_last_activation() -> None:
     net.train()
     torch.testing.assert_close(attention_map(net, images), expected)
     assert all(torch.equal(before[name], value) for name, value in net.state_dict().items())
-    with pytest.raises(UserError, match="mixture: Linear has no feature map"):
+    with pytest.raises(UserError, match="mixture: Linear has no map"):
         attention_map(torch.nn.Linear(3, 2), torch.randn(2, 3))
+
+
+@pytest.mark.parametrize("prefix", ["class", "registers", "none"])
+def test_a_transformers_map_has_its_positions_in_it(prefix: str) -> None:
+    """Of rotary positions, which are applied after queries and keys; against timm's own weights."""
+    timm = pytest.importorskip("timm")
+    torch.manual_seed(0)
+    tokens = {"class": {}, "registers": {"num_reg_tokens": 4}, "none": {"class_token": False}}
+    vit = timm.create_model(
+        "eva02_tiny_patch14_224", img_size=32, patch_size=8, depth=2, embed_dim=48, num_heads=3,
+        num_classes=0, **tokens[prefix],
+    ).eval()  # fmt: skip
+    images = torch.randn(2, 3, 32, 32)
+    found = attention_map(vit, images)
+    weights: list[Tensor] = []
+    attn = vit.blocks[-1].attn
+    attn.fused_attn = False
+    attn.attn_drop.register_forward_hook(lambda _, __, output: weights.append(output))
+    torch.testing.assert_close(attention_map(vit, images), found, rtol=1e-4, atol=1e-6)
+    first = slice(0, 1) if prefix != "none" else slice(None)
+    before = vit.num_prefix_tokens
+    expected = weights[0].detach()[:, :, first, before:].mean(dim=(1, 2)).unflatten(1, (4, 4))
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-6)
+
+
+def test_a_biased_transformers_map_has_the_bias_in_it() -> None:
+    timm = pytest.importorskip("timm")
+    torch.manual_seed(0)
+    vit = timm.create_model(
+        "beit_base_patch16_224", img_size=32, patch_size=8, depth=2, embed_dim=48, num_heads=3,
+        num_classes=0,
+    ).eval()  # fmt: skip
+    torch.nn.init.normal_(vit.blocks[-1].attn.relative_position_bias_table)
+    images = torch.randn(2, 3, 32, 32)
+    found = attention_map(vit, images)
+    vit.blocks[-1].attn.fused_attn = False
+    torch.testing.assert_close(attention_map(vit, images), found, rtol=1e-4, atol=1e-6)
+
+
+def test_channels_that_come_last_are_no_rows_and_tokens_no_map() -> None:
+    """Before, a Swin's map was of rows of channels, and a Mixer's that of its first layer."""
+    timm = pytest.importorskip("timm")
+    swin = timm.create_model(
+        "swin_tiny_patch4_window7_224", img_size=64, window_size=4, depths=(1, 1), num_heads=(1, 2),
+        embed_dim=16, num_classes=0,
+    ).eval()  # fmt: skip
+    images = torch.randn(2, 3, 64, 64)
+    expected = swin.forward_features(images).detach().square().sum(dim=3)
+    torch.testing.assert_close(attention_map(swin, images), expected)
+    assert expected.shape == (2, 8, 8)
+    mixer = timm.create_model("mixer_s32_224", img_size=64, num_classes=0)
+    with pytest.raises(UserError, match="mixture: MlpMixer has no map that says where it looks"):
+        attention_map(mixer, images)
+    xcit = timm.create_model("xcit_nano_12_p16_224", img_size=64, num_classes=0)
+    with pytest.raises(UserError, match="Xcit has no map"):
+        attention_map(xcit, images)
+
+
+def test_both_half_encoders_look() -> None:
+    halves = HalfEncoders("resnet10", width=0.125, size=16).eval()
+    images = torch.randn(2, 3, 16, 16)
+    maps = [attention_map(halves.l, images[:, :1]), attention_map(halves.ab, images[:, 1:])]
+    expected = sum(each / each.mean(dim=(1, 2), keepdim=True) for each in maps)
+    torch.testing.assert_close(attention_map(halves, images), expected)
 
 
 def test_maps_and_masks_stay_on_the_device() -> None:

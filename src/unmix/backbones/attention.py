@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from math import isqrt
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.overrides import TorchFunctionMode
 
-from unmix.backbones.build import is_vit, patch_side
+from unmix.backbones.build import is_vit
+from unmix.backbones.half_encoders import HalfEncoders
 from unmix.errors import UserError
 
 __all__ = ["attention_map"]
+
+_Map = Callable[[tuple[int, ...]], Tensor | None]
+"""From the size (H, W) of the images to the map of the forward that was watched, if it had one."""
 
 
 @torch.no_grad()
@@ -21,10 +29,12 @@ def attention_map(
     """Where a backbone looks in each image: float32 (N, rows, columns), at least 0.
 
     Of a transformer, the attention of the class token to the patches in the last block, or without
-    one that of all patches, as the mean of the heads. Of a convolutional network, the sum over the
+    one that of all patches, as the mean of the heads; of one whose last block has no attention
+    between patches, the sum of its tokens' squares. Of a convolutional network, the sum over the
     channels of the squared last feature map of more than one pixel (Zagoruyko and Komodakis 2017).
-    The backbone is used as in evaluation, in a forward of its own without gradients; it and its
-    batch norm are left as they were.
+    Of two half-encoders, the sum of both maps, each divided by its mean. The backbone is used as in
+    evaluation, in a forward of its own without gradients; it and its batch norm are left as they
+    were.
 
     Args:
         backbone: The encoder; also within another module that `encode` runs.
@@ -32,74 +42,160 @@ def attention_map(
         encode: Runs it; by default the backbone itself.
 
     Raises:
-        UserError: if it has no feature map.
+        UserError: if it has no such map.
     """
+    parts = [backbone.l, backbone.ab] if isinstance(backbone, HalfEncoders) else [backbone]
     training = [(module, module.training) for module in backbone.modules()]
-    watch = _last_attention(backbone) if is_vit(backbone) else _last_feature_map(backbone)
-    maps, hooks = watch
     backbone.eval()
     try:
-        with torch.compiler.set_stance("force_eager"):
+        with torch.compiler.set_stance("force_eager"), ExitStack() as stack:
+            watched = [stack.enter_context(_watching(part)) for part in parts]
             (encode or backbone)(images)
     finally:
-        for hook in hooks:
-            hook.remove()
         for module, before in training:
             module.training = before
-    if not maps:
+    maps = [of_images(tuple(images.shape[2:])) for of_images in watched]
+    found = [each for each in maps if each is not None]
+    if len(found) < len(parts):
         raise UserError(
-            f"{type(backbone).__name__} has no feature map that says where it looks; use another "
-            "mixture, such as saliencymix.",
+            f"{type(parts[0]).__name__} has no map that says where it looks: neither attention "
+            "between patches nor a last feature map; use saliencymix, or another backbone.",
             parameter="mixture",
         )
-    found = maps[-1]
-    if is_vit(backbone):
-        side = patch_side(backbone)
-        rows = images.shape[2] // side
-        return found.unflatten(1, (rows, -1))
-    return found
+    if len(found) == 1:
+        return found[0]
+    return torch.stack([each / each.mean(dim=(1, 2), keepdim=True) for each in found]).sum(0)
 
 
-_Watch = tuple[list[Tensor], list[Any]]
+def _watching(backbone: nn.Module) -> AbstractContextManager[_Map]:
+    return _tokens_of(backbone) if is_vit(backbone) else _feature_map_of(backbone)
 
 
-def _last_feature_map(backbone: nn.Module) -> _Watch:
-    maps: list[Tensor] = []
+@contextmanager
+def _feature_map_of(backbone: nn.Module) -> Iterator[_Map]:
+    """Of tokens after the last feature map, as of a transformer, the places are not known."""
+    last: list[Tensor | None] = [None]
+    width = getattr(backbone, "num_features", None)  # of timm's networks
 
     def keep(_: nn.Module, __: Any, output: Any) -> None:
-        if (
-            isinstance(output, Tensor)
-            and output.ndim == 4
-            and output.shape[2] * output.shape[3] > 1
-        ):
-            maps[:] = [output.float().square().sum(dim=1)]
+        if not isinstance(output, Tensor) or output.ndim not in (3, 4):
+            return
+        if output.ndim == 3:
+            last[0] = None if output.shape[1] > 1 else last[0]
+            return
+        if output.shape[1] != width and output.shape[3] == width:
+            output = output.permute(0, 3, 1, 2)
+        if output.shape[2] * output.shape[3] > 1:
+            last[0] = output.float().square().sum(dim=1)
 
-    return maps, [module.register_forward_hook(keep) for module in backbone.modules()]
+    with _hooks(*(module.register_forward_hook(keep) for module in backbone.modules())):
+        yield lambda _: last[0]
 
 
-def _last_attention(backbone: Any) -> _Watch:
-    """Queries and keys are computed again: fused attention does not give its weights."""
-    maps: list[Tensor] = []
-    attention = getattr(backbone.blocks[-1], "attn", None)
+@contextmanager
+def _tokens_of(backbone: Any) -> Iterator[_Map]:
+    """Attention to all tokens is seen where it is computed, so with the positions in it."""
     prefix = int(getattr(backbone, "num_prefix_tokens", 0))
+    block = backbone.blocks[-1]
+    attention = getattr(block, "attn", None) or nn.Identity()
+    has_class = getattr(backbone, "cls_token", None) is not None
+    energy: list[Tensor] = []
+    seen = _Attention(slice(0, 1) if has_class else slice(prefix, None))
 
-    def from_tokens(_: nn.Module, __: Any, output: Any) -> None:
-        maps.append(output[:, prefix:].float().square().sum(dim=2))
+    def keep_energy(_: nn.Module, __: Any, output: Tensor) -> None:
+        energy[:] = [output[:, prefix:].float().square().sum(dim=2)]
 
-    if attention is None or not hasattr(attention, "qkv"):
-        return maps, [backbone.blocks[-1].register_forward_hook(from_tokens)]
+    def enter(*_: Any) -> None:
+        seen.inside = True
 
-    def from_queries(_: nn.Module, __: Any, output: Tensor) -> None:
-        n, length, _width = output.shape
-        heads = attention.num_heads
-        q, k, _v = output.view(n, length, 3, heads, -1).permute(2, 0, 3, 1, 4)
-        q, k = (
-            getattr(attention, name, nn.Identity())(x) for name, x in (("q_norm", q), ("k_norm", k))
-        )
-        first = (
-            q[:, :, :1] if getattr(backbone, "cls_token", None) is not None else q[:, :, prefix:]
-        )
-        scores = first.float() @ k.float().transpose(2, 3) / q.shape[-1] ** 0.5
-        maps.append(scores.softmax(dim=3)[..., prefix:].mean(dim=(1, 2)))
+    def leave(*_: Any) -> None:
+        seen.inside = False
 
-    return maps, [attention.qkv.register_forward_hook(from_queries)]
+    def on(size: tuple[int, ...]) -> Tensor | None:
+        tokens = energy[0] if energy else None
+        if tokens is None:
+            return None
+        rows = _rows(backbone, size, tokens.shape[1])
+        if rows is None:
+            return None
+        weights = seen.weights
+        if weights is not None and weights.shape[1] == prefix + tokens.shape[1]:
+            tokens = weights[:, prefix:]
+        return tokens.unflatten(1, (rows, -1))
+
+    dropped = getattr(attention, "attn_drop", None)
+    with (
+        seen,
+        _hooks(
+            block.register_forward_hook(keep_energy),
+            attention.register_forward_pre_hook(enter),
+            attention.register_forward_hook(leave),
+            *([dropped.register_forward_hook(seen.unfused)] if dropped is not None else []),
+        ),
+    ):
+        yield on
+
+
+def _rows(vit: Any, size: tuple[int, ...], tokens: int) -> int | None:
+    """The rows of the patches; None if these do not tile the images."""
+    if size[0] == size[1] and isqrt(tokens) ** 2 == tokens:
+        return isqrt(tokens)
+    side = getattr(vit.patch_embed, "patch_size", None)
+    height, width = side if isinstance(side, (tuple, list)) else (side, side)
+    if not height or not width:
+        return None
+    rows, columns = size[0] // height, size[1] // width
+    return rows if rows * columns == tokens else None
+
+
+class _Attention(TorchFunctionMode):
+    """Keeps the attention weights of some queries, while it is `inside` of the module asked for.
+
+    Args:
+        queries: Of the tokens.
+
+    Attributes:
+        weights: The mean over heads and queries, (N, L) of L tokens.
+    """
+
+    def __init__(self, queries: slice) -> None:
+        super().__init__()
+        self.queries, self.inside = queries, False
+        self.weights: Tensor | None = None
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        if self.inside and func is F.scaled_dot_product_attention:
+            self._fused(*args, **kwargs)
+        return func(*args, **kwargs)
+
+    def _fused(
+        self, q: Tensor, k: Tensor, v: Tensor, attn_mask: Tensor | None = None, *_: Any,
+        scale: float | None = None, **__: Any,
+    ) -> None:  # fmt: skip
+        some = q[..., self.queries, :].float()
+        scores = some @ k.float().transpose(-2, -1) * (scale or q.shape[-1] ** -0.5)
+        if attn_mask is not None:
+            mask = attn_mask[..., self.queries, :] if attn_mask.shape[-2] > 1 else attn_mask
+            scores = (
+                scores.masked_fill(~mask, -torch.inf)
+                if mask.dtype == torch.bool
+                else (scores + mask)
+            )
+        self.weights = scores.softmax(-1).mean(dim=(1, 2))
+
+    def unfused(self, _: nn.Module, __: Any, weights: Tensor) -> None:
+        """Take the weights (N, heads, L, L) where they are computed one by one."""
+        if weights.ndim == 4 and weights.shape[2] == weights.shape[3]:
+            self.weights = weights[:, :, self.queries].float().mean(dim=(1, 2))
+
+
+@contextmanager
+def _hooks(*handles: Any) -> Iterator[None]:
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()

@@ -72,6 +72,11 @@ FIGURES: dict[str, FigureFacts] = {
         "nearest training images of test images", "", "finished runs on the same images",
         ("images", "k", "seed", "features", "data", *_ENCODED), 4,
     ),
+    "attention": FigureFacts(
+        "where encoders look in images", "",
+        "finished runs on the same images, of transformers or convolutional networks",
+        ("images", "seed", "data", *_ENCODED), 4,
+    ),
     "views": FigureFacts(
         "views and mixtures by a run's settings, with their weights", "", "one run",
         ("images", "seed", "data_dir"), 1,
@@ -86,6 +91,7 @@ FIGURES: dict[str, FigureFacts] = {
 _SYNONYMS = {
     "neighbours": "neighbors", "nearest": "neighbors", "t-sne": "tsne", "histograms": "weights",
     "histogram": "weights", "mixtures": "views", "confusion_matrix": "confusion", "curves": "loss",
+    "attention_map": "attention", "attention_maps": "attention", "saliency": "attention",
     "softness": "predictions", "figure1": "softmax", "figure2": "accuracy",
     "figure3": "predictions",
 }  # fmt: skip

@@ -5,16 +5,14 @@ from __future__ import annotations
 import torch
 
 from unmix.commands.plots.drawn import Drawn, Request
-from unmix.commands.plots.opened import images_of, open_runs
-from unmix.commands.predictions import spread_over_classes
-from unmix.data import ImageSet, read_uint8
+from unmix.commands.plots.opened import chosen_images, images_of, open_runs
+from unmix.data import read_uint8
 from unmix.errors import UserError, check_choice, check_number
 from unmix.evaluation.neighbors import nearest_neighbors
 from unmix.figures.embedding import name_of
 from unmix.figures.pictures import Picture, PictureRow, picture_grid
 from unmix.figures.widths import inches
 from unmix.hardware.threads import CoreMeter
-from unmix.randomness import generator_for
 from unmix.training.console import quiet_libraries
 
 __all__ = ["neighbors"]
@@ -39,7 +37,7 @@ def neighbors(request: Request) -> Drawn:
     images = images_of(runs, request, "the figure neighbors")
     test, classes = images[0].test, images[0].classes
     same = images[0].test is images[0].train
-    queries = _queries(test, count, request.option("seed"))
+    queries = chosen_images(test, count, request.option("seed"))
     side = max(min(opened.run.encoder.views.size, 96) for opened in runs)
     pictures, kept = read_uint8(test, queries, side)
     if not len(kept):
@@ -87,15 +85,6 @@ def neighbors(request: Request) -> Drawn:
     )
     columns = ["run", "image", "class", "rank", "neighbor", "class_of_neighbor", "cosine"]
     return Drawn(figure, columns, table, caption)
-
-
-def _queries(test: ImageSet, count: int, seed: int | None) -> torch.Tensor:
-    """Evenly from all classes; with a seed, at random."""
-    n = len(test)
-    if seed is not None:
-        check_number("seed", seed, at_least=0)
-        return torch.randperm(n, generator=generator_for(seed, "plot"))[:count].sort().values
-    return spread_over_classes(test.labels, n, count)
 
 
 def _query(pixels: torch.Tensor, label: int | None, classes: tuple[str, ...] | None) -> Picture:

@@ -8,20 +8,33 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import torch
+from torch import Tensor
+
 from unmix.commands.finished import FinishedRun, Say, say_skipped
 from unmix.commands.plots.drawn import Request
+from unmix.commands.predictions import spread_over_classes
 from unmix.data import ImageSet
 from unmix.data.fingerprint import Fingerprint, fingerprint
 from unmix.display import run_label
-from unmix.errors import UserError, check_given
+from unmix.errors import UserError, check_given, check_number
 from unmix.hardware.threads import CoreMeter
 from unmix.names import shown
+from unmix.randomness import generator_for
 from unmix.studies.watching import is_running
 from unmix.training.run.data_record import check_there
 from unmix.training.run.folder import RunFolder
 from unmix.training.run.parts import load_split
 
-__all__ = ["Images", "OpenRun", "checked_folders", "images_of", "labels_of", "open_runs"]
+__all__ = [
+    "Images",
+    "OpenRun",
+    "checked_folders",
+    "chosen_images",
+    "images_of",
+    "labels_of",
+    "open_runs",
+]
 
 
 @dataclass(frozen=True)
@@ -169,6 +182,15 @@ def images_of(
             )
     say_skipped(request.say, *(images.test for images in found))
     return found
+
+
+def chosen_images(test: ImageSet, count: int, seed: int | None) -> Tensor:
+    """Evenly from all classes; with a seed, at random."""
+    n = len(test)
+    if seed is None:
+        return spread_over_classes(test.labels, n, count)
+    check_number("seed", seed, at_least=0)
+    return torch.randperm(n, generator=generator_for(seed, "plot"))[:count].sort().values
 
 
 def _images(

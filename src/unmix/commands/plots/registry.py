@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from unmix.commands.plots import curves
+from unmix.commands.plots.attention import attention
 from unmix.commands.plots.confusion import confusion
 from unmix.commands.plots.drawn import Drawn, Request
 from unmix.commands.plots.embedded import tsne, umap
@@ -26,6 +27,7 @@ DRAW: dict[str, Callable[[Request], Drawn]] = {
     "umap": umap,
     "weights": weights,
     "neighbors": neighbors,
+    "attention": attention,
     "views": views,
     "confusion": confusion,
 }
