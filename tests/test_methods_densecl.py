@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 
 from unmix import backbones
 from unmix.backbones import feature_map
+from unmix.backbones.maps import patch_rows
 from unmix.errors import UserError
 from unmix.methods import DenseCL
 from unmix.methods.densecl import matches
@@ -161,6 +163,18 @@ def test_maps_of_timm_have_channels_first(name: str, size: int, grid: tuple[int,
     with torch.no_grad():
         found = feature_map(backbone, torch.randn(1, 3, size, size))
     assert found.shape == (1, backbone.feature_dim, *grid)
+
+
+def test_tokens_that_are_no_grid_are_refused() -> None:
+    class Seven(nn.Module):
+        def forward_features(self, images: Tensor) -> Tensor:
+            return torch.zeros(len(images), 7, 3)
+
+    with pytest.raises(UserError, match="backbone: the 7 tokens of Seven are no grid of patches"):
+        feature_map(Seven(), torch.zeros(1, 3, 8, 8))
+    wide = SimpleNamespace(patch_embed=SimpleNamespace(patch_size=(4, 2)))
+    assert patch_rows(wide, (8, 12), 12) == 2  # type: ignore[arg-type]
+    assert patch_rows(wide, (8, 12), 16) is None  # type: ignore[arg-type]
 
 
 def test_a_backbone_without_a_map_is_refused() -> None:

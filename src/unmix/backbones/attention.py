@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
-from math import isqrt
 from typing import Any
 
 import torch
@@ -14,6 +13,7 @@ from torch.overrides import TorchFunctionMode
 
 from unmix.backbones.build import is_vit
 from unmix.backbones.half_encoders import HalfEncoders
+from unmix.backbones.maps import patch_rows
 from unmix.errors import UserError
 
 __all__ = ["attention_map"]
@@ -115,7 +115,7 @@ def _tokens_of(backbone: Any) -> Iterator[_Map]:
         tokens = energy[0] if energy else None
         if tokens is None:
             return None
-        rows = _rows(backbone, size, tokens.shape[1])
+        rows = patch_rows(backbone, size, tokens.shape[1])
         if rows is None:
             return None
         weights = seen.weights
@@ -134,18 +134,6 @@ def _tokens_of(backbone: Any) -> Iterator[_Map]:
         ),
     ):
         yield on
-
-
-def _rows(vit: Any, size: tuple[int, ...], tokens: int) -> int | None:
-    """The rows of the patches; None if these do not tile the images."""
-    if size[0] == size[1] and isqrt(tokens) ** 2 == tokens:
-        return isqrt(tokens)
-    side = getattr(vit.patch_embed, "patch_size", None)
-    height, width = side if isinstance(side, (tuple, list)) else (side, side)
-    if not height or not width:
-        return None
-    rows, columns = size[0] // height, size[1] // width
-    return rows if rows * columns == tokens else None
 
 
 class _Attention(TorchFunctionMode):
