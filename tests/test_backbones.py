@@ -21,6 +21,7 @@ from unmix.backbones import (
     is_vit,
     linear_head,
     mlp_head,
+    takes_size,
 )
 from unmix.errors import UserError
 
@@ -244,6 +245,28 @@ def test_timm_that_is_not_installed_is_told(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setitem(sys.modules, "timm", None)
     with pytest.raises(UserError, match=r"backbone: 'timm:vit' needs the timm package"):
         build("timm:vit")
+
+
+@pytest.mark.parametrize("name", ["mixer_s32_224", "levit_128s"])
+def test_networks_of_timm_that_are_made_for_one_size_are_built_for_it(name: str):
+    """Without a size they have 224 pixels, and fail at the first batch by an error of their own."""
+    pytest.importorskip("timm")
+    model = build(f"timm:{name}", size=64)
+    assert model.training
+    assert takes_size(model, 64)
+    assert not takes_size(model, 96)
+    assert model.training
+    assert model(torch.randn(2, 3, 64, 64)).shape == (2, model.feature_dim)
+
+
+def test_a_size_that_a_network_of_timm_has_no_layers_for_is_told():
+    pytest.importorskip("timm")
+    with pytest.raises(UserError) as caught:
+        build("timm:efficientformer_l1", size=64)
+    assert caught.value.on_command_line() == (
+        "--size: 64 is no size of images that timm:efficientformer_l1 takes; use --size 224, for "
+        "which timm builds it, or another backbone."
+    )
 
 
 VIT = "timm:vit_tiny_patch16_224"

@@ -198,6 +198,21 @@ MISTAKES: list[tuple[list[str], str]] = [
         ],
         "--local_size: patches of 8 pixels do not fill crops of 12; use a multiple of 8.",
     ),
+    (
+        [
+            "--method",
+            "dino",
+            "--backbone",
+            "timm:mixer_s32_224",
+            "--width",
+            "1",
+            "--local_crops",
+            "2",
+            "--local_size",
+            "16",
+        ],
+        "--local_size: 16 is no size of images that timm:mixer_s32_224 takes when it is built for",
+    ),
     (["--method", "swav", "--prototypes", "1"], "--prototypes: 1 is out of range"),
     (
         ["--method", "byol", "--unmix", "--unmix_rule", "sdmp", "--batch_size", "33"],

@@ -12,6 +12,7 @@ from unmix.backbones.maps import check_feature_map, feature_map
 from unmix.backbones.measuring import feature_dim
 from unmix.backbones.parts import pooled_apart, why_not_in_parts
 from unmix.backbones.resnet import RESNETS, ResNet
+from unmix.backbones.sizes import takes_size
 from unmix.backbones.split_batch_norm import (
     SplitBatchNorm2d,
     convert_split_batch_norm,
@@ -56,6 +57,7 @@ __all__ = [
     "patches_of",
     "pooled_apart",
     "sine_cosine_positions",
+    "takes_size",
     "why_not_in_parts",
     "without_drop_path",
 ]

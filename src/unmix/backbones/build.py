@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from contextlib import suppress
 from typing import Any, cast
 
 from torch import nn
@@ -9,6 +11,7 @@ from torch import nn
 from unmix.backbones.alexnet import AlexNet
 from unmix.backbones.base import Backbone
 from unmix.backbones.resnet import RESNETS, ResNet
+from unmix.backbones.sizes import takes_size
 from unmix.errors import UserError, check_choice, check_number
 from unmix.synonyms import nearest, timm_models
 
@@ -163,10 +166,7 @@ def _build_timm(
                 model_name, **plain, **chosen, img_size=size, dynamic_img_size=True
             )
         except TypeError:  # no vision transformer of this kind
-            model = timm.create_model(model_name, **plain, **chosen)
-            # Other transformers are built for one size; convolutional networks have nothing to set.
-            if hasattr(model, "set_input_size"):
-                model.set_input_size(img_size=size)
+            model = _of_size(timm.create_model, model_name, size, {**plain, **chosen})
     except (AssertionError, ValueError):  # the dimensions are not a multiple of the heads
         if "heads" not in of_vit:
             raise
@@ -190,6 +190,30 @@ def _build_timm(
     # names.
     model.feature_dim = getattr(model, "head_hidden_size", model.num_features)
     return cast(Backbone, model)
+
+
+def _of_size(create: Callable[..., Any], name: str, size: int, options: dict[str, Any]) -> Any:
+    """A network of timm's for images of a size, which most transformers are built for.
+
+    Raises:
+        UserError: if it cannot be built for that size.
+    """
+    model = create(name, **options)
+    if hasattr(model, "set_input_size"):
+        model.set_input_size(img_size=size)
+    channels = options["in_chans"]
+    if takes_size(model, size, channels):
+        return model
+    own = model.pretrained_cfg.get("input_size", (channels, 224))[-1]
+    with suppress(TypeError, AssertionError, ValueError, RuntimeError):
+        model = create(name, **options, img_size=size)
+        if takes_size(model, size, channels):
+            return model
+    raise UserError(
+        f"{size} is no size of images that {_TIMM}{name} takes; use `size={own}`, for which timm "
+        "builds it, or another backbone.",
+        parameter="size",
+    )
 
 
 def _set_pooling(model: Any, name: str, pooling: str) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from unmix.backbones import is_vit, patch_side
+from unmix.backbones import AlexNet, ResNet, is_vit, patch_side, takes_size
 from unmix.config import Settings
 from unmix.credit import Rule, rule
 from unmix.display import counted
@@ -88,6 +88,14 @@ def check_views(settings: Settings, method: Method) -> None:
             raise UserError(
                 f"--local_size: patches of {patch} pixels do not fill crops of {side}; use a "
                 f"multiple of {patch}."
+            )
+    if settings.views.local_crops and not isinstance(method.backbone, (ResNet, AlexNet)):
+        side = settings.views.local_side(settings.run.size or 0)
+        if not takes_size(method.backbone, side):
+            raise UserError(
+                f"--local_size: {side} is no size of images that {settings.model.backbone} takes "
+                f"when it is built for {settings.run.size}; use --local_size {settings.run.size}, "
+                "no local crops, or another backbone."
             )
 
 
