@@ -62,26 +62,17 @@ class ImageSpaceDraw:
     def apply(self, images: Tensor) -> Tensor:
         """Mix a batch (N, C, H, W) with itself; every view given gets the same mixture."""
         check_batch(images, len(self.decay), self.regions[0].size if self.regions else None)
-        whole, *regions = self._steps
-        # In two copies: each keeps the host longer than it takes to draw the numbers.
-        places = all_to_device([part for step in self._steps for part in step[:3]], images.device)
-        numbers = all_to_device(
-            [self.decay, *(part for step in self._steps for part in step[3:])],
-            images.device, images.dtype,
-        )  # fmt: skip
-        decay, shares = numbers[:2]
+        decay, (whole, *regions) = _on_device(self.decay, self._steps, images)
         mixed = images.clone()
         if len(whole.rows):
-            mixed[places[0]] = _weighted(images, places[1], shares)
+            mixed[whole.rows] = _weighted(images, whole)
         if bool((self.decay != 1).any()):
             mixed *= decay.view(-1, 1, 1, 1)
-        for number, step in enumerate(regions, 1):
+        for step in regions:
             if len(step.rows):
-                rows, sources, box = places[3 * number : 3 * number + 3]
-                shares, ratio = numbers[2 * number + 1 : 2 * number + 3]
-                own, others = mixed[rows], _weighted(images, sources, shares)
-                inside = torch.lerp(others, own, ratio.view(-1, 1, 1, 1))
-                mixed[rows] = torch.where(box_mask(box, *images.shape[2:]), inside, own)
+                own, others = mixed[step.rows], _weighted(images, step)
+                inside = torch.lerp(others, own, step.ratio.view(-1, 1, 1, 1))
+                mixed[step.rows] = torch.where(box_mask(step.box, *images.shape[2:]), inside, own)
         return mixed
 
     @cached_property
@@ -102,7 +93,7 @@ class ImageSpaceDraw:
 
 
 class _Step(NamedTuple):
-    """What some images become, on the CPU: a weighted sum of images, everywhere or in a box.
+    """What some images become: a weighted sum of images, everywhere or in a box.
 
     Attributes:
         rows: The images that change, int64 (R,).
@@ -130,11 +121,26 @@ def _sums(first: Tensor, rounds: Sequence[PairDraw]) -> tuple[Tensor, Tensor]:
     return torch.stack([first, *(round_.partner for round_ in rounds)]), shares
 
 
-def _weighted(images: Tensor, sources: Tensor, shares: Tensor) -> Tensor:
-    """Weighted sums of images: (R, C, H, W) from sources and shares (k, R) on the device."""
-    factors = shares[..., None, None, None]
-    total = images[sources[0]] * factors[0]
-    for place, factor in zip(sources[1:], factors[1:], strict=True):
+def _on_device(decay: Tensor, steps: Sequence[_Step], images: Tensor) -> tuple[Tensor, list[_Step]]:
+    """Decay and steps on the device of the images, with numbers of their type.
+
+    In two copies, of indices and of numbers: each keeps the host longer than it takes to draw what
+    is in it.
+    """
+    indices = [part for step in steps for part in (step.rows, step.sources, step.box)]
+    numbers = [decay, *(part for step in steps for part in (step.shares, step.ratio))]
+    places = iter(all_to_device(indices, images.device))
+    values = iter(all_to_device(numbers, images.device, images.dtype))
+    return next(values), [
+        _Step(next(places), next(places), next(places), next(values), next(values)) for _ in steps
+    ]
+
+
+def _weighted(images: Tensor, step: _Step) -> Tensor:
+    """Weighted sums of images, (R, C, H, W), by a step on their device."""
+    factors = step.shares[..., None, None, None]
+    total = images[step.sources[0]] * factors[0]
+    for place, factor in zip(step.sources[1:], factors[1:], strict=True):
         total = total.addcmul(images[place], factor)
     return total
 
