@@ -282,3 +282,9 @@ class Reading(TorchDispatchMode):
 def gradients(method: Method) -> dict[str, Tensor]:
     """Of all parameters that have one."""
     return {name: p.grad for name, p in method.named_parameters() if p.grad is not None}
+
+
+def in_float64() -> None:
+    """Also where methods ask for float32: rounding is far below what a mistake would change."""
+    torch.set_default_dtype(torch.float64)
+    torch.Tensor.float = torch.Tensor.double  # type: ignore[method-assign]

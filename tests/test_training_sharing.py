@@ -18,6 +18,7 @@ from unmix import distributed
 from unmix.config import Settings
 from unmix.data import FileImages
 from unmix.distributed import gather_in_first, pace, rank
+from unmix.evaluation.features import NotFiniteError
 from unmix.training.loop import evaluator as evaluators
 from unmix.training.loop.callbacks import Reporter
 from unmix.training.loop.evaluator import Evaluator
@@ -179,3 +180,26 @@ def test_a_run_of_two_measures_the_same_when_one_evaluates_alone(tmp_path: Path)
     together = rows("together", None)
     assert len(together) == 1
     assert together == rows("alone", alone)
+
+
+def test_an_error_in_the_part_of_another_process_ends_all_with_its_line(tmp_path: Path) -> None:
+    def broken(patch: pytest.MonkeyPatch) -> None:
+        original = evaluators.split_features
+
+        def encode(*arguments: Any, **options: Any) -> Any:
+            if rank() == 1:
+                raise NotFiniteError("the features of 3 of 9 images are not finite; x")
+            return original(*arguments, **options)
+
+        patch.setattr(evaluators, "split_features", encode)
+
+    words = [f"--{key}={value}" for key, value in SMALL.items()]
+    words += ["--epochs=2", "--knn_every=1", "--devices=2", "--threads=1", "--logger=none",
+              f"--run={tmp_path / 'run'}"]  # fmt: skip
+    ended = program(["pretrain", *words], tmp_path / "said", devices=2, change=broken)
+    assert ended.wait() == 2
+    lines = (tmp_path / "said").read_text().splitlines()
+    said = [line for line in lines if line.startswith("unmix: error: ")]
+    assert len(said) == 1
+    assert said[0].startswith("unmix: error: the features of 3 of 9 images are not finite; ")
+    assert "Traceback" not in "".join(lines)
