@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from unmix.backbones import TokenEncoder, build
 from unmix.backbones.tokens import patches_of, sine_cosine_positions
 from unmix.errors import UserError
+from unmix.methods import method_class
 
 
 def vit(**options: Any) -> Any:
@@ -104,6 +105,63 @@ def test_attention_within_groups_is_that_of_each_group_alone() -> None:
         keep = (group == g).nonzero().T.expand(2, -1)
         alone = TokenEncoder(model, "mixmim")(images, keep).patches
         torch.testing.assert_close(found[:, group == g], alone)
+
+
+ROTARY = ("vit_small_patch16_dinov3", "vit_small_patch16_rope_mixed_224", "eva02_tiny_patch14_224")
+
+
+def rotary(name: str, **options: Any) -> Any:
+    torch.manual_seed(0)
+    return build(f"timm:{name}", size=16, patch=4, heads=2, depth=2, **options).eval()
+
+
+@pytest.mark.parametrize("size", [16, 24])
+@pytest.mark.parametrize("name", ROTARY)
+def test_rotary_positions_go_with_the_patches_that_are_kept(name: str, size: int) -> None:
+    """All of them are timm's tokens, in any order; some are those that attend to these alone."""
+    model, images = rotary(name), torch.randn(2, 3, size, size)
+    count, prefix = (size // 4) ** 2, model.num_prefix_tokens
+    encoder = TokenEncoder(model, "ibot")
+    close: dict[str, Any] = {"rtol": 1e-4, "atol": 1e-5}
+    whole = model.forward_features(images)
+    whole = model.fc_norm(whole) if isinstance(model.norm, nn.Identity) else whole
+    found = encoder(images)
+    torch.testing.assert_close(torch.cat([found.prefix, found.patches], dim=1), whole)
+    torch.testing.assert_close(found.pooled, model(images))
+    order = torch.stack([torch.randperm(count) for _ in range(2)])
+    shuffled = encoder(images, order)
+    rows = order[:, :, None].expand_as(found.patches)
+    torch.testing.assert_close(shuffled.patches, found.patches.gather(1, rows), **close)
+    keep = order[:, : count // 3]
+    there = torch.zeros(2, prefix + count, dtype=torch.bool)
+    there[:, :prefix] = True
+    there.scatter_(1, keep + prefix, True)
+    masked = model.forward_features(images, attn_mask=there[:, None, None])
+    masked = model.fc_norm(masked) if isinstance(model.norm, nn.Identity) else masked
+    rows = keep[:, :, None].expand(-1, -1, masked.shape[2])
+    expected = masked[:, prefix:].gather(1, rows)
+    torch.testing.assert_close(encoder(images, keep).patches, expected, **close)
+
+
+@pytest.mark.parametrize("name", ROTARY)
+def test_a_transformer_with_rotary_positions_can_do_without_a_class_token(name: str) -> None:
+    model = rotary(name, class_token=False, pooling="average")
+    images = torch.randn(2, 3, 16, 16)
+    assert model.cls_token is None
+    tokens = model.forward_features(images)[:, model.num_prefix_tokens :]
+    torch.testing.assert_close(model(images), tokens.mean(dim=1))
+
+
+@pytest.mark.parametrize("method", ["mae", "ijepa"])
+def test_rotary_positions_stay_the_models_own(method: str) -> None:
+    """Methods whose positions are fixed sines and cosines leave them."""
+    own = dict(rotary(ROTARY[2]).named_parameters())
+    assert own["pos_embed"].requires_grad
+    torch.manual_seed(0)
+    made = method_class(method).build_backbone(
+        f"timm:{ROTARY[2]}", size=16, patch=4, heads=2, depth=2, class_token=True
+    )
+    assert torch.equal(dict(made.named_parameters())["pos_embed"], own["pos_embed"])
 
 
 def test_checkpointed_blocks_have_the_same_gradients() -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from contextlib import suppress
 from typing import Any, cast
 
@@ -162,11 +161,9 @@ def _build_timm(
     try:
         try:
             # Positions are then interpolated where small crops have fewer patches.
-            model = timm.create_model(
-                model_name, **plain, **chosen, img_size=size, dynamic_img_size=True
-            )
+            model = _create(model_name, **plain, **chosen, img_size=size, dynamic_img_size=True)
         except TypeError:  # no vision transformer of this kind
-            model = _of_size(timm.create_model, model_name, size, {**plain, **chosen})
+            model = _of_size(model_name, size, {**plain, **chosen})
     except (AssertionError, ValueError):  # the dimensions are not a multiple of the heads
         if "heads" not in of_vit:
             raise
@@ -192,13 +189,25 @@ def _build_timm(
     return cast(Backbone, model)
 
 
-def _of_size(create: Callable[..., Any], name: str, size: int, options: dict[str, Any]) -> Any:
+def _create(name: str, **options: Any) -> Any:
+    import timm
+
+    try:
+        return timm.create_model(name, **options)
+    except TypeError as error:
+        if "'fc_norm'" not in str(error):
+            raise
+    options["use_fc_norm"] = options.pop("fc_norm")  # what EVA calls it
+    return timm.create_model(name, **options)
+
+
+def _of_size(name: str, size: int, options: dict[str, Any]) -> Any:
     """A network of timm's for images of a size, which most transformers are built for.
 
     Raises:
         UserError: if it cannot be built for that size.
     """
-    model = create(name, **options)
+    model = _create(name, **options)
     if hasattr(model, "set_input_size"):
         model.set_input_size(img_size=size)
     channels = options["in_chans"]
@@ -206,7 +215,7 @@ def _of_size(create: Callable[..., Any], name: str, size: int, options: dict[str
         return model
     own = model.pretrained_cfg.get("input_size", (channels, 224))[-1]
     with suppress(TypeError, AssertionError, ValueError, RuntimeError):
-        model = create(name, **options, img_size=size)
+        model = _create(name, **options, img_size=size)
         if takes_size(model, size, channels):
             return model
     raise UserError(

@@ -40,7 +40,8 @@ class TokenEncoder(nn.Module):
     Positions are interpolated for images of another size than the model was built for, as in timm.
 
     Args:
-        vit: A `timm.models.VisionTransformer`, such as of `unmix.backbones.build`.
+        vit: A `timm.models.VisionTransformer`, or a `timm.models.Eva` (EVA-02, DINOv3), which has
+            rotary positions; such as of `unmix.backbones.build`.
         owner: The method, for messages.
 
     Raises:
@@ -128,10 +129,16 @@ class TokenEncoder(nn.Module):
             x = torch.where(swapped.reshape(*x.shape[:-1], 1), x.flip(0), x)
             group = nn.functional.pad(swapped, (vit.num_prefix_tokens, 0))
             attention = group[:, None, :, None] == group[:, None, None, :]
-        return self.encode(vit._pos_embed(x), keep, attention)
+        placed = vit._pos_embed(x)
+        x, rotary = placed if isinstance(placed, tuple) else (placed, None)
+        return self.encode(x, keep, attention, rotary)
 
     def encode(
-        self, embedded: Tensor, keep: Tensor | None = None, attention: Tensor | None = None
+        self,
+        embedded: Tensor,
+        keep: Tensor | None = None,
+        attention: Tensor | None = None,
+        rotary: Tensor | None = None,
     ) -> Tokens:
         """The rest of the model, from embedded tokens with their positions, (N, P + T, D).
 
@@ -140,15 +147,20 @@ class TokenEncoder(nn.Module):
             keep: As of `forward`.
             attention: True where a token may attend to another, bool (N or 1, 1, L, L) of the L
                 prefix and patch tokens; by default everywhere.
+            rotary: Rotary positions of all patches, as timm has them: (rows * columns, E), or those
+                of each head of each block, (blocks, heads, rows * columns, E).
         """
         vit, prefix = self.vit, self.vit.num_prefix_tokens
         x = embedded
         if keep is not None:
             rows = keep[:, :, None].expand(-1, -1, x.shape[2])
             x = torch.cat([x[:, :prefix], x[:, prefix:].gather(1, rows)], dim=1)
+            rotary = None if rotary is None else _kept(rotary, keep)
         x = vit.norm_pre(x)
         options: dict[str, Any] = {} if attention is None else {"attn_mask": attention}
-        for block in vit.blocks:
+        for number, block in enumerate(vit.blocks):
+            if rotary is not None:
+                options["rope"] = rotary[number] if getattr(vit, "rope_mixed", False) else rotary
             if vit.grad_checkpointing and torch.is_grad_enabled():
                 x = checkpoint(block, x, use_reentrant=False, **options)
             else:
@@ -160,6 +172,13 @@ class TokenEncoder(nn.Module):
         return Tokens(pooled, tokens[:, :prefix], tokens[:, prefix:])
 
 
+def _kept(rotary: Tensor, keep: Tensor) -> Tensor:
+    """Rotary positions of the patches that are kept, in the order of these, for each image."""
+    if rotary.ndim == 2:
+        return rotary[keep][:, None]  # for all heads: (N, 1, T, E)
+    return rotary[:, :, keep].transpose(1, 2)  # of each block: (blocks, N, heads, T, E)
+
+
 def _check(vit: Any, owner: str) -> None:
     """Check that a backbone has tokens that can be dropped.
 
@@ -167,16 +186,17 @@ def _check(vit: Any, owner: str) -> None:
         UserError: if not.
     """
     try:
+        from timm.models.eva import Eva
         from timm.models.vision_transformer import VisionTransformer
     except ImportError:
         kinds: tuple[type, ...] = ()
     else:
-        kinds = (VisionTransformer,)
+        kinds = (VisionTransformer, Eva)
     name, known = type(vit).__name__, isinstance(vit, kinds)
     if not known:
         raise no_patches(owner, name)
     rows, columns = vit.patch_embed.patch_size
-    if rows != columns or not isinstance(vit.patch_drop, nn.Identity):
+    if rows != columns or not isinstance(vit.patch_drop, (nn.Identity, type(None))):
         what = f"patches of {rows} x {columns}" if rows != columns else "a `patch_drop_rate`"
         raise UserError(
             f"{owner} is for square patches that are all there, and this {name} has {what}; leave "
@@ -236,7 +256,12 @@ def sine_cosine_positions(dim: int, rows: int, columns: int) -> Tensor:
 
 @torch.no_grad()
 def fix_positions(encoder: TokenEncoder) -> None:
-    """Give a transformer fixed sine-cosine positions; those of class and register tokens are 0."""
+    """Give a transformer fixed sine-cosine positions; those of class and register tokens are 0.
+
+    One with rotary positions keeps its own.
+    """
+    if getattr(encoder.vit, "rope", None) is not None:
+        return
     positions = encoder.vit.pos_embed
     fixed = sine_cosine_positions(positions.shape[2], *encoder.built_grid)
     positions.zero_()
