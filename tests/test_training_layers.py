@@ -68,6 +68,14 @@ def test_ibot_has_the_rates_of_dinov2_from_scratch() -> None:
     assert {rates[id(p)] for p in head.image.parameters() if p.requires_grad} == {1.0}
 
 
+def test_learned_rotary_positions_are_of_the_embedding() -> None:
+    vit = build("timm:vit_small_patch16_rope_mixed_224", size=16, patch=4, heads=2, depth=2)
+    scales = layer_scales(vit, 0.5)
+    found = {name: scales[p] for name, p in vit.named_parameters()}
+    assert found["rope.freqs"] == found["patch_embed.proj.weight"] == 0.5**3
+    assert {v for name, v in found.items() if name.startswith("norm.")} == {1.0}
+
+
 def test_the_factor_of_patches_needs_no_decay_and_needs_patches() -> None:
     vit = build("timm:vit_tiny_patch16_224", size=32)
     scales = layer_scales(vit, 1.0, 0.2)

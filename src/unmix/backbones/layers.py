@@ -18,7 +18,7 @@ __all__ = ["layer_numbers", "layer_scales", "parameter_groups"]
 _RESNET = re.compile(r"layer(\d+)\.")
 _BLOCK = re.compile(r"blocks\.(\d+)\.")
 # What precedes a transformer's blocks: patches, tokens, positions.
-_EMBEDDING = re.compile(r"(patch_embed|\w+_token|\w*pos_embed|norm_pre)\b")
+_EMBEDDING = re.compile(r"(patch_embed|\w+_token|\w*pos_embed|rope|rel_pos_bias|norm_pre)\b")
 
 
 def layer_scales(
