@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,7 +13,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from unmix.backbones import HalfEncoders
+from unmix.backbones import HalfEncoders, attention_map, build, measuring, takes_size
 from unmix.data import BrokenImage, FileImages, Skipped, read_uint8
 from unmix.errors import UserError
 from unmix.evaluation import accuracy, extract, features, split_features
@@ -44,6 +46,26 @@ def test_every_part_gets_its_own_mode_back_even_after_an_error():
     with pytest.raises(RuntimeError):
         extract(model, [torch.zeros(2, 3, 9, 9)], device="cpu")
     assert [part.training for part in model.modules()] == modes
+
+
+@pytest.mark.parametrize("how", ["extract", "takes_size", "feature_dim", "attention_map"])
+def test_what_a_network_keeps_for_evaluation_is_of_its_last_weights(how):
+    """LeViT keeps its attention biases from the first batch in evaluation mode until `train`."""
+    pytest.importorskip("timm")
+    model = build("timm:levit_128s", size=32)
+    images = torch.randn(2, 3, 32, 32)
+    with suppress(UserError):  # it has no map, but was run for one
+        {
+            "extract": lambda: extract(model, [images], device="cpu"),
+            "takes_size": lambda: takes_size(model, 32),
+            "feature_dim": lambda: measuring._forward(model, 3, 32),
+            "attention_map": lambda: attention_map(model, images),
+        }[how]()
+    for name, parameter in model.named_parameters():
+        if name.endswith("attention_biases"):
+            nn.init.normal_(parameter, std=5)
+    expected = copy.deepcopy(model).train().eval()(images)
+    torch.testing.assert_close(extract(model, [images], device="cpu"), expected)
 
 
 def test_a_method_of_a_module_puts_the_module_in_evaluation_mode(generator):

@@ -14,6 +14,7 @@ from torch.overrides import TorchFunctionMode
 from unmix.backbones.build import is_vit
 from unmix.backbones.half_encoders import HalfEncoders
 from unmix.backbones.maps import patch_rows
+from unmix.backbones.modes import in_evaluation_mode
 from unmix.errors import UserError
 
 __all__ = ["attention_map"]
@@ -45,15 +46,13 @@ def attention_map(
         UserError: if it has no such map.
     """
     parts = [backbone.l, backbone.ab] if isinstance(backbone, HalfEncoders) else [backbone]
-    training = [(module, module.training) for module in backbone.modules()]
-    backbone.eval()
-    try:
-        with torch.compiler.set_stance("force_eager"), ExitStack() as stack:
-            watched = [stack.enter_context(_watching(part)) for part in parts]
-            (encode or backbone)(images)
-    finally:
-        for module, before in training:
-            module.training = before
+    with (
+        in_evaluation_mode(backbone),
+        torch.compiler.set_stance("force_eager"),
+        ExitStack() as stack,
+    ):
+        watched = [stack.enter_context(_watching(part)) for part in parts]
+        (encode or backbone)(images)
     maps = [of_images(tuple(images.shape[2:])) for of_images in watched]
     found = [each for each in maps if each is not None]
     if len(found) < len(parts):
@@ -98,12 +97,14 @@ def _tokens_of(backbone: Any) -> Iterator[_Map]:
     prefix = int(getattr(backbone, "num_prefix_tokens", 0))
     block = backbone.blocks[-1]
     attention = getattr(block, "attn", None) or nn.Identity()
-    has_class = getattr(backbone, "cls_token", None) is not None
+    # CaiT adds its class token after these blocks.
+    has_class = getattr(backbone, "cls_token", None) is not None and prefix > 0
     energy: list[Tensor] = []
     seen = _Attention(slice(0, 1) if has_class else slice(prefix, None))
 
     def keep_energy(_: nn.Module, __: Any, output: Tensor) -> None:
-        energy[:] = [output[:, prefix:].float().square().sum(dim=2)]
+        tokens = output.flatten(1, -2)  # SAM's are rows and columns
+        energy[:] = [tokens[:, prefix:].float().square().sum(dim=2)]
 
     def enter(*_: Any) -> None:
         seen.inside = True

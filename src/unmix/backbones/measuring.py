@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from unmix.backbones.modes import in_evaluation_mode
 from unmix.errors import UserError
 
 __all__ = ["feature_dim"]
@@ -115,14 +116,8 @@ def _forward(backbone: nn.Module, channels: int, side: int) -> Any:
     if nn.parameter.is_lazy(like):  # a size is what it waits for
         like = torch.zeros(())
     devices = [like.device] if like.device.type == "cuda" else []
-    modes = [(part, part.training) for part in backbone.modules()]
-    backbone.eval()
-    try:
-        with torch.random.fork_rng(devices=devices):
-            return backbone(torch.zeros(2, channels, side, side, device=like.device).to(like.dtype))
-    finally:
-        for part, mode in modes:
-            part.training = mode
+    with in_evaluation_mode(backbone), torch.random.fork_rng(devices=devices):
+        return backbone(torch.zeros(2, channels, side, side, device=like.device).to(like.dtype))
 
 
 def _dim_of(output: Any, name: str) -> int:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import nn
 
+from unmix.backbones.modes import in_evaluation_mode
+
 __all__ = ["takes_size"]
 
 
@@ -20,13 +22,9 @@ def takes_size(network: nn.Module, size: int, channels: int = 3) -> bool:
         size: Side of the images in pixels.
         channels: C.
     """
-    training = [(module, module.training) for module in network.modules()]
-    network.eval()
-    try:
-        network(torch.zeros(1, channels, size, size))
-    except (AssertionError, RuntimeError, ValueError, IndexError):
-        return False
-    finally:
-        for module, before in training:
-            module.training = before
+    with in_evaluation_mode(network):
+        try:
+            network(torch.zeros(1, channels, size, size))
+        except (AssertionError, RuntimeError, ValueError, IndexError):
+            return False
     return True

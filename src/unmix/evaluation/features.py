@@ -11,6 +11,7 @@ from itertools import chain
 import torch
 from torch import Tensor, nn
 
+from unmix.backbones.modes import in_evaluation_mode
 from unmix.data import ImageSet
 from unmix.errors import UserError
 from unmix.evaluation.pixels import pixel_batches
@@ -104,15 +105,8 @@ def evaluating(encode: Encode) -> Iterator[None]:
         encode: A module or a method of one; with any other callable nothing changes.
     """
     owner = encode.__self__ if inspect.ismethod(encode) else encode
-    parts = list(owner.modules()) if isinstance(owner, nn.Module) else []
-    modes = [part.training for part in parts]
-    for part in parts:
-        part.training = False
-    try:
+    with in_evaluation_mode(*([owner] if isinstance(owner, nn.Module) else [])):
         yield
-    finally:
-        for part, mode in zip(parts, modes, strict=True):
-            part.training = mode
 
 
 @dataclass(frozen=True)
