@@ -82,15 +82,13 @@ def check_views(settings: Settings, method: Method) -> None:
             f"{'s' if method.views > 1 else ''} of one size; leave it out, or use --method swav, "
             "dino or deepclusterv2."
         )
-    if settings.views.local_crops and is_vit(method.backbone):
+    if settings.views.local_crops and not isinstance(method.backbone, (ResNet, AlexNet)):
         side = settings.views.local_side(settings.run.size or 0)
-        if side % (patch := patch_side(method.backbone)):
+        if is_vit(method.backbone) and side % (patch := patch_side(method.backbone)):
             raise UserError(
                 f"--local_size: patches of {patch} pixels do not fill crops of {side}; use a "
                 f"multiple of {patch}."
             )
-    if settings.views.local_crops and not isinstance(method.backbone, (ResNet, AlexNet)):
-        side = settings.views.local_side(settings.run.size or 0)
         if not takes_size(method.backbone, side):
             raise UserError(
                 f"--local_size: {side} is no size of images that {settings.model.backbone} takes "

@@ -153,7 +153,8 @@ class Evaluator:
         if not self.labeled or not protocols:
             return [], self.features(self.train, together=together)
         assert self.train.classes is not None
-        train, test = self._kept or self._both(together)
+        kept, self._kept = self._kept, None  # of these weights alone
+        train, test = kept or self._both(together)
         measured = evaluate_features(
             train, test, len(self.train.classes), protocols,
             k=self.settings.knn_k, temperature=self.settings.knn_temperature,
