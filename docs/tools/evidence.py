@@ -30,9 +30,10 @@ __all__ = ["block_of", "evidence", "paired_seeds"]
 README = DOCS.parent / "README.md"
 PICTURE = DOCS / "images" / "evidence.png"
 STUDY = DOCS / "evidence" / "augmentation-none"
-AUGMENTED = {
-    "with crops and flips": DOCS / "evidence" / "augmentation-crop-flip",
-    "with full augmentation": DOCS / "evidence" / "augmentation-full",
+AUGMENTATIONS = {
+    "none": STUDY,
+    "crops and flips": DOCS / "evidence" / "augmentation-crop-flip",
+    "full": DOCS / "evidence" / "augmentation-full",
 }
 METHODS = DOCS / "evidence" / "methods-photos"
 CANDIDATE, REFERENCE = "Un-Mix", "plain"
@@ -57,11 +58,6 @@ def _between(results: StudyResults, candidate: str, reference: str) -> list[Comp
     return [each for each in results.comparisons() if (each.candidate, each.reference) == pair]
 
 
-def _verdict(comparison: Comparison) -> str:
-    """In words, without what is compared."""
-    return comparison.words().split(": ", 1)[1]
-
-
 def paired_seeds() -> list[int]:
     """The seeds for which all three conditions were measured."""
     found = read_study(STUDY)
@@ -79,52 +75,61 @@ def evidence(seeds: Sequence[int], base: str = "docs/") -> str:
     results = _results(seeds)
     cost = {row[0]: row[results.columns().index("cost")] for row in results.rows()}
     epochs = {name: results.of(name)[0]["epochs"] for name in (CANDIDATE, EQUAL)}
-    lines = []
-    for reference, how in (
-        (REFERENCE, "equal epochs"),
-        (EQUAL, f"equal compute ({epochs[EQUAL]} epochs without mixtures)"),
-    ):
-        for comparison in _between(results, CANDIDATE, reference):
-            values = [
-                results.accuracies(name, comparison.protocol) for name in (CANDIDATE, reference)
-            ]
-            means = [sum(each.values()) / len(each) for each in values]
-            lines.append(
-                f"- {how}, {TITLES[comparison.protocol]}: {means[0]:.1f}% against "
-                f"{means[1]:.1f}%,\n  {_verdict(comparison)}"
-            )
-    lines += [
-        f"- {CHEAP} (`--unmix_rule imix`) against {REFERENCE}, at the same cost, "
-        f"{TITLES[comparison.protocol]}:\n  {_verdict(comparison)}"
-        for comparison in _between(_results(CHEAP_SEEDS), CHEAP, REFERENCE)
-    ]
-    augmented = [
-        f"- {how}, {TITLES[comparison.protocol]}:\n  {_verdict(comparison)}"
-        for how, folder in AUGMENTED.items()
-        for comparison in _between(_results(seeds, folder), CANDIDATE, REFERENCE)
-    ]
     settings = results.of(CANDIDATE)[0]["settings"]
     where = (
         f"CIFAR-10, {settings['limit']:,} training images, all 10,000 test images,\n"
         f"ResNet-10 of width 0.25, {epochs[CANDIDATE]} epochs; a step with Un-Mix costs "
         f"{cost[CANDIDATE].removesuffix('x')} times as much"
     )
-    parts = [
-        f"![Accuracy of each seed with and without Un-Mix]({base}images/evidence.png)",
-        f"**MoCo without augmentation, {CANDIDATE} against {REFERENCE}** ({where}):",
-        "\n".join(lines),
-        "The same where images are augmented, at equal epochs:",
-        "\n".join(augmented),
-        f"Points that {CANDIDATE} adds without augmentation to each of six methods, at equal "
-        "epochs\n"
-        f"({len(seeds)} paired seeds on photographs; 95% interval; bold: significant, each method "
-        "a comparison\nof its own):",
-        of_methods(seeds),
-        f"All conditions: [Results]({base}results.md), or "
-        "`unmix study show docs/evidence/augmentation-none`.\n"
-        f"The [plan]({base}evidence/plan.md) was written before the runs.",
-    ]
-    return "\n\n".join(parts)
+    return "\n\n".join(
+        [
+            f"![Accuracy of each seed with and without Un-Mix]({base}images/evidence.png)",
+            f"**Points that a mixture adds to MoCo** ({where}; 95% interval; bold: significant,\n"
+            "the i-Mix rows after Holm's correction for three mixtures):",
+            of_augmentations(seeds, epochs[EQUAL]),
+            f"**Points that {CANDIDATE} adds to each of six methods without augmentation** "
+            f"(photographs, {len(seeds)} paired\nseeds, equal epochs; bold: significant, each "
+            "method a comparison of its own):",
+            of_methods(seeds),
+            f"All conditions: [Results]({base}results.md), or "
+            "`unmix study show docs/evidence/augmentation-none`.\n"
+            f"The [plan]({base}evidence/plan.md) was written before the runs.",
+        ]
+    )
+
+
+def _shown(comparison: Comparison) -> str:
+    """The mean difference and its interval, bold if it decides."""
+    assert comparison.result is not None and comparison.result.interval is not None
+    low, high = comparison.result.interval
+    shown = f"{comparison.result.mean:+.1f} ({low:+.1f} to {high:+.1f})"
+    return f"**{shown}**" if comparison.outcome in ("better", "worse") else shown
+
+
+def of_augmentations(seeds: Sequence[int], longer: int) -> str:
+    """What Un-Mix and i-Mix add to MoCo under each augmentation, at equal epochs and compute.
+
+    Args:
+        seeds: The paired seeds of Un-Mix.
+        longer: Epochs of the plain runs at equal compute.
+    """
+    kinds = (
+        (CANDIDATE, REFERENCE, "equal epochs", seeds),
+        (CANDIDATE, EQUAL, f"equal compute ({longer} epochs)", seeds),
+        (f"{CHEAP} (`--unmix_rule imix`)", REFERENCE, "equal epochs and compute", CHEAP_SEEDS),
+    )
+    rows = []
+    for augmentation, folder in AUGMENTATIONS.items():
+        for name, reference, how, own in kinds:
+            pairs = _between(_results(own, folder), name.partition(" (")[0], reference)
+            by = {each.protocol: each for each in pairs if each.result is not None}
+            if by:
+                count = max(each.result.pairs for each in by.values() if each.result is not None)
+                rows.append(
+                    (augmentation, name, how, str(count), *(_shown(by[p]) for p in TITLES))
+                )
+    head = ("augmentation", "mixture", "against plain MoCo at", "paired seeds", *TITLES.values())
+    return table(head, rows)
 
 
 def of_methods(seeds: Sequence[int]) -> str:
@@ -133,11 +138,8 @@ def of_methods(seeds: Sequence[int]) -> str:
     rows: dict[str, dict[str, str]] = {}
     for c in results.comparisons():
         if c.result is not None and c.result.interval is not None:
-            low, high = c.result.interval
-            shown = f"{c.result.mean:+.1f} ({low:+.1f} to {high:+.1f})"
-            told = c.outcome in ("better", "worse")
             name = c.candidate.partition(",")[0]
-            rows.setdefault(name, {})[c.protocol] = f"**{shown}**" if told else shown
+            rows.setdefault(name, {})[c.protocol] = _shown(c)
     head = ("method", *TITLES.values())
     return table(head, [(name, *(by[p] for p in TITLES)) for name, by in rows.items()])
 
