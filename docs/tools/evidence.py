@@ -99,8 +99,9 @@ def evidence(seeds: Sequence[int], base: str = "docs/") -> str:
 
 
 def _shown(comparison: Comparison) -> str:
-    """The mean difference and its interval, bold if it decides."""
-    assert comparison.result is not None and comparison.result.interval is not None
+    """The mean difference and its interval, bold if it decides; a dash if there is no interval."""
+    if comparison.result is None or comparison.result.interval is None:
+        return "-"
     low, high = comparison.result.interval
     shown = f"{comparison.result.mean:+.1f} ({low:+.1f} to {high:+.1f})"
     return f"**{shown}**" if comparison.outcome in ("better", "worse") else shown
@@ -122,12 +123,9 @@ def of_augmentations(seeds: Sequence[int], longer: int) -> str:
     for augmentation, folder in AUGMENTATIONS.items():
         for name, reference, how, own in kinds:
             pairs = _between(_results(own, folder), name.partition(" (")[0], reference)
-            by = {each.protocol: each for each in pairs if each.result is not None}
-            if by:
-                count = max(each.result.pairs for each in by.values() if each.result is not None)
-                rows.append(
-                    (augmentation, name, how, str(count), *(_shown(by[p]) for p in TITLES))
-                )
+            by = {each.protocol: each for each in pairs}
+            count = str(max((each.result.pairs for each in pairs if each.result), default=0))
+            rows.append((augmentation, name, how, count, *(_shown(by[p]) for p in TITLES)))
     head = ("augmentation", "mixture", "against plain MoCo at", "paired seeds", *TITLES.values())
     return table(head, rows)
 
@@ -137,9 +135,8 @@ def of_methods(seeds: Sequence[int]) -> str:
     results = _results(seeds, METHODS)
     rows: dict[str, dict[str, str]] = {}
     for c in results.comparisons():
-        if c.result is not None and c.result.interval is not None:
-            name = c.candidate.partition(",")[0]
-            rows.setdefault(name, {})[c.protocol] = _shown(c)
+        name = c.candidate.partition(",")[0]
+        rows.setdefault(name, {})[c.protocol] = _shown(c)
     head = ("method", *TITLES.values())
     return table(head, [(name, *(by[p] for p in TITLES)) for name, by in rows.items()])
 
