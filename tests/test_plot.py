@@ -14,19 +14,16 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import hypothesis
 import numpy as np
 import pytest
 import torch
-from hypothesis import strategies as st
 from matplotlib.figure import Figure
 from PIL import Image
 
 from runs import TINY_RUN
-from unmix.backbones import attention_map, build
+from unmix.backbones import build
 from unmix.commands import load_method, plot
 from unmix.commands.plot import Plot
-from unmix.commands.plots.attention import overlay, smallest_half
 from unmix.commands.plots.instances import Instances, probabilities_of
 from unmix.commands.plots.registry import DRAW
 from unmix.commands.plots.softmax import without_softmax
@@ -383,40 +380,6 @@ def test_without_classes_an_image_is_not_its_own_neighbor(unlabeled: Path, tmp_p
     assert len(rows) == 15
     assert all(row["image"] != row["neighbor"] for row in rows)
     assert all(row["class"] == "" for row in rows)
-
-
-@pytest.mark.usefixtures("unrendered")
-def test_attention_is_that_of_the_prepared_images(runs: Path, tmp_path: Path):
-    found = drawn(tmp_path, "attention", runs / "plain", runs / "insdis", images=9, width="column")
-    settings = RunFolder(runs / "plain").settings().run
-    test = load_split(settings, "test")
-    for name, label in (("plain", "MoCo"), ("insdis", "InsDis")):
-        encoder = load_encoder(runs / name)
-        rows = [row for row in table(found) if row["run"] == label]
-        for index in {int(row["image"]) for row in rows}:
-            pixels = test.images[index][None]  # type: ignore[attr-defined]
-            expected = attention_map(encoder.backbone, encoder.views.plain(pixels))[0]
-            got = [float(row["share"]) for row in rows if int(row["image"]) == index]
-            assert got == pytest.approx((expected / expected.sum()).flatten().tolist(), abs=1e-4)
-    assert len({row["image"] for row in table(found)}) == 9
-
-
-@hypothesis.given(st.lists(st.floats(0, 1e3), min_size=1, max_size=40).filter(sum))
-def test_half_of_a_map_is_on_its_largest_cells(cells: list[float]):
-    share = smallest_half(torch.tensor(cells, dtype=torch.float64))
-    assert 0 < share <= 0.5 + 1e-9
-    most = sorted(cells, reverse=True)
-    full = int(share * len(cells) + 1e-9)
-    assert sum(most[:full]) <= sum(cells) / 2 * (1 + 1e-6)
-    assert sum(most[: full + 1]) >= sum(cells) / 2 * (1 - 1e-6)
-    assert smallest_half(torch.ones(len(cells))) == pytest.approx(0.5)
-
-
-def test_the_overlay_is_bright_where_the_map_is_largest():
-    gray = torch.full((3, 8, 8), 128, dtype=torch.uint8)
-    seen = overlay(gray, torch.tensor([[0.0, 0.0], [0.0, 1.0]])).float().mean(dim=0)
-    assert seen[7, 7] == seen.max() > seen[0, 0] == seen.min()
-    assert torch.equal(overlay(gray, torch.zeros(2, 2)), overlay(gray, torch.zeros(3, 3)))
 
 
 @pytest.mark.usefixtures("unrendered")

@@ -8,7 +8,7 @@ from unmix.backbones.checkpointing import checkpoint_activations
 from unmix.backbones.half_encoders import HalfEncoders
 from unmix.backbones.heads import linear_head, mlp, mlp_head
 from unmix.backbones.layers import layer_numbers, layer_scales, parameter_groups
-from unmix.backbones.maps import check_feature_map, feature_map
+from unmix.backbones.maps import check_feature_map, dense_features, feature_map
 from unmix.backbones.measuring import feature_dim
 from unmix.backbones.parts import pooled_apart, why_not_in_parts
 from unmix.backbones.resnet import RESNETS, ResNet
@@ -41,6 +41,7 @@ __all__ = [
     "check_stem",
     "checkpoint_activations",
     "convert_split_batch_norm",
+    "dense_features",
     "draws_in_training",
     "encode_in_splits",
     "feature_dim",

@@ -13,7 +13,7 @@ from torch.overrides import TorchFunctionMode
 
 from unmix.backbones.build import is_vit
 from unmix.backbones.half_encoders import HalfEncoders
-from unmix.backbones.maps import patch_rows
+from unmix.backbones.maps import hooks, last_map, patch_rows
 from unmix.backbones.modes import in_evaluation_mode
 from unmix.errors import UserError
 
@@ -72,23 +72,8 @@ def _watching(backbone: nn.Module) -> AbstractContextManager[_Map]:
 
 @contextmanager
 def _feature_map_of(backbone: nn.Module) -> Iterator[_Map]:
-    """Of tokens after the last feature map, as of a transformer, the places are not known."""
-    last: list[Tensor | None] = [None]
-    width = getattr(backbone, "num_features", None)  # of timm's networks
-
-    def keep(_: nn.Module, __: Any, output: Any) -> None:
-        if not isinstance(output, Tensor) or output.ndim not in (3, 4):
-            return
-        if output.ndim == 3:
-            last[0] = None if output.shape[1] > 1 else last[0]
-            return
-        if output.shape[1] != width and output.shape[3] == width:
-            output = output.permute(0, 3, 1, 2)
-        if output.shape[2] * output.shape[3] > 1:
-            last[0] = output.float().square().sum(dim=1)
-
-    with _hooks(*(module.register_forward_hook(keep) for module in backbone.modules())):
-        yield lambda _: last[0]
+    with last_map(backbone, lambda output: output.float().square().sum(dim=1)) as found:
+        yield lambda _: found[0]
 
 
 @contextmanager
@@ -127,7 +112,7 @@ def _tokens_of(backbone: Any) -> Iterator[_Map]:
     dropped = getattr(attention, "attn_drop", None)
     with (
         seen,
-        _hooks(
+        hooks(
             block.register_forward_hook(keep_energy),
             attention.register_forward_pre_hook(enter),
             attention.register_forward_hook(leave),
@@ -179,12 +164,3 @@ class _Attention(TorchFunctionMode):
         """Take the weights (N, heads, L, L) where they are computed one by one."""
         if weights.ndim == 4 and weights.shape[2] == weights.shape[3]:
             self.weights = weights[:, :, self.queries].float().mean(dim=(1, 2))
-
-
-@contextmanager
-def _hooks(*handles: Any) -> Iterator[None]:
-    try:
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()

@@ -77,6 +77,12 @@ FIGURES: dict[str, FigureFacts] = {
         "finished runs on the same images, of transformers or convolutional networks",
         ("images", "seed", "data", *_ENCODED), 4,
     ),
+    "patches": FigureFacts(
+        "which places of images an encoder takes as alike: principal components as colors",
+        "DINOv2, Figure 1",
+        "finished runs on the same images, of transformers or convolutional networks",
+        ("images", "seed", "data", *_ENCODED), 4,
+    ),
     "views": FigureFacts(
         "views and mixtures by a run's settings, with their weights", "", "one run",
         ("images", "seed", "data_dir"), 1,
@@ -92,7 +98,8 @@ _SYNONYMS = {
     "neighbours": "neighbors", "nearest": "neighbors", "t-sne": "tsne", "histograms": "weights",
     "histogram": "weights", "mixtures": "views", "confusion_matrix": "confusion", "curves": "loss",
     "attention_map": "attention", "attention_maps": "attention", "saliency": "attention",
-    "softness": "predictions", "figure1": "softmax", "figure2": "accuracy",
+    "pca": "patches", "components": "patches", "softness": "predictions",
+    "figure1": "softmax", "figure2": "accuracy",
     "figure3": "predictions",
 }  # fmt: skip
 

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -13,82 +12,39 @@ from torch.nn import functional as F
 
 from unmix.backbones import attention_map, is_vit
 from unmix.commands.plots.drawn import Drawn, Request
-from unmix.commands.plots.opened import OpenRun, chosen_images, images_of, open_runs
-from unmix.data import read_uint8
-from unmix.errors import UserError, check_number
-from unmix.figures.embedding import name_of
-from unmix.figures.pictures import Picture, PictureRow, picture_grid
-from unmix.figures.widths import inches
-from unmix.hardware.threads import CoreMeter
-from unmix.names import shown
-from unmix.training.console import quiet_libraries
+from unmix.commands.plots.opened import OpenRun
+from unmix.commands.plots.positions import at_positions
+from unmix.figures.pictures import Picture, picture_grid
 
 __all__ = ["attention", "overlay", "smallest_half"]
 
-_MOST, _LETTERS = 24, 13
-_NARROW = 5  # inches
 _COLORS, _SHARE = "inferno", 0.6
 
 
 def attention(request: Request) -> Drawn:
     """For a few test images where each encoder looks, as colors over the image."""
-    columns = 8 if inches(request.width) > _NARROW else 5
-    count = request.option("images", columns)
-    check_number("images", count, at_least=1, at_most=_MOST)
-    quiet_libraries()
-    cores = CoreMeter()
-    runs = open_runs(request)
-    images = images_of(runs, request, "the figure attention")
-    test, classes = images[0].test, images[0].classes
-    chosen = chosen_images(test, count, request.option("seed"))
-    kept, maps = torch.empty(0, dtype=torch.long), []
-    pictures: list[Tensor] = []
-    for opened in runs:
-        pixels, kept = read_uint8(test, chosen, opened.run.encoder.views.size)
-        if not len(kept):
-            raise UserError(f"{test.name}: none of the images to show can be read.")
-        with opened.computing(request, cores):
-            maps.append(_map_of(opened, pixels))
-        pictures.append(pixels.cpu())
-    names = [
-        "" if test.labels is None else name_of(int(test.labels[i]), classes or (), _LETTERS)
-        for i in kept
+    found = at_positions(request, _map_of, "a vision transformer or of a convolutional network")
+    cells = [
+        [
+            Picture(overlay(pixels, seen), f"half on {smallest_half(seen):.0%}")
+            for pixels, seen in zip(pictures, maps, strict=True)
+        ]
+        for pictures, maps in zip(found.pictures, found.maps, strict=True)
     ]
-    rows: list[PictureRow] = []
-    for some in torch.arange(len(kept)).split(columns):
-        first = [Picture(pictures[0][i], names[i]) for i in some]
-        rows.append(PictureRow("", first, apart=bool(rows)))
-        for opened, seen, own in zip(runs, maps, pictures, strict=True):
-            cells = [
-                Picture(overlay(own[i], seen[i]), f"half on {smallest_half(seen[i]):.0%}")
-                for i in some
-            ]
-            rows.append(PictureRow(opened.label, cells))
-    words = images[0].words
     caption = (
-        f"{words[0].upper()}{words[1:]}, and below each where an encoder looks: "
-        f"{_words(runs, maps)}, interpolated. Below each map the smallest part of the image "
-        "that has half of it; 50% if all cells are alike."
+        f"{found.words}, and below each where an encoder looks: "
+        f"{_words(found.runs, found.maps)}, interpolated. Below each map the smallest part of the "
+        "image that has half of it; 50% if all cells are alike."
     )
-    figure = picture_grid(rows, caption=caption, **request.how)
-    table = list(_table(runs, maps, kept, [""] * len(kept) if test.labels is None else [
-        (classes or ())[int(test.labels[i])] for i in kept
-    ]))  # fmt: skip
-    return Drawn(figure, ["run", "image", "class", "row", "column", "share"], table, caption)
+    figure = picture_grid(found.rows(cells), caption=caption, **request.how)
+    columns = ["run", "image", "class", "row", "column", "share"]
+    return Drawn(figure, columns, list(found.table()), caption)
 
 
-def _map_of(opened: OpenRun, pixels: Tensor) -> Tensor:
+def _map_of(opened: OpenRun, prepared: Tensor) -> Tensor:
     """Where an encoder looks, (N, rows, columns) of sum 1."""
     encoder = opened.run.encoder
-    device = next(encoder.parameters()).device
-    prepared = encoder.views.plain(pixels.to(device))
-    try:
-        found = attention_map(encoder.backbone, prepared, encoder.features).cpu()
-    except UserError as error:
-        raise UserError(
-            f"{shown(opened.path)}: {error.message.partition(';')[0]}; give runs of a vision "
-            "transformer or of a convolutional network."
-        ) from None
+    found = attention_map(encoder.backbone, prepared, encoder.features)
     return found / found.sum(dim=(1, 2), keepdim=True).clamp_min(torch.finfo(torch.float32).tiny)
 
 
@@ -138,13 +94,3 @@ def smallest_half(seen: Tensor) -> float:
     before = torch.cat([parts.new_zeros(1), parts.cumsum(0)])
     full = int((before[1:] < half).sum())
     return float((full + (half - before[full]) / parts[full]) / len(parts))
-
-
-def _table(
-    runs: list[OpenRun], maps: list[Tensor], kept: Tensor, names: list[str]
-) -> Iterator[list[Any]]:
-    for opened, seen in zip(runs, maps, strict=True):
-        for number, index in enumerate(kept.tolist()):
-            for row, cells in enumerate(seen[number].tolist()):
-                for column, share in enumerate(cells):
-                    yield [opened.label, index, names[number], row, column, share]

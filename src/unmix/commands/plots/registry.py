@@ -10,6 +10,7 @@ from unmix.commands.plots.confusion import confusion
 from unmix.commands.plots.drawn import Drawn, Request
 from unmix.commands.plots.embedded import tsne, umap
 from unmix.commands.plots.neighbors import neighbors
+from unmix.commands.plots.patches import patches
 from unmix.commands.plots.predictions import predicted
 from unmix.commands.plots.softmax import softmax
 from unmix.commands.plots.views import views
@@ -28,6 +29,7 @@ DRAW: dict[str, Callable[[Request], Drawn]] = {
     "weights": weights,
     "neighbors": neighbors,
     "attention": attention,
+    "patches": patches,
     "views": views,
     "confusion": confusion,
 }
