@@ -92,7 +92,7 @@ def plot(
         protocol: accuracy: the protocol, by default linear or else kNN; confusion: linear or knn.
         against: accuracy: epochs, or time (of training).
         images: Number of images: of softmax 256, tsne and umap 2000, neighbors and views
-            6, attention 8.
+            6, attention and patches 8.
         perplexity: tsne: the perplexity, by default 30.
         neighbors: umap: the number of neighbors, by default 15.
         min_dist: umap: the minimum distance of points, by default 0.1.
@@ -101,7 +101,8 @@ def plot(
         layers: weights: names of layers, such as layer1.0.conv1; by default six.
         features: The backbone's pooled features (default), or the projector's.
         seed: Of all random numbers of the figure, by default 0.
-        data: tsne, umap, neighbors, attention, confusion: another data set than the pretraining's.
+        data: tsne, umap, neighbors, attention, patches, confusion: another data set than the
+            pretraining's.
         data_dir: Folder of the data set's files.
         device: auto (default), cpu, cuda or mps.
         threads: Number of CPU threads; by default the number of free cores.
