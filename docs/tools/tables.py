@@ -13,22 +13,25 @@ import re
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 DOCS = Path(__file__).resolve().parents[1]
 if __name__ == "__main__":
     sys.path[:0] = [str(DOCS), str(DOCS.parent / "src")]
 
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
-    from unmix.studies import StudyResults
-
 from tools.markdown import table  # noqa: E402
 from tools.protocols import fine_tuning, probes  # noqa: E402
 from tools.registry import README, choices, features, methods, readme  # noqa: E402
+from tools.studies import (  # noqa: E402
+    ANSWER_PICTURE,
+    answer,
+    answer_figure,
+    answer_picture,
+    study,
+    verdicts,
+)
 
-__all__ = ["ANSWER_PICTURE", "answer_picture", "fill_tables", "pages"]
+__all__ = ["fill_tables", "pages"]
 
 BLOCK = re.compile(
     r"^(?P<head><!-- table: (?P<name>[\w-]+)(?: (?P<of>[\w-]+))? -->)$"
@@ -202,106 +205,6 @@ def gpu(card: str) -> str:
         )
     head = ("run", "images/s", "views", "mixture", "forward", "backward", "optimizer", "step, ms")
     return table((*head, "peak memory"), rows)
-
-
-def study(name: str) -> str:
-    """What the shipped cells of a study of the evidence show so far."""
-    found = _study(name)
-    return "Not measured yet." if found is None else found.markdown().rstrip()
-
-
-def verdicts(name: str) -> str:
-    """The verdicts of a study of the evidence."""
-    found = _study(name)
-    return "Not measured yet." if found is None else "\n".join(f"- {v}" for v in found.verdicts())
-
-
-EVIDENCE = DOCS / "evidence"
-ANSWER_PICTURE = DOCS / "images" / "answer.png"
-# The question of docs/evidence/plan.md, from the least augmentation to the most.
-ANSWER = {
-    "augmentation-none": "Without augmentation",
-    "augmentation-crop-flip": "With crops and flips alone",
-    "augmentation-full": "With full augmentation",
-}
-PROTOCOL_TITLES = {"knn": "kNN", "linear": "linear probe"}
-_OUTCOMES = {
-    "better": "better", "worse": "worse", "no difference": "not distinguishable",
-    "undecided": "undecided", "too few": "undecided, with too few seeds,",
-}  # fmt: skip
-
-
-def answer() -> str:
-    """What Un-Mix adds to MoCo under each augmentation, in the words of the studies' verdicts."""
-    lines = []
-    for name, title in ANSWER.items():
-        found = _study(name)
-        primary = [] if found is None else [c for c in found.comparisons() if c.family == "primary"]
-        if found is None or all(c.result is None for c in primary):
-            lines.append(f"- **{title}**: not measured yet.")
-            continue
-        verdicts = [f"{PROTOCOL_TITLES[c.protocol]} {c.verdict()}" for c in primary]
-        equal = [
-            f"{PROTOCOL_TITLES[c.protocol]} {c.verdict()}"
-            for c in found.comparisons()
-            if c.family == "equal compute" and c.result is not None
-        ]
-        more = f" At equal compute: {'; '.join(equal)}." if equal else ""
-        lines.append(f"- **{title}**, Un-Mix against plain MoCo: {'; '.join(verdicts)}.{more}")
-    return f"{_lead()}\n\n" + "\n".join(lines)
-
-
-def _lead() -> str:
-    """In which cases Un-Mix is better, worse, or neither, in one sentence."""
-    outcomes: dict[str, dict[str, list[str]]] = {}
-    for name, title in ANSWER.items():
-        found = _study(name)
-        for c in [] if found is None else found.comparisons():
-            if c.family == "primary" and c.result is not None:
-                cases = outcomes.setdefault(_OUTCOMES[c.outcome], {})
-                case = f"{title[0].lower()}{title[1:]}"
-                cases.setdefault(case, []).append(PROTOCOL_TITLES[c.protocol])
-    if not outcomes:
-        return "**Nothing was measured yet.**"
-    parts = []
-    for outcome, cases in outcomes.items():
-        each = [f"{case} ({' and '.join(by)})" for case, by in cases.items()]
-        parts.append(f"{outcome} {', '.join(each)}")
-    return f"**MoCo with Un-Mix, compared with MoCo alone, is {'; '.join(parts)}.**"
-
-
-def answer_figure() -> str:
-    """The picture of the cells behind `answer`."""
-    alt = "Accuracy of MoCo, plain and with Un-Mix, by augmentation; one dot per seed, and means."
-    return f"![{alt}](images/{ANSWER_PICTURE.name})"
-
-
-def answer_picture() -> Figure:
-    """The cells behind `answer`, a dot for each seed."""
-    from unmix.figures.paired import paired_dots
-
-    found = {title: study for name, title in ANSWER.items() if (study := _study(name)) is not None}
-    shown = ("plain", "Un-Mix", "plain at Un-Mix's compute")
-    rows = {
-        f"{title} top-1 (%)": {
-            augmentation: {
-                condition: values
-                for condition in shown
-                if (values := study.accuracies(condition, protocol))
-            }
-            for augmentation, study in found.items()
-            if study.cells
-        }
-        for protocol, title in PROTOCOL_TITLES.items()
-    }
-    return paired_dots(rows)
-
-
-def _study(name: str) -> StudyResults | None:
-    from unmix.studies import read_study
-
-    folder = EVIDENCE / name
-    return read_study(folder) if (folder / "study.yaml").is_file() else None
 
 
 def matrix_results() -> str:

@@ -181,18 +181,20 @@ class StudyResults:
         return found
 
     def markdown(self) -> str:
-        """The verdicts and what they cost, then the table; without times where none is known."""
+        """The verdicts and what they cost, then the table."""
         costs = filter(None, (self.findings.cost(*pair) for pair in self.findings.compared))
         first = (*self.verdicts(), *costs, *self.notes())
+        return "\n".join([*(f"- {line}" for line in first), "", self.table()]) + "\n"
+
+    def table(self) -> str:
+        """The conditions as a table of Markdown, without times where none is known."""
         columns = [
             column
             for column in zip(self.columns(), *self.rows(), strict=True)
             if column[0] != "time per run" or any(text != DASH for text in column[1:])
         ]
         head, *rows = zip(*columns, strict=True)
-        lines = [*(f"- {line}" for line in first), "", _row(head)]
-        lines += [_row(["---"] * len(columns)), *map(_row, rows)]
-        return "\n".join(lines) + "\n"
+        return "\n".join([_row(head), _row(["---"] * len(columns)), *map(_row, rows)])
 
 
 def _seconds(cells: Sequence[Mapping[str, Any]]) -> list[float]:
