@@ -78,7 +78,7 @@ EXTRA: dict[str, dict[str, Any]] = {
     "swav": {"local_crops": 2},
     "dino": {"local_crops": 2},
     "distill": {"match": "similarities"},
-    **dict.fromkeys(("ibot", "ijepa", "mae"), VIT),
+    **dict.fromkeys(("ibot", "ijepa", "mae", "simmim"), VIT),
 }
 # What mixtures need that others do not.
 MIXTURE_EXTRA: dict[str, dict[str, Any]] = {

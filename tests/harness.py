@@ -48,6 +48,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "ressl": {"dim": 16, "hidden": 16, "queue_size": 32},
     "simclr": {"dim": 16},
     "simdino": {"dim": 16, "hidden": 16},
+    "simmim": {"mask_side": 1},
     "simsiam": {"dim": 16, "hidden": 16, "predictor_hidden": 8},
     "swav": {"dim": 16, "hidden": 16, "prototypes": 6, "queue_size": 16, "queue_from_epoch": 0,
              "freeze_prototypes_steps": 0},
@@ -135,7 +136,7 @@ class Tiny(nn.Module):
 
 
 # The methods whose loss is by the patches of a vision transformer.
-OF_PATCHES = {"ibot", "ijepa", "mae", "simdino-v2"}
+OF_PATCHES = {"ibot", "ijepa", "mae", "simdino-v2", "simmim"}
 
 
 class TinyViT(VisionTransformer):

@@ -94,7 +94,7 @@ def can_be_exchanged(name: str, rule: str) -> bool:
 
     Nor with the slip of the released SwAV code, which is that the prediction is not exchanged.
     """
-    drawn = name in {"ibot", "ijepa", "mae", "wmse"} or (
+    drawn = name in {"ibot", "ijepa", "mae", "simmim", "wmse"} or (
         name in {"insdis", "cmc", "pirl"} and rule in {"imix", "mixco"}
     )
     return not (drawn or RULES[rule].partner_view or rule == "swav_released")
@@ -116,7 +116,7 @@ def test_exchanging_the_images_and_the_weights_changes_nothing(name: str, rule: 
 # Forwards of the trained backbone in a clean step; with small crops one for each size.
 CLEAN = {
     "cmc": 1, "mae": 1, "insdis": 1, "ressl": 1, "tico": 1, "densecl": 1, "distill": 1,
-    "ibot": 4, "ijepa": 1,
+    "ibot": 4, "ijepa": 1, "simmim": 1,
 }  # fmt: skip
 # Those of clean views beside a mixture that replaces the clean loss: with and without a graph.
 REPLACED = {
@@ -126,7 +126,7 @@ REPLACED = {
     "nnclr": (0, 2), "pirl": (1, 1), "simclr": (1, 0), "simsiam": (0, 2), "swav": (1, 0),
     "vicreg": (1, 0), "wmse": (1, 0), "ressl": (0, 0), "tico": (1, 0),
     "nnbyol": (0, 0), "all4one": (2, 0), "densecl": (0, 0),
-    "simdino": (1, 0),
+    "simdino": (1, 0), "simmim": (0, 0),
 }  # fmt: skip
 # The loss of the perturbed first view needs the clean queries of the others.
 IMAGE_SPACE = REPLACED | {

@@ -23,7 +23,7 @@ from unmix.mixtures import PairDraw
 
 # A process draws its own negatives, tiles and sub-batches, so there the numbers must differ; their
 # losses are checked to be finite and their memories to be the same on both.
-DRAWN = {"insdis", "cmc", "pirl", "wmse", "mae", "ibot", "ijepa"}
+DRAWN = {"insdis", "cmc", "pirl", "wmse", "mae", "ibot", "ijepa", "simmim"}
 OPTIONS: dict[str, dict[str, Any]] = {"swav": {"queue_size": 0}}
 
 

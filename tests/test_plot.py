@@ -435,7 +435,7 @@ def test_the_weights_before_training_are_those_that_a_method_began_with(name: st
     if name == "distill":
         own["teacher"] = "torchvision:resnet18"
     words = {"method": name, "data": "digits", **SMALL, **own}
-    if name in ("mae", "ibot", "ijepa"):
+    if name in ("mae", "ibot", "ijepa", "simmim"):
         words |= vit
     settings, _ = settings_for(words)
     run = RunFolder(tmp_path)

@@ -29,6 +29,7 @@ AT_LEAST = {
     "moco", "insdis", "cmc", "simclr", "byol", "simsiam", "swav", "barlow", "vicreg", "wmse",
     "nnclr", "mocov3", "dino", "pirl", "deepclusterv2", "lejepa",
     "ressl", "tico", "nnbyol", "all4one", "densecl", "simdino", "mae", "ibot", "ijepa",
+    "simmim",
 }  # fmt: skip
 SIDES = {
     "cifar10": 32, "cifar100": 32, "stl10": 64, "tiny-imagenet": 64, "imagenet100": 224,

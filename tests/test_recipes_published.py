@@ -120,6 +120,9 @@ OURS: list[tuple[str, str, str]] = [
     ),
     ("mae-imagenet100", "epochs batch_size", "chosen: no source has settings for it"),
     ("mae-mixmim-imagenet", "backbone", "ViT-B for a Swin transformer of its own"),
+    ("simmim", "backbone", "ViT-S, where ViT-B is published"),
+    ("simmim-[cst]*", "backbone patch batch_size", "chosen for 64 patches an image"),
+    ("simmim-imagenet100", "epochs batch_size", "chosen: no source has settings for it"),
     ("tico-imagenet100", "epochs batch_size", "solo-learn's for this data set"),
     ("lejepa-[cst]*", "blur_p", "none at 32 pixels, as in solo-learn's recipes for CIFAR"),
 ]
@@ -142,6 +145,8 @@ BY: dict[str, Callable[[Any, Mapping[str, Any]], Any]] = {
     "published / steps of an epoch": lambda p, w: p / steps(w),
     "published x steps of an epoch": lambda p, w: p * steps(w),
     "1 / dim, cut to so many digits": lambda p, w: int(10**p / w["dim"]) / 10**p,
+    "x batch / 512": lambda p, w: p * w["batch_size"] / 512,
+    "published / 16, its patches": lambda p, w: p // 16,
     "x batch / 2048": lambda p, w: p * w["batch_size"] / 2048,
     "devices": lambda p, w: p,
     "1 is yes": lambda p, w: p == 1,

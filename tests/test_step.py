@@ -464,7 +464,7 @@ def test_evaluation_gets_features_and_projections(kind: str) -> None:
     options = options_of(name) | KINDS[kind][1]
     dim = options.get("dim", 20)  # of the teacher, where it has none of its own
     width = {"cmc": 2 * dim, "dino": options.get("bottleneck"), "mae": 24, "ijepa": 24,
-             "ibot": options.get("bottleneck")}  # fmt: skip
+             "simmim": 24, "ibot": options.get("bottleneck")}  # fmt: skip
     assert method.projections(x).shape == (N, width.get(name, dim))
 
 

@@ -17,7 +17,7 @@ PretrainSettings the types of the settings, for type checkers.
 
 Methods: METHODS by name; All4One, BYOL, BarlowTwins, CMC, DINO, DeepClusterV2, DenseCL, Distill,
 IBOT, IJEPA, InsDis, LeJEPA, MAE, MoCo, MoCoV3, NNBYOL, NNCLR, PIRL, ReSSL, SimCLR, SimDINO,
-SimSiam, SwAV, TiCo, VICReg, WMSE; their base Method. Stepper is a method with its
+SimMIM, SimSiam, SwAV, TiCo, VICReg, WMSE; their base Method. Stepper is a method with its
 schedules, mixture and memory in a loop of yours; objective, with a Mixture, is the loss of a step.
 
 Mixtures: MIXTURES by name; UnMix, MixUp, CutMix, ResizeMix, GridMix, RegionSwap, FMix, MixMask,
@@ -57,8 +57,8 @@ _PUBLIC = {
     "evaluation": "load_encoder",
     "methods": (
         "METHODS All4One BYOL BarlowTwins CMC DINO DeepClusterV2 DenseCL Distill IBOT IJEPA InsDis "
-        "LeJEPA MAE Method MoCo MoCoV3 NNBYOL NNCLR PIRL ReSSL SimCLR SimDINO SimSiam SwAV TiCo "
-        "VICReg WMSE"
+        "LeJEPA MAE Method MoCo MoCoV3 NNBYOL NNCLR PIRL ReSSL SimCLR SimDINO SimMIM SimSiam SwAV "
+        "TiCo VICReg WMSE"
     ),
     "mixtures": (
         "MIXTURES AttentiveMix CropMix CutMix Cutout DirichletMixture FMix GlobalMixture GridMix "
@@ -141,6 +141,7 @@ if TYPE_CHECKING:
     from unmix.methods import ReSSL as ReSSL
     from unmix.methods import SimCLR as SimCLR
     from unmix.methods import SimDINO as SimDINO
+    from unmix.methods import SimMIM as SimMIM
     from unmix.methods import SimSiam as SimSiam
     from unmix.methods import SwAV as SwAV
     from unmix.methods import TiCo as TiCo

@@ -76,6 +76,7 @@ _METHODS = {
     "ressl": "ReSSL",
     "simclr": "SimCLR",
     "simdino": "SimDINO",
+    "simmim": "SimMIM",
     "simsiam": "SimSiam",
     "swav": "SwAV",
     "tico": "TiCo",

@@ -37,7 +37,7 @@ class PretrainSettings(TypedDict, total=False):
 
     second_view: ViewOverrides
     local_view: ViewOverrides
-    method: Literal["all4one", "barlow", "byol", "cmc", "deepclusterv2", "densecl", "dino", "distill", "ibot", "ijepa", "insdis", "lejepa", "mae", "moco", "mocov3", "nnbyol", "nnclr", "pirl", "ressl", "simclr", "simdino", "simsiam", "swav", "tico", "vicreg", "wmse"]
+    method: Literal["all4one", "barlow", "byol", "cmc", "deepclusterv2", "densecl", "dino", "distill", "ibot", "ijepa", "insdis", "lejepa", "mae", "moco", "mocov3", "nnbyol", "nnclr", "pirl", "ressl", "simclr", "simdino", "simmim", "simsiam", "swav", "tico", "vicreg", "wmse"]
     data: Any
     data_dir: str | os.PathLike[str] | None
     train_folder: str | os.PathLike[str] | None
@@ -284,6 +284,7 @@ class PretrainSettings(TypedDict, total=False):
     epsilon: float
     coding_rate: float
     smooth: bool
+    mask_side: int
     fix_predictor_rate: bool
     sinkhorn_iterations: int
     queue_from_epoch: int

@@ -42,6 +42,7 @@ _METHODS: dict[str, str] = {
     "simdino": "#9A4FC0",
     "mae": "#A0522D",
     "ijepa": "#2E8B8B",
+    "simmim": "#B07A30",
 }
 
 PALETTE = (

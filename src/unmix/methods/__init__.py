@@ -28,6 +28,7 @@ from unmix.methods.pirl import PIRL
 from unmix.methods.ressl import ReSSL
 from unmix.methods.simclr import SimCLR
 from unmix.methods.simdino import SimDINO
+from unmix.methods.simmim import SimMIM
 from unmix.methods.simsiam import SimSiam
 from unmix.methods.swav import SwAV
 from unmix.methods.teacher import Teacher
@@ -64,6 +65,7 @@ __all__ = [
     "ReSSL",
     "SimCLR",
     "SimDINO",
+    "SimMIM",
     "SimSiam",
     "SwAV",
     "Teacher",
@@ -95,6 +97,7 @@ METHODS: dict[str, type[Method]] = {
     "ressl": ReSSL,
     "simclr": SimCLR,
     "simdino": SimDINO,
+    "simmim": SimMIM,
     "simsiam": SimSiam,
     "swav": SwAV,
     "tico": TiCo,

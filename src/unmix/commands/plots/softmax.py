@@ -52,6 +52,7 @@ _INSTEAD = {
     "nnbyol": "a loss that brings an image and its neighbor together without negatives",
     "ressl": "a softmax over a queue of other images, without the image itself",
     "simdino": "a loss over the coding rate of the batch's features",
+    "simmim": "a loss over pixels",
     "simsiam": _AGREEMENT,
     "swav": _PROTOTYPES,
     "tico": _STATISTICS,
