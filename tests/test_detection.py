@@ -20,6 +20,7 @@ from torchvision.ops import FrozenBatchNorm2d
 from unmix.backbones import HalfEncoders, build
 from unmix.cli import main
 from unmix.commands import detect
+from unmix.commands.detect import _sides
 from unmix.detection import evaluate, faster_rcnn, load_boxes
 from unmix.detection.coco import load_coco
 from unmix.detection.training import DetectionSchedule, Detector
@@ -189,6 +190,11 @@ def test_it_learns_to_find_colored_squares(
     assert out.stat().st_size > 1e5
     assert "AP50" in capsys.readouterr().out
     assert len(train_images) == 48
+
+
+def test_training_draws_the_sides_that_are_given_and_no_other() -> None:
+    assert _sides(480, 800) == (480, 512, 544, 576, 608, 640, 672, 704, 736, 768, 800)
+    assert _sides(64, 64) == (64,)
 
 
 def test_a_detector_is_repeated_by_its_seed(run: Path, squares: Path) -> None:

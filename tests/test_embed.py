@@ -26,8 +26,8 @@ from unmix.commands.finished import FinishedRun
 from unmix.data import load
 from unmix.embedding import chunks as chunks_module
 from unmix.errors import UserError
-from unmix.evaluation import LayerFeatures, split_features
-from unmix.training import pretrain
+from unmix.evaluation import LayerFeatures, load_encoder, split_features
+from unmix.training import RunFolder, pretrain
 from unmix.training.console import silent
 
 SMALL: dict[str, Any] = {**MOCO_RUN, "evaluate": False}
@@ -151,6 +151,19 @@ def test_a_layer_another_type_and_one_split(run: Path, tmp_path: Path) -> None:
     assert np.array_equal(found, wanted.numpy().astype(np.float16))
     embed(run, out=tmp_path / "p.npy", split="test", features="projector", say=silent)
     assert np.load(tmp_path / "p.npy").shape == (360, 128)
+
+
+def test_features_that_half_precision_cannot_hold_are_refused(run: Path, tmp_path: Path) -> None:
+    large = tmp_path / "run"
+    shutil.copytree(run, large)
+    encoder = load_encoder(large)
+    with torch.no_grad():
+        for name, weight in encoder.backbone.named_parameters():
+            weight += 1e6 * name.endswith("bn2.bias")
+    RunFolder(large).write_encoder(encoder.backbone, encoder.facts)
+    with pytest.raises(UserError, match=r"too large for float16, .* 65504; give --dtype float32"):
+        embed(large, out=tmp_path / "f.npy", split="test", dtype="float16", say=silent)
+    embed(large, out=tmp_path / "g.npy", split="test", dtype="float32", say=silent)
 
 
 # --- interrupted --------------------------------------------------------------------------------

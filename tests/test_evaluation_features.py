@@ -196,7 +196,16 @@ def test_diverged_encoder_is_told():
 def test_accuracy_counts_first_and_first_five():
     ranking = torch.tensor([[0, 1, 2, 3, 4, 5], [0, 1, 2, 3, 4, 5], [5, 4, 3, 2, 1, 0]])
     result = accuracy(ranking, torch.tensor([0, 4, 0]))
-    assert result == {"top1": pytest.approx(100 / 3), "top5": pytest.approx(200 / 3)}
+    first, five = result["top1"], result["top5"]
+    assert (first, five) == (pytest.approx(100 / 3), pytest.approx(200 / 3))
+
+
+def test_classes_of_different_sizes_count_alike_in_their_mean():
+    """Three images of class 1, all right; one of class 2, wrong; none of class 0."""
+    ranking = torch.tensor([[1, 0, 2], [1, 0, 2], [1, 2, 0], [0, 1, 2]])
+    result = accuracy(ranking, torch.tensor([1, 1, 1, 2]))
+    assert (result["top1"], result["mean_per_class"]) == (75.0, 50.0)
+    assert "mean_per_class" not in accuracy(ranking, torch.tensor([1, 1, 2, 2]))
 
 
 def test_accuracy_of_fewer_than_five_classes_is_100_for_top5():

@@ -22,9 +22,11 @@ from unmix.commands.rows import NotSavedError
 from unmix.data import load
 from unmix.errors import UserError
 from unmix.evaluation import load_encoder
+from unmix.evaluation.labeled import Amount, choose_labeled, read_list
 from unmix.per_image import per_image
+from unmix.randomness import generator_for
 from unmix.results import load_results
-from unmix.training import pretrain
+from unmix.training import RunFolder, pretrain
 from unmix.training.console import silent
 
 SMALL: dict[str, Any] = {
@@ -78,6 +80,43 @@ def test_a_tenth_of_the_labels_trains_the_whole_encoder(run: Path):
     assert len(kept.correct) == 360
     assert 100 * kept.correct.mean() == pytest.approx(row["top1"])
     assert not list(folder.glob("*.ckpt"))
+
+
+def test_the_list_of_the_labeled_images_trains_on_the_same_ones(run: Path, tmp_path: Path):
+    """Also of images that have no files, whose names are their places in the split."""
+    finetune(run, **QUICK, seed=3, say=silent)
+    digits = load("digits", "train")
+    chosen = choose_labeled(
+        digits.labels, digits.classes, Amount("10%"), generator_for(3, "labels")
+    )
+    path = work_of(run) / "labels.txt"
+    assert read_list(path, digits).tolist() == chosen.tolist()
+    assert chosen.tolist() != list(range(len(chosen)))
+
+
+def test_a_folder_is_of_one_encoder_and_one_seed(run: Path, tmp_path: Path):
+    """Another encoder of the same settings is not taken for the one that was trained there."""
+    words = {**{k: v for k, v in QUICK.items() if k != "labels"}, "epochs": 1, "batch_size": 720}
+    out = str(tmp_path / "tuned")
+    finetune(run, **words, out=out, say=silent)
+    assert finetune(run, **words, out=out, say=silent)  # complete
+    with pytest.raises(UserError, match=r"--out: .* holds another fine-tuning"):
+        finetune(run, **words, out=out, seed=1, say=silent)
+    encoder: Any = load_encoder(run)
+    with torch.no_grad():
+        encoder.backbone.conv1.weight += 1
+    RunFolder(run).write_encoder(encoder.backbone, encoder.facts)
+    with pytest.raises(UserError, match=r"--out: .* holds another fine-tuning"):
+        finetune(run, **words, out=out, say=silent)
+
+
+def test_a_row_that_was_lost_returns(run: Path):
+    row = finetune(run, **QUICK, say=silent)
+    content = json.loads((run / "results.json").read_text())
+    content["evaluations"] = [e for e in content["evaluations"] if "finetune" not in e["protocol"]]
+    (run / "results.json").write_text(json.dumps(content))
+    assert finetune(run, **QUICK, say=silent) == row
+    assert load_results(run).final("finetune-10%").top1 == row["top1"]
 
 
 def test_what_is_written_predicts_as_the_row_says(run: Path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,9 +15,10 @@ from scipy import stats
 
 from unmix.cli import main
 from unmix.commands import knn, transfer
+from unmix.commands.reading import read_runs
 from unmix.commands.transfer import _compared
 from unmix.data import load
-from unmix.results import load_results
+from unmix.results import load_results, protocols_of
 from unmix.training import pretrain
 
 SMALL: dict[str, Any] = {
@@ -114,6 +116,60 @@ def test_images_that_changed_are_measured_again(root: Path):
         assert not any("(measured before)" in line for line in lines)
     finally:
         extra.unlink()
+
+
+def test_training_images_that_changed_are_measured_again(root: Path):
+    """As many as before, of other labels."""
+    place = root / "some"
+    words = {"data": [str(place)], "protocols": ["knn"], "device": "cpu"}
+    transfer(root / "mixed-0", **words, say=lambda _: None)
+    lines: list[str] = []
+    transfer(root / "mixed-0", **words, say=lines.append)
+    assert any("(measured before)" in line for line in lines)
+    first, second = (sorted((place / "train" / label).iterdir())[0] for label in ("0", "1"))
+    first.rename(place / "train" / "1" / first.name)
+    second.rename(place / "train" / "0" / second.name)
+    try:
+        lines.clear()
+        transfer(root / "mixed-0", **words, say=lines.append)
+        assert not any("(measured before)" in line for line in lines)
+    finally:
+        (place / "train" / "1" / first.name).rename(first)
+        (place / "train" / "0" / second.name).rename(second)
+
+
+def test_a_run_that_repeats_another_is_named(root: Path, tmp_path: Path):
+    again = tmp_path / "again"
+    shutil.copytree(root / "plain-0", again)
+    words = {"data": [str(root / "some")], "protocols": ["knn"], "device": "cpu"}
+    found = transfer(root / "plain-0", root / "plain-1", again, **words, say=lambda _: None)
+    assert len(found.rows) == 3
+    assert any("again" in line for line in found.words)
+
+
+@pytest.mark.parametrize("flag", ["test_folder", "train_folder"])
+def test_other_folders_of_one_data_set_have_rows_and_names_of_their_own(
+    root: Path, tmp_path: Path, flag: str
+):
+    run, data = tmp_path / "run", str(root / "some")
+    shutil.copytree(root / "plain-0", run)
+    for folder in ("test", "train"):
+        knn(run, data=data, k=5, device="cpu", say=lambda _: None, **{flag: folder})
+    knn(run, data=data, k=3, device="cpu", say=lambda _: None)
+    kept = [e.details for e in load_results(run).evaluations]
+    assert [row.get(flag) for row in kept if row.get("data") == data][-3:].count(None) == 1
+    (read,) = read_runs({"run": run})
+    names = {f"knn on some ({folder})" for folder in ("test", "train")}
+    assert names <= set(protocols_of([read]))
+
+
+def test_tables_show_the_usual_row_of_other_data(root: Path, tmp_path: Path):
+    run, data = tmp_path / "run", str(root / "others")
+    shutil.copytree(root / "plain-0", run)
+    for k in (5, None, 3):
+        knn(run, data=data, k=k, device="cpu", say=lambda _: None)
+    last = [e for e in load_results(run).evaluations if e.details.get("data") == data][-1]
+    assert last.details["k"] == 24  # of as many training images
 
 
 def test_published_protocols_and_a_file_alone(root: Path, tmp_path: Path):

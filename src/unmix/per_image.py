@@ -37,11 +37,13 @@ class PerImage:
         row: Its row of `results.json`.
         images: Digest of the test images and their order.
         correct: Whether each was predicted correctly, bool `(M,)`.
+        train: Digest of the training images; None in files of earlier versions.
     """
 
     row: Mapping[str, Any]
     images: str
     correct: np.ndarray
+    train: str | None = None
 
 
 def keep_per_image(folder: Path, measurements: Sequence[PerImage]) -> None:
@@ -67,6 +69,7 @@ def keep_per_image(folder: Path, measurements: Sequence[PerImage]) -> None:
             {
                 "measured": measured, "top1": each.row["top1"], "images": each.images,
                 "count": len(each.correct), "correct": base64.b64encode(packed).decode(),
+                "train": each.train,
             }
         )  # fmt: skip
     text = json.dumps({"schema": _SCHEMA, "rows": entries}, ensure_ascii=False) + "\n"
@@ -88,7 +91,7 @@ def per_image(folder: Path, row: Evaluation) -> PerImage:
             if len(packed) != -(-found.count // 8):
                 raise ValueError("another number of images")
             correct = np.unpackbits(packed, count=found.count).astype(bool)
-            kept = PerImage(plain, found.images, correct)
+            kept = PerImage(plain, found.images, correct, found.train)
     except FileNotFoundError:
         found = None
     except (OSError, ValueError):
@@ -110,6 +113,7 @@ class _Entry:
     count: Annotated[int, Between(1, 1e9)]
     correct: str
     top1: Percent | None = None
+    train: str | None = None
 
 
 @dataclass(frozen=True)

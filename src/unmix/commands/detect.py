@@ -124,7 +124,7 @@ def detect(
         model = faster_rcnn(
             finished.encoder.backbone.cpu(), len(train_images.classes), head=head,
             batch_norm=batch_norm, mean=tuple(facts["mean"]), std=tuple(facts["std"]),
-            sides=_sides(low, high, test_side), longest=longest,
+            sides=_sides(low, high), longest=longest,
             proposals=proposals,
         )  # fmt: skip
     for line in (*train_images.noted.lines(), *test_images.noted.lines()):
@@ -235,11 +235,10 @@ def _line(found: Mapping[str, Any]) -> str:
     return "  ".join(f"{name} {found[key] or 0.0:.1f}" for key, name in names.items())
 
 
-def _sides(low: int, high: int, test: int) -> tuple[int, ...]:
+def _sides(low: int, high: int) -> tuple[int, ...]:
     """Lengths of the shorter side, of which torchvision draws one: about every 32 pixels."""
     count = max(1, round((high - low) / 32))
-    steps = sorted({round(low + (high - low) * i / count) for i in range(count + 1)})
-    return (*steps, test) if steps[-1] != test else tuple(steps)
+    return tuple(sorted({round(low + (high - low) * i / count) for i in range(count + 1)}))
 
 
 def _free(out: str) -> Path:

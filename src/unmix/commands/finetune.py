@@ -6,7 +6,8 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from unmix.commands.finished import FinishedRun, Say, Splits, line_of, say_skipped
+from unmix.commands.evaluated import Splits
+from unmix.commands.finished import FinishedRun, Say, line_of, say_skipped
 from unmix.commands.fitting import Labeled, WorkFolder, choose_settings, train, untrained
 from unmix.data.columns import Columns
 from unmix.display import counted
@@ -129,10 +130,13 @@ def finetune(
     mixed = {k: v for k, v in {"mix": mix, "beta": beta}.items() if v is not None}
     row = _row(finished, splits, labeled, settings, name, seed, select, from_scratch) | mixed
     work = WorkFolder.of(finished, row, labeled, splits, out)
-    identity = work.identified(row, labeled)
+    identity = work.identified(finished, row, labeled, splits, seed)
     done = work.result(identity, overwrite)
+    # What a table shows of several rows: the published settings.
+    main = settings == published and not (select or from_scratch)
     if done is not None:
         say(f"{line_of(done)} (complete; --overwrite trains it again)")
+        finished.keep_again(done, main=main, say=say)
         return done
     with finished.computing(threads, cores, say), work.locked(say):
         work.begin(overwrite, identity, labeled)
@@ -146,10 +150,7 @@ def finetune(
         work.save(finished, model, splits.classes)
         say_skipped(say, labeled.images, splits.test)
         say(line_of(measured.row))
-        # What a table shows of several rows: the published settings on the run's own data.
-        usual = settings == published and not (select or from_scratch)
-        main = usual and splits.transfer is None
-        finished.keep(measured.row, measured, splits.test, main=main, say=say)
+        finished.keep(measured.row, measured, splits, main=main, say=say)
         # Complete only now: if the row could not be kept, the same command measures it again.
         work.finish(measured.row)
     return measured.row
@@ -294,6 +295,7 @@ def _row(
         **({"start": "random"} if from_scratch else {}),
         **({} if seed == own.seed else {"seed": seed}),
         **splits.named,
+        **({"labeled": labeled.digest[:8]} if labeled.kind == "list" else {}),
         "train_images": len(labeled.images),
     }
 

@@ -14,11 +14,12 @@ from torch import Tensor
 
 from unmix.commands.checkpoints import load_method
 from unmix.commands.columns import with_columns
-from unmix.commands.rows import add_row
+from unmix.commands.evaluated import Splits, Subject
+from unmix.commands.rows import add_row, has_row
 from unmix.config import MachineSettings, Settings
 from unmix.data import ImageSet, StreamedImages
 from unmix.data.columns import Columns
-from unmix.data.fingerprint import Fingerprint, digest_of
+from unmix.data.fingerprint import Fingerprint, digest_of, fingerprint
 from unmix.data.tables import is_list
 from unmix.display import counted
 from unmix.errors import UserError, check_choice
@@ -42,7 +43,7 @@ from unmix.training.run.extending import is_extending
 from unmix.training.run.folder import RunFolder
 from unmix.training.run.parts import load_split
 
-__all__ = ["FinishedRun", "Splits", "Subject", "check_features", "line_of", "say_skipped"]
+__all__ = ["FinishedRun", "check_features", "line_of", "say_skipped"]
 
 Say = Callable[[str], None]
 
@@ -50,58 +51,6 @@ _UNRECORDED = (
     "note: this run is of a version that stored no fingerprint of its data, which is "
     "assumed to be unchanged"
 )
-
-
-@dataclass(frozen=True)
-class Splits:
-    """The labeled images of an evaluation.
-
-    Attributes:
-        train: Images to fit classifiers on.
-        test: Images to predict.
-        labels: Classes of the training images, int64 (N,).
-        classes: Their names.
-        transfer: Name of the data set if it is not the pretraining's, else None.
-        note: A line for the user about the data, or None.
-    """
-
-    train: ImageSet
-    test: ImageSet
-    labels: Tensor
-    classes: tuple[str, ...]
-    transfer: str | None
-    note: str | None = None
-
-    @property
-    def named(self) -> dict[str, str]:
-        """Fields of a row of `results.json`: the name of the data if it is a transfer."""
-        return {} if self.transfer is None else {"data": self.transfer}
-
-
-@dataclass(frozen=True)
-class Subject:
-    """The encoder that is evaluated, after some epochs of pretraining.
-
-    Attributes:
-        encode: Maps prepared images (N, 3, size, size) to features (N, D).
-        epoch: Completed epochs of pretraining; None if unknown.
-        features: "backbone" or "projector".
-        layer: Layer of the backbone; None for its pooled features.
-    """
-
-    encode: Callable[[Tensor], Tensor]
-    epoch: int | None
-    features: str = "backbone"
-    layer: str | None = None
-
-    @property
-    def of(self) -> dict[str, Any]:
-        """Fields of a row of `results.json`: the epoch, and which features they are."""
-        return {
-            **({} if self.epoch is None else {"epoch": self.epoch}),
-            "features": self.features,
-            **({} if self.layer is None else {"layer": self.layer}),
-        }
 
 
 @dataclass(frozen=True)
@@ -184,7 +133,7 @@ class FinishedRun:
         self,
         row: Mapping[str, Any],
         measured: Measurement,
-        images: ImageSet,
+        splits: Splits,
         *,
         main: bool,
         say: Say,
@@ -194,7 +143,7 @@ class FinishedRun:
         Args:
             row: The row of `measured`, and what else is to be said of it.
             measured: Says which test images were predicted correctly.
-            images: The test images.
+            splits: The images.
             main: As in `add_row`.
             say: Prints a line.
 
@@ -204,8 +153,20 @@ class FinishedRun:
         if self.alone:
             say("the encoder file belongs to no run folder, so this is not saved")
         else:
-            predictions = PerImage(row, digest_of(images, measured.index), measured.correct.numpy())
+            predictions = PerImage(
+                row, digest_of(splits.test, measured.index), measured.correct.numpy(),
+                fingerprint(splits.train).digest,
+            )  # fmt: skip
             add_row(self.folder, row, main=main, say=say, images=predictions)
+
+    def keep_again(self, row: Mapping[str, Any], *, main: bool, say: Say) -> None:
+        """Put a row that was measured before into `results.json`, if it is not there any more.
+
+        Raises:
+            NotSavedError: if the file cannot be written.
+        """
+        if not self.alone and not has_row(self.folder, row):
+            add_row(self.folder, row, main=main, say=say)
 
     def splits(
         self,
@@ -247,14 +208,25 @@ class FinishedRun:
         if data_dir is None and not elsewhere:
             data_dir = own.data_dir
         # The run's own folders, even if its data was moved.
-        train_folder = train_folder or own_split(name, own.train_folder, elsewhere)
-        test_folder = test_folder or own_split(name, own.test_folder, elsewhere)
+        usual = {
+            "train_folder": own_split(name, own.train_folder, elsewhere),
+            "test_folder": own_split(name, own.test_folder, elsewhere),
+        }
+        given = {"train_folder": train_folder, "test_folder": test_folder}
+        train_folder, test_folder = (given[key] or usual[key] for key in usual)
+        columns = columns or Columns()
+        usual |= {
+            f"{column}_column": None if elsewhere else getattr(own, f"{column}_column")
+            for column in ("image", "label", "split")
+        }
+        given |= {f"{c}_column": getattr(columns, c) for c in ("image", "label", "split")}
+        parts = {key: word for key, word in given.items() if word and word != usual[key]}
         chosen = replace(
             own, data=name, data_dir=data_dir, limit=None, train_folder=train_folder,
             test_folder=test_folder,
         )  # fmt: skip
         seen: dict[str, Fingerprint] = {}
-        chosen, other = with_columns(chosen, columns or Columns(), elsewhere)
+        chosen, other = with_columns(chosen, columns, elsewhere)
         train = load_split(chosen, "train", seen, elsewhere=other)
         if train.labels is None or train.classes is None:
             how = "the images of each class in a folder of their own"
@@ -273,7 +245,7 @@ class FinishedRun:
             note = f"note: {self.record.difference(seen)}; it is evaluated as other data (transfer)"
         assert train.labels is not None
         assert train.classes is not None
-        return Splits(train, test, train.labels, train.classes, transfer, note)
+        return Splits(train, test, train.labels, train.classes, transfer, note, parts)
 
     def _is_other(self, seen: Mapping[str, Fingerprint], data: str | None, elsewhere: bool) -> bool:
         """Whether data differs from the run's own."""
@@ -390,7 +362,9 @@ def line_of(row: Mapping[str, Any]) -> str:
     """A row of `results.json` as a line."""
     epoch = f", epoch {row['epoch']}" if "epoch" in row else ""
     top5 = "" if row.get("top5") is None else f"  top-5 {row['top5']:.1f}%"
-    return f"{described(row)}{epoch}: top-1 {row['top1']:.1f}%{top5}"
+    each = row.get("mean_per_class")
+    mean = "" if each is None else f"  mean per class {each:.1f}%"
+    return f"{described(row)}{epoch}: top-1 {row['top1']:.1f}%{top5}{mean}"
 
 
 def say_skipped(say: Say, *sets: ImageSet) -> None:

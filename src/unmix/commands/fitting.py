@@ -18,8 +18,9 @@ from torch import Tensor, nn
 
 from unmix.checksums import safetensors_bytes
 from unmix.commands.augmented import augmented_batches, batch_order
-from unmix.commands.finished import FinishedRun, Say, Splits
-from unmix.data import ImageSet
+from unmix.commands.evaluated import Splits
+from unmix.commands.finished import FinishedRun, Say
+from unmix.data import ImageSet, StreamedImages
 from unmix.data.fingerprint import fingerprint
 from unmix.errors import UserError
 from unmix.evaluation.encoder import build_encoder
@@ -75,6 +76,17 @@ class Labeled:
     kind: str
     what: str
 
+    @property
+    def digest(self) -> str:
+        """Which of the training images they are."""
+        return hashlib.blake2b(self.index.numpy().tobytes(), digest_size=16).hexdigest()
+
+    def names(self) -> list[str]:
+        """Their names in a list, as `read_list` takes them."""
+        if isinstance(self.images, StreamedImages):
+            return [image_name(self.images, i) for i in range(len(self.images))]
+        return [str(i) for i in self.index.tolist()]
+
     def some(self, chosen: Tensor) -> Labeled:
         """A part of them.
 
@@ -119,10 +131,18 @@ class WorkFolder:
         return cls(finished.folder.path / "finetune" / name)
 
     @staticmethod
-    def identified(row: Mapping[str, Any], labeled: Labeled) -> dict[str, Any]:
-        """What is trained and how, and a digest of the labeled images."""
-        images = hashlib.blake2b(labeled.index.numpy().tobytes(), digest_size=16).hexdigest()
-        return {**row, "labeled": images}
+    def identified(
+        finished: FinishedRun, row: Mapping[str, Any], labeled: Labeled, splits: Splits, seed: int
+    ) -> dict[str, Any]:
+        """What is trained and how: digests of the encoder and the images, and the seed too."""
+        return {
+            **row,
+            "seed": seed,
+            "encoder": hashlib.blake2b(bytes_of(finished), digest_size=16).hexdigest(),
+            "train": fingerprint(splits.train).digest,
+            "test": fingerprint(splits.test).digest,
+            "labeled": labeled.digest,
+        }
 
     @contextmanager
     def locked(self, say: Say) -> Iterator[None]:
@@ -175,7 +195,7 @@ class WorkFolder:
             for name in (_RESULT, _TRIED, LAST, PREVIOUS):
                 (self.path / name).unlink(missing_ok=True)
         _write(self.path / _SETTINGS, settings)
-        names = [image_name(labeled.images, i) for i in range(len(labeled.images))]
+        names = labeled.names()
         text = f"# {labeled.what}: {len(names):,} images\n"
         if labeled.kind:
             text += "".join(f"{name}\n" for name in names)

@@ -106,8 +106,8 @@ def knn(
     say_skipped(say, splits.train, splits.test)
     # Printed first, whatever may happen to the file.
     say(line_of(row))
-    main = splits.transfer is None and _is_usual(row, finished.settings.evaluation)
-    finished.keep(row, measured, splits.test, main=main, say=say)
+    main = _is_usual(row, finished.settings.evaluation)
+    finished.keep(row, measured, splits, main=main, say=say)
     return row
 
 

@@ -10,15 +10,8 @@ from torch import Tensor
 
 from unmix.commands.augmented import augmented_batches, batch_order
 from unmix.commands.checkpoints import epoch_checkpoints
-from unmix.commands.finished import (
-    FinishedRun,
-    Say,
-    Splits,
-    Subject,
-    check_features,
-    line_of,
-    say_skipped,
-)
+from unmix.commands.evaluated import Splits, Subject
+from unmix.commands.finished import FinishedRun, Say, check_features, line_of, say_skipped
 from unmix.commands.rows import NotSavedError
 from unmix.data.columns import Columns
 from unmix.errors import UserError, check_choice, check_number
@@ -119,8 +112,7 @@ def probe(
             say(line_of(row))
             # One at a time, so that results are saved whatever happens to the next.
             try:
-                main = usual and splits.transfer is None
-                finished.keep(row, measured, splits.test, main=main, say=say)
+                finished.keep(row, measured, splits, main=usual, say=say)
             except NotSavedError as error:
                 lost = error
     say_skipped(say, splits.train, splits.test)

@@ -14,7 +14,7 @@ from unmix.config.saved import is_run
 from unmix.errors import UserError, check_given
 from unmix.figures.progress import read_metrics
 from unmix.names import shown
-from unmix.results import ON, Evaluation, RunResults, load_results
+from unmix.results import OF_IMAGES, ON, Evaluation, RunResults, load_results
 from unmix.studies.watching import is_running
 from unmix.training.run.data_record import DataRecord
 from unmix.training.run.extending import is_extending
@@ -206,7 +206,9 @@ def _with_transfers(results: Sequence[RunResults]) -> list[RunResults]:
             if _other(row):
                 data = str(row.details["data"])
                 details = {key: value for key, value in row.details.items() if key != "data"}
-                protocol = f"{row.protocol}{ON}{names[data]}"
+                parts = [shown(str(details[key])) for key in OF_IMAGES if details.get(key)]
+                which = f" ({', '.join(parts)})" if parts else ""
+                protocol = f"{row.protocol}{ON}{names[data]}{which}"
                 transfers[protocol] = data
                 row = replace(row, protocol=protocol, details=details)
             rows.append(row)

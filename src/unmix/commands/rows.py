@@ -10,9 +10,11 @@ from unmix.errors import UserError
 from unmix.files import read_json
 from unmix.per_image import PerImage, keep_per_image
 from unmix.results import (
+    OF_IMAGES,
     SCHEMA,
     DamagedResultsError,
     load_results,
+    of_other_images,
     set_aside,
     settings_of,
     write_results,
@@ -20,7 +22,7 @@ from unmix.results import (
 from unmix.training.run.folder import RunFolder
 from unmix.training.run.lock import results_lock
 
-__all__ = ["NotSavedError", "add_row"]
+__all__ = ["NotSavedError", "add_row", "has_row"]
 
 
 class NotSavedError(UserError):
@@ -69,6 +71,16 @@ def add_row(
         raise NotSavedError(error, [row]) from error
 
 
+def has_row(run: RunFolder, row: Mapping[str, Any]) -> bool:
+    """Whether `results.json` can be read and has a row of the same settings."""
+    try:
+        load_results(run.path)
+        rows = read_json(run.results).get("evaluations") or []
+    except (UserError, OSError):
+        return False
+    return any(settings_of(other) == settings_of(row) for other in rows)
+
+
 def _content(run: RunFolder, say: Callable[[str], None]) -> dict[str, Any]:
     try:
         load_results(run.path)
@@ -95,6 +107,7 @@ def _new_results(run: RunFolder) -> dict[str, Any]:
 
 
 def _with(rows: list[dict[str, Any]], row: dict[str, Any], main: bool) -> list[dict[str, Any]]:
+    main = main and (row.get("data") is not None or not of_other_images(row))
     same = [i for i, other in enumerate(rows) if settings_of(other) == settings_of(row)]
     kin = [i for i, other in enumerate(rows) if _place(other) == _place(row)]
     if same:
@@ -106,5 +119,6 @@ def _with(rows: list[dict[str, Any]], row: dict[str, Any], main: bool) -> list[d
     return rows
 
 
-def _place(row: Mapping[str, Any]) -> tuple[Any, Any]:
-    return row.get("protocol"), row.get("epoch")
+def _place(row: Mapping[str, Any]) -> tuple[Any, ...]:
+    images = [row.get(key) for key in OF_IMAGES] if row.get("data") is not None else []
+    return row.get("protocol"), row.get("epoch"), *images

@@ -13,11 +13,12 @@ import torch
 
 from unmix.commands.compare import listed
 from unmix.commands.conditions import grouped
+from unmix.commands.evaluated import Splits
 from unmix.commands.finetune import finetune
-from unmix.commands.finished import FinishedRun, Say, Splits, line_of, say_skipped
+from unmix.commands.finished import FinishedRun, Say, line_of, say_skipped
 from unmix.commands.probe import classifier_task
 from unmix.commands.rows import NotSavedError
-from unmix.data.fingerprint import digest_of
+from unmix.data.fingerprint import digest_of, fingerprint
 from unmix.display import DASH, measure_name, percent, percents
 from unmix.errors import UserError, check_choice
 from unmix.evaluation import PROTOCOLS, Task, evaluate
@@ -26,7 +27,7 @@ from unmix.figures.table import Cell, ResultsTable
 from unmix.hardware.threads import CoreMeter
 from unmix.names import shown
 from unmix.per_image import per_image
-from unmix.results import Evaluation, load_results
+from unmix.results import Evaluation, load_results, settings_of
 from unmix.statistics import ALPHA, FEWEST_VALUES, compare_paired, holm, mean_ranks, verdict
 from unmix.training.console import quiet_libraries, silent
 from unmix.training.console import say as print_line
@@ -197,8 +198,7 @@ class _Job:
         row = {**found.row, **self.subject.of, **self.splits.named}
         say_skipped(self.say, self.splits.train, self.splits.test)
         self.say(line_of(row))
-        main = self.splits.transfer is None
-        self.finished.keep(row, found, self.splits.test, main=main, say=self.say)
+        self.finished.keep(row, found, self.splits, main=True, say=self.say)
         return row
 
     def _task(self) -> Task:
@@ -216,14 +216,15 @@ class _Job:
         except UserError:
             return None
         images = digest_of(self.splits.test, torch.arange(len(self.splits.test)))
+        train = fingerprint(self.splits.train).digest
         for row in rows:
             if not self._is_plain(row, protocol) or row.epoch != settings.run.epochs:
                 continue
             try:
-                same = per_image(self.finished.folder.path, row).images == images
+                kept = per_image(self.finished.folder.path, row)
             except UserError:
                 continue
-            if same and row.details.get("train_images") == len(self.splits.train):
+            if (kept.images, kept.train) == (images, train):
                 return {"protocol": protocol, "epoch": row.epoch, "top1": row.top1,
                         "top5": row.top5, **row.details}  # fmt: skip
         return None
@@ -239,9 +240,7 @@ class _Job:
         elif trained:
             published = PROTOCOLS[protocol].settings(self._task())  # type: ignore[attr-defined]
             expected |= {"epochs": published.epochs, "lr": published.lr}
-        other = {"train_images", "test_images", "seconds", "strength"}
-        found = {key: value for key, value in row.details.items() if key not in other}
-        return row.protocol == protocol and found == expected
+        return row.protocol == protocol and settings_of(row.details) == expected
 
 
 def _fine_tuned(
@@ -273,21 +272,25 @@ def _names(folders: Sequence[Path]) -> list[str]:
     raise UserError(f"{twice}: is given {folders.count(twice)} times.")
 
 
-def _conditions(known: Mapping[str, Path]) -> dict[str, dict[int, str]]:
-    """Names of runs by condition and seed; an encoder file is a condition of its own."""
+def _conditions(known: Mapping[str, Path]) -> tuple[dict[str, dict[int, str]], Sequence[str]]:
+    """Names of runs by condition and seed, and a sentence for each run that is left out.
+
+    An encoder file is a condition of its own.
+    """
     results = {}
     for name, folder in known.items():
         try:
             results[name] = load_results(folder)
         except UserError:
-            return {name: {0: name} for name in known}
+            return {name: {0: name} for name in known}, ()
     if len(results) == 1:
-        return {name: {found.seed: name} for name, found in results.items()}
+        return {name: {found.seed: name} for name, found in results.items()}, ()
     groups = grouped(known, [replace(found, name=name) for name, found in results.items()])
-    return {
+    conditions = {
         condition: {seed: run.results.name for seed, run in group.runs.items()}
         for condition, group in groups.groups.items()
     }
+    return conditions, groups.repeated
 
 
 def _summary(
@@ -296,7 +299,7 @@ def _summary(
     rows: Mapping[tuple[str, str, str], Mapping[str, Any]],
 ) -> Transfer:
     """The table of means over seeds, and the comparison where there are two conditions."""
-    conditions = _conditions(known)
+    conditions, repeated = _conditions(known)
     protocols = list(dict.fromkeys(protocol for _, _, protocol in rows))
     top1 = {key: float(row["top1"]) for key, row in rows.items()}
     cells = []
@@ -308,7 +311,7 @@ def _summary(
             cells.append(tuple(Cell(text) for text in texts))
     columns = ("condition", "protocol", *(shown(Path(place).name) for place in data), "mean")
     numeric = (False, False, *[True] * (len(data) + 1))
-    words: list[str] = []
+    words = list(repeated)
     if len(conditions) == 2:
         for protocol in protocols:
             words += _compared(conditions, data, protocol, top1)

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from unmix.data import StreamedImages
 from unmix.embedding.chunks import Chunk, Chunks, Place
+from unmix.errors import UserError
 from unmix.evaluation.features import NotFiniteError, encode_batch, evaluating
 from unmix.evaluation.pixels import pixel_batches
 
@@ -116,6 +117,12 @@ class _Collected:
             features, index = torch.cat(self.features).numpy(), torch.cat(self.index).numpy()
         else:
             features, index = np.empty((0, self.chunks.dim)), np.empty(0, dtype=np.int64)
-        features = features.astype(self.chunks.dtype, copy=False)
+        with np.errstate(over="ignore"):  # told in a line
+            features = features.astype(self.chunks.dtype, copy=False)
+        if not np.isfinite(features).all():
+            raise UserError(
+                f"features are too large for {features.dtype}, whose largest number is "
+                f"{np.finfo(features.dtype).max:g}; give --dtype float32."
+            )
         self.chunks.save(number, Chunk(features, index, tuple(broken[self.known :])))
         self.features, self.index, self.known = [], [], len(broken)

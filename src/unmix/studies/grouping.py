@@ -15,7 +15,15 @@ from unmix.config import field_names
 from unmix.display import measure_name, value_text
 from unmix.errors import UserError
 from unmix.per_image import per_image
-from unmix.results import ON, Evaluation, RunResults, is_transfer, protocols_of, settings_of
+from unmix.results import (
+    OF_IMAGES,
+    ON,
+    Evaluation,
+    RunResults,
+    is_transfer,
+    protocols_of,
+    settings_of,
+)
 from unmix.statistics import FEWEST_VALUES, compare_single_runs
 from unmix.studies.comparisons import command_of
 from unmix.studies.findings import Findings, Measured, machine_of
@@ -381,6 +389,8 @@ def _single(a: ComparedRun, b: ComparedRun, protocol: str) -> str:
         except UserError as error:
             kind, data = protocol.partition(ON)[0], run.results.transfers.get(protocol)
             words = [*command_of(kind), str(run.folder), *(["--data", data] if data else [])]
+            for key in OF_IMAGES:
+                words += [f"--{key}", str(row.details[key])] if row.details.get(key) else []
             return (
                 f"no test image by image, for {run.name}: {error} "
                 f"({shlex.join(words)} measures them)"
