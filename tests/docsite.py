@@ -17,20 +17,16 @@ sys.path.append(str(ROOT / "docs"))
 
 from tools.api import PAGES, names, pages_of  # noqa: E402
 from tools.assemble import assemble  # noqa: E402
-from tools.evidence import block_of, evidence  # noqa: E402
 from tools.formulas import render_math  # noqa: E402
 from tools.notebook import executed  # noqa: E402
 from tools.reference import parser_of  # noqa: E402
-from tools.registry import readme  # noqa: E402
-from tools.tables import fill_tables  # noqa: E402
+from tools.tables import fill_tables, readme  # noqa: E402
 from tools.tables import pages as generated  # noqa: E402
 
 __all__ = [
     "PAGES",
     "ROOT",
-    "block_of",
     "build",
-    "evidence",
     "executed",
     "fill_tables",
     "generated",

@@ -64,6 +64,26 @@ def test_the_answer_is_the_difference_of_the_shipped_pairs(study: str):
         assert "better by" not in line.partition("At equal compute")[0]
 
 
+def test_the_readme_has_the_differences_of_the_shipped_pairs():
+    """Read from the cells, without the code that makes the tables."""
+    rows = [
+        [word.strip(" *") for word in line.strip("|").split("|")]
+        for line in (ROOT / "README.md").read_text().splitlines()
+        if line.startswith(("| none |", "| crops and flips |", "| full |"))
+    ]
+    assert len(rows) == 9
+    studies_of = {"none": "none", "crops and flips": "crop-flip", "full": "full"}
+    for augmentation, mixture, seeds, *shown in rows:
+        found = cells(f"augmentation-{studies_of[augmentation]}")
+        name, _, how = mixture.partition(", ")
+        plain = found["plain at Un-Mix's compute" if how == "equal compute" else "plain"]
+        both = sorted(set(found[name]) & set(plain))
+        assert seeds == str(len(both))
+        for protocol, text in zip(("knn", "linear"), shown, strict=True):
+            mean = np.mean([found[name][s][protocol] - plain[s][protocol] for s in both])
+            assert text.startswith(f"{mean:+.1f} (")
+
+
 def test_results_open_with_the_answer_and_have_every_study():
     page = (ROOT / "docs" / "results.md").read_text()
     markers = re.findall(r"^<!-- table: (.+) -->$", page, re.MULTILINE)

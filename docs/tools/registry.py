@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +10,11 @@ import yaml
 from tools.costs import WITH_TEACHERS, kept
 from tools.markdown import table
 
-__all__ = ["README", "choices", "features", "methods", "readme"]
+__all__ = ["choices", "features", "methods"]
 
 DOCS = Path(__file__).resolve().parents[1]
 # The names in the literature of what the settings call coin, global and region.
 SEED_WORDS = {"coin": "Un-Mix (MixUp or CutMix)", "global": "MixUp", "region": "CutMix"}
-README = DOCS.parent / "README.md"
-BLOCK = re.compile(r"(?<=<!-- table: features -->\n\n).*?(?=\n\n<!-- end of table -->)", re.DOTALL)
 
 
 def read_page(path: Path) -> tuple[dict[str, Any], str]:
@@ -135,11 +132,3 @@ def features(base: str = "") -> str:
         ),
     ]
     return table(("feature", "supported"), rows)
-
-
-def readme() -> str:
-    """The text of the README with its table of features as it is to be."""
-    text = README.read_text(encoding="utf-8")
-    if not BLOCK.search(text):
-        raise ValueError("README.md has no block between 'table: features' and 'end of table'")
-    return BLOCK.sub(lambda _: features("docs/"), text)

@@ -11,7 +11,8 @@ from __future__ import annotations
 import json
 import re
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +20,10 @@ DOCS = Path(__file__).resolve().parents[1]
 if __name__ == "__main__":
     sys.path[:0] = [str(DOCS), str(DOCS.parent / "src")]
 
+from tools import evidence as first  # noqa: E402
 from tools.markdown import table  # noqa: E402
 from tools.protocols import fine_tuning, probes  # noqa: E402
-from tools.registry import README, choices, features, methods, readme  # noqa: E402
+from tools.registry import choices, features, methods  # noqa: E402
 from tools.studies import (  # noqa: E402
     ANSWER_PICTURE,
     answer,
@@ -31,7 +33,9 @@ from tools.studies import (  # noqa: E402
     verdicts,
 )
 
-__all__ = ["fill_tables", "pages"]
+__all__ = ["fill_tables", "pages", "readme"]
+
+README = DOCS.parent / "README.md"
 
 BLOCK = re.compile(
     r"^(?P<head><!-- table: (?P<name>[\w-]+)(?: (?P<of>[\w-]+))? -->)$"
@@ -40,18 +44,28 @@ BLOCK = re.compile(
 )
 
 
-def fill_tables(text: str) -> str:
+def fill_tables(text: str, tables: Mapping[str, Callable[..., str]] | None = None) -> str:
     """A page with the present table at every marker, whether or not an earlier one stands there.
+
+    Args:
+        text: The page.
+        tables: By name; by default those of the pages in `docs/`.
 
     Raises:
         KeyError: for a marker of no table.
     """
 
     def filled(match: re.Match[str]) -> str:
-        content = TABLES[match["name"]](*filter(None, [match["of"]]))
+        content = (tables or TABLES)[match["name"]](*filter(None, [match["of"]]))
         return f"{match['head']}\n\n{content}\n\n<!-- end of table -->"
 
     return BLOCK.sub(filled, text)
+
+
+def readme() -> str:
+    """The README as it is to be; its links start at the project's folder."""
+    text = README.read_text(encoding="utf-8")
+    return fill_tables(text, {name: partial(of, "docs/") for name, of in OF_README.items()})
 
 
 def pages() -> Iterator[tuple[Path, str]]:
@@ -234,18 +248,17 @@ def matrix_results() -> str:
     return table((*head, f"minutes ({each})"), rows)
 
 
-def first_evidence() -> str:
-    """What the README shows of the evidence."""
-    from tools.evidence import block_of, evidence
-
-    text = (DOCS.parent / "README.md").read_text(encoding="utf-8")
-    return evidence(block_of(text)[0], "")
-
-
+# With the folder where links start.
+OF_README: dict[str, Callable[[str], str]] = {
+    "evidence": first.evidence,
+    "evidence-lead": first.lead,
+    "features": features,
+}
 TABLES: dict[str, Callable[..., str]] = {
     "figures": figures,
     "choices": choices,
-    "evidence": first_evidence,
+    "evidence": partial(first.evidence, ""),
+    "evidence-lead": partial(first.lead, ""),
     "features": features,
     "fine-tuning": fine_tuning,
     "flags": flags,
@@ -273,4 +286,5 @@ if __name__ == "__main__":
     for page, content in [*pages(), (README, readme())]:
         if content != page.read_text(encoding="utf-8"):
             page.write_text(content, encoding="utf-8")
-    ANSWER_PICTURE.write_bytes(render(answer_picture(), "png"))
+    for place, figure in ((ANSWER_PICTURE, answer_picture()), (first.PICTURE, first.picture())):
+        place.write_bytes(render(figure, "png"))
