@@ -156,8 +156,9 @@ def test_other_folders_of_one_data_set_have_rows_and_names_of_their_own(
     for folder in ("test", "train"):
         knn(run, data=data, k=5, device="cpu", say=lambda _: None, **{flag: folder})
     knn(run, data=data, k=3, device="cpu", say=lambda _: None)
-    kept = [e.details for e in load_results(run).evaluations]
-    assert [row.get(flag) for row in kept if row.get("data") == data][-3:].count(None) == 1
+    kept = [e.details for e in load_results(run).evaluations if e.details.get("data") == data]
+    assert {row.get(flag) for row in kept if row.get("k") == 5} == {"test", "train"}
+    assert [row.get(flag) for row in kept if row.get("k") == 3] == [None]
     (read,) = read_runs({"run": run})
     names = {f"knn on some ({folder})" for folder in ("test", "train")}
     assert names <= set(protocols_of([read]))

@@ -107,18 +107,24 @@ def _new_results(run: RunFolder) -> dict[str, Any]:
 
 
 def _with(rows: list[dict[str, Any]], row: dict[str, Any], main: bool) -> list[dict[str, Any]]:
-    main = main and (row.get("data") is not None or not of_other_images(row))
+    """The rows with a new one: of a protocol and epoch the last is that of the run's own images."""
     same = [i for i, other in enumerate(rows) if settings_of(other) == settings_of(row)]
-    kin = [i for i, other in enumerate(rows) if _place(other) == _place(row)]
+    kin = [i for i, other in enumerate(rows) if _measure(other) == _measure(row)]
+    alike = [i for i in kin if _images(rows[i]) == _images(row)]
     if same:
         rows[same[-1]] = row
-    elif kin and not main:
-        rows.insert(kin[0], row)
-    else:
+    elif not kin or (main and not of_other_images(row)):
         rows.append(row)
+    elif main and alike:
+        rows.insert(alike[-1] + 1, row)
+    else:
+        rows.insert((alike or kin)[0], row)
     return rows
 
 
-def _place(row: Mapping[str, Any]) -> tuple[Any, ...]:
-    images = [row.get(key) for key in OF_IMAGES] if row.get("data") is not None else []
-    return row.get("protocol"), row.get("epoch"), *images
+def _measure(row: Mapping[str, Any]) -> tuple[Any, ...]:
+    return row.get("protocol"), row.get("epoch")
+
+
+def _images(row: Mapping[str, Any]) -> tuple[Any, ...]:
+    return tuple(row.get(key) for key in OF_IMAGES)
