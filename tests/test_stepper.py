@@ -306,6 +306,28 @@ def test_a_loss_of_the_batch_takes_no_weight_a_sample() -> None:
         stepper_of("barlow", mixture=unmix.UnMix(per="sample"))
 
 
+@pytest.mark.parametrize("name", [name for name in METHODS if build(name).multi_crop])
+@pytest.mark.parametrize("rule", ["imix", "replace"])
+def test_small_crops_that_would_be_in_no_loss_are_refused(name: str, rule: str) -> None:
+    step = stepper_of(name, rule=rule)
+    views = views_of(step.method)
+    with pytest.raises(UserError, match="^rule: .*so 2 small crops would be in no loss; use esvit"):
+        step(views, index_of(0))
+    assert step(views[:2], index_of(0)).isfinite()
+
+
+@pytest.mark.parametrize("rule", ["unmix", "image_space", "esvit"])
+def test_small_crops_take_part_under_every_other_rule(rule: str) -> None:
+    """A small crop of other pixels gives another loss."""
+    losses = []
+    for number in (0, 1):
+        step = stepper_of("dino", rule=rule)
+        views = views_of(step.method)
+        views[3] = views_of(step.method, number)[3]
+        losses.append(step(views, index_of(0)).item())
+    assert losses[0] != losses[1]
+
+
 def test_a_rule_alone_brings_the_mixture_that_it_was_published_with() -> None:
     step = stepper_of("simclr", rule="imix")
     [(operator, _)] = step.mixing

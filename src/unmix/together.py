@@ -15,7 +15,7 @@ from unmix.methods import METHODS, Method
 from unmix.mixtures import MixtureOperator, UnMix
 from unmix.randomness import generator_for
 
-__all__ = ["Names", "check_together", "mixing_of", "shares_of", "smallest_batch"]
+__all__ = ["Names", "check_crops", "check_together", "mixing_of", "shares_of", "smallest_batch"]
 
 _OF_PAIRS = (
     "global, region, resizemix, gridmix, fmix, mixmask, smoothmix, saliencymix or attentivemix"
@@ -96,6 +96,32 @@ def check_together(
     if joint:
         _check_joint(operator, rule, method, names)
     return operator
+
+
+def check_crops(rules: Sequence[Rule], method: Method, count: int) -> None:
+    """Check that the loss is of every small crop that is made, also where it is of mixtures alone.
+
+    Args:
+        rules: Of the mixtures of a step.
+        method: The method.
+        count: The views of a step, small crops included.
+
+    Raises:
+        UserError: if mixtures of the first view replace all that crops are compared with.
+    """
+    if not rules or any(rule.keeps_clean or rule.every_crop for rule in rules):
+        return
+    pairs = [*method.pairs_of(count), *method.position_pairs_of(count)]
+    kept = {pair.query for pair in method.unmixed_pairs(count)}
+    kept = kept.union(*(rule.clean_queries(pairs) for rule in rules))
+    if left_out := {pair.query for pair in pairs} & set(range(method.views, count)) - kept:
+        raise UserError(
+            f"{rules[0].label} replaces the clean loss by that of the first view's mixtures, so "
+            f"{counted(len(left_out), 'small crop')} would be in no loss; use esvit or replace "
+            "with `every_crop=True`, which mix them, unmix, which keeps the clean loss, or no "
+            "small crops (`local_crops=0`).",
+            parameter="rule",
+        )
 
 
 def shares_of(count: int, given: Sequence[float] | None) -> tuple[float, ...]:

@@ -14,7 +14,7 @@ from unmix.methods import Method
 from unmix.mixtures import MixtureOperator
 from unmix.mixtures.registry import name_of, renaming
 from unmix.randomness import generator_for
-from unmix.together import Names, check_together, shares_of, smallest_batch
+from unmix.together import Names, check_crops, check_together, shares_of, smallest_batch
 
 __all__ = ["check_views", "label_space"]
 
@@ -61,6 +61,8 @@ def label_space(settings: Settings, method: Method) -> Mixing:
         _check_batch(operator, shared, settings, method)
         own = shared if weight == 1 else replace(shared, share=weight * shared.share)
         found.append((operator, own))
+    with renamed({"rule": "unmix_rule", **words}):
+        check_crops([own for _, own in found], method, method.views + settings.views.local_crops)
     return found
 
 
