@@ -19,7 +19,7 @@ import unmix
 from harness import N_DATA, OF_PATCHES, N, build, views_of
 from unmix.errors import UserError
 from unmix.methods import METHODS, Method, Progress
-from unmix.step import draw_mixture, objective, step_generator
+from unmix.step import Mixture, draw_mixture, objective, step_generator
 
 STEPS = N_DATA // N
 
@@ -311,7 +311,9 @@ def test_a_loss_of_the_batch_takes_no_weight_a_sample() -> None:
 def test_small_crops_that_would_be_in_no_loss_are_refused(name: str, rule: str) -> None:
     step = stepper_of(name, rule=rule)
     views = views_of(step.method)
-    with pytest.raises(UserError, match="^rule: .*so 2 small crops would be in no loss; use esvit"):
+    with pytest.raises(
+        UserError, match=r"^rule: .*so 2 small crops would be in no loss; use esvit"
+    ):
         step(views, index_of(0))
     assert step(views[:2], index_of(0)).isfinite()
 
@@ -326,6 +328,26 @@ def test_small_crops_take_part_under_every_other_rule(rule: str) -> None:
         views[3] = views_of(step.method, number)[3]
         losses.append(step(views, index_of(0)).item())
     assert losses[0] != losses[1]
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "rule"),
+    [("lejepa", {"sigreg": 1.0}, "unmix"), ("pirl", {"jigsaw_weight": 1.0}, "imix"),
+     ("pirl", {"jigsaw_weight": 1.0}, "image_space")],
+)  # fmt: skip
+def test_a_mixture_that_would_train_nothing_is_refused(
+    name: str, options: dict[str, float], rule: str
+) -> None:
+    with pytest.raises(UserError, match="has the weight 0"):
+        unmix.Stepper(build(name, **options), steps_per_epoch=3, epochs=1, rule=rule)
+
+
+def test_comparisons_without_a_weight_are_nothing_of_the_mixtures_loss() -> None:
+    method = build("lejepa", sigreg=1.0)
+    mixture = Mixture(unmix.UnMix())
+    found = objective(method, views_of(method), index_of(0), step_generator(0, 0), mixture)
+    assert found.mixed == 0
+    assert found.loss.isfinite()
 
 
 def test_a_rule_alone_brings_the_mixture_that_it_was_published_with() -> None:

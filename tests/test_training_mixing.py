@@ -215,9 +215,9 @@ MISTAKES: list[tuple[list[str], str]] = [
     ),
     (
         ["--method", "dino", "--local_crops", "3", "--unmix", "--unmix_rule", "imix"],
-        "--unmix_rule: i-Mix replaces the clean loss by that of the first view's mixtures, so 3 small "
-        "crops would be in no loss; use esvit or replace with --unmix_every_crop, which mix them, "
-        "unmix, which keeps the clean loss, or no small crops (--local_crops 0).",
+        "--unmix_rule: i-Mix replaces the clean loss by that of the first view's mixtures, so 3 "
+        "small crops would be in no loss; use esvit or replace with --unmix_every_crop, which mix "
+        "them, unmix, which keeps the clean loss, or no small crops (--local_crops 0).",
     ),
     (["--method", "swav", "--prototypes", "1"], "--prototypes: 1 is out of range"),
     (

@@ -69,7 +69,7 @@ def check_together(
     Raises:
         UserError: if they do not, with what does.
     """
-    why = rule.refusal(method)
+    why = rule.refusal(method) or _without_weight(rule, method)
     if why is not None:
         refused = f'{names.rule} does not apply to `method="{names.method}"`'
         if rule.refusal(type(method)) is None:
@@ -96,6 +96,15 @@ def check_together(
     if joint:
         _check_joint(operator, rule, method, names)
     return operator
+
+
+def _without_weight(rule: Rule, method: Method) -> str | None:
+    """Why mixtures would train nothing: all that they are compared with has the weight 0."""
+    pairs = [*method.pairs_of(method.views), *method.position_pairs_of(method.views)]
+    unmixed = () if rule.keeps_clean else method.unmixed_pairs(method.views)
+    if any(pair.share for pair in pairs if pair not in unmixed):
+        return None
+    return "the loss that mixtures would have a share of has the weight 0"
 
 
 def check_crops(rules: Sequence[Rule], method: Method, count: int) -> None:

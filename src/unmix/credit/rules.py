@@ -91,7 +91,7 @@ class Mixed:
         the share of all.
         """
         own = [(b, share) for a, b, share in self.positions if a == self.view]
-        scale = sum(share for *_, share in self.positions) / sum(share for _, share in own)
+        scale = _ratio(sum(share for *_, share in self.positions), sum(share for _, share in own))
         return torch.stack([scale * share * loss(b) for b, share in own]).sum()
 
     def over_targets(self, loss: Callable[[Any], Tensor], without: int | None = None) -> Tensor:
@@ -105,8 +105,13 @@ class Mixed:
         total = sum(shares.values())
         if without is not None and len(shares) > 1:
             shares.pop(without, None)
-        scale = total / sum(shares.values())
+        scale = _ratio(total, sum(shares.values()))
         return torch.stack([scale * share * loss(b) for b, share in shares.items()]).sum()
+
+
+def _ratio(total: float, part: float) -> float:
+    """What brings parts up to their total; 0 where a loss has no weight, such as 1 - lambda = 0."""
+    return total / part if part else 0.0
 
 
 @dataclass(frozen=True)
