@@ -16,6 +16,7 @@ from torch import Tensor
 
 from unmix.credit.sharing import (
     Shares,
+    of_partner,
     shared_loss,
     shared_position_loss,
     soft_cross_entropy,
@@ -326,13 +327,18 @@ class ImageSpace(Rule):
 
     def __call__(self, mixed: Mixed) -> Tensor:
         """The clean step's loss, with the mixture for the first view."""
-        method, targets = mixed.method, mixed.targets
-        queries = {**mixed.queries, 0: mixed.query}
+        method, queries = mixed.method, {**mixed.queries, 0: mixed.query}
+
+        def target(a: int, b: int) -> Any:
+            """That of the images which query a has: by halves, half of them are mixtures."""
+            whole = mixed.targets[b]
+            return whole if a else of_partner(whole, mixed.draw.owners[:, 0])
+
         losses = [
-            share * method.compare(queries[a], targets[b]).mean() for a, b, share in mixed.pairs
+            share * method.compare(queries[a], target(a, b)).mean() for a, b, share in mixed.pairs
         ]
         losses += [
-            share * method.compare_positions(queries[a], targets[b]).sum(dim=(1, 2)).mean()
+            share * method.compare_positions(queries[a], target(a, b)).sum(dim=(1, 2)).mean()
             for a, b, share in mixed.positions
         ]
         return self.share * torch.stack(losses).sum()
