@@ -342,6 +342,19 @@ def test_a_mixture_that_would_train_nothing_is_refused(
         unmix.Stepper(build(name, **options), steps_per_epoch=3, epochs=1, rule=rule)
 
 
+@pytest.mark.parametrize("mixture", [unmix.SaliencyMix(), unmix.AttentiveMix()])
+def test_a_place_in_each_processs_images_is_no_weight_of_a_loss_of_all(
+    mixture: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stepper_of("barlow", mixture=mixture)
+    monkeypatch.setattr("unmix.together.world_size", lambda: 2)
+    stepper_of("byol", mixture=mixture)
+    with pytest.raises(
+        UserError, match=r"^mixture: .* chooses a place in each device's own images"
+    ):
+        stepper_of("barlow", mixture=mixture)
+
+
 def test_comparisons_without_a_weight_are_nothing_of_the_mixtures_loss() -> None:
     method = build("lejepa", sigreg=1.0)
     mixture = Mixture(unmix.UnMix())

@@ -174,12 +174,30 @@ MISTAKES: list[tuple[list[str], str]] = [
         "--unmix_per: sample does not apply to --method vicreg",
     ),
     (
+        [
+            "--method",
+            "vicreg",
+            "--unmix",
+            "--unmix_mixture",
+            "saliencymix",
+            "--device",
+            "cpu",
+            "--devices",
+            "2",
+        ],
+        "--unmix_mixture: saliencymix chooses a place in each device's own images, and with it a "
+        "weight; --method vicreg has one loss, of one weight, for all devices. Use region, gridmix "
+        "or fmix, or one device.",
+    ),
+    (
         ["--method", "moco", "--unmix", "--unmix_rule", "imixx"],
         "--unmix_rule: 'imixx' is unknown. Did you mean 'imix'?",
     ),
     (
         ["--method", "simclr", "--local_crops", "4"],
-        "--local_crops: 4 small crops do not go with --method simclr, which compares 2 views",
+        "--local_crops: 4 small crops do not go with --method simclr, which compares 2 views of "
+        "one size; leave it out, or use --method deepclusterv2, dino, ibot, lejepa, simdino or "
+        "swav.",
     ),
     (
         [

@@ -10,6 +10,7 @@ from unmix.backbones import is_vit, patch_side, why_not_in_parts
 from unmix.credit import Rule, UnMixRule
 from unmix.credit import rule as rule_named
 from unmix.display import counted
+from unmix.distributed import world_size
 from unmix.errors import UserError, check_number
 from unmix.methods import METHODS, Method
 from unmix.mixtures import MixtureOperator, UnMix
@@ -52,7 +53,13 @@ class Names:
 
 
 def check_together(
-    operator: MixtureOperator, rule: Rule, method: Method, names: Names, *, joint: bool = False
+    operator: MixtureOperator,
+    rule: Rule,
+    method: Method,
+    names: Names,
+    *,
+    joint: bool = False,
+    processes: int = 1,
 ) -> MixtureOperator:
     """Check that a mixture and a rule apply to a method.
 
@@ -62,6 +69,7 @@ def check_together(
         method: The method.
         names: Of all of them.
         joint: Whether clean and mixed images are encoded in one forward.
+        processes: Those that share a step.
 
     Returns:
         The operator, with what follows from the method's encoder.
@@ -82,6 +90,15 @@ def check_together(
             f'sample does not apply to `method="{names.method}"`, whose loss is a scalar per '
             "batch; use batch.",
             parameter="per",
+        )
+    # Of one number for all processes the weight is one too, and they see other images.
+    seen = (operator.needs_pixels or operator.needs_attention) and not operator.extra
+    if method.coupled and processes > 1 and seen:
+        raise UserError(
+            f"{names.mixture} chooses a place in each device's own images, and with it a weight; "
+            f'`method="{names.method}"` has one loss, of one weight, for all devices. Use region, '
+            "gridmix or fmix, or one device.",
+            parameter="mixture",
         )
     _check_pairs(operator, rule, names)
     _check_in_place(operator, method, names)
@@ -303,7 +320,9 @@ def _parts_of_mixing(
     shared = shared or UnMixRule()
     name = rule if isinstance(rule, str) else type(shared).__name__
     names = Names.of(method, name, mixture)
-    mixture = check_together(mixture, shared, method, names, joint=bool(joint))
+    mixture = check_together(
+        mixture, shared, method, names, joint=bool(joint), processes=world_size()
+    )
     shape = (4, 3, 32, 32)
     if not (mixture.needs_features or mixture.needs_pixels or mixture.needs_attention):
         mixture.draw(shape, generator_for(0))  # what cannot be drawn is refused here
