@@ -277,8 +277,9 @@ class IMix(Rule):
 class MixCo(Rule):
     """MixCo: soft labels over the batch and the negatives, at a temperature of its own.
 
-    The released code encodes clean and mixed images in one forward, so batch norm takes its
-    statistics over both.
+    The released MoCo encodes clean and mixed images in one forward, so batch norm takes its
+    statistics over both. The released SimCLR has another form: T_mix .5, a forward of the mixtures
+    of each view apart, and half of the sum of both.
 
     Args:
         share: Weight of the mixed loss beside the clean one (the released code's mix-param).
@@ -286,7 +287,7 @@ class MixCo(Rule):
     """
 
     label: ClassVar[str] = "MixCo"
-    source: ClassVar[str] = "Kim et al. 2020 (arXiv 2010.06300); T_mix and labels as released"
+    source: ClassVar[str] = "Kim et al. 2020 (arXiv 2010.06300); T_mix and labels as its MoCo"
     mixture: ClassVar[MixtureOperator | None] = UnMix(1.0, per="sample", pairing="halves")
     joint: ClassVar[bool] = True
 
