@@ -85,6 +85,16 @@ MIXTURE_EXTRA: dict[str, dict[str, Any]] = {
     "patchmix": VIT,
     "manifold": {"unmix_layer": "layer2"},
 }
+# Rules that count with owners and shares, and mixtures that have one of these on the device.
+CROSSED: dict[str, dict[str, Any]] = {
+    f"{rule} with {name}": {"unmix": True, "unmix_rule": rule, **words}
+    for rule in ("patchmix", "sdmp", "sdmp_released")
+    for name, words in {
+        "saliencymix": {"unmix_mixture": "saliencymix"},
+        "attentivemix": {"unmix_mixture": "attentivemix"},
+        "neighbors": {"unmix_mixture": "region", "unmix_pairing": "neighbor"},
+    }.items()
+}
 ALWAYS: dict[str, dict[str, Any]] = {
     "IM": {"g_prob": 1, "r_prob": 1}, "global": {"g_prob": 1}, "region": {"r_prob": 1},
     "Cutout": {"cutout_p": 1}, "RandomErasing": {"random_erasing_prob": 1},
@@ -180,6 +190,8 @@ def check_cells(
     for method, rule in pairs[share[0] :: share[1]]:
         words = {**small(device), "method": method, "unmix": True, "unmix_rule": rule}
         words |= extra(method) | (VIT if rule == "patchmix" else {})
+        if not (RULES[rule].keeps_clean or RULES[rule].every_crop):
+            words["local_crops"] = 0  # they would be in no loss
         found[f"{method} {rule}"] = attempt(partial(fast_against_plain, words, images, device))
     return found
 
@@ -223,7 +235,7 @@ def mixture_kinds() -> dict[str, dict[str, Any]]:
     alone = {
         f"IM {name}": {"IM": True, "IM_type": name, **ALWAYS.get(name, {})} for name in IM_TYPES
     }
-    return shared | alone
+    return shared | CROSSED | alone
 
 
 def fast_against_plain(

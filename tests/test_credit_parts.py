@@ -216,6 +216,7 @@ def test_what_has_no_parts_is_refused(
 
 def test_methods_without_a_place_for_the_negative_say_which_have_one() -> None:
     assert "moco and methods without negatives" in str(RULES["regioncl"].why_not(build("simclr")))
+    assert "moco and methods without negatives" in str(RULES["regioncl"].why_not(build("all4one")))
     assert "scalar per batch" in str(RULES["regioncl"].why_not(build("barlow")))
     assert why_not_in_parts(Tiny()) is None
 

@@ -7,12 +7,15 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 
 from harness import N, build, step, views_of
-from unmix.credit import RULES
+from unmix.credit import RULES, Mixed
 from unmix.credit.patchmix import Among
 from unmix.errors import UserError
-from unmix.mixtures import MixupNoise, PatchDraw, PatchMixture
+from unmix.methods.base import InstanceDiscrimination
+from unmix.mixtures import MixupNoise, PairDraw, PatchDraw, PatchMixture
+from unmix.mixtures.draws import whole_image
 from unmix.randomness import generator_for
 from unmix.step import mix_views
 
@@ -59,6 +62,35 @@ def test_the_loss_is_half_of_each_soft_cross_entropy(m: int) -> None:
     torch.testing.assert_close(found.mixed, expected, rtol=1e-5, atol=1e-6)
     assert found.clean is not None
     assert RULES["patchmix"].mixture == PatchMixture()
+
+
+def test_by_halves_the_second_process_counts_its_mixtures_and_not_its_images(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Half as many mixtures as images are gathered of each process, in their order."""
+
+    class Gathered:
+        """The targets of the other process come before or after this one's."""
+
+        T, softmax_loss = 0.3, InstanceDiscrimination.softmax_loss
+        logits, before = InstanceDiscrimination.logits, False
+
+        def similarities(self, query: Tensor, target: Tensor) -> tuple[Tensor]:
+            both = [target.flip(0).roll(1, 1), target]
+            return (query @ torch.cat(both if self.before else both[::-1]).T,)
+
+    draw = PairDraw(
+        torch.arange(4) + 4, whole_image(4, 4, 4), torch.full((4,), 0.3), (4, 4), batch=8
+    )
+    rows = F.normalize(torch.randn(3, 8, 5, generator=generator_for(1)), dim=2)
+    targets, method = {1: rows[1]}, Gathered()
+    mixed = Mixed(
+        method, draw, rows[0, :4], {}, targets, ((0, 1, 1.0),), lambda: {1: rows[2, :4]}, 8
+    )
+    first = RULES["patchmix"](mixed)
+    method.before = True
+    monkeypatch.setattr("unmix.credit.sharing.rank", lambda: 1)
+    torch.testing.assert_close(RULES["patchmix"](mixed), first)
 
 
 def test_it_needs_labels() -> None:

@@ -286,6 +286,7 @@ def test_layerwise_decay_gives_each_layer_of_a_transformer_its_rate():
     assert rates[model.head.weight] == 2.0
     assert decays[model.head.weight] == 0.05
     assert decays[model.head.bias] == decays[vit.norm.weight] == 0.0
+    assert decays[vit.pos_embed] == decays[vit.cls_token] == 0.0  # as MAE's param_groups_lrd
     assert len(rates) == len(list(model.parameters()))
 
 

@@ -19,7 +19,7 @@ import unmix
 from harness import N_DATA, OF_PATCHES, N, build, views_of
 from unmix.errors import UserError
 from unmix.methods import METHODS, Method, Progress
-from unmix.step import draw_mixture, objective, step_generator
+from unmix.step import Mixture, draw_mixture, objective, step_generator
 
 STEPS = N_DATA // N
 
@@ -304,6 +304,63 @@ def test_numbers_are_whole_and_a_perturbation_is_an_operator(words: Any, message
 def test_a_loss_of_the_batch_takes_no_weight_a_sample() -> None:
     with pytest.raises(unmix.UserError, match='per: sample does not apply to `method="barlow"`'):
         stepper_of("barlow", mixture=unmix.UnMix(per="sample"))
+
+
+@pytest.mark.parametrize("name", [name for name in METHODS if build(name).multi_crop])
+@pytest.mark.parametrize("rule", ["imix", "replace"])
+def test_small_crops_that_would_be_in_no_loss_are_refused(name: str, rule: str) -> None:
+    step = stepper_of(name, rule=rule)
+    views = views_of(step.method)
+    with pytest.raises(
+        UserError, match=r"^rule: .*so 2 small crops would be in no loss; use esvit"
+    ):
+        step(views, index_of(0))
+    assert step(views[:2], index_of(0)).isfinite()
+
+
+@pytest.mark.parametrize("rule", ["unmix", "image_space", "esvit"])
+def test_small_crops_take_part_under_every_other_rule(rule: str) -> None:
+    """A small crop of other pixels gives another loss."""
+    losses = []
+    for number in (0, 1):
+        step = stepper_of("dino", rule=rule)
+        views = views_of(step.method)
+        views[3] = views_of(step.method, number)[3]
+        losses.append(step(views, index_of(0)).item())
+    assert losses[0] != losses[1]
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "rule"),
+    [("lejepa", {"sigreg": 1.0}, "unmix"), ("pirl", {"jigsaw_weight": 1.0}, "imix"),
+     ("pirl", {"jigsaw_weight": 1.0}, "image_space")],
+)  # fmt: skip
+def test_a_mixture_that_would_train_nothing_is_refused(
+    name: str, options: dict[str, float], rule: str
+) -> None:
+    with pytest.raises(UserError, match="has the weight 0"):
+        unmix.Stepper(build(name, **options), steps_per_epoch=3, epochs=1, rule=rule)
+
+
+@pytest.mark.parametrize("mixture", [unmix.SaliencyMix(), unmix.AttentiveMix()])
+def test_a_place_in_each_processs_images_is_no_weight_of_a_loss_of_all(
+    mixture: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stepper_of("barlow", mixture=mixture)
+    monkeypatch.setattr("unmix.together.world_size", lambda: 2)
+    stepper_of("byol", mixture=mixture)
+    with pytest.raises(
+        UserError, match=r"^mixture: .* chooses a place in each device's own images"
+    ):
+        stepper_of("barlow", mixture=mixture)
+
+
+def test_comparisons_without_a_weight_are_nothing_of_the_mixtures_loss() -> None:
+    method = build("lejepa", sigreg=1.0)
+    mixture = Mixture(unmix.UnMix())
+    found = objective(method, views_of(method), index_of(0), step_generator(0, 0), mixture)
+    assert found.mixed == 0
+    assert found.loss.isfinite()
 
 
 def test_a_rule_alone_brings_the_mixture_that_it_was_published_with() -> None:

@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any, NamedTuple
+
 import pytest
 import torch
+from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
 
+from unmix.credit.patchmix import Among
+from unmix.credit.sdmp import Between
 from unmix.transfer import _own_places, all_to_device, to_device
 
 
@@ -35,3 +41,21 @@ def test_several_tensors_keep_their_shapes_and_values():
     for found, given in zip(all_to_device(tensors, "cpu", torch.float64), tensors, strict=True):
         assert found.dtype == torch.float64
         assert torch.equal(found.float(), given)
+
+
+class Drawn(NamedTuple):
+    owners: Tensor
+    shares: Tensor
+    per_sample: bool = True
+
+
+@pytest.mark.parametrize(
+    "of", [Between.of, lambda draw: Among.of(draw, 4)], ids=["sdmp", "patchmix"]
+)
+@pytest.mark.parametrize("places", [("cpu", "meta"), ("meta", "cpu")], ids=["pixels", "neighbor"])
+def test_owners_and_shares_may_be_on_two_devices(of: Any, places: tuple[str, str]) -> None:
+    """Masks made of pixels are on the device, as are nearest neighbors; tensors without values."""
+    with FakeTensorMode():
+        owners = torch.zeros(4, 2, dtype=torch.int64, device=places[0])
+        found = of(Drawn(owners, torch.rand(4, 2, device=places[1])))
+    assert found.owners.device.type == found.shares.device.type == "meta"

@@ -174,12 +174,30 @@ MISTAKES: list[tuple[list[str], str]] = [
         "--unmix_per: sample does not apply to --method vicreg",
     ),
     (
+        [
+            "--method",
+            "vicreg",
+            "--unmix",
+            "--unmix_mixture",
+            "saliencymix",
+            "--device",
+            "cpu",
+            "--devices",
+            "2",
+        ],
+        "--unmix_mixture: saliencymix chooses a place in each device's own images, and with it a "
+        "weight; --method vicreg has one loss, of one weight, for all devices. Use region, gridmix "
+        "or fmix, or one device.",
+    ),
+    (
         ["--method", "moco", "--unmix", "--unmix_rule", "imixx"],
         "--unmix_rule: 'imixx' is unknown. Did you mean 'imix'?",
     ),
     (
         ["--method", "simclr", "--local_crops", "4"],
-        "--local_crops: 4 small crops do not go with --method simclr, which compares 2 views",
+        "--local_crops: 4 small crops do not go with --method simclr, which compares 2 views of "
+        "one size; leave it out, or use --method deepclusterv2, dino, ibot, lejepa, simdino or "
+        "swav.",
     ),
     (
         [
@@ -212,6 +230,12 @@ MISTAKES: list[tuple[list[str], str]] = [
             "16",
         ],
         "--local_size: 16 is no size of images that timm:mixer_s32_224 takes when it is built for",
+    ),
+    (
+        ["--method", "dino", "--local_crops", "3", "--unmix", "--unmix_rule", "imix"],
+        "--unmix_rule: i-Mix replaces the clean loss by that of the first view's mixtures, so 3 "
+        "small crops would be in no loss; use esvit or replace with --unmix_every_crop, which mix "
+        "them, unmix, which keeps the clean loss, or no small crops (--local_crops 0).",
     ),
     (["--method", "swav", "--prototypes", "1"], "--prototypes: 1 is out of range"),
     (

@@ -60,6 +60,35 @@ def test_lars_is_its_formula_over_several_steps() -> None:
         torch.testing.assert_close(parameter.detach().double(), value, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize("scale", [1e-2, 1.0])
+def test_clipped_lars_moves_by_the_smaller_of_lr_and_the_trust_ratio(scale: float) -> None:
+    """As solo-learn's LARS with clip_lr: eta |w| / (|g| + d |w|), not times lr, and at most lr."""
+    chosen = OptimizerSettings(
+        optimizer="lars", lr=LR, momentum=MOMENTUM, weight_decay=DECAY, trust=TRUST, trust_clip=True
+    )
+    ours = parameters()
+    optimizer = build_optimizer(chosen, ours, torch.device("cpu"))
+    expected = [x.detach().double().clone() for x in ours]
+    velocity, clipped = [torch.zeros_like(x) for x in expected], set()
+    for step in range(4):
+        lr = LR * (1 - step / 8)
+        for group in optimizer.param_groups:
+            group["lr"] = lr
+        for i, (parameter, gradient) in enumerate(zip(ours, gradients_of(step, ours), strict=True)):
+            parameter.grad = scale * gradient
+            g, w = parameter.grad.double(), expected[i]
+            if g.ndim > 1:
+                rate = TRUST * w.norm() / (g.norm() + DECAY * w.norm())
+                clipped.add(bool(rate > lr))
+                g = min(rate / lr, 1) * (g + DECAY * w)
+            velocity[i] = MOMENTUM * velocity[i] + g
+            expected[i] = w - lr * velocity[i]
+        optimizer.step()
+    assert clipped == {scale < 1}
+    for parameter, value in zip(ours, expected, strict=True):
+        torch.testing.assert_close(parameter.detach().double(), value, rtol=1e-5, atol=1e-6)
+
+
 def test_lars_moves_a_matrix_by_a_share_of_its_norm_whatever_the_scale_of_its_gradient() -> None:
     """Without momentum and decay a step is lr eta |w| long."""
     for scale in (1e-3, 1.0, 1e3):
@@ -322,6 +351,11 @@ def test_optimizer_and_schedule_go_on_from_their_states_which_hold_numbers_only(
         ({"final_lr": -1.0}, "--final_lr: -1 is out of range; it must be at least 0."),
         ({"final_lr": 0.1, "schedule": "constant"}, "--final_lr: 0.1 applies only to "
          "--schedule cosine, not to constant."),
+        (
+            {"trust_clip": True},
+            "--trust_clip: applies only to --optimizer lars and larc, not to sgd; leave it out "
+            "(--no-trust_clip).",
+        ),
         ({"trust": 0.0}, "--trust: 0 is out of range; it must be greater than 0."),
         ({"final_weight_decay": -0.1}, "--final_weight_decay: -0.1 is out of range"),
     ],

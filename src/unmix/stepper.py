@@ -22,7 +22,7 @@ from unmix.step import (
     step_generator,
     with_mixtures,
 )
-from unmix.together import Names, mixing_of, smallest_batch
+from unmix.together import Names, check_crops, mixing_of, smallest_batch
 from unmix.transfer import to_device
 
 __all__ = ["Stepper", "after_backward"]
@@ -306,6 +306,7 @@ class Stepper(nn.Module):
         if found < needed or (found > needed and not self.method.multi_crop):
             beside = f" and {self._extra} more for the mixture" if self._extra else ""
             raise UserError(f"views: {found} were given; {name} needs {self.method.views}{beside}.")
+        check_crops([rule for _, rule in self.mixing], self.method, found - self._extra)
         n = len(views[0])
         for view in views:
             if view.ndim != 4 or not view.is_floating_point():

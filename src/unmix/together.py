@@ -10,12 +10,13 @@ from unmix.backbones import is_vit, patch_side, why_not_in_parts
 from unmix.credit import Rule, UnMixRule
 from unmix.credit import rule as rule_named
 from unmix.display import counted
+from unmix.distributed import world_size
 from unmix.errors import UserError, check_number
 from unmix.methods import METHODS, Method
 from unmix.mixtures import MixtureOperator, UnMix
 from unmix.randomness import generator_for
 
-__all__ = ["Names", "check_together", "mixing_of", "shares_of", "smallest_batch"]
+__all__ = ["Names", "check_crops", "check_together", "mixing_of", "shares_of", "smallest_batch"]
 
 _OF_PAIRS = (
     "global, region, resizemix, gridmix, fmix, mixmask, smoothmix, saliencymix or attentivemix"
@@ -52,7 +53,13 @@ class Names:
 
 
 def check_together(
-    operator: MixtureOperator, rule: Rule, method: Method, names: Names, *, joint: bool = False
+    operator: MixtureOperator,
+    rule: Rule,
+    method: Method,
+    names: Names,
+    *,
+    joint: bool = False,
+    processes: int = 1,
 ) -> MixtureOperator:
     """Check that a mixture and a rule apply to a method.
 
@@ -62,6 +69,7 @@ def check_together(
         method: The method.
         names: Of all of them.
         joint: Whether clean and mixed images are encoded in one forward.
+        processes: Those that share a step.
 
     Returns:
         The operator, with what follows from the method's encoder.
@@ -69,7 +77,7 @@ def check_together(
     Raises:
         UserError: if they do not, with what does.
     """
-    why = rule.refusal(method)
+    why = rule.refusal(method) or _without_weight(rule, method)
     if why is not None:
         refused = f'{names.rule} does not apply to `method="{names.method}"`'
         if rule.refusal(type(method)) is None:
@@ -82,6 +90,15 @@ def check_together(
             f'sample does not apply to `method="{names.method}"`, whose loss is a scalar per '
             "batch; use batch.",
             parameter="per",
+        )
+    # Of one number for all processes the weight is one too, and they see other images.
+    seen = (operator.needs_pixels or operator.needs_attention) and not operator.extra
+    if method.coupled and processes > 1 and seen:
+        raise UserError(
+            f"{names.mixture} chooses a place in each device's own images, and with it a weight; "
+            f'`method="{names.method}"` has one loss, of one weight, for all devices. Use region, '
+            "gridmix or fmix, or one device.",
+            parameter="mixture",
         )
     _check_pairs(operator, rule, names)
     _check_in_place(operator, method, names)
@@ -96,6 +113,41 @@ def check_together(
     if joint:
         _check_joint(operator, rule, method, names)
     return operator
+
+
+def _without_weight(rule: Rule, method: Method) -> str | None:
+    """Why mixtures would train nothing: all that they are compared with has the weight 0."""
+    pairs = [*method.pairs_of(method.views), *method.position_pairs_of(method.views)]
+    unmixed = () if rule.keeps_clean else method.unmixed_pairs(method.views)
+    if any(pair.share for pair in pairs if pair not in unmixed):
+        return None
+    return "the loss that mixtures would have a share of has the weight 0"
+
+
+def check_crops(rules: Sequence[Rule], method: Method, count: int) -> None:
+    """Check that the loss is of every small crop that is made, also where it is of mixtures alone.
+
+    Args:
+        rules: Of the mixtures of a step.
+        method: The method.
+        count: The views of a step, small crops included.
+
+    Raises:
+        UserError: if mixtures of the first view replace all that crops are compared with.
+    """
+    if not rules or any(rule.keeps_clean or rule.every_crop for rule in rules):
+        return
+    pairs = [*method.pairs_of(count), *method.position_pairs_of(count)]
+    kept = {pair.query for pair in method.unmixed_pairs(count)}
+    kept = kept.union(*(rule.clean_queries(pairs) for rule in rules))
+    if left_out := {pair.query for pair in pairs} & set(range(method.views, count)) - kept:
+        raise UserError(
+            f"{rules[0].label} replaces the clean loss by that of the first view's mixtures, so "
+            f"{counted(len(left_out), 'small crop')} would be in no loss; use esvit or replace "
+            "with `every_crop=True`, which mix them, unmix, which keeps the clean loss, or no "
+            "small crops (`local_crops=0`).",
+            parameter="rule",
+        )
 
 
 def shares_of(count: int, given: Sequence[float] | None) -> tuple[float, ...]:
@@ -268,7 +320,9 @@ def _parts_of_mixing(
     shared = shared or UnMixRule()
     name = rule if isinstance(rule, str) else type(shared).__name__
     names = Names.of(method, name, mixture)
-    mixture = check_together(mixture, shared, method, names, joint=bool(joint))
+    mixture = check_together(
+        mixture, shared, method, names, joint=bool(joint), processes=world_size()
+    )
     shape = (4, 3, 32, 32)
     if not (mixture.needs_features or mixture.needs_pixels or mixture.needs_attention):
         mixture.draw(shape, generator_for(0))  # what cannot be drawn is refused here

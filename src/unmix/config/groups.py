@@ -150,6 +150,8 @@ class OptimizerSettings:
         final_lr: Learning rate at the end of the cosine.
         momentum: Momentum of sgd, lars and larc.
         trust: Trust coefficient of lars and larc.
+        trust_clip: Cap the rate of each parameter of lars or larc at lr, as solo-learn's LARS and
+            apex's LARC: the smaller of trust |w| / |g| and lr, instead of their product.
         weight_decay: L2 penalty; with adamw decoupled from the gradient.
         lr_decay: Factor on the learning rate from each layer of the backbone to the one before, in
             (0, 1]; transformers by block, ResNets by stage, as BEiT and MAE are fine-tuned.
@@ -177,6 +179,7 @@ class OptimizerSettings:
     final_lr: float = 0.0
     momentum: float = 0.9
     trust: float = 0.001
+    trust_clip: bool = False
     weight_decay: float = 5e-4
     lr_decay: float = 1.0
     patch_embed_lr_mult: float = 1.0
@@ -204,6 +207,12 @@ class OptimizerSettings:
             )
         check_number("momentum", self.momentum, at_least=0, at_most=1)
         check_number("trust", self.trust, above=0)
+        if self.trust_clip and self.optimizer not in ("lars", "larc"):
+            raise UserError(
+                f"applies only to `optimizer=lars` and larc, not to {self.optimizer}; leave it out "
+                "(`trust_clip=False`).",
+                parameter="trust_clip",
+            )
         check_number("weight_decay", self.weight_decay, at_least=0)
         check_number("lr_decay", self.lr_decay, above=0, at_most=1)
         check_number("patch_embed_lr_mult", self.patch_embed_lr_mult, above=0)

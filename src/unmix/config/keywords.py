@@ -159,6 +159,7 @@ class PretrainSettings(TypedDict, total=False):
     final_lr: float
     momentum: float
     trust: float
+    trust_clip: bool
     weight_decay: float
     lr_decay: float
     patch_embed_lr_mult: float

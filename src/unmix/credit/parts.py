@@ -39,7 +39,8 @@ class RegionCL(Rule):
         """A part needs a loss of its own, and negatives one more of them."""
         if method.coupled:
             return "its loss is a scalar per batch, and each part has one of its own"
-        if method.contrastive and not method.takes_negatives:
+        contrasts = method.contrastive or method.across_samples == "negatives"
+        if contrasts and not method.takes_negatives:
             return (
                 "the other part is a negative of each, and its negatives are the batch's or a "
                 "bank's; moco and methods without negatives have it"

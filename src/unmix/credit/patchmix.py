@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
 from unmix.credit.rules import Mixed, Rule, softmax_loss
-from unmix.credit.sharing import Shares, soft_cross_entropy
+from unmix.credit.sharing import Shares, on_one_device, soft_cross_entropy
 from unmix.mixtures import MixtureOperator, PatchMixture
 
 __all__ = ["Among", "PatchMixRule"]
@@ -43,12 +43,14 @@ class PatchMixRule(Rule):
     def __call__(self, mixed: Mixed) -> Tensor:
         """The mean of both cross-entropies."""
         among, targets = Among.of(mixed.draw, mixed.samples), mixed.targets_of_mixtures()
+        # By halves a process has fewer mixtures than images.
+        of_mixtures = replace(mixed, samples=len(mixed.draw.owners))
 
-        def loss(target: Any, shares: Shares) -> Tensor:
-            return softmax_loss(mixed, target, shares, soft_cross_entropy)
+        def loss(samples: Mixed, target: Any, shares: Shares) -> Tensor:
+            return softmax_loss(samples, target, shares, soft_cross_entropy)
 
-        images = mixed.over_targets(lambda b: loss(mixed.targets[b], mixed.draw), without=0)
-        mixtures = mixed.over_targets(lambda b: loss(targets[b], among), without=0)
+        images = mixed.over_targets(lambda b: loss(mixed, mixed.targets[b], mixed.draw), without=0)
+        mixtures = mixed.over_targets(lambda b: loss(of_mixtures, targets[b], among), without=0)
         return self.share * (images + mixtures) / 2
 
 
@@ -69,8 +71,9 @@ class Among:
     @classmethod
     def of(cls, draw: Shares, samples: int) -> Among:
         """From the shares of the images, of which there are `samples`."""
-        m = len(draw.owners)
-        of_images = draw.shares.new_zeros(m, samples).scatter_add_(1, draw.owners, draw.shares)
+        owners, shares = on_one_device(draw)
+        m = len(owners)
+        of_images = shares.new_zeros(m, samples).scatter_add_(1, owners, shares)
         common = of_images @ of_images.T
-        owners = torch.arange(m, device=common.device).expand(m, m)
-        return cls(owners, common / common.sum(dim=1, keepdim=True))
+        numbers = torch.arange(m, device=common.device).expand(m, m)
+        return cls(numbers, common / common.sum(dim=1, keepdim=True))

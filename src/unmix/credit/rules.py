@@ -16,6 +16,7 @@ from torch import Tensor
 
 from unmix.credit.sharing import (
     Shares,
+    of_partner,
     shared_loss,
     shared_position_loss,
     soft_cross_entropy,
@@ -91,7 +92,7 @@ class Mixed:
         the share of all.
         """
         own = [(b, share) for a, b, share in self.positions if a == self.view]
-        scale = sum(share for *_, share in self.positions) / sum(share for _, share in own)
+        scale = _ratio(sum(share for *_, share in self.positions), sum(share for _, share in own))
         return torch.stack([scale * share * loss(b) for b, share in own]).sum()
 
     def over_targets(self, loss: Callable[[Any], Tensor], without: int | None = None) -> Tensor:
@@ -105,8 +106,13 @@ class Mixed:
         total = sum(shares.values())
         if without is not None and len(shares) > 1:
             shares.pop(without, None)
-        scale = total / sum(shares.values())
+        scale = _ratio(total, sum(shares.values()))
         return torch.stack([scale * share * loss(b) for b, share in shares.items()]).sum()
+
+
+def _ratio(total: float, part: float) -> float:
+    """What brings parts up to their total; 0 where a loss has no weight, such as 1 - lambda = 0."""
+    return total / part if part else 0.0
 
 
 @dataclass(frozen=True)
@@ -271,8 +277,9 @@ class IMix(Rule):
 class MixCo(Rule):
     """MixCo: soft labels over the batch and the negatives, at a temperature of its own.
 
-    The released code encodes clean and mixed images in one forward, so batch norm takes its
-    statistics over both.
+    The released MoCo encodes clean and mixed images in one forward, so batch norm takes its
+    statistics over both. The released SimCLR has another form: T_mix .5, a forward of the mixtures
+    of each view apart, and half of the sum of both.
 
     Args:
         share: Weight of the mixed loss beside the clean one (the released code's mix-param).
@@ -280,7 +287,7 @@ class MixCo(Rule):
     """
 
     label: ClassVar[str] = "MixCo"
-    source: ClassVar[str] = "Kim et al. 2020 (arXiv 2010.06300); T_mix and labels as released"
+    source: ClassVar[str] = "Kim et al. 2020 (arXiv 2010.06300); T_mix and labels as its MoCo"
     mixture: ClassVar[MixtureOperator | None] = UnMix(1.0, per="sample", pairing="halves")
     joint: ClassVar[bool] = True
 
@@ -321,13 +328,18 @@ class ImageSpace(Rule):
 
     def __call__(self, mixed: Mixed) -> Tensor:
         """The clean step's loss, with the mixture for the first view."""
-        method, targets = mixed.method, mixed.targets
-        queries = {**mixed.queries, 0: mixed.query}
+        method, queries = mixed.method, {**mixed.queries, 0: mixed.query}
+
+        def target(a: int, b: int) -> Any:
+            """That of the images which query a has: by halves, half of them are mixtures."""
+            whole = mixed.targets[b]
+            return whole if a else of_partner(whole, mixed.draw.owners[:, 0])
+
         losses = [
-            share * method.compare(queries[a], targets[b]).mean() for a, b, share in mixed.pairs
+            share * method.compare(queries[a], target(a, b)).mean() for a, b, share in mixed.pairs
         ]
         losses += [
-            share * method.compare_positions(queries[a], targets[b]).sum(dim=(1, 2)).mean()
+            share * method.compare_positions(queries[a], target(a, b)).sum(dim=(1, 2)).mean()
             for a, b, share in mixed.positions
         ]
         return self.share * torch.stack(losses).sum()

@@ -9,9 +9,8 @@ import torch
 from torch import Tensor
 
 from unmix.credit.rules import Mixed, Rule, softmax_loss
-from unmix.credit.sharing import Shares, shared_loss, shared_probability
+from unmix.credit.sharing import Shares, on_one_device, shared_loss, shared_probability
 from unmix.mixtures import MixtureOperator, ResizeMix, Weight
-from unmix.transfer import to_device
 
 __all__ = ["SDMP", "Between", "SDMPReleased"]
 
@@ -105,10 +104,8 @@ class Between:
     @classmethod
     def of(cls, draw: Shares) -> Between:
         """From the mixtures' shares of two images."""
-        own = draw.shares[:, 0]
-        other = own[draw.owners[:, 1]]
-        p = draw.owners[:, 1]
-        mutual = p[p] == draw.owners[:, 0]
-        mutual = to_device(mutual, own.device)
+        owners, shares = on_one_device(draw)
+        own, p = shares[:, 0], owners[:, 1]
+        other, mutual = own[p], p[p] == owners[:, 0]
         common = torch.minimum(1 - own, other) + mutual * torch.minimum(own, 1 - other)
-        return cls(draw.owners, torch.stack([1 / (1 + common), common / (1 + common)], dim=1))
+        return cls(owners, torch.stack([1 / (1 + common), common / (1 + common)], dim=1))

@@ -28,6 +28,7 @@ __all__ = [
     "PositionShares",
     "Shares",
     "of_partner",
+    "on_one_device",
     "per_tensor",
     "shared_loss",
     "shared_position_loss",
@@ -200,6 +201,17 @@ def _of_owners(logits: Tensor, draw: Shares, samples: int) -> tuple[Tensor, Tens
     log_p = logits.float().log_softmax(dim=1)
     owners = to_device(draw.owners, logits.device) + rank() * samples
     return log_p.gather(1, owners), to_device(draw.shares, logits.device, log_p.dtype)
+
+
+def on_one_device(draw: Shares) -> tuple[Tensor, Tensor]:
+    """The owners and the shares of mixtures, both on the device if one of them is.
+
+    Partners by features, and masks made from pixels, are where these are; copying them to the host
+    would make it wait.
+    """
+    if draw.owners.device.type == "cpu":
+        return to_device(draw.owners, draw.shares.device), draw.shares
+    return draw.owners, to_device(draw.shares, draw.owners.device)
 
 
 def of_partner(target: Target, partner: Tensor) -> Target:

@@ -334,10 +334,15 @@ class FineTuning(lightning.LightningModule):
 
     def _parameter_groups(self) -> list[dict[str, Any]]:
         settings, backbone = self.settings, self.model.backbone
-        bare = settings.optimizer == "adamw"
+        adamw = settings.optimizer == "adamw"
+        # timm's list: embeddings of positions, class tokens, tables of relative positions.
+        listed: Any = getattr(backbone, "no_weight_decay", set)
+        names = listed()
+        bare = {p for name, p in backbone.named_parameters() if name in names}
 
         def facts(p: nn.Parameter) -> dict[str, Any]:
-            return {"weight_decay": 0.0 if bare and p.ndim <= 1 else settings.weight_decay}
+            spared = adamw and (p.ndim <= 1 or p in bare)
+            return {"weight_decay": 0.0 if spared else settings.weight_decay}
 
         scales = dict.fromkeys(backbone.parameters(), 1.0)
         if settings.lr_decay != 1:

@@ -10,11 +10,11 @@ from unmix.config import Settings
 from unmix.credit import Rule, rule
 from unmix.display import counted
 from unmix.errors import UserError, renamed
-from unmix.methods import Method
+from unmix.methods import METHODS, Method
 from unmix.mixtures import MixtureOperator
 from unmix.mixtures.registry import name_of, renaming
 from unmix.randomness import generator_for
-from unmix.together import Names, check_together, shares_of, smallest_batch
+from unmix.together import Names, check_crops, check_together, shares_of, smallest_batch
 
 __all__ = ["check_views", "label_space"]
 
@@ -51,8 +51,9 @@ def label_space(settings: Settings, method: Method) -> Mixing:
         names = Names(run_.method, wanted.unmix_rule, name, model.backbone)
         with renamed(renaming(name)):
             operator = check_together(
-                operator, shared, method, names, joint=bool(wanted.unmix_joint)
-            )
+                operator, shared, method, names, joint=bool(wanted.unmix_joint),
+                processes=settings.machine.processes,
+            )  # fmt: skip
             if not (operator.needs_features or operator.needs_pixels or operator.needs_attention):
                 side = run_.size or 0
                 operator.draw(
@@ -61,6 +62,8 @@ def label_space(settings: Settings, method: Method) -> Mixing:
         _check_batch(operator, shared, settings, method)
         own = shared if weight == 1 else replace(shared, share=weight * shared.share)
         found.append((operator, own))
+    with renamed({"rule": "unmix_rule", **words}):
+        check_crops([own for _, own in found], method, method.views + settings.views.local_crops)
     return found
 
 
@@ -76,11 +79,12 @@ def check_views(settings: Settings, method: Method) -> None:
             "of an image; leave it out."
         )
     if settings.views.local_crops and not method.multi_crop:
+        *most, last = (name for name, kind in METHODS.items() if kind.multi_crop)
         raise UserError(
             f"--local_crops: {settings.views.local_crops} small crops do not go with --method "
             f"{settings.run.method}, which compares {method.views} view"
-            f"{'s' if method.views > 1 else ''} of one size; leave it out, or use --method swav, "
-            "dino or deepclusterv2."
+            f"{'s' if method.views > 1 else ''} of one size; leave it out, or use --method "
+            f"{', '.join(most)} or {last}."
         )
     if settings.views.local_crops and not isinstance(method.backbone, (ResNet, AlexNet)):
         side = settings.views.local_side(settings.run.size or 0)

@@ -46,6 +46,7 @@ class Lars(torch.optim.SGD):
         weight_decay: L2 penalty on parameters of more than one dimension.
         trust: Trust coefficient, eta in the paper.
         decay_all: Weight decay also on parameters of one dimension; they are still not scaled.
+        clip: Cap the rate at lr: min(trust |w| / (|g| + decay |w|), lr), as solo-learn's `clip_lr`.
     """
 
     def __init__(
@@ -56,10 +57,11 @@ class Lars(torch.optim.SGD):
         weight_decay: float = 0.0,
         trust: float = 0.001,
         decay_all: bool = False,
+        clip: bool = False,
     ) -> None:
         # Weight decay is part of the ratio of norms, so SGD itself must not add it.
         super().__init__(params, lr=lr, momentum=momentum, weight_decay=0.0)
-        self.trust, self.decay_all = trust, decay_all
+        self.trust, self.decay_all, self.clip = trust, decay_all, clip
         for group in self.param_groups:
             group["decay"] = weight_decay
 
@@ -73,12 +75,14 @@ class Lars(torch.optim.SGD):
         for group in self.param_groups:
             for parameter in group["params"]:
                 if parameter.grad is not None:
-                    self._prepare(parameter, parameter.grad, group["decay"])
+                    self._prepare(parameter, parameter.grad, group["decay"], group["lr"])
         super().step()
         return loss
 
-    def _prepare(self, parameter: Tensor, gradient: Tensor, decay: float) -> None:
-        if parameter.ndim > 1:
+    def _prepare(self, parameter: Tensor, gradient: Tensor, decay: float, lr: float) -> None:
+        if parameter.ndim > 1 and self.clip:
+            gradient.copy_(self._with_norms_apart(parameter, gradient, decay, lr))
+        elif parameter.ndim > 1:
             gradient.copy_(self._scaled(parameter, gradient, decay))
         elif self.decay_all:
             gradient.add_(parameter, alpha=decay)
@@ -89,25 +93,31 @@ class Lars(torch.optim.SGD):
         ratio = torch.where((size > 0) & (slope > 0), self.trust * size / slope, 1.0)
         return ratio * gradient
 
+    def _with_norms_apart(
+        self, parameter: Tensor, gradient: Tensor, decay: float, lr: float
+    ) -> Tensor:
+        size, slope = parameter.norm(), gradient.norm()
+        ratio = self.trust * size / (slope + decay * size + _EPS)
+        if self.clip:
+            ratio = (ratio / lr).clamp(max=1.0)
+        scaled = ratio * (gradient + decay * parameter)
+        return torch.where((size > 0) & (slope > 0), scaled, gradient)
+
 
 class Larc(Lars):
     """LARS over all parameters, biases and batch norm too, as SwAV and DeepCluster-v2 use it.
 
-    The ratio is trust |w| / (|g| + decay |w|): apex's LARC without clipping. A parameter with a
-    norm or a gradient of 0, such as a bias at the start, takes its plain gradient, without weight
-    decay.
+    The ratio is trust |w| / (|g| + decay |w|), as apex's LARC has it. A parameter with a norm
+    or a gradient of 0, such as a bias at the start, takes its plain gradient, without weight decay.
 
     Args:
-        params, lr, momentum, weight_decay, trust: As in `Lars`.
+        params, lr, momentum, weight_decay, trust, clip: As in `Lars`; SwAV does not clip.
         decay_all: False: parameters of one dimension are scaled, but have no weight decay.
     """
 
-    def _prepare(self, parameter: Tensor, gradient: Tensor, decay: float) -> None:
+    def _prepare(self, parameter: Tensor, gradient: Tensor, decay: float, lr: float) -> None:
         decay = decay if self.decay_all or parameter.ndim > 1 else 0.0
-        size, slope = parameter.norm(), gradient.norm()
-        ratio = self.trust * size / (slope + decay * size + _EPS)
-        scaled = ratio * (gradient + decay * parameter)
-        gradient.copy_(torch.where((size > 0) & (slope > 0), scaled, gradient))
+        gradient.copy_(self._with_norms_apart(parameter, gradient, decay, lr))
 
 
 def build_optimizer(
@@ -162,7 +172,7 @@ def build_optimizer(
         kind = Larc if settings.optimizer == "larc" else Lars
         return kind(
             chosen, lr, momentum=settings.momentum, weight_decay=decay_, trust=settings.trust,
-            decay_all=everything,
+            decay_all=everything, clip=settings.trust_clip,
         )  # fmt: skip
     parts = (p for group in chosen for p in group["params"])
     if any(local(p) is not p for p in parts):
