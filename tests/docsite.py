@@ -16,7 +16,7 @@ ROOT = Path(__file__).parents[1]
 sys.path.append(str(ROOT / "docs"))
 
 from tools.api import PAGES, names, pages_of  # noqa: E402
-from tools.assemble import assemble  # noqa: E402
+from tools.assemble import as_on_the_site, assemble  # noqa: E402
 from tools.formulas import render_math  # noqa: E402
 from tools.notebook import executed  # noqa: E402
 from tools.reference import parser_of  # noqa: E402
@@ -26,6 +26,7 @@ from tools.tables import pages as generated  # noqa: E402
 __all__ = [
     "PAGES",
     "ROOT",
+    "as_on_the_site",
     "build",
     "executed",
     "fill_tables",

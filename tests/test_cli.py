@@ -126,6 +126,44 @@ def test_the_overview_names_every_command(capsys):
     assert capsys.readouterr().out == f"unmix {unmix.__version__}\n"
 
 
+@pytest.mark.parametrize(
+    ("words", "same"),
+    [
+        ("help pretrain", "pretrain --help"),
+        ("--help knn", "knn --help"),
+        ("help --help", "--help"),
+        ("help data", "data --help"),
+        ("help data pack", "data pack --help"),
+        ("data help pack", "data pack --help"),
+        ("data --help pack", "data pack --help"),
+        ("help study show", "study show --help"),
+    ],
+)
+def test_help_of_a_command_is_that_commands_help(words: str, same: str, capsys):
+    assert main(same.split()) == 0
+    expected = capsys.readouterr().out
+    assert main(words.split()) == 0
+    assert capsys.readouterr().out == expected
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("--version extra", "extra: --version takes no argument."),
+        ("-V --json", "--json: -V takes no argument."),
+        ("help pretrian", "unknown command 'pretrian'. Did you mean 'pretrain'?"),
+        ("help data pakc", "unknown command 'data pakc'."),
+        ("data help pakc", "unknown command 'data pakc'."),
+        ("help knn runs/a", "runs/a: help takes a command alone, such as `unmix help pretrain`."),
+        ("help study mine", "mine: help takes a command alone"),
+        ("data help pack FOLDER", "FOLDER: help takes a command alone"),
+        ("--completion=bash zsh", "'bash zsh' is unknown"),
+    ],
+)
+def test_no_word_is_ignored(words: str, message: str, refuse):
+    assert message in refuse(*words.split())
+
+
 @pytest.mark.parametrize("command", [*(name for name in COMMANDS if name != "data"), "data pack"])
 def test_the_help_of_every_command_explains_each_flag(command: str, capsys):
     assert main([*command.split(), "--help"]) == 0

@@ -13,6 +13,7 @@ import pytest
 from docsite import (
     PAGES,
     ROOT,
+    as_on_the_site,
     build,
     fill_tables,
     generated,
@@ -116,6 +117,21 @@ def test_tests_that_the_pages_name_exist() -> None:
     assert {name for name in named if f"def {name}(" not in tests} == set()
     for path in re.findall(r"`(tests/[\w/*.]+)`", text):
         assert list(ROOT.glob(path)), path
+
+
+def test_every_link_of_a_page_leads_to_a_file_of_the_repository() -> None:
+    """Pages are read on GitHub too, where what `make docs` makes is missing."""
+    for page in [*(ROOT / "docs").rglob("*.md"), ROOT / "README.md", ROOT / "CONTRIBUTING.md"]:
+        text = re.sub(
+            r"^```.*?^```$|`[^`\n]+`", "", page.read_text(encoding="utf-8"), flags=re.M | re.S
+        )
+        links = re.findall(r"\]\((?!https?:|#|mailto:)([^)#\s]+)", text)
+        assert [link for link in links if not (page.parent / link).exists()] == [], page
+
+
+def test_links_to_examples_and_the_notebook_are_those_of_the_site() -> None:
+    text = "[examples/a.py](../examples/a.py), [it](../tutorial.ipynb), [b](b.md)"
+    assert as_on_the_site(text) == "`examples/a.py`, [it](../tutorial.md), [b](b.md)"
 
 
 def test_an_unknown_table_is_an_error() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import textwrap
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -145,7 +146,7 @@ def test_a_condition_may_have_fewer_seeds_if_no_verdict_is_asked_of_it() -> None
     assert "missing" not in shown
     assert "| i-Mix | 40 | 4.0 | 1.00x | 3:00 min | 2 | 50.5 ± 0.7 | 55.5 ± 0.7 |" in shown
     assert StudyResults(found, cells[:-1]).missing() == ["Un-Mix, seed 5"]
-    with pytest.raises(UserError, match=r"seeds: 2 cannot show a difference at 0\.05"):
+    with pytest.raises(UserError, match=r"seeds: 0-1 are 2 seeds that the conditions have"):
         study(SOME.replace("[[Un-Mix, plain]]", "[[i-Mix, plain]]"))
     with pytest.raises(UserError, match="condition 'i-Mix': seeds: 'x' is no seed"):
         study(SOME.replace("0-1", "x"))
@@ -165,7 +166,8 @@ def test_seeds(value: Any, seeds: tuple[int, ...]) -> None:
         ("    seeed: 1", "'seeed' is unknown. Did you mean 'seeds'?"),
         (
             "    seeds: 0-4",
-            "seeds: 5 cannot show a difference at 0.05 over one comparison; give 6",
+            "seeds: 0-4 are 5 seeds, too few for one comparison at level 0.05; give 6 or more, "
+            "such as 0-5, or `exploratory` for no verdict.",
         ),
         ("    seeds: 6", "6 could be one seed or several"),
         ("    seeds: 3-1", "'3-1' is no seed"),
@@ -195,6 +197,35 @@ def test_mistakes_are_one_line_that_says_what_would_be_right(change: str, messag
         Study.of(content, "tried")
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_too_few_seeds_name_what_was_typed_and_where(
+    tmp_path: Path, refuse: Callable[..., str]
+) -> None:
+    words = ["--method", "moco", "--data", "photos", "--out", tmp_path / "s"]
+    vary = ["--vary", "unmix=no,yes", "--vary", "lr=0.1,0.2,0.3", "--seeds", "2", "4-8"]
+    assert refuse("study", "mine", *vary, *words) == (
+        "--seeds: 2,4-8 are 6 seeds, too few for 2 comparisons ('unmix=no') at level 0.05; give "
+        "7 or more, such as 0-6, or --exploratory for no verdict."
+    )
+    file = tmp_path / "mine.yaml"
+    file.write_text(textwrap.dedent(TWO.replace("0-5", "[3]")), encoding="utf-8")
+    assert refuse("study", file) == (
+        f"{file}: seeds: 3 is one seed, too few for one comparison at level 0.05; give 6 or more, "
+        "such as 0-5, or --exploratory for no verdict."
+    )
+    # What the message offers is taken, beside a file too.
+    assert Study.load(file, exploratory=True).exploratory
+
+
+def test_the_remedies_of_a_conditions_error_are_flags(
+    tmp_path: Path, refuse: Callable[..., str]
+) -> None:
+    file = tmp_path / "mine.yaml"
+    file.write_text(textwrap.dedent(TWO.replace("photos", "cifar10")), encoding="utf-8")
+    line = refuse("study", file, "--out", tmp_path / "s")
+    assert line.startswith("condition 'plain': --data_dir: cifar10 needs a folder DIR that holds ")
+    assert line.endswith(", or add --download to fetch it.")
 
 
 def test_fewer_seeds_are_for_exploring_alone() -> None:

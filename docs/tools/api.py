@@ -24,6 +24,7 @@ PAGES = {
     "unmix.data": "Data",
     "unmix.evaluation": "Evaluation",
     "unmix.figures": "Figures",
+    "unmix.statistics": "Statistics",
     "unmix.commands": "Commands",
 }
 

@@ -5,6 +5,7 @@ python docs/tools/assemble.py && zensical build --strict
 
 from __future__ import annotations
 
+import re
 import shutil
 import sys
 from pathlib import Path
@@ -41,8 +42,18 @@ def assemble(target: Path = ROOT / "build" / "docs") -> Path:
         write_notebook(notebook, target / f"{notebook.stem}.md")
     for page in target.rglob("*.md"):
         text = page.read_text(encoding="utf-8")
-        page.write_text(render_math(text), encoding="utf-8")
+        page.write_text(render_math(as_on_the_site(text)), encoding="utf-8")
     return target
+
+
+def as_on_the_site(text: str) -> str:
+    """A page with the links that differ between the repository and the site.
+
+    In the repository an example is a link to its file, which the site shows in place; and the
+    notebook is a file there, and a page here.
+    """
+    text = re.sub(r"\[(examples/\w+\.py)\]\(\.\./examples/\w+\.py\)", r"`\1`", text)
+    return re.sub(r"(\]\((?:\.\./)*\w+)\.ipynb\)", r"\1.md)", text)
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ SUBCOMMANDS = {"data": ["data pack"], "study": ["study", "study show"]}
 
 
 def write_reference(folder: Path) -> None:
-    """Write `index.md`, and a page for every command, into a folder."""
+    """Write a page for every command into a folder that holds a hand-written `index.md`."""
     folder.mkdir(parents=True, exist_ok=True)
     rows = []
     for name, (about, _) in COMMANDS.items():
@@ -28,9 +28,10 @@ def write_reference(folder: Path) -> None:
             page = command.replace(" ", "-") + ".md"
             rows.append((f"[`unmix {command}`]({page})", about))
             (folder / page).write_text(command_page(command), encoding="utf-8")
-    head = "# Command line\n\nThese pages are made from the parsers of the commands.\n"
-    text = f"{head}\n{table(('command', 'purpose'), rows)}\n\n```text\n{overview()}\n```\n"
-    (folder / "index.md").write_text(text, encoding="utf-8")
+    index = folder / "index.md"
+    text = f"{table(('command', 'purpose'), rows)}\n\n```text\n{overview()}\n```"
+    shown = index.read_text(encoding="utf-8").replace("<!-- commands -->", text)
+    index.write_text(shown, encoding="utf-8")
 
 
 def parser_of(words: list[str]) -> argparse.ArgumentParser:

@@ -34,7 +34,7 @@ Your own: register_method and register_mixture give a class of yours a name, for
 command line and studies.
 
 Packages: backbones, collate, commands, credit, data, evaluation, figures, losses, memory, methods,
-mixtures, views. help(unmix.mixtures), or help(unmix.UnMix), says more.
+mixtures, statistics, views. help(unmix.mixtures), or help(unmix.UnMix), says more.
 """
 
 import sys as _sys
@@ -48,7 +48,7 @@ from typing import Any as _Any
 _PUBLIC = {
     "": (
         "backbones collate commands credit data evaluation figures losses memory methods mixtures "
-        "views"
+        "statistics views"
     ),
     "collate": "DrawnBatch MixedBatch",
     "credit": "RULES Rule rule shared_loss",
@@ -107,6 +107,7 @@ if TYPE_CHECKING:
     from unmix import memory as memory
     from unmix import methods as methods
     from unmix import mixtures as mixtures
+    from unmix import statistics as statistics
     from unmix import views as views
     from unmix.collate import DrawnBatch as DrawnBatch
     from unmix.collate import MixedBatch as MixedBatch

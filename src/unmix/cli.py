@@ -82,14 +82,18 @@ def _run(args: list[str]) -> int:
         from unmix.plugins import load
 
         load()
-    if not args or args[0] in ("-h", "--help", "help"):
-        print(overview())
-        return 0
+    if not args or args[0] in _HELP:
+        if (words := [word for word in args[1:] if word not in _HELP]) == []:
+            print(overview())
+            return 0
+        args = _help_of(words)
     if args[0] in ("-V", "--version"):
+        if args[1:]:
+            raise UserError(f"{args[1]}: {args[0]} takes no argument.")
         print(f"unmix {__version__}")
         return 0
     if args[0].split("=")[0] == "--completion":
-        shell = args[0].partition("=")[2] or " ".join(args[1:])
+        shell = " ".join(filter(None, [args[0].partition("=")[2], *args[1:]]))
         if not shell:
             raise UserError("--completion: expects one value: bash, zsh or fish.")
         print(script(shell), end="")
@@ -111,6 +115,18 @@ def _run(args: list[str]) -> int:
     with contextlib.suppress(HelpShown):
         COMMANDS[name][1](rest)
     return 0
+
+
+def _help_of(words: list[str]) -> list[str]:
+    """The arguments that ask a command for its help, of the words behind `help`.
+
+    Raises:
+        UserError: if there are more words than a command has.
+    """
+    count = 2 if words[0] == "data" or words[:2] == ["study", "show"] else 1
+    if more := words[count:]:
+        raise UserError(f"{more[0]}: help takes a command alone, such as `unmix help pretrain`.")
+    return [*words, "--help"]
 
 
 def overview() -> str:
@@ -291,7 +307,10 @@ def methods_command(args: list[str]) -> None:
 
 def data_command(args: list[str]) -> None:
     """`unmix data`: a group of commands, so far only `pack`."""
-    if not args or args[0] in ("-h", "--help", "help"):
+    asked = args[:1] and args[0] in _HELP
+    if asked and (words := [word for word in args[1:] if word not in _HELP]):
+        args, asked = _help_of(["data", *words])[1:], False
+    if not args or asked:
         print(
             "usage: unmix data COMMAND ...\n\n"
             "  pack  pack a folder of images into a few large files, for --data OUT\n\n"
@@ -302,6 +321,8 @@ def data_command(args: list[str]) -> None:
         raise UserError(f"unknown command {'data ' + args[0]!r}. Commands: data pack.")
     calling("data pack", "pack")(args[1:])
 
+
+_HELP = ("-h", "--help", "help")
 
 # Commands that continue where they were interrupted when they are started again.
 RESUMED = ("pretrain", "finetune", "transfer", "study", "demo", "data", "embed", "neighbors")

@@ -33,6 +33,7 @@ __all__ = [
 ]
 
 Outcome = Literal["better", "worse", "undecided", "no difference", "too few", "none"]
+"""What a paired comparison shows, in a word; see `outcome`."""
 
 ALPHA = 0.05
 """Significance level of every test; the intervals have confidence 1 - ALPHA."""

@@ -78,7 +78,7 @@ def finetune(
         weight_decay: Weight decay.
         lr_decay: Factor of the learning rate from layer to layer, towards the first; 1 for the same
             rate in all.
-        mix: Mix every batch, and share the loss among the labels of the mixed images: global
+        mix: Mix every batch, and weight the loss between the labels of the mixed images: global
             (MixUp), region (CutMix), coin (one of both), or another mixture of pretraining that
             needs the images alone.
         beta: Of --mix: lambda ~ Beta(beta, beta); by default 1, or as it was published.

@@ -81,7 +81,7 @@ def study(
     here = {word: value for word, value in sorted(settings.items()) if word in _HERE}
     given = {"vary": vary, "baseline": baseline, "config": config, **base}
     words = [word for word, value in given.items() if value not in (None, (), [])]
-    folder, planned = _plan(name, Path(out), vary, words)
+    folder, planned = _plan(name, Path(out), vary, words, exploratory)
     if planned is None:
         planned = Study.of(
             {
@@ -161,19 +161,19 @@ def _is_file(name: str) -> bool:
 
 
 def _plan(
-    name: str, out: Path, vary: Sequence[str], words: Sequence[str]
+    name: str, out: Path, vary: Sequence[str], words: Sequence[str], exploratory: bool
 ) -> tuple[Path, Study | None]:
     """The study's folder, and the study if a file says what it is."""
     if _is_file(name):
         if words:
             raise UserError(f"--{words[0]}: a study file says it already; change {name} instead.")
-        planned = Study.load(Path(name))
+        planned = Study.load(Path(name), exploratory=exploratory)
         return out / planned.name, planned
     if os.sep in name or "/" in name:
         raise UserError(f"study: {name!r} is a path; give a name, or a file that ends in .yaml.")
     folder = out / slug(name)
     if not words and (folder / "study.yaml").exists():
-        return folder, Study.load(folder / "study.yaml")
+        return folder, Study.load(folder / "study.yaml", exploratory=exploratory)
     if not vary:
         raise UserError(
             "--vary: what differs? Such as --vary unmix=no,yes, or a study file (NAME.yaml)."

@@ -78,7 +78,7 @@ FIGURES: dict[str, FigureFacts] = {
         ("images", "seed", "data", *_ENCODED), 4,
     ),
     "patches": FigureFacts(
-        "which places of images an encoder takes as alike: principal components as colors",
+        "which positions of images have similar features: principal components as colors",
         "DINOv2, Figure 1",
         "finished runs on the same images, of transformers or convolutional networks",
         ("images", "seed", "data", *_ENCODED), 4,
@@ -88,7 +88,7 @@ FIGURES: dict[str, FigureFacts] = {
         ("images", "seed", "data_dir"), 1,
     ),
     "confusion": FigureFacts(
-        "which classes are taken for which", "", "finished runs, and images with classes",
+        "which classes are confused with which", "", "finished runs, and images with classes",
         ("protocol", "features", "data", *_ENCODED), 4,
     ),
 }  # fmt: skip

@@ -31,7 +31,7 @@ def methods(method: str | None = None, *, as_json: bool = False, say: Say = prin
     """
     cells = matrix()
     if method is not None:
-        cells = {method: cells[check_choice("method", method, cells)]}
+        cells = {method: cells[check_choice("method", method, cells, flag="METHOD")]}
     if as_json:
         say(json.dumps(cells, indent=2))
     elif method is not None:

@@ -52,7 +52,7 @@ class MixtureSettings:
         min_aspect_ratio: RandomErasing: least height over width.
         max_attempt: RandomErasing: tries to find a rectangle that fits.
         dacl_alpha: DACL: the least share of an image's own pixels in each of its views.
-        unmix: Label space: share the loss among the images of a mixture.
+        unmix: Label space: weight the loss between the images of a mixture.
         unmix_prob: coin: probability of a global mixture, else it is a region; by default 0.5.
         beta: lambda ~ Beta(beta, beta), or Dirichlet(beta, ...) for dirichlet; by default 1, or the
             distribution that the mixture or the rule was published with.

@@ -22,6 +22,7 @@ __all__ = [
     "mixture_settings",
     "parse_seeds",
     "possible",
+    "seeds_as_typed",
 ]
 
 _LIKE = {"same_compute_as": "compute", "same_time_as": "time"}
@@ -235,6 +236,17 @@ def _known(name: str, conditions: Iterable[str], where: str) -> str:
         hint = f" Did you mean {near[0]!r}?" if near else f" Conditions: {'; '.join(names)}."
         raise UserError(f"{where}: there is no condition {name!r}.{hint}")
     return name
+
+
+def seeds_as_typed(seeds: Iterable[int]) -> str:
+    """Seeds as `parse_seeds` reads them, in order: "0-5", or "0-2,7"."""
+    parts: list[list[int]] = []
+    for seed in sorted(seeds):
+        if parts and seed == parts[-1][-1] + 1:
+            parts[-1] = [parts[-1][0], seed]
+        else:
+            parts.append([seed])
+    return ",".join("-".join(map(str, part)) for part in parts)
 
 
 def parse_seeds(value: Any, where: str = "--seeds") -> tuple[int, ...]:

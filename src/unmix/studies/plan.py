@@ -22,6 +22,7 @@ from unmix.studies.conditions import (
     conditions_of,
     parse_seeds,
     possible,
+    seeds_as_typed,
 )
 from unmix.training.run.pretrain import settings_for
 
@@ -39,6 +40,7 @@ SHARED = (
     "data", "data_dir", "limit", "size", "features", "knn_k", "knn_temperature", "evaluate",
 )  # fmt: skip
 _RUN_ONLY = ("seed", "run")
+_NO_FILE = "study"  # what messages call a study that flags describe
 
 
 @dataclass(frozen=True)
@@ -89,8 +91,12 @@ class Study:
     left_out: tuple[str, ...] = ()
 
     @classmethod
-    def load(cls, path: Path) -> Study:
+    def load(cls, path: Path, *, exploratory: bool = False) -> Study:
         """Read a study file.
+
+        Args:
+            path: The file.
+            exploratory: Run without a verdict, whatever the file says.
 
         Raises:
             UserError: if it cannot be read or is not a study.
@@ -101,10 +107,12 @@ class Study:
             raise UserError(f"{path}: there is no such study file.") from None
         except (OSError, ValueError) as error:
             raise UserError(f"{path}: cannot be read ({why_not(error)}).") from None
+        if exploratory and isinstance(content, Mapping):
+            content = {**content, "exploratory": True}
         return cls.of(content, path.stem, str(path))
 
     @classmethod
-    def of(cls, content: Any, name: str, where: str = "study") -> Study:
+    def of(cls, content: Any, name: str, where: str = _NO_FILE) -> Study:
         """Make a study of the content of a study file.
 
         Args:
@@ -145,7 +153,7 @@ class Study:
             tuned=flags.tuned,
             left_out=left_out,
         )
-        study.check()
+        study.check(None if where == _NO_FILE else f"{where}: seeds")
         return study
 
     def seeds_of(self, condition: str) -> tuple[int, ...]:
@@ -189,8 +197,11 @@ class Study:
         except UserError as error:
             raise UserError(f"condition {condition!r}: {error.on_command_line()}") from None
 
-    def check(self) -> None:
+    def check(self, seeds_flag: str | None = None) -> None:
         """Check that the conditions can be trained and compared.
+
+        Args:
+            seeds_flag: What the command line calls the seeds; by default `--seeds`.
 
         Raises:
             UserError: for the first that cannot.
@@ -221,20 +232,25 @@ class Study:
                     )
         for key in self.tuned:
             _check("tuned", key, dict.fromkeys(itertools.chain(*flat.values())))
-        self._check_seeds()
+        self._check_seeds(seeds_flag)
 
-    def _check_seeds(self) -> None:
+    def _check_seeds(self, flag: str | None) -> None:
         for family, pairs in self.comparisons.items():
             least = fewest_pairs(len(pairs)) if pairs else 0
             common = [set(self.seeds_of(a)) & set(self.seeds_of(b)) for a, b in pairs]
-            fewest = min(map(len, common), default=0)
-            if fewest < least and not self.exploratory:
+            fewest = min(common, key=len, default=set())
+            if len(fewest) < least and not self.exploratory:
                 many = "one comparison" if len(pairs) == 1 else f"{len(pairs)} comparisons"
-                of = f" of {family!r}" if family else ""
+                of = f" ({family!r})" if family else ""
+                found = f"{seeds_as_typed(fewest)} are {len(fewest)} seeds"
+                if len(fewest) < 2:
+                    found = f"{seeds_as_typed(fewest)} is one seed" if fewest else "no seed"
+                both = "" if fewest == set(self.seeds) else " that the conditions have in common"
                 raise UserError(
-                    f"{fewest} cannot show a difference at {ALPHA} over {many}{of}; give {least} "
-                    f"or more (0-{least - 1}), or `exploratory` to run without a verdict.",
+                    f"{found}{both}, too few for {many}{of} at level {ALPHA}; give {least} or "
+                    f"more, such as 0-{least - 1}, or `exploratory` for no verdict.",
                     parameter="seeds",
+                    flag=flag,
                 )
 
     def content(self) -> dict[str, Any]:

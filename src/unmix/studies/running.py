@@ -169,7 +169,7 @@ def _costs(study: Study, folder: Path, say: Say) -> dict[str, Cost]:
         try:
             found[name] = measure_cost(settings)
         except UserError as error:
-            raise UserError(f"condition {name!r}: {error}") from None
+            raise UserError(f"condition {name!r}: {error.on_command_line()}") from None
         known[name] = {"settings": key, "cost": found[name].as_dict()}
         atomic_write(file, (json.dumps(known, indent=1) + "\n").encode())
     return found
