@@ -33,9 +33,15 @@ def offered(capsys: pytest.CaptureFixture[str], line: str) -> list[str]:
         ("data ", ["pack"]),
         ("data pack --qua", ["--quality"]),
         ("pretrain --meth", ["--method"]),
-        ("pretrain --method sim", ["simclr", "simdino", "simsiam"]),
-        ("pretrain --method=sim", ["--method=simclr", "--method=simdino", "--method=simsiam"]),
-        ("pretrain --method = sim", ["simclr", "simdino", "simsiam"]),  # as bash splits it
+        ("pretrain --method sim", ["simclr", "simdino", "simmim", "simsiam"]),
+        (
+            "pretrain --method=sim",
+            ["--method=simclr", "--method=simdino", "--method=simmim", "--method=simsiam"],
+        ),
+        (
+            "pretrain --method = sim",
+            ["simclr", "simdino", "simmim", "simsiam"],
+        ),  # as bash splits it
         ("pretrain --method dino --teacher", ["--teacher_temperature"]),
         ("pretrain --teacher", []),
         ("pretrain --batch-", ["--batch-size"]),
