@@ -148,6 +148,48 @@ def test_paths_with_and_without_labels(tmp_path: Path) -> None:
         from_python([*paths, tmp_path / "none.png"], "train")
 
 
+def test_labels_of_paths_are_as_those_of_other_data(tmp_path: Path) -> None:
+    """Each tensor was a class of its own, and an array's -1 a class."""
+    paths = [tmp_path / f"{i}.png" for i in range(N)]
+    for i, path in enumerate(paths):
+        pil(i).save(path)
+    given = [LABELS, LABELS.numpy(), list(LABELS), LABELS.tolist()]
+    for labels in given:
+        images = from_python(list(zip(paths, labels, strict=True)), "train")
+        assert images.classes == ("0", "1", "2")
+        assert torch.equal(images.labels, LABELS)  # type: ignore[arg-type]
+        assert images.notes == ()
+
+
+@pytest.mark.parametrize(
+    ("labels", "why"),
+    [
+        (LABELS.numpy() - 1, "some are negative"),
+        ([*LABELS[1:].tolist(), None], "they must be whole numbers or names"),
+        (LABELS.numpy() / 2, "they must be whole numbers or names"),
+    ],
+)
+@pytest.mark.parametrize("form", ["paths", "pictures", "attribute"])
+def test_labels_that_are_not_used_are_told(
+    form: str, labels: Any, why: str, tmp_path: Path
+) -> None:
+    data: Any = [(pil(i), labels[i]) for i in range(N)]
+    if form == "paths":
+        for i in range(N):
+            pil(i).save(tmp_path / f"{i}.png")
+        data = [(tmp_path / f"{i}.png", labels[i]) for i in range(N)]
+    if form == "attribute":
+        data = Pictures(labels=None)
+        data.targets = labels
+    images = from_python(data, "train")
+    assert images.labels is None
+    if form == "pictures" and isinstance(labels[0], float):  # no label: what an item has besides
+        assert images.notes == ()
+        return
+    (note,) = images.notes
+    assert note.startswith(f"note: the labels of data are not used: {why}")
+
+
 def test_test_images_have_the_classes_of_the_training_images() -> None:
     train = from_python(Pictures(labels="attribute"), "train")
     test = evaluation_images([(pil(i), ["cat", "ant"][i % 2]) for i in range(4)], train)
@@ -163,6 +205,14 @@ def test_test_images_have_the_classes_of_the_training_images() -> None:
         evaluation_images(PIXELS, train)
     with pytest.raises(unmix.UserError, match="test_data: data has no labels"):
         evaluation_images((PIXELS, LABELS), from_python(PIXELS, "train"))
+
+
+def test_a_number_is_no_index_where_classes_are_numbers() -> None:
+    """It became the class of that index: the second, `2`."""
+    train = from_python((PIXELS, LABELS // 2 * 2), "train")
+    assert train.classes == ("0", "2")
+    with pytest.raises(unmix.UserError, match="test_data: has a class '1', which data does not"):
+        evaluation_images((PIXELS[:4], torch.tensor([0, 1, 0, 1])), train)
 
 
 class Stream(IterableDataset):

@@ -22,7 +22,7 @@ from unmix.data.hf import HuggingFaceImages, images_of, is_encoded
 from unmix.data.imageset import FileImages, ImageSet, Skipped, StreamedImages, TensorImages
 from unmix.data.paths import Paths
 from unmix.data.python_images import as_picture, as_uint8, is_path
-from unmix.data.python_labels import Labels, columns_of, labels_of
+from unmix.data.python_labels import Labels, checked, columns_of, labels_of, unused
 from unmix.data.statistics import (
     IMAGENET_MEAN,
     IMAGENET_STD,
@@ -163,7 +163,7 @@ def evaluation_images(data: Any, train: ImageSet) -> ImageSet:
     if test.labels is None or test.classes is None:
         raise UserError("test_data: has no labels; give images with their labels.")
     number = {name: i for i, name in enumerate(train.classes)}
-    if not set(test.classes) <= set(number):
+    if not any(name.isdigit() for name in train.classes):
         # Numbers without names, for a data set with names of classes.
         number.update({str(i): i for i in range(len(train.classes))})
     other = next((name for name in test.classes if name not in number), None)
@@ -236,20 +236,18 @@ def _image_of(item: Any) -> Any:
 
 def _of_pixels(pixels: Any, labels: Any, split: str, what: str) -> ImageSet:
     images = as_uint8(pixels, what, 4).cpu()
-    named = None
-    if labels is not None:
-        values = torch.as_tensor(labels)
-        if values.shape != (len(images),) or values.is_floating_point():
-            raise UserError(
-                f"{what}: its labels are {values.dtype} {tuple(values.shape)}; they must be whole "
-                f"numbers, ({len(images)},)."
-            )
-        named = Labels(values.tolist(), None)
+    named = None if labels is None else checked(labels, None, len(images))
+    if labels is not None and named is None:
+        values = labels if isinstance(labels, (Tensor, np.ndarray)) else np.array(labels, object)
+        raise UserError(
+            f"{what}: its labels are {values.dtype} {tuple(values.shape)}; they must be whole "
+            f"numbers or names, ({len(images)},)."
+        )
     kind = "tensor" if isinstance(pixels, Tensor) else "array"
     whole = TensorImages(
         name=f"{PYTHON}{kind}", split=split, labels=None, classes=None, images=images, **_PLAIN
     )
-    return _completed(whole, named)
+    return _completed(whole, named, what)
 
 
 def _of_paths(data: Sequence[Any], split: str, what: str, strict: bool) -> ImageSet:
@@ -257,14 +255,15 @@ def _of_paths(data: Sequence[Any], split: str, what: str, strict: bool) -> Image
     missing = next((path for path in paths if not os.path.isfile(path)), None)
     if missing is not None:
         raise UserError(f"{what}: there is no file {missing}.")
-    labels = None
-    if all(isinstance(item, (tuple, list)) and len(item) > 1 for item in data):
-        labels = Labels([item[1] for item in data], None)
+    given = [item[1] for item in data if isinstance(item, (tuple, list)) and len(item) > 1]
+    labels = checked(given, None, len(data))
+    notes = (unused(what),) if given and labels is None else ()
     files = FileImages(
         name=f"{PYTHON}paths", split=split, labels=None, classes=None,
-        paths=Paths([os.path.abspath(path) for path in paths]), skipped=Skipped(strict), **_PLAIN,
+        paths=Paths([os.path.abspath(path) for path in paths]), skipped=Skipped(strict),
+        notes=notes, **_PLAIN,
     )  # fmt: skip
-    return _completed(files, labels)
+    return _completed(files, labels, what)
 
 
 def _of_dataset(data: Any, first: Any, split: str, what: str, strict: bool) -> ImageSet:
@@ -272,7 +271,7 @@ def _of_dataset(data: Any, first: Any, split: str, what: str, strict: bool) -> I
         # Read encoded, so that broken images, bit depth and EXIF are as in files.
         name = f"{PYTHON}{_kind_of(data)}"
         encoded = images_of(data, Columns(), name, split, Skipped(strict), Decoding())
-        return _completed(replace(encoded, notes=()), None)
+        return _completed(encoded, None, what)
     column, label = columns_of(data, first, what)
     labels, note = labels_of(data, first, label, what)
     images = DatasetImages(
@@ -287,7 +286,7 @@ def _of_dataset(data: Any, first: Any, split: str, what: str, strict: bool) -> I
             f"{what}[0]: {error} The views are made by unmix: leave ToTensor, Normalize and crops "
             "out of the data set's transform."
         ) from None
-    return _completed(images, labels)
+    return _completed(images, labels, what)
 
 
 def _kind_of(data: Any) -> str:
@@ -297,11 +296,13 @@ def _kind_of(data: Any) -> str:
     return str(name) if isinstance(name, str) and name else type(data).__name__
 
 
-def _completed(images: ImageSet, labels: Labels | None) -> ImageSet:
+def _completed(images: ImageSet, labels: Labels | None, what: str) -> ImageSet:
     """Add labels, and the mean and standard deviation of the images' own pixels."""
     if labels is not None and (indices := labels.indices()) is not None:
         index = torch.tensor(indices, dtype=torch.int64)
         images = replace(images, labels=index, classes=labels.classes)
+    elif labels is not None:
+        images = replace(images, notes=(*images.notes, unused(what, "some are negative")))
     if images.split == "test":
         return images
     if isinstance(images, (FileImages, HuggingFaceImages)):
