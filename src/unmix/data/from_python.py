@@ -94,7 +94,7 @@ class DatasetImages(StreamedImages):
             item = item[self.column]
         elif isinstance(item, (tuple, list)):
             item = item[0]
-        return as_picture(item, "its picture")
+        return as_picture(item, "its picture", self.decoding.range)
 
     def digest(self) -> bytes:
         """Digest of the pixels of some images; empty if they differ from call to call."""
@@ -110,7 +110,14 @@ class DatasetImages(StreamedImages):
         return digests[0] if digests[0] == digests[1] else b""
 
 
-def from_python(data: Any, split: str, what: str = "data", *, strict: bool = False) -> ImageSet:
+def from_python(
+    data: Any,
+    split: str,
+    what: str = "data",
+    *,
+    strict: bool = False,
+    decoding: Decoding | None = None,
+) -> ImageSet:
     """Make an image set of a Python object.
 
     Args:
@@ -124,6 +131,7 @@ def from_python(data: Any, split: str, what: str = "data", *, strict: bool = Fal
         split: "train" or "test".
         what: Name of the argument, for messages.
         strict: Whether the first image that cannot be read ends the run.
+        decoding: How images are decoded; without a range that of the training images is measured.
 
     Returns:
         The image set; its name is `python:` and the kind of data.
@@ -142,22 +150,29 @@ def from_python(data: Any, split: str, what: str = "data", *, strict: bool = Fal
     if len(data) == 0:
         raise UserError(f"{what}: holds no images.")
     first = data[0]
+    how: dict[str, Any] = {"skipped": Skipped(strict), "decoding": decoding or Decoding()}
     if isinstance(data, (list, tuple)) and is_path(_image_of(first)):
-        return _of_paths(data, split, what, strict)
-    return _of_dataset(data, first, split, what, strict)
+        return _of_paths(data, split, what, how)
+    return _of_dataset(data, first, split, what, how)
 
 
-def evaluation_images(data: Any, train: ImageSet) -> ImageSet:
+def evaluation_images(
+    data: Any, train: ImageSet, *, strict: bool = False, decoding: Decoding | None = None
+) -> ImageSet:
     """Make an image set to evaluate on, with the classes of the training images.
 
     Args:
         data: As for `from_python`.
-        train: The training images.
+        train: The training images; their range of values is used here too.
+        strict: As for `from_python`.
+        decoding: Likewise.
 
     Raises:
         UserError: if it has no labels, or a class that is not in the training images.
     """
-    test = from_python(data, "test", "test_data")
+    if isinstance(train, StreamedImages):
+        decoding = train.decoding
+    test = from_python(data, "test", "test_data", strict=strict, decoding=decoding)
     if train.labels is None or train.classes is None:
         raise UserError("test_data: data has no labels, so nothing can be evaluated; leave it out.")
     if test.labels is None or test.classes is None:
@@ -170,8 +185,6 @@ def evaluation_images(data: Any, train: ImageSet) -> ImageSet:
     if other is not None:
         raise UserError(f"test_data: has a class {other!r}, which data does not have.")
     places = torch.tensor([number[name] for name in test.classes])
-    if isinstance(test, FileImages) and isinstance(train, FileImages):
-        test = replace(test, decoding=train.decoding)
     return replace(test, labels=places[test.labels], classes=train.classes)
 
 
@@ -250,7 +263,7 @@ def _of_pixels(pixels: Any, labels: Any, split: str, what: str) -> ImageSet:
     return _completed(whole, named, what)
 
 
-def _of_paths(data: Sequence[Any], split: str, what: str, strict: bool) -> ImageSet:
+def _of_paths(data: Sequence[Any], split: str, what: str, how: dict[str, Any]) -> ImageSet:
     paths = [os.fspath(_image_of(item)) for item in data]
     missing = next((path for path in paths if not os.path.isfile(path)), None)
     if missing is not None:
@@ -260,24 +273,23 @@ def _of_paths(data: Sequence[Any], split: str, what: str, strict: bool) -> Image
     notes = (unused(what),) if given and labels is None else ()
     files = FileImages(
         name=f"{PYTHON}paths", split=split, labels=None, classes=None,
-        paths=Paths([os.path.abspath(path) for path in paths]), skipped=Skipped(strict),
-        notes=notes, **_PLAIN,
+        paths=Paths([os.path.abspath(path) for path in paths]), notes=notes, **how, **_PLAIN,
     )  # fmt: skip
     return _completed(files, labels, what)
 
 
-def _of_dataset(data: Any, first: Any, split: str, what: str, strict: bool) -> ImageSet:
+def _of_dataset(data: Any, first: Any, split: str, what: str, how: dict[str, Any]) -> ImageSet:
     if is_encoded(data):
         # Read encoded, so that broken images, bit depth and EXIF are as in files.
         name = f"{PYTHON}{_kind_of(data)}"
-        encoded = images_of(data, Columns(), name, split, Skipped(strict), Decoding())
+        encoded = images_of(data, Columns(), name, split, **how)
         return _completed(encoded, None, what)
     column, label = columns_of(data, first, what)
     labels, note = labels_of(data, first, label, what)
     images = DatasetImages(
         name=f"{PYTHON}{_kind_of(data)}", split=split, labels=None, classes=None, dataset=data,
-        numbers=torch.arange(len(data)), column=column, skipped=Skipped(strict),
-        notes=() if note is None else (note,), **_PLAIN,
+        numbers=torch.arange(len(data)), column=column, notes=() if note is None else (note,),
+        **how, **_PLAIN,
     )  # fmt: skip
     try:
         images.picture(0)
@@ -305,9 +317,9 @@ def _completed(images: ImageSet, labels: Labels | None, what: str) -> ImageSet:
         images = replace(images, notes=(*images.notes, unused(what, "some are negative")))
     if images.split == "test":
         return images
-    if isinstance(images, (FileImages, HuggingFaceImages)):
+    if isinstance(images, (FileImages, HuggingFaceImages)) and images.decoding.range is None:
         limits, _ = estimate_range(images)
-        images = replace(images, decoding=Decoding(range=limits))
+        images = replace(images, decoding=replace(images.decoding, range=limits))
     mean, std = estimate_mean_std(images)
     floor = 1 / 255  # constant pixels have no standard deviation to divide by
     red, green, blue = (max(value, floor) for value in std)
