@@ -21,7 +21,7 @@ from unmix.data.decoding import BrokenImage, Decoding
 from unmix.data.hf import HuggingFaceImages, images_of, is_encoded
 from unmix.data.imageset import FileImages, ImageSet, Skipped, StreamedImages, TensorImages
 from unmix.data.paths import Paths
-from unmix.data.python_images import as_picture, as_uint8, is_path
+from unmix.data.python_images import as_picture, as_uint8, is_path, listed
 from unmix.data.python_labels import Labels, checked, columns_of, labels_of, unused
 from unmix.data.statistics import (
     IMAGENET_MEAN,
@@ -127,7 +127,7 @@ def from_python(
               tensors (C, H, W),
             - a Hugging Face `datasets.Dataset` with a column of images,
             - pixels, uint8 (N, C, H, W) or (N, H, W, C), or a pair (pixels, labels),
-            - a list of paths, or of pairs (path, label).
+            - a list or array of paths, or of pairs (path, label).
         split: "train" or "test".
         what: Name of the argument, for messages.
         strict: Whether the first image that cannot be read ends the run.
@@ -142,6 +142,7 @@ def from_python(
     _check_kind(data, what)
     if isinstance(data, TensorDataset):
         data = data.tensors if len(data.tensors) > 1 else data.tensors[0]
+    data = listed(data)
     pixels, labels = data, None
     if _is_pair(data):
         pixels, labels = data
@@ -149,7 +150,13 @@ def from_python(
         return _of_pixels(pixels, labels, split, what)
     if len(data) == 0:
         raise UserError(f"{what}: holds no images.")
-    first = data[0]
+    try:
+        first = data[0]
+    except (KeyError, IndexError) as error:  # as of a table, whose keys are its columns' names
+        raise UserError(
+            f"{what}: a {type(data).__name__} without an item 0; its items must be numbered from "
+            "0, as those of a list of paths or of pairs (path, label) are."
+        ) from error
     how: dict[str, Any] = {"skipped": Skipped(strict), "decoding": decoding or Decoding()}
     if isinstance(data, (list, tuple)) and is_path(_image_of(first)):
         return _of_paths(data, split, what, how)
