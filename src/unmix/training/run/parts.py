@@ -112,6 +112,8 @@ def build_parts(
     size = run_.size or native_size(source)
     held = hold(source, machine, settings.machine)
     train = held.images
+    if seen is not None and held.kept is not None:
+        seen[source.split] = seen[source.split].without(held.kept, len(source))
     labeled = train
     if images is None:
         labeled = train if train.labels is not None else load_split(run_, "train", seen)
@@ -171,7 +173,7 @@ def build_parts(
     skipped = tuple(each.skipped for each in sets if isinstance(each, StreamedImages))
     return Parts(
         settings, machine, train, labeled, test, module, held.about, notes, skipped,
-        listing=Listing.of(source) if processes > 1 else None,
+        listing=Listing.of(source, held.kept) if processes > 1 else None,
     )  # fmt: skip
 
 

@@ -260,8 +260,8 @@ def _train(
         if is_leader():
             if teacher := settings.teacher.get("teacher"):
                 folder.move_teacher(teacher)
-            record = check_data(folder, settings, record, say)
-            check_machine(folder, parts, say)
+            record, same = check_data(folder, settings, record, say)
+            check_machine(folder, parts, same, say)
     with using_threads(settings.machine.threads or torch.get_num_threads()):
         return _to_the_end(parts, folder, recipes, record, command, resume, stopping)
 
