@@ -19,11 +19,13 @@ from unmix.commands.pack import pack
 from unmix.config import RunSettings
 from unmix.data import BrokenImage, Decoding, StreamedImages, decode, load, read_uint8
 from unmix.data.decoding import MAX_PIXELS
+from unmix.data.folder import NOTHING_TO_SCALE
 from unmix.data.opened import OpenedImage
 from unmix.errors import UserError
 from unmix.evaluation.encoder import load_encoder
 from unmix.training.run.given import Given
 from unmix.training.run.parts import Parts, build_parts
+from unmix.training.run.vain import notes_on_vain
 
 
 def gray(path: Path, values: np.ndarray, dtype: str = "<u2") -> Path:
@@ -284,3 +286,22 @@ def test_broken_test_images_of_python_end_a_strict_run(tmp_path):
     assert isinstance(found, StreamedImages)
     with pytest.raises(BrokenImage, match=r"b\.png"):
         read_uint8(found, range(2), 16)
+
+
+@pytest.mark.parametrize("kind", ["digits", "folder", "deep"])
+def test_settings_that_do_nothing_for_the_data_are_told(kind, tmp_path):
+    """They were ignored, while their neighbors are refused."""
+    for i in range(6):
+        path = tmp_path / "ab"[i % 2] / f"{i}.png"
+        gray(path, RAMP % 4096 if kind == "deep" else RAMP % 256, "<u2" if kind == "deep" else "u1")
+    data = "digits" if kind == "digits" else str(tmp_path)
+    words = {"data": data, "bit_depth": 12, "interleave": 4, "shuffle_buffer": 100,
+             "download": True}  # fmt: skip
+    images = load(data, "train", decoding=Decoding(range=(0.0, 4095.0)))
+    notes = [*images.notes, *notes_on_vain(RunSettings(method="simclr", **words), images)]
+    assert (
+        "note: --interleave, --shuffle_buffer: for images in shards, which these are not" in notes
+    )
+    assert any(note.startswith("note: --download: ") for note in notes)
+    assert notes.count(NOTHING_TO_SCALE) == (kind != "deep")
+    assert notes_on_vain(RunSettings(method="simclr", data=data), images) == ()

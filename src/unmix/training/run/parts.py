@@ -45,6 +45,7 @@ from unmix.training.run.ordering import interleaved, order_of
 from unmix.training.run.same_data import Listing
 from unmix.training.run.sharded import pretraining_class
 from unmix.training.run.taught import teacher_of
+from unmix.training.run.vain import notes_on_vain
 from unmix.views import Views
 
 __all__ = [
@@ -163,6 +164,7 @@ def build_parts(
     notes = (
         *source.notes,
         *notes_on(run_, images),
+        *notes_on_vain(run_, source),
         *notes_on_views(settings, method),
         *notes_on_weights(settings.model.backbone, settings.model.init),
         *(() if start is None else start.notes(train.mean, train.std)),
