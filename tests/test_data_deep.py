@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,12 +12,20 @@ import torch
 import yaml
 from PIL import Image
 
+import unmix
+from runs import TINY_RUN
 from unmix.cli import main
 from unmix.commands.pack import pack
-from unmix.data import BrokenImage, Decoding, decode, load, read_uint8
+from unmix.config import RunSettings
+from unmix.data import BrokenImage, Decoding, StreamedImages, decode, load, read_uint8
+from unmix.data.decoding import MAX_PIXELS
+from unmix.data.folder import NOTHING_TO_SCALE
 from unmix.data.opened import OpenedImage
 from unmix.errors import UserError
 from unmix.evaluation.encoder import load_encoder
+from unmix.training.run.given import Given
+from unmix.training.run.parts import Parts, build_parts
+from unmix.training.run.vain import notes_on_vain
 
 
 def gray(path: Path, values: np.ndarray, dtype: str = "<u2") -> Path:
@@ -211,3 +220,88 @@ def test_a_pack_keeps_the_range_of_what_was_packed(tmp_path, short_side):
         assert torch.equal(ours, theirs)
     else:
         assert abs(float(ours.float().mean()) - float(theirs.float().mean())) < 8
+
+
+def twelve_bits_in_python(form: str, folder: Path, split: str, gain: int) -> Any:
+    """Four images of 16 bits with values to 255 * gain, as a user of Python has them."""
+    ramp = np.arange(256, dtype=np.int64).reshape(16, 16) * gain
+    files = [gray(folder / split / f"{i}.png", ramp + i) for i in range(4)]
+    if form == "hugging face":
+        datasets = pytest.importorskip("datasets")
+        rows = {"image": [str(file) for file in files], "label": [0, 1, 0, 1]}
+        return datasets.Dataset.from_dict(rows).cast_column("image", datasets.Image())
+    if form == "pictures":
+        return [(Image.open(file), i % 2) for i, file in enumerate(files)]
+    return [(file, i % 2) for i, file in enumerate(files)]
+
+
+@pytest.mark.parametrize("form", ["paths", "hugging face", "pictures"])
+@pytest.mark.parametrize(
+    ("words", "limits"),
+    [
+        ({"range": (0, 4095)}, (0, 4095)),
+        ({"bit_depth": 12}, (0, 4095)),
+        ({"max_pixels": 256}, (0, 2043)),
+    ],
+)
+def test_images_of_python_are_scaled_alike_for_training_and_evaluation(
+    form, words, limits, tmp_path, monkeypatch
+):
+    """The settings reach both, and without a range that of the training images does."""
+    if form == "pictures" and "max_pixels" in words:
+        limits = None  # nothing is measured of images that are decoded already
+    data, test_data = (
+        twelve_bits_in_python(form, tmp_path, split, gain)
+        for split, gain in (("train", 8), ("test", 4))
+    )
+
+    built: list[Parts] = []
+
+    def build(*args: Any, **options: Any) -> None:
+        built.append(build_parts(*args, **options))
+        raise RuntimeError("that is enough")
+
+    monkeypatch.setattr("unmix.training.run.pretrain.build_parts", build)
+    words = {"method": "simclr", "dim": 8, "hidden": 8, "batch_size": 2, "resident": "no", **words}
+    with pytest.raises(RuntimeError, match="enough"):
+        unmix.pretrain(data=data, test_data=test_data, run=tmp_path / "a", **TINY_RUN, **words)
+    (parts,) = built
+    for images in (parts.train, parts.test):
+        assert images.decoding.range == limits
+        assert images.decoding.max_pixels == words.get("max_pixels", MAX_PIXELS)
+    assert parts.settings.run.limits == limits
+    low, high = limits or (0, 65535)
+    for images, gain in ((parts.train, 8), (parts.test, 4)):
+        expected = np.rint((np.arange(256) * gain + 1 - low) * 255 / (high - low))
+        assert np.asarray(images.decode(1))[..., 0].ravel().tolist() == expected.tolist()
+
+
+def test_broken_test_images_of_python_end_a_strict_run(tmp_path):
+    gray(tmp_path / "a.png", RAMP)
+    (tmp_path / "b.png").write_bytes(b"no image")
+    train = [(gray(tmp_path / f"{i}.png", RAMP), i) for i in range(2)]
+    test = [(tmp_path / "a.png", 0), (tmp_path / "b.png", 1)]
+    run = RunSettings(method="simclr", strict=True)
+    found = Given.of(train, test, run).test
+    assert isinstance(found, StreamedImages)
+    with pytest.raises(BrokenImage, match=r"b\.png"):
+        read_uint8(found, range(2), 16)
+
+
+@pytest.mark.parametrize("kind", ["digits", "folder", "deep"])
+def test_settings_that_do_nothing_for_the_data_are_told(kind, tmp_path):
+    """They were ignored, while their neighbors are refused."""
+    for i in range(6):
+        path = tmp_path / "ab"[i % 2] / f"{i}.png"
+        gray(path, RAMP % 4096 if kind == "deep" else RAMP % 256, "<u2" if kind == "deep" else "u1")
+    data = "digits" if kind == "digits" else str(tmp_path)
+    words = {"data": data, "bit_depth": 12, "interleave": 4, "shuffle_buffer": 100,
+             "download": True}  # fmt: skip
+    images = load(data, "train", decoding=Decoding(range=(0.0, 4095.0)))
+    notes = [*images.notes, *notes_on_vain(RunSettings(method="simclr", **words), images)]
+    assert (
+        "note: --interleave, --shuffle_buffer: for images in shards, which these are not" in notes
+    )
+    assert any(note.startswith("note: --download: ") for note in notes)
+    assert notes.count(NOTHING_TO_SCALE) == (kind != "deep")
+    assert notes_on_vain(RunSettings(method="simclr", data=data), images) == ()

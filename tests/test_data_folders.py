@@ -218,6 +218,31 @@ def test_linked_class_folders_are_followed_and_loops_end(tmp_path):
     )
 
 
+def test_a_link_to_a_class_is_no_class_of_its_own(tmp_path):
+    """Its images were listed twice, with two labels, and were in both parts of a split."""
+    tree(tmp_path / "days", {"2024-05-01": 12, "2024-05-02": 12})
+    for name in ("latest", "0-first"):
+        (tmp_path / "days" / name).symlink_to("2024-05-02")
+    whole = Folder(tmp_path / "days")
+    listing = list_tree(whole)
+    assert listing.classes == ("2024-05-01", "2024-05-02")
+    assert listing.paths == sorted(map(str, (tmp_path / "days").glob("2024*/*.png")))
+    (line,) = whole.passed.lines()
+    assert line.startswith("ignored: 2 links to folders whose images are listed already (")
+    train, held = hold_out(listing)
+    identities = [{os.path.realpath(path) for path in part.paths} for part in (train, held)]
+    assert not identities[0] & identities[1]
+    # What is left may be a wrapper, and a class alone is none.
+    tree(tmp_path / "wrapped", {"set/a": 2, "set/b": 2})
+    (tmp_path / "wrapped" / "current").symlink_to("set")
+    assert list_tree(tmp_path / "wrapped").classes == ("a", "b")
+    tree(tmp_path / "one", {"a": 2})
+    (tmp_path / "one" / "b").symlink_to("a")
+    assert list_tree(tmp_path / "one") == Listing(
+        sorted(map(str, (tmp_path / "one" / "a").glob("*.png")))
+    )
+
+
 def test_folders_that_link_to_each_other_are_listed_once(tmp_path):
     names = [f"class{i}" for i in range(9)]
     tree(tmp_path, dict.fromkeys(names, 2))

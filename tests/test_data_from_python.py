@@ -148,6 +148,63 @@ def test_paths_with_and_without_labels(tmp_path: Path) -> None:
         from_python([*paths, tmp_path / "none.png"], "train")
 
 
+def test_arrays_of_paths_and_lists_of_names_are_as_lists_and_numbers(tmp_path: Path) -> None:
+    paths = [str(tmp_path / f"{i}.png") for i in range(N)]
+    for i, path in enumerate(paths):
+        pil(i).save(path)
+    for dtype in (str, bytes, object):
+        assert torch.equal(pixels_of(from_python(np.array(paths, dtype), "train")), PIXELS)
+    names = [["ant", "bee", "cat"][i] for i in LABELS.tolist()]
+    table = np.array([paths, names]).T
+    for data in (table, (PIXELS, names), (PIXELS.numpy(), np.array(names))):
+        images = from_python(data, "train")
+        assert images.classes == ("ant", "bee", "cat")
+        assert torch.equal(images.labels, LABELS)  # type: ignore[arg-type]
+        assert torch.equal(pixels_of(images), PIXELS)
+
+
+def test_labels_of_paths_are_as_those_of_other_data(tmp_path: Path) -> None:
+    """Each tensor was a class of its own, and an array's -1 a class."""
+    paths = [tmp_path / f"{i}.png" for i in range(N)]
+    for i, path in enumerate(paths):
+        pil(i).save(path)
+    given = [LABELS, LABELS.numpy(), list(LABELS), LABELS.tolist()]
+    for labels in given:
+        images = from_python(list(zip(paths, labels, strict=True)), "train")
+        assert images.classes == ("0", "1", "2")
+        assert torch.equal(images.labels, LABELS)  # type: ignore[arg-type]
+        assert images.notes == ()
+
+
+@pytest.mark.parametrize(
+    ("labels", "why"),
+    [
+        (LABELS.numpy() - 1, "some are negative"),
+        ([*LABELS[1:].tolist(), None], "they must be whole numbers or names"),
+        (LABELS.numpy() / 2, "they must be whole numbers or names"),
+    ],
+)
+@pytest.mark.parametrize("form", ["paths", "pictures", "attribute"])
+def test_labels_that_are_not_used_are_told(
+    form: str, labels: Any, why: str, tmp_path: Path
+) -> None:
+    data: Any = [(pil(i), labels[i]) for i in range(N)]
+    if form == "paths":
+        for i in range(N):
+            pil(i).save(tmp_path / f"{i}.png")
+        data = [(tmp_path / f"{i}.png", labels[i]) for i in range(N)]
+    if form == "attribute":
+        data = Pictures(labels=None)
+        data.targets = labels
+    images = from_python(data, "train")
+    assert images.labels is None
+    if form == "pictures" and isinstance(labels[0], float):  # no label: what an item has besides
+        assert images.notes == ()
+        return
+    (note,) = images.notes
+    assert note.startswith(f"note: the labels of data are not used: {why}")
+
+
 def test_test_images_have_the_classes_of_the_training_images() -> None:
     train = from_python(Pictures(labels="attribute"), "train")
     test = evaluation_images([(pil(i), ["cat", "ant"][i % 2]) for i in range(4)], train)
@@ -165,9 +222,27 @@ def test_test_images_have_the_classes_of_the_training_images() -> None:
         evaluation_images((PIXELS, LABELS), from_python(PIXELS, "train"))
 
 
+def test_a_number_is_no_index_where_classes_are_numbers() -> None:
+    """It became the class of that index: the second, `2`."""
+    train = from_python((PIXELS, LABELS // 2 * 2), "train")
+    assert train.classes == ("0", "2")
+    with pytest.raises(unmix.UserError, match="test_data: has a class '1', which data does not"):
+        evaluation_images((PIXELS[:4], torch.tensor([0, 1, 0, 1])), train)
+
+
 class Stream(IterableDataset):
     def __iter__(self) -> Any:
         return iter(PAIRS)
+
+
+class Table:
+    """As of pandas: its keys are the names of columns."""
+
+    def __len__(self) -> int:
+        return N
+
+    def __getitem__(self, key: Any) -> Any:
+        return {"path": ["a.png"] * N}[key]
 
 
 class Floats(Pictures):
@@ -179,7 +254,7 @@ class Floats(Pictures):
     ("data", "message"),
     [
         (PIXELS / 255, r"data: torch.float32 \(24, 3, 12, 12\) must be uint8.*255 \* x"),
-        (PIXELS.numpy().astype(np.float64), "data: torch.float64"),
+        (PIXELS.numpy().astype(np.float64), "data: float64"),
         (PIXELS[:, :, :, :3], r"\(24, 3, 12, 3\) is ambiguous"),
         (PIXELS[:, 0], r"\(24, 12, 12\) is not \(N, C, H, W\) or \(N, H, W, C\)"),
         (PIXELS.repeat(1, 2, 1, 1), "with 1 or 3 channels"),
@@ -192,6 +267,11 @@ class Floats(Pictures):
         ([{"a": pil(0)}], "its items have a, of which none"),
         (7, "data: a int cannot be indexed"),
         ((PIXELS, LABELS[:5]), r"its labels are torch.int64 \(5,\)"),
+        ((PIXELS, ["cat"]), r"its labels are object \(1,\); they must be whole numbers or names"),
+        ((PIXELS, 5), r"its labels are object \(\); they must be"),
+        (np.full((4, 3, 9, 9), None), "its picture: is a list; give a PIL image"),
+        ([np.full((9, 9, 3), None)], r"its picture: object \(9, 9, 3\) must be uint8"),
+        (Table(), "data: a Table without an item 0; its items must be numbered"),
     ],
 )
 def test_what_cannot_be_is_refused_with_the_reason(data: Any, message: str) -> None:

@@ -133,6 +133,22 @@ def test_parquet_has_paths_labels_and_splits(root):
         load(root / "no.parquet", "train")
 
 
+def test_a_path_that_is_listed_again_is_in_one_part_of_the_split(root):
+    """Each row was held out by itself, so that an image was in both."""
+    rows = [*ROWS[:5], *ROWS[10:15]] * 2
+    single, other = ROWS[15][0], ROWS[16][0]
+    rows += [(single, "ant"), (single, "ant"), (other, "bee"), *[(other, "dog")] * 6]
+    path = write(root / "list.csv", "path,label\n" + "".join(f"{p},{c}\n" for p, c in rows))
+    train, test = listed(path), listed(path, "test")
+    assert {*train.paths}.isdisjoint({*test.paths})
+    assert len(train) + len(test) == len(rows)
+    assert train.classes is not None
+    assert test.labels is not None
+    held = [train.classes[label] for label in test.labels]
+    assert held.count("cat") == 2
+    assert "ant" not in held  # an image alone is not split, however often it is listed
+
+
 def test_the_same_images_are_held_out_as_of_the_folder(root):
     path = write(root / "list.csv", "path,label\n" + "".join(f"{p},{c}\n" for p, c in ROWS))
     for split in ("train", "test"):

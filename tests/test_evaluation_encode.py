@@ -62,6 +62,24 @@ def test_paths_get_the_features_of_the_evaluation(encoder: LoadedEncoder, folder
     torch.testing.assert_close(encoder.encode(str(paths[0])), expected[:1])
 
 
+@pytest.mark.parametrize("dtype", [str, bytes, object])
+def test_an_array_of_paths_is_a_list_of_them(
+    encoder: LoadedEncoder, folder: Path, dtype: type
+) -> None:
+    paths = [str(path) for path in sorted(folder.rglob("*.png"))[:3]]
+    assert torch.equal(encoder.encode(np.array(paths, dtype)), encoder.encode(paths))
+
+
+@pytest.mark.parametrize("turned", [np.s_[:, ::-1], np.s_[..., ::-1]])
+def test_images_may_be_turned_or_of_opencv(encoder: LoadedEncoder, turned: Any) -> None:
+    """Their strides are negative, which PyTorch does not take."""
+    pixels = np.random.default_rng(0).integers(256, size=(2, 32, 32, 3), dtype=np.uint8)
+    expected = encoder.encode(np.ascontiguousarray(pixels[turned]))
+    assert torch.equal(encoder.encode(pixels[turned]), expected)
+    one = [pixels[0][:, ::-1] if turned == np.s_[:, ::-1] else pixels[0][..., ::-1]]
+    assert torch.equal(encoder.encode(one), encoder.encode([one[0].copy()]))
+
+
 def test_pillows_images_are_prepared_as_their_files(encoder: LoadedEncoder, folder: Path) -> None:
     paths = sorted(folder.rglob("*.png"))
     assert torch.equal(encoder.encode([Image.open(p) for p in paths]), encoder.encode(paths))
@@ -133,6 +151,9 @@ def test_it_is_fine_tuned_where_gradients_are_asked_for(encoder: LoadedEncoder) 
         (5, "images: a int; give PIL images"),
         ({"image": 1}, "images: a dict"),
         (Image.new("F", (9, 9)), "image 0: its pixels are floating-point"),
+        (np.full((9, 9, 3), None), "image 0: is a list; give a PIL image"),
+        ([np.full((9, 9, 3), None)], r"image 0: object \(9, 9, 3\) must be uint8"),
+        ([np.array(["a", "b"])], r"image 0: <U1 \(2,\) must be uint8"),
         ("no/such.png", "no/such.png: No such file"),
         (".", "holds no images"),
     ],

@@ -210,6 +210,25 @@ def test_accumulated_batches_are_one_step_of_the_schedules(monkeypatch: Any) -> 
     assert len(set(draws)) == 4
 
 
+@pytest.mark.parametrize("accumulate", [1, 3])
+def test_the_loops_numbers_are_never_those_of_the_step(accumulate: int, monkeypatch: Any) -> None:
+    """From a step's second batch on, both were one stream."""
+    words: dict[str, Any] = {"steps_per_epoch": 4, "epochs": 2, "accumulate": accumulate}
+    step, own = unmix.Stepper(build("moco"), **words), []
+
+    def noted(method: Method, views: Any, index: Tensor, generator: Any, mixtures: Any) -> Any:
+        own.append(generator.initial_seed())
+        return objective(method, views, index, generator, mixtures)
+
+    monkeypatch.setattr("unmix.stepper.objective", noted)
+    theirs = []
+    for number in range(6):
+        theirs += [step.generator().initial_seed(), step.generator("views").initial_seed()]
+        step(views_of(step.method, number), index_of(number)).backward()
+    assert len({*own, *theirs}) == 18
+    assert theirs[0] == step_generator(0, 0, 0).initial_seed()  # as it was
+
+
 def test_gradients_that_are_off_and_evaluation_mode_are_refused() -> None:
     step = stepper_of("moco")
     before = state_of(step)

@@ -8,6 +8,7 @@ from typing import Any
 import lightning as L
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor, nn
 
 import unmix
@@ -15,6 +16,7 @@ from forked import program
 from harness import OF_PATCHES, N, build, views_of
 from unmix.cli import main
 from unmix.config import Settings
+from unmix.data import FileImages
 from unmix.errors import UserError
 from unmix.methods import IJEPA, METHODS, method_class
 from unmix.methods.multiblock import MultiBlockMasks
@@ -134,6 +136,29 @@ def test_a_method_says_truly_whether_its_loss_is_that_of_its_parts(method: str) 
     halves = (gradient(slice(0, N // 2)) + gradient(slice(N // 2, N))) / 2
     equal = torch.allclose(whole, halves, rtol=1e-3, atol=1e-6)
     assert equal == (method_class(method).across_samples is None)
+
+
+@pytest.mark.parametrize("parts", [1, 2])
+def test_a_step_whose_images_cannot_be_read_applies_no_gradient(parts: int, tmp_path: Path) -> None:
+    """Not that of the step before, either, whose last part kept it from being reset."""
+    for i in range(32):
+        Image.fromarray(torch.randint(256, (8, 8, 3)).byte().numpy()).save(tmp_path / f"{i:02}.png")
+    words = {"limit": None, "resident": "no", "evaluate": False, "epochs": 1, "accumulate": parts}
+    module = module_of("moco", data=str(tmp_path), optimizer="sgd", momentum=0.0, **words)
+    assert isinstance(module.images, FileImages)
+    (_, first), (_, second) = module.order
+    for i in second.tolist():
+        Path(module.images.paths[i]).write_bytes(b"no longer an image")
+    seen: list[dict[str, Tensor]] = []
+    module.on_train_batch_start = (  # type: ignore[method-assign]
+        lambda batch, batch_idx: seen.append(state_of(module))
+    )
+    trainer = train(module)
+    assert (trainer.global_step, module.samples) == (2, len(first))
+    start, after_one = seen
+    moved = [name for name, value in state_of(module).items() if not value.equal(after_one[name])]
+    assert any(not value.equal(start[name]) for name, value in after_one.items())
+    assert moved == []
 
 
 def test_sizes_of_parts_are_even_where_they_have_to_be_and_never_too_small() -> None:

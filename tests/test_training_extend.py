@@ -21,6 +21,8 @@ from unmix.results import load_results
 from unmix.training import RunFolder, pretrain
 from unmix.training.loop.module import Pretraining
 from unmix.training.loop.optimizers import learning_rate_factor
+from unmix.training.run.extending import how_it_goes_on
+from unmix.training.run.notes import notes_on_rates
 
 TINY: dict[str, Any] = {
     "data": "digits", "backbone": "resnet10", "width": 0.25, "size": 8, "limit": 64,
@@ -91,13 +93,44 @@ def test_an_extended_run_is_a_run_with_that_restart(run: Path, tmp_path: Path) -
     assert extended.training["restarts"] == whole.training["restarts"] == [2]
 
 
+def test_a_warmup_that_nothing_follows_is_told() -> None:
+    """And how far it rises, which is what the schedule does."""
+
+    def chosen(**words: Any) -> Settings:
+        return Settings.of({**BYOL, "epochs": 5, **words})
+
+    long = chosen(warmup_epochs=10)
+    (note,) = notes_on_rates(long)
+    assert note.startswith("note: --warmup_epochs 10 takes all of the 5 epochs, so that the learn")
+    assert note.endswith("only rises, to 0.0005 of 0.001")
+    factor = learning_rate_factor(long.optimizer, 5, 4)
+    assert factor(19) == pytest.approx(0.5)
+    longer = chosen(warmup_epochs=2, restarts=[4])
+    (note,) = notes_on_rates(longer)
+    assert "the 1 epoch from epoch 4, so that" in note
+    last = learning_rate_factor(longer.optimizer, 5, 4)(19) * 1e-3
+    assert note.endswith(f"to {last:.3g} of 0.001")
+    assert (
+        f"only rises, from 0.0001 to {last:.3g} of 0.001, since a warmup of 2 epochs takes all "
+        "of the 1 added epoch" in how_it_goes_on(longer)
+    )
+    (note,) = notes_on_rates(chosen(schedule="step", final_lr=0, milestones=[3, 5, 9]))
+    assert note.startswith("note: --milestones 5 9: the run ends with epoch 5")
+    for fine in ({}, {"warmup_epochs": 4}, {"restarts": [2]},
+                 {"schedule": "step", "final_lr": 0, "milestones": [3], "warmup_epochs": 2,
+                  "restarts": [4]}):  # fmt: skip
+        assert notes_on_rates(chosen(**fine)) == ()
+
+
 def test_the_record_names_every_command(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Extended twice; results, `compare` and the same command again say so."""
     first = load_results(run)
     assert main(["pretrain", "--run", str(run), "--epochs", "3", "--extend"]) == 0
     out = capsys.readouterr().out
     assert f"{run}: goes on from epoch 2 to 3; the learning rate rises from 0.0001 to 0.001" in out
-    assert "over 0.5 epochs of warmup, then falls by a cosine over the 1 added epoch" in out
+    assert (
+        "over 0.5 epochs of warmup, then falls by a cosine to the end of the 1 added epoch" in out
+    )
     again = ["pretrain", "--run", str(run), "--epochs", "4", "--extend"]
     assert main(again) == 0
     found = load_results(run)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +13,18 @@ import pytest
 import torch
 from PIL import Image
 
+from runs import TINY_RUN
 from unmix.config import MachineSettings, Settings
 from unmix.data import FileImages, TensorImages, load
+from unmix.data.fingerprint import Fingerprint
 from unmix.errors import UserError
 from unmix.hardware.devices import Machine, free_memory, peak_memory
 from unmix.training.loading import residency
 from unmix.training.loading.loaders import Batch, EpochOrder, HostLoader, IndexLoader, build_loader
 from unmix.training.loading.residency import hold
+from unmix.training.run.data_record import DataRecord
+from unmix.training.run.parts import build_parts
+from unmix.training.run.same_data import Listing, check_same
 from unmix.views import Views, preset
 
 CPU = Machine(torch.device("cpu"), "32-true", channels_last=False)
@@ -129,6 +135,47 @@ def test_broken_files_are_left_out_and_named(tmp_path, free):
     assert torch.equal(held.images.labels, images.labels[whole])
     pixels = np.array(images.decode(whole[-1]))
     assert torch.equal(held.images.images[-1], torch.from_numpy(pixels).permute(2, 0, 1))
+
+
+def test_images_that_others_have_the_numbers_of_are_another_set(tmp_path, free):
+    """On a resume, where all are streamed or can be read again, and on another process."""
+    place, broken = tmp_path / "images", tmp_path / "images" / "a" / "004.png"
+    files(place, [(8, 8)] * 30)
+    content = broken.read_bytes()
+    broken.write_bytes(content[:60] + bytes(len(content) - 60))
+    free(2**30)
+
+    def record(**words: Any) -> DataRecord:
+        seen: dict[str, Fingerprint] = {}
+        words = {"method": "simclr", "dim": 8, "hidden": 8, "batch_size": 8, **TINY_RUN, **words}
+        build_parts(Settings.of({"data": str(place), **words}), seen=seen)
+        DataRecord.of(str(place), seen).write(tmp_path)
+        found = DataRecord.read(tmp_path)
+        assert found is not None
+        return found
+
+    assert (record(limit=25).splits["train"].left_out or "").startswith("1:")
+    decoded, streamed = record(), record(resident="no")
+    assert decoded.difference(record().splits, numbered=True) is None
+    assert decoded.difference(streamed.splits) is None  # as an evaluation compares them
+    clause = decoded.difference(streamed.splits, numbered=True)
+    assert clause is not None
+    assert clause.startswith("of the data's images that cannot be read none is left out")
+    assert "of the run's 1 is, so that others have their numbers" in clause
+    assert (streamed.difference(decoded.splits, numbered=True) or "").startswith(
+        "of the data's images that cannot be read 1 is left out"
+    )
+    images = load(place, "train")
+    first = Listing.of(images, hold(images, CPU, settings()).kept)
+    broken.write_bytes(content)
+    assert decoded.difference(record().splits, numbered=True) == clause
+    assert streamed.difference(record().splits, numbered=True) is None
+    other = Listing.of(images, hold(images, CPU, settings()).kept)
+    assert other == Listing.of(images)
+    assert first != other
+    whole = {"host": "here", "listing": asdict(other)}
+    with pytest.raises(UserError, match=r"rank 1 of 2 .* found 25 training images, rank 0 .* 26"):
+        check_same({0: whole, 1: {"host": "there", "listing": asdict(first)}})
 
 
 def test_strict_stops_at_a_broken_file(tmp_path, free):

@@ -152,7 +152,10 @@ class Stepper(nn.Module):
 
         Its numbers depend on the seed, the batch and the purpose alone.
         """
-        return step_generator(self.seed, self.steps, self.batches % self.accumulate, *purpose)
+        part = self.batches % self.accumulate
+        # A part's number alone is what the step's own numbers of that part are for.
+        place = ("loop", part) if part else (0,)
+        return step_generator(self.seed, self.steps, *place, *purpose)
 
     def forward(self, views: Sequence[Tensor], index: Tensor | None = None) -> Tensor:
         """Begin a step, mix, and give the loss of one batch: a scalar to be minimized.

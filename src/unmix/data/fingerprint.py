@@ -41,6 +41,9 @@ class Fingerprint:
             set given in Python, of 16, if it returns the same twice; for shards, of their names and
             sizes.
         versions: Of shards, digests of their URLs, and of ETags or times of modification.
+        left_out: How many images could not be read when all were decoded once, and a digest of
+            which: the others are numbered without them. None for none, and where images are read
+            one by one.
     """
 
     images: Count
@@ -48,6 +51,17 @@ class Fingerprint:
     size: Count | None
     digest: str
     versions: str | None = None
+    left_out: str | None = None
+
+    def without(self, kept: Tensor, images: int) -> Fingerprint:
+        """The fingerprint of the split without images that cannot be read.
+
+        Args:
+            kept: Indices of the others, int64 (M,).
+            images: How many are wanted of the split.
+        """
+        digest = hashlib.blake2b(kept.cpu().numpy().astype("<i8").tobytes(), digest_size=8)
+        return replace(self, left_out=f"{images - len(kept)}:{digest.hexdigest()}")
 
     def plain(self) -> dict[str, Any]:
         """The fingerprint as JSON types."""
@@ -55,11 +69,14 @@ class Fingerprint:
         plain = {
             "images": self.images, "classes": classes, "size": self.size, "digest": self.digest
         }  # fmt: skip
-        return plain if self.versions is None else {**plain, "versions": self.versions}
+        optional = {"versions": self.versions, "left_out": self.left_out}
+        return {**plain, **{name: value for name, value in optional.items() if value is not None}}
 
     def difference(self, then: Fingerprint) -> str | None:
         """How the split differs from `then`, in a clause; None if it does not."""
-        if replace(self, versions=None) == replace(then, versions=None):
+        if replace(self, versions=None, left_out=None) == replace(
+            then, versions=None, left_out=None
+        ):
             return self._changed_in_place(then)
         if self.images != then.images:
             return f"the data has {_images(self.images)}, the run had {then.images:,}"
@@ -69,12 +86,30 @@ class Fingerprint:
             return f"the data's files have {self.size:,} bytes, the run's had {then.size:,}"
         return "the data has other images or labels at the same positions than the run had"
 
+    def other_numbers(self, then: Fingerprint) -> str | None:
+        """How images come to have other numbers in training than with `then`; None if they do not.
+
+        A clause, for splits that do not differ.
+        """
+        if self.left_out == then.left_out:
+            return None
+        return (
+            f"of the data's images that cannot be read {_counted(self)} left out, since all are "
+            f"decoded at once, and of the run's {_counted(then)}, so that others have their "
+            "numbers (resident, and what can be read, must be as before)"
+        )
+
     def _changed_in_place(self, then: Fingerprint) -> str | None:
         """Whether files of the same names and sizes were written again since."""
         ours, theirs = ((each.versions or ":").split(":") for each in (self, then))
         if ours[0] != theirs[0] or ours[1:] == theirs[1:]:
             return None
         return "shards were written again since (other ETags or times of modification)"
+
+
+def _counted(found: Fingerprint) -> str:
+    count = int((found.left_out or "0").partition(":")[0])
+    return f"{count or 'none'} is" if count < 2 else f"{count:,} are"
 
 
 def _images(count: int) -> str:

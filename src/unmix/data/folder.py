@@ -109,6 +109,7 @@ def hold_out(listing: Listing) -> tuple[Listing, Listing]:
 
     They are those with the smallest hash (BLAKE2b) of `class/file`, so that the choice is the same
     on every machine and hardly changes when images are added. A class of one image is not split.
+    An image that is listed several times, as a list may have it, is held out as often or not.
 
     Returns:
         The training images and the held-out images, in the original order.
@@ -118,14 +119,14 @@ def hold_out(listing: Listing) -> tuple[Listing, Listing]:
     members: list[list[int]] = [[] for _ in listing.classes]
     for i, label in enumerate(listing.labels):
         members[label].append(i)
-    held: set[int] = set()
+    paths, held = listing.paths, set[str]()
     for name, indices in zip(listing.classes, members, strict=True):
-        if len(indices) > 1:
-            hashes = _hashes(name, [listing.paths[i] for i in indices])
+        if any(paths[i] != paths[indices[0]] for i in indices):
+            hashes = _hashes(name, [paths[i] for i in indices])
             by_hash = sorted(range(len(indices)), key=hashes.__getitem__)
-            held.update(indices[k] for k in by_hash[: max(1, (len(indices) + 5) // 10)])
-    kept = [i for i in range(len(listing.paths)) if i not in held]
-    return _pick(listing, kept), _pick(listing, sorted(held))
+            held |= {paths[indices[k]] for k in by_hash[: max(1, (len(indices) + 5) // 10)]}
+    kept = [i for i, path in enumerate(paths) if path not in held]
+    return _pick(listing, kept), _pick(listing, [i for i, p in enumerate(paths) if p in held])
 
 
 def _hashes(name: str, paths: list[str]) -> list[bytes]:

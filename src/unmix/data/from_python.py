@@ -21,8 +21,8 @@ from unmix.data.decoding import BrokenImage, Decoding
 from unmix.data.hf import HuggingFaceImages, images_of, is_encoded
 from unmix.data.imageset import FileImages, ImageSet, Skipped, StreamedImages, TensorImages
 from unmix.data.paths import Paths
-from unmix.data.python_images import as_picture, as_uint8, is_path
-from unmix.data.python_labels import Labels, columns_of, labels_of
+from unmix.data.python_images import as_picture, as_uint8, is_path, listed
+from unmix.data.python_labels import Labels, checked, columns_of, labels_of, unused
 from unmix.data.statistics import (
     IMAGENET_MEAN,
     IMAGENET_STD,
@@ -94,7 +94,7 @@ class DatasetImages(StreamedImages):
             item = item[self.column]
         elif isinstance(item, (tuple, list)):
             item = item[0]
-        return as_picture(item, "its picture")
+        return as_picture(item, "its picture", self.decoding.range)
 
     def digest(self) -> bytes:
         """Digest of the pixels of some images; empty if they differ from call to call."""
@@ -110,7 +110,14 @@ class DatasetImages(StreamedImages):
         return digests[0] if digests[0] == digests[1] else b""
 
 
-def from_python(data: Any, split: str, what: str = "data", *, strict: bool = False) -> ImageSet:
+def from_python(
+    data: Any,
+    split: str,
+    what: str = "data",
+    *,
+    strict: bool = False,
+    decoding: Decoding | None = None,
+) -> ImageSet:
     """Make an image set of a Python object.
 
     Args:
@@ -120,10 +127,11 @@ def from_python(data: Any, split: str, what: str = "data", *, strict: bool = Fal
               tensors (C, H, W),
             - a Hugging Face `datasets.Dataset` with a column of images,
             - pixels, uint8 (N, C, H, W) or (N, H, W, C), or a pair (pixels, labels),
-            - a list of paths, or of pairs (path, label).
+            - a list or array of paths, or of pairs (path, label).
         split: "train" or "test".
         what: Name of the argument, for messages.
         strict: Whether the first image that cannot be read ends the run.
+        decoding: How images are decoded; without a range that of the training images is measured.
 
     Returns:
         The image set; its name is `python:` and the kind of data.
@@ -134,6 +142,7 @@ def from_python(data: Any, split: str, what: str = "data", *, strict: bool = Fal
     _check_kind(data, what)
     if isinstance(data, TensorDataset):
         data = data.tensors if len(data.tensors) > 1 else data.tensors[0]
+    data = listed(data)
     pixels, labels = data, None
     if _is_pair(data):
         pixels, labels = data
@@ -141,37 +150,48 @@ def from_python(data: Any, split: str, what: str = "data", *, strict: bool = Fal
         return _of_pixels(pixels, labels, split, what)
     if len(data) == 0:
         raise UserError(f"{what}: holds no images.")
-    first = data[0]
+    try:
+        first = data[0]
+    except (KeyError, IndexError) as error:  # as of a table, whose keys are its columns' names
+        raise UserError(
+            f"{what}: a {type(data).__name__} without an item 0; its items must be numbered from "
+            "0, as those of a list of paths or of pairs (path, label) are."
+        ) from error
+    how: dict[str, Any] = {"skipped": Skipped(strict), "decoding": decoding or Decoding()}
     if isinstance(data, (list, tuple)) and is_path(_image_of(first)):
-        return _of_paths(data, split, what, strict)
-    return _of_dataset(data, first, split, what, strict)
+        return _of_paths(data, split, what, how)
+    return _of_dataset(data, first, split, what, how)
 
 
-def evaluation_images(data: Any, train: ImageSet) -> ImageSet:
+def evaluation_images(
+    data: Any, train: ImageSet, *, strict: bool = False, decoding: Decoding | None = None
+) -> ImageSet:
     """Make an image set to evaluate on, with the classes of the training images.
 
     Args:
         data: As for `from_python`.
-        train: The training images.
+        train: The training images; their range of values is used here too.
+        strict: As for `from_python`.
+        decoding: Likewise.
 
     Raises:
         UserError: if it has no labels, or a class that is not in the training images.
     """
-    test = from_python(data, "test", "test_data")
+    if isinstance(train, StreamedImages):
+        decoding = train.decoding
+    test = from_python(data, "test", "test_data", strict=strict, decoding=decoding)
     if train.labels is None or train.classes is None:
         raise UserError("test_data: data has no labels, so nothing can be evaluated; leave it out.")
     if test.labels is None or test.classes is None:
         raise UserError("test_data: has no labels; give images with their labels.")
     number = {name: i for i, name in enumerate(train.classes)}
-    if not set(test.classes) <= set(number):
+    if not any(name.isdigit() for name in train.classes):
         # Numbers without names, for a data set with names of classes.
         number.update({str(i): i for i in range(len(train.classes))})
     other = next((name for name in test.classes if name not in number), None)
     if other is not None:
         raise UserError(f"test_data: has a class {other!r}, which data does not have.")
     places = torch.tensor([number[name] for name in test.classes])
-    if isinstance(test, FileImages) and isinstance(train, FileImages):
-        test = replace(test, decoding=train.decoding)
     return replace(test, labels=places[test.labels], classes=train.classes)
 
 
@@ -236,49 +256,47 @@ def _image_of(item: Any) -> Any:
 
 def _of_pixels(pixels: Any, labels: Any, split: str, what: str) -> ImageSet:
     images = as_uint8(pixels, what, 4).cpu()
-    named = None
-    if labels is not None:
-        values = torch.as_tensor(labels)
-        if values.shape != (len(images),) or values.is_floating_point():
-            raise UserError(
-                f"{what}: its labels are {values.dtype} {tuple(values.shape)}; they must be whole "
-                f"numbers, ({len(images)},)."
-            )
-        named = Labels(values.tolist(), None)
+    named = None if labels is None else checked(labels, None, len(images))
+    if labels is not None and named is None:
+        values = labels if isinstance(labels, (Tensor, np.ndarray)) else np.array(labels, object)
+        raise UserError(
+            f"{what}: its labels are {values.dtype} {tuple(values.shape)}; they must be whole "
+            f"numbers or names, ({len(images)},)."
+        )
     kind = "tensor" if isinstance(pixels, Tensor) else "array"
     whole = TensorImages(
         name=f"{PYTHON}{kind}", split=split, labels=None, classes=None, images=images, **_PLAIN
     )
-    return _completed(whole, named)
+    return _completed(whole, named, what)
 
 
-def _of_paths(data: Sequence[Any], split: str, what: str, strict: bool) -> ImageSet:
+def _of_paths(data: Sequence[Any], split: str, what: str, how: dict[str, Any]) -> ImageSet:
     paths = [os.fspath(_image_of(item)) for item in data]
     missing = next((path for path in paths if not os.path.isfile(path)), None)
     if missing is not None:
         raise UserError(f"{what}: there is no file {missing}.")
-    labels = None
-    if all(isinstance(item, (tuple, list)) and len(item) > 1 for item in data):
-        labels = Labels([item[1] for item in data], None)
+    given = [item[1] for item in data if isinstance(item, (tuple, list)) and len(item) > 1]
+    labels = checked(given, None, len(data))
+    notes = (unused(what),) if given and labels is None else ()
     files = FileImages(
         name=f"{PYTHON}paths", split=split, labels=None, classes=None,
-        paths=Paths([os.path.abspath(path) for path in paths]), skipped=Skipped(strict), **_PLAIN,
+        paths=Paths([os.path.abspath(path) for path in paths]), notes=notes, **how, **_PLAIN,
     )  # fmt: skip
-    return _completed(files, labels)
+    return _completed(files, labels, what)
 
 
-def _of_dataset(data: Any, first: Any, split: str, what: str, strict: bool) -> ImageSet:
+def _of_dataset(data: Any, first: Any, split: str, what: str, how: dict[str, Any]) -> ImageSet:
     if is_encoded(data):
         # Read encoded, so that broken images, bit depth and EXIF are as in files.
         name = f"{PYTHON}{_kind_of(data)}"
-        encoded = images_of(data, Columns(), name, split, Skipped(strict), Decoding())
-        return _completed(replace(encoded, notes=()), None)
+        encoded = images_of(data, Columns(), name, split, **how)
+        return _completed(encoded, None, what)
     column, label = columns_of(data, first, what)
     labels, note = labels_of(data, first, label, what)
     images = DatasetImages(
         name=f"{PYTHON}{_kind_of(data)}", split=split, labels=None, classes=None, dataset=data,
-        numbers=torch.arange(len(data)), column=column, skipped=Skipped(strict),
-        notes=() if note is None else (note,), **_PLAIN,
+        numbers=torch.arange(len(data)), column=column, notes=() if note is None else (note,),
+        **how, **_PLAIN,
     )  # fmt: skip
     try:
         images.picture(0)
@@ -287,7 +305,7 @@ def _of_dataset(data: Any, first: Any, split: str, what: str, strict: bool) -> I
             f"{what}[0]: {error} The views are made by unmix: leave ToTensor, Normalize and crops "
             "out of the data set's transform."
         ) from None
-    return _completed(images, labels)
+    return _completed(images, labels, what)
 
 
 def _kind_of(data: Any) -> str:
@@ -297,16 +315,18 @@ def _kind_of(data: Any) -> str:
     return str(name) if isinstance(name, str) and name else type(data).__name__
 
 
-def _completed(images: ImageSet, labels: Labels | None) -> ImageSet:
+def _completed(images: ImageSet, labels: Labels | None, what: str) -> ImageSet:
     """Add labels, and the mean and standard deviation of the images' own pixels."""
     if labels is not None and (indices := labels.indices()) is not None:
         index = torch.tensor(indices, dtype=torch.int64)
         images = replace(images, labels=index, classes=labels.classes)
+    elif labels is not None:
+        images = replace(images, notes=(*images.notes, unused(what, "some are negative")))
     if images.split == "test":
         return images
-    if isinstance(images, (FileImages, HuggingFaceImages)):
+    if isinstance(images, (FileImages, HuggingFaceImages)) and images.decoding.range is None:
         limits, _ = estimate_range(images)
-        images = replace(images, decoding=Decoding(range=limits))
+        images = replace(images, decoding=replace(images.decoding, range=limits))
     mean, std = estimate_mean_std(images)
     floor = 1 / 255  # constant pixels have no standard deviation to divide by
     red, green, blue = (max(value, floor) for value in std)

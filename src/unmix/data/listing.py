@@ -232,6 +232,17 @@ class Folder:
         rest.__dict__["holds_images"] = holds
         return rest
 
+    def distinct(self) -> Folder:
+        """The same folder without links to folders that are in it, which are two names of one."""
+        seen: set[tuple[int, int]] = set()
+        again = []
+        for folder in sorted(self.holding.values(), key=lambda each: os.path.islink(each.path)):
+            if folder._identity in seen:
+                again.append(folder)
+            seen.add(folder._identity)
+        self.passed.again.update(dict.fromkeys(folder.path for folder in again))
+        return self.without(folder.name for folder in again) if again else self
+
     def unwrapped(self) -> Folder:
         """The folder within it that has all images, if it only wraps that.
 
@@ -294,7 +305,7 @@ def list_tree(folder: Path | str | Folder) -> Listing:
 
     In a class tree all images are directly in class folders, of which there are at least two, and
     some class has at least two images; otherwise the images have no classes. Folders without images
-    are not classes. Wrapper folders around all of it are skipped.
+    are not classes, nor are links to other classes. Wrapper folders around all of it are skipped.
 
     Raises:
         UserError: if the folder cannot be read or has no image at any depth.
@@ -307,6 +318,8 @@ def list_tree(folder: Path | str | Folder) -> Listing:
         rest = "".join(f"; {line}" for line in whole.passed.lines())
         raise UserError(f"{whole.path}: this folder holds no images ({known}){rest}.")
     inner = whole.unwrapped()
+    while (once := inner.distinct()) is not inner:
+        inner = once.unwrapped()
     why = _why_no_classes(inner)
     if why == "":
         return list_classes(inner, inner.holding)

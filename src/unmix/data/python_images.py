@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from unmix.data.reading import read_uint8, resize_batch, resize_image
 from unmix.data.statistics import IMAGENET_MEAN, IMAGENET_STD
 from unmix.errors import UserError
 
-__all__ = ["as_batch", "as_picture", "as_uint8", "given_uint8", "is_path"]
+__all__ = ["as_batch", "as_picture", "as_uint8", "given_uint8", "is_path", "listed"]
 
 Picture = Image.Image | Tensor
 
@@ -27,6 +28,15 @@ Picture = Image.Image | Tensor
 def is_path(item: Any) -> bool:
     """Whether an item is a path."""
     return isinstance(item, (str, os.PathLike))
+
+
+def listed(images: Any) -> Any:
+    """An array of text or of objects, such as paths, as a list; anything else as it is."""
+    if not isinstance(images, np.ndarray) or images.dtype.kind not in "USO" or not images.ndim:
+        return images
+    if images.dtype.kind == "S":
+        images = np.char.decode(images, sys.getfilesystemencoding(), "surrogateescape")
+    return images.tolist()
 
 
 def as_uint8(images: Any, what: str, ndim: int) -> Tensor:
@@ -42,13 +52,13 @@ def as_uint8(images: Any, what: str, ndim: int) -> Tensor:
     Raises:
         UserError: if it is not uint8, or its shape is wrong or ambiguous.
     """
-    pixels = torch.as_tensor(images)
-    shape = tuple(pixels.shape)
-    if pixels.dtype != torch.uint8:
-        scaled = pixels.is_floating_point()
-        hint = "; of pixels in [0, 1] make (255 * x).round(), as uint8" if scaled else ""
+    shape, kind = tuple(images.shape), str(images.dtype)
+    if kind not in ("uint8", "torch.uint8"):
+        hint = "; of pixels in [0, 1] make (255 * x).round(), as uint8" if "float" in kind else ""
         reason = "the views and the normalization are made of pixels from 0 to 255"
-        raise UserError(f"{what}: {pixels.dtype} {shape} must be uint8, for {reason}{hint}.")
+        raise UserError(f"{what}: {kind} {shape} must be uint8, for {reason}{hint}.")
+    # PyTorch takes no array whose strides are negative, as those of a turned image are.
+    pixels = images if isinstance(images, Tensor) else torch.from_numpy(_forward(images))
     first = pixels.ndim == ndim and shape[-3] in (1, 3)
     last = pixels.ndim == ndim and shape[-1] in (1, 3)
     if first == last:
@@ -58,6 +68,10 @@ def as_uint8(images: Any, what: str, ndim: int) -> Tensor:
         raise UserError(f"{what}: the shape {shape} {why}{fix}.")
     pixels = pixels if first else pixels.movedim(-1, -3)
     return pixels.expand(*pixels.shape[:-3], 3, *pixels.shape[-2:]).contiguous()
+
+
+def _forward(array: np.ndarray) -> np.ndarray:
+    return np.ascontiguousarray(array) if min(array.strides, default=0) < 0 else array
 
 
 def as_picture(item: Any, what: str, limits: Range | None = None) -> Picture:
@@ -95,6 +109,7 @@ def as_batch(images: Any) -> Sequence[Any] | Tensor:
     Raises:
         UserError: if it is neither an image nor an iterable, empty, or an invalid batch.
     """
+    images = listed(images)
     if isinstance(images, (np.ndarray, Tensor)) and images.ndim == 4:
         batch: Sequence[Any] | Tensor = as_uint8(images, "images", 4)
     elif is_path(images) or isinstance(images, (Image.Image, np.ndarray, Tensor)):

@@ -7,13 +7,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor
 from torch.utils.data import ConcatDataset, Subset
 
 from unmix.errors import UserError
 
-__all__ = ["Labels", "columns_of", "labels_of"]
+__all__ = ["Labels", "checked", "columns_of", "labels_of", "unused"]
 
 _IMAGES = ("image", "img", "picture", "pixel_values", "jpg", "png")
 _LABELS = ("label", "labels", "fine_label", "target", "class", "cls")
@@ -90,7 +89,7 @@ def labels_of(
     names = _names_of(data, label)
     values = _column(data, label) if label is not None else _attribute(data)
     if values is not None:
-        return _checked(values, names, len(data)), None
+        return _or_note(checked(values, names, len(data)), what)
     in_items = label is not None or (isinstance(first, (tuple, list)) and len(first) > 1)
     own = _label_in(first, label) if in_items else None
     if own is None:
@@ -101,7 +100,12 @@ def labels_of(
             "would take long; give the data set an attribute `targets` to have kNN and probes"
         )
         return None, note
-    return _checked([_label_in(data[i], label) for i in range(len(data))], names, len(data)), None
+    own_values = [_label_in(data[i], label) for i in range(len(data))]
+    return _or_note(checked(own_values, names, len(data)), what)
+
+
+def _or_note(labels: Labels | None, what: str) -> tuple[Labels | None, str | None]:
+    return labels, unused(what) if labels is None else None
 
 
 def _label_in(item: Any, label: str | None) -> Any:
@@ -154,13 +158,17 @@ def _plain(value: Any) -> Any:
     return value.item() if isinstance(value, (Tensor, np.generic)) else value
 
 
-def _checked(values: Any, names: tuple[str, ...] | None, count: int) -> Labels | None:
-    """The labels, if all of them can be classes."""
+def checked(values: Any, names: tuple[str, ...] | None, count: int) -> Labels | None:
+    """The labels, if all of them can be classes: whole numbers, or names.
+
+    Args:
+        values: One per item: a tensor, an array, or anything that can be iterated.
+        names: Names of the classes, which are used if the values are their indices.
+        count: Number of the items.
+    """
     if isinstance(values, (Tensor, np.ndarray)):
-        if values.ndim != 1 or torch.as_tensor(values).is_floating_point():
-            return None
         values = values.tolist()
-    plain = [_plain(value) for value in values]
+    plain = [_plain(value) for value in values] if hasattr(values, "__len__") else []
     if len(plain) != count or not all(isinstance(v, (int, str)) for v in plain):
         return None
     if len({type(value) for value in plain}) > 1:
@@ -169,3 +177,13 @@ def _checked(values: Any, names: tuple[str, ...] | None, count: int) -> Labels |
     if names is not None and (len(numbers) < count or max(numbers, default=0) >= len(names)):
         names = None
     return Labels(plain, names)
+
+
+def unused(what: str, why: str = "they must be whole numbers or names, one for every image") -> str:
+    """A note that labels are left out.
+
+    Args:
+        what: Name of the data set.
+        why: The reason.
+    """
+    return f"note: the labels of {what} are not used: {why}"

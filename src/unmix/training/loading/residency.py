@@ -32,12 +32,14 @@ class Held:
         resident: Whether it is to be held on the device.
         about: Where it is, for the first lines of a run: "on the device (154 MB)".
         notes: Lines for the user.
+        kept: Indices of the images that could be decoded, int64; None for all of them.
     """
 
     images: ImageSet
     resident: bool
     about: str
     notes: tuple[str, ...] = ()
+    kept: Tensor | None = None
 
 
 def hold(images: ImageSet, machine: Machine, settings: MachineSettings) -> Held:
@@ -73,11 +75,11 @@ def hold(images: ImageSet, machine: Machine, settings: MachineSettings) -> Held:
     if not _fits(len(images) * 3 * shape[0] * shape[1], machine, settings):
         return _streamed(images)
     count = worker_count(settings.devices) if settings.workers is None else settings.workers
-    decoded = _decode_all(images, shape, count)
+    decoded, kept = _decode_all(images, shape, count)
     if isinstance(decoded, TensorImages):
         line = images.skipped.line()
         about = f"decoded once and held on the device ({memory(decoded.images.nbytes)})"
-        return Held(decoded, True, about, () if line is None else (line,))
+        return Held(decoded, True, about, () if line is None else (line,), kept)
     if must:
         raise UserError(_needs_one_size(images, {shape, decoded}))
     return _streamed(images)
@@ -150,8 +152,10 @@ class _Whole(Dataset[tuple[int, "Tensor | BrokenImage"]]):
 
 def _decode_all(
     images: StreamedImages, shape: tuple[int, int], workers: int
-) -> TensorImages | tuple[int, int]:
+) -> tuple[TensorImages | tuple[int, int], Tensor | None]:
     """Decode every image into one tensor, or return the first shape that differs.
+
+    Beside it the indices of those that can be read, unless all can.
 
     Raises:
         UserError: if a file is broken and the set is strict, or fewer than 2 can be read.
@@ -171,7 +175,7 @@ def _decode_all(
                         f"--strict: {image}; fix or remove the file, or drop --strict to skip it."
                     ) from None
             elif tuple(image.shape[1:]) != shape:
-                return int(image.shape[1]), int(image.shape[2])
+                return (int(image.shape[1]), int(image.shape[2])), None
             else:
                 pixels[len(kept)] = image
                 kept.append(i)
@@ -182,7 +186,7 @@ def _decode_all(
         )
     whole = len(kept) == len(images)
     index = torch.tensor(kept)
-    return TensorImages(
+    decoded = TensorImages(
         name=images.name,
         split=images.split,
         labels=images.labels if whole or images.labels is None else images.labels[index],
@@ -192,3 +196,4 @@ def _decode_all(
         # A clone, to free the memory of the unused rows.
         images=pixels if whole else pixels[: len(kept)].clone(),
     )
+    return decoded, None if whole else index

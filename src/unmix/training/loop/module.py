@@ -107,8 +107,7 @@ class Pretraining(L.LightningModule):
         self.label_space, self.rule = (*self.mixing, (None, UnMixRule()))[0]
         self.schedule = schedule or MixtureSchedule()
         self.freezing = Freezing(method, optimizer.freeze_backbone_epochs)
-        self.accumulate, self._in_parts = accumulate, False
-        self.compiled = False
+        self.accumulate, self._in_parts, self.compiled = accumulate, False, False
         held = resident and isinstance(images, TensorImages)
         self.resident = images.images if held and isinstance(images, TensorImages) else None
         self.advice = advice or Advice()
@@ -189,7 +188,8 @@ class Pretraining(L.LightningModule):
         return batch.to(device)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor | None:
-        """The loss of one batch."""
+        """The loss of one batch; None for one with too few images that can be read."""
+        self._in_parts = False  # else a step without a loss applies the gradients of the one before
         note_broken(batch, self.images)
         if world_size() > 1:
             batch = self._filled(batch, batch_idx)

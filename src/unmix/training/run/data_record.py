@@ -86,11 +86,20 @@ class DataRecord:
         text = json.dumps(content, indent=1, ensure_ascii=True) + "\n"
         atomic_write(folder / DATA_RECORD, text.encode())
 
-    def difference(self, splits: Mapping[str, Fingerprint]) -> str | None:
-        """How data differs from the run's, in a clause; None if the common splits are the same."""
+    def difference(
+        self, splits: Mapping[str, Fingerprint], *, numbered: bool = False
+    ) -> str | None:
+        """How data differs from the run's, in a clause; None if the common splits are the same.
+
+        Args:
+            splits: Their fingerprints.
+            numbered: Whether images must have the numbers that they had in training too.
+        """
         for split, now in splits.items():
-            then = self.splits.get(split)
-            if then is not None and (clause := now.difference(then)) is not None:
+            if (then := self.splits.get(split)) is None:
+                continue
+            clause = now.difference(then) or (now.other_numbers(then) if numbered else None)
+            if clause is not None:
                 return clause if split != "test" else f"in the test split {clause}"
         return None
 

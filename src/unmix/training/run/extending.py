@@ -15,6 +15,7 @@ from unmix.results import DamagedResultsError, RunResults, load_results
 from unmix.training.console import is_leader, say
 from unmix.training.run.folder import RunFolder
 from unmix.training.run.lock import run_lock
+from unmix.training.run.notes import top_of_warmup
 
 __all__ = [
     "extend",
@@ -100,9 +101,16 @@ def how_it_goes_on(settings: Settings) -> str:
         if chosen.warmup_epochs
         else "at once, since the run has no warmup"
     )
+    top = top_of_warmup(chosen, ended, epochs)
+    if top is not None:
+        return (
+            f"{added}; the learning rate only rises, from {chosen.final_lr:g} to {top:.3g} of "
+            f"{chosen.lr:g}, since a warmup of {chosen.warmup_epochs:g} epochs takes all of the "
+            f"{counted(epochs - ended, 'added epoch')}; give more epochs"
+        )
     return (
         f"{added}; the learning rate rises from {chosen.final_lr:g} to {chosen.lr:g} {rise}, then "
-        f"falls by a cosine over the {counted(epochs - ended, 'added epoch')}"
+        f"falls by a cosine to the end of the {counted(epochs - ended, 'added epoch')}"
     )
 
 

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 import torch
 
 from unmix.backbones import layer_scales
-from unmix.config import MixtureSettings, Settings, ViewSettings
+from unmix.config import MixtureSettings, OptimizerSettings, Settings, ViewSettings
 from unmix.config.augmentation import RECIPE
 from unmix.config.catalog import catalog
 from unmix.config.groups import TIMM
+from unmix.display import counted
 from unmix.methods import Method, method_class
 from unmix.mixtures import Cutout, MixtureOperator
 from unmix.training.loop.accumulation import accumulation_line
@@ -24,11 +26,13 @@ __all__ = [
     "notes_on_mixture",
     "notes_on_parts",
     "notes_on_queue",
+    "notes_on_rates",
     "notes_on_schedule",
     "notes_on_settings",
     "notes_on_sizes",
     "notes_on_views",
     "notes_on_weights",
+    "top_of_warmup",
 ]
 
 _PUBLISHED = 224
@@ -73,6 +77,7 @@ def notes_on_settings(
         *(line for each in operators for line in notes_on_mixture(method, each)),
         *notes_on_image_space(settings.mixture),
         *notes_on_schedule(settings),
+        *notes_on_rates(settings),
         *notes_on_sizes(settings.mixture, settings.views, size),
     )
 
@@ -141,6 +146,43 @@ def notes_on_schedule(settings: Settings) -> tuple[str, ...]:
     """Which steps are mixed, in a line, if not all are."""
     when = settings.mixture.schedule().describe(settings.run.epochs)
     return (f"mixed steps: {when}; the others are plain steps without a mixture",) if when else ()
+
+
+def notes_on_rates(settings: Settings) -> tuple[str, ...]:
+    """Notes if a warmup takes the whole run, or milestones are at its end or after it."""
+    chosen, epochs = settings.optimizer, settings.run.epochs
+    lines = []
+    for start, end in pairwise((0, *chosen.restarts, epochs)):
+        top = top_of_warmup(chosen, start, end)
+        if top is not None:
+            part = f" from epoch {start}" if chosen.restarts else ""
+            lines.append(
+                f"note: --warmup_epochs {chosen.warmup_epochs:g} takes all of the "
+                f"{counted(end - start, 'epoch')}{part}, so that the learning rate only rises, "
+                f"to {top:.3g} of {chosen.lr:g}"
+            )
+    late = [each for each in chosen.milestones if each >= epochs]
+    if late and chosen.schedule == "step":
+        lines.append(
+            f"note: --milestones {' '.join(map(str, late))}: the run ends with epoch {epochs}, so "
+            "that the learning rate is not lowered there"
+        )
+    return tuple(lines)
+
+
+def top_of_warmup(chosen: OptimizerSettings, start: int, end: int) -> float | None:
+    """The learning rate to which a warmup rises that nothing follows; None if something does.
+
+    Args:
+        chosen: The settings of the schedule.
+        start: The epoch at which the schedule starts, at first or again.
+        end: The epoch before which it starts again, or the run ends.
+    """
+    warmup = chosen.warmup_epochs
+    if end - start > warmup or (start > 0 and chosen.schedule != "cosine"):
+        return None
+    low = chosen.warmup_start_lr if start == 0 else chosen.final_lr
+    return low + (chosen.lr - low) * (end - start) / warmup
 
 
 def notes_on_parts(settings: Settings, method: Method) -> tuple[str, ...]:

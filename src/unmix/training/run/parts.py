@@ -13,14 +13,12 @@ from unmix.config import RunSettings, Settings
 from unmix.config.compatibility import check_teacher
 from unmix.data import (
     Decoding,
-    FileImages,
     ImageSet,
     Lists,
     Shards,
     Skipped,
     StreamedImages,
     check_normalization,
-    estimate_mean_std,
     load,
 )
 from unmix.data.columns import Columns
@@ -47,6 +45,7 @@ from unmix.training.run.ordering import interleaved, order_of
 from unmix.training.run.same_data import Listing
 from unmix.training.run.sharded import pretraining_class
 from unmix.training.run.taught import teacher_of
+from unmix.training.run.vain import notes_on_vain
 from unmix.views import Views
 
 __all__ = [
@@ -110,10 +109,12 @@ def build_parts(
     check_teacher(settings)
     machine = choose_machine(settings.machine)
     check_logger(settings.machine.logger)
-    source = _training_images(settings, images, seen, test)
+    source, test = _images_of(settings, images, seen, test)
     size = run_.size or native_size(source)
     held = hold(source, machine, settings.machine)
     train = held.images
+    if seen is not None and held.kept is not None:
+        seen[source.split] = seen[source.split].without(held.kept, len(source))
     labeled = train
     if images is None:
         labeled = train if train.labels is not None else load_split(run_, "train", seen)
@@ -163,6 +164,7 @@ def build_parts(
     notes = (
         *source.notes,
         *notes_on(run_, images),
+        *notes_on_vain(run_, source),
         *notes_on_views(settings, method),
         *notes_on_weights(settings.model.backbone, settings.model.init),
         *(() if start is None else start.notes(train.mean, train.std)),
@@ -173,7 +175,7 @@ def build_parts(
     skipped = tuple(each.skipped for each in sets if isinstance(each, StreamedImages))
     return Parts(
         settings, machine, train, labeled, test, module, held.about, notes, skipped,
-        listing=Listing.of(source) if processes > 1 else None,
+        listing=Listing.of(source, held.kept) if processes > 1 else None,
     )  # fmt: skip
 
 
@@ -194,10 +196,10 @@ def _check_draws(module: Pretraining, operators: Sequence[MixtureOperator], size
         each.draw_for(pixels, generator_for(0), torch.eye(4), pixels[:, 0])
 
 
-def _training_images(
+def _images_of(
     settings: Settings, images: ImageSet | None, seen: Seen | None, test: ImageSet | None
-) -> ImageSet:
-    """The training images: of the settings, or those that are given.
+) -> tuple[ImageSet, ImageSet | None]:
+    """The training images, of the settings or those that are given, and given test images.
 
     Raises:
         UserError: if there are fewer than 2, or all pixels have one value.
@@ -207,8 +209,7 @@ def _training_images(
         training = load_split(run_, "pretrain", seen)
     else:
         training = as_wanted(images, run_, seen)
-        if test is not None:
-            as_wanted(test, run_, seen)
+        test = None if test is None else as_wanted(test, run_, seen)
         check_sendable(training, settings.machine.workers)
     if max(training.std) == 0:
         raise UserError(
@@ -219,7 +220,7 @@ def _training_images(
         raise UserError(
             f"--data: {run_.data} has {len(training)} training image; pretraining needs 2."
         )
-    return training
+    return training, test
 
 
 def _test_images(labeled: ImageSet, run_: RunSettings, seen: Seen | None) -> ImageSet | None:
@@ -289,15 +290,9 @@ def load_split(
 
 
 def as_wanted(images: ImageSet, run_: RunSettings, seen: Seen | None = None) -> ImageSet:
-    """Apply the settings to a split: decoding, `limit` and normalization; see `load_split`."""
+    """Apply the settings to a split: `limit` and normalization; see `load_split`."""
     if seen is not None:
         seen[images.split] = fingerprint(images)
-    if isinstance(images, FileImages):
-        how = Decoding(run_.max_pixels, run_.limits or images.decoding.range)
-        if how != images.decoding:  # files that were handed over in Python
-            images = replace(images, decoding=how)
-            mean, std = estimate_mean_std(images)
-            images = replace(images, mean=mean, std=std)
     if images.split != "test" and run_.limit is not None:
         images = images.evenly(run_.limit)
     std = images.std

@@ -7,7 +7,6 @@ import signal
 import time
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -22,13 +21,12 @@ from unmix.config.keywords import PretrainSettings
 from unmix.config.nested import flattened
 from unmix.config.recipes import resolve
 from unmix.config.saved import check_method
-from unmix.data import ImageSet, StreamedImages
+from unmix.data import StreamedImages
 from unmix.data.fingerprint import Fingerprint
-from unmix.data.from_python import evaluation_images, from_python
 from unmix.errors import Interrupted, MachineError, UserError, lost_worker
 from unmix.evaluation import Measurement
 from unmix.hardware.threads import CoreMeter, choose_threads, threads_in_words, using_threads
-from unmix.names import shown
+from unmix.names import PYTHON, shown
 from unmix.per_image import keep_per_image
 from unmix.results import RunResults, load_results, write_results
 from unmix.training.console import is_leader, quiet_libraries, say
@@ -41,6 +39,7 @@ from unmix.training.run.command import command_line
 from unmix.training.run.data_record import DataRecord, check_there, located
 from unmix.training.run.engines import run_on_ray
 from unmix.training.run.folder import RunFolder, begun_before
+from unmix.training.run.given import Given
 from unmix.training.run.launching import check_launch, check_workers, in_worker
 from unmix.training.run.lock import results_lock, run_lock
 from unmix.training.run.loggers import end_failed
@@ -92,34 +91,24 @@ def pretrain(
     """
     given, flat = None, flattened(words)
     data = flat.get("data")
-    if data is not None and not isinstance(data, (str, os.PathLike)):
-        train = from_python(data, "train", strict=bool(flat.get("strict")))
-        test = None if test_data is None else evaluation_images(test_data, train)
-        given, flat["data"] = Given(train, test), train.name
-    elif test_data is not None:
+    in_python = data is not None and not isinstance(data, (str, os.PathLike))
+    if test_data is not None and not in_python:
         raise UserError(
             "test_data: goes with data that is given in Python; of a folder, test_folder says "
             "where the images to evaluate on are."
         )
+    if in_python:
+        flat["data"] = PYTHON  # named when it is read, which the settings say how to
     settings, used = settings_for(flat, config)
+    if in_python:
+        given = Given.of(data, test_data, settings.run)
+        flat["data"] = given.train.name
+        settings = settings.with_changes(data=given.train.name)
     command = command_line(config, flat)
     if extend:
         settings = extending.extend(settings, "epochs" in flat)
         command += " --extend"
     return run(settings, used, command=command, given=given)
-
-
-@dataclass(frozen=True)
-class Given:
-    """Images given as Python objects.
-
-    Attributes:
-        train: Training images.
-        test: Images to evaluate on, with the same classes, or None.
-    """
-
-    train: ImageSet
-    test: ImageSet | None
 
 
 def settings_for(
@@ -271,8 +260,8 @@ def _train(
         if is_leader():
             if teacher := settings.teacher.get("teacher"):
                 folder.move_teacher(teacher)
-            record = check_data(folder, settings, record, say)
-            check_machine(folder, parts, say)
+            record, same = check_data(folder, settings, record, say)
+            check_machine(folder, parts, same, say)
     with using_threads(settings.machine.threads or torch.get_num_threads()):
         return _to_the_end(parts, folder, recipes, record, command, resume, stopping)
 

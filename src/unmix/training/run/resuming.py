@@ -18,7 +18,7 @@ __all__ = ["check_data", "check_machine"]
 
 def check_data(
     folder: RunFolder, settings: Settings, now: DataRecord, say: Callable[[str], None]
-) -> DataRecord:
+) -> tuple[DataRecord, bool]:
     """Compare a run's data with the present data, and record the present one.
 
     Args:
@@ -28,7 +28,7 @@ def check_data(
         say: Prints a line.
 
     Returns:
-        The record that was written.
+        The record that was written, and whether the images are the same.
 
     Raises:
         UserError: if the images differ, and the method stores something per image.
@@ -43,9 +43,10 @@ def check_data(
                 "it is assumed to be unchanged"
             )
         record = now
-    elif begun and (clause := record.difference(now.splits)) is not None:
+    elif begun and (clause := record.difference(now.splits, numbered=True)) is not None:
         trained = next(iter(now.splits))
-        others = record.difference({trained: now.splits[trained]}) is not None
+        own = {trained: now.splits[trained]}
+        others = record.difference(own, numbered=True) is not None
         method = settings.run.method
         if others and method_class(method).per_image:
             flag = "--data" if settings.run.data_dir is None else "--data_dir"
@@ -60,16 +61,19 @@ def check_data(
         record = DataRecord(record.typed, now.splits, record.earlier)
     record.write(folder.path)
     words, run = folder.words(), settings.run
+    same = record.earlier == then_earlier
     there, here = ((each.get("data"), each.get("data_dir")) for each in (words, settings.flat()))
     if there != here:
-        if begun and record.earlier == then_earlier:
+        if begun and same:
             place = run.data if run.data_dir is None else run.data_dir
             say(f"data: the same images, now in {shown(place)}; the run goes on exactly")
         folder.move_data(run.data, run.data_dir)
-    return record
+    return record, same
 
 
-def check_machine(folder: RunFolder, parts: Parts, say: Callable[[str], None]) -> None:
+def check_machine(
+    folder: RunFolder, parts: Parts, same_images: bool, say: Callable[[str], None]
+) -> None:
     """Say what goes on exactly on another machine and what does not, and record the present one.
 
     Another number of workers changes nothing, and is not mentioned.
@@ -77,6 +81,7 @@ def check_machine(folder: RunFolder, parts: Parts, say: Callable[[str], None]) -
     Args:
         folder: Folder of the run that is resumed.
         parts: Its components on this machine.
+        same_images: Whether the training images and their numbers are those of the run.
         say: Prints a line.
 
     Raises:
@@ -99,8 +104,9 @@ def check_machine(folder: RunFolder, parts: Parts, say: Callable[[str], None]) -
         return
     if folder.has_checkpoint:
         say(
-            f"note: resuming with {', '.join(changed)}: weights, optimizer, memories, schedules "
-            f"and the images of each step go on exactly; from here on {'; '.join(lost)}"
+            f"note: resuming with {', '.join(changed)}: weights, optimizer, memories, schedules"
+            f"{' and the images of each step' if same_images else ''} go on exactly; from here on "
+            f"{'; '.join(lost)}"
         )
     names = ("device", "devices", "nodes", "precision", "resident", "strategy", "threads")
     folder.change(**{name: getattr(now, name) for name in names})

@@ -11,6 +11,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from torch import Tensor
+
 from unmix.data import ImageSet
 from unmix.data.fingerprint import fingerprint
 from unmix.errors import UserError
@@ -25,17 +27,27 @@ class Listing:
     Attributes:
         images: Their number.
         digest: Digest of their names and labels, or of what stands for names in
-            `unmix.data.fingerprint`; sizes of files are not asked for.
+            `unmix.data.fingerprint`, and of which can be read if all were decoded; sizes of files
+            are not asked for.
     """
 
     images: int
     digest: str
 
     @classmethod
-    def of(cls, images: ImageSet) -> Listing:
-        """The listing of a split."""
+    def of(cls, images: ImageSet, kept: Tensor | None = None) -> Listing:
+        """The listing of a split.
+
+        Args:
+            images: The split.
+            kept: Indices of the images that could be read, if all were decoded and not all could.
+        """
         found = fingerprint(images, sizes=False)
-        return cls(found.images, found.digest)
+        if kept is None:
+            return cls(found.images, found.digest)
+        return cls(
+            len(kept), f"{found.digest} without {found.without(kept, found.images).left_out}"
+        )
 
 
 def check_same(who: Mapping[int, Mapping[str, Any]]) -> None:
@@ -52,7 +64,11 @@ def check_same(who: Mapping[int, Mapping[str, Any]]) -> None:
         ours = each["listing"]
         if ours == first:
             continue
-        others = "; names or labels differ" if ours["images"] == first["images"] else ""
+        others = (
+            "; names or labels, or which can be read, differ"
+            if ours["images"] == first["images"]
+            else ""
+        )
         raise UserError(
             f"--data: rank {rank} of {len(who)} (on {each['host']}) found {ours['images']:,} "
             f"training images, rank 0 (on {who[0]['host']}) {first['images']:,}{others}. All "
