@@ -116,13 +116,8 @@ def test_a_method_says_truly_whether_its_loss_is_that_of_its_parts(method: str) 
         elif method in OF_PATCHES:  # likewise
             keep = torch.rand(N, 16, generator=generator).argsort(dim=1)[rows, :4]
             kind.kept = lambda n, grid, device: keep  # type: ignore[method-assign]
-            kind.masked = lambda n, number, grid: (
-                torch.zeros(  # type: ignore[method-assign]
-                    n, grid[0] * grid[1], dtype=torch.bool
-                )
-                .scatter(1, keep, True)
-                .unflatten(1, grid)
-            )
+            masked = torch.zeros(len(keep), 16, dtype=torch.bool).scatter(1, keep, True)
+            kind.masked = lambda *_: masked.unflatten(1, (4, 4))  # type: ignore[method-assign]
         if method == "pirl":
             kind.begin_step(unmix.methods.Progress(30, 60, 3))
             kind.jigsaw = lambda view: kind.f(view)  # type: ignore[method-assign]
