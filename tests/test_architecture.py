@@ -46,7 +46,8 @@ ALLOWED = {
     "plugins": {"config", "methods", "credit", "mixtures"},
     "views": {"config"},
     "results": {"busy", "files", "html"},
-    "per_image": {"results", "files"},
+    "rows": set(),
+    "per_image": {"results", "rows", "files"},
     "figures": {"results", "files", "html"},
     "hardware": {"config"},
     "evaluation": {
@@ -57,7 +58,7 @@ ALLOWED = {
     "embedding": {"data", "evaluation", "files"},
     "training": {
         "step", "together", "methods", "backbones", "credit", "mixtures", "data", "views",
-        "evaluation", "hardware", "config", "results", "per_image", "files", "checksums",
+        "evaluation", "hardware", "config", "results", "rows", "per_image", "files", "checksums",
         "weights", "busy",
     },
     "detection": {"backbones", "data", "files"},
@@ -65,14 +66,14 @@ ALLOWED = {
     "workers": set(),
     "studies": {
         "statistics", "training", "evaluation", "methods", "backbones", "data", "hardware",
-        "config", "results", "per_image", "files", "workers", "busy", "plugins",
+        "config", "results", "rows", "per_image", "files", "workers", "busy", "plugins",
     },
     "commands": {
         "studies", "statistics", "detection",
         "training", "evaluation", "figures", "results", "files", "data", "views", "mixtures",
         "weights", "embedding", "export",
         "backbones", "methods", "memory", "credit", "config", "html", "hardware",
-        "per_image", "checksums", "busy",
+        "per_image", "rows", "checksums", "busy",
     },
     "catalog": {
         "backbones", "commands", "config", "credit", "data", "evaluation", "methods", "mixtures",

@@ -174,22 +174,6 @@ MISTAKES: list[tuple[list[str], str]] = [
         "--unmix_per: sample does not apply to --method vicreg",
     ),
     (
-        [
-            "--method",
-            "vicreg",
-            "--unmix",
-            "--unmix_mixture",
-            "saliencymix",
-            "--device",
-            "cpu",
-            "--devices",
-            "2",
-        ],
-        "--unmix_mixture: saliencymix chooses a place in each device's own images, and with it a "
-        "weight; --method vicreg has one loss, of one weight, for all devices. Use region, gridmix "
-        "or fmix, or one device.",
-    ),
-    (
         ["--method", "moco", "--unmix", "--unmix_rule", "imixx"],
         "--unmix_rule: 'imixx' is unknown. Did you mean 'imix'?",
     ),

@@ -18,7 +18,8 @@ import numpy as np
 from unmix.errors import UserError
 from unmix.files import atomic_write, read_json
 from unmix.names import json_bytes
-from unmix.results import Evaluation, settings_of
+from unmix.results import Evaluation
+from unmix.rows import settings_of
 from unmix.schema import Between, Percent, checked
 
 __all__ = ["FILE", "PerImage", "keep_per_image", "per_image"]

@@ -19,7 +19,6 @@ from unmix.names import json_bytes
 from unmix.schema import Count, Epoch, Integer, Percent, checked, excerpt
 
 __all__ = [
-    "OF_IMAGES",
     "SCHEMA",
     "DamagedResultsError",
     "Evaluation",
@@ -29,10 +28,8 @@ __all__ = [
     "finite",
     "is_transfer",
     "load_results",
-    "of_other_images",
     "protocols_of",
     "set_aside",
-    "settings_of",
     "write_results",
 ]
 
@@ -44,18 +41,8 @@ _FIRST = (
     "knn", "linear", "cmc", "moco", "whitening", "swav", "barlow", "vicreg", "dino",
     "knn-euclidean",
 )  # fmt: skip
-OF_IMAGES = (
-    "data", "train_folder", "test_folder", "image_column", "label_column", "split_column",
-)  # fmt: skip
-"""Fields of a row that say on which images it was measured, if not on those of the run itself."""
 ON = " on "
 """Between a protocol and the other data that it was measured on, in the protocol's name."""
-
-# What comes out of a measurement; all else in a row says what was measured, and how.
-_MEASURED = {
-    "top1", "top5", "mean_per_class", "strength", "chosen", "seconds", "train_images",
-    "test_images",
-}  # fmt: skip
 
 
 class DamagedResultsError(UserError):
@@ -198,11 +185,6 @@ class RunResults:
         return "".join([*parts, chart("top-1 in % by epoch", courses)])
 
 
-def settings_of(row: Mapping[str, Any]) -> dict[str, Any]:
-    """What a row measures, and how: `protocol`, `epoch`, `features`, `k`, ..."""
-    return {key: value for key, value in row.items() if key not in _MEASURED}
-
-
 def protocols_of(results: Sequence[RunResults]) -> list[str]:
     """The protocols by which runs were evaluated: kNN and linear probes first, other data last."""
     seen = {row.protocol: None for run in results for row in run.evaluations}
@@ -213,11 +195,6 @@ def protocols_of(results: Sequence[RunResults]) -> list[str]:
 def is_transfer(protocol: str) -> bool:
     """Whether a protocol is one on other data than the run's own."""
     return ON in protocol
-
-
-def of_other_images(row: Mapping[str, Any]) -> bool:
-    """Whether a row was measured on other images than the run's own, or on other parts of these."""
-    return any(row.get(key) is not None for key in OF_IMAGES)
 
 
 def details_in_words(details: Mapping[str, Any]) -> str:

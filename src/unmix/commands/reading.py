@@ -14,7 +14,8 @@ from unmix.config.saved import is_run
 from unmix.errors import UserError, check_given
 from unmix.figures.progress import read_metrics
 from unmix.names import shown
-from unmix.results import OF_IMAGES, ON, Evaluation, RunResults, load_results
+from unmix.results import ON, Evaluation, RunResults, load_results
+from unmix.rows import OF_IMAGES
 from unmix.studies.watching import is_running
 from unmix.training.run.data_record import DataRecord
 from unmix.training.run.extending import is_extending

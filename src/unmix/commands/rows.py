@@ -9,16 +9,8 @@ from typing import Any
 from unmix.errors import UserError
 from unmix.files import read_json
 from unmix.per_image import PerImage, keep_per_image
-from unmix.results import (
-    OF_IMAGES,
-    SCHEMA,
-    DamagedResultsError,
-    load_results,
-    of_other_images,
-    set_aside,
-    settings_of,
-    write_results,
-)
+from unmix.results import SCHEMA, DamagedResultsError, load_results, set_aside, write_results
+from unmix.rows import OF_IMAGES, of_other_images, settings_of
 from unmix.training.run.folder import RunFolder
 from unmix.training.run.lock import results_lock
 

@@ -27,7 +27,8 @@ from unmix.figures.table import Cell, ResultsTable
 from unmix.hardware.threads import CoreMeter
 from unmix.names import shown
 from unmix.per_image import per_image
-from unmix.results import Evaluation, load_results, settings_of
+from unmix.results import Evaluation, load_results
+from unmix.rows import settings_of
 from unmix.statistics import ALPHA, FEWEST_VALUES, compare_paired, holm, mean_ranks, verdict
 from unmix.training.console import quiet_libraries, silent
 from unmix.training.console import say as print_line

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import shlex
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -14,19 +12,10 @@ from typing import Any
 from unmix.config import field_names
 from unmix.display import measure_name, value_text
 from unmix.errors import UserError
-from unmix.per_image import per_image
-from unmix.results import (
-    OF_IMAGES,
-    ON,
-    Evaluation,
-    RunResults,
-    is_transfer,
-    protocols_of,
-    settings_of,
-)
-from unmix.statistics import FEWEST_VALUES, compare_single_runs
-from unmix.studies.comparisons import command_of
+from unmix.results import Evaluation, RunResults, is_transfer, protocols_of
+from unmix.rows import settings_of
 from unmix.studies.findings import Findings, Measured, machine_of
+from unmix.studies.image_by_image import other_images, single_runs
 from unmix.studies.naming import Named, by_augmentation, differing, names_of
 
 __all__ = ["ComparedRun", "GroupedRuns", "RunGroup", "group_runs"]
@@ -249,7 +238,7 @@ class GroupedRuns:
             pair = [ways.get(word) or {"None"} for ways in (ours, theirs)]
             if pair[0] != pair[1] and not (word in _COUNTS and {"None"} in pair):
                 return f"{_word(word)} is {next(iter(pair[0]))} and {next(iter(pair[1]))}"
-        if is_transfer(protocol) and _other_images(one.first, other.first, protocol):
+        if is_transfer(protocol) and other_images(one.first, other.first, protocol):
             return "their test images differ"
         return None
 
@@ -261,7 +250,9 @@ class GroupedRuns:
             a, b = self.groups[comparison.candidate], self.groups[comparison.reference]
             if len(a.runs) == len(b.runs) == 1:
                 by = comparison.protocol
-                lines.append(f"  single runs, {measure_name(by)}: {_single(a.first, b.first, by)}")
+                lines.append(
+                    f"  single runs, {measure_name(by)}: {single_runs(a.first, b.first, by)}"
+                )
         return [*lines, *self.findings.refusals()]
 
     def differing(self) -> dict[str, dict[str, Any]]:
@@ -358,48 +349,6 @@ def _nearest(group: RunGroup, others: Sequence[RunGroup]) -> RunGroup:
         return Counter((k, v) for k, v in one.first.key if k not in skipped)
 
     return min(others, key=lambda other: sum((own(group) - own(other)).values()))
-
-
-def _other_images(a: ComparedRun, b: ComparedRun, protocol: str) -> bool:
-    """Whether it is known that two runs were measured on other test images."""
-    digests = []
-    for run in (a, b):
-        row = run.final(protocol)
-        with suppress(UserError):
-            digests.append(_per_image(run, row).images if row is not None else None)
-    return len(digests) == 2 and None not in digests and digests[0] != digests[1]
-
-
-def _per_image(run: ComparedRun, row: Evaluation) -> Any:
-    """What a run kept of a row; its file has rows as they were measured."""
-    protocol = row.protocol.partition(ON)[0]
-    data = run.results.transfers.get(row.protocol)
-    details = row.details if data is None else {**row.details, "data": data}
-    return per_image(run.folder, Evaluation(protocol, row.epoch, row.top1, row.top5, details))
-
-
-def _single(a: ComparedRun, b: ComparedRun, protocol: str) -> str:
-    """Two encoders on the same test images, or why they cannot be compared image by image."""
-    found = []
-    for run in (a, b):
-        row = run.final(protocol)
-        assert row is not None
-        try:
-            found.append(_per_image(run, row))
-        except UserError as error:
-            kind, data = protocol.partition(ON)[0], run.results.transfers.get(protocol)
-            words = [*command_of(kind), str(run.folder), *(["--data", data] if data else [])]
-            for key in OF_IMAGES:
-                words += [f"--{key}", str(row.details[key])] if row.details.get(key) else []
-            return (
-                f"no test image by image, for {run.name}: {error} "
-                f"({shlex.join(words)} measures them)"
-            )
-    if found[0].images != found[1].images:
-        return "no test image by image: their test images differ"
-    if len(found[0].correct) < FEWEST_VALUES:
-        return f"no test image by image: it needs {FEWEST_VALUES} test images or more"
-    return str(compare_single_runs(found[0].correct, found[1].correct))
 
 
 def _word(name: str) -> str:

@@ -11,14 +11,8 @@ from unmix.display import quality_line
 from unmix.errors import UserError
 from unmix.files import read_json
 from unmix.hardware.devices import hardware, peak_memory, versions
-from unmix.results import (
-    DamagedResultsError,
-    RunResults,
-    described,
-    load_results,
-    set_aside,
-    settings_of,
-)
+from unmix.results import DamagedResultsError, RunResults, described, load_results, set_aside
+from unmix.rows import settings_of
 from unmix.training.console import say
 from unmix.training.loop.callbacks import Reporter
 from unmix.training.run.data_record import DataRecord
