@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tools.markdown import table
+from tools.studies import shipped
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -34,10 +36,11 @@ ROWS = (
 TITLES = {"knn": "kNN", "linear": "linear probe"}
 
 
+@cache
 def _study(name: str) -> StudyResults:
-    from unmix.studies import read_study
-
-    return read_study(DOCS / "evidence" / name)
+    found = shipped(name)
+    assert found is not None
+    return found
 
 
 def _between(study: str, candidate: str, reference: str) -> Mapping[str, Comparison]:

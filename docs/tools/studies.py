@@ -18,6 +18,7 @@ __all__ = [
     "answer",
     "answer_figure",
     "answer_picture",
+    "shipped",
     "study",
     "verdicts",
 ]
@@ -40,7 +41,7 @@ _OUTCOMES = {
 
 def study(name: str) -> str:
     """What the shipped cells of a study of the evidence show so far."""
-    found = _study(name)
+    found = shipped(name)
     if found is None:
         return "Not measured yet."
     made = {c.words(found.study.exploratory) for c in found.comparisons()}
@@ -72,7 +73,7 @@ def _compared(found: StudyResults) -> str:
 
 def verdicts(name: str) -> str:
     """The verdicts of a study of the evidence."""
-    found = _study(name)
+    found = shipped(name)
     return "Not measured yet." if found is None else "\n".join(f"- {v}" for v in found.verdicts())
 
 
@@ -80,7 +81,7 @@ def answer() -> str:
     """What Un-Mix adds to MoCo under each augmentation, in the words of the studies' verdicts."""
     lines = []
     for name, title in ANSWER.items():
-        found = _study(name)
+        found = shipped(name)
         primary = [] if found is None else [c for c in found.comparisons() if c.family == "primary"]
         if found is None or all(c.result is None for c in primary):
             lines.append(f"- **{title}**: not measured yet.")
@@ -100,7 +101,7 @@ def _lead() -> str:
     """In which cases Un-Mix is better, worse, or neither, in one sentence."""
     outcomes: dict[str, dict[str, list[str]]] = {}
     for name, title in ANSWER.items():
-        found = _study(name)
+        found = shipped(name)
         for c in [] if found is None else found.comparisons():
             if c.family == "primary" and c.result is not None:
                 cases = outcomes.setdefault(_OUTCOMES[c.outcome], {})
@@ -125,7 +126,7 @@ def answer_picture() -> Figure:
     """The cells behind `answer`, a dot for each seed."""
     from unmix.figures.paired import paired_dots
 
-    found = {title: study for name, title in ANSWER.items() if (study := _study(name)) is not None}
+    found = {title: study for name, title in ANSWER.items() if (study := shipped(name)) is not None}
     shown = ("plain", "Un-Mix", "plain at Un-Mix's compute")
     rows = {
         f"{title} top-1 (%)": {
@@ -142,7 +143,8 @@ def answer_picture() -> Figure:
     return paired_dots(rows)
 
 
-def _study(name: str) -> StudyResults | None:
+def shipped(name: str) -> StudyResults | None:
+    """A study of the evidence with its committed cells; None if it was not begun."""
     from unmix.studies import read_study
 
     folder = EVIDENCE / name

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 from torch import Tensor
 
 from unmix.data import ImageSet
+from unmix.data.fingerprint import fingerprint
 
 __all__ = ["Splits", "Subject"]
 
@@ -36,16 +38,21 @@ class Splits:
     note: str | None = None
     parts: Mapping[str, str] = field(default_factory=dict)
 
+    @cached_property
+    def train_digest(self) -> str:
+        """Which training images they are; sizes of files are asked for once."""
+        return fingerprint(self.train).digest
+
+    @cached_property
+    def test_digest(self) -> str:
+        """Likewise the test images."""
+        return fingerprint(self.test).digest
+
     @property
     def named(self) -> dict[str, str]:
         """Fields of a row of `results.json`: which images, if not those of the run itself."""
         data = {} if self.transfer is None else {"data": self.transfer}
         return {**data, **self.parts}
-
-    @property
-    def own(self) -> bool:
-        """Whether they are the images of the run itself."""
-        return not self.named
 
 
 @dataclass(frozen=True)

@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 from unmix.commands.evaluated import Splits
 from unmix.commands.finished import FinishedRun, Say, line_of, say_skipped
-from unmix.commands.fitting import Labeled, WorkFolder, choose_settings, train, untrained
+from unmix.commands.fitting import (
+    Labeled,
+    WorkFolder,
+    bytes_of,
+    choose_settings,
+    train,
+    untrained,
+)
 from unmix.data.columns import Columns
 from unmix.display import counted
 from unmix.errors import UserError, check_choice, check_given
@@ -129,8 +137,9 @@ def finetune(
     settings = replace(published.changed(epochs, batch_size, **own), mixture=operator)
     mixed = {k: v for k, v in {"mix": mix, "beta": beta}.items() if v is not None}
     row = _row(finished, splits, labeled, settings, name, seed, select, from_scratch) | mixed
-    work = WorkFolder.of(finished, row, labeled, splits, out)
-    identity = work.identified(finished, row, labeled, splits, seed)
+    encoder = hashlib.blake2b(bytes_of(finished)).hexdigest()
+    work = WorkFolder.of(finished, row, labeled, splits, encoder, out)
+    identity = work.identified(row, labeled, splits, encoder, seed)
     done = work.result(identity, overwrite)
     # What a table shows of several rows: the published settings.
     main = settings == published and not (select or from_scratch)

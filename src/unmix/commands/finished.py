@@ -19,7 +19,7 @@ from unmix.commands.rows import add_row, has_row
 from unmix.config import MachineSettings, Settings
 from unmix.data import ImageSet, StreamedImages
 from unmix.data.columns import Columns
-from unmix.data.fingerprint import Fingerprint, digest_of, fingerprint
+from unmix.data.fingerprint import Fingerprint, digest_of
 from unmix.data.tables import is_list
 from unmix.display import counted
 from unmix.errors import UserError, check_choice
@@ -155,7 +155,7 @@ class FinishedRun:
         else:
             predictions = PerImage(
                 row, digest_of(splits.test, measured.index), measured.correct.numpy(),
-                fingerprint(splits.train).digest,
+                splits.train_digest,
             )  # fmt: skip
             add_row(self.folder, row, main=main, say=say, images=predictions)
 

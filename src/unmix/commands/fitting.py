@@ -21,7 +21,6 @@ from unmix.commands.augmented import augmented_batches, batch_order
 from unmix.commands.evaluated import Splits
 from unmix.commands.finished import FinishedRun, Say
 from unmix.data import ImageSet, StreamedImages
-from unmix.data.fingerprint import fingerprint
 from unmix.errors import UserError
 from unmix.evaluation.encoder import build_encoder
 from unmix.evaluation.finetuning import Classifier, FineTuneSettings, FineTuning
@@ -116,14 +115,14 @@ class WorkFolder:
         row: Mapping[str, Any],
         labeled: Labeled,
         splits: Splits,
+        encoder: str,
         out: str | None,
     ) -> WorkFolder:
         """The folder `finetune/NAME` of a run, whose name ends in a digest of all that matters."""
         if out is not None:
             return cls(Path(out).expanduser())
         facts = [
-            dict(row), labeled.index.tolist(), fingerprint(splits.train).digest,
-            fingerprint(splits.test).digest, hashlib.blake2b(bytes_of(finished)).hexdigest(),
+            dict(row), labeled.index.tolist(), splits.train_digest, splits.test_digest, encoder,
         ]  # fmt: skip
         digest = hashlib.blake2b(json.dumps(facts).encode(), digest_size=4).hexdigest()
         kind = (labeled.kind or "all").replace("%", "pct")
@@ -132,15 +131,15 @@ class WorkFolder:
 
     @staticmethod
     def identified(
-        finished: FinishedRun, row: Mapping[str, Any], labeled: Labeled, splits: Splits, seed: int
+        row: Mapping[str, Any], labeled: Labeled, splits: Splits, encoder: str, seed: int
     ) -> dict[str, Any]:
         """What is trained and how: digests of the encoder and the images, and the seed too."""
         return {
             **row,
             "seed": seed,
-            "encoder": hashlib.blake2b(bytes_of(finished), digest_size=16).hexdigest(),
-            "train": fingerprint(splits.train).digest,
-            "test": fingerprint(splits.test).digest,
+            "encoder": encoder,
+            "train": splits.train_digest,
+            "test": splits.test_digest,
             "labeled": labeled.digest,
         }
 

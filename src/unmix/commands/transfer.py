@@ -18,7 +18,7 @@ from unmix.commands.finetune import finetune
 from unmix.commands.finished import FinishedRun, Say, line_of, say_skipped
 from unmix.commands.probe import classifier_task
 from unmix.commands.rows import NotSavedError
-from unmix.data.fingerprint import digest_of, fingerprint
+from unmix.data.fingerprint import digest_of
 from unmix.display import DASH, measure_name, percent, percents
 from unmix.errors import UserError, check_choice
 from unmix.evaluation import PROTOCOLS, Task, evaluate
@@ -217,7 +217,6 @@ class _Job:
         except UserError:
             return None
         images = digest_of(self.splits.test, torch.arange(len(self.splits.test)))
-        train = fingerprint(self.splits.train).digest
         for row in rows:
             if not self._is_plain(row, protocol) or row.epoch != settings.run.epochs:
                 continue
@@ -225,7 +224,7 @@ class _Job:
                 kept = per_image(self.finished.folder.path, row)
             except UserError:
                 continue
-            if (kept.images, kept.train) == (images, train):
+            if (kept.images, kept.train) == (images, self.splits.train_digest):
                 return {"protocol": protocol, "epoch": row.epoch, "top1": row.top1,
                         "top5": row.top5, **row.details}  # fmt: skip
         return None

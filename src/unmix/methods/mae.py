@@ -13,7 +13,7 @@ from unmix.backbones.token_decoder import TokenDecoder
 from unmix.backbones.tokens import fix_positions, no_patches
 from unmix.errors import UserError, check_number
 from unmix.methods.base import Method, full_precision
-from unmix.methods.masked import MaskedPatches
+from unmix.methods.masked import MaskedPatches, mean_over_masked
 from unmix.methods.projected import check_sizes
 from unmix.randomness import uniform
 from unmix.transfer import to_device
@@ -162,6 +162,5 @@ class MAE(MaskedPatches):
     def compare_positions(self, query: Mapping[str, Tensor], target: Tensor) -> Tensor:
         """The mean square of each masked patch over their number: (N, rows, columns)."""
         with full_precision(target):
-            masked = query["masked"].float()
             loss = (query["pixels"].float() - target).square().mean(dim=-1)
-            return loss * masked / masked.sum(dim=(1, 2), keepdim=True)
+            return mean_over_masked(loss, query["masked"])

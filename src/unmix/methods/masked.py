@@ -13,7 +13,18 @@ from unmix.distributed import rank, world_size
 from unmix.methods.base import Method, Pair, Progress
 from unmix.randomness import generator_for
 
-__all__ = ["MaskedPatches"]
+__all__ = ["MaskedPatches", "mean_over_masked"]
+
+
+def mean_over_masked(losses: Tensor, masked: Tensor) -> Tensor:
+    """What each position adds to the mean of an image's masked ones: (N, rows, columns).
+
+    Args:
+        losses: Of every position, float32 (N, rows, columns).
+        masked: Which of them count, bool, likewise.
+    """
+    counts = masked.float()
+    return losses * counts / counts.sum(dim=(1, 2), keepdim=True)
 
 
 class MaskedPatches(Method):

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from unmix.backbones import patches_of
 from unmix.errors import UserError, check_number
 from unmix.methods.base import full_precision
-from unmix.methods.masked import MaskedPatches
+from unmix.methods.masked import MaskedPatches, mean_over_masked
 from unmix.methods.projected import check_sizes
 from unmix.randomness import uniform
 from unmix.transfer import to_device
@@ -105,6 +105,5 @@ class SimMIM(MaskedPatches):
     def compare_positions(self, query: Mapping[str, Tensor], target: Tensor) -> Tensor:
         """The mean difference of each masked patch over their number, (N, rows, columns)."""
         with full_precision(target):
-            masked = query["masked"].float()
             loss = (query["pixels"].float() - target).abs().mean(dim=-1)
-            return loss * masked / masked.sum(dim=(1, 2), keepdim=True)
+            return mean_over_masked(loss, query["masked"])
