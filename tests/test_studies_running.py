@@ -47,6 +47,7 @@ def run(task):
     time.sleep(float({sleep!r}))
     (run / "metrics.csv").write_text("epoch,loss\\n0,1\\n1,1\\n")
     rows = [dict(protocol=p, epoch=2, top1=50 + 100 * lr + seed) for p in ("knn", "linear")]
+    rows.append(dict(protocol="knn", epoch=1, top1=40))
     write_results(run / "results.json", dict(
         schema=1, name=run.name, method="moco", mixture="none", data="photos", backbone="resnet18",
         width=1, size=32, epochs=2, seed=seed, command="", evaluations=rows,
@@ -99,6 +100,8 @@ def test_cells_are_trained_once_and_more_seeds_are_added(tmp_path: Path) -> None
     assert found["command"].startswith("unmix pretrain --method moco --epochs 2 --lr 0.2 --seed 1")
     assert str(tmp_path) not in json.dumps(found)
     assert found["code"]["sources"]
+    # Of what was measured during training all values, of what was not none.
+    assert found["course"] == {"knn": {"1": 40.0, "2": 71.0}}
 
 
 def test_a_cell_that_another_study_has_measured_is_taken_from_there(

@@ -48,7 +48,7 @@ def study(name: str) -> str:
     others = [line for line in found.verdicts() if line not in made]
     notes = [note.removeprefix("note: ") for note in found.notes()]
     lines = "\n".join(f"- {line}" for line in (*others, *notes))
-    return "\n\n".join(filter(None, [_compared(found), found.table(), lines]))
+    return "\n\n".join(filter(None, [_compared(found), found.table(), found.course(), lines]))
 
 
 def _compared(found: StudyResults) -> str:

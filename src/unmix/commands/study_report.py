@@ -35,7 +35,7 @@ from unmix.figures.report_content import (
 from unmix.figures.report_runs import curve_sets, environment, flat, summary
 from unmix.figures.series import Condition as Measured
 from unmix.figures.series import Metrics
-from unmix.results import RunResults
+from unmix.results import Evaluation, RunResults
 from unmix.studies import StudyResults
 from unmix.studies.naming import by_augmentation
 from unmix.studies.plan import slug
@@ -63,7 +63,8 @@ def study_report(
     """
     study = found.study
     folders = {name: _folders(found, folder, name) for name in study.conditions}
-    measured = [_measured(name, own) for name, own in folders.items() if own]
+    known = [_measured(name, own, found.of(name)) for name, own in folders.items()]
+    measured = [condition for condition in known if condition.runs]
     first = {name: next(iter(own.values())) for name, own in folders.items() if own}
     pictures, notes = mixture_samples(first) if samples else ([], [])
     cells = [cell for name in study.conditions for cell in found.of(name)]
@@ -116,9 +117,14 @@ def _folders(found: StudyResults, folder: Path, name: str) -> dict[int, Path]:
     return runs
 
 
-def _measured(name: str, folders: Mapping[int, Path]) -> Measured:
-    """Results and metrics of a condition's runs; of an unfinished one the metrics alone."""
-    runs: dict[int, RunResults] = {}
+def _measured(
+    name: str, folders: Mapping[int, Path], cells: Sequence[Mapping[str, Any]]
+) -> Measured:
+    """Results and metrics of a condition's runs; of an unfinished one the metrics alone.
+
+    Of a run whose folder is gone, the course that its cell has kept.
+    """
+    runs = {cell["seed"]: _kept(name, cell) for cell in cells if cell.get("course")}
     metrics: dict[int, Metrics] = {}
     for seed, folder in folders.items():
         runs[seed] = RunResults(name, "", "none", "", "", 1.0, 0, 0, seed, "")
@@ -127,6 +133,19 @@ def _measured(name: str, folders: Mapping[int, Path]) -> Measured:
         with suppress(UserError):
             metrics[seed] = read_metrics(folder / "metrics.csv")
     return Measured(name, runs, metrics)
+
+
+def _kept(name: str, cell: Mapping[str, Any]) -> RunResults:
+    rows = [
+        Evaluation(protocol, int(epoch), value)
+        for protocol, course in cell["course"].items()
+        for epoch, value in course.items()
+    ]
+    training = {"seconds": cell["seconds"]} if cell.get("seconds") else {}
+    return RunResults(
+        name, "", "none", "", "", 1.0, 0, cell["epochs"], cell["seed"], "",
+        tuple(sorted(rows, key=lambda row: row.epoch)), training,
+    )  # fmt: skip
 
 
 def _conditions(found: StudyResults) -> list[Condition]:

@@ -15,6 +15,7 @@ from unmix.errors import UserError
 from unmix.studies.baselines import Baselines, read_baselines
 from unmix.studies.cells import FROM, read_cells, result_settings
 from unmix.studies.comparisons import Comparison
+from unmix.studies.course import course_rows, courses, turns
 from unmix.studies.findings import Findings, Measured, machine_of
 from unmix.studies.plan import Study
 from unmix.studies.summary import over_rows
@@ -136,6 +137,10 @@ class StudyResults:
                 name: {p: self.accuracies(name, p) for p in self.study.protocols}
                 for name in self.study.conditions
             },
+            "courses": {
+                name: {p: own for p in self.study.protocols if (own := courses(self.of(name), p))}
+                for name in self.study.conditions
+            },
             "baselines": dict(self.baselines),
             "comparisons": [c.as_dict(self.study.exploratory) for c in self.comparisons()],
             "answer": asdict(self.findings.answer()),
@@ -181,10 +186,20 @@ class StudyResults:
         return found
 
     def markdown(self) -> str:
-        """The verdicts and what they cost, then the table."""
+        """The verdicts and what they cost, then the table, then the course of the accuracies."""
         costs = filter(None, (self.findings.cost(*pair) for pair in self.findings.compared))
         first = (*self.verdicts(), *costs, *self.notes())
-        return "\n".join([*(f"- {line}" for line in first), "", self.table()]) + "\n"
+        text = "\n".join([*(f"- {line}" for line in first), "", self.table()]) + "\n"
+        return "\n".join(filter(None, [text, self.course()]))
+
+    def course(self) -> str:
+        """Who is ahead during training, and a table by epoch; "" where only the end is known."""
+        head, rows = course_rows(self)
+        if not rows:
+            return ""
+        lines = [f"- {line}" for line in turns(self)]
+        table = [_row(head), _row(["---"] * len(head)), *map(_row, rows)]
+        return "\n".join([*lines, *([""] if lines else []), *table]) + "\n"
 
     def table(self) -> str:
         """The conditions as a table of Markdown, without times where none is known."""

@@ -21,6 +21,7 @@ from unmix.files import atomic_write, read_json
 from unmix.plugins import sources_of
 from unmix.results import load_results
 from unmix.schema import Between, Count, Integer, Percent, checked
+from unmix.studies.course import Course, course_of
 from unmix.studies.plan import slug
 from unmix.training.run.pretrain import command_line
 
@@ -172,6 +173,7 @@ class Cell:
             "command": shlex.join(["unmix", *self.command(shown=True)]),
             "epochs": found.epochs,
             "accuracies": {name: row.top1 for name, row in finals.items() if row is not None},
+            **({"course": course} if (course := course_of(found)) else {}),
             "loss": found.training.get("loss"),
             "seconds": found.training.get("seconds"),
             "images_per_second": found.training.get("images_per_second"),
@@ -201,6 +203,7 @@ class _Content:
     epochs: Count
     cost: Mapping[str, Any]
     code: Mapping[str, Any]
+    course: Mapping[str, Course] | None = None
     command: str | None = None
     loss: float | None = None
     seconds: Annotated[float, Between(0)] | None = None
