@@ -60,12 +60,6 @@ OURS: list[tuple[str, str, str]] = [
     ),
     ("moco-imagenet100 moco-v2-imagenet100", "queue_size", "of the ImageNet-100 runs of 2020"),
     ("simclr-unmix-* byol-unmix-*", "unmix_prob beta", "the author's answer, Un-Mix's issue 5"),
-    (
-        "byol-imagenet100 deepclusterv2-[cst]* deepclusterv2-imagenet100 simclr-imagenet100 "
-        "swav-imagenet100 nnbyol-[cst]* nnbyol-imagenet100 all4one-[cst]* all4one-imagenet100",
-        "optimizer",
-        "SGD for a LARS with a cap; see docs/methods/index.md",
-    ),
     ("simclr-imagenet100", "head_bn", "no batch norm, as its projector"),
     (
         "simclr-imagenet",

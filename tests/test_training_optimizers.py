@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from unmix.config import OptimizerSettings
 from unmix.errors import UserError
@@ -87,6 +89,37 @@ def test_clipped_lars_moves_by_the_smaller_of_lr_and_the_trust_ratio(scale: floa
     assert clipped == {scale < 1}
     for parameter, value in zip(ours, expected, strict=True):
         torch.testing.assert_close(parameter.detach().double(), value, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("optimizer", ["lars", "larc"])
+@pytest.mark.parametrize("clip", [False, True])
+def test_a_step_of_lars_is_of_all_layers_at_once_and_reads_no_number_back(
+    optimizer: str, clip: bool
+) -> None:
+    """Fewer than seven operations a layer: one by one they would be the step of a fast GPU."""
+    chosen = OptimizerSettings(optimizer=optimizer, lr=LR, weight_decay=DECAY, trust_clip=clip)
+    net = nn.ModuleList(nn.Linear(3, 3, bias=False) for _ in range(40))
+    built = build_optimizer(chosen, net.parameters(), torch.device("cpu"))
+    for step in range(2):
+        for parameter in net.parameters():
+            parameter.grad = torch.ones_like(parameter)
+        with Operations() as seen:
+            built.step()
+        if step:  # the first makes the momentum
+            assert len(seen.names) < 7 * len(net)
+        assert not any("_local_scalar_dense" in name for name in seen.names)
+
+
+class Operations(TorchDispatchMode):
+    """Notes the names of the operations within it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.names: list[str] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.names.append(str(func))
+        return func(*args, **(kwargs or {}))
 
 
 def test_lars_moves_a_matrix_by_a_share_of_its_norm_whatever_the_scale_of_its_gradient() -> None:

@@ -37,7 +37,8 @@ _EPS = 1e-8
 class Lars(torch.optim.SGD):
     """LARS: SGD with each weight matrix's step scaled by |w| / |g| (You et al. 2017).
 
-    Parameters of one dimension (biases, batch norm) have plain SGD steps, without weight decay.
+    Parameters of one dimension (biases, batch norm) have plain SGD steps, without weight decay. A
+    step works on all parameters at once and waits for no number of theirs, as GPUs need it.
 
     Args:
         params: The parameters, or groups of them.
@@ -73,35 +74,58 @@ class Lars(torch.optim.SGD):
             with torch.enable_grad():
                 loss = closure()
         for group in self.param_groups:
-            for parameter in group["params"]:
-                if parameter.grad is not None:
-                    self._prepare(parameter, parameter.grad, group["decay"], group["lr"])
+            given = [p for p in group["params"] if p.grad is not None]
+            self._prepare(given, group["decay"], group["lr"])
         super().step()
         return loss
 
-    def _prepare(self, parameter: Tensor, gradient: Tensor, decay: float, lr: float) -> None:
-        if parameter.ndim > 1 and self.clip:
-            gradient.copy_(self._with_norms_apart(parameter, gradient, decay, lr))
-        elif parameter.ndim > 1:
-            gradient.copy_(self._scaled(parameter, gradient, decay))
-        elif self.decay_all:
-            gradient.add_(parameter, alpha=decay)
+    def _prepare(self, parameters: list[Tensor], decay: float, lr: float) -> None:
+        """Make the gradients ones of which SGD's step is that of LARS."""
+        matrices = [p for p in parameters if p.ndim > 1]
+        if self.clip:
+            self._scale(matrices, decay, lr)
+        elif matrices:
+            gradients = _gradients(matrices)
+            _add(gradients, matrices, decay)
+            size, slope = _norms(matrices), _norms(gradients)
+            ratio = self.trust * size / slope
+            _multiply(gradients, torch.where((size > 0) & (slope > 0), ratio, 1.0))
+        if self.decay_all:
+            others = [p for p in parameters if p.ndim <= 1]
+            _add(_gradients(others), others, decay)
 
-    def _scaled(self, parameter: Tensor, gradient: Tensor, decay: float) -> Tensor:
-        gradient = gradient + decay * parameter
-        size, slope = parameter.norm(), gradient.norm()
-        ratio = torch.where((size > 0) & (slope > 0), self.trust * size / slope, 1.0)
-        return ratio * gradient
-
-    def _with_norms_apart(
-        self, parameter: Tensor, gradient: Tensor, decay: float, lr: float
-    ) -> Tensor:
-        size, slope = parameter.norm(), gradient.norm()
+    def _scale(self, parameters: list[Tensor], decay: float, lr: float) -> None:
+        """Scale by trust |w| / (|g| + decay |w|); where a norm is 0 leave the plain gradient."""
+        if not parameters:
+            return
+        gradients = _gradients(parameters)
+        size, slope = _norms(parameters), _norms(gradients)
         ratio = self.trust * size / (slope + decay * size + _EPS)
         if self.clip:
             ratio = (ratio / lr).clamp(max=1.0)
-        scaled = ratio * (gradient + decay * parameter)
-        return torch.where((size > 0) & (slope > 0), scaled, gradient)
+        known = (size > 0) & (slope > 0)
+        _add(gradients, parameters, torch.where(known, decay, 0.0) if decay else 0.0)
+        _multiply(gradients, torch.where(known, ratio, 1.0))
+
+
+def _gradients(parameters: list[Tensor]) -> list[Tensor]:
+    return [p.grad for p in parameters if p.grad is not None]
+
+
+def _norms(tensors: list[Tensor]) -> Tensor:
+    return torch.stack(torch._foreach_norm(tensors))
+
+
+def _add(tensors: list[Tensor], others: list[Tensor], factor: float | Tensor) -> None:
+    """Add to each the other one times the factor, or times its element of a vector of factors."""
+    if isinstance(factor, Tensor):
+        torch._foreach_add_(tensors, torch._foreach_mul(others, factor.unbind()))
+    elif factor and tensors:
+        torch._foreach_add_(tensors, others, alpha=factor)
+
+
+def _multiply(tensors: list[Tensor], factors: Tensor) -> None:
+    torch._foreach_mul_(tensors, factors.unbind())
 
 
 class Larc(Lars):
@@ -115,9 +139,10 @@ class Larc(Lars):
         decay_all: False: parameters of one dimension are scaled, but have no weight decay.
     """
 
-    def _prepare(self, parameter: Tensor, gradient: Tensor, decay: float, lr: float) -> None:
-        decay = decay if self.decay_all or parameter.ndim > 1 else 0.0
-        gradient.copy_(self._with_norms_apart(parameter, gradient, decay, lr))
+    def _prepare(self, parameters: list[Tensor], decay: float, lr: float) -> None:
+        vectors = [p for p in parameters if p.ndim <= 1]
+        self._scale([p for p in parameters if p.ndim > 1], decay, lr)
+        self._scale(vectors, decay if self.decay_all else 0.0, lr)
 
 
 def build_optimizer(
