@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -121,6 +122,30 @@ def test_the_stages_are_those_of_the_steps_that_are_trained():
     assert {name: len(seconds) for name, seconds in found.seconds.items()} == dict.fromkeys(
         ["views", "mixture", "forward", "backward", "optimizer", "step"], 3
     )
+
+
+@pytest.mark.parametrize("accumulate", [1, 4])
+def test_operations_are_counted_on_as_many_images_as_are_encoded_at_a_time(
+    accumulate: int, monkeypatch: pytest.MonkeyPatch
+):
+    sizes: list[int] = []
+    count = profiling.count_flops
+    monkeypatch.setattr(
+        profiling, "count_flops",
+        lambda module, batch, dtype: sizes.append(len(batch.index)) or count(module, batch, dtype),
+    )  # fmt: skip
+    assert measured(accumulate=accumulate)["flops_per_image"] > 0
+    assert sizes == [16 // accumulate]
+
+
+def test_stages_of_several_devices_are_those_of_their_parts_of_a_batch():
+    parts = build_parts(settings_for(TINY)[0])
+    parts = replace(parts, settings=parts.settings.with_changes(devices=2))
+    times = Times()
+    clock = profiling._StageClock(parts, times, 1)
+    clock.found, clock.stack, clock.images = {"backward": 0.25, "": 0.0}, [""], 8
+    clock.on_train_batch_end(None)
+    assert times.per_image("backward") == 0.25 / 16
 
 
 def test_whole_steps_continue_over_epochs():

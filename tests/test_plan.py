@@ -155,12 +155,35 @@ def test_too_little_memory_says_which_batch_fits(monkeypatch: pytest.MonkeyPatch
     fixed = sum(whole["footprint"][k] for k in ("weights", "gradients", "optimizer"))
     has = fixed + 5.5 * whole["footprint"]["activations"]
     monkeypatch.setattr(MODULE, "free_memory", lambda device: has)
-    with pytest.raises(UserError, match=r"5 fit: --batch_size 5, or --gpus 4") as error:
+    fit = r"5 fit: --accumulate 4 \(4 images at a time\), --batch_size 5, or --gpus 4"
+    with pytest.raises(UserError, match=fit) as error:
         plan(steps=1, say=silent, **TINY)
     assert error.value.on_command_line().startswith("--batch_size: ")
+    in_parts = plan(steps=1, say=silent, accumulate=4, **TINY)
+    assert in_parts["memory"] == fixed + 4 * whole["footprint"]["activations"]
     monkeypatch.setattr(MODULE, "free_memory", lambda device: fixed / 2)
     with pytest.raises(UserError, match="weights, gradients and optimizer alone take"):
         plan(steps=1, say=silent, **TINY)
+
+
+def test_a_batch_that_is_halved_to_be_measured_may_have_any_number_of_parts(
+    monkeypatch: pytest.MonkeyPatch,
+):
+    """Of 16 images 4 were measured, which have no 8 parts: an error about a batch of 4."""
+    monkeypatch.setattr("unmix.studies.cost._QUICK", 1e6)
+    assert (
+        measured_step(Settings.of({**TINY, "method": "moco", "accumulate": 8}), 16, 64, 0).batch < 8
+    )
+
+
+def test_sharded_weights_go_with_a_schedule_of_mixtures():
+    words: dict[str, Any] = {
+        **TINY, "method": "simclr", "backbone": "timm:test_vit", "patch": 8, "size": 16,
+        "width": 1.0, "unmix": True, "mix_from_epoch": 1, "strategy": "fsdp",
+    }  # fmt: skip
+    for name in ("queue_size", "bn_splits"):
+        words.pop(name)
+    assert measured_step(Settings.of(words), 4, 64, 0, 2).exchanged
 
 
 def test_on_the_command_line(refuse: Callable[..., str], capsys: pytest.CaptureFixture[str]):

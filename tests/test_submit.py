@@ -72,6 +72,17 @@ def test_the_text_that_sbatch_would_get_is_shown_without_slurm(
     assert not run.exists()
 
 
+def test_the_warning_comes_within_a_short_job_and_no_requeue_is_that_alone(
+    no_slurm: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["--time", "2", "--slurm", "no-requeue", "--run", str(tmp_path / "run"), "--dry_run"]
+    assert main(["submit", *FLAGS, "--executor", "slurm", *words]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert "#SBATCH --signal=USR2@60" in lines
+    assert "#SBATCH --no-requeue" in lines
+    assert "#SBATCH --requeue" not in lines
+
+
 def test_gpus_are_asked_for_as_many_as_devices_unless_it_is_a_cpu(
     no_slurm: None, tmp_path: Path
 ) -> None:
@@ -109,6 +120,9 @@ def test_gpus_are_asked_for_as_many_as_devices_unless_it_is_a_cpu(
          "--slurm: time is decided by unmix submit; give --time instead."),
         (["--slurm", "=a100"],
          "--slurm: '=a100' must be KEY=VALUE, or KEY, such as constraint=a100 or exclusive."),
+        (["--time", "5", "--slurm", "signal=USR1@300"],
+         "--slurm: signal is sent 300 s before the end, when a job of 300 s has not begun; give a "
+         "longer --time or a later signal."),
         (["--executor", "pbs"], "--executor: 'pbs' is unknown. "
          "Known: auto, slurm, local, debug."),
         (["--executor", "slurm"],

@@ -145,6 +145,12 @@ def test_views_are_compiled_once_for_each_size_not_for_each_view(files, monkeypa
     assert graphs == ([(4, 3, 8, 8), (4, 3, 4, 4)] if files else [(4, 3, 8, 8)] * 2)
 
 
+def test_views_are_measured_on_the_images_of_one_device():
+    module = build_parts(Settings.of({**TINY, "batch_size": 8})).module
+    module.order = module.order.of_processes(4)
+    assert {len(images) for images in compiling.example_images(module)} == {2}
+
+
 def test_speedup_compares_medians_of_runs_in_turn():
     calls: list[str] = []
     seconds = {

@@ -165,6 +165,37 @@ def test_other_workers_and_a_moved_folder_end_with_the_same_bits(
     assert same_weights(RunFolder(moved.parent / "run"), RunFolder(tmp_path / "whole"))
 
 
+@pytest.mark.parametrize(("files", "images", "steps"), [(36, 32, 2), (144, 130, 9)])
+def test_images_that_make_other_epochs_are_refused_and_nothing_is_changed(
+    files: int, images: int, steps: int, tmp_path: Path, monkeypatch, photos: Path, refuse
+) -> None:
+    """The rate was 0 from there on, or never fell; momentum encoders moved on beyond the end."""
+    folder = begin(tmp_path / "run", monkeypatch, data=str(photos), limit=None, resident="no")
+    for number in range(min(files, 72), max(files, 72)):
+        place = photos / "ab"[number % 2] / f"{number}.png"
+        if files < 72:
+            place.unlink()
+        else:
+            shutil.copy(photos / "a" / "0.png", place)
+    kept = (folder.config, folder.path / "data.json", folder.path / "metrics.csv")
+    before = [path.read_bytes() for path in kept]
+    line = refuse("pretrain", "--run", folder.path)
+    assert line == (
+        f"--data: the data has {images} images, the run had 64: an epoch of the run has 4 steps, "
+        f"and with the data as it is now {steps}, so neither the place in it nor the schedules "
+        "would be the run's. Give the run's images, or begin another run from its weights with "
+        f"--init {folder.path}."
+    )
+    assert [path.read_bytes() for path in kept] == before
+
+
+def test_parts_of_a_batch_are_said_and_kept(tmp_path: Path, monkeypatch, capsys) -> None:
+    folder = begin(tmp_path / "run", monkeypatch)
+    assert main(["pretrain", "--run", str(folder.path), "--accumulate", "4"]) == 0
+    assert "note: resuming with 4 parts of a batch instead of 1: " in capsys.readouterr().out
+    assert folder.settings().machine.accumulate == 4
+
+
 def test_other_threads_are_said(tmp_path, monkeypatch, capsys):
     folder = begin(tmp_path / "run", monkeypatch)
     assert main(["pretrain", "--run", str(folder.path), "--threads", "2"]) == 0

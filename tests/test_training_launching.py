@@ -40,6 +40,28 @@ def test_several_devices_in_code_of_no_file_are_refused(
     check_launch(2)
 
 
+TORCHRUN = {"TORCHELASTIC_RUN_ID": "a", "WORLD_SIZE": "8", "GROUP_WORLD_SIZE": "2"}
+SRUN = {
+    "SLURM_NTASKS": "8", "SLURM_JOB_NAME": "a", "SLURM_STEP_NUM_TASKS": "8",
+    "SLURM_STEP_NUM_NODES": "2",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("launcher", "env"), [("torchrun", TORCHRUN), ("srun", SRUN)])
+def test_as_many_processes_as_devices_must_have_been_started(
+    launcher: str, env: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Otherwise each of them trains all of the run alone, or Lightning ends with a traceback."""
+    for name, value in {**env, "LOCAL_RANK": "0"}.items():
+        monkeypatch.setenv(name, value)
+    started = rf"^devices: {launcher} has started 8 processes, and the run has"
+    with pytest.raises(UserError, match=rf"{started} 1 device; give `devices=4` and `nodes=2`\.$"):
+        check_launch(1)
+    with pytest.raises(UserError, match=f"{started} 4 devices; give"):
+        check_launch(2, 2)
+    check_launch(4, 2)
+
+
 @pytest.mark.parametrize(
     ("text", "guarded"),
     [

@@ -16,7 +16,7 @@ from unmix.errors import UserError, check_number
 from unmix.files import atomic_write
 from unmix.names import shown
 from unmix.studies.cost import unscheduled
-from unmix.training.console import quiet_libraries
+from unmix.training.console import is_leader, quiet_libraries
 from unmix.training.console import say as print_line
 from unmix.training.profiling import STAGES, facts, measure_stages
 from unmix.training.run.notes import note_on_width
@@ -70,6 +70,8 @@ def bench(
     if isinstance(parts.train, StreamedImages) and (line := parts.train.skipped.line()):
         say(line)
     say(table(measured))
+    if not is_leader():
+        return measured
     if json is not None:
         atomic_write(Path(json), _encoded(measured))
         say(f"json: {shown(json)}")

@@ -48,8 +48,14 @@ class Asked:
             check_number("mem", self.mem, above=0)
         if self.requeues is not None:
             check_number("requeues", self.requeues, at_least=0)
-        minutes(self.time or DAY)
-        self.options()
+        limit = 60 * minutes(self.time or DAY)
+        warned = re.search(r"@(\d+)$", str(self.options().get("signal", "")))
+        if warned is not None and int(warned[1]) >= limit:
+            raise UserError(
+                f"signal is sent {warned[1]} s before the end, when a job of {limit} s has not "
+                "begun; give a longer `time` or a later signal.",
+                parameter="slurm",
+            )
         given = {word: value for word, value in vars(self).items() if value not in (None, ())}
         known = {"local": {"time", "setup", "requeues", "name"}, "debug": set()}.get(executor)
         for word in given if known is None else sorted(given.keys() - known):

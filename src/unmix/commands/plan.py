@@ -183,7 +183,7 @@ def _planned(
     machines = max(settings.machine.nodes, ceil(devices / _A_MACHINE))
     return Plan(
         images, settings.run.epochs, settings.run.batch_size, devices, machines, speed,
-        step.footprint, exchanged=step.exchanged,
+        step.footprint, exchanged=step.exchanged, accumulate=settings.machine.accumulate,
     )  # fmt: skip
 
 
@@ -194,9 +194,13 @@ def _check_memory(found: Plan) -> None:
         UserError: if not, with the batch that does.
     """
     fits = found.fitting
-    if fits is None or fits >= found.share:
+    if fits is None or fits >= found.part:
         return
-    need = f"{memory(found.memory)} are needed on each device with {counted(found.share, 'image')}"
+    at_a_time = " at a time" if found.accumulate > 1 else ""
+    need = (
+        f"{memory(found.memory)} are needed on each device with {counted(found.part, 'image')}"
+        f"{at_a_time}"
+    )
     has = f"{found.speed.device} has {memory(found.speed.memory or 0)}"
     if fits < 1:
         raise UserError(
@@ -204,8 +208,11 @@ def _check_memory(found: Plan) -> None:
             f"{memory(found.footprint.fixed)}.",
             parameter="batch_size",
         )
+    share = found.share
+    parts = next(n for n in range(1, share + 1) if share % n == 0 and share // n <= fits)
     raise UserError(
-        f"{need}, and {has}; {fits} fit: --batch_size {fits * found.gpus}, or "
-        f"--gpus {ceil(found.batch / fits)}.",
+        f"{need}, and {has}; {fits} fit: --accumulate {parts} ({counted(share // parts, 'image')} "
+        f"at a time), --batch_size {fits * found.accumulate * found.gpus}, or --gpus "
+        f"{ceil(found.batch / (fits * found.accumulate))}.",
         parameter="batch_size",
     )

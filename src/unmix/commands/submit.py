@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -247,11 +247,17 @@ def _executor(executor: str, folder: RunFolder, asked: Asked, plain: Plain, dry_
         "ntasks_per_node": plain.devices, "gpus_per_node": plain.gpus or None,
         "cpus_per_task": asked.cpus,
         "mem": None if asked.mem is None else f"{round(1024 * asked.mem)}M",
-        "partition": asked.partition, "account": asked.account, "signal_delay_s": _WARNED_BEFORE,
-        "srun_args": srun, "additional_parameters": {"requeue": True, **asked.options()}, **common,
+        "partition": asked.partition, "account": asked.account,
+        "signal_delay_s": min(_WARNED_BEFORE, 30 * limit), "srun_args": srun,
+        "additional_parameters": _requeued(asked.options()), **common,
     }  # fmt: skip
     slurm.update_parameters(**{word: value for word, value in wanted.items() if value is not None})
     return slurm
+
+
+def _requeued(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Options of sbatch, with `--requeue` unless they say otherwise."""
+    return dict(options) if "no-requeue" in options else {"requeue": True, **options}
 
 
 def _submitted(

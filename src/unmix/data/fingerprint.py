@@ -63,6 +63,11 @@ class Fingerprint:
         digest = hashlib.blake2b(kept.cpu().numpy().astype("<i8").tobytes(), digest_size=8)
         return replace(self, left_out=f"{images - len(kept)}:{digest.hexdigest()}")
 
+    @property
+    def read(self) -> int:
+        """Number of images without those that are known to be unreadable."""
+        return self.images - int((self.left_out or "0").partition(":")[0])
+
     def plain(self) -> dict[str, Any]:
         """The fingerprint as JSON types."""
         classes = None if self.classes is None else list(self.classes)

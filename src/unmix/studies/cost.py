@@ -302,7 +302,7 @@ def measured_step(
         UserError: if the settings do not go together.
     """
     if (both := unscheduled(settings)) is not None:
-        mixed, clean = (measured_step(each, batch, n_data, steps) for each in both)
+        mixed, clean = (measured_step(each, batch, n_data, steps, devices) for each in both)
         share = settings.mixture.schedule().share(settings.run.epochs)
         each = [s / mixed.batch for s in mixed.seconds], [s / clean.batch for s in clean.seconds]
         means = [share * a + (1 - share) * b for a, b in zip(*each, strict=True)]
@@ -352,7 +352,8 @@ def _noise_parts(settings: Settings, batch: int, n_data: int, **changes: Any) ->
     """The components of a run on noise, for one device."""
     changed = settings.with_changes(
         batch_size=batch, limit=None, devices=1, nodes=1, strategy="ddp", workers=0, resident="no",
-        compile="no", logger="none", evaluate=False, init=None, init_sha256=None, **changes,
+        compile="no", logger="none", evaluate=False, init=None, init_sha256=None, accumulate=1,
+        **changes,
     )  # fmt: skip
     size, count = settings.run.size or LARGE, max(2, batch, min(n_data, _MOST))
     images = TensorImages(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, replace
+from math import ceil
 from typing import Any
 
 from unmix.display import counted, duration, memory, number, rate
@@ -90,6 +91,7 @@ class Plan:
         price: Of a device for an hour; None if not given.
         exchanged: Bytes of sharded weights that are gathered in a step, and of their gradients;
             None if weights are not sharded.
+        accumulate: Parts in which the images of a step are encoded.
     """
 
     images: float
@@ -103,11 +105,17 @@ class Plan:
     bandwidth: float = BANDWIDTH
     price: float | None = None
     exchanged: float | None = None
+    accumulate: int = 1
 
     @property
     def share(self) -> int:
         """Images of a step on one device."""
         return self.batch // self.gpus
+
+    @property
+    def part(self) -> int:
+        """Images that one device encodes at a time."""
+        return ceil(self.share / self.accumulate)
 
     @property
     def compute_seconds(self) -> float:
@@ -167,11 +175,11 @@ class Plan:
     @property
     def memory(self) -> float:
         """Of one device, in bytes."""
-        return self.footprint.total(self.share)
+        return self.footprint.total(self.part)
 
     @property
     def fitting(self) -> int | None:
-        """The largest batch of a device that fits into its memory; None if that is unknown."""
+        """The most images at a time that fit into a device's memory; None if that is unknown."""
         if self.speed.memory is None:
             return None
         return max(0, int((self.speed.memory - self.footprint.fixed) / self.footprint.activations))
@@ -198,7 +206,8 @@ class Plan:
             f"   {rate(per_second)} images/s in all, {self.efficiency:.0%} of {self.gpus} alone",
             f"memory of a device: {memory(self.memory)}{of}: weights {memory(parts.weights)}, "
             f"gradients {memory(parts.gradients)}, optimizer {memory(parts.optimizer)}, activations"
-            f" {memory(parts.activations * self.share)} ({counted(self.share, 'image')})",
+            f" {memory(parts.activations * self.part)} ({counted(self.part, 'image')}"
+            f"{' at a time' if self.accumulate > 1 else ''})",
             "assumed:",
             f"  {rate(self.speed.images_per_second)} images/s on one device: {self.speed.source}",
             f"  {counted(self.machines, 'machine')}, each loading "

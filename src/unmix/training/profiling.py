@@ -107,10 +107,12 @@ def measure_stages(parts: Parts, *, steps: int = 5, warmup: int = 2) -> dict[str
     # The trainer has put the module back on the CPU.
     module.to(device)
     module.train()
-    flops = count_flops(module, batch, parts.machine.autocast)
+    # Not the whole batch at once, if it is encoded in parts because it does not fit.
+    part = batch.rows(torch.arange(module.parts_of(len(batch.index))[0], device=device))
+    flops = count_flops(module, part, parts.machine.autocast)
     return {
         "times": times,
-        "flops_per_image": flops / len(batch.index),
+        "flops_per_image": flops / len(part.index),
         "matmul_flops_per_second": matmul_rate(device, parts.machine.autocast),
         "peak_memory_bytes": peak,
     }
@@ -126,7 +128,7 @@ def facts(parts: Parts, measured: dict[str, Any]) -> dict[str, Any]:
     times: Times = measured["times"]
     model = sum(times.per_image(stage) for stage in MODEL)
     step, flops = times.per_image("step"), measured["flops_per_image"]
-    limit = measured["matmul_flops_per_second"]
+    limit = measured["matmul_flops_per_second"] * parts.settings.machine.processes
     return {
         "schema": 1,
         "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
@@ -169,6 +171,7 @@ class _StageClock(Callback):
 
     def __init__(self, parts: Parts, times: Times, steps: int) -> None:
         self.device, self.batch_size = parts.machine.device, parts.settings.run.batch_size
+        self.share = self.batch_size // parts.settings.machine.processes
         self.times, self.steps, self.start = times, steps, 0
         self.stack: list[str] = []
         self.found: dict[str, float] = {}
@@ -201,7 +204,7 @@ class _StageClock(Callback):
         self.observing.close()
         if "backward" in self.found:
             for name in STAGES.keys() & self.found.keys():
-                seconds = self.found[name] * self.batch_size / self.images
+                seconds = self.found[name] * self.share / self.images
                 self.times.add(name, seconds, self.batch_size)
         self.stack = []
 

@@ -59,9 +59,13 @@ class EpochOrder:
         self.n, self.batch_size, self.seed, self.processes = n, batch_size, seed, processes
         self.smallest, self.share = smallest, batch_size // processes
         self.drop_last = drop_last
-        full, rest = divmod(n, batch_size)
-        self.length = full + (not drop_last and rest >= smallest * processes)
+        self.length = self.length_with(n)
         self.position: Callable[[], tuple[int, int]] = lambda: (0, 0)
+
+    def length_with(self, n: int) -> int:
+        """Batches of an epoch of `n` samples."""
+        full, rest = divmod(n, self.batch_size)
+        return full + (not self.drop_last and rest >= self.smallest * self.processes)
 
     def of_processes(self, processes: int) -> EpochOrder:
         """The order of the same samples for another number of processes."""

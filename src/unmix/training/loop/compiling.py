@@ -123,7 +123,7 @@ def compile_views(module: Pretraining) -> str:
 
 
 def example_images(module: Pretraining) -> list[Tensor]:
-    """For each view a full batch of its input, random pixels: uint8 `(N, 3, H, W)`."""
+    """For each view this process's part of a full batch of its input: uint8 `(N, 3, H, W)`."""
     sides = [(size, size) for size in module.views.sizes]
     layout = torch.channels_last  # as decoders write
     if not isinstance(module.images, StreamedImages):
@@ -132,7 +132,7 @@ def example_images(module: Pretraining) -> list[Tensor]:
     generator = torch.Generator().manual_seed(0)
     made: dict[tuple[int, int], Tensor] = {}
     for side in set(sides):
-        shape = (module.order.batch_size, 3, *side)
+        shape = (module.order.share, 3, *side)
         pixels = torch.randint(0, 256, shape, dtype=torch.uint8, generator=generator)
         made[side] = pixels.to(module.device, memory_format=layout)
     return [made[side] for side in sides]

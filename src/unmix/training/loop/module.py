@@ -218,8 +218,7 @@ class Pretraining(L.LightningModule):
     def _loss(self, batch: Batch, generator: torch.Generator) -> Tensor:
         """The loss of a batch; of one in parts, that of the last, after the others' backward."""
         n = len(batch.index)
-        most = -(-self.order.share // self.accumulate)
-        sizes = part_sizes(n, most, self.order.smallest, self._even)
+        sizes = self.parts_of(n)
         self._in_parts = len(sizes) > 1
         if not self._in_parts:
             found = self.compute(batch, generator)
@@ -240,6 +239,11 @@ class Pretraining(L.LightningModule):
                 self._backward_of_part(loss)
         self._update_memory = MemoryUpdate.joined(updates)
         return loss
+
+    def parts_of(self, n: int) -> list[int]:
+        """The sizes of the parts in which `n` images of a step are encoded."""
+        most = -(-self.order.share // self.accumulate)
+        return part_sizes(n, most, self.order.smallest, self._even)
 
     def _backward_of_part(self, loss: Tensor) -> None:
         # Processes exchange gradients in the pass of the last part alone, which is Lightning's.
@@ -388,12 +392,7 @@ class Pretraining(L.LightningModule):
             self._stop(f"the weights are {growth:.2g} times as large as at first", self.global_step)
 
     def _stop(self, what: str, step: int) -> NoReturn:
-        """End the run by a UserError.
-
-        Args:
-            what: What is wrong.
-            step: Where it was detected; on a GPU it may have happened a few steps earlier.
-        """
+        """End the run; on a GPU it may have gone wrong a few steps before this one."""
         rate = learning_rate(self.trainer.optimizers[0])
         raise UserError(
             f"{what} at step {step} with learning rate {rate:.3g}; {self.advice.if_diverged}."

@@ -18,21 +18,28 @@ from lightning.fabric.plugins.environments import (
     TorchElasticEnvironment,
 )
 
+from unmix.display import counted
 from unmix.errors import UserError
 from unmix.training.run.lock import WORKER
 
 __all__ = ["check_launch", "check_workers", "cluster_plugins", "in_worker", "join_again"]
 
 
-def check_launch(devices: int) -> None:
-    """Check that processes for several devices can be started here.
+def check_launch(devices: int, nodes: int = 1) -> None:
+    """Check that processes for several devices can be started here, or were.
+
+    Args:
+        devices: Of each machine.
+        nodes: Machines.
 
     Raises:
         UserError: in a notebook, at a prompt, or in code without a file, which cannot be run again
-            for each device; or in a worker process that imports the script.
+            for each device; in a worker process that imports the script; or if a launcher has
+            started another number of processes than there are devices.
     """
     if getattr(multiprocessing.current_process(), "_inheriting", False):
         raise UserError(_UNGUARDED.format(script="the script"))
+    _check_started(devices, nodes)
     if devices == 1 or "LOCAL_RANK" in os.environ:
         return
     if hasattr(sys, "ps1"):
@@ -44,6 +51,28 @@ def check_launch(devices: int) -> None:
     raise UserError(
         f"--devices: {devices} processes cannot be started from {where}; use devices=1, or run "
         f"`unmix pretrain --devices {devices} ...` in a terminal."
+    )
+
+
+def _check_started(devices: int, nodes: int) -> None:
+    env = os.environ
+    if in_worker():
+        return
+    if TorchElasticEnvironment.detect():
+        launcher, count, machines = "torchrun", env.get("WORLD_SIZE"), env.get("GROUP_WORLD_SIZE")
+    elif SLURMEnvironment.detect():
+        launcher, count = "srun", env.get("SLURM_STEP_NUM_TASKS")
+        machines = env.get("SLURM_STEP_NUM_NODES")
+    else:
+        return
+    if count is None or int(count) == devices * nodes:
+        return
+    on = int(machines or 1)
+    right = f"`devices={int(count) // on}`" + (f" and `nodes={on}`" if on > 1 else "")
+    raise UserError(
+        f"{launcher} has started {counted(int(count), 'process', 'processes')}, and the run has "
+        f"{counted(devices * nodes, 'device')}; give {right}.",
+        parameter="devices",
     )
 
 

@@ -237,7 +237,7 @@ def _train(
         stopping: Receives the signals that end the run.
         given: Images given as Python objects.
     """
-    check_launch(settings.machine.devices)
+    check_launch(settings.machine.devices, settings.machine.nodes)
     cores = CoreMeter()
     resume = folder.has_run()
     if resume:
@@ -260,7 +260,7 @@ def _train(
         if is_leader():
             if teacher := settings.teacher.get("teacher"):
                 folder.move_teacher(teacher)
-            record, same = check_data(folder, settings, record, say)
+            record, same = check_data(folder, parts, record, say)
             check_machine(folder, parts, same, say)
     with using_threads(settings.machine.threads or torch.get_num_threads()):
         return _to_the_end(parts, folder, recipes, record, command, resume, stopping)

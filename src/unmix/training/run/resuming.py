@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from unmix.config import MachineSettings, Settings
+from unmix.config import MachineSettings
+from unmix.data.fingerprint import Fingerprint
 from unmix.display import counted
 from unmix.errors import UserError
 from unmix.methods import method_class
@@ -17,13 +18,13 @@ __all__ = ["check_data", "check_machine"]
 
 
 def check_data(
-    folder: RunFolder, settings: Settings, now: DataRecord, say: Callable[[str], None]
+    folder: RunFolder, parts: Parts, now: DataRecord, say: Callable[[str], None]
 ) -> tuple[DataRecord, bool]:
     """Compare a run's data with the present data, and record the present one.
 
     Args:
         folder: Folder of the run that is resumed.
-        settings: Settings with the present paths to the data.
+        parts: Its components, with the present data and the present paths to them.
         now: Record of the present data, the training images first.
         say: Prints a line.
 
@@ -31,8 +32,10 @@ def check_data(
         The record that was written, and whether the images are the same.
 
     Raises:
-        UserError: if the images differ, and the method stores something per image.
+        UserError: if the images differ, and the method stores something per image, or an epoch
+            would have another number of steps.
     """
+    settings = parts.settings
     record = DataRecord.read(folder.path)
     then_earlier = () if record is None else record.earlier
     begun = folder.has_checkpoint
@@ -55,6 +58,8 @@ def check_data(
                 f"run cannot be resumed with other images. Give {flag} with the folder that holds "
                 "the run's, or another --run."
             )
+        if others:
+            _check_steps(parts, record.splits[trained], now.splits[trained], clause)
         say(f"warning: {clause}; resuming with the data as it is now")
         record = record.replaced(now, clause)
     else:
@@ -69,6 +74,26 @@ def check_data(
             say(f"data: the same images, now in {shown(place)}; the run goes on exactly")
         folder.move_data(run.data, run.data_dir)
     return record, same
+
+
+def _check_steps(parts: Parts, then: Fingerprint, now: Fingerprint, clause: str) -> None:
+    """Check that an epoch has as many steps with the present data as with the run's.
+
+    Raises:
+        UserError: if not: neither the place in it nor the schedules would be the run's.
+    """
+    order, limit = parts.module.order, parts.settings.run.limit
+    count = then.read if limit is None else min(limit, then.read)
+    if order.n not in (now.read, limit) or (before := order.length_with(count)) == len(order):
+        return
+    flag = "data" if parts.settings.run.data_dir is None else "data_dir"
+    raise UserError(
+        f"{clause}: an epoch of the run has {counted(before, 'step')}, and with the data as it is "
+        f"now {len(order):,}, so neither the place in it nor the schedules would be the run's. "
+        "Give the run's images, or begin another run from its weights with "
+        f"`init={shown(str(parts.settings.folder))}`.",
+        parameter=flag,
+    )
 
 
 def check_machine(
@@ -108,7 +133,10 @@ def check_machine(
             f"{' and the images of each step' if same_images else ''} go on exactly; from here on "
             f"{'; '.join(lost)}"
         )
-    names = ("device", "devices", "nodes", "precision", "resident", "strategy", "threads")
+    names = (
+        "device", "devices", "nodes", "precision", "resident", "strategy", "threads", "accumulate",
+        "checkpoint_activations",
+    )  # fmt: skip
     folder.change(**{name: getattr(now, name) for name in names})
 
 
@@ -134,7 +162,17 @@ def _changes(then: MachineSettings, now: MachineSettings) -> tuple[list[str], li
     if "auto" not in (then.device, now.device) and then.device != now.device:
         changed.append(f"{now.device} instead of {then.device}")
         lost.append("the last digits of sums differ")
-    elif None not in (then.threads, now.threads) and then.threads != now.threads:
+    if then.accumulate != now.accumulate:
+        changed.append(f"{counted(now.accumulate, 'part')} of a batch instead of {then.accumulate}")
+        lost.append(
+            "what a loss, batch norm and mixtures take from other images of a batch is of other "
+            "parts"
+        )
+    if then.checkpoint_activations != now.checkpoint_activations:
+        word = "computed again" if now.checkpoint_activations else "kept"
+        changed.append(f"activations {word} for the backward pass")
+        lost.append("the last digits of sums may differ")
+    if None not in (then.threads, now.threads) and then.threads != now.threads:
         changed.append(f"{now.threads} threads instead of {then.threads}")
         lost.append("the last digits of sums may differ")
     return changed, lost
