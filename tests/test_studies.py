@@ -179,6 +179,9 @@ def test_seeds(value: Any, seeds: tuple[int, ...]) -> None:
         ("    conditions: {a: {}, b: {lr: 0.06}}", "conditions 'a' and 'b' differ in nothing"),
         ("    conditions: {a: {}, b: {limit: 100}}", "limit is 100 and None; it must be the same"),
         ("    conditions: {a: {}, b: {size: 16}}", "size is 16"),
+        ("    conditions: {a: {}, b: {test_folder: c}}", "test_folder is 'c' and None"),
+        ("    conditions: {a: {}, b: {label_column: c}}", "label_column is 'c' and None"),
+        ("    conditions: {a: {}, b: {max_pixels: 99}}", "max_pixels is 99"),
         ("    conditions: {a: {}, b: {knn_k: 5}}", "knn_k is 5"),
         ("    conditions: {a: {}, b: {seed: 3}}", "condition 'b': seed is the study's"),
         ("    conditions: {a: {}, A: {lr: 0.1}}", "would have the same file name, a"),
@@ -336,6 +339,26 @@ def test_cells_of_other_code_or_settings_are_marked() -> None:
     assert "seeds of plain were not trained with the same settings" in "\n".join(
         StudyResults(study(TWO), cells).marks()
     )
+
+
+def test_cells_of_seeds_or_conditions_that_are_not_planned_do_not_count(tmp_path: Path) -> None:
+    """Those of an earlier plan, of other settings, were in the verdict."""
+    (tmp_path / "cells").mkdir()
+    planned = study(TWO.replace("0-5", "6-11"))
+    (tmp_path / "study.yaml").write_text(yaml.safe_dump(planned.content()))
+    for seed in range(12):
+        gain = -1.0 if seed > 5 else 8.0
+        for name, value in (("plain", 50.0), ("Un-Mix", 50.0 + gain), ("gone", 90.0)):
+            text = json.dumps(cell(name, seed, value + seed % 3 / 9))
+            (tmp_path / "cells" / f"{name}-{seed}.json").write_text(text)
+    found = read_study(tmp_path)
+    assert "kNN: worse by 1.0 points" in found.markdown().splitlines()[0]
+    assert "6 paired seeds" in found.markdown().splitlines()[0]
+    assert found.missing() == []
+    assert (
+        "- note: 24 cells in the folder are of other conditions or seeds than the study's, and do "
+        "not count: Un-Mix, seed 0; Un-Mix, seed 1; Un-Mix, seed 2 and 21 more\n"
+    ) in found.markdown()
 
 
 def test_damaged_cells_are_named(tmp_path: Path) -> None:

@@ -22,7 +22,7 @@ from safetensors.torch import load_file
 
 from unmix.commands.study import study as command
 from unmix.errors import UserError
-from unmix.studies import Study, elsewhere, read_study, run_study, running
+from unmix.studies import Study, elsewhere, read_study, run_study, running, stale
 from unmix.studies.cost import Cost
 from unmix.studies.watching import watch_study
 from unmix.workers import Worker
@@ -36,6 +36,8 @@ from unmix.workers import serve
 def run(task):
     words = task["settings"]
     run, seed, lr = Path(words["run"]), words["seed"], words["lr"]
+    if (run / "results.json").exists():
+        return  # as `pretrain`: it is complete
     run.mkdir(parents=True, exist_ok=True)
     with open(run.parent / "starts.txt", "a") as file:
         file.write(f"{run.name} {os.getpid()}\\n")
@@ -206,13 +208,65 @@ def test_cells_of_other_settings_are_refused_kept_or_measured_again(tmp_path: Pa
     assert (folder / "cells" / "high-0.json.old").exists()
 
 
-def test_cells_of_other_code_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_cells_of_other_code_are_refused_or_trained_again_and_nothing_before_is_lost(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The complete run of the old code, in the same folder, was taken for the new result."""
     folder = tmp_path / "s"
-    run_study(study(), folder)
+    run_study(study(seeds="0-0"), folder)
     now = {"version": "9", "sources": "0" * 12}
-    monkeypatch.setattr(running, "code_of", lambda settings: now)
+    monkeypatch.setattr(stale, "code_of", lambda settings: now)
     with pytest.raises(UserError, match=r"other code: version .* not version 9"):
-        run_study(study(), folder)
+        run_study(study(seeds="0-0"), folder)
+    assert len(starts(folder)) == 2
+    for _ in range(2):
+        assert run_study(study(seeds="0-0"), folder, stale="rerun") == []
+    assert len(starts(folder)) == 6
+    names = sorted(path.name for path in (folder / "cells").glob("low-*"))
+    assert names == ["low-0.json", "low-0.json.old", "low-0.json.old-2"]
+    runs = sorted(path.name[14:] for path in (folder / "runs").glob("low-0-*") if path.is_dir())
+    assert runs == ["", ".old", ".old-2"]
+
+
+def test_what_has_the_time_of_another_is_timed_on_the_machine_that_trains_it(
+    tmp_path: Path,
+) -> None:
+    planned = Study.of(
+        {
+            "base": {"method": "moco", "epochs": 2},
+            "conditions": {
+                "low": {"lr": 0.1},
+                "as long": {"lr": 0.2, "same_time_as": "low"},
+                "other": {"lr": 0.3},
+            },
+            "seeds": "0-1",
+            "exploratory": True,
+        },
+        "tried",
+    )
+    folder, said = tmp_path / "s", []
+    # The stand-in says of no cost where it was measured: as of another machine.
+    run_study(planned, folder, seeds=[0], say=said.append)
+    assert sum(line.startswith("measuring a few steps") for line in said) == 3
+    said.clear()
+    run_study(planned, folder, say=said.append)
+    assert [line for line in said if "measuring" in line] == [
+        "measuring a few steps of 'low'", "measuring a few steps of 'as long'"
+    ]  # fmt: skip
+    assert "as measured before, and evaluations" in "".join(said)
+    said.clear()
+    run_study(planned, folder, say=said.append)  # with nothing to train
+    assert not any("measuring" in line for line in said)
+
+
+def test_how_long_a_study_takes_says_on_which_machine_that_was_measured(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said: list[str] = []
+    cost = Cost(4.0, 0.1, 3, 2, 32, machine="an old laptop, 2 threads")
+    monkeypatch.setattr(running, "measure_cost", lambda _: cost)
+    run_study(study(), tmp_path, seeds=[0], say=said.append)
+    assert "as measured on an old laptop, 2 threads, and" in said[-3]
 
 
 def test_a_second_process_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -342,6 +396,11 @@ def test_some_seeds_of_a_study_file_are_its_part_and_others_are_added(tmp_path: 
     more = command(str(file), out=out, seeds=["0-2"], say=lambda _: None)
     assert more.study.seeds == (0, 1, 2)
     assert more.missing() == []
+    # Those before are not replaced.
+    other = command(str(file), out=out, seeds=["4"], only=["low"], say=lambda _: None)
+    assert other.study.seeds == (0, 1, 4)
+    assert set(other.accuracies("low", "knn")) == {0, 1, 4}
+    assert other.beside == ["high, seed 2", "low, seed 2"]
     with pytest.raises(UserError, match=r"only: 'lwo' is unknown\. Did you mean 'low'"):
         command(str(file), out=out, only=["lwo"])
 

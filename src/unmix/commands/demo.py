@@ -15,7 +15,7 @@ from unmix.display import duration
 from unmix.errors import UserError, check_choice, check_number
 from unmix.names import shown_lines
 from unmix.studies import Study, read_study, run_study
-from unmix.studies.running import STALE
+from unmix.studies.stale import STALE
 from unmix.training.console import quiet_libraries
 from unmix.training.console import say as print_line
 
@@ -81,7 +81,7 @@ def demo(
         seed: The first of the six.
         jobs: Runs at a time.
         device: auto, cpu, cuda or mps.
-        stale: What is done with runs that other settings or code trained: refuse, keep or rerun.
+        stale: What is done with runs of other settings, data or code: refuse, keep or rerun.
         say: Prints the result; progress goes to the standard error.
 
     Returns:

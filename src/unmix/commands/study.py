@@ -20,7 +20,7 @@ from unmix.studies import Study, StudyResults, read_study, run_study
 from unmix.studies.cells import NO_RESULT
 from unmix.studies.conditions import parse_seeds
 from unmix.studies.plan import slug
-from unmix.studies.running import STALE
+from unmix.studies.stale import STALE
 from unmix.studies.watching import watch_study
 from unmix.training.console import quiet_libraries
 
@@ -60,7 +60,8 @@ def study(
         exploratory: Run with fewer seeds than a test needs, and without a verdict.
         jobs: Cells (a condition with a seed) that are trained at a time.
         only: Conditions to train now, such as plain Un-Mix; the others stay in the study.
-        stale: What is done with cells that other settings or code measured: refuse, keep or rerun.
+        stale: What is done with cells measured with other settings, data or code: refuse, keep or
+            rerun.
         out: Folder of the studies.
         config: A recipe or YAML file for all conditions.
         say: Prints a line.
@@ -97,7 +98,8 @@ def study(
     part = parse_seeds(seeds) if seeds else ()
     if exploratory or not set(part) <= {seed for _, seed in planned.cells}:
         content = planned.content()
-        content["seeds"] = list(part or planned.seeds)
+        # A part stays a part, and other seeds are added: what is measured goes on to count.
+        content["seeds"] = list(dict.fromkeys((*planned.seeds, *part)))
         planned = Study.of({**content, "exploratory": exploratory or planned.exploratory}, name)
     failed = run_study(
         planned, folder, jobs=jobs, stale=stale, only=_conditions(only, planned), seeds=part,

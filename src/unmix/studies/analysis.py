@@ -17,6 +17,7 @@ from unmix.studies.cells import FROM, read_cells, result_settings
 from unmix.studies.comparisons import Comparison
 from unmix.studies.course import course_rows, courses, turns
 from unmix.studies.findings import Findings, Measured, machine_of
+from unmix.studies.images import notes_on_images
 from unmix.studies.plan import Study
 from unmix.studies.summary import over_rows
 
@@ -31,13 +32,15 @@ class StudyResults:
 
     Attributes:
         study: The plan.
-        cells: Content of each cell's JSON file; only of the study's conditions.
+        cells: Content of each cell's JSON file; only of the study's conditions and seeds.
         baselines: What needs no training: for its name and protocol, the accuracy by seed.
+        beside: Names of the cells in its folder that the study does not plan.
     """
 
     study: Study
     cells: Sequence[Mapping[str, Any]]
     baselines: Baselines = field(default_factory=dict)
+    beside: Sequence[str] = ()
 
     def of(self, condition: str) -> list[Mapping[str, Any]]:
         """The cells of a condition, by seed."""
@@ -91,7 +94,7 @@ class StudyResults:
         return [f"{name}, seed {seed}" for name, seed in planned if (name, seed) not in have]
 
     def marks(self) -> list[str]:
-        """Notes on the cells: other studies', different settings or versions of the code."""
+        """Notes on the cells: other studies', different settings, images or versions of code."""
         notes = []
         for study, count in sorted(Counter(c[FROM] for c in self.cells if c.get(FROM)).items()):
             notes.append(
@@ -111,7 +114,7 @@ class StudyResults:
                 notes.append(f"the seeds of {name} were not trained with the same settings")
             elif settings and (changes := self._changes(name, settings[0])):
                 notes.append(f"{name} was measured with other settings: {', '.join(changes)}")
-        return notes
+        return [*notes, *notes_on_images(self)]
 
     def _changes(self, name: str, measured: Mapping[str, Any]) -> list[str]:
         """What the study states of a condition and its cells, kept from before, have otherwise."""
@@ -147,6 +150,7 @@ class StudyResults:
             "over_rows": [over.as_dict() for over in over_rows(self)],
             "notes": self.marks(),
             "missing": self.missing(),
+            "beside": list(self.beside),
         }
 
     def verdicts(self) -> list[str]:
@@ -165,8 +169,12 @@ class StudyResults:
         ]
         found += [f"note: {note}" for note in self.marks()]
         if gone := self.missing():
-            more = f" and {len(gone) - 3} more" if len(gone) > 3 else ""
-            found.append(f"note: {len(gone)} cells are missing: {'; '.join(gone[:3])}{more}")
+            found.append(f"note: {len(gone)} cells are missing: {_some(gone)}")
+        if beside := self.beside:
+            found.append(
+                f"note: {len(beside)} cells in the folder are of other conditions or seeds than "
+                f"the study's, and do not count: {_some(beside)}"
+            )
         return found
 
     def columns(self) -> list[str]:
@@ -212,6 +220,11 @@ class StudyResults:
         return "\n".join([_row(head), _row(["---"] * len(columns)), *map(_row, rows)])
 
 
+def _some(names: Sequence[str]) -> str:
+    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+    return f"{'; '.join(names[:3])}{more}"
+
+
 def _seconds(cells: Sequence[Mapping[str, Any]]) -> list[float]:
     """Times of the trainings, if it is known of all whether other processes slowed them down."""
     if not all(TAKEN in cell for cell in cells):
@@ -228,8 +241,13 @@ def read_study(folder: Path) -> StudyResults:
     if not (folder / "study.yaml").is_file():
         raise UserError(f"{folder}: is not a study's folder; it has no study.yaml.")
     study = Study.load(folder / "study.yaml")
-    cells = [c for c in read_cells(folder) if c["condition"] in study.conditions]
-    return StudyResults(study, cells, read_baselines(folder))
+    planned, cells, beside = set(study.cells), [], []
+    for cell in read_cells(folder):
+        if (cell["condition"], cell["seed"]) in planned:
+            cells.append(cell)
+        else:
+            beside.append(f"{cell['condition']}, seed {cell['seed']}")
+    return StudyResults(study, cells, read_baselines(folder), beside)
 
 
 def _row(words: Sequence[str]) -> str:

@@ -17,6 +17,7 @@ from unmix.methods import method_class
 from unmix.randomness import generator_for
 from unmix.schema import Integer, Percent, checked
 from unmix.studies.cells import result_settings
+from unmix.studies.images import Digests, ImagesNow, unlike
 from unmix.studies.plan import Study
 from unmix.training.run.parts import build_parts
 
@@ -29,19 +30,32 @@ _KEYS = (
     "method", "view", "backbone", "width", "stem", "patch", "zero_init_residual", "data", "limit",
     "size", "features", "knn_k", "knn_temperature", "seed",
 )  # fmt: skip
+# The same, which are recorded where they are given: files of earlier versions have none of them.
+_GIVEN = (
+    "heads", "depth", "registers", "class_token", "pooling", "init", "train_folder", "test_folder",
+    "image_column", "label_column", "split_column", "bit_depth", "range", "mean", "std",
+)  # fmt: skip
+_NO_IMAGES = {
+    "method", "view", "backbone", "width", "stem", "patch", "zero_init_residual", "features",
+    "seed", *_GIVEN[:6],
+}  # fmt: skip
+_PIXELS = "raw pixels"
 
 Baselines = Mapping[str, Mapping[str, Mapping[int, float]]]
 """For each name and protocol, the accuracy in percent by seed."""
 
 
-def measure_baselines(study: Study, folder: Path, say: Callable[[str], None]) -> None:
+def measure_baselines(
+    study: Study, folder: Path, images: ImagesNow | None, say: Callable[[str], None]
+) -> None:
     """Measure raw pixels once and every method's untrained encoder with each seed; keep them.
 
-    What the folder has of the same settings is not measured again.
+    What the folder has of the same settings, data and evaluations is not measured again.
 
     Args:
         study: With `baselines`, else nothing is done.
         folder: Of the study.
+        images: The data as it is now; None to keep what was measured on other data.
         say: Prints a line.
 
     Raises:
@@ -51,19 +65,29 @@ def measure_baselines(study: Study, folder: Path, say: Callable[[str], None]) ->
         return
     known: dict[str, Any] = {}
     with suppress(OSError, ValueError):
-        known = {label: asdict(row) for label, row in _rows(folder).items()}
+        known = {
+            label: {k: v for k, v in asdict(row).items() if v is not None}
+            for label, row in _rows(folder).items()
+        }
     rows: dict[str, Any] = {}
     for name, condition, seed in _planned(study):
         settings = study.resolved(condition, seed)
         key = json.dumps(_identity(settings), sort_keys=True)
         label = f"{name}, seed {seed}"
-        if known.get(label, {}).get("settings") == key:
-            rows[label] = known[label]
+        now = None if images is None else images.of(settings.run)
+        before = known.get(label, {})
+        if (
+            before.get("settings") == key
+            and not unlike(before.get("data"), now)
+            and set(study.protocols) <= before["accuracies"].keys()
+        ):
+            rows[label] = before
             continue
         if not any(row["name"] == name for row in rows.values()):
             say(f"measuring {name}")
         found = _measure(name, settings, study.protocols)
-        rows[label] = {"name": name, "seed": seed, "settings": key, "accuracies": found}
+        measured = {"name": name, "seed": seed, "settings": key, "accuracies": found}
+        rows[label] = {**measured, **({"data": dict(now)} if now else {})}
     text = json.dumps({"schema": _SCHEMA, "rows": rows}, indent=1) + "\n"
     atomic_write(folder / FILE, text.encode())
 
@@ -71,30 +95,48 @@ def measure_baselines(study: Study, folder: Path, say: Callable[[str], None]) ->
 def _planned(study: Study) -> list[tuple[str, str, int]]:
     """Name, condition that stands for it, and seed of each measurement."""
     encoders: dict[str, str] = {}
+    images: dict[str, dict[str, Any]] = {}
+    pixels: dict[str, str] = {}
     for name in study.conditions:
-        settings = study.resolved(name, study.seeds[0])
-        identity = {**_identity(settings), "seed": None}
+        identity = {**_identity(study.resolved(name, study.seeds[0])), "seed": None}
         encoders.setdefault(json.dumps(identity, sort_keys=True), name)
-    first = next(iter(study.conditions))
-    found = [("raw pixels", first, study.seeds[0])]
+        images[name] = {key: value for key, value in identity.items() if key not in _NO_IMAGES}
+        pixels.setdefault(json.dumps(images[name], sort_keys=True), name)
+    apart = _apart(images)
+    found = [(_named(_PIXELS, apart[name]), name, study.seeds[0]) for name in pixels.values()]
     for condition in encoders.values():
         settings = study.resolved(condition, study.seeds[0])
-        of = method_class(settings.run.method).__name__
+        of = method_class(settings.run.method).__name__ if len(encoders) > 1 else ""
         word = "untrained encoder" if settings.model.init is None else "initial encoder"
-        name = word if len(encoders) == 1 else f"{word} ({of})"
+        name = _named(word, of, apart[condition])
         if any(known == name for known, *_ in found):  # a method with two networks
-            name = f"{word} ({condition})"
+            name = _named(word, condition)
         found += [(name, condition, seed) for seed in study.seeds_of(condition)]
     return found
 
 
+def _named(word: str, *details: str) -> str:
+    more = ", ".join(filter(None, details))
+    return f"{word} ({more})" if more else word
+
+
+def _apart(images: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
+    """For each condition its images, as far as it takes to tell them from all others: "digits"."""
+    keys = dict.fromkeys(key for own in images.values() for key in own)  # data first
+    differing = [k for k in keys if len({str(own.get(k)) for own in images.values()}) > 1]
+    told: dict[str, str] = dict.fromkeys(images, "")
+    for key in differing:
+        if len(set(told.values())) == len({str(own) for own in images.values()}):
+            break
+        for name, own in images.items():
+            value = "default" if own.get(key) is None else own[key]
+            told[name] += f"{', ' if told[name] else ''}{'' if key == 'data' else f'{key} '}{value}"
+    return told
+
+
 def _identity(settings: Settings) -> dict[str, Any]:
     kept = result_settings(settings)
-    later = {
-        key: kept[key]
-        for key in ("heads", "depth", "registers", "class_token", "pooling", "init")
-        if kept.get(key) is not None
-    }
+    later = {key: kept[key] for key in _GIVEN if kept.get(key) is not None}
     return {**{key: kept.get(key) for key in _KEYS}, **later}
 
 
@@ -105,7 +147,7 @@ def _measure(name: str, settings: Settings, protocols: Sequence[str]) -> dict[st
         raise UserError(f"--data: {settings.run.data} has no classes, so nothing can be compared.")
     module, how = parts.module.to(parts.machine.device), settings.evaluation
     method, views = module.method, module.views
-    pixels = name == "raw pixels"
+    pixels = name.startswith(_PIXELS)
     encode = method.features if how.features == "backbone" else method.projections
     return accuracies(
         raw_pixels if pixels else encode,
@@ -124,6 +166,7 @@ class _Row:
     seed: Integer
     settings: str
     accuracies: Mapping[str, Percent]
+    data: Digests | None = None
 
 
 @dataclass(frozen=True)

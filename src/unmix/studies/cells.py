@@ -22,8 +22,9 @@ from unmix.plugins import sources_of
 from unmix.results import load_results
 from unmix.schema import Between, Count, Integer, Percent, checked
 from unmix.studies.course import Course, course_of
+from unmix.studies.images import Digests, ImagesNow, data_of_run
 from unmix.studies.plan import slug
-from unmix.training.run.pretrain import command_line
+from unmix.training.run.pretrain import command_line, settings_for
 
 __all__ = [
     "FROM",
@@ -157,6 +158,10 @@ class Cell:
             words["run"] = str(self.run)
         return shlex.split(command_line(self.config, words))[1:]
 
+    def now(self, images: ImagesNow) -> Digests | None:
+        """The digest of each split of its data as it is now; None if it is not known here."""
+        return images.of(settings_for(dict(self.words), self.config)[0].run)
+
     def record(self, cost: Mapping[str, Any]) -> dict[str, Any]:
         """What its JSON holds, from its finished run.
 
@@ -174,6 +179,7 @@ class Cell:
             "epochs": found.epochs,
             "accuracies": {name: row.top1 for name, row in finals.items() if row is not None},
             **({"course": course} if (course := course_of(found)) else {}),
+            **data_of_run(self.run),
             "loss": found.training.get("loss"),
             "seconds": found.training.get("seconds"),
             "images_per_second": found.training.get("images_per_second"),
@@ -204,6 +210,8 @@ class _Content:
     cost: Mapping[str, Any]
     code: Mapping[str, Any]
     course: Mapping[str, Course] | None = None
+    data: Mapping[str, str] | None = None
+    data_changes: Sequence[str] | None = None
     command: str | None = None
     loss: float | None = None
     seconds: Annotated[float, Between(0)] | None = None

@@ -15,8 +15,10 @@ from unmix.backbones import is_vit
 from unmix.config import MixtureSettings, Settings
 from unmix.data import TensorImages
 from unmix.errors import UserError
+from unmix.hardware.devices import hardware
 from unmix.methods import Method, Progress
 from unmix.randomness import generator_for
+from unmix.studies.findings import machine_of
 from unmix.studies.plan import Study
 from unmix.studies.planning import Footprint
 from unmix.training.loading.batch import Batch
@@ -49,6 +51,7 @@ class Cost:
         batch_size: Images of a step.
         clean: Forward-equivalents and seconds of a step without mixtures, if not all are mixed.
         schedule: Of the mixed steps: `mix_from_epoch` and `mix_ramp_epochs`.
+        machine: What it was measured on; "" if that is not known.
     """
 
     forward_equivalents: float
@@ -58,6 +61,7 @@ class Cost:
     batch_size: int
     clean: tuple[float, float] | None = None
     schedule: tuple[int, int] = (0, 0)
+    machine: str = ""
 
     def seconds(self, epochs: int | None = None) -> float:
         """Seconds of training, without evaluations."""
@@ -113,6 +117,7 @@ def measure_cost(settings: Settings) -> Cost:
         len(parts.module.order),
         parts.settings.run.epochs,
         batch,
+        machine=machine_of(hardware(parts.machine.device)),
     )
 
 

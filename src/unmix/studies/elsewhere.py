@@ -10,6 +10,7 @@ from unmix.data import DATA_SETS
 from unmix.errors import UserError
 from unmix.studies.cells import FROM, Cell, code_of, read_cell, same_code, write_cell
 from unmix.studies.cost import Cost
+from unmix.studies.images import DATA, ImagesNow, unlike
 
 __all__ = ["Elsewhere"]
 
@@ -19,10 +20,11 @@ class Elsewhere:
 
     Args:
         folder: The study's own.
+        images: The data as it is now.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    def __init__(self, folder: Path, images: ImagesNow) -> None:
+        self.folder, self.images = folder, images
         self._of_seed: dict[int, list[tuple[str, dict[str, Any]]]] = {}
 
     def take_over(self, cell: Cell, protocols: Sequence[str], cost: Cost) -> str | None:
@@ -46,6 +48,7 @@ class Elsewhere:
                 found["settings"] == cell.settings
                 and same_code(found["code"], code_of(cell.settings))
                 and set(protocols) <= found["accuracies"].keys()
+                and not (found.get(DATA) and unlike(found[DATA], cell.now(self.images)))
             ):
                 own = {
                     "condition": cell.condition,

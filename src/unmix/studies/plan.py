@@ -37,7 +37,8 @@ _KEYS = (
 )  # fmt: skip
 # What two conditions must share to be compared: the images, and how they are measured.
 SHARED = (
-    "data", "data_dir", "limit", "size", "features", "knn_k", "knn_temperature", "evaluate",
+    "data", "data_dir", "test_folder", "image_column", "label_column", "split_column", "limit",
+    "size", "max_pixels", "features", "knn_k", "knn_temperature", "evaluate",
 )  # fmt: skip
 _RUN_ONLY = ("seed", "run")
 _NO_FILE = "study"  # what messages call a study that flags describe

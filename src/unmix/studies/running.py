@@ -14,32 +14,32 @@ from typing import Any
 
 from tqdm import tqdm
 
+from unmix.config import Settings
 from unmix.display import duration
 from unmix.errors import UserError
 from unmix.files import atomic_write, read_json
+from unmix.hardware.devices import choose_machine, hardware
 from unmix.hardware.threads import usable_cores
+from unmix.names import in_words
 from unmix.plugins import check_known_to_processes
 from unmix.schema import checked
 from unmix.studies.baselines import measure_baselines
 from unmix.studies.cells import (
     Cell,
-    changed_settings,
-    code_of,
-    read_cell,
     result_settings,
-    same_code,
 )
 from unmix.studies.cost import Cost, epochs_for, measure_cost
 from unmix.studies.elsewhere import Elsewhere
-from unmix.studies.plan import Study
+from unmix.studies.findings import machine_of
+from unmix.studies.images import Digests, ImagesNow, unlike
+from unmix.studies.plan import Study, slug
+from unmix.studies.stale import missing_cells
 from unmix.training.run.lock import run_lock
 from unmix.workers import Worker
 
-__all__ = ["STALE", "run_study"]
+__all__ = ["run_study"]
 
 Say = Callable[[str], None]
-STALE = ("refuse", "keep", "rerun")
-"""What is done with cells that other settings or other code measured."""
 
 PROGRAM = (sys.executable, "-m", "unmix.studies.worker")
 _POLL = 0.2
@@ -84,8 +84,8 @@ def run_study(
         study: What to run.
         folder: For `study.yaml`, `cells/` (a JSON each) and `runs/` (run folders and logs).
         jobs: Cells at a time.
-        stale: For cells that other settings or other code measured: "refuse", "keep" them (tables
-            mark them), or "rerun".
+        stale: For cells that were measured with other settings, data or code: "refuse", "keep" them
+            (tables mark them), or "rerun".
         only: Conditions to train now; the others stay in the study. By default all.
         seeds: Likewise.
         here: Settings of this machine, such as `data_dir`; they are not part of the study.
@@ -118,20 +118,22 @@ def _run_locked(
     seeds: Sequence[int],
     say: Say,
 ) -> list[str]:
+    images = ImagesNow()
     chosen = set(only or study.conditions)
     # The cost of a condition decides how long another one is trained.
     needed = chosen | {c.like for c in study.conditions.values() if c.name in chosen and c.like}
     part = replace(local, conditions={k: c for k, c in study.conditions.items() if k in needed})
-    costs = _costs(part, folder, say)
+    costs = _costs(part, folder, images, say)
     cells = [
         cell
         for cell in _cells(part, folder, epochs_for(part, costs))
         if cell.condition in chosen and (not seeds or cell.seed in seeds)
     ]
-    missing = _missing(cells, stale, say)
+    missing = missing_cells(cells, stale, images, say)
     _write_study(study, folder)
-    missing = _not_elsewhere(missing, study, folder, costs, say)
-    measure_baselines(local, folder, say)
+    missing = _not_elsewhere(missing, study, Elsewhere(folder, images), costs, say)
+    # What stands beside cells that are kept, is kept too.
+    measure_baselines(local, folder, None if stale == "keep" else images, say)
     for line in study.left_out:
         say(f"left out: {line}")
     if len(cells) < len(study.cells):
@@ -149,8 +151,9 @@ def _write_study(study: Study, folder: Path) -> None:
     atomic_write(folder / "study.yaml", text.encode())
 
 
-def _costs(study: Study, folder: Path, say: Say) -> dict[str, Cost]:
+def _costs(study: Study, folder: Path, images: ImagesNow, say: Say) -> dict[str, Cost]:
     """Measured costs of the conditions; kept, since conditions of equal cost depend on them."""
+    timed = _timed(study, folder)
     file = folder / "costs.json"
     known: dict[str, Any] = {}
     with suppress(OSError, ValueError):
@@ -161,8 +164,9 @@ def _costs(study: Study, folder: Path, say: Say) -> dict[str, Cost]:
         # The cost of a step depends neither on the seed nor on the number of epochs.
         words = {**result_settings(settings), "seed": 0, "epochs": 0}
         key = json.dumps(words, sort_keys=True)
-        entry = known.get(name)
-        if isinstance(entry, dict) and entry.get("settings") == key:
+        entry, now = known.get(name, {}), images.of(settings.run)
+        same = entry.get("settings") == key and not unlike(entry.get("data"), now)
+        if same and (name not in timed or entry["cost"]["machine"] == _machine(settings)):
             found[name] = replace(Cost(**entry["cost"]), epochs=settings.run.epochs)
             continue
         say(f"measuring a few steps of {name!r}")
@@ -170,17 +174,37 @@ def _costs(study: Study, folder: Path, say: Say) -> dict[str, Cost]:
             found[name] = measure_cost(settings)
         except UserError as error:
             raise UserError(f"condition {name!r}: {error.on_command_line()}") from None
-        known[name] = {"settings": key, "cost": found[name].as_dict()}
+        known[name] = {"settings": key, "data": now, "cost": found[name].as_dict()}
         atomic_write(file, (json.dumps(known, indent=1) + "\n").encode())
     return found
 
 
+def _timed(study: Study, folder: Path) -> set[str]:
+    """The conditions of equal time that have cells to train, and those that they are compared to.
+
+    Seconds of two machines say nothing of each other, so all of them are measured on this one.
+    """
+    found: set[str] = set()
+    for each in study.conditions.values():
+        files = [
+            folder / "cells" / f"{slug(each.name)}-{s}.json" for s in study.seeds_of(each.name)
+        ]
+        if each.like is not None and each.by == "time" and not all(file.exists() for file in files):
+            found |= {each.name, each.like}
+    return found
+
+
+def _machine(settings: Settings) -> str:
+    return machine_of(hardware(choose_machine(settings.machine).device))
+
+
 @dataclass(frozen=True)
 class _Measured:
-    """The cost of a condition, with the settings that it was measured with."""
+    """The cost of a condition, with the settings and the data that it was measured with."""
 
     settings: str
     cost: Cost
+    data: Digests | None = None
 
 
 def _known_costs(file: Path) -> dict[str, Any]:
@@ -204,33 +228,11 @@ def _cells(study: Study, folder: Path, epochs: Mapping[str, int]) -> list[Cell]:
     return found
 
 
-def _missing(cells: Iterable[Cell], stale: str, say: Say) -> list[Cell]:
-    """The cells without a result, after what is stale was refused, kept or set aside."""
-    missing = []
-    for cell in cells:
-        if not cell.file.exists():
-            missing.append(cell)
-            continue
-        reason = _why_stale(cell)
-        if reason is None:
-            continue
-        if stale == "refuse":
-            raise UserError(
-                f"{cell.file}: was measured with other {reason}. Give --stale keep (tables mark "
-                "it), --stale rerun, or another study folder."
-            )
-        say(f"{cell.name}: measured with other {reason}; {'kept' if stale == 'keep' else 'again'}")
-        if stale == "rerun":
-            cell.file.replace(cell.file.with_suffix(".json.old"))
-            missing.append(cell)
-    return missing
-
-
 def _not_elsewhere(
-    cells: Iterable[Cell], study: Study, folder: Path, costs: Mapping[str, Cost], say: Say
+    cells: Iterable[Cell], study: Study, elsewhere: Elsewhere, costs: Mapping[str, Cost], say: Say
 ) -> list[Cell]:
     """The cells that no study beside this one has measured; the others' results are copied."""
-    elsewhere, left = Elsewhere(folder), []
+    left = []
     for cell in cells:
         source = elsewhere.take_over(cell, study.protocols, costs[cell.condition])
         if source is None:
@@ -238,20 +240,6 @@ def _not_elsewhere(
         else:
             say(f"{cell.name}: taken from study {source} (same settings, seed and code)")
     return left
-
-
-def _why_stale(cell: Cell) -> str | None:
-    content = read_cell(cell.file)
-    if changes := changed_settings(content["settings"], cell.settings):
-        return f"settings: {', '.join(changes)}"
-    before, now = content["code"], code_of(cell.settings)
-    if not same_code(before, now):
-        return f"code: {_code(before)}, not {_code(now)}"
-    return None
-
-
-def _code(version: Mapping[str, Any]) -> str:
-    return " ".join(f"{key} {value}" for key, value in version.items() if value)
 
 
 def _estimate(
@@ -271,9 +259,10 @@ def _estimate(
     )
     if not missing:
         return f"{head}: it is done"
+    where = in_words([*dict.fromkeys(costs[c.condition].machine for c in missing)])
     return (
         f"{head}: {duration(seconds / min(jobs, len(missing)))} of training with --jobs {jobs}, "
-        "as measured now, and evaluations"
+        f"as measured{f' on {where}' if where else ' before'}, and evaluations"
     )
 
 

@@ -53,6 +53,7 @@ __all__ = [
     "build_method",
     "build_parts",
     "encoder_facts",
+    "fingerprints",
     "has_narrow_downsampling",
     "headline",
     "load_split",
@@ -231,6 +232,20 @@ def _test_images(labeled: ImageSet, run_: RunSettings, seen: Seen | None) -> Ima
         return load_split(run_, "test", seen)
     except NoTestShards:
         return None
+
+
+def fingerprints(run_: RunSettings) -> dict[str, Fingerprint]:
+    """The fingerprints of the splits that a run would read, without training on them.
+
+    Raises:
+        UserError: if the data cannot be read.
+    """
+    seen: dict[str, Fingerprint] = {}
+    images = load_split(run_, "pretrain", seen)
+    _test_images(
+        images if images.labels is not None else load_split(run_, "train", seen), run_, seen
+    )
+    return seen
 
 
 def measured_range(images: ImageSet, run_: RunSettings) -> dict[str, Any]:
