@@ -449,6 +449,8 @@ def test_runs_without_classes_have_curves_of_training_images(unlabeled: Path, tm
     folder = compare([run], out=tmp_path / "out", device="cpu", say=lines.append).folder
     found = json.loads((folder / "softness.json").read_text())
     assert (found["split"], found["images"]) == ("train", 24)
+    report = (folder / "report.html").read_text()
+    assert "Measures are over 24 training images of" in report
     assert not (folder / "accuracy.png").exists()
     assert any("no accuracy against epochs" in line for line in lines)
 

@@ -12,8 +12,9 @@ from typing import Any
 import pytest
 
 from runs import MOCO_RUN
-from unmix.commands import compare
+from unmix.commands import compare, plot
 from unmix.commands.conditions import settings_table
+from unmix.commands.plots.opened import labels_of
 from unmix.commands.reading import read_run, short_names
 from unmix.commands.report_samples import mixture_samples
 from unmix.config import Settings
@@ -333,3 +334,84 @@ def test_names_of_conditions_are_whole_in_the_table_of_settings_and_long_values_
     wide = settings_table({"lr": {f"{names[0]}, {i}": i for i in range(9)}})
     assert wide is not None
     assert [row[0].text for row in wide.rows] == [f"{names[0]}, {i}" for i in range(9)]
+
+
+def changed(run: RunFolder, **parts: Any) -> RunFolder:
+    content = json.loads(run.results.read_text())
+    for name, part in parts.items():
+        content[name] = {**content[name], **part} if isinstance(part, dict) else part
+    run.results.write_text(json.dumps(content))
+    return run
+
+
+def test_other_hardware_is_named_where_times_are_shown(tmp_path: Path) -> None:
+    """The mean of the seconds of a CPU and of a GPU stood on the axis, and in the table."""
+    runs = [ended(tmp_path / f"a{s}", 40.0 + s, seed=s) for s in range(2)]
+    runs.append(ended(tmp_path / "b0", 45.0, unmix=True))
+    told(*runs, out=tmp_path / "out")
+    assert "different hardware" not in (tmp_path / "out" / "report.html").read_text()
+    changed(runs[1], hardware={"gpu": "H100"})
+    lines, found = told(*runs, out=tmp_path / "out")
+    (note,) = [note for note in found["notes"] if "different hardware" in note]
+    assert note.endswith("times do not compare: a, 1 thread for a0, b0, H100 for a1.")
+    assert "(2 machines)" in next(line for line in lines if line.startswith("condition"))
+    report = (tmp_path / "out" / "report.html").read_text()
+    assert "as runs of one condition were on different hardware" in report
+
+
+def test_results_that_do_not_say_how_many_devices_have_it_from_their_settings(
+    tmp_path: Path,
+) -> None:
+    """One and eight GPUs of a kind were the same hardware."""
+    one = changed(ended(tmp_path / "a", 40.0), hardware={"gpu": "H100"})
+    eight = changed(ended(tmp_path / "b", 41.0, devices=8), hardware={"gpu": "H100"})
+    assert [read_run(run.path).machine for run in (one, eight)] == ["H100", "8 x H100"]
+
+
+def test_a_comparison_after_an_epoch_says_so_everywhere(tmp_path: Path) -> None:
+    row = {"protocol": "knn", "epoch": 2, "top1": 30.0, "top5": None, **HOW}
+    runs = [ended(tmp_path / name, 40.0, (row,), seed=s) for s, name in enumerate("ab")]
+    lines, found = told(*runs, out=tmp_path / "out", epoch=2)
+    report = (tmp_path / "out" / "report.html").read_text()
+    assert "at the last epoch" not in report
+    assert "Top-1 in percent after epoch 2: mean" in report
+    assert found["epoch"] == 2
+    note = "Compared after epoch 2, not at the end; epochs, cost and time are of the whole runs."
+    assert note in lines
+    assert note in found["notes"]
+    assert note in report
+    _, found = told(*runs, out=tmp_path / "out")
+    assert found["epoch"] is None
+    assert "at the last epoch" in (tmp_path / "out" / "report.html").read_text()
+
+
+@pytest.mark.parametrize("name", ["accuracy", "knn"])
+def test_a_figure_of_runs_that_were_measured_in_other_ways_says_so(
+    tmp_path: Path, name: str
+) -> None:
+    runs = [ended(tmp_path / f"a{s}", 40.0 + s, seed=s) for s in range(2)]
+    text = runs[1].results.read_text()
+    runs[1].results.write_text(text.replace('"k": 200', '"k": 1'))
+    lines: list[str] = []
+    plot(name, *(run.path for run in runs), out=tmp_path / "f.svg", say=lines.append)
+    assert "kNN was measured with different settings: k is 200 for a0, 1 for a1." in lines
+
+
+def test_a_figure_against_time_says_what_other_hardware_leaves_out(
+    tmp_path: Path,
+) -> None:
+    runs = [ended(tmp_path / f"a{s}", 40.0 + s, seed=s) for s in range(2)]
+    runs.append(ended(tmp_path / "b0", 45.0, unmix=True))
+    changed(runs[1], hardware={"gpu": "H100"})
+    paths = [run.path for run in runs]
+    found = plot("accuracy", *paths, against="time", out=tmp_path / "f.svg", say=lambda line: None)
+    assert "Without a line, as runs were on different hardware: MoCo." in found.caption
+    with pytest.raises(UserError, match="has runs of one condition on different hardware"):
+        plot("accuracy", *paths[:2], against="time", out=tmp_path / "g.svg", say=lambda line: None)
+
+
+def test_runs_of_one_folder_name_in_two_places_have_two_labels(tmp_path: Path) -> None:
+    """Features are kept by label: one of the runs was lost."""
+    runs = [begun(tmp_path / place / "first", 1) for place in "ab"]
+    labels = labels_of([run.path for run in runs])
+    assert labels == ["MoCo, seed 0 (a/first)", "MoCo, seed 0 (b/first)"]

@@ -24,16 +24,19 @@ from matplotlib.text import Annotation
 from PIL import Image
 from sklearn.isotonic import IsotonicRegression
 
+from unmix.busy import machine_of
 from unmix.display import method_name, run_label
 from unmix.errors import UserError
 from unmix.figures import (
     accuracy_against_epochs,
+    accuracy_against_time,
     curves,
     mixtures,
     prediction_curves,
     read_metrics,
     save,
 )
+from unmix.figures.series import conditions_of
 from unmix.figures.style import color_of, separate_labels, shorten
 from unmix.names import shown
 from unmix.results import Evaluation, RunResults
@@ -103,6 +106,58 @@ def test_a_run_that_was_evaluated_often_is_a_curve() -> None:
     axes = accuracy_against_epochs([made("a", points, "knn")], "knn").axes[0]
     (line,) = axes.get_lines()
     assert drawn(line) == points
+
+
+def test_a_mean_is_over_the_epochs_that_all_seeds_measured() -> None:
+    """One seed at each epoch and one at every fifth gave 44, 55, 46, 47, 48, 49, 60."""
+    runs = [
+        made(f"a{seed}", [(e, off + e) for e in range(every, 21, every)], "knn", seed=seed)
+        for seed, every, off in ((0, 1, 40.0), (1, 5, 60.0))
+    ]
+    axes = accuracy_against_epochs(runs, "knn").axes[0]
+    (line,) = axes.get_lines()
+    assert drawn(line) == [(e, 50.0 + e) for e in (5, 10, 15, 20)]
+    assert "Lines are at the epochs that all seeds measured." in axes.get_title(loc="left")
+    (condition,) = conditions_of(runs)
+    assert [point.seeds for point in condition.accuracies("knn").points()] == [2] * 4
+
+
+def test_a_seed_that_is_behind_counts_as_far_as_it_came_and_the_figure_says_so() -> None:
+    runs = [
+        made(f"a{seed}", [(e, 50.0 + e) for e in range(1, last + 1)], "knn", seed=seed, epochs=9)
+        for seed, last in ((0, 9), (1, 4))
+    ]
+    axes = accuracy_against_epochs(runs, "knn").axes[0]
+    assert [x for x, _ in drawn(axes.get_lines()[0])] == list(range(1, 10))
+    assert "goes on with fewer seeds" in axes.get_title(loc="left")
+
+
+def test_times_of_other_machines_have_no_mean_and_the_figure_names_them() -> None:
+    def on(name: str, seed: int, hardware: dict[str, Any], **changes: Any) -> RunResults:
+        return made(
+            name, [(10, 50.0), (20, 60.0)], "knn", seed=seed, hardware=hardware,
+            training={"seconds": 60.0}, **changes,
+        )  # fmt: skip
+
+    cpu, gpu = {"cpu": "A", "threads": 1}, {"cpu": "B", "gpu": "H100"}
+    mixed = [on("a", 0, cpu), on("b", 1, gpu)]
+    other = on("c", 0, gpu, mixture="IM")
+    axes = accuracy_against_time([*mixed, other], "knn").axes[0]
+    assert len(axes.get_lines()) == 1
+    assert axes.get_xlabel().endswith("; on different hardware")
+    (text,) = accuracy_against_time(mixed, "knn").axes[0].texts
+    assert "on different hardware" in " ".join(text.get_text().split())
+    alike = accuracy_against_time([on("a", 0, cpu), on("b", 1, cpu)], "knn").axes[0]
+    assert "hardware" not in alike.get_xlabel()
+
+
+def test_a_machine_is_its_devices_and_their_number_as_far_as_it_is_known() -> None:
+    gpu, mac = {"cpu": "B", "gpu": "H100", "threads": 4}, {"cpu": "M3", "threads": 4}
+    assert machine_of({}) == ""
+    assert machine_of({**gpu, "devices": 8}) == "8 x H100"
+    assert machine_of({**gpu, "devices": 1}) == machine_of(gpu) == "H100"
+    kinds = [machine_of({**mac, "device": device}) for device in ("cpu", "mps")]
+    assert kinds == ["M3, 4 threads", "M3, mps"]
 
 
 def test_a_run_among_others_of_more_epochs_counts_with_its_last_evaluation() -> None:
@@ -241,7 +296,7 @@ def test_prediction_curves_name_the_measures_under_their_models(photos: np.ndarr
     features = {"MoCo": np.ones((3, 8)), "CMC": np.zeros((3, 8))}
     figure = prediction_curves(photos, features, measures)
     heads, moco, cmc = ([text.get_text() for text in axes.texts] for axes in figure.axes[-3:])
-    assert heads[1:] == ["entropy", "max / sum"]
+    assert heads == ["test set, mean ± std", "entropy", "max / sum"]
     assert moco[1:] == ["6.90 ± 0.20", "0.0123 ± 0.0030"]
     assert cmc[1:] == ["–", "–"]
 

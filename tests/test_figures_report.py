@@ -428,6 +428,29 @@ def test_curves_of_runs_are_by_protocol_and_time() -> None:
     assert [list(c.values) for c in loss.curves] == [[4.0, 3.0]]
 
 
+def test_curves_of_seeds_are_at_the_epochs_that_all_measured_and_say_so() -> None:
+    runs = [
+        made("a", seed=0, evaluations=(knn(50.0, 3), knn(60.0, 6), knn(70.0))),
+        made("b", seed=1, evaluations=(knn(62.0, 6), knn(71.0))),
+    ]
+    (accuracy,) = curve_sets(conditions_of(runs))
+    assert [list(c.values) for c in accuracy.curves] == [[60.0, 70.0], [62.0, 71.0]]
+    assert "at the epochs that all seeds measured" in accuracy.caption
+
+
+def test_a_chart_has_no_times_of_runs_on_different_hardware_and_says_why() -> None:
+    def on(name: str, seed: int, cpu: str, **more: Any) -> RunResults:
+        rows = (knn(60.0, 6), knn(70.0))
+        return made(name, seed=seed, evaluations=rows, hardware={"cpu": cpu}, **more)
+
+    (within,) = curve_sets(conditions_of([on("a", 0, "A"), on("b", 1, "B")]))
+    assert [curve.seconds for curve in within.curves] == [None, None]
+    assert "different hardware" in within.caption
+    (between,) = curve_sets(conditions_of([on("a", 0, "A"), on("c", 0, "B", mixture="IM")]))
+    assert all(curve.seconds for curve in between.curves)
+    assert "different hardware" in between.caption
+
+
 def test_an_environment_counts_what_differs() -> None:
     found = environment(
         [{"torch": "2.14", "gpu": "A"}, {"torch": "2.14", "gpu": "B"}, {"torch": "2.14"}]

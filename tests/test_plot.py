@@ -545,6 +545,17 @@ def test_curves_are_of_conditions_and_all_their_seeds(runs: Path, tmp_path: Path
     assert "Training time" in words(found.figure)
 
 
+@pytest.mark.usefixtures("unrendered")
+def test_prediction_curves_of_images_without_classes_are_not_called_those_of_a_test_set(
+    tmp_path: Path, unlabeled: Path
+):
+    found = drawn(tmp_path, "predictions", unlabeled)
+    texts = [text.get_text() for axes in found.figure.axes for text in axes.texts]
+    assert "training images, mean ± std" in texts
+    assert "training images of" in found.caption
+    assert not any("test" in text for text in [*texts, found.caption])
+
+
 def test_other_names_of_a_figure_are_known():
     assert check_figure("neighbours", 1, {}) == "neighbors"
     assert check_figure("t-SNE", 1, {}) == "tsne"

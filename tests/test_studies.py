@@ -19,6 +19,7 @@ from unmix.studies import Study, StudyResults, read_study
 from unmix.studies.cells import Cell, changed_settings, result_settings
 from unmix.studies.conditions import parse_seeds
 from unmix.studies.cost import Cost, epochs_for
+from unmix.studies.summary import over_rows
 from unmix.training.loading.batch import Batch
 from unmix.training.run.parts import build_parts
 from unmix.training.run.pretrain import settings_for
@@ -515,3 +516,22 @@ def test_data_sets_are_rows_too_and_one_method_alone_has_no_such_line() -> None:
         "over data sets needs 3 or more of them, here are 2"
     ) in StudyResults(study(text), cells).markdown()
     assert "over " not in StudyResults(study(TWO), [cell("plain", 0, 5.0)]).markdown()
+
+
+def test_methods_with_names_of_their_own_and_another_baseline_have_the_same_sentences() -> None:
+    plain = METHODS.replace("[none, unmix]", "[none, unmix, imix]").replace("0-5", "0-6")
+    named = plain.replace(
+        "[moco, simclr, byol]",
+        "{MoCo: {method: moco}, SimCLR: {method: simclr}, BYOL: {method: byol}}",
+    )
+    for changed, reference in (("", "none"), ("    baseline: unmix\n", "unmix")):
+        told = []
+        for text in (plain, named):
+            own = study(text + changed)
+            cells = [
+                cell(name, seed, 50.0 + place % 3 + seed)
+                for place, name in enumerate(own.conditions) for seed in range(7)
+            ]  # fmt: skip
+            told.append([o.words("kNN") for o in over_rows(StudyResults(own, cells))])
+        assert told[0] == told[1] != []
+        assert all(f" points to {reference} (" in line for line in told[0][0])

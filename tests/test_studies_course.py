@@ -114,3 +114,11 @@ def test_a_damaged_course_is_a_line(tmp_path: Path, course: Any) -> None:
     (tmp_path / "cells" / "plain-0.json").write_text(text)
     with pytest.raises(UserError, match=r"plain-0\.json: course.* must be .*Remove the file"):
         read_study(tmp_path)
+
+
+def test_means_by_epoch_are_over_the_same_seeds_whose_number_is_named_where_it_differs() -> None:
+    often = dict.fromkeys(range(1, 5), 40.0)
+    cells = [with_course("plain", 0, often), with_course("plain", 1, {2: 60.0, 4: 60.0})]
+    head, rows = course_rows(results(*cells, with_course("Un-Mix", 0, {2: 50.0, 4: 51.0})))
+    assert head == ["epoch", "plain, kNN (2 seeds)", "Un-Mix, kNN (1 seed)"]
+    assert [row[:2] for row in rows] == [["2", "50.5 ± 14.8"], ["4", "50.5 ± 14.8"]]

@@ -15,6 +15,7 @@ from unmix.figures.seed_dots import neighbors
 from unmix.per_image import PerImage, keep_per_image
 from unmix.results import Evaluation, RunResults
 from unmix.studies.grouping import ComparedRun, GroupedRuns, group_runs
+from unmix.studies.naming import texts_of
 
 
 def run(
@@ -205,3 +206,27 @@ def test_the_command_that_measures_euclidean_knn_is_one_that_does():
         for each in (one, other)
     ]  # fmt: skip
     assert "(unmix knn --metric euclidean nowhere measures them)" in grouped(*rows).words()[1]
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ({"lr": 0.12345}, {"lr": 0.123451}),
+        ({"weight_decay": 1e-4}, {"weight_decay": 1.00001e-4}),
+        ({"mean": [0.1, 0.2, 0.3]}, {"mean": [0.1, 0.2, 0.30001]}),
+        ({}, {"neighbors": 5}),  # a setting that one of them does not have
+    ],
+)
+def test_conditions_whose_rounded_names_are_alike_are_two_with_all_their_runs(
+    one: dict[str, Any], other: dict[str, Any]
+):
+    runs = [run(s, 50.0 + s / 10, **one) for s in range(6)]
+    runs += [run(s, 70.0 + s / 20, **other) for s in range(6)]
+    found = grouped(*runs)
+    assert [len(group.runs) for group in found.groups.values()] == [6, 6]
+    assert len(found.findings.comparisons) == 1
+
+
+def test_the_table_of_settings_shows_values_that_differ_as_different_texts():
+    assert texts_of([0.12345, 0.123451, None], "lr") == ["0.12345", "0.123451", "–"]
+    assert texts_of([0.12345, 0.5], "lr") == ["0.1235", "0.5"]

@@ -45,7 +45,8 @@ def study(name: str) -> str:
     if found is None:
         return "Not measured yet."
     made = {c.words(found.study.exploratory) for c in found.comparisons()}
-    others = [line for line in found.verdicts() if line not in made]
+    # Without means over methods, which the plan of the evidence does not have.
+    others = [line for line in found.findings.words() if line not in made]
     notes = [note.removeprefix("note: ") for note in found.notes()]
     lines = "\n".join(f"- {line}" for line in (*others, *notes))
     return "\n\n".join(filter(None, [_compared(found), found.table(), found.course(), lines]))

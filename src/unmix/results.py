@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from unmix.busy import cores_missed
+from unmix.busy import cores_missed, machine_of
 from unmix.display import DASH, counted, duration, measure_name, method_name, number, value_text
 from unmix.errors import UserError
 from unmix.files import atomic_write, read_json
@@ -123,6 +123,11 @@ class RunResults:
     def busy(self) -> float | None:
         """Cores that other processes took, where that slowed the training down; else None."""
         return cores_missed(self.training, self.hardware)
+
+    @property
+    def machine(self) -> str:
+        """What it was trained on; "" if that is not known."""
+        return machine_of(self.hardware)
 
     @property
     def imported(self) -> bool:

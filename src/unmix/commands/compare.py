@@ -6,7 +6,6 @@ import json
 import os
 import shlex
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from inspect import signature
 from pathlib import Path
 from typing import Any
@@ -18,9 +17,8 @@ from unmix.commands.compare_text import Told, not_evaluated, notes_on
 from unmix.commands.comparison import Comparison
 from unmix.commands.conditions import conditions_drawn, costs, grouped
 from unmix.commands.finished import Say
-from unmix.commands.predictions import Predictions, predictions
+from unmix.commands.predictions import Predictions, predictions, split_word
 from unmix.commands.reading import given_folders, read_runs, short_names
-from unmix.display import measure_name
 from unmix.errors import UserError, check_given, check_number
 from unmix.figures import (
     accuracy_against_epochs,
@@ -46,15 +44,6 @@ __all__ = ["COMPARISON", "compare", "listed"]
 COMPARISON = "compare.json"
 
 _MOST = 6
-
-
-@dataclass(frozen=True)
-class _Drawn:
-    """A figure, the name of its files, and the sentences under it."""
-
-    stem: str
-    figure: Figure
-    caption: str
 
 
 def compare(
@@ -113,31 +102,37 @@ def compare(
     for text in found.texts(settings):
         say(f"{text}\n")
     notes += notes_on(known, groups, results)
+    if epoch is not None:
+        notes.append(
+            f"Compared after epoch {epoch}, not at the end; epochs, cost and time are of the whole "
+            "runs."
+        )
     notes += notes_on_extensions({run.name: known[run.name] for run in results})
     drawn_conditions = conditions_drawn(groups, notes)
     figures = _figures(drawn_conditions, notes, baselines or {})
     looks = looks_for(drawn_conditions)
     curves_ = _predictions(groups, looks, notes, device, data_dir, say)
-    if curves_ is not None:
-        caption = f"Measures are over {curves_.images:,} {curves_.split} images of {curves_.data}."
-        figures["Prediction curves"] = _Drawn("predictions", curves_.figure, caption)
-        curves_.write(folder / "softness.json")
-    for drawn in figures.values():
-        save(drawn.figure, folder / drawn.stem)
     pictures = []
     if curves_ is not None:
-        title, caption = "Prediction curves", figures["Prediction curves"].caption
-        pictures.append(Picture(title, inline(curves_.inline, title), caption))
+        title = "Prediction curves"
+        over = f"{curves_.images:,} {split_word(curves_.split)} images of {curves_.data}"
+        figures[title] = ("predictions", curves_.figure)
+        pictures.append(Picture(title, inline(curves_.inline, title), f"Measures are over {over}."))
+        curves_.write(folder / "softness.json")
+    for stem, figure in figures.values():
+        save(figure, folder / stem)
     report = comparison_report(
         groups, drawn_conditions, [found.conditions, found.runs], pictures, baselines or {}, notes,
         _command(folders, out=out, device=device, data_dir=data_dir, epoch=epoch,
                  reference=reference),
+        epoch=epoch,
     )  # fmt: skip
     write_page(folder / "report.html", report)
     for note in notes:
         say(note)
     content = {
         "schema": 1,
+        "epoch": epoch,
         "runs": [_plain(run, known[run.name]) for run in results],
         "baselines": dict(baselines or {}),
         **groups.as_dict(),
@@ -148,7 +143,7 @@ def compare(
     text = json.dumps(finite(content), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
     atomic_write(folder / COMPARISON, json_bytes(text))
     say(f"report: {shown(folder / 'report.html')}")
-    paths = {title: folder / f"{drawn.stem}.png" for title, drawn in figures.items()}
+    paths = {title: folder / f"{stem}.png" for title, (stem, _) in figures.items()}
     return Comparison(
         folder, tuple(results), found.runs, paths, tuple(notes), tuple(found.verdicts),
         found.conditions, found.settings, groups.findings.answer(),
@@ -216,8 +211,8 @@ def _figures(
     conditions: Sequence[Condition],
     notes: list[str],
     baselines: Mapping[str, Mapping[str, float]],
-) -> dict[str, _Drawn]:
-    """Draw what the runs' results and metrics give, by title."""
+) -> dict[str, tuple[str, Figure]]:
+    """Draw what the runs' results and metrics give: by title, the name of its files and it."""
     figures = {}
     looks = looks_for(conditions)  # the same in every figure
     results = [run for condition in conditions for run in condition.runs.values()]
@@ -227,28 +222,14 @@ def _figures(
         notes.append("No run has an accuracy, so there is no accuracy against epochs.")
     else:
         references = {name: row[protocol] for name, row in baselines.items() if protocol in row}
-        figures["Accuracy against epochs"] = _Drawn(
-            "accuracy",
-            accuracy_against_epochs(conditions, protocol, references, looks=looks),
-            f"Top-1 accuracy, {measure_name(protocol)}; baselines are dotted.",
-        )
-        machines = {str(run.hardware.get("gpu") or run.hardware.get("cpu")) for run in results}
-        other = "; these runs were on different hardware" if len(machines) > 1 else ""
-        if any(run.busy is not None for run in results):
-            other += "; other processes took cores from some"
-        figures["Accuracy against time"] = _Drawn(
-            "time",
-            accuracy_against_time(conditions, protocol, references, looks=looks),
-            f"The same, against the time of training without evaluations{other}.",
-        )
+        for title, stem, draw in (
+            ("Accuracy against epochs", "accuracy", accuracy_against_epochs),
+            ("Accuracy against time", "time", accuracy_against_time),
+        ):
+            figures[title] = (stem, draw(conditions, protocol, references, looks=looks))
     recorded = [condition for condition in conditions if condition.metrics]
     if recorded:
-        figures["Course of training"] = _Drawn(
-            "curves",
-            curves(recorded, looks=looks),
-            "Losses with and without a mixture are sums of different terms: compare their course, "
-            "not their height.",
-        )
+        figures["Course of training"] = ("curves", curves(recorded, looks=looks))
     return figures
 
 

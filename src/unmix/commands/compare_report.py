@@ -28,12 +28,13 @@ from unmix.figures.table import ResultsTable
 from unmix.results import RunResults
 from unmix.studies.findings import Findings
 from unmix.studies.grouping import GroupedRuns
+from unmix.studies.naming import texts_of
 
 __all__ = ["answer_of", "comparison_report", "differences_of"]
 
-_RUNS = "Top-1 in percent at the last epoch, unless another epoch is named; a dash: not measured."
+_RUNS = "Top-1 in percent {at}, unless another epoch is named; a dash: not measured."
 _CONDITIONS = (
-    "Top-1 in percent at the last epoch: mean and standard deviation over the seeds. "
+    "Top-1 in percent {at}: mean and standard deviation over the seeds. "
     "Forward-equivalents: operations of a step over those of encoding its images once. Cost: of "
     "the whole training, relative to the cheapest. A star: better than its reference by a test. "
     "Busy: other processes took cores from the training of a run."
@@ -49,6 +50,7 @@ def comparison_report(
     notes: Sequence[str],
     command: str,
     *,
+    epoch: int | None = None,
     samples: bool = True,
 ) -> Report:
     """The content of the report of some runs.
@@ -61,6 +63,7 @@ def comparison_report(
         baselines: Accuracy of what needs no training: name, protocol, percent.
         notes: What a reader must know.
         command: That made the report.
+        epoch: The epochs after which runs are compared; None for the end.
         samples: Whether to draw mixtures, which needs the images.
     """
     members = list(groups.groups.values())
@@ -69,6 +72,7 @@ def comparison_report(
     mixed, missing = mixture_samples(first) if samples else ([], [])
     findings = groups.findings
     singles = [line.strip() for line in groups.words() if line.startswith(" ")]
+    at = "at the last epoch" if epoch is None else f"after epoch {epoch}"
     return Report(
         title=f"Comparison of {counted(len(results), 'run')}",
         answer=answer_of(findings, singles),
@@ -94,7 +98,7 @@ def comparison_report(
             for name, own in baselines.items()
         },
         tables=[
-            table_of(title, table, caption)
+            table_of(title, table, caption.format(at=at))
             for title, table, caption in zip(
                 ("Conditions", "Runs"), tables, (_CONDITIONS, _RUNS), strict=True
             )
@@ -104,7 +108,7 @@ def comparison_report(
         pictures=pictures,
         samples=mixed,
         differing=[
-            (key, [value_text(values.get(group.name), key) for group in members])
+            (key, texts_of([values.get(group.name) for group in members], key))
             for key, values in groups.differing().items()
         ],
         common=[(key, value_text(value, key)) for key, value in groups.common().items()],

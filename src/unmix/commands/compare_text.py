@@ -9,16 +9,16 @@ from functools import cached_property
 from pathlib import Path
 
 from unmix.commands.conditions import conditions_table, settings_table
-from unmix.display import counted, measure_title, value_text
+from unmix.commands.unlike import on_machines, some_of, unlike
+from unmix.display import counted, value_text
 from unmix.figures.table import Baselines, results_table
 from unmix.results import RunResults, described, protocols_of
 from unmix.statistics import fewest_pairs
-from unmix.studies.grouping import GroupedRuns, way_of
+from unmix.studies.grouping import GroupedRuns
 
 __all__ = ["Told", "not_evaluated", "notes_on"]
 
 _LINES = 6  # more verdicts than these are told apart by what they show
-_NAMES = 4  # more runs than these are counted
 
 
 class Told:
@@ -127,7 +127,8 @@ def notes_on(
     return [
         *groups.repeated,
         *_unfinished(known, results),
-        *_unlike(groups),
+        *unlike(groups, groups.protocols),
+        *on_machines(groups),
         *_busy(results),
         *_other_rows(results),
         *_without_accuracy(known, results),
@@ -146,31 +147,6 @@ def _unfinished(known: Mapping[str, Path], results: Sequence[RunResults]) -> lis
     return notes
 
 
-def _unlike(groups: GroupedRuns) -> list[str]:
-    """Say where accuracies by a protocol were not measured in the same way."""
-    notes = []
-    for protocol in groups.protocols:
-        ways = {
-            run.name: way_of(row)
-            for group in groups.groups.values()
-            for run in group.all
-            if (row := run.final(protocol)) is not None
-        }
-        for word in dict.fromkeys(word for way in ways.values() for word in way):
-            named: dict[str, list[str]] = {}
-            for name, way in ways.items():
-                if word in way or word not in ("train_images", "test_images"):
-                    named.setdefault(str(way.get(word)), []).append(name)
-            if len(named) > 1:
-                each = ", ".join(f"{value} for {_some(names)}" for value, names in named.items())
-                title = measure_title(protocol)
-                notes.append(
-                    f"{title} was measured with different settings: {word.replace('_', ' ')} is "
-                    f"{each}."
-                )
-    return notes
-
-
 def _busy(results: Sequence[RunResults]) -> list[str]:
     """Say which training times are longer for what else the machine did."""
     missed = {run.name: taken for run in results if (taken := run.busy) is not None}
@@ -180,15 +156,9 @@ def _busy(results: Sequence[RunResults]) -> list[str]:
     cores = next(run.hardware["cores"] for run in results if run.name == name)
     upto = "" if len(missed) == 1 else "up to "
     return [
-        f"Busy: during the training of {_some(list(missed))} other processes took {upto}"
+        f"Busy: during the training of {some_of(list(missed))} other processes took {upto}"
         f"{most:.1f} of {counted(cores, 'core')}; the times would be shorter without them."
     ]
-
-
-def _some(names: Sequence[str]) -> str:
-    if len(names) <= _NAMES:
-        return ", ".join(names)
-    return f"{', '.join(names[: _NAMES - 1])} and {len(names) - _NAMES + 1} more"
 
 
 def _other_rows(results: Sequence[RunResults]) -> list[str]:
@@ -212,6 +182,6 @@ def _without_accuracy(known: Mapping[str, Path], results: Sequence[RunResults]) 
         return []
     folder = shlex.quote(str(known[none[0]]))
     return [
-        f"{_some(none)}: without an accuracy; unmix probe {folder} --data LABELED measures one on "
-        "images with classes."
+        f"{some_of(none)}: without an accuracy; unmix probe {folder} --data LABELED measures one "
+        "on images with classes."
     ]

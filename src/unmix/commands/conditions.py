@@ -9,7 +9,7 @@ from typing import Any
 
 from unmix.backbones import check_stem
 from unmix.config import field_names
-from unmix.display import DASH, run_label, value_text
+from unmix.display import DASH, run_label
 from unmix.errors import UserError
 from unmix.figures.progress import read_metrics
 from unmix.figures.series import Condition
@@ -20,6 +20,7 @@ from unmix.studies.cells import result_settings
 from unmix.studies.cost import forward_equivalents, unscheduled
 from unmix.studies.findings import Findings
 from unmix.studies.grouping import ComparedRun, CostOf, GroupedRuns, group_runs
+from unmix.studies.naming import texts_of
 from unmix.training.run.data_record import DataRecord
 from unmix.training.run.folder import RunFolder
 
@@ -160,10 +161,10 @@ def settings_table(differing: Mapping[str, Mapping[str, Any]]) -> ResultsTable |
     if not differing:
         return None
     names = list(dict.fromkeys(name for values in differing.values() for name in values))
-    texts = {
-        key: [value_text(values[name], key) if name in values else DASH for name in names]
-        for key, values in differing.items()
-    }
+    texts = {}
+    for key, values in differing.items():
+        own = dict(zip(values, texts_of([*values.values()], key), strict=True))
+        texts[key] = [own.get(name, DASH) for name in names]
     by_setting = _plain_table(["setting", *names], texts)
     columns = zip(*texts.values(), strict=True)
     by_condition = _plain_table(["condition", *texts], dict(zip(names, columns, strict=True)))

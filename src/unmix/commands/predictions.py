@@ -28,7 +28,7 @@ from unmix.training.console import say as print_line
 from unmix.training.run.data_record import check_there
 from unmix.training.run.parts import load_split
 
-__all__ = ["Predictions", "check_positive", "predictions", "spread_over_classes"]
+__all__ = ["Predictions", "check_positive", "predictions", "split_word", "spread_over_classes"]
 
 _IMAGES = 6
 
@@ -107,7 +107,7 @@ def predictions(
     finished = {label: FinishedRun.open(path, device) for label, (path, _) in runs.items()}
     images = _split(finished, data_dir)
     say(
-        f"encoding {len(images):,} {images.split} images of {shown(images.name)} "
+        f"encoding {len(images):,} {split_word(images.split)} images of {shown(images.name)} "
         f"with {counted(len(runs), 'encoder')}"
     )
     measured: dict[str, LabeledFeatures] = {}
@@ -138,6 +138,7 @@ def predictions(
             softness,
             methods={label: results.method for label, (_, results) in runs.items()},
             baselines=[label for label, (_, results) in runs.items() if results.baseline],
+            split=split_word(images.split),
             looks=looks,
             theme=theme,
         )
@@ -147,6 +148,11 @@ def predictions(
         figure, inline, softness, shown(images.name), images.split, len(first.index),
         tuple(negative),
     )  # fmt: skip
+
+
+def split_word(split: str) -> str:
+    """What captions call the images of a split: test or training."""
+    return "test" if split == "test" else "training"
 
 
 def check_positive(run: Path, features: Tensor) -> None:

@@ -111,6 +111,9 @@ def read_run(folder: Path) -> RunResults:
     results = load_results(folder)
     if is_run(folder):
         settings = RunFolder(folder).settings()
+        # Results of earlier versions do not have it.
+        devices = {"devices": settings.machine.processes} if results.hardware else {}
+        results = replace(results, hardware={**devices, **results.hardware})
         if is_extending(settings, results):
             before = results.epochs
             training = {**results.training, "batch_size": settings.run.batch_size}

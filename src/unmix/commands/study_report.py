@@ -19,7 +19,6 @@ from unmix.display import (
     duration,
     measure_name,
     measure_title,
-    value_text,
 )
 from unmix.errors import UserError
 from unmix.figures import read_metrics
@@ -37,7 +36,7 @@ from unmix.figures.series import Condition as Measured
 from unmix.figures.series import Metrics
 from unmix.results import Evaluation, RunResults
 from unmix.studies import StudyResults
-from unmix.studies.naming import by_augmentation
+from unmix.studies.naming import by_augmentation, texts_of
 from unmix.studies.plan import slug
 from unmix.studies.summary import over_rows
 
@@ -144,7 +143,7 @@ def _kept(name: str, cell: Mapping[str, Any]) -> RunResults:
     training = {"seconds": cell["seconds"]} if cell.get("seconds") else {}
     return RunResults(
         name, "", "none", "", "", 1.0, 0, cell["epochs"], cell["seed"], "",
-        tuple(sorted(rows, key=lambda row: row.epoch)), training,
+        tuple(sorted(rows, key=lambda row: row.epoch)), training, cell.get("hardware") or {},
     )  # fmt: skip
 
 
@@ -183,7 +182,7 @@ def _settings(
     differing: list[tuple[str, Sequence[str]]] = []
     common = []
     for key in dict.fromkeys(key for own in flat_.values() for key in own if key != "seed"):
-        texts = [value_text(own.get(key), key) for own in flat_.values()]
+        texts = texts_of([own.get(key) for own in flat_.values()], key)
         if len(set(texts)) > 1:
             differing.append((key, texts))
         else:

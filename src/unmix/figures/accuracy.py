@@ -19,6 +19,7 @@ from unmix.figures.series import (
     conditions_of,
     joined_over_epochs,
     looks_for,
+    notes_on_lines,
 )
 from unmix.figures.style import End, label_ends, message, soft_ink, style
 from unmix.results import RunResults
@@ -49,7 +50,8 @@ def accuracy_against_epochs(
     """Draw top-1 accuracy against pretraining epochs: means over the seeds, with bands.
 
     Conditions that differ only in their epochs form one curve of their last evaluations; any other
-    is a curve of all its evaluations. (Shen et al. 2020, accuracy on ImageNet-100.)
+    is a curve of the evaluations that all its seeds have. (Shen et al. 2020, accuracy on
+    ImageNet-100.)
 
     Args:
         conditions: Conditions, or runs, which are grouped; those without an evaluation by
@@ -73,8 +75,8 @@ def accuracy_against_time(
     """Draw top-1 accuracy against the time of training alone, without evaluations.
 
     A step with a mixture in label space takes longer, so equal epochs are not equal cost. Times
-    compare only between runs on the same hardware. Each evaluation is at the mean time over the
-    seeds.
+    compare only between runs on the same hardware; a condition of runs on several machines has no
+    line. Each evaluation is at the mean time over the seeds.
 
     Args:
         conditions: As for `accuracy_against_epochs`; those whose time is not known are left out.
@@ -100,15 +102,28 @@ def _drawn(
     with rc_context(style(theme)):
         figure = Figure(figsize=(7.4, max(3.6, 1.2 + 0.21 * len(curves))), layout="constrained")
         axes = figure.add_subplot()
+        machines = _machines([own for own, _ in found]) if against == "time" else ""
         if not curves:
             what = "" if against == "epochs" or not found else ", or its time is not known"
+            what += f" ({machines})" if machines else ""
             message(axes, f"No run has an evaluation by the protocol “{protocol}”{what}.")
             return figure
         own = looks or looks_for([Condition(name, owner.runs) for name, owner in owners.items()])
+        note_bands(axes, curves.values(), notes_on_lines(series for _, series in found))
         _curves(axes, against, curves, {n: own.get(n) or own[c.name] for n, c in owners.items()},
                 references or {})  # fmt: skip
+        if machines:
+            axes.set_xlabel(f"{axes.get_xlabel()}; {machines}")
         axes.set_ylabel(f"{measure_title(protocol)} top-1 accuracy (%)")
         return figure
+
+
+def _machines(conditions: Sequence[Condition]) -> str:
+    """Why times do not compare, in a clause; "" where they do."""
+    runs = [run for condition in conditions for run in condition.runs.values()]
+    words = ["on different hardware"] if len({run.machine for run in runs} - {""}) > 1 else []
+    words += ["some on a busy machine"] if any(run.busy is not None for run in runs) else []
+    return ", ".join(words)
 
 
 def _conditions(given: Sequence[Condition] | Sequence[RunResults]) -> list[Condition]:
@@ -143,7 +158,6 @@ def _curves(
     # Differences far below the variation between seeds must not fill the figure.
     spare = max(0.0, _LEAST - (high - low)) / 2
     axes.set_ylim(low - spare, high + spare)
-    note_bands(axes, curves.values())
     label_ends(axes, ends)
 
 
@@ -169,10 +183,12 @@ def draw_band(
     return End(xs[-1], ys[-1], name, look)
 
 
-def note_bands(axes: Axes, curves: Iterable[Sequence[Point]]) -> None:
-    """Say above the axes what bands are, if there is one."""
-    if any(p.std for points in curves for p in points):
-        axes.set_title(BAND, loc="left", fontsize=7.5, color=soft_ink())
+def note_bands(axes: Axes, curves: Iterable[Sequence[Point]], notes: Sequence[str] = ()) -> None:
+    """Say above the axes what bands are, if there is one, and what else is to be known of lines."""
+    band = [BAND] if any(p.std for points in curves for p in points) else []
+    if band or notes:
+        text = "\n".join([*band, *notes])
+        axes.set_title(text, loc="left", fontsize=7.5, color=soft_ink())
 
 
 def time_unit(longest: float) -> tuple[float, str]:

@@ -36,6 +36,7 @@ def prediction_curves(
     *,
     methods: Mapping[str, str] | None = None,
     baselines: Collection[str] = (),
+    split: str = "test",
     looks: Mapping[str, Look] | None = None,
     theme: str = "light",
 ) -> Figure:
@@ -51,9 +52,10 @@ def prediction_curves(
         images: uint8 `(N, 3, H, W)`.
         curves: For each model's label, its pooled features `(N, D)`; D may differ between models.
         measures: For each model's label, name of the measure to (mean, standard deviation) over
-            the whole test set.
+            all images of the split.
         methods: For each model's label, the method that sets its color; by default its first word.
         baselines: Labels of models trained without a mixture; their outlines are dotted.
+        split: What the images are of: test, or training.
         looks: How each model is drawn; by default chosen for this figure.
         theme: light, dark or inline.
 
@@ -74,7 +76,7 @@ def prediction_curves(
         }
     )
     with rc_context(style(theme)):
-        return _figure(pictures, features, measures or {}, own)
+        return _figure(pictures, features, measures or {}, own, split)
 
 
 def _figure(
@@ -82,6 +84,7 @@ def _figure(
     features: Mapping[str, NDArray[Any]],
     measures: Measures,
     looks: Mapping[str, Look],
+    split: str,
 ) -> Figure:
     rows, columns = len(pictures), len(features)
     names = list(dict.fromkeys(name for values in measures.values() for name in values))
@@ -107,7 +110,8 @@ def _figure(
         cells[0].set_title("\n".join(wrap(shorten(label, 44), 22)))
         cells[-1].set_xlabel("feature, sorted by value", fontsize=8)
     if names:
-        heads = ["test set, mean ± std", *map(measure_name, names)]
+        over = "test set" if split == "test" else f"{split} images"
+        heads = [f"{over}, mean ± std", *map(measure_name, names)]
         _texts(figure.add_subplot(grid[rows, 0]), heads, "left")
         for column, label in enumerate(features, start=1):
             lines = ["", *(_cell(measures.get(label, {}).get(name)) for name in names)]

@@ -15,7 +15,13 @@ from matplotlib.ticker import MaxNLocator
 from unmix.errors import UserError
 from unmix.figures.accuracy import draw_band, note_bands
 from unmix.figures.looks import Look
-from unmix.figures.series import Condition, Metrics, conditions_of, looks_for
+from unmix.figures.series import (
+    Condition,
+    Metrics,
+    conditions_of,
+    looks_for,
+    notes_on_lines,
+)
 from unmix.figures.style import label_ends, message, style
 from unmix.files import read_text
 from unmix.results import RunResults
@@ -102,10 +108,11 @@ def curves(
     )
     own = looks or looks_for(given)
     panels = {"Training loss": loss, "kNN top-1 accuracy (%)": accuracy}
+    recorded = {label: [c.recorded(column) for c in given] for label, column in panels.items()}
     shown = {
         label: found
-        for label, column in panels.items()
-        if (found := {c.name: p for c in given if (p := c.recorded(column).points())})
+        for label, series in recorded.items()
+        if (found := {one.name: p for one in series if (p := one.points())})
     }
     names = {name for found in shown.values() for name in found}
     with rc_context(style(theme)):
@@ -124,7 +131,7 @@ def curves(
         for label, axes in reversed(panel.items()):
             ends = [draw_band(axes, n, points, own[n]) for n, points in shown[label].items()]
             axes.xaxis.set_major_locator(MaxNLocator(nbins=8, integer=True, min_n_ticks=1))
-            note_bands(axes, shown[label].values())
+            note_bands(axes, shown[label].values(), notes_on_lines(recorded[label]))
             label_ends(axes, [end for end in ends if end.text not in labeled])
             labeled |= {end.text for end in ends}
         return figure

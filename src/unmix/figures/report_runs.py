@@ -15,7 +15,7 @@ from unmix.display import (
     value_text,
 )
 from unmix.figures.report_content import Curve, CurveSet, Entry, RunDetails, Table
-from unmix.figures.series import Condition, Series
+from unmix.figures.series import LOSSES, Condition, Series, notes_on_lines
 from unmix.names import in_words, shown
 from unmix.results import Evaluation, RunResults, described, details_in_words
 
@@ -149,6 +149,8 @@ def curve_sets(
 ) -> list[CurveSet]:
     """Accuracy by each protocol that was measured more than once, and the training loss.
 
+    Without times where the runs of a condition were on different hardware.
+
     Args:
         conditions: Runs with their metrics.
         references: Accuracy of what needs no training: name, protocol, percent.
@@ -157,30 +159,44 @@ def curve_sets(
         row.protocol for c in conditions for run in c.runs.values() for row in run.evaluations
     )
     found = []
+    machines = _on_machines(conditions)
     for protocol in protocols:
         title = measure_title(protocol)
-        curves = _curves([_accuracies(c, protocol) for c in conditions])
+        series = [_accuracies(c, protocol) for c in conditions]
+        curves = _curves(series)
         if any(len(curve.epochs) > 1 for curve in curves):
             found.append(
                 CurveSet(
                     f"Accuracy during training, {measure_name(protocol)}",
                     f"{title} top-1 (%)",
                     curves,
-                    "Time is that of training alone, without evaluations.",
+                    " ".join([*machines, *notes_on_lines(series)]),
                     {n: row[protocol] for n, row in (references or {}).items() if protocol in row},
                 )
             )
-    if losses := _curves([c.recorded("loss") for c in conditions]):
+    recorded = [c.recorded("loss") for c in conditions]
+    if losses := _curves(recorded):
         found.append(
             CurveSet(
                 "Course of training",
                 "training loss",
                 losses,
-                "Losses with and without a mixture are sums of different terms: compare their "
-                "course, not their height.",
+                " ".join([LOSSES, *notes_on_lines(recorded)]),
             )
         )
     return found
+
+
+def _on_machines(conditions: Sequence[Condition]) -> list[str]:
+    """What a reader must know of the times of curves."""
+    known = [condition.machines for condition in conditions]
+    if any(len(own) > 1 for own in known):
+        return ["Without times, as runs of one condition were on different hardware."]
+    different = len(frozenset().union(*known)) > 1
+    return [
+        "Time is that of training alone, without evaluations.",
+        *(["The runs were on different hardware: their times do not compare."] * different),
+    ]
 
 
 def _accuracies(condition: Condition, protocol: str) -> Series:
@@ -190,14 +206,17 @@ def _accuracies(condition: Condition, protocol: str) -> Series:
         condition.name,
         dict(sorted({**known.values, **recorded.values}.items())),
         {**known.seconds, **recorded.seconds},
+        condition.machines,
     )
 
 
 def _curves(series: Sequence[Series]) -> list[Curve]:
     found = []
     for one in series:
-        for seed, values in one.values.items():
-            times = one.seconds.get(seed, {})
+        shared = set(one.shared)
+        for seed, own in one.values.items():
+            values = {epoch: value for epoch, value in own.items() if epoch in shared}
+            times = one.seconds.get(seed, {}) if len(one.machines) < 2 else {}
             known = all(epoch in times for epoch in values)
             seconds = [times[epoch] for epoch in values] if known else None
             found.append(Curve(one.name, seed, list(values), list(values.values()), seconds))

@@ -16,6 +16,7 @@ from unmix.figures.looks import Look, looks_of
 from unmix.results import RunResults
 
 __all__ = [
+    "LOSSES",
     "Condition",
     "Metrics",
     "Point",
@@ -23,11 +24,18 @@ __all__ = [
     "conditions_of",
     "joined_over_epochs",
     "looks_for",
+    "notes_on_lines",
     "training_seconds",
 ]
 
 # Column to epoch to value; epochs are counted when complete, so the first is 1.
 Metrics = Mapping[str, Mapping[int, float]]
+
+LOSSES = (
+    "Losses with and without a mixture are sums of different terms: compare their course, not "
+    "their height."
+)
+"""What a reader must know of curves of losses."""
 
 _SETTINGS = ("data", "backbone", "width", "size", "epochs")
 
@@ -57,20 +65,48 @@ class Series:
         name: Of the condition, the same in every figure.
         values: By seed and epoch; only finite values.
         seconds: When an epoch was complete, by seed and epoch, in seconds of training.
+        machines: What the runs were trained on, as far as that is known.
+        joined: Whether each epoch is the end of other runs, and none a part of the course of one.
     """
 
     name: str
     values: Mapping[int, Mapping[int, float]]
     seconds: Mapping[int, Mapping[int, float]] = field(default_factory=dict)
+    machines: frozenset[str] = frozenset()
+    joined: bool = False
+
+    @property
+    def measured(self) -> list[int]:
+        """All epochs that a seed measured."""
+        return sorted({epoch for own in self.values.values() for epoch in own})
+
+    @property
+    def shared(self) -> list[int]:
+        """The epochs that all seeds measured which came as far.
+
+        A mean over one seed at most epochs and over two at every fifth would be a sawtooth.
+        """
+        if self.joined:
+            return self.measured
+        seeds = [own for own in self.values.values() if own]
+        return [e for e in self.measured if all(e in own for own in seeds if max(own) >= e)]
+
+    @property
+    def partial(self) -> bool:
+        """Whether some seeds did not come as far as others."""
+        return not self.joined and len({max(own) for own in self.values.values() if own}) > 1
 
     def points(self, against: str = "epochs") -> list[Point]:
-        """A point for each epoch, over the seeds that measured it.
+        """A point for each epoch that the seeds share.
 
         Args:
-            against: epochs, or time; then epochs whose time is not known are left out.
+            against: epochs, or time; then epochs whose time is not known are left out, and times
+                of different machines have no mean.
         """
-        found = []
-        for epoch in sorted({epoch for own in self.values.values() for epoch in own}):
+        found: list[Point] = []
+        if against == "time" and len(self.machines) > 1:
+            return found
+        for epoch in self.shared:
             seeds = [seed for seed, own in self.values.items() if epoch in own]
             if against == "time":
                 seeds = [seed for seed in seeds if epoch in self.seconds.get(seed, {})]
@@ -107,6 +143,11 @@ class Condition:
         """One of its runs."""
         return next(iter(self.runs.values()))
 
+    @property
+    def machines(self) -> frozenset[str]:
+        """What its runs were trained on, as far as it is known."""
+        return frozenset(run.machine for run in self.runs.values()) - {""}
+
     def accuracies(self, protocol: str, last: bool = False) -> Series:
         """Top-1 accuracy in percent.
 
@@ -119,7 +160,7 @@ class Condition:
             for seed, run in self.runs.items()
             if (rows := run.of(protocol))
         }
-        return Series(self.name, values, {seed: self._seconds(seed) for seed in values})
+        return Series(self.name, values, {s: self._seconds(s) for s in values}, self.machines)
 
     def recorded(self, column: str) -> Series:
         """A column of `metrics.csv`; kNN and linear accuracies are completed by the results."""
@@ -130,7 +171,7 @@ class Condition:
             own |= {row.epoch: row.top1 for row in self.runs[seed].of(column)}
             if known := {epoch: v for epoch, v in sorted(own.items()) if math.isfinite(v)}:
                 values[seed] = known
-        return Series(self.name, values, {seed: self._seconds(seed) for seed in values})
+        return Series(self.name, values, {s: self._seconds(s) for s in values}, self.machines)
 
     def _seconds(self, seed: int) -> dict[int, float]:
         run = self.runs[seed]
@@ -235,6 +276,17 @@ def looks_for(conditions: Sequence[Condition]) -> dict[str, Look]:
     return looks_of({c.name: (c.first.method, c.first.mixture) for c in conditions})
 
 
+def notes_on_lines(series: Iterable[Series]) -> list[str]:
+    """What a reader must know of lines whose seeds did not all measure the same epochs."""
+    every = list(series)
+    notes = []
+    if any(len(one.shared) < len(one.measured) for one in every):
+        notes.append("Lines are at the epochs that all seeds measured.")
+    if any(one.partial for one in every):
+        notes.append("A line goes on with fewer seeds where others end.")
+    return notes
+
+
 def joined_over_epochs(
     conditions: Sequence[Condition], protocol: str, against: str = "epochs"
 ) -> list[tuple[Condition, Series]]:
@@ -259,7 +311,7 @@ def joined_over_epochs(
     for name, members in curves.items():
         joined = _joined(name, members, protocol)
         xs = [point.x for point in joined.points(against)]
-        if len(members) > 1 and xs == sorted(xs):
+        if len(members) > 1 and xs and xs == sorted(xs):
             found.append((members[0], joined))
         else:
             found += [(member, member.accuracies(protocol)) for member in members]
@@ -277,4 +329,5 @@ def _joined(name: str, members: Sequence[Condition], protocol: str) -> Series:
             seconds.setdefault(seed, {}).update(
                 {e: own_seconds[e] for e in own if e in own_seconds}
             )
-    return Series(name, values, seconds)
+    machines = frozenset(machine for member in members for machine in member.machines)
+    return Series(name, values, seconds, machines, joined=True)

@@ -56,22 +56,26 @@ def _epoch(item: tuple[str, float]) -> int:
 def course_rows(found: StudyResults) -> tuple[list[str], list[list[str]]]:
     """Headings and rows of a table of accuracies by epoch, of at most `MOST_ROWS` epochs.
 
-    A column is a condition by a measure; a condition without a course has none.
+    A column is a condition by a measure; a condition without a course has none. A mean is over the
+    same seeds at each epoch: those that some seeds lack are left out.
 
     Returns:
         Two empty lists if no cell has a course.
     """
-    columns: dict[str, dict[int, list[float]]] = {}
-    for protocol in found.study.protocols:
-        for name in found.study.conditions:
-            by_epoch: dict[int, list[float]] = {}
-            for own in courses(found.of(name), protocol).values():
-                for epoch, value in own.items():
-                    by_epoch.setdefault(epoch, []).append(value)
-            if by_epoch:
-                columns[f"{name}, {measure_name(protocol)}"] = by_epoch
-    if not columns:
+    known = {
+        f"{name}, {measure_name(protocol)}": own
+        for protocol in found.study.protocols
+        for name in found.study.conditions
+        if (own := list(courses(found.of(name), protocol).values()))
+    }
+    if not known:
         return [], []
+    unlike = len(set(map(len, known.values()))) > 1
+    columns = {}
+    for title, seeds in known.items():
+        shared = set.intersection(*map(set, seeds))
+        of = f" ({counted(len(seeds), 'seed')})" if unlike else ""
+        columns[title + of] = {e: [own[e] for own in seeds] for e in shared}
     epochs = sorted({epoch for values in columns.values() for epoch in values})
     rows = [
         [str(epoch), *(percents(values.get(epoch, [])) for values in columns.values())]

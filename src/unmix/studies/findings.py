@@ -10,8 +10,9 @@ import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
+from unmix.busy import machine_of
 from unmix.display import (
     DASH,
     Answer,
@@ -275,14 +276,6 @@ class Findings:
         return rows
 
 
-def machine_of(hardware: Mapping[str, Any]) -> str:
-    """What a run was trained on, in a line; runs with the same are compared by their time."""
-    if gpu := hardware.get("gpu"):
-        return str(gpu)
-    cpu = hardware.get("cpu")
-    return "" if cpu is None else f"{cpu}, {counted(int(hardware.get('threads') or 1), 'thread')}"
-
-
 def _cost_cells(one: Measured, cheapest: float) -> list[TableCell]:
     """Epochs, forward-equivalents, cost and time of a condition."""
     epochs = sorted(set(one.epochs))
@@ -292,8 +285,14 @@ def _cost_cells(one: Measured, cheapest: float) -> list[TableCell]:
         TableCell(", ".join(map(str, epochs)) or DASH, epochs[0] if len(epochs) == 1 else None),
         TableCell(DASH if each is None else f"{each:.1f}", each),
         TableCell(DASH if share is None else ratio(share), share),
-        TableCell(DASH if time is None else duration(time) + BUSY * (one.busy > 0), time),
+        TableCell(DASH if time is None else duration(time) + _marks(one), time),
     ]
+
+
+def _marks(one: Measured) -> str:
+    """Behind the median of times that do not compare."""
+    machines = len(one.machines - {""})
+    return (f" ({machines} machines)" if machines > 1 else "") + BUSY * (one.busy > 0)
 
 
 def _seeds(one: Measured) -> TableCell:

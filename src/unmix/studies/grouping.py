@@ -14,7 +14,7 @@ from unmix.display import measure_name, value_text
 from unmix.errors import UserError
 from unmix.results import Evaluation, RunResults, is_transfer, protocols_of
 from unmix.rows import settings_of
-from unmix.studies.findings import Findings, Measured, machine_of
+from unmix.studies.findings import Findings, Measured
 from unmix.studies.image_by_image import other_images, single_runs
 from unmix.studies.naming import Named, by_augmentation, differing, names_of
 
@@ -214,7 +214,7 @@ class GroupedRuns:
             epochs=[run.results.epochs for run in group.runs.values()],
             seconds=[float(s) for s in seconds if isinstance(s, int | float)],
             busy=sum(run.results.busy is not None for run in ended),
-            machines=frozenset(machine_of(run.results.hardware) for run in ended),
+            machines=frozenset(run.results.machine for run in ended),
             forward_equivalents=self.cost_of(first),
             images=steps * batch if steps and batch else None,
             running=len(group.runs) - len(ended),

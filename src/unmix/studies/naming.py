@@ -15,7 +15,7 @@ from unmix.config.settings import Settings
 from unmix.display import value_text
 from unmix.errors import UserError
 
-__all__ = ["Named", "by_augmentation", "differing", "names_of", "setting_in_words"]
+__all__ = ["Named", "by_augmentation", "differing", "names_of", "setting_in_words", "texts_of"]
 
 # Settings in a name; a table of those that differ has the others.
 _MOST = 4
@@ -65,10 +65,22 @@ def names_of(conditions: Sequence[Named]) -> list[str]:
         elif len(words) > _MOST and len(labels) > 1 and _alone(one, conditions):
             words = [*words[:_MOST], f"{len(words) - _MOST} more"]
         names.append(", ".join([*([one.label] if len(labels) > 1 else []), *words]))
-    return [
-        name if names.count(name) == 1 and name else _in_full(one, conditions, keys)
-        for name, one in zip(names, conditions, strict=True)
-    ]
+    for digits in (False, True):  # all digits alone tell 0.12345 from 0.123451
+        names = [
+            name if names.count(name) == 1 and name else _in_full(one, conditions, keys, digits)
+            for name, one in zip(names, conditions, strict=True)
+        ]
+    # A setting that only some of them have is in no name.
+    before = [names[:i].count(name) for i, name in enumerate(names)]
+    return [f"{name} ({n + 1})" if n else name for name, n in zip(names, before, strict=True)]
+
+
+def texts_of(values: Sequence[Any], key: str) -> list[str]:
+    """The values of a setting, with all digits where a rounded one would look like another."""
+    texts = [value_text(value, key) for value in values]
+    if len(set(texts)) == len({str(value) for value in values}):
+        return texts
+    return [value_text(value if value is None else str(value)) for value in values]
 
 
 def differing(conditions: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
@@ -182,8 +194,13 @@ def _usual(method: str, data: str) -> Mapping[str, Any]:
     return {key: value for key, value in flat.items() if key not in ("data", "limit", "size")}
 
 
-def _in_full(one: Named, conditions: Sequence[Named], keys: Sequence[str]) -> str:
+def _in_full(one: Named, conditions: Sequence[Named], keys: Sequence[str], digits: bool) -> str:
     """Everything that differs, for a name that would not be the only one of its kind."""
     own = [key for key in keys if key in one.settings and key not in ("method", "mixture")]
-    words = [_word(key, one) for key in own if _differs(key, conditions)]
+    words = [
+        setting_in_words(key, str(value) if digits and value not in (None, (), []) else value)
+        for key in own
+        if _differs(key, conditions)
+        for value in [one.settings[key]]
+    ]
     return ", ".join([one.label, *words])

@@ -80,6 +80,7 @@ def over_rows(results: StudyResults) -> list[OverRows]:
     levels = list(dict.fromkeys(level for _, level in placed.values()))
     if len(rows) < 2 or len(levels) < 2:
         return []
+    reference = _reference(results, placed) or levels[0]
     varied = [title for i, title in enumerate(_ROWS.values()) if len({row[i] for row in rows}) > 1]
     found = []
     for protocol in results.study.protocols:
@@ -94,22 +95,51 @@ def over_rows(results: StudyResults) -> list[OverRows]:
                     for level, values in accuracies.items()
                 }
         if table:
-            ranks = mean_ranks(table, levels[0])
-            found.append(OverRows(" and ".join(varied), protocol, levels[0], ranks))
+            ranks = mean_ranks(table, reference)
+            found.append(OverRows(" and ".join(varied), protocol, reference, ranks))
     return found
+
+
+def _reference(
+    results: StudyResults, placed: Mapping[str, tuple[tuple[str, ...], str]]
+) -> str | None:
+    """The level that the study compares the others with, within rows; None without one."""
+    pairs = [pair for own in results.study.comparisons.values() for pair in own]
+    found = {placed[b][1] for a, b in pairs if placed[a][0] == placed[b][0]}
+    return found.pop() if len(found) == 1 else None
 
 
 def _placed(results: StudyResults) -> dict[str, tuple[tuple[str, ...], str]]:
-    """For each condition its row, and the name of its level within the row."""
+    """For each condition its row, and the name of its level within the row.
+
+    Crossed conditions are named by their levels, of which those of the row are left out: the words
+    of its settings, and the places of the names that are one text within each row, as where
+    methods were given names.
+    """
     study = results.study
-    flat = {name: study.stated(name) for name in study.conditions}
-    found = {}
-    for name, settings in flat.items():
-        row = tuple(str(settings.get(key, "")) for key in _ROWS)
-        # Crossed conditions are named by their levels; those of the row are in `row` already.
-        parts = [part for part in name.split(", ") if part not in (*row, *_named(row))]
-        found[name] = (row, ", ".join(parts))
-    return found
+    rows = {
+        name: tuple(str(study.stated(name).get(key, "")) for key in _ROWS)
+        for name in study.conditions
+    }
+    parts = {name: name.split(", ") for name in rows}
+    of_rows: set[int] = set()
+    if len(set(map(len, parts.values()))) == 1:
+        for place, texts in enumerate(zip(*parts.values(), strict=True)):
+            if len(set(zip(rows.values(), texts, strict=True))) == len(set(rows.values())) and (
+                len(set(texts)) > 1
+            ):
+                of_rows.add(place)
+    return {
+        name: (
+            row,
+            ", ".join(
+                part
+                for place, part in enumerate(parts[name])
+                if place not in of_rows and part not in (*row, *_named(row))
+            ),
+        )
+        for name, row in rows.items()
+    }
 
 
 def _named(row: tuple[str, ...]) -> list[str]:

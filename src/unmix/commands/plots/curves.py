@@ -11,13 +11,15 @@ from unmix.commands.conditions import conditions_drawn, grouped
 from unmix.commands.plots.drawn import Drawn, Request
 from unmix.commands.plots.opened import checked_folders
 from unmix.commands.reading import read_runs, short_names
+from unmix.commands.unlike import on_machines, unlike
 from unmix.display import measure_title
 from unmix.errors import UserError, check_choice
 from unmix.figures.accuracy import accuracy_against_epochs, accuracy_against_time
 from unmix.figures.progress import curves
-from unmix.figures.series import Condition, Series
+from unmix.figures.series import LOSSES, Condition, Series, joined_over_epochs, notes_on_lines
 from unmix.figures.widths import inches
 from unmix.results import RunResults, protocols_of
+from unmix.studies.grouping import GroupedRuns
 
 __all__ = ["accuracy", "knn", "loss"]
 
@@ -25,7 +27,7 @@ __all__ = ["accuracy", "knn", "loss"]
 def accuracy(request: Request) -> Drawn:
     """Top-1 accuracy against epochs or time."""
     against = check_choice("against", request.option("against", "epochs"), ("epochs", "time"))
-    conditions, results = _conditions(request)
+    conditions, results, groups = _conditions(request)
     known = protocols_of(results)
     if not known:
         raise UserError(
@@ -38,9 +40,16 @@ def accuracy(request: Request) -> Drawn:
     figure = draw(conditions, protocol, theme=request.theme)
     figure.set_figwidth(inches(request.width))
     series = [condition.accuracies(protocol) for condition in conditions]
+    notes = on_machines(groups) if against == "time" else []
     if against == "time" and not any(each.points("time") for each in series):
-        raise UserError(f"{request.runs[0]}: has no training times; plot against epochs.")
-    caption = f"{measure_title(protocol)} top-1 accuracy."
+        why = "runs of one condition on different hardware" if notes else "no training times"
+        raise UserError(f"{request.runs[0]}: has {why}; plot against epochs.")
+    for note in (*notes, *unlike(groups, [protocol])):
+        request.say(note)
+    lines = [each for _, each in joined_over_epochs(conditions, protocol, against)]
+    caption = " ".join([f"{measure_title(protocol)} top-1 accuracy.", *notes_on_lines(lines)])
+    if gone := [each.name for each in lines if notes and len(each.machines) > 1]:
+        caption += f" Without a line, as runs were on different hardware: {'; '.join(gone)}."
     return Drawn(figure, *_table(series, "top1_percent"), caption)
 
 
@@ -55,7 +64,7 @@ def knn(request: Request) -> Drawn:
 
 
 def _recorded(request: Request, column: str, accuracy: str, percent: bool) -> Drawn:
-    conditions, _ = _conditions(request)
+    conditions, _, groups = _conditions(request)
     series = [condition.recorded(column) for condition in conditions]
     if not any(each.values for each in series):
         what = "kNN accuracy; measure it by unmix knn" if percent else "loss in its metrics.csv"
@@ -77,17 +86,14 @@ def _recorded(request: Request, column: str, accuracy: str, percent: bool) -> Dr
     ]
     figure = curves(only, loss="loss", accuracy=accuracy, theme=request.theme)
     figure.set_figwidth(inches(request.width))
-    caption = (
-        "kNN top-1 accuracy."
-        if percent
-        else "Losses with and without a mixture are sums of different terms: compare their course, "
-        "not their height."
-    )
+    for note in unlike(groups, ["knn"]) if percent else ():
+        request.say(note)
+    caption = " ".join(["kNN top-1 accuracy." if percent else LOSSES, *notes_on_lines(series)])
     return Drawn(figure, *_table(series, "top1_percent" if percent else "loss"), caption)
 
 
-def _conditions(request: Request) -> tuple[list[Condition], list[RunResults]]:
-    """The conditions of the runs, named as in the report, and the runs' results."""
+def _conditions(request: Request) -> tuple[list[Condition], list[RunResults], GroupedRuns]:
+    """The conditions of the runs, named as in the report, the runs' results, and their groups."""
     folders = checked_folders(request.runs)
     names = short_names([str(path.resolve()) for path in folders])
     known = {names[str(path.resolve())]: path for path in folders}
@@ -105,10 +111,11 @@ def _conditions(request: Request) -> tuple[list[Condition], list[RunResults]]:
                 f"({results[0].data}), and their curves do not compare; give runs on the same data."
             )
     notes: list[str] = []
-    conditions = conditions_drawn(grouped(known, results), notes)
-    for note in notes:
+    groups = grouped(known, results)
+    conditions = conditions_drawn(groups, notes)
+    for note in (*groups.repeated, *notes):
         request.say(note)
-    return conditions, results
+    return conditions, results, groups
 
 
 def _table(series: Sequence[Series], value: str) -> tuple[list[str], list[list[Any]]]:

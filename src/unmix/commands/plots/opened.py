@@ -13,7 +13,8 @@ from torch import Tensor
 
 from unmix.commands.finished import FinishedRun, Say, say_skipped
 from unmix.commands.plots.drawn import Request
-from unmix.commands.predictions import spread_over_classes
+from unmix.commands.predictions import split_word, spread_over_classes
+from unmix.commands.reading import short_names
 from unmix.data import ImageSet
 from unmix.data.fingerprint import Fingerprint, fingerprint
 from unmix.display import run_label
@@ -84,8 +85,7 @@ class Images:
     @property
     def words(self) -> str:
         """Such as "test images of photos"."""
-        split = "test" if self.test.split == "test" else "training"
-        return f"{split} images of {shown(self.test.name)}"
+        return f"{split_word(self.test.split)} images of {shown(self.test.name)}"
 
 
 def checked_folders(runs: Sequence[Path], *, alone: bool = False) -> list[Path]:
@@ -137,9 +137,12 @@ def labels_of(folders: Sequence[Path]) -> list[str]:
         for name, seed in zip(names, seeds, strict=True)
     ]
     again = Counter(with_seed)
+    # The same folder name in two places would be one label, and one of the runs lost.
+    paths = [str(folder.resolve()) for folder in folders]
+    short = short_names(paths)
     return [
-        f"{name} ({shown(folder.name)})" if again[name] > 1 else name
-        for name, folder in zip(with_seed, folders, strict=True)
+        f"{name} ({short[path]})" if again[name] > 1 else name
+        for name, path in zip(with_seed, paths, strict=True)
     ]
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from unmix.commands.plots.drawn import Drawn, Request
 from unmix.commands.plots.opened import images_of, open_runs
-from unmix.commands.predictions import check_positive, spread_over_classes
+from unmix.commands.predictions import check_positive, split_word, spread_over_classes
 from unmix.data import read_uint8
 from unmix.errors import UserError
 from unmix.evaluation import softness_summary
@@ -20,7 +20,7 @@ _LEAST = 5.0  # inches
 
 
 def predicted(request: Request) -> Drawn:
-    """Sorted feature values of a few test images, and measures over all."""
+    """Sorted feature values of a few images, of the test set if there is one; measures over all."""
     if len(request.runs) > 1 and inches(request.width) < _LEAST:
         raise UserError(
             "a column is too narrow for more than one run; leave it out.", parameter="width"
@@ -47,6 +47,7 @@ def predicted(request: Request) -> Drawn:
         {label: softness_summary(found.features) for label, found in measured.items()},
         methods={label: own.run.method for label, own in settings.items()},
         baselines=[label for label, own in settings.items() if own.mixture.name == "none"],
+        split=split_word(images.test.split),
         theme=request.theme,
     )
     figure.set_figwidth(inches(request.width))

@@ -92,7 +92,11 @@ def results_of(
             **record.changes,
             **extensions(folder, settings),
         },
-        "hardware": {**hardware(parts.machine.device), "precision": parts.machine.precision},
+        "hardware": {
+            **hardware(parts.machine.device),
+            "devices": settings.machine.processes,
+            "precision": parts.machine.precision,
+        },
         "versions": versions(),
     }
 
