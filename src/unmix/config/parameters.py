@@ -49,7 +49,9 @@ def parameters_of(function: Any, documented: Any = None) -> dict[str, Parameter]
     found = {}
     for parameter in inspect.signature(function).parameters.values():
         name, required = parameter.name, parameter.default is parameter.empty
-        usual = type(parameter.default) if isinstance(parameter.default, bool | int | float) else str
+        usual = (
+            type(parameter.default) if isinstance(parameter.default, bool | int | float) else str
+        )
         kind = Kind.of(hints.get(name, usual))
         if parameter.kind is parameter.VAR_POSITIONAL:
             kind = replace(kind, base=str, count=None)
@@ -65,7 +67,7 @@ def parameters_of(function: Any, documented: Any = None) -> dict[str, Parameter]
 
 
 def _hints(function: Any) -> dict[str, Any]:
-    """The annotations of a function; without those whose names it imports for type checkers only."""
+    """The annotations of a function, but for names that it imports for type checkers alone."""
     with suppress(NameError):
         return get_type_hints(function)
     found = {}
