@@ -38,7 +38,10 @@ ALLOWED = {
     "methods": {"negatives", "losses", "clustering", "memory", "momentum", "backbones"},
     "encoding": {"backbones", "methods", "credit", "mixtures"},
     "memory_update": {"methods", "credit"},
-    "step": {"encoding", "memory_update", "backbones", "methods", "credit", "mixtures"},
+    "step": {
+        "step_mixture", "encoding", "memory_update", "backbones", "methods", "credit", "mixtures",
+    },
+    "step_mixture": {"together", "methods", "credit", "mixtures"},
     "together": {"methods", "credit", "mixtures", "backbones"},
     "stepper": {"step", "together", "methods", "credit", "mixtures", "config"},
     "data": {"files"},

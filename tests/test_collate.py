@@ -10,7 +10,16 @@ from torch.utils.data import DataLoader
 from torchvision import tv_tensors
 from torchvision.transforms import v2
 
-from unmix import DrawnBatch, GlobalMixture, ImageMixture, MixedBatch, UnMix, UserError, shared_loss
+from unmix import (
+    DrawnBatch,
+    GlobalMixture,
+    ImageMixture,
+    MixedBatch,
+    ScaleMix,
+    UnMix,
+    UserError,
+    shared_loss,
+)
 
 N, SHAPE = 8, (3, 6, 6)
 
@@ -102,6 +111,23 @@ def test_a_batch_is_not_collated_again():
     torch.testing.assert_close(MixedBatch()(batch[0]).draw.shares, draw.shares)
 
 
+def test_a_list_that_is_collated_already_is_a_batch():
+    images, labels = torch.rand(N, *SHAPE), torch.arange(N)
+    for given in ([images, labels], [images]):
+        drawn = MixedBatch()(given)
+        assert drawn.batch is given
+        assert drawn.draw.owners.shape == (N, 2)
+
+
+def test_a_draw_of_several_views_does_not_leave_the_first_one_as_it_is():
+    images = torch.rand(2, N, *SHAPE)
+    for mixture in (ScaleMix(), UnMix(pairing="second_view")):
+        draw = MixedBatch(mixture)(images[0]).draw
+        with pytest.raises(UserError, match="others: this mixture is of several views"):
+            draw.apply(images[0])
+        assert draw.apply(images[0], [images[1]]).shape == images[0].shape
+
+
 def test_torchvision_images_and_uint8_images():
     images = tv_tensors.Image(torch.randint(256, (N, *SHAPE), dtype=torch.uint8))
     assert same(MixedBatch()(list(images)), MixedBatch()(images.as_subclass(torch.Tensor)))
@@ -170,8 +196,13 @@ class ByFeatures:
         (lambda: MixedBatch(ByFeatures()), "draw in the training loop"),
         (lambda: MixedBatch()([("a.png", 1)]), "no image tensor"),
         (lambda: MixedBatch()([torch.rand(SHAPE)]), "at least 2 images in a batch, not 1"),
+        (
+            lambda: MixedBatch()([torch.rand(2, *SHAPE)] * 6),
+            r"each of 6 samples has a tensor \(2, 3, 6, 6\); give its views as a tuple",
+        ),
+        (lambda: MixedBatch()([(torch.rand(2, *SHAPE), 1)] * 6), "each of 6 samples has a tensor"),
     ],
-    ids=["class", "word", "features", "no image", "one image"],
+    ids=["class", "word", "features", "no image", "one image", "stacked views", "and a label"],
 )
 def test_invalid_arguments_are_one_line_errors(make, says):
     with pytest.raises(UserError, match=says) as caught:

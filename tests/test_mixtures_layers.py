@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import warnings
+from functools import partial
 
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
-from unmix.backbones import HalfEncoders, build
+import unmix
+from unmix.backbones import HalfEncoders, build, checkpoint_activations
 from unmix.errors import UserError
 from unmix.methods import CMC, MoCo
 from unmix.mixtures import ManifoldMixture, UnMix, mixed_at
@@ -248,3 +251,72 @@ def test_an_output_that_is_no_tensor_is_told():
         mixed_at(method, "f", draw),
     ):
         method.query(X)
+
+
+class Blocks(nn.Module):
+    """Three residual blocks, which PyTorch's checkpointing may go through."""
+
+    def __init__(self, reentrant: bool | None) -> None:
+        super().__init__()
+        self.blocks = nn.Sequential(*(nn.Linear(8, 8) for _ in range(3)))
+        self.reentrant = reentrant
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.reentrant is None:
+            return self.blocks(x)
+        given = x.requires_grad_()
+        return checkpoint(self.blocks, given, use_reentrant=self.reentrant)
+
+
+@pytest.mark.parametrize("reentrant", [True, False])
+def test_a_layer_that_the_backward_pass_computes_again_is_refused(reentrant: bool) -> None:
+    """Its gradients would be those of features without the mixture."""
+    draw = ManifoldMixture("blocks.1").draw((4, 3, 8, 8), torch.Generator().manual_seed(0))
+    network, x = Blocks(reentrant), torch.randn(4, 8)
+    with (
+        pytest.raises(
+            UserError, match=r"'blocks\.1' lies in blocks whose activations are computed"
+        ),
+        mixed_at(network, "blocks.1", draw),
+    ):
+        network(x)
+    plain = Blocks(None)
+    plain.load_state_dict(network.state_dict())
+    outputs = []
+    for each in (network, plain):
+        with torch.no_grad(), mixed_at(each, "blocks.1", draw):  # nothing is computed again
+            outputs.append(each(x))
+
+    def whole(given: Tensor) -> Tensor:
+        with mixed_at(plain, "blocks.1", draw):
+            return plain(given)
+
+    outputs.append(checkpoint(whole, x, use_reentrant=reentrant))  # the mixture again
+    for output in outputs[1:]:
+        torch.testing.assert_close(output, outputs[0])
+
+
+@pytest.mark.parametrize(
+    ("name", "layer", "fits"),
+    [
+        ("timm:vit_tiny_patch16_224", "blocks.5", False),
+        ("resnet10", "layer2.0.conv1", False),
+        ("resnet10", "layer2", True),
+        ("resnet10", "layer2.0", True),
+    ],
+)
+def test_a_layer_within_checkpointed_blocks_is_refused_before_a_step(
+    name: str, layer: str, fits: bool
+) -> None:
+    options = {"size": 32, "patch": 8} if name.startswith("timm") else {"size": 32, "width": 0.25}
+    method = unmix.SimSiam(build(name, **options), dim=8, hidden=8, predictor_hidden=4)
+    make = partial(
+        unmix.Stepper, method, steps_per_epoch=1, epochs=1, mixture=ManifoldMixture(layer)
+    )
+    make()
+    checkpoint_activations(method.backbone)
+    if fits:
+        make()([torch.randn(4, 3, 32, 32)] * 2).backward()
+        return
+    with pytest.raises(UserError, match=f"layer: '{layer}' lies in blocks"):
+        make()

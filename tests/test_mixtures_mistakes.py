@@ -78,6 +78,10 @@ def test_what_is_no_draw_or_no_loss_is_named():
         (lambda: unmix.Cutout().draw(X[0].shape), r"shape: \(3, 8, 8\); a draw is for a batch"),
         (lambda: unmix.mixup(X.numpy()), "images: ndarray; give a tensor"),
         (lambda: unmix.UnMix().draw(X.shape).apply(X.numpy()), "a tensor .* not to ndarray"),
+        (
+            lambda: unmix.UnMix().draw(X.shape).apply(X, X),
+            r"others: is a list of views, .*view\]",
+        ),
         (lambda: unmix.mix(X, unmix.UnMix), "operator: UnMix is no mixture; .* unmix.UnMix()"),
         (lambda: unmix.mix(X, unmix.Cutout()), "operator: Cutout is of image space"),
         (lambda: unmix.mix(X, unmix.ScaleMix()), r"operator: ScaleMix\(\) as given needs further"),
@@ -103,3 +107,12 @@ def test_a_fixed_lambda_is_a_distribution():
     draw = unmix.MixUp(weight=unmix.Weight("uniform", low=0.3, high=0.3)).draw(X.shape)
     torch.testing.assert_close(draw.weight, torch.full((6,), 0.3))
     assert unmix.GridMix(cells=np.int64(2)).cells == 2  # numbers of NumPy are numbers
+
+
+def test_masks_are_mixed_where_most_of_the_weight_is():
+    """By the draw that mixed their images; PyTorch has no limits of bool."""
+    draw = unmix.MixUp(weight=unmix.Weight("uniform", low=0.7, high=0.7)).draw(X.shape)
+    mask = X[:, :1] > 0
+    assert torch.equal(draw.apply(mask), mask)
+    box = unmix.CutMix().draw(X.shape)
+    assert torch.equal(box.apply(mask), box.apply(mask.float()) > 0.5)

@@ -466,14 +466,16 @@ def test_a_mixture_of_ones_own_views_is_all_ones_own(operator):
     assert torch.equal(draw.weight, torch.ones(5))
     assert draw.shares.tolist() == [[1, 0]] * 5
     assert not draw.per_sample
-    assert torch.equal(draw.apply(x), x)
+    with pytest.raises(UserError, match="others: this mixture is of several views of an image"):
+        draw.apply(x)
     mixed = draw.apply(x, others)
     changed = [view.clone() for view in others]
     for view in changed:
         view[2] += 1
     moved = (draw.apply(x, changed) != mixed).flatten(1).any(dim=1)
     assert not moved[[0, 1, 3, 4]].any()
-    assert draw.resized(4, 4).apply(x[:, :, :4, :4]).shape == (5, 3, 4, 4)
+    small = [view[:, :, :4, :4] for view in (x, *others)]
+    assert draw.resized(4, 4).apply(small[0], small[1:]).shape == (5, 3, 4, 4)
 
 
 def test_scalemix_pastes_a_box_of_the_second_crop():

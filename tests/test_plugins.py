@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import runpy
+import subprocess
 import sys
+import textwrap
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +20,9 @@ from docsite import ROOT
 from test_docs_code import blocks
 from unmix import UserError, plugins
 from unmix.cli import main, parse_pretrain
+from unmix.config import GROUPS, Settings
 from unmix.config.catalog import catalog
+from unmix.config.parameters import parameters_of
 from unmix.config.saved import checked_settings
 from unmix.mixtures import IMAGE_SPACE, MIXTURES
 from unmix.studies.cells import code_of, same_code
@@ -95,6 +100,8 @@ def test_a_registered_method_steps_and_has_its_options(tmp_path, code, monkeypat
         (lambda: unmix.register_method("My-Own", unmix.MoCo), "small letters"),
         (lambda: unmix.register_method("mine", unmix.UnMix), "no class of unmix.Method"),
         (lambda: unmix.register_method("mine", unmix.Method), "lacks .*compare.*query.*targets"),
+        (lambda: unmix.register_method(3, unmix.MoCo), "name: 3; use small letters"),
+        (lambda: unmix.register_mixture("mine", unmix.MixUp, no=1), "fixed: MixUp: .* 'no'"),
         (lambda: unmix.register_mixture("fmix", unmix.FMix), "name: 'fmix' is one of unmix's own"),
         (lambda: unmix.register_mixture("mine", unmix.Cutout), "unmix.mixtures.MixtureOperator"),
         (
@@ -107,6 +114,104 @@ def test_what_cannot_be_registered_is_told(call, says):
     with pytest.raises(UserError, match=says):
         call()
     assert "mine" not in unmix.METHODS.keys() | MIXTURES.keys() | IMAGE_SPACE.keys()
+
+
+def method_with(arguments: str, before: str = "") -> Any:
+    """A whole method whose constructor has these arguments beside the backbone."""
+    text = f"""
+        {before}
+        class Mine(unmix.MoCo):
+            def __init__(self, backbone: nn.Module, {arguments}) -> None:
+                super().__init__(backbone, 8)
+    """
+    names: dict[str, Any] = {"unmix": unmix, "nn": torch.nn, "__name__": __name__}
+    exec(textwrap.dedent(text), names)
+    return names["Mine"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        ("*, seed: int = 7", "kind: seed of Mine is a setting of every run"),
+        ("*, momentum: float = 0.9", "call it another name, such as own_momentum"),
+        ("*, extend: bool = False", "extend of Mine is a setting of every run"),
+        ("classes: int", "kind: classes of Mine has no default"),
+        ("*, sizes: dict = {}", r"kind: sizes=\{\} of Mine is of no type that a setting has"),
+        ("*, act=None", "act=None of Mine is of no type"),
+    ],
+)
+def test_arguments_of_a_method_that_a_run_would_not_give_are_told(arguments: str, says: str):
+    with pytest.raises(UserError, match=says) as caught:
+        unmix.register_method("mine", method_with(arguments))
+    assert "\n" not in str(caught.value)
+    assert "mine" not in unmix.METHODS
+
+
+def test_no_method_of_the_package_has_a_setting_of_every_run():
+    every = {name for group in GROUPS.values() for name in parameters_of(group)}
+    for name, entry in catalog().methods.items():
+        assert not every & set(entry.parameters), name
+
+
+@pytest.mark.parametrize(
+    "options",
+    ["dim=16, flag=False, ratio=0.5, word='a'", "dim: int = 16, flag: Missing = False, ratio=0.5"],
+    ids=["no annotations", "one of a name for type checkers alone"],
+)
+def test_the_type_of_an_option_without_annotation_is_that_of_its_default(options: str):
+    unmix.register_method(
+        "mine", method_with(f"*, {options}", "from __future__ import annotations")
+    )
+    usual = Settings.of({"method": "mine"}).method
+    again = Settings.of(Settings.of({"method": "mine"}).flat()).method
+    assert again == usual
+    assert [type(value) for value in again.values()] == [int, bool, float, str][: len(again)]
+    assert Settings.of({"method": "mine", "flag": True, "dim": 8}).method["flag"] is True
+
+
+def test_a_method_and_a_mixture_of_one_name_are_two(tmp_path, code, monkeypatch):
+    parts = loaded(tmp_path, code, monkeypatch)
+    unmix.register_mixture("simsiam", parts.Checkerboard)
+    with pytest.raises(UserError, match="name: 'simsiam' is one of unmix's own"):
+        unmix.register_method("simsiam", parts.TinySiam)
+    unmix.register_method("fmix", parts.TinySiam)
+    with pytest.raises(UserError, match="name: 'fmix' is one of unmix's own"):
+        unmix.register_mixture("fmix", parts.Checkerboard)
+
+
+def child_knows(name: str) -> bool:
+    lines = "from unmix.plugins import load\nload()\nfrom unmix.methods import METHODS\n"
+    found = subprocess.run(
+        [sys.executable, "-c", lines + f"print({name!r} in METHODS)"],
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    return found.stdout.strip() == "True"
+
+
+def test_processes_import_what_registers_and_not_where_the_class_is(tmp_path, code, monkeypatch):
+    """A package registers a class of one of its modules; a script one of a file: it is refused."""
+    models = code.partition("unmix.register_method")[0]
+    package = tmp_path / "my_parts_package"
+    package.mkdir()
+    (package / "models.py").write_text(models)
+    (package / "__init__.py").write_text(
+        "import unmix\nfrom .models import TinySiam\nunmix.register_method('packed', TinySiam)\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    module = importlib.import_module("my_parts_package")
+    plugins.check_known_to_processes(["packed"])
+    assert os.environ[plugins.ENVIRONMENT] == str(package / "__init__.py")
+    assert child_knows("packed")
+    before = plugins.sources_of(["packed"])
+    for file in ("models.py", "__init__.py"):
+        text = (package / file).read_text()
+        (package / file).write_text(text + "# changed\n")
+        assert plugins.sources_of(["packed"]) != before
+        (package / file).write_text(text)
+    script = "import unmix\nunmix.register_method('tiny', kind)\n"
+    exec(compile(script, "script", "exec"), {"__name__": "__main__", "kind": module.TinySiam})
+    with pytest.raises(UserError, match="tiny: TinySiam is registered by this script or notebook"):
+        plugins.check_known_to_processes(["tiny"])
 
 
 def test_files_that_cannot_be_read_are_told(tmp_path, monkeypatch):

@@ -67,7 +67,7 @@ def test_each_has_a_draw_and_further_views_of_its_own(monkeypatch: pytest.Monkey
     views = [*views_of(method), torch.zeros(N, 3, 16, 16), torch.ones(N, 3, 16, 16)]
     second = UnMix(pairing="second_view")
     mixing = [(each, RULES["unmix"]) for each in (second, UnMix(), second)]
-    monkeypatch.setattr("unmix.step.world_size", lambda: 2)
+    monkeypatch.setattr("unmix.step_mixture.world_size", lambda: 2)
     own, mixtures = with_mixtures(method, views, mixing, seed=0, step=3)
     assert len(own) == 2
     assert [len(each.others) for each in mixtures] == [1, 0, 1]

@@ -293,6 +293,15 @@ def test_invalid_arguments_are_named():
         ),
         (lambda: Views(EVERYTHING, 8, MEAN, STD, color_space="lab"), "Did you mean 'Lab'"),
         (lambda: Views(EVERYTHING, 8, MEAN, (1.0, 0.0, 1.0)), "std"),
+        (
+            lambda: Views(EVERYTHING, 8, (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)),
+            r"Views: mean \(123.675, .* divided by 255",
+        ),
+        (lambda: Views(EVERYTHING, 8, MEAN, (58.395, 57.12, 57.375)), r"Views: std \(58.395"),
+        (lambda: Views(EVERYTHING, 8, 0.5, STD), "mean 0.5 must be three numbers"),
+        (lambda: Views(EVERYTHING, 8.5, MEAN, STD), "size: 8.5 is no whole number"),
+        (lambda: Views(EVERYTHING, (8, 8), MEAN, STD), r"size: \(8, 8\) is no whole"),
+        (lambda: Views("moco-cifar", 8, MEAN, STD), "settings: 'moco-cifar'; give .*preset"),
     ):
         with pytest.raises(UserError, match=message):
             call()

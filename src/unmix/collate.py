@@ -52,7 +52,8 @@ class MixedBatch:
 
     Samples are images (C, H, W), or tuples, lists or dicts with images, as from torchvision's v2
     transforms: `(view_1, view_2)`, `(image, label)`. Mixtures are drawn for the first image of each
-    sample; the draw can be applied to other views of the same size. Images with four dimensions,
+    sample; the draw can be applied to other views of the same size, and one of several views of an
+    image (`ScaleMix()`) takes these as `draw.apply(view, others)`. Images with four dimensions,
     (N, C, H, W), are a batch already and are not collated, so this also works as a transform of a
     batch, called like torchvision's `CutMix`: `mixed(images, labels)`.
 
@@ -68,7 +69,8 @@ class MixedBatch:
 
     Raises:
         UserError: if `mixture` is not an operator, or needs features of the batch, which a data
-            worker does not have; when called, if the samples have no image, or there is only one.
+            worker does not have; when called, if the samples have no image, or one of more than
+            three dimensions, or there is only one.
     """
 
     mixture: Operator = UnMix()  # noqa: RUF009 - frozen
@@ -94,12 +96,26 @@ class MixedBatch:
     def __call__(self, *samples: Any) -> DrawnBatch:
         """Collate a list of samples, unless they are a batch already, and draw its mixtures."""
         given: Any = samples[0] if len(samples) == 1 else samples
+        _check_samples(given)
         batch = given if _first_image(given).ndim == 4 else self.collate(given)
         images = _first_image(batch)
         generator = generator_for(self.seed, "mixture", _digest(images))
         if getattr(self.mixture, "needs_pixels", False):
             return DrawnBatch(batch, self.mixture.draw_for(images, generator))  # type: ignore[attr-defined]
         return DrawnBatch(batch, self.mixture.draw(images.shape, generator))
+
+
+def _check_samples(given: Any) -> None:
+    """Check that a list is not one of samples that are batches of their own, such as of views."""
+    if not isinstance(given, list) or len(given) < 2:
+        return
+    shapes = [next((t.shape for t in _tensors(each) if t.ndim > 2), ()) for each in given]
+    if all(len(shape) > 3 for shape in shapes):
+        raise UserError(
+            f"MixedBatch: each of {len(given)} samples has a tensor {tuple(shapes[0])}; give its "
+            "views as a tuple, each (C, H, W). What is collated already is no list: "
+            "mixed(images, labels), or mixed(*batch)."
+        )
 
 
 def _first_image(samples: Any) -> Tensor:

@@ -5,6 +5,9 @@ Both are buffers, so they are part of a checkpoint.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any, TypeVar
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -12,6 +15,9 @@ from torch import Tensor, nn
 from unmix.errors import check_number
 
 __all__ = ["MemoryBank", "Queue", "draw_candidates"]
+
+
+Memory = TypeVar("Memory", bound=nn.Module)
 
 
 class Queue(nn.Module):
@@ -23,7 +29,7 @@ class Queue(nn.Module):
         generator: For the random unit vectors that it starts with.
 
     Attributes:
-        keys: float32 (K, dim).
+        keys: float32 (K, dim); float64 in a module of float64, and never less than float32.
     """
 
     keys: Tensor
@@ -38,6 +44,9 @@ class Queue(nn.Module):
         self.register_buffer("position", torch.zeros((), dtype=torch.long))
         self.register_buffer("seen", torch.zeros((), dtype=torch.long))
 
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Queue:
+        return _kept_in_float32(self, "keys", super()._apply, fn, recurse)
+
     def __len__(self) -> int:
         return len(self.keys)
 
@@ -48,7 +57,7 @@ class Queue(nn.Module):
 
     @torch.no_grad()
     def nearest(self, vectors: Tensor, count: int | None = None) -> Tensor:
-        """The nearest keys of unit vectors (N, dim), in float32 whatever autocast does.
+        """The nearest keys of unit vectors (N, dim), in the keys' precision under autocast too.
 
         Args:
             vectors: (N, dim).
@@ -58,7 +67,7 @@ class Queue(nn.Module):
             (N, dim), or, with `count`, (N, count, dim), the nearest first.
         """
         with torch.autocast(vectors.device.type, enabled=False):
-            similarities = vectors.float() @ self.keys.T
+            similarities = vectors.to(self.keys.dtype) @ self.keys.T
             if count is None:
                 return self.keys[similarities.argmax(dim=1)]
             return self.keys[similarities.topk(count, dim=1).indices]
@@ -88,7 +97,7 @@ class MemoryBank(nn.Module):
         generator: For the random unit vectors that it starts with.
 
     Attributes:
-        rows: float32 (n_data, dim), unit vectors.
+        rows: (n_data, dim), unit vectors, float32 or float64 as `Queue.keys`.
     """
 
     rows: Tensor
@@ -105,6 +114,9 @@ class MemoryBank(nn.Module):
         self.momentum = momentum
         start = F.normalize(torch.randn(n_data, dim, generator=generator), dim=1)
         self.register_buffer("rows", start)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> MemoryBank:
+        return _kept_in_float32(self, "rows", super()._apply, fn, recurse)
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -125,6 +137,18 @@ class MemoryBank(nn.Module):
         """Move the rows of samples `index` (N,) toward their features (N, dim)."""
         moved = torch.lerp(features.to(self.rows.dtype), self.rows[index], self.momentum)
         self.rows[index] = F.normalize(moved, dim=1)
+
+
+def _kept_in_float32(
+    memory: Memory, name: str, apply: Callable[..., Memory], *given: Any
+) -> Memory:
+    """Move a memory, or change its type, but not to half precision, which would cost neighbors."""
+    before = getattr(memory, name)
+    moved = apply(*given)
+    now = getattr(moved, name)
+    if now.dtype in (torch.float16, torch.bfloat16):
+        setattr(moved, name, before.to(now.device))
+    return moved
 
 
 def draw_candidates(

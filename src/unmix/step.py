@@ -12,16 +12,17 @@ import torch
 from torch import Tensor
 
 from unmix.backbones import draws_in_training
-from unmix.credit import Mixed, Rule, UnMixRule
+from unmix.credit import Mixed
 from unmix.distributed import rank, world_size
 from unmix.encoding import Encoded, clean_queries, encode, encode_every_crop
 from unmix.errors import UserError
 from unmix.memory_update import MemoryUpdate
 from unmix.methods.base import Method, Pair
-from unmix.mixtures import Draw, MixtureDraw, MixtureOperator
-from unmix.mixtures.operators import Drawn
+from unmix.mixtures import Draw
+from unmix.mixtures.own_draws import OneOwner
 from unmix.randomness import generator_for, global_seed
 from unmix.stages import stage
+from unmix.step_mixture import Mixture, draw_mixture, fitted, with_mixtures
 
 __all__ = [
     "MemoryUpdate",
@@ -33,59 +34,6 @@ __all__ = [
     "step_generator",
     "with_mixtures",
 ]
-
-
-@dataclass(frozen=True)
-class Mixture:
-    """The mixture of a step and its mixing rule.
-
-    Attributes:
-        operator: Draws the label-space mixtures; or the mixtures, where they are drawn already.
-        rule: Weights the loss of the mixtures.
-        others: Further views of the images, from which the other owners' pixels come.
-        joint: Encode the first view and its mixtures in one forward, so that batch norm takes its
-            statistics over both; None is as the rule was released: apart, but of MixCo. It needs
-            an operator that mixes pixels, and needs no features for it.
-        generator: For the draw; by default that of the step.
-    """
-
-    operator: MixtureOperator | MixtureDraw
-    rule: Rule = UnMixRule()  # noqa: RUF009 - frozen
-    others: Sequence[Tensor] = ()
-    joint: bool | None = None
-    generator: torch.Generator | None = None
-
-    def draw(
-        self,
-        view: Tensor,
-        generator: torch.Generator,
-        features: Tensor | None = None,
-        attention: Tensor | None = None,
-    ) -> MixtureDraw:
-        """Draw for the first view, (N, C, H, W); features are (N, D), attention (N, h, w)."""
-        return self._operator.draw_for(view, self.generator or generator, features, attention)
-
-    @property
-    def needs_attention(self) -> bool:
-        """Whether the draw depends on where the encoder looks in the clean first view."""
-        return self._operator.needs_attention
-
-    @property
-    def needs_features(self) -> bool:
-        """Whether the draw needs features of the clean first view."""
-        return self._operator.needs_features
-
-    @property
-    def one_forward(self) -> bool:
-        """Whether clean and mixed images are encoded in one forward."""
-        joint = self.rule.joint if self.joint is None else self.joint
-        possible = self._operator.mixes_pixels and not self.needs_features
-        return joint and possible and self.rule.keeps_clean
-
-    @property
-    def _operator(self) -> MixtureOperator:
-        given = self.operator
-        return given if isinstance(given, MixtureOperator) else Drawn(given)
 
 
 @dataclass(frozen=True, eq=False)
@@ -133,88 +81,6 @@ def mix_views(draw: Draw, views: Sequence[Tensor]) -> list[Tensor]:
     ]
 
 
-def draw_mixture(
-    method: Method,
-    views: Sequence[Tensor],
-    others: Sequence[Tensor],
-    operator: MixtureOperator,
-    rule: Rule,
-    *,
-    seed: int,
-    step: int,
-    part: int = 0,
-    joint: bool | None = None,
-    number: int = 0,
-) -> Mixture:
-    """The label-space mixture of a step, which is drawn when its loss is computed.
-
-    Args:
-        method: The method.
-        views: Its clean views, tensors (N, C, H, W).
-        others: Further views, for the mixture only.
-        operator: Draws the mixture.
-        rule: Weights its loss.
-        seed: Seed of the run.
-        step: Number of steps done.
-        part: Number of the part of a step whose gradients are accumulated.
-        joint: See `Mixture`.
-        number: Of the mixture, where a step has several; each has a draw of its own.
-    """
-    # The loss may be one number for the batches of all processes; then so is the weight.
-    alike = method.coupled and world_size() > 1
-    place: tuple[int | str, ...] = (step, part) if part else (step,)
-    place = (*place, f"mixture {number + 1}") if number else place
-    generator = generator_for(seed, "mixture", *place) if alike else None
-    if rule.partner_view:
-        others = [views[rule.partner_view]]
-    return Mixture(operator, rule, others, joint, generator)
-
-
-def with_mixtures(
-    method: Method,
-    views: Sequence[Tensor],
-    mixing: Sequence[tuple[MixtureOperator, Rule]],
-    *,
-    seed: int,
-    step: int,
-    part: int = 0,
-    joint: bool | None = None,
-    mixes: bool = True,
-) -> tuple[list[Tensor], list[Mixture]]:
-    """The method's views, and the label-space mixtures of a step.
-
-    Args:
-        method: The method.
-        views: Its views, then what each mixture needs beside them, in order.
-        mixing: The operator and the rule of each mixture.
-        seed: Seed of the run.
-        step: Number of steps done.
-        part: Number of the part of a step whose gradients are accumulated.
-        joint: See `Mixture`.
-        mixes: False for a step without mixtures, whose further views are left out.
-    """
-    own = list(views[: len(views) - sum(len(operator.extra) for operator, _ in mixing)])
-    found, at = [], len(own)
-    for number, (operator, rule) in enumerate(mixing if mixes else ()):
-        others = views[at : at + len(operator.extra)]
-        at += len(others)
-        found.append(
-            draw_mixture(
-                method,
-                own,
-                others,
-                operator,
-                rule,
-                seed=seed,
-                step=step,
-                part=part,
-                joint=joint,
-                number=number,
-            )
-        )
-    return own, found
-
-
 def objective(
     method: Method,
     views: Sequence[Tensor],
@@ -240,12 +106,34 @@ def objective(
         generator: For what the method draws (negatives, shuffled batch norm), and its layers
             (dropout, stochastic depth).
         mixture: The label-space mixture, or several, or None.
+
+    Raises:
+        UserError: if there are too few views, or mixture, rule and method do not go together.
     """
-    mixtures = [mixture] if isinstance(mixture, Mixture) else list(mixture or ())
+    if len(views) < method.views:
+        raise UserError(
+            f"views: {len(views)} were given; {type(method).__name__} needs {method.views}."
+        )
+    if not isinstance(generator, torch.Generator):
+        raise UserError(
+            f"generator: {generator!r} is none of PyTorch; give torch.Generator().manual_seed(0)."
+        )
+    mixtures = fitted(_mixtures(mixture), method, views)
     if not draws_in_training(method):
         return _objective(method, views, index, generator, mixtures)
     with global_seed(generator, views[0].device):
         return _objective(method, views, index, generator, mixtures)
+
+
+def _mixtures(given: Any) -> Sequence[Mixture]:
+    """The mixtures of a step, from one, several or None."""
+    mixtures = [given] if isinstance(given, Mixture) else given or ()
+    if not isinstance(mixtures, list | tuple) or not all(isinstance(m, Mixture) for m in mixtures):
+        raise UserError(
+            f"mixture: {given!r}; give a Mixture(operator, rule), such as "
+            "unmix.Mixture(unmix.UnMix()), or a list of them."
+        )
+    return mixtures
 
 
 def _objective(
@@ -344,7 +232,9 @@ def _targets_of_mixtures(
     """The targets of the large views, mixed by the draw of the first one."""
     with stage("mixture"):
         mixed = [first.draw.apply(views[0], others)]
-        mixed += [first.draw.apply(view) for view in views[1 : method.views]]
+        # Of an image's own crops there are none of the other views, which stay as they are.
+        own = isinstance(first.draw, OneOwner)
+        mixed += [v if own else first.draw.apply(v) for v in views[1 : method.views]]
     rest = [v for v in method.target_queries if v != 0]
     with nullcontext() if method.target_gradient else torch.no_grad():
         queries = {0: first.query, **{v: method.query(mixed[v], v) for v in rest}}

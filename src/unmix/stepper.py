@@ -77,7 +77,8 @@ class Stepper(nn.Module):
         mixed: The mixtures' part, likewise.
 
     Raises:
-        UserError: if a number is out of range, or mixture, rule and method do not go together.
+        UserError: if a number is out of range, or mixture, rule and method do not go together; at
+            the first call, if the method cannot work with batches of this size.
     """
 
     def __init__(
@@ -175,6 +176,8 @@ class Stepper(nn.Module):
         index = self._checked_index(index, views[0])
         if len(index) % 2 and any(rule.even for _, rule in self.mixing):
             views, index = [view[:-1] for view in views], index[:-1]
+        if self.batches == 0:  # what a run is refused for; later batches may be smaller
+            self.method.check_batch(len(index))
         if self._begun != self.steps:
             self.method.begin_step(
                 Progress(self.steps, self.total_steps, self.steps_per_epoch, self.seed)
@@ -219,9 +222,9 @@ class Stepper(nn.Module):
             UserError: if that was a run of other numbers.
         """
         for name, ours in self._identity().items():
-            if state[name] != ours:
+            if state.get(name) != ours:
                 raise UserError(
-                    f"{name}: the state is of a run with {state[name]}, and this Stepper has "
+                    f"{name}: the state is of a run with {state.get(name)}, and this Stepper has "
                     f"{ours}. Give the same, or load the state of `method` alone to begin a run."
                 )
         self.batches, self._begun, self._pending = int(state["batches"]), -1, None

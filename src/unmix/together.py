@@ -16,7 +16,16 @@ from unmix.methods import METHODS, Method
 from unmix.mixtures import MixtureOperator, UnMix
 from unmix.randomness import generator_for
 
-__all__ = ["Names", "check_crops", "check_together", "mixing_of", "shares_of", "smallest_batch"]
+__all__ = [
+    "Names",
+    "check_crops",
+    "check_label_space",
+    "check_rule",
+    "check_together",
+    "mixing_of",
+    "shares_of",
+    "smallest_batch",
+]
 
 _OF_PAIRS = (
     "global, region, resizemix, gridmix, fmix, mixmask, smoothmix, saliencymix or attentivemix"
@@ -60,6 +69,7 @@ def check_together(
     *,
     joint: bool = False,
     processes: int = 1,
+    weightless: bool = False,
 ) -> MixtureOperator:
     """Check that a mixture and a rule apply to a method.
 
@@ -70,6 +80,7 @@ def check_together(
         names: Of all of them.
         joint: Whether clean and mixed images are encoded in one forward.
         processes: Those that share a step.
+        weightless: Whether the loss of the mixtures may have the weight 0.
 
     Returns:
         The operator, with what follows from the method's encoder.
@@ -77,14 +88,9 @@ def check_together(
     Raises:
         UserError: if they do not, with what does.
     """
-    why = rule.refusal(method) or _without_weight(rule, method)
-    if why is not None:
-        refused = f'{names.rule} does not apply to `method="{names.method}"`'
-        if rule.refusal(type(method)) is None:
-            more = "With the method's default options it does."
-        else:
-            more = f"Run `unmix methods {names.method}` for the rules that do."
-        raise UserError(f"{refused}: {why}. {more}", parameter="rule")
+    check_rule(rule, method, names)
+    if not weightless and (why := _without_weight(rule, method)) is not None:
+        raise _refused(why, rule, method, names)
     if method.coupled and operator.shares_vary:
         raise UserError(
             f'sample does not apply to `method="{names.method}"`, whose loss is a scalar per '
@@ -113,6 +119,38 @@ def check_together(
     if joint:
         _check_joint(operator, rule, method, names)
     return operator
+
+
+def check_rule(rule: Rule, method: Method, names: Names) -> None:
+    """Check that a rule applies to a method.
+
+    Raises:
+        UserError: if it does not.
+    """
+    if (why := rule.refusal(method)) is not None:
+        raise _refused(why, rule, method, names)
+
+
+def _refused(why: str, rule: Rule, method: Method, names: Names) -> UserError:
+    more = f"Run `unmix methods {names.method}` for the rules that do."
+    if rule.refusal(type(method)) is None:
+        more = "With the method's default options it does."
+    return UserError(
+        f'{names.rule} does not apply to `method="{names.method}"`: {why}. {more}', parameter="rule"
+    )
+
+
+def check_label_space(mixture: Any) -> None:
+    """Check that something is a mixture of label space.
+
+    Raises:
+        UserError: if it is not.
+    """
+    if isinstance(mixture, type) or not isinstance(mixture, MixtureOperator):
+        raise UserError(
+            f"mixture: {getattr(mixture, '__name__', type(mixture).__name__)} is no label-space "
+            "mixture; give one, such as unmix.UnMix(). An unmix.ImageMixture() is for image_space."
+        )
 
 
 def _without_weight(rule: Rule, method: Method) -> str | None:
@@ -312,11 +350,7 @@ def _parts_of_mixing(
         if joint:
             raise UserError("joint: is for a mixture; give one, such as mixture=unmix.UnMix().")
         return None, UnMixRule()
-    if isinstance(mixture, type) or not isinstance(mixture, MixtureOperator):
-        raise UserError(
-            f"mixture: {getattr(mixture, '__name__', type(mixture).__name__)} is no label-space "
-            "mixture; give one, such as unmix.UnMix(). An unmix.ImageMixture() is for image_space."
-        )
+    check_label_space(mixture)
     shared = shared or UnMixRule()
     name = rule if isinstance(rule, str) else type(shared).__name__
     names = Names.of(method, name, mixture)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import re
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any, get_type_hints
@@ -44,11 +45,14 @@ def parameters_of(function: Any, documented: Any = None) -> dict[str, Parameter]
     """
     texts = _texts(inspect.getdoc(documented or function) or "")
     annotated: Any = function.__init__ if inspect.isclass(function) else function  # type: ignore[misc]
-    hints = get_type_hints(annotated)
+    hints = _hints(annotated)
     found = {}
     for parameter in inspect.signature(function).parameters.values():
         name, required = parameter.name, parameter.default is parameter.empty
-        kind = Kind.of(hints.get(name, str))
+        usual = (
+            type(parameter.default) if isinstance(parameter.default, bool | int | float) else str
+        )
+        kind = Kind.of(hints.get(name, usual))
         if parameter.kind is parameter.VAR_POSITIONAL:
             kind = replace(kind, base=str, count=None)
         found[name] = Parameter(
@@ -59,6 +63,18 @@ def parameters_of(function: Any, documented: Any = None) -> dict[str, Parameter]
             required,
             required and parameter.kind is not parameter.KEYWORD_ONLY,
         )
+    return found
+
+
+def _hints(function: Any) -> dict[str, Any]:
+    """The annotations of a function, but for names that it imports for type checkers alone."""
+    with suppress(NameError):
+        return get_type_hints(function)
+    found = {}
+    for name, hint in function.__annotations__.items():
+        alone = type("Alone", (), {"__annotations__": {name: hint}})
+        with suppress(NameError):
+            found |= get_type_hints(alone, function.__globals__)
     return found
 
 

@@ -162,7 +162,7 @@ class All4One(MomentumTargets):
     def summary(self, tokens: Tensor) -> Tensor:
         """The transformer's first output for tokens (N, K, dim): unit vectors (N, dim)."""
         with full_precision(tokens):
-            return l2_normalize(self.transformer(tokens.float() + self.positions)[:, 0])
+            return l2_normalize(self.transformer(tokens.to(self.positions) + self.positions)[:, 0])
 
     def compare(self, query: All4OneOutput, target: All4OneTarget) -> Tensor:
         """Neighbor and centroid contrast of a sample among those of the batch: losses (N,)."""
@@ -219,7 +219,7 @@ def redundancy(pairs: Sequence[tuple[Tensor, Tensor]]) -> Tensor:
 
 def gathered(z: Tensor) -> Tensor:
     """The rows of all processes, float32, with their gradient."""
-    return gather_with_gradient(z.float())
+    return gather_with_gradient(z if z.dtype == torch.float64 else z.float())
 
 
 def token_positions(tokens: int, dim: int) -> Tensor:

@@ -386,5 +386,6 @@ def full_precision(like: Tensor) -> torch.autocast:
 
 
 def l2_normalize(features: Tensor) -> Tensor:
-    """L2-normalize along dimension 1, in float32 whatever autocast does."""
-    return nn.functional.normalize(features.float(), dim=1)
+    """L2-normalize along dimension 1, in float32 whatever autocast does; float64 stays."""
+    precise = features if features.dtype == torch.float64 else features.float()
+    return nn.functional.normalize(precise, dim=1)

@@ -13,7 +13,7 @@ from unmix.mixtures.boxes import clipped_boxes
 from unmix.mixtures.draws import PairDraw, check_batch, formatted, whole_image
 from unmix.mixtures.fields import parameter
 from unmix.mixtures.operators import PER, MixtureOperator, Per
-from unmix.mixtures.own_draws import OneOwner, OwnDraw
+from unmix.mixtures.own_draws import OneOwner, OwnDraw, check_others
 from unmix.mixtures.pixels import pixelwise
 from unmix.mixtures.sampling import Weight, checked_shape, random_centers
 from unmix.randomness import uniform
@@ -106,17 +106,17 @@ class CropDraw(OneOwner):
         """Mix the crops.
 
         Args:
-            images: (N, C, H, W); what is given back if there are no crops.
+            images: (N, C, H, W), which the crops are of.
             others: The n crops, each (N, C, H, W).
 
         Raises:
+            UserError: if there are none.
             ValueError: if there are not n of them, or they are of another shape.
         """
+        check_others(others)
         n = self.order.shape[1]
         for view in (images, *others):
             check_batch(view, len(self.is_mixed), self.rounds[0].size)
-        if not others:
-            return images
         if len(others) != n:
             raise ValueError(f"this draw mixes {n} crops of each image, not {len(others)}")
         mixed = self._crop(others, 0)

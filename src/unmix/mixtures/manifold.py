@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from types import FrameType
 from typing import Any, ClassVar
 
 import torch
+import torch.utils.checkpoint
 from torch import Tensor, nn
 
 from unmix.errors import UserError
@@ -80,9 +83,12 @@ class ManifoldMixture(PairOperator):
         """The same operator, if the encoder has the layer.
 
         Raises:
-            UserError: if it has none of that name, or several.
+            UserError: if it has none of that name, or several, or its output is computed again in
+                the backward pass.
         """
-        layers_named(encoder, self.layer)
+        for found in layers_named(encoder, self.layer):
+            if any(map(_computes_again, _around(encoder, found))):
+                raise _again(self.layer)
         return self
 
     def draw(
@@ -113,7 +119,9 @@ def mixed_at(module: nn.Module, layer: str, draw: MixtureDraw) -> Iterator[None]
 
     Feature maps (N, C, h, w) are mixed as images of that size, and anything else, such as tokens
     (N, L, D), by the shares. Gradients flow to the features of all owners. What `torch.compile`
-    made of the module is not used within, because it knows nothing of the layer's new output.
+    made of the module is not used within, because it knows nothing of the layer's new output. With
+    activation checkpointing the layer must lie outside of the checkpointed blocks, whose output the
+    backward pass computes again, when this context has ended.
 
     A module that orders its batch another way than the images, such as an encoder with split batch
     norm, says so by an attribute `batch_order`: None, or int64 (N,), the number of the image that
@@ -126,12 +134,13 @@ def mixed_at(module: nn.Module, layer: str, draw: MixtureDraw) -> Iterator[None]
         draw: For the batch that will be encoded.
 
     Raises:
-        UserError: if there is no such layer, the name could be several, or its output is no
-            tensor.
+        UserError: if there is no such layer, the name could be several, its output is no tensor,
+            or it lies in a checkpointed block.
         RuntimeError: if the layer was not run within the context, so that nothing was mixed.
     """
     ran: list[str] = []
     hooks = []
+    trained, outside = torch.is_grad_enabled(), sys._getframe(2)
     for name in layers_named(module, layer):
         around = _around(module, name)
 
@@ -139,6 +148,8 @@ def mixed_at(module: nn.Module, layer: str, draw: MixtureDraw) -> Iterator[None]
             _: nn.Module, __: Any, output: Any, name: str = name, around: Any = around
         ) -> Tensor:
             ran.append(name)
+            if trained and _in_checkpoint(sys._getframe(1), outside):
+                raise _again(layer)
             if not isinstance(output, Tensor):
                 raise UserError(
                     f"{layer!r} gives a {type(output).__name__} and no tensor; choose another "
@@ -156,6 +167,31 @@ def mixed_at(module: nn.Module, layer: str, draw: MixtureDraw) -> Iterator[None]
             hook.remove()
     if not ran:
         raise RuntimeError(f"the layer {layer!r} was not run, so nothing was mixed")
+
+
+def _computes_again(module: nn.Module) -> bool:
+    """Whether a module's blocks are checkpointed, by `checkpoint_activations` or by timm."""
+    forward = vars(module).get("forward")
+    ours = getattr(forward, "__name__", "") == "_checkpointed"
+    return ours or bool(getattr(module, "grad_checkpointing", False))
+
+
+def _in_checkpoint(frame: FrameType | None, outside: FrameType) -> bool:
+    """Whether a call from within the function `outside` went through PyTorch's checkpointing."""
+    while frame is not None and frame is not outside:
+        if frame.f_code.co_filename == torch.utils.checkpoint.__file__:
+            return True
+        frame = frame.f_back
+    return False
+
+
+def _again(layer: str) -> UserError:
+    return UserError(
+        f"{layer!r} lies in blocks whose activations are computed again in the backward pass, "
+        "without the mixture; leave activation checkpointing (`checkpoint_activations`) out, or "
+        "mix the output of a whole stage.",
+        parameter="layer",
+    )
 
 
 def layers_named(module: nn.Module, layer: str) -> list[str]:

@@ -8,11 +8,12 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from unmix.errors import UserError
 from unmix.mixtures.draws import MixtureDraw, PixelDraw
 from unmix.mixtures.pixels import pixelwise
 from unmix.mixtures.positions import at_every_position
 
-__all__ = ["OneOwner", "OwnDraw"]
+__all__ = ["OneOwner", "OwnDraw", "check_others"]
 
 
 class OneOwner(PixelDraw):
@@ -61,13 +62,26 @@ class OneOwner(PixelDraw):
         return at_every_position(self.shares, rows, columns)
 
 
+def check_others(others: Sequence[Tensor]) -> None:
+    """Check that there are further views: without them nothing would be mixed.
+
+    Raises:
+        UserError: if there are none.
+    """
+    if not others:
+        raise UserError(
+            "others: this mixture is of several views of an image, and there is one; give "
+            "draw.apply(images, views), or unmix.Mixture(operator, others=views)."
+        )
+
+
 @dataclass(frozen=True)
 class OwnDraw(OneOwner):
     """A mixture of pairs whose two images are views of the same one.
 
     Attributes:
         pairs: The draw, with the image itself as the partner. Its pixels come from the further view
-            that `apply` is given; without one the images are unchanged.
+            that `apply` is given.
     """
 
     pairs: MixtureDraw
@@ -83,5 +97,10 @@ class OwnDraw(OneOwner):
 
     @pixelwise
     def apply(self, images: Tensor, others: Sequence[Tensor] = ()) -> Tensor:
-        """Mix a batch (N, C, H, W) with another view of its images."""
-        return self.pairs.apply(images, others) if others else images
+        """Mix a batch (N, C, H, W) with another view of its images.
+
+        Raises:
+            UserError: if there is none.
+        """
+        check_others(others)
+        return self.pairs.apply(images, others)

@@ -20,8 +20,8 @@ def pixelwise(apply: Apply) -> Apply:
     """Let a draw's `apply` take pixels of any type, and give a batch of that type of its own.
 
     A weight would be 0 among integers, so uint8 images are mixed in float32 and rounded to the
-    nearest integer. Where nothing was mixed the images are copied: a change of the mixtures in
-    place is none of the images.
+    nearest integer, and a mask is where more than half of the weight is. Where nothing was mixed
+    the images are copied: a change of the mixtures in place is none of the images.
     """
 
     @wraps(apply)
@@ -29,6 +29,8 @@ def pixelwise(apply: Apply) -> Apply:
         if not isinstance(images, Tensor):
             kind = type(images).__name__
             raise UserError(f"images: a draw is applied to a tensor (N, C, H, W), not to {kind}.")
+        if any(isinstance(each, Tensor) for each in (*others, *named.values())):
+            raise UserError("others: is a list of views, such as draw.apply(images, [view]).")
         if images.is_floating_point() or images.is_complex():
             mixed = apply(self, images, *others, **named)
             return mixed.clone() if mixed is images or mixed._is_view() else mixed
@@ -36,6 +38,8 @@ def pixelwise(apply: Apply) -> Apply:
         mixed = apply(
             self, images.float(), *given, **{key: _floats(each) for key, each in named.items()}
         )
+        if images.dtype == torch.bool:
+            return mixed > 0.5
         limits = torch.iinfo(images.dtype)
         return mixed.round().clamp(limits.min, limits.max).to(images.dtype)
 

@@ -102,7 +102,8 @@ def run_study(
     """
     for name in study.conditions:
         words = study.settings(name, study.seeds[0])
-        check_known_to_processes([str(words.get(key)) for key in ("method", "unmix_mixture")])
+        mixtures = str(words.get("unmix_mixture")).split("+")
+        check_known_to_processes([str(words.get("method")), *mixtures])
     with run_lock(folder, say, flag):
         local = replace(study, base={**study.base, **(here or {})})
         return _run_locked(study, local, folder, jobs, stale, only, seeds, say)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from numbers import Integral
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -81,15 +83,20 @@ class Views:
         extra: Sequence[tuple[float, float] | None] = (),
         channels_last: bool = False,
     ) -> None:
+        several = [settings] if isinstance(settings, ViewSettings) else settings
+        if not all(isinstance(each, ViewSettings) for each in several):
+            raise UserError(
+                f"Views: settings: {settings!r}; give unmix.views.preset(name), or a list of them."
+            )
+        if not isinstance(size, Integral):
+            raise UserError(f"Views: size: {size!r} is no whole number, the side in pixels.")
         check_number("size", size, at_least=1, owner="Views")
         if count is None:
             count = 2 if isinstance(settings, ViewSettings) else len(settings)
         check_number("count", count, at_least=1, owner="Views")
         check_choice("color_space", color_space, COLOR_SPACES, owner="Views")
-        if len(mean) != 3 or len(std) != 3 or min(std) <= 0:
-            raise UserError(
-                f"Views: mean {mean} and std {std} must be three numbers each, std greater than 0."
-            )
+        _check_shares("mean", mean, color_space)
+        _check_shares("std", std, color_space)
         self.size = size
         self.count = count
         self.kinds = view_kinds(settings, size, count, extra)
@@ -331,6 +338,19 @@ def _resampled(images: Tensor, rows: Tensor, columns: Tensor, interpolation: str
     """Apply weights and clamp to [0, 255] if needed: the cubic kernel overshoots."""
     pixels = resample(images, rows, columns)
     return pixels.clamp_(0, 255) if interpolation == "bicubic" else pixels
+
+
+def _check_shares(name: str, given: Any, color_space: str) -> None:
+    """Check the mean or the std: three numbers, in [0, 1] where images are normalized by them."""
+    numbers = [float(number) for number in given] if isinstance(given, Iterable) else []
+    most = 1 if color_space == "RGB" else float("inf")
+    least = min(numbers, default=-1)
+    if len(numbers) != 3 or least < 0 or max(numbers) > most or (name == "std" and least == 0):
+        above = ", above 0" if name == "std" else ""
+        raise UserError(
+            f"Views: {name} {given} must be three numbers in [0, 1]{above}; those of pixels in "
+            "[0, 255] are divided by 255."
+        )
 
 
 def _no_autocast(device: torch.device) -> torch.autocast:
