@@ -124,10 +124,13 @@ def test_a_query_of_more_than_8_bits_is_scaled_as_the_data_where_the_encoder_has
     neighbors(run, out=tmp_path / "own", **given)
     neighbors(run, out=tmp_path / "asked", query=[str(tmp_path / "deep/03.png")], **given)
     own, asked = (
-        {name(row["path"]): float(row["similarity"]) for row in rows(tmp_path / out / "neighbors.csv")
-         if name(row["query"]) == "03"}
+        {
+            name(row["path"]): float(row["similarity"])
+            for row in rows(tmp_path / out / "neighbors.csv")
+            if name(row["query"]) == "03"
+        }
         for out in ("own", "asked")
-    )  # fmt: skip
+    )
     assert asked == pytest.approx(own, abs=1e-4)
 
 

@@ -52,7 +52,8 @@ class LoadedEncoder(nn.Module):
         facts: What the file says: "method", "backbone", "width", "stem", "size" (pixels),
             `VIT_SHAPE` (of a vision transformer), "color_space", "mean" and "std" (of the
             pretraining images, RGB in [0, 1]), "range" (of images of more than 8 bits, the values
-            that become 0 and 255; None for the whole range of 16 bits).
+            that become 0 and 255; None for the whole range of 16 bits), "fine_tuned" (of `unmix
+            finetune` alone: on which labels and how, with its accuracy).
         feature_dim: D, the length of its features.
         transform: Prepares one image for a `DataLoader`; see `EncoderTransform`.
     """
