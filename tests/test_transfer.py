@@ -94,9 +94,10 @@ def test_one_table_of_all_runs_whose_rows_are_kept(root: Path):
 
 def test_two_folders_of_one_name_are_told_apart(root: Path, tmp_path: Path):
     data = [str(root / "some"), str(shutil.copytree(root / "others", tmp_path / "a" / "some"))]
-    found = transfer(root / "plain-0", data=data, protocols=["knn"], device="cpu", say=silent)
+    run = shutil.copytree(root / "plain-0", tmp_path / "run")
+    found = transfer(run, data=data, protocols=["knn"], device="cpu", say=silent)
     assert found.table.columns[2:] == (f"{root.name}/some", "a/some", "mean")
-    out = export(root / "plain-0", to="hub", overwrite=True, say=silent)
+    out = export(run, to="hub", say=silent)
     card = (out / "README.md").read_text()
     assert all(f"| kNN | {name} | " in card for name in found.table.columns[2:4])
 

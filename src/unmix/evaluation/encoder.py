@@ -116,12 +116,12 @@ class LoadedEncoder(nn.Module):
             images = sorted(list_tree(images).paths)
         batch = as_batch(images)
         limits = self.range if range is None else _checked_range(range)
-        if limits is None:
-            warn_of_unknown_range(batch, "give that here as range=(LOW, HIGH)")
         features = []
         with torch.set_grad_enabled(grad):
             for start in torch.arange(0, len(batch), batch_size).tolist():
                 some = batch[start : start + batch_size]
+                if limits is None:
+                    warn_of_unknown_range(some, "give that here as range=(LOW, HIGH)")
                 pixels = given_uint8(some, self.views.size, start, limits).to(device)
                 features.append(self.features(self.views.plain(pixels)).float())
             return torch.cat(features)
