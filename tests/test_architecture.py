@@ -48,7 +48,7 @@ ALLOWED = {
     "config": {"mixtures", "files"},
     "plugins": {"config", "methods", "credit", "mixtures"},
     "views": {"config"},
-    "results": {"busy", "files", "html"},
+    "results": {"busy", "files", "html", "rows"},
     "rows": set(),
     "per_image": {"results", "rows", "files"},
     "figures": {"results", "files", "html"},

@@ -7,6 +7,7 @@ import os
 import socket
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -14,11 +15,13 @@ import pytest
 from runs import MOCO_RUN
 from unmix.commands import compare, plot
 from unmix.commands.conditions import settings_table
+from unmix.commands.export import _lines
 from unmix.commands.plots.opened import labels_of
 from unmix.commands.reading import read_run, short_names
 from unmix.commands.report_samples import mixture_samples
 from unmix.config import Settings
 from unmix.errors import UserError
+from unmix.results import load_results
 from unmix.studies.cost import forward_equivalents
 from unmix.training import RunFolder
 from unmix.training.run.pretrain import settings_for
@@ -415,3 +418,54 @@ def test_runs_of_one_folder_name_in_two_places_have_two_labels(tmp_path: Path) -
     runs = [begun(tmp_path / place / "first", 1) for place in "ab"]
     labels = labels_of([run.path for run in runs])
     assert labels == ["MoCo, seed 0 (a/first)", "MoCo, seed 0 (b/first)"]
+
+
+def on_card(run: RunFolder) -> dict[str, float]:
+    """The accuracies on the model card."""
+    finished: Any = SimpleNamespace(folder=run, settings=run.settings())
+    return {line.title: line.value for line in _lines(finished, load_results(run.path))}
+
+
+LINEAR = {"protocol": "linear", "epoch": 4, "top5": None, "features": "backbone", "data": "cls"}
+TUNED = {"protocol": "finetune", "epoch": 4, "top5": None, "settings": "swav", "epochs": 12}
+SCRATCH = {**TUNED, "top1": 16.7, "start": "random"}
+
+
+@pytest.mark.parametrize("order", [1, -1])
+def test_random_weights_are_never_the_fine_tuned_encoder(tmp_path: Path, order: int) -> None:
+    """Of two unpublished settings the last row won, which was that of random weights."""
+    run = ended(tmp_path / "a", 50.0, ({**TUNED, "top1": 66.7}, SCRATCH)[::order])
+    row = load_results(run.path).final("finetune")
+    assert row is not None
+    assert row.top1 == 66.7
+    lines, found = told(run, out=tmp_path / "out")
+    for words in ("kNN 50.0%", "fine-tuned 66.7%", "from scratch 16.7%"):
+        assert words in lines[0]
+    assert not any("measured in other ways" in line for line in lines)
+    (condition,) = found["conditions"].values()
+    assert condition["accuracies"]["scratch"] == {"0": 16.7}
+    assert on_card(run) == {"kNN": 50.0, "Fine-tuned": 66.7, "From scratch": 16.7}
+    alone = ended(tmp_path / "b", 50.0, (SCRATCH,))
+    lines, _ = told(alone, out=tmp_path / "out2")
+    assert "fine-tuned" not in " ".join(lines)
+
+
+def test_one_layer_is_never_the_encoder(tmp_path: Path) -> None:
+    """With no other row, the accuracy of conv1 stood in tables and on the card as the encoder's."""
+    rows = (
+        {**LINEAR, "layer": "conv1", "top1": 61.1},
+        {**LINEAR, "features": "projector", "top1": 55},
+    )
+    run = ended(tmp_path / "a", -1, rows)
+    lines, found = told(run, out=tmp_path / "out")
+    assert lines[0].startswith(
+        "MoCo: linear on cls, layer conv1 61.1%, linear on cls (projector features) 55.0% (1 seed)"
+    )
+    assert on_card(run) == {"Linear, layer conv1": 61.1, "Linear, projector features": 55.0}
+    # A layer is compared with the same layer of another run alone.
+    others = [ended(tmp_path / f"b{i}", 50.0, rows[:1], unmix=bool(i)) for i in range(2)]
+    _, found = told(*others, out=tmp_path / "out2")
+    measures = [one["protocol"] for one in found["comparisons"]]
+    assert measures == ["knn", "linear on cls, layer conv1"]
+    assert "--data cls --layer conv1 measures them)" in " ".join(found["verdicts"])
+    assert "layer conv1" in (tmp_path / "out2" / "report.html").read_text()

@@ -112,6 +112,71 @@ def test_a_folder_has_paths_classes_and_broken_images(
         assert [Path(row["path"]).name for row in csv.DictReader(listed)] == ["04.png"]
 
 
+def test_a_listing_of_unreadable_images_is_of_these_features(
+    run: Path, pictures: Path, tmp_path: Path
+) -> None:
+    out, listed = tmp_path / "f.npy", tmp_path / "f.npy.skipped.csv"
+    embed(run, data=str(pictures), out=out, say=silent)
+    assert listed.is_file()
+    good = str(shutil.copytree(pictures / "b", tmp_path / "good"))
+    embed(run, data=good, out=out, overwrite=True, say=silent)
+    assert not listed.exists()
+    listed.write_text("mine")
+    out.unlink()
+    (tmp_path / "f.csv").unlink()
+    with pytest.raises(UserError, match=r"f.npy.skipped.csv exists; give another name"):
+        embed(run, data=good, out=out, say=silent)
+
+
+def test_images_that_the_run_was_not_trained_on_are_told(
+    run: Path, pictures: Path, tmp_path: Path
+) -> None:
+    def told(folder: Path, **given: Any) -> list[str]:
+        lines: list[str] = []
+        embed(folder, out=tmp_path / "f.npz", overwrite=True, say=lines.append, **given)
+        return [line for line in lines if line.startswith("note: ")]
+
+    limited = "note: these are all 1,437 training images; the run was trained with --limit 100"
+    assert told(run) == [limited]
+    assert told(run, split="test") == []
+    data = shutil.copytree(pictures, tmp_path / "data")
+    own = tmp_path / "own"
+    words = {**SMALL, "data": str(data), "limit": None, "batch_size": 18, "queue_size": 36}
+    pretrain(run=str(own), **words)
+    assert told(own) == []
+    shutil.copy(data / "a" / "00.png", data / "a" / "99.png")
+    changed = "note: the data has 37 images, the run had 36; the splits are those of the data as it"
+    assert told(own) == [f"{changed} is now"]
+    assert told(own, data=str(pictures)) == []  # other data, which the run never had
+
+
+def test_features_of_more_than_8_bits_say_their_range_and_encode_repeats_them(
+    run: Path, tmp_path: Path
+) -> None:
+    """`encode` took 0 to 65,535 without a word where `embed` took the range of the images."""
+    numbers = np.random.default_rng(0)
+    (tmp_path / "deep").mkdir()
+    for i in range(6):
+        values = numbers.integers(0, 4081, (12, 12)).astype(np.uint16)
+        values[0, :2] = 0, 4080
+        Image.fromarray(values).save(tmp_path / f"deep/{i}.png")
+    embed(run, data=str(tmp_path / "deep"), out=tmp_path / "f.npz", say=silent)
+    with np.load(tmp_path / "f.npz") as file:
+        features, about = file["features"], json.loads(file["about"].item())
+    assert about["range"] == [0, 4080]
+    encoder = load_encoder(run)
+    again = encoder.encode(tmp_path / "deep", range=about["range"])
+    np.testing.assert_allclose(again.numpy(), features, atol=1e-4)
+    unknown = "0 to 65,535 become black to white"
+    with pytest.warns(UserWarning, match=unknown):
+        encoder.encode(tmp_path / "deep")
+    with pytest.warns(UserWarning, match=unknown):
+        encoder.transform(Image.open(tmp_path / "deep/0.png"))
+    for wrong in ((4080, 0), (1, 2, 3), "x"):
+        with pytest.raises(UserError, match="range"):
+            encoder.encode(tmp_path / "deep", range=wrong)  # type: ignore[arg-type]
+
+
 def test_unlabeled_images_packs_and_an_encoder_alone(
     run: Path, pictures: Path, tmp_path: Path
 ) -> None:

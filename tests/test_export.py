@@ -201,6 +201,31 @@ def test_torch_export(kind: str, encoders: Callable[[str], Path], tmp_path: Path
         torch.testing.assert_close(model(images) / scale, expected / scale)
 
 
+def test_a_graph_says_how_images_are_prepared(
+    encoders: Callable[[str], Path], tmp_path: Path
+) -> None:
+    """Neither the range of more than 8 bits, nor that images of its size are not resized."""
+    plain = unmix.load_encoder(encoders("small"))
+    RunFolder(tmp_path).write_encoder(plain.backbone, {**plain.facts, "range": [100.0, 4095.0]})
+    lines: list[str] = []
+    file = tmp_path / "encoder.safetensors"
+    export(file, to="torch-export", out=tmp_path / "x.pt2", say=lines.append)
+    extra = {"unmix.json": ""}
+    torch.export.load(tmp_path / "x.pt2", extra_files=extra)
+    told = json.loads(extra["unmix.json"])
+    assert told["range"] == "values 100 to 4095 of images of more than 8 bits become 0 to 1"
+    assert "shorter side to 18 px, " in told["resize"]
+    assert "unless it has 16 px already" in told["resize"]
+    assert all(told[key] in lines[1] for key in ("input", "resize", "range"))
+    card = export(file, to="hub", out=tmp_path / "hub", say=silent) / "README.md"
+    assert f"V{told['range'][1:]}." in card.read_text()
+    encoder = unmix.load_encoder(file)
+    pixels = np.random.default_rng(0).integers(0, 256, (16, 16, 3), dtype=np.uint8)
+    mean, std = (np.array(told_of, np.float32) for told_of in ([0.5, 0.4, 0.3], [0.2, 0.25, 0.3]))
+    by_hand = torch.from_numpy((pixels.astype(np.float32) / 255 - mean) / std).permute(2, 0, 1)
+    torch.testing.assert_close(encoder.transform(pixels), by_hand)
+
+
 @pytest.mark.parametrize("kind", ["small", "lab"])
 @pytest.mark.parametrize("to", ["onnx", "torch-export"])
 def test_a_graph_may_prepare_its_pixels(

@@ -16,7 +16,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 
 from unmix.cli import main
-from unmix.commands import export, finetune, knn
+from unmix.commands import export, finetune, import_weights, knn
 from unmix.commands.finished import FinishedRun
 from unmix.commands.rows import NotSavedError
 from unmix.data import load
@@ -242,6 +242,31 @@ def test_a_list_of_labels_and_random_weights_have_rows_of_their_own(run: Path, t
     scratch = finetune(run, label_list=str(path), from_scratch=True, **words, say=silent)
     assert scratch["start"] == "random"
     assert len([e for e in load_results(run).evaluations if e.protocol == "finetune-list"]) == 2
+
+
+def test_a_fine_tuned_encoder_says_so_wherever_it_goes(run: Path, tmp_path: Path):
+    """Its card called it self-supervised, and said that nothing was measured."""
+    row = finetune(run, **QUICK, say=silent)
+    facts = load_encoder(work_of(run)).facts["fine_tuned"]
+    assert (facts["data"], facts["top1"], len(facts["classes"])) == ("digits", row["top1"], 10)
+    lines: list[str] = []
+    out = export(work_of(run), to="hub", out=tmp_path / "hub", say=lines.append)
+    assert any("head.safetensors, is left out" in line for line in lines)
+    card = (out / "README.md").read_text()
+    assert "pretrained by MoCo, then fine-tuned on the labels of 144 images of digits in 10" in card
+    assert f"| Fine-tuned (10%) | digits | {row['top1']:.1f} | one seed |" in card
+    assert "| `head_lr` | 0.5 |" in card
+    assert "self-supervised" not in card
+    again = import_weights(str(out / "model.safetensors"), run=tmp_path / "again", say=silent)
+    assert load_encoder(again).facts["fine_tuned"] == facts
+    card = (export(again, to="hub", say=silent) / "README.md").read_text()
+    assert "It had been fine-tuned on labels." in card
+    shutil.rmtree(run / "finetune")
+    finetune(run, **QUICK, from_scratch=True, say=silent)
+    card = (export(work_of(run), to="hub", say=silent) / "README.md").read_text()
+    assert "trained from random weights on the labels of" in card
+    assert "pretrained" not in card
+    assert "| From scratch (10%) | digits |" in card
 
 
 def test_a_file_alone_needs_a_folder_of_its_own(run: Path, tmp_path: Path):

@@ -111,6 +111,29 @@ def test_queries_are_images_of_the_data_or_others(
     assert near[2] == ("other", "05")  # a copy elsewhere is no image of the data
 
 
+def test_a_query_of_more_than_8_bits_is_scaled_as_the_data_where_the_encoder_has_no_range(
+    run: Path, tmp_path: Path
+) -> None:
+    """The query was scaled by 0 to 65,535: almost black, with neighbors of its own."""
+    numbers = np.random.default_rng(0)
+    (tmp_path / "deep").mkdir()
+    for i in range(12):
+        values = numbers.integers(0, 4096, (12, 12)).astype(np.uint16)
+        Image.fromarray(values).save(tmp_path / f"deep/{i:02d}.png")
+    given: dict[str, Any] = {"data": str(tmp_path / "deep"), "k": 3, "say": silent}
+    neighbors(run, out=tmp_path / "own", **given)
+    neighbors(run, out=tmp_path / "asked", query=[str(tmp_path / "deep/03.png")], **given)
+    own, asked = (
+        {
+            name(row["path"]): float(row["similarity"])
+            for row in rows(tmp_path / out / "neighbors.csv")
+            if name(row["query"]) == "03"
+        }
+        for out in ("own", "asked")
+    )
+    assert asked == pytest.approx(own, abs=1e-4)
+
+
 def test_an_interrupted_search_does_not_encode_again(
     run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -14,12 +14,13 @@ from PIL import Image
 from scipy import stats
 
 from unmix.cli import main
-from unmix.commands import knn, transfer
+from unmix.commands import export, knn, transfer
 from unmix.commands.reading import read_runs
 from unmix.commands.transfer import _compared
 from unmix.data import load
 from unmix.results import load_results, protocols_of
 from unmix.training import pretrain
+from unmix.training.console import silent
 
 SMALL: dict[str, Any] = {
     "backbone": "resnet10", "width": 0.125, "size": 16, "logger": "none", "device": "cpu",
@@ -89,6 +90,16 @@ def test_one_table_of_all_runs_whose_rows_are_kept(root: Path):
     assert all("(measured before)" in m or "(complete; " in m for m in measured)
     row = knn(root / "plain-0", data=data[0], device="cpu", say=lambda _: None)
     assert row == found.rows["plain-0", data[0], "knn"]
+
+
+def test_two_folders_of_one_name_are_told_apart(root: Path, tmp_path: Path):
+    data = [str(root / "some"), str(shutil.copytree(root / "others", tmp_path / "a" / "some"))]
+    run = shutil.copytree(root / "plain-0", tmp_path / "run")
+    found = transfer(run, data=data, protocols=["knn"], device="cpu", say=silent)
+    assert found.table.columns[2:] == (f"{root.name}/some", "a/some", "mean")
+    out = export(run, to="hub", say=silent)
+    card = (out / "README.md").read_text()
+    assert all(f"| kNN | {name} | " in card for name in found.table.columns[2:4])
 
 
 def test_three_data_sets_have_students_interval():

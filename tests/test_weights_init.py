@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from unmix.errors import UserError
 from unmix.results import load_results
 from unmix.training import pretrain
 from unmix.training.console import silent
+from unmix.training.run.command import flags_of
 from unmix.training.run.folder import RunFolder
 from unmix.training.run.initial import start_of
 from unmix.training.run.parts import build_method
@@ -343,6 +345,10 @@ def test_the_range_of_deep_images_is_kept_with_weights_of_others(
     torch.save({"state_dict": small().state_dict()}, tmp_path / "w.pth")
     lines: list[str] = []
     run = import_weights(str(tmp_path / "w.pth"), run=tmp_path / "r", say=lines.append, **words)
+    # Given again, the recorded command makes the same.
+    typed = {name: words[name] for name in ("bit_depth", "range", "data") if name in words}
+    flags = flags_of({"run": tmp_path / "r", **typed})
+    assert load_results(run).command == shlex.join(["unmix", "import", f"{tmp_path}/w.pth", *flags])
     assert unmix.load_encoder(run).facts["range"] == limits
     assert RunFolder(run).settings().run.limits == (None if limits is None else tuple(limits))
     said = "" if limits is None else f"{limits[0]:g} to {limits[1]:,g} become black to white"

@@ -111,6 +111,9 @@ _MEASURES = {
     "seconds": "training time",
 }
 
+_TRAINED = {"finetune": "fine-tuned", "scratch": "from scratch"}
+"""Protocols that train the encoder too, on labels: all, or those that the name ends in."""
+
 
 def method_name(method: str) -> str:
     """A method's name as in the literature; an unknown one unchanged."""
@@ -141,13 +144,16 @@ def measure_name(word: str) -> str:
 
     Args:
         word: As in `results.json`: "knn", "participation_ratio", "images_per_second"; or a
-            protocol on other data, "knn on digits".
+            protocol on other data, "knn on digits", or of a layer, "knn on digits, layer conv1".
     """
+    word, comma, layer = word.partition(", ")
     name, on, data = word.partition(" on ")
-    if name.startswith("finetune"):
-        part = name.removeprefix("finetune").strip("-").replace("-", " ")
-        return (f"fine-tuned ({part})" if part else "fine-tuned") + on + data
-    return (_MEASURES.get(name) or name.replace("_", " ")) + on + data
+    rest = on + data + comma + layer
+    for start, trained in _TRAINED.items():
+        if name.startswith(start):
+            part = name.removeprefix(start).strip("-").replace("-", " ")
+            return (f"{trained} ({part})" if part else trained) + rest
+    return (_MEASURES.get(name) or name.replace("_", " ")) + rest
 
 
 def measure_title(word: str) -> str:

@@ -16,6 +16,7 @@ from unmix.errors import UserError
 from unmix.files import atomic_write, read_json
 from unmix.html import chart, escaped, table
 from unmix.names import json_bytes
+from unmix.rows import measure_of
 from unmix.schema import Count, Epoch, Integer, Percent, checked, excerpt
 
 __all__ = [
@@ -66,6 +67,11 @@ class Evaluation:
     top1: float
     top5: float | None = None
     details: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def measure(self) -> str:
+        """What tables call it; see `unmix.rows.measure_of`."""
+        return measure_of(self.protocol, self.details)
 
 
 @dataclass(frozen=True)
@@ -139,9 +145,9 @@ class RunResults:
         """Whether the run was trained without a mixture."""
         return self.mixture == "none"
 
-    def of(self, protocol: str) -> tuple[Evaluation, ...]:
-        """Return a protocol's evaluations in the order of their epochs."""
-        return tuple(row for row in self.evaluations if row.protocol == protocol)
+    def of(self, measure: str) -> tuple[Evaluation, ...]:
+        """Return the evaluations of a measure, as "knn", in the order of their epochs."""
+        return tuple(row for row in self.evaluations if row.measure == measure)
 
     @property
     def flat(self) -> list[dict[str, Any]]:
@@ -154,9 +160,9 @@ class RunResults:
             rows.append({**row, **e.details, **({} if data is None else {"data": data})})
         return rows
 
-    def final(self, protocol: str) -> Evaluation | None:
-        """Return a protocol's evaluation at its last epoch, or None if there is none."""
-        rows = self.of(protocol)
+    def final(self, measure: str) -> Evaluation | None:
+        """Return a measure's evaluation at its last epoch, or None if there is none."""
+        rows = self.of(measure)
         return rows[-1] if rows else None
 
     def _repr_html_(self) -> str:
@@ -175,7 +181,7 @@ class RunResults:
         if self.evaluations:
             rows = [
                 (
-                    measure_name(row.protocol), str(row.epoch), f"{row.top1:.2f}",
+                    measure_name(row.measure), str(row.epoch), f"{row.top1:.2f}",
                     DASH if row.top5 is None else f"{row.top5:.2f}",
                     details_in_words(row.details),
                 )
@@ -186,13 +192,13 @@ class RunResults:
         own = [row for row in self.evaluations if "data" not in row.details]
         courses: dict[str, list[tuple[float, float]]] = {}
         for row in own:
-            courses.setdefault(measure_name(row.protocol), []).append((float(row.epoch), row.top1))
+            courses.setdefault(measure_name(row.measure), []).append((float(row.epoch), row.top1))
         return "".join([*parts, chart("top-1 in % by epoch", courses)])
 
 
 def protocols_of(results: Sequence[RunResults]) -> list[str]:
-    """The protocols by which runs were evaluated: kNN and linear probes first, other data last."""
-    seen = {row.protocol: None for run in results for row in run.evaluations}
+    """The measures by which runs were evaluated: kNN and linear probes first, other data last."""
+    seen = {row.measure: None for run in results for row in run.evaluations}
     own = [*(name for name in _FIRST if name in seen), *(n for n in seen if n not in _FIRST)]
     return sorted(own, key=is_transfer)
 

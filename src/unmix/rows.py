@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-__all__ = ["OF_IMAGES", "of_other_images", "settings_of"]
+from unmix.names import shown
+
+__all__ = ["OF_IMAGES", "measure_of", "of_other_images", "settings_of"]
 
 # What comes out of a measurement; all else in a row says what was measured, and how.
 _MEASURED = {
@@ -21,6 +23,22 @@ OF_IMAGES = (
 def settings_of(row: Mapping[str, Any]) -> dict[str, Any]:
     """What a row measures, and how: `protocol`, `epoch`, `features`, `k`, ..."""
     return {key: value for key, value in row.items() if key not in _MEASURED}
+
+
+def measure_of(protocol: str, details: Mapping[str, Any]) -> str:
+    """What tables call an accuracy: its protocol, and what makes it one of another encoder.
+
+    A layer's accuracy is not that of the whole encoder, and one of random weights is none of its
+    training: "linear, layer conv1", "scratch-10%".
+
+    Args:
+        protocol: Of the row, as "linear" or "finetune-10% on digits".
+        details: What else the row says.
+    """
+    if details.get("start") == "random":
+        protocol = protocol.replace("finetune", "scratch", 1)
+    layer = details.get("layer")
+    return protocol if layer is None else f"{protocol}, layer {shown(str(layer))}"
 
 
 def of_other_images(row: Mapping[str, Any]) -> bool:

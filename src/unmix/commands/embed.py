@@ -12,7 +12,7 @@ from torch import Tensor
 
 from unmix import __version__
 from unmix.commands.finished import FinishedRun, Say
-from unmix.commands.images import image_sets
+from unmix.commands.images import image_sets, range_of
 from unmix.data import ImageSet, Skipped
 from unmix.data.columns import Columns
 from unmix.embedding import Chunks, NamedSet, assemble, encode_chunks, format_of
@@ -93,7 +93,7 @@ def embed(
     check_number("batch_size", batch_size, at_least=1)
     form = format_of(path)
     form.check()
-    for file in (path, *form.beside(path)):
+    for file in (path, *form.beside(path), _listing(path)):
         check_new(file, overwrite, unfinished=_partial(path))
     quiet_libraries()
     cores = CoreMeter()
@@ -184,6 +184,11 @@ def make_features(
         raise UserError(f"none of the {total:,} images of {name} is readable.", parameter="data")
 
 
+def _listing(path: Path) -> Path:
+    """The file that lists what could not be read."""
+    return path.with_name(f"{path.name}.skipped.csv")
+
+
 def _partial(path: Path) -> Path:
     return path.with_name(f".{path.name}.partial")
 
@@ -225,6 +230,7 @@ def _about(
     return {
         "unmix": __version__, "run": run, "data": stored(sets[0].name), "features": features,
         "layer": layer, **{name: facts[name] for name in named},
+        "range": range_of(finished, sets[0]),
     }  # fmt: skip
 
 
@@ -234,9 +240,9 @@ def _report(chunks: Chunks, path: Path, sets: Sequence[ImageSet], say: Say) -> N
     skipped = Skipped()
     for _, chunk in chunks:
         skipped.add_pairs(chunk.broken)
+    listed = _listing(path)
+    listed.unlink(missing_ok=True)  # of the features that were here before
     if len(skipped):
-        listed = path.with_name(f"{path.name}.skipped.csv")
-        listed.unlink(missing_ok=True)
         skipped.record(listed)
         say(skipped.line() or "")
     splits = ", ".join(f"{len(each):,} {each.split}" for each in sets)

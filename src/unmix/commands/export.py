@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
@@ -14,13 +14,16 @@ from typing import Any
 from unmix import __version__
 from unmix.commands.embed import check_new
 from unmix.commands.finished import FinishedRun, Say
+from unmix.commands.fitting import HEAD
+from unmix.commands.reading import short_names
 from unmix.config import Settings, field_names
-from unmix.display import counted, measure_title, method_name
+from unmix.display import counted, measure_title, method_name, value_text
 from unmix.errors import UserError, check_choice
 from unmix.export import TARGETS, Card, Source, Target
 from unmix.export.card import ResultLine
 from unmix.names import in_words, shown
 from unmix.results import DamagedResultsError, Evaluation, RunResults, load_results
+from unmix.rows import OF_IMAGES, measure_of, settings_of
 from unmix.studies.cells import NO_RESULT, result_settings
 from unmix.training.console import quiet_libraries
 from unmix.training.console import say as print_line
@@ -28,6 +31,7 @@ from unmix.training.run.folder import RunFolder
 
 __all__ = ["export"]
 
+_NO_SETTING = {"protocol", "data", "classes", "epoch", "start"}
 _PLACES = {
     "data", "data_dir", "run", "train_folder", "test_folder", "init", "init_sha256", "max_pixels",
     "strict", "teacher", "teacher_sha256",
@@ -88,7 +92,11 @@ def export(
         for file in sorted(stage.iterdir(), key=lambda each: each.name == path.name):
             os.replace(file, folder / file.name)
     say(f"{to}: {shown(path)}")
-    say(f"it takes {'RGB in [0, 1]' if pixels else target.source.normalization}; to load it:")
+    takes = "RGB in [0, 1]" if pixels else target.source.normalization
+    say("; ".join([f"it takes {takes}", *target.source.preparation.values()]))
+    if finished.alone and (finished.folder.path / HEAD).is_file():
+        say(f"it gives features: the classifier that was trained with it, in {HEAD}, is left out")
+    say("to load it:")
     for line in target.usage(path):
         say(f"  {line}")
     return path
@@ -161,6 +169,8 @@ def _card(finished: FinishedRun, name: str, license_: str) -> Card:
     network = f"{facts['backbone']} of width {facts['width']:g}"
     method = method_name(facts["method"])
     if finished.alone:
+        if isinstance(tuned := facts.get("fine_tuned"), Mapping):
+            return _fine_tuned(tuned, network, method, name, license_)
         about = f"An encoder ({network}), pretrained by {method} with unmix {__version__}."
         return Card(name, license_, about)
     settings = finished.settings
@@ -177,6 +187,27 @@ def _card(finished: FinishedRun, name: str, license_: str) -> Card:
     return Card(name, license_, about, _data(finished), _recipe(settings))
 
 
+def _fine_tuned(
+    tuned: Mapping[str, Any], network: str, method: str, name: str, license_: str
+) -> Card:
+    """The card of an encoder that was trained on labels, which its file says."""
+    scratch = tuned.get("start") == "random"
+    start = f"pretrained by {method}, then fine-tuned"
+    start = "trained from random weights" if scratch else start
+    data, classes, images = (tuned.get(key) for key in ("data", "classes", "train_images"))
+    many = f" in {len(classes):,} classes" if isinstance(classes, Sequence) else ""
+    about = (
+        f"An encoder ({network}), {start} on the labels of {value_text(images)} images of "
+        f"{shown(str(data))}{many}, with unmix."
+    )
+    recipe = {k: v for k, v in settings_of(tuned).items() if k not in _NO_SETTING}
+    top1, lines = tuned.get("top1"), []
+    if isinstance(top1, int | float):
+        title = measure_title(measure_of(str(tuned.get("protocol")), tuned))
+        lines.append(ResultLine(title, str(data), float(top1), (float(top1),)))
+    return Card(name, license_, about, recipe=recipe, results=lines)
+
+
 def _imported(finished: FinishedRun, results: RunResults, name: str, license_: str) -> Card:
     """The card of weights that were trained elsewhere: what is known, and what is not."""
     facts, imported = finished.encoder.facts, results.training
@@ -187,6 +218,8 @@ def _imported(finished: FinishedRun, results: RunResults, name: str, license_: s
         f"{_file_name(imported['imported'])} (SHA-256 {imported['sha256']}). Its license is that "
         "of its authors."
     )
+    if "fine_tuned" in facts:
+        about += " It had been fine-tuned on labels."
     data = "What it was pretrained on, and how, is not recorded here."
     return Card(name, license_, about, data, {}, _lines(finished, results))
 
@@ -240,7 +273,8 @@ def _recipe(settings: Settings) -> dict[str, Any]:
 
 
 def _key(row: Evaluation) -> tuple[Any, ...]:
-    return (row.protocol, *(row.details.get(name) for name in ("data", "features", "k")))
+    """What runs share that measured alike."""
+    return (row.measure, *(row.details.get(name) for name in (*OF_IMAGES, "features", "k")))
 
 
 def _finals(results: RunResults) -> dict[tuple[Any, ...], Evaluation]:
@@ -251,12 +285,17 @@ def _finals(results: RunResults) -> dict[tuple[Any, ...], Evaluation]:
 def _lines(finished: FinishedRun, results: RunResults) -> tuple[ResultLine, ...]:
     """The results, with those of the runs beside it that differ in their seed alone."""
     others = [_finals(each) for each in _siblings(finished)]
+    finals = _finals(results)
+    data = {key: str(row.details.get("data") or results.data) for key, row in finals.items()}
+    names = short_names(list(dict.fromkeys(data.values())))
     lines = []
-    for key, row in _finals(results).items():
+    for key, row in finals.items():
         values = [row.top1, *(other[key].top1 for other in others if key in other)]
-        data = str(row.details.get("data") or results.data)
-        title = measure_title(row.protocol)
-        lines.append(ResultLine(title, Path(data).name or data, row.top1, tuple(values)))
+        projector = row.details.get("features") == "projector"
+        title = measure_title(row.measure) + (", projector features" if projector else "")
+        parts = [str(row.details[part]) for part in OF_IMAGES[1:] if row.details.get(part)]
+        which = f" ({', '.join(parts)})" if parts else ""
+        lines.append(ResultLine(title, names[data[key]] + which, row.top1, tuple(values)))
     return tuple(lines)
 
 

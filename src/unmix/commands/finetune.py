@@ -28,6 +28,7 @@ from unmix.mixtures import MIXTURES, MixtureOperator, PatchMixture
 from unmix.mixtures.registry import label_space
 from unmix.names import shown
 from unmix.randomness import generator_for
+from unmix.results import finite
 from unmix.training.console import quiet_libraries
 from unmix.training.console import say as print_line
 
@@ -156,7 +157,7 @@ def finetune(
             row |= {"chosen": {"lr": settings.lr, "head_lr": settings.head_lr}}
         model = train(finished, backbone, labeled, settings, seed, work, say)
         measured = _measure(finished, model, splits, row, say)
-        work.save(finished, model, splits.classes)
+        work.save(_facts(finished, splits, measured.row), model, splits.classes)
         say_skipped(say, labeled.images, splits.test)
         say(line_of(measured.row))
         finished.keep(measured.row, measured, splits, main=main, say=say)
@@ -307,6 +308,14 @@ def _row(
         **({"labeled": labeled.digest[:8]} if labeled.kind == "list" else {}),
         "train_images": len(labeled.images),
     }
+
+
+def _facts(finished: FinishedRun, splits: Splits, row: dict[str, Any]) -> dict[str, Any]:
+    """The facts of the encoder's file, which say on whose labels it was trained, and how well."""
+    data = str(row.get("data") or finished.settings.run.data)
+    # Not where the data is on this machine: the file is for others too.
+    labels = {"data": Path(data).name or data, "classes": list(splits.classes)}
+    return {**finished.encoder.facts, "fine_tuned": finite({**row, **labels})}
 
 
 def _measure(

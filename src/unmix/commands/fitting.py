@@ -39,9 +39,10 @@ from unmix.training.run.folder import RunFolder
 from unmix.training.run.lock import run_lock
 from unmix.training.run.trainer import errors_of_users
 
-__all__ = ["Labeled", "WorkFolder", "bytes_of", "choose_settings", "train", "untrained"]
+__all__ = ["HEAD", "Labeled", "WorkFolder", "bytes_of", "choose_settings", "train", "untrained"]
 
 _Tried = dict[str, Annotated[float, Between(-1, 1)]]
+HEAD = "head.safetensors"
 _RESULT, _LIST, _SETTINGS, _TRIED = "result.json", "labels.txt", "settings.json", "select.json"
 
 
@@ -200,15 +201,15 @@ class WorkFolder:
             text += "".join(f"{name}\n" for name in names)
         atomic_write(self.path / _LIST, text.encode("utf-8", errors="surrogateescape"))
 
-    def save(self, finished: FinishedRun, model: Classifier, classes: tuple[str, ...]) -> None:
-        """Write encoder and classifier.
+    def save(self, facts: Mapping[str, Any], model: Classifier, classes: tuple[str, ...]) -> None:
+        """Write the encoder, with its facts, and the classifier.
 
         Raises:
             UserError: if a file cannot be written.
         """
-        RunFolder(self.path).write_encoder(model.backbone, finished.encoder.facts)
+        RunFolder(self.path).write_encoder(model.backbone, facts)
         head = {k: v.detach().cpu().contiguous() for k, v in model.head.state_dict().items()}
-        with atomic_path(self.path / "head.safetensors") as beside:
+        with atomic_path(self.path / HEAD) as beside:
             metadata = {"classes": json.dumps(list(classes))}
             beside.write_bytes(safetensors_bytes(head, metadata))
 

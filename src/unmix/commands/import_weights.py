@@ -27,6 +27,7 @@ from unmix.names import NO_DATA, shown
 from unmix.results import load_results, write_results
 from unmix.training.console import quiet_libraries
 from unmix.training.console import say as print_line
+from unmix.training.run.command import flags_of
 from unmix.training.run.data_record import DataRecord, absolute, located_data
 from unmix.training.run.folder import RunFolder
 from unmix.training.run.parts import load_split, measured_range
@@ -120,6 +121,8 @@ def import_weights(
         UserError: if the file cannot be read, or its network is not one that is known here; if the
             folder exists, or a value is out of range.
     """
+    typed = {k: v for k, v in locals().items() if v is not None and k not in ("file", "say")}
+    typed = {k: v for k, v in typed.items() if (k, v) != ("device", "auto")}
     check_given("run", run)
     if method is not None:
         check_choice("method", method, METHODS)
@@ -152,8 +155,9 @@ def import_weights(
     say(line)
     say(_about(settings, opened, found, trained, given))
     record = None if data is None else DataRecord.of(data, seen)
-    command = shlex.join(["unmix", "import", file, "--run", str(run)])
-    _write(folder, settings, encoder, record, command, method or _method(opened, found))
+    command = shlex.join(["unmix", "import", file, *flags_of(typed)])
+    kept = {name: opened.facts[name] for name in ("fine_tuned",) if name in opened.facts}
+    _write(folder, settings, encoder, record, command, method or _method(opened, found), kept)
     say(f"run folder: {shown(folder.path)}")
     if labeled:
         knn(folder.path, device=device, threads=threads, say=say)
@@ -343,6 +347,7 @@ def _write(
     record: DataRecord | None,
     command: str,
     method: str | None,
+    kept: Mapping[str, Any],
 ) -> None:
     """Write the run folder: beside, then renamed, so that there is never half a one."""
     beside = folder.path.with_name(f".{folder.path.name}.{os.getpid()}.tmp")
@@ -350,15 +355,10 @@ def _write(
     words = settings.flat()
     color_space = settings.method.get("view", "RGB") if settings.run.method == "cmc" else "RGB"
     names = ("method", "backbone", "width", "stem", "size", *VIT_SHAPE, "mean", "std")
+    facts = {**kept, **{name: words[name] for name in names}}
+    facts |= {"color_space": color_space, "range": settings.run.limits}
     try:
-        made.write_encoder(
-            encoder,
-            {
-                **{name: words[name] for name in names},
-                "color_space": color_space,
-                "range": settings.run.limits,
-            },
-        )
+        made.write_encoder(encoder, facts)
         made.write_settings(settings)
         if record is not None:
             record.write(beside)

@@ -44,7 +44,8 @@ def knn(
     `euclidean` each has one vote, the nearest 5 of W-MSE.
 
     A row with the same settings is replaced. Rows of another k, temperature, kind of features or
-    data set are kept beside it, and not used by tables and figures.
+    data set are kept beside it. Tables and figures use that of the usual settings, or the only one;
+    a layer, and another data set, have a column of their own.
 
     Args:
         run: Run folder, or an encoder file alone, with `data`; then nothing is saved.

@@ -14,10 +14,11 @@ from torch import Tensor
 
 from unmix.commands.embed import check_new, embedding_chunks, encoder_of_layer, make_features
 from unmix.commands.finished import FinishedRun, Say
-from unmix.commands.images import image_sets
+from unmix.commands.images import image_sets, range_of
 from unmix.commands.neighbor_page import Hit, Query, neighbor_page
 from unmix.commands.predictions import spread_over_classes
 from unmix.data import ImageSet, Skipped, read_uint8
+from unmix.data.bit_depth import Range
 from unmix.data.columns import Columns
 from unmix.data.python_images import given_uint8
 from unmix.embedding import Chunks, assemble
@@ -115,9 +116,10 @@ def neighbors(
         Path(out) if out is not None else finished.folder.path / "neighbors", overwrite
     )
     encode, dim = encoder_of_layer(finished, layer)
-    asked = _asked(finished, query)
     columns = Columns(image_column, label_column, split_column)
     sets = image_sets(finished, split, data, data_dir, train_folder, test_folder, columns, say)
+    limits = range_of(finished, sets[0])
+    asked = _asked(finished, query, limits)
     _check_enough(k, sets)
     chunks = embedding_chunks(
         folder / "features.npy", finished, sets, layer, "backbone", dim, "float32", batch_size
@@ -132,7 +134,7 @@ def neighbors(
             which = spread_over_classes(bank.label_tensor, len(bank.names), images)
             queries = _own_queries(bank, which, found, k)
         else:
-            queries = _given_queries(bank, query, asked, encode, finished, k)
+            queries = _given_queries(bank, query, asked, encode, finished, k, limits)
         pairs = _pairs(bank, found, threshold)
         _write(folder, bank, queries, pairs, threshold)
         _say_results(bank, pairs, threshold, folder, say)
@@ -229,7 +231,7 @@ class Bank:
         return Hit(self.names[i], self.classes[i], similarity, self.picture(i))
 
 
-def _asked(finished: FinishedRun, query: Sequence[str]) -> Tensor | None:
+def _asked(finished: FinishedRun, query: Sequence[str], limits: Range | None) -> Tensor | None:
     """The images of the queries, uint8 (n, 3, size, size); None if there are none.
 
     Raises:
@@ -243,7 +245,7 @@ def _asked(finished: FinishedRun, query: Sequence[str]) -> Tensor | None:
         if not Path(path).exists():
             raise UserError(f"there is no file {path}.", parameter="query")
         try:
-            pixels.append(given_uint8([path], encoder.views.size, limits=encoder.range))
+            pixels.append(given_uint8([path], encoder.views.size, limits=limits))
         except UserError as error:
             raise UserError(str(error), parameter="query") from None
     return torch.cat(pixels)
@@ -270,7 +272,13 @@ def _own_queries(bank: Bank, which: Tensor, found: Neighbors, k: int) -> list[Qu
 
 
 def _given_queries(
-    bank: Bank, paths: Sequence[str], pixels: Tensor, encode: object, finished: FinishedRun, k: int
+    bank: Bank,
+    paths: Sequence[str],
+    pixels: Tensor,
+    encode: object,
+    finished: FinishedRun,
+    k: int,
+    limits: Range | None,
 ) -> list[Query]:
     """The neighbors of the images that were asked for, each without itself."""
     from unmix.evaluation.features import encode_batch
@@ -283,7 +291,7 @@ def _given_queries(
     found = nearest_neighbors(bank.features, features, k, exclude=itself, device=machine.device)
     queries = []
     for row, path in enumerate(paths):
-        picture = given_uint8([path], _SIDE, limits=finished.encoder.range)[0].numpy()
+        picture = given_uint8([path], _SIDE, limits=limits)[0].numpy()
         near = zip(found.index[row].tolist(), found.similarity[row].tolist(), strict=True)
         first = Hit(path, "", 1.0, picture)
         queries.append(Query(first, [bank.hit(j, similarity) for j, similarity in near]))

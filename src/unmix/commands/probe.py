@@ -54,7 +54,8 @@ def probe(
     `linear` fits features that are encoded once, without augmentation. The others are published
     protocols: `cmc`, `moco`, `swav`, `barlow`, `vicreg` and `dino` train by SGD on augmented
     images, `whitening` by Adam on features that are encoded once. A row with the same settings is
-    replaced; rows of other settings are kept beside it, and not used by tables.
+    replaced; rows of other settings are kept beside it. Tables use that of the usual settings, or
+    the only one; a layer has a column of its own.
 
     Args:
         run: Run folder, or an encoder file alone, with `data`; then nothing is saved.

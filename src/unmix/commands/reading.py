@@ -211,6 +211,7 @@ def _with_transfers(results: Sequence[RunResults]) -> list[RunResults]:
                 data = str(row.details["data"])
                 details = {key: value for key, value in row.details.items() if key != "data"}
                 parts = [shown(str(details[key])) for key in OF_IMAGES if details.get(key)]
+                parts += ["projector features"] if details.get("features") == "projector" else []
                 which = f" ({', '.join(parts)})" if parts else ""
                 protocol = f"{row.protocol}{ON}{names[data]}{which}"
                 transfers[protocol] = data

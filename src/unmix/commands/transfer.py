@@ -17,6 +17,7 @@ from unmix.commands.evaluated import Splits
 from unmix.commands.finetune import finetune
 from unmix.commands.finished import FinishedRun, Say, line_of, say_skipped
 from unmix.commands.probe import classifier_task
+from unmix.commands.reading import short_names
 from unmix.commands.rows import NotSavedError
 from unmix.data.fingerprint import digest_of
 from unmix.display import DASH, measure_name, percent, percents
@@ -309,7 +310,7 @@ def _summary(
             over = percent(mean(map(mean, values))) if values else DASH
             texts = [shown(condition), measure_name(protocol), *map(percents, values), over]
             cells.append(tuple(Cell(text) for text in texts))
-    columns = ("condition", "protocol", *(shown(Path(place).name) for place in data), "mean")
+    columns = ("condition", "protocol", *short_names(data).values(), "mean")
     numeric = (False, False, *[True] * (len(data) + 1))
     words = list(repeated)
     if len(conditions) == 2:
@@ -360,8 +361,8 @@ def _compared(
         for place in data
     ]
     corrected = holm([pair for pair in pairs if pair is not None])
+    names = short_names(data)
     lines += [
-        f"  {shown(Path(place).name)}: {verdict(pair)}"
-        for place, pair in zip(data, corrected, strict=True)
+        f"  {names[place]}: {verdict(pair)}" for place, pair in zip(data, corrected, strict=True)
     ]
     return lines

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from PIL import ExifTags, Image, TiffImagePlugin, UnidentifiedImageError
 
-from unmix.data.bit_depth import FULL, Range, deep_values, is_deep, to_8_bits
+from unmix.data.bit_depth import FULL, Range, deep_values, is_deep, may_be_deep, to_8_bits
 from unmix.data.formats import HEIC_REASON, formats_for, is_heic
 from unmix.data.outputs import drawn_by_us
 from unmix.errors import UserError
@@ -25,6 +25,7 @@ __all__ = [
     "Decoding",
     "decode",
     "gray_range",
+    "has_more_bits",
     "opened",
     "orientation",
     "read_image",
@@ -202,6 +203,18 @@ def gray_range(path: Path, content: bytes, decoding: Decoding) -> Range | None:
     if values.dtype.kind == "f":
         values = values[np.isfinite(values)]
     return (float(values.min()), float(values.max())) if values.size else None
+
+
+def has_more_bits(path: Path) -> bool:
+    """Whether a file is an image of more than 8 bits, by its first bytes; False if unreadable."""
+    if not may_be_deep(path.name):
+        return False
+    try:
+        content = read_image(path)
+        with opened(path, content) as image:
+            return is_deep(image, content[:_STARTS])
+    except Exception:
+        return False  # told where it is decoded
 
 
 def _check(image: Image.Image, decoding: Decoding) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,13 +15,21 @@ from PIL import Image
 from torch import Tensor
 
 from unmix.data.bit_depth import Range
-from unmix.data.decoding import Decoding, rgb8
+from unmix.data.decoding import Decoding, has_more_bits, rgb8
 from unmix.data.imageset import FileImages, Skipped
 from unmix.data.reading import read_uint8, resize_batch, resize_image
 from unmix.data.statistics import IMAGENET_MEAN, IMAGENET_STD
 from unmix.errors import UserError
 
-__all__ = ["as_batch", "as_picture", "as_uint8", "given_uint8", "is_path", "listed"]
+__all__ = [
+    "as_batch",
+    "as_picture",
+    "as_uint8",
+    "given_uint8",
+    "is_path",
+    "listed",
+    "warn_of_unknown_range",
+]
 
 Picture = Image.Image | Tensor
 
@@ -146,6 +155,29 @@ def given_uint8(images: Any, size: int, start: int = 0, limits: Range | None = N
         return resize_batch(batch, size)
     pictures = enumerate(batch, start)
     return torch.cat([_one(item, f"image {i}", size, limits) for i, item in pictures])
+
+
+def warn_of_unknown_range(images: Sequence[Any] | Tensor, remedy: str) -> None:
+    """Warn if an image of more than 8 bits is scaled by a range that nobody gave.
+
+    Args:
+        images: As `as_batch` gives them.
+        remedy: How to give a range.
+    """
+    if isinstance(images, Tensor) or not any(map(_has_more_bits, images)):
+        return
+    # By default Python prints a warning once for each line that it comes from.
+    warnings.warn(
+        "images of more than 8 bits, and the encoder has no range of their values: 0 to 65,535 "
+        f"become black to white; `unmix embed` takes the range of all its images; {remedy}",
+        stacklevel=3,
+    )
+
+
+def _has_more_bits(item: Any) -> bool:
+    if is_path(item):
+        return has_more_bits(Path(item))
+    return isinstance(item, Image.Image) and (item.mode == "F" or item.mode.startswith("I"))
 
 
 def _one(item: Any, what: str, size: int, limits: Range | None) -> Tensor:

@@ -15,8 +15,9 @@ from torch import Tensor, nn
 
 from unmix.backbones import VIT_SHAPE, HalfEncoders, feature_dim
 from unmix.checksums import CHECKSUM, checksum_differs
+from unmix.data.bit_depth import Range
 from unmix.data.listing import list_tree
-from unmix.data.python_images import as_batch, given_uint8, is_path
+from unmix.data.python_images import as_batch, given_uint8, is_path, warn_of_unknown_range
 from unmix.errors import UserError, check_number
 from unmix.files import parse_json
 from unmix.methods import method_class
@@ -51,7 +52,8 @@ class LoadedEncoder(nn.Module):
         facts: What the file says: "method", "backbone", "width", "stem", "size" (pixels),
             `VIT_SHAPE` (of a vision transformer), "color_space", "mean" and "std" (of the
             pretraining images, RGB in [0, 1]), "range" (of images of more than 8 bits, the values
-            that become 0 and 255; None for the whole range of 16 bits).
+            that become 0 and 255; None for the whole range of 16 bits), "fine_tuned" (of `unmix
+            finetune` alone: on which labels and how, with its accuracy).
         feature_dim: D, the length of its features.
         transform: Prepares one image for a `DataLoader`; see `EncoderTransform`.
     """
@@ -79,7 +81,14 @@ class LoadedEncoder(nn.Module):
             return self.backbone.features(images)
         return self.backbone(images)
 
-    def encode(self, images: Any, *, grad: bool = False, batch_size: int = 256) -> Tensor:
+    def encode(
+        self,
+        images: Any,
+        *,
+        grad: bool = False,
+        batch_size: int = 256,
+        range: tuple[float, float] | None = None,
+    ) -> Tensor:
         """Encode images to float32 features (N, D), on the encoder's device.
 
         Images are prepared as in the evaluation: shorter side resized to 256/224 of the encoder's
@@ -93,6 +102,8 @@ class LoadedEncoder(nn.Module):
             grad: Whether features have a gradient, for fine-tuning; a frozen encoder is unfrozen.
                 Its mode is kept: call `encoder.train()` to train batch norm as well.
             batch_size: Images that are encoded at a time.
+            range: Values of images of more than 8 bits that become 0 and 255; by default those of
+                the pretraining, and if it had none 0 and 65,535, with a warning.
 
         Raises:
             UserError: if an image cannot be read, or has another type or range; it is named.
@@ -104,11 +115,14 @@ class LoadedEncoder(nn.Module):
         if is_path(images) and Path(images).is_dir():
             images = sorted(list_tree(images).paths)
         batch = as_batch(images)
+        limits = self.range if range is None else _checked_range(range)
         features = []
         with torch.set_grad_enabled(grad):
-            for start in range(0, len(batch), batch_size):
+            for start in torch.arange(0, len(batch), batch_size).tolist():
                 some = batch[start : start + batch_size]
-                pixels = given_uint8(some, self.views.size, start, self.range).to(device)
+                if limits is None:
+                    warn_of_unknown_range(some, "give that here as range=(LOW, HIGH)")
+                pixels = given_uint8(some, self.views.size, start, limits).to(device)
                 features.append(self.features(self.views.plain(pixels)).float())
             return torch.cat(features)
 
@@ -130,10 +144,29 @@ class EncoderTransform:
         Raises:
             UserError: if it cannot be read, or has another type or range.
         """
+        if self.limits is None:
+            warn_of_unknown_range([image], "set `limits` of this transform to (LOW, HIGH)")
         return self.views.plain(given_uint8([image], self.views.size, limits=self.limits))[0]
 
     def __repr__(self) -> str:
         return f"EncoderTransform(size={self.views.size})"
+
+
+def _checked_range(limits: Range) -> Range:
+    """The same, as numbers.
+
+    Raises:
+        UserError: if it is no range.
+    """
+    try:
+        low, high = map(float, limits)
+    except (TypeError, ValueError):
+        raise UserError(
+            f"{limits!r} must be two numbers, such as (0, 4095).", parameter="range"
+        ) from None
+    check_number("range", low)
+    check_number("range", high, above=low)
+    return low, high
 
 
 def load_encoder(

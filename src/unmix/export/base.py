@@ -81,6 +81,19 @@ class Source:
         mean, std = (", ".join(f"{x:.4f}" for x in self.facts[key]) for key in ("mean", "std"))
         return f"RGB images of {size} px in [0, 1], minus ({mean}), divided by ({std})"
 
+    @property
+    def preparation(self) -> dict[str, str]:
+        """What is done to an image before, in words: "resize", and "range" of more than 8 bits."""
+        size = self.facts["size"]
+        found = {
+            "resize": f"shorter side to {round(size * 256 / 224)} px, bilinear, antialiased, "
+            f"unless it has {size} px already, then a center crop of {size} px"
+        }
+        if (limits := self.encoder.range) is not None:
+            low, high = (f"{value:g}" for value in limits)
+            found["range"] = f"values {low} to {high} of images of more than 8 bits become 0 to 1"
+        return found
+
 
 class Target(ABC):
     """A format of another tool.

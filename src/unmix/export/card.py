@@ -90,7 +90,7 @@ class Card:
 
     def _results(self) -> str:
         if not self.results:
-            return "None were measured: the images have no labels, or the run was not evaluated."
+            return "None are recorded here."
         rows = [
             (row.title, _cell(row.data), f"{row.value:.1f}", row.spread) for row in self.results
         ]

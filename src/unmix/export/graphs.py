@@ -60,8 +60,7 @@ def _described(source: Source) -> dict[str, str]:
     return {
         "unmix": json.dumps({key: facts[key] for key in facts}, default=str),
         "input": takes,
-        "resize": f"shorter side to {round(facts['size'] * 256 / 224)} px, bilinear, antialiased, "
-        f"then a center crop of {facts['size']} px",
+        **source.preparation,
     }
 
 

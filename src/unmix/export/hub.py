@@ -50,7 +50,8 @@ class Hub(Target):
         text = json.dumps(config, indent=2, ensure_ascii=False) + "\n"
         (folder / _CONFIG).write_text(text, encoding="utf-8")
         library = "unmix" if self._timm() is None else "timm"
-        tags = ["image-feature-extraction", "self-supervised-learning", source.facts["method"]]
+        how = [] if "fine_tuned" in source.facts else ["self-supervised-learning"]
+        tags = ["image-feature-extraction", *how, source.facts["method"]]
         card = source.card.text(
             library=library, tags=[*tags, *dict.fromkeys(("unmix", library))],
             usage=self._card_usage(), prepared=self._prepared(),
@@ -59,7 +60,8 @@ class Hub(Target):
 
     def _prepared(self) -> list[str]:
         size = self.source.facts["size"]
-        found = [f"It takes {self.source.normalization}."]
+        parts = [f"It takes {self.source.normalization}", *self.source.preparation.values()]
+        found = [f"{part[0].upper()}{part[1:]}." for part in parts]
         if self._timm() is not None:
             found.append(
                 f"Images of exactly {size} x {size} px were evaluated whole, which this transform "

@@ -156,7 +156,7 @@ def curve_sets(
         references: Accuracy of what needs no training: name, protocol, percent.
     """
     protocols = dict.fromkeys(
-        row.protocol for c in conditions for run in c.runs.values() for row in run.evaluations
+        row.measure for c in conditions for run in c.runs.values() for row in run.evaluations
     )
     found = []
     machines = _on_machines(conditions)

@@ -36,7 +36,7 @@ def course_of(run: RunResults) -> dict[str, dict[str, float]]:
     found: dict[str, dict[str, float]] = {}
     for row in run.evaluations:
         if not is_transfer(row.protocol):
-            found.setdefault(row.protocol, {})[str(row.epoch)] = row.top1
+            found.setdefault(row.measure, {})[str(row.epoch)] = row.top1
     return {protocol: values for protocol, values in found.items() if len(values) > 1}
 
 

@@ -46,9 +46,10 @@ def single_runs(a: ComparedRun, b: ComparedRun, protocol: str) -> str:
         try:
             found.append(_per_image(run, row))
         except UserError as error:
-            kind, data = protocol.partition(ON)[0], run.results.transfers.get(protocol)
+            kind, data = row.protocol.partition(ON)[0], run.results.transfers.get(row.protocol)
             words = [*command_of(kind), str(run.folder), *(["--data", data] if data else [])]
-            for key in OF_IMAGES:
+            words += ["--from_scratch"] if row.details.get("start") == "random" else []
+            for key in (*OF_IMAGES, "layer"):
                 words += [f"--{key}", str(row.details[key])] if row.details.get(key) else []
             return (
                 f"no test image by image, for {run.name}: {error} "

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import os
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from unmix.config.groups import TEXTS
 
-__all__ = ["command_line"]
+__all__ = ["command_line", "flags_of"]
 
 
 def command_line(config: str | Sequence[str] | None, words: dict[str, Any]) -> str:
@@ -17,6 +17,12 @@ def command_line(config: str | Sequence[str] | None, words: dict[str, Any]) -> s
     parts = ["unmix", "pretrain"]
     for name in [config] if isinstance(config, (str, os.PathLike)) else config or ():
         parts += ["--config", os.fspath(name)]
+    return shlex.join([*parts, *flags_of(words)])
+
+
+def flags_of(words: Mapping[str, Any]) -> list[str]:
+    """The flags that give values, as they are typed."""
+    parts: list[str] = []
     for name, value in words.items():
         if value is None and name in TEXTS:
             continue
@@ -31,4 +37,4 @@ def command_line(config: str | Sequence[str] | None, words: dict[str, Any]) -> s
             parts.append(f"--no-{name}")
         else:
             parts += [f"--{name}", str(value)]
-    return shlex.join(parts)
+    return parts
