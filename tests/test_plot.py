@@ -553,7 +553,7 @@ def test_prediction_curves_of_images_without_classes_are_not_called_those_of_a_t
     texts = [text.get_text() for axes in found.figure.axes for text in axes.texts]
     assert "training images, mean ± std" in texts
     assert "training images of" in found.caption
-    assert not any("test" in text for text in [*texts, found.caption])
+    assert not any("test set" in text or "test images" in text for text in [*texts, found.caption])
 
 
 def test_other_names_of_a_figure_are_known():
