@@ -70,7 +70,7 @@ def _hints(function: Any) -> dict[str, Any]:
     """The annotations of a function, but for names that it imports for type checkers alone."""
     with suppress(NameError):
         return get_type_hints(function)
-    found = {}
+    found: dict[str, Any] = {}
     for name, hint in function.__annotations__.items():
         alone = type("Alone", (), {"__annotations__": {name: hint}})
         with suppress(NameError):

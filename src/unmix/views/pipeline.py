@@ -88,8 +88,7 @@ class Views:
             raise UserError(
                 f"Views: settings: {settings!r}; give unmix.views.preset(name), or a list of them."
             )
-        if not isinstance(size, Integral):
-            raise UserError(f"Views: size: {size!r} is no whole number, the side in pixels.")
+        _check_side(size)
         check_number("size", size, at_least=1, owner="Views")
         if count is None:
             count = 2 if isinstance(settings, ViewSettings) else len(settings)
@@ -338,6 +337,11 @@ def _resampled(images: Tensor, rows: Tensor, columns: Tensor, interpolation: str
     """Apply weights and clamp to [0, 255] if needed: the cubic kernel overshoots."""
     pixels = resample(images, rows, columns)
     return pixels.clamp_(0, 255) if interpolation == "bicubic" else pixels
+
+
+def _check_side(size: Any) -> None:
+    if not isinstance(size, Integral):
+        raise UserError(f"Views: size: {size!r} is no whole number, the side in pixels.")
 
 
 def _check_shares(name: str, given: Any, color_space: str) -> None:
