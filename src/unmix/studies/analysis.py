@@ -80,6 +80,11 @@ class StudyResults:
             machines=frozenset(machine_of(cell.get("hardware", {})) for cell in cells),
             forward_equivalents=each,
             images=None if images is None else images * cells[0]["epochs"],
+            computed={
+                cell["seed"]: (str(cell["settings"].get("precision")), str(computed))
+                for cell in cells
+                if (computed := (cell.get("hardware") or {}).get("precision"))
+            },
         )
 
     def comparisons(self) -> list[Comparison]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -79,6 +79,7 @@ def compare_conditions(
     families: Mapping[str, Sequence[tuple[str, str]]],
     protocols: Sequence[str],
     accuracies: Callable[[str, str], Mapping[int, float]],
+    apart: Callable[[str, str], Collection[int]] = lambda a, b: (),
 ) -> list[Comparison]:
     """Compare conditions seed by seed, each family corrected per protocol.
 
@@ -86,13 +87,18 @@ def compare_conditions(
         families: For each family its pairs (candidate, reference).
         protocols: To compare by.
         accuracies: From a condition and a protocol to its accuracy by seed.
+        apart: From two conditions to the seeds that are no pairs.
     """
+
+    def paired(a: str, b: str, protocol: str) -> PairedComparison | None:
+        left_out = apart(a, b)
+        ours = {s: x for s, x in accuracies(a, protocol).items() if s not in left_out}
+        return compare_paired(ours, accuracies(b, protocol))
+
     found = []
     for protocol in protocols:
         for family, pairs in families.items():
-            results = [
-                compare_paired(accuracies(a, protocol), accuracies(b, protocol)) for a, b in pairs
-            ]
+            results = [paired(a, b, protocol) for a, b in pairs]
             # The planned comparisons count, also those whose runs are still missing.
             corrected = iter(holm([r for r in results if r is not None], len(pairs)))
             for (a, b), result in zip(pairs, results, strict=True):

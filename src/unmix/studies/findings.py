@@ -23,6 +23,7 @@ from unmix.display import (
     percents,
     ratio,
 )
+from unmix.names import in_words
 from unmix.statistics import fewest_pairs
 from unmix.studies.comparisons import Comparison, compare_conditions
 
@@ -56,6 +57,7 @@ class Measured:
         forward_equivalents: Of a step; None if unknown. See `unmix.studies.cost`.
         images: That a run trains on in all: images of a step times steps.
         running: How many of its runs are still trained.
+        computed: By seed the precision that was set, and the one that was computed in.
     """
 
     name: str
@@ -68,6 +70,7 @@ class Measured:
     forward_equivalents: float | None = None
     images: float | None = None
     running: int = 0
+    computed: Mapping[int, tuple[str, str]] = field(default_factory=dict)
 
     @property
     def time(self) -> float | None:
@@ -119,9 +122,38 @@ class Findings:
                 for family, pairs in self.families.items()
             }
             found += compare_conditions(
-                families, [measure], lambda name, m: self.conditions[name].accuracies.get(m, {})
+                families,
+                [measure],
+                lambda name, m: self.conditions[name].accuracies.get(m, {}),
+                self.apart,
             )
         return found
+
+    def apart(self, a: str, b: str) -> dict[int, tuple[str, str]]:
+        """The seeds of two conditions that are no pairs, with the precisions of both.
+
+        With `precision: auto` machines compute in what they are fast at, so that a difference may
+        be that of two machines. Where other precisions are set, they are what is compared.
+        """
+        ours, theirs = (self.conditions[name].computed for name in (a, b))
+        return {
+            seed: (ours[seed][1], theirs[seed][1])
+            for seed in sorted(set(ours) & set(theirs))
+            if ours[seed][0] == theirs[seed][0] and ours[seed][1] != theirs[seed][1]
+        }
+
+    def no_pairs(self) -> list[str]:
+        """A sentence for each comparison with seeds that are no pairs."""
+        lines = []
+        for a, b in self.compared:
+            if found := self.apart(a, b):
+                kinds = in_words(list(dict.fromkeys(f"{x} and {y}" for x, y in found.values())))
+                seeds = in_words([str(seed) for seed in found])
+                lines.append(
+                    f"{a} against {b}: seed{'s' * (len(found) > 1)} {seeds} of both are no pairs, "
+                    f"as they were computed in different precision ({kinds})"
+                )
+        return lines
 
     @property
     def pairs(self) -> list[tuple[str, str]]:
@@ -152,7 +184,7 @@ class Findings:
     def words(self) -> list[str]:
         """All comparisons in words, then those that are not possible or not yet."""
         made = [c.words(self.exploratory) for c in self.comparisons if c.result is not None]
-        return [*made, *self.refusals(), *self.unpaired()]
+        return [*made, *self.refusals(), *self.unpaired(), *self.no_pairs()]
 
     def unpaired(self) -> list[str]:
         """The comparisons without a seed that both conditions have, in one sentence or none."""
@@ -204,6 +236,7 @@ class Findings:
         first, *more = [self.cost(*pair) for pair in pairs]
         others += [*(line for line in more if line), *self.refusals()]
         others += self.unpaired() if one.result is not None else []
+        others += self.no_pairs()
         return Answer(self._headline(one), _sure(one, self.exploratory), first, others)
 
     def _headline(self, c: Comparison) -> str:

@@ -218,6 +218,11 @@ class GroupedRuns:
             forward_equivalents=self.cost_of(first),
             images=steps * batch if steps and batch else None,
             running=len(group.runs) - len(ended),
+            computed={
+                run.results.seed: (str(run.settings.get("precision")), str(computed))
+                for run in ended
+                if (computed := run.results.hardware.get("precision"))
+            },
         )
 
     def why_not(self, a: str, b: str, protocol: str) -> str | None:
@@ -253,7 +258,7 @@ class GroupedRuns:
                 lines.append(
                     f"  single runs, {measure_name(by)}: {single_runs(a.first, b.first, by)}"
                 )
-        return [*lines, *self.findings.refusals()]
+        return [*lines, *self.findings.refusals(), *self.findings.no_pairs()]
 
     def differing(self) -> dict[str, dict[str, Any]]:
         """For each setting that differs between the groups, each group's value."""

@@ -26,6 +26,7 @@ from unmix.schema import checked
 from unmix.studies.baselines import measure_baselines
 from unmix.studies.cells import (
     Cell,
+    read_cell,
     result_settings,
 )
 from unmix.studies.cost import Cost, epochs_for, measure_cost
@@ -133,6 +134,8 @@ def _run_locked(
     missing = missing_cells(cells, stale, images, say)
     _write_study(study, folder)
     missing = _not_elsewhere(missing, study, Elsewhere(folder, images), costs, say)
+    if stale == "refuse":
+        _check_precision(part, missing, cells)
     # What stands beside cells that are kept, is kept too.
     measure_baselines(local, folder, None if stale == "keep" else images, say)
     for line in study.left_out:
@@ -193,6 +196,29 @@ def _timed(study: Study, folder: Path) -> set[str]:
         if each.like is not None and each.by == "time" and not all(file.exists() for file in files):
             found |= {each.name, each.like}
     return found
+
+
+def _check_precision(study: Study, missing: Sequence[Cell], cells: Sequence[Cell]) -> None:
+    """Check that cells with `precision: auto` are computed in the precision of those there are.
+
+    Raises:
+        UserError: if not, as they would be no pairs.
+    """
+    if not any(cell.settings.get("precision") == "auto" for cell in missing):
+        return
+    settings = study.resolved(missing[0].condition, missing[0].seed)
+    now = choose_machine(replace(settings.machine, precision="auto")).precision
+    for cell in cells:
+        if not cell.file.exists() or cell.settings.get("precision") != "auto":
+            continue
+        then = (read_cell(cell.file).get("hardware") or {}).get("precision")
+        if then is not None and then != now:
+            raise UserError(
+                f"{cell.file}: was computed in {then}, and this machine computes in {now} "
+                "(--precision auto), so that cells of both would be no pairs. Go on where the "
+                "others were computed, give --stale keep, or another study folder with "
+                "`precision` in its base."
+            )
 
 
 def _machine(settings: Settings) -> str:

@@ -1,0 +1,72 @@
+"""Seeds that were computed in different precision are no pairs, where nobody asked for that."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from test_studies import TWO, cell, study
+from test_studies_running import program as program
+from test_studies_running import starts
+from test_studies_running import study as fake_study
+from unmix.errors import UserError
+from unmix.hardware.devices import choose_machine
+from unmix.studies import StudyResults, read_study, run_study
+
+
+def measured(condition: str, seed: int, knn: float, computed: str, was: str = "auto") -> Any:
+    found = cell(condition, seed, knn, hardware={"precision": computed, "cpu": "EPYC"})
+    return {**found, "settings": {**found["settings"], "precision": was}}
+
+
+def test_a_difference_that_may_be_the_precisions_counts_in_no_verdict() -> None:
+    """Six pairs of which one side was computed in 32 bits, and the other in bfloat16."""
+    plain = [measured("plain", s, 50.0, "bf16-mixed") for s in range(6)]
+    mixed = [measured("Un-Mix", s, 55.0 + s, "32-true") for s in range(6)]
+    found = StudyResults(study(TWO), [*plain, *mixed])
+    assert [c.result for c in found.comparisons()] == [None, None]
+    assert found.verdicts()[-1] == (
+        "Un-Mix against plain: seeds 0, 1, 2, 3, 4 and 5 of both are no pairs, as they were "
+        "computed in different precision (32-true and bf16-mixed)"
+    )
+    # The accuracies themselves stay in the table.
+    assert "| Un-Mix | 40 | 7.0 | 1.75x | 3:02 min | 6 | 57.5 ± 1.9 |" in found.markdown()
+
+
+def test_pairs_of_one_precision_count() -> None:
+    kinds = ["bf16-mixed"] * 3 + ["32-true"] * 4
+    plain = [measured("plain", s, 50.0 + s / 9, kind) for s, kind in enumerate(kinds)]
+    mixed = [measured("Un-Mix", s, 55.0 + s, kind) for s, kind in enumerate(kinds)]
+    mixed[2] = measured("Un-Mix", 2, 90.0, "32-true")
+    first = StudyResults(study(TWO.replace("0-5", "0-6")), [*plain, *mixed]).comparisons()[0]
+    assert first.result is not None
+    assert first.result.pairs == 6
+    assert max(first.result.differences) < 20
+
+
+def test_precision_may_be_what_is_compared() -> None:
+    text = TWO.replace("plain: {}", 'plain: {precision: "32"}')
+    plain = [measured("plain", s, 50.0, "32-true", "32") for s in range(6)]
+    mixed = [measured("Un-Mix", s, 55.0 + s, "bf16-mixed") for s in range(6)]
+    first = StudyResults(study(text), [*plain, *mixed]).comparisons()[0]
+    assert first.result is not None
+    assert first.result.pairs == 6
+
+
+def test_a_study_is_not_gone_on_with_in_another_precision_without_a_word(tmp_path: Path) -> None:
+    folder = tmp_path / "s"
+    run_study(fake_study(seeds="0"), folder)
+    file = folder / "cells" / "low-0.json"
+    content = json.loads(file.read_text())
+    now = choose_machine(fake_study().resolved("low", 0).machine).precision
+    other = "bf16-mixed" if now == "32-true" else "32-true"
+    file.write_text(json.dumps({**content, "hardware": {"precision": other}}))
+    with pytest.raises(UserError, match=rf"low-0\.json: was computed in {other}, and this machine"):
+        run_study(fake_study(), folder)
+    assert len(starts(folder)) == 2
+    run_study(fake_study(), folder, stale="keep")
+    assert len(starts(folder)) == 4
+    assert len(read_study(folder).cells) == 4
