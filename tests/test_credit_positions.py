@@ -27,6 +27,7 @@ from unmix.mixtures import (
     ScaleMix,
     UnMix,
 )
+from unmix.mixtures.crops import CropDraw
 from unmix.mixtures.own_draws import OneOwner
 from unmix.step import Mixture, objective
 from unmix.together import Names, check_together
@@ -56,7 +57,8 @@ def counted(draw: Any, n: int, size: tuple[int, int], rows: int, columns: int) -
     A cell may end within a pixel: each pixel is as many as the grid has cells.
     """
     one_hot = torch.eye(n)[:, :, None, None].expand(n, n, *size).contiguous()
-    mixed = draw.apply(one_hot)
+    crops = draw.order.shape[1] if isinstance(draw, CropDraw) else int(isinstance(draw, OneOwner))
+    mixed = draw.apply(one_hot, [one_hot] * crops)
     fine = mixed.repeat_interleave(rows, 2).repeat_interleave(columns, 3)
     return torch.nn.functional.avg_pool2d(fine, size)
 

@@ -41,7 +41,8 @@ def test_the_objective_of_a_mixture_is_the_loss_of_the_steppers_first_step(
     expected = step(views_of(step.method, 0)[: step.method.views], torch.arange(N))
     method = build(name)
     method.begin_step(Progress(0, 8, 4, 0))
-    assert torch.equal(found(method, Mixture(mixture, RULES[rule])).loss, expected)
+    assert step.operator is not None
+    assert torch.equal(found(method, Mixture(step.operator, RULES[rule])).loss, expected)
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,6 @@ from unmix.mixtures.operators import Drawn
 from unmix.randomness import generator_for
 from unmix.together import (
     Names,
-    check_crops,
     check_label_space,
     check_rule,
     check_together,
@@ -181,8 +180,6 @@ def fitted(
     """
     if all(mixture.checked for mixture in mixtures):
         return mixtures
-    if not torch.compiler.is_compiling():
-        check_crops([mixture.rule for mixture in mixtures], method, len(views))
     return [each if each.checked else _fitted(each, method, views) for each in mixtures]
 
 
@@ -190,11 +187,13 @@ def _fitted(mixture: Mixture, method: Method, views: Sequence[Tensor]) -> Mixtur
     operator, rule = mixture.operator, mixture.rule
     names = Names.of(method, type(rule).__name__, operator)
     if isinstance(operator, MixtureOperator):
-        operator = check_together(
+        suited = check_together(
             operator, rule, method, names, joint=bool(mixture.joint), processes=world_size(),
             weightless=True,
         )  # fmt: skip
-        _check_step(mixture, operator, method, names, len(views[0]))
+        _check_step(mixture, suited, method, names, len(views[0]))
+        # Whole patches are a choice of a run: of any other boxes the shares are exact too.
+        operator = operator if hasattr(operator, "align") else suited
     else:
         check_rule(rule, method, names)
     others = mixture.others
