@@ -183,8 +183,8 @@ def test_images_that_make_other_epochs_are_refused_and_nothing_is_changed(
     assert line == (
         f"--data: the data has {images} images, the run had 64: an epoch of the run has 4 steps, "
         f"and with the data as it is now {steps}, so neither the place in it nor the schedules "
-        "would be the run's. Give the run's images, or begin another run from its weights with "
-        f"--init {folder.path}."
+        "would be the run's. Give --data with the folder that holds the run's images, or another "
+        "--run."
     )
     assert [path.read_bytes() for path in kept] == before
 

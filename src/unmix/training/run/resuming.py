@@ -90,8 +90,7 @@ def _check_steps(parts: Parts, then: Fingerprint, now: Fingerprint, clause: str)
     raise UserError(
         f"{clause}: an epoch of the run has {counted(before, 'step')}, and with the data as it is "
         f"now {len(order):,}, so neither the place in it nor the schedules would be the run's. "
-        "Give the run's images, or begin another run from its weights with "
-        f"`init={shown(str(parts.settings.folder))}`.",
+        f"Give `{flag}` with the folder that holds the run's images, or another `run`.",
         parameter=flag,
     )
 
