@@ -33,6 +33,15 @@ def cells(study: str) -> dict[str, dict[int, dict[str, float]]]:
     return found
 
 
+def precisions(study: str) -> dict[tuple[str, int], str]:
+    """What each cell was computed in."""
+    found = {}
+    for path in (EVIDENCE / study / "cells").glob("*.json"):
+        cell = json.loads(path.read_text())
+        found[cell["condition"], cell["seed"]] = cell["hardware"]["precision"]
+    return found
+
+
 @pytest.mark.parametrize("study", MEASURED)
 def test_a_table_of_the_docs_is_what_the_shipped_json_gives(study: str):
     text = tables.fill_tables(f"<!-- table: study {study} -->")
@@ -71,13 +80,33 @@ def test_the_readme_has_the_differences_of_the_shipped_pairs():
         for line in (ROOT / "README.md").read_text().splitlines()
         if line.startswith(("| none |", "| crops and flips |", "| full |"))
     ]
-    assert len(rows) == 9
     studies_of = {"none": "none", "crops and flips": "crop-flip", "full": "full"}
-    for augmentation, mixture, seeds, *shown in rows:
-        found = cells(f"augmentation-{studies_of[augmentation]}")
+    asked = [
+        (augmentation, mixture)
+        for augmentation in studies_of
+        for mixture in (
+            "Un-Mix, equal epochs", "Un-Mix, equal compute", "i-Mix, equal epochs and compute"
+        )
+    ]  # fmt: skip
+    shown_of = {(row[0], row[1]): row[2:] for row in rows}
+    assert len(rows) == len(shown_of)
+    assert set(shown_of) <= set(asked)
+    for augmentation, mixture in asked:
+        study = f"augmentation-{studies_of[augmentation]}"
+        found, computed = cells(study), precisions(study)
         name, _, how = mixture.partition(", ")
-        plain = found["plain at Un-Mix's compute" if how == "equal compute" else "plain"]
-        both = sorted(set(found[name]) & set(plain))
+        reference = "plain at Un-Mix's compute" if how == "equal compute" else "plain"
+        if name == "i-Mix" and augmentation != "none":
+            reference = "plain, 32 bits"
+        plain = found.get(reference, {})
+        both = [
+            seed for seed in sorted(set(found[name]) & set(plain))
+            if computed[name, seed] == computed[reference, seed]
+        ]  # fmt: skip
+        if not both:
+            assert (augmentation, mixture) not in shown_of
+            continue
+        seeds, *shown = shown_of[augmentation, mixture]
         assert seeds == str(len(both))
         for protocol, text in zip(("knn", "linear"), shown, strict=True):
             mean = np.mean([found[name][s][protocol] - plain[s][protocol] for s in both])
@@ -94,7 +123,10 @@ def test_results_open_with_the_answer_and_have_every_study():
     filled = tables.fill_tables(page)
     heads = re.findall(r"^(\|.+\|)\n\| ?---", filled, re.MULTILINE)
     assert len(heads) > len(MEASURED)
-    assert all("forward-equivalents" in head or "| cost |" in head for head in heads)
+    assert all(
+        "forward-equivalents" in head or "| cost |" in head or head.startswith("| epoch |")
+        for head in heads
+    )
     assert not re.search(r"\*\*[\d.]+\*\*", filled)
 
 
