@@ -12,6 +12,7 @@ from PIL import Image
 from torch import Tensor
 
 from unmix import step as step_file
+from unmix import step_mixture as mixture_file
 from unmix.config import IM_TYPES, Settings
 from unmix.errors import UserError
 from unmix.methods import MoCo, Progress
@@ -324,7 +325,8 @@ def test_of_several_processes_a_loss_of_the_whole_batch_has_one_weight(
     """Barlow Twins, VICReg: each loss is over all mixtures, so its share must be theirs."""
     module = module_of(method, unmix=True)
     monkeypatch.setattr(type(module), "global_step", 5)
-    monkeypatch.setattr(step_file, "world_size", lambda: 2)
+    for file in (step_file, mixture_file):
+        monkeypatch.setattr(file, "world_size", lambda: 2)
     views = [torch.randn(8, 3, 8, 8) for _ in range(2)]
     weights = []
     for process in (0, 1):
