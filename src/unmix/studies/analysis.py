@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from unmix.busy import TAKEN, cores_missed
+from unmix.busy import TAKEN, cores_missed, machine_of
 from unmix.display import DASH, counted, measure_name, percents
 from unmix.errors import UserError
 from unmix.studies.baselines import Baselines, read_baselines
 from unmix.studies.cells import FROM, read_cells, result_settings
-from unmix.studies.comparisons import Comparison
+from unmix.studies.comparisons import Comparison, computed_in
 from unmix.studies.course import course_rows, courses, turns
-from unmix.studies.findings import Findings, Measured, machine_of
+from unmix.studies.findings import Findings, Measured
 from unmix.studies.images import notes_on_images
 from unmix.studies.plan import Study
 from unmix.studies.summary import over_rows
@@ -80,11 +80,9 @@ class StudyResults:
             machines=frozenset(machine_of(cell.get("hardware", {})) for cell in cells),
             forward_equivalents=each,
             images=None if images is None else images * cells[0]["epochs"],
-            computed={
-                cell["seed"]: (str(cell["settings"].get("precision")), str(computed))
-                for cell in cells
-                if (computed := (cell.get("hardware") or {}).get("precision"))
-            },
+            computed=computed_in(
+                (cell["seed"], cell["settings"], cell.get("hardware") or {}) for cell in cells
+            ),
         )
 
     def comparisons(self) -> list[Comparison]:
@@ -202,17 +200,16 @@ class StudyResults:
         """The verdicts and what they cost, then the table, then the course of the accuracies."""
         costs = filter(None, (self.findings.cost(*pair) for pair in self.findings.compared))
         first = (*self.verdicts(), *costs, *self.notes())
-        text = "\n".join([*(f"- {line}" for line in first), "", self.table()]) + "\n"
-        return "\n".join(filter(None, [text, self.course()]))
+        text = "\n".join([*(f"- {line}" for line in first), "", self.table()])
+        return "\n\n".join(filter(None, [text, self.course()])) + "\n"
 
     def course(self) -> str:
         """Who is ahead during training, and a table by epoch; "" where only the end is known."""
         head, rows = course_rows(self)
         if not rows:
             return ""
-        lines = [f"- {line}" for line in turns(self)]
-        table = [_row(head), _row(["---"] * len(head)), *map(_row, rows)]
-        return "\n".join([*lines, *([""] if lines else []), *table]) + "\n"
+        lines = "\n".join(f"- {line}" for line in turns(self))
+        return "\n\n".join(filter(None, [lines, _table(head, rows)]))
 
     def table(self) -> str:
         """The conditions as a table of Markdown, without times where none is known."""
@@ -222,7 +219,7 @@ class StudyResults:
             if column[0] != "time per run" or any(text != DASH for text in column[1:])
         ]
         head, *rows = zip(*columns, strict=True)
-        return "\n".join([_row(head), _row(["---"] * len(columns)), *map(_row, rows)])
+        return _table(head, rows)
 
 
 def _some(names: Sequence[str]) -> str:
@@ -253,6 +250,10 @@ def read_study(folder: Path) -> StudyResults:
         else:
             beside.append(f"{cell['condition']}, seed {cell['seed']}")
     return StudyResults(study, cells, read_baselines(folder), beside)
+
+
+def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    return "\n".join([_row(head), _row(["---"] * len(head)), *map(_row, rows)])
 
 
 def _row(words: Sequence[str]) -> str:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from unmix.display import counted, measure_name
 from unmix.statistics import Outcome, PairedComparison, compare_paired, holm, outcome, verdict
 
-__all__ = ["Comparison", "command_of", "compare_conditions"]
+__all__ = ["Comparison", "command_of", "compare_conditions", "computed_in"]
 
 
 @dataclass(frozen=True)
@@ -105,6 +105,21 @@ def compare_conditions(
                 shown = None if result is None else next(corrected)
                 found.append(Comparison(family, a, b, protocol, shown))
     return found
+
+
+def computed_in(
+    runs: Iterable[tuple[int, Mapping[str, Any], Mapping[str, Any]]],
+) -> dict[int, tuple[str, str]]:
+    """By seed the precision that was set and the one that was computed in, where that is known.
+
+    Args:
+        runs: Seed, settings and hardware of each.
+    """
+    return {
+        seed: (str(settings.get("precision")), str(computed))
+        for seed, settings, hardware in runs
+        if (computed := hardware.get("precision"))
+    }
 
 
 def command_of(protocol: str) -> list[str]:

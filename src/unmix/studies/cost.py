@@ -12,13 +12,13 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from unmix.backbones import is_vit
+from unmix.busy import machine_of
 from unmix.config import MixtureSettings, Settings
 from unmix.data import TensorImages
 from unmix.errors import UserError
 from unmix.hardware.devices import hardware
 from unmix.methods import Method, Progress
 from unmix.randomness import generator_for
-from unmix.studies.findings import machine_of
 from unmix.studies.plan import Study
 from unmix.studies.planning import Footprint
 from unmix.training.loading.batch import Batch

@@ -12,7 +12,6 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import NamedTuple
 
-from unmix.busy import machine_of
 from unmix.display import (
     DASH,
     Answer,
@@ -34,7 +33,6 @@ __all__ = [
     "Measured",
     "TableCell",
     "compare_conditions",
-    "machine_of",
 ]
 
 BUSY = " (busy)"

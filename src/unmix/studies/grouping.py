@@ -14,6 +14,7 @@ from unmix.display import measure_name, value_text
 from unmix.errors import UserError
 from unmix.results import Evaluation, RunResults, is_transfer, protocols_of
 from unmix.rows import settings_of
+from unmix.studies.comparisons import computed_in
 from unmix.studies.findings import Findings, Measured
 from unmix.studies.image_by_image import other_images, single_runs
 from unmix.studies.naming import Named, by_augmentation, differing, names_of
@@ -218,11 +219,9 @@ class GroupedRuns:
             forward_equivalents=self.cost_of(first),
             images=steps * batch if steps and batch else None,
             running=len(group.runs) - len(ended),
-            computed={
-                run.results.seed: (str(run.settings.get("precision")), str(computed))
-                for run in ended
-                if (computed := run.results.hardware.get("precision"))
-            },
+            computed=computed_in(
+                (run.results.seed, run.settings, run.results.hardware) for run in ended
+            ),
         )
 
     def why_not(self, a: str, b: str, protocol: str) -> str | None:

@@ -14,6 +14,7 @@ from typing import Any
 
 from tqdm import tqdm
 
+from unmix.busy import machine_of
 from unmix.config import Settings
 from unmix.display import duration
 from unmix.errors import UserError
@@ -31,7 +32,6 @@ from unmix.studies.cells import (
 )
 from unmix.studies.cost import Cost, epochs_for, measure_cost
 from unmix.studies.elsewhere import Elsewhere
-from unmix.studies.findings import machine_of
 from unmix.studies.images import Digests, ImagesNow, unlike
 from unmix.studies.plan import Study, slug
 from unmix.studies.stale import missing_cells
