@@ -29,7 +29,7 @@ def offered(capsys: pytest.CaptureFixture[str], line: str) -> list[str]:
     ("line", "expected"),
     [
         ("", [*COMMANDS, "--help", "--version"]),
-        ("pre", ["pretrain", "preview"]),
+        ("pre", ["pretrain", "predict", "preview"]),
         ("data ", ["pack"]),
         ("data pack --qua", ["--quality"]),
         ("pretrain --meth", ["--method"]),

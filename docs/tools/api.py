@@ -42,7 +42,7 @@ SECOND = {
     "unmix.commands": (
         "evaluation",
         "Commands that evaluate or use an encoder",
-        re.compile("detect|embed|export|finetune|knn|neighbors|probe|quality|transfer"),
+        re.compile("detect|embed|export|finetune|knn|neighbors|predict|probe|quality|transfer"),
     ),
 }
 

@@ -123,7 +123,8 @@ def features(base: str = "") -> str:
         ),
         (
             f"[use of the encoder]({base}how-to/use-the-encoder.md)",
-            f"features of a folder, nearest neighbors, near-duplicates; export to {exports}",
+            "features of a folder, nearest neighbors, near-duplicates; classes, after fine-tuning; "
+            f"export to {exports}",
         ),
         (
             f"[speed]({base}performance.md)",

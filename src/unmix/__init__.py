@@ -12,8 +12,8 @@ A mixture in a training loop of your own, for a loss between queries and targets
     loss = criterion(f(x1), targets)
     loss = loss + unmix.shared_loss(criterion, f(draw.apply(x1)), targets, draw)
 
-Runs: pretrain, load_encoder; UserError is a mistake in what was given, told in one line, and
-PretrainSettings the types of the settings, for type checkers.
+Runs: pretrain, load_encoder, and load_classifier of a fine-tuning; UserError is a mistake in what
+was given, told in one line, and PretrainSettings the types of the settings, for type checkers.
 
 Methods: METHODS by name; All4One, BYOL, BarlowTwins, CMC, DINO, DeepClusterV2, DenseCL, Distill,
 IBOT, IJEPA, InsDis, LeJEPA, MAE, MoCo, MoCoV3, NNBYOL, NNCLR, PIRL, ReSSL, SimCLR, SimDINO,
@@ -54,7 +54,7 @@ _PUBLIC = {
     "credit": "RULES Rule rule shared_loss",
     "config.keywords": "PretrainSettings",
     "errors": "UserError",
-    "evaluation": "load_encoder",
+    "evaluation": "load_classifier load_encoder",
     "methods": (
         "METHODS All4One BYOL BarlowTwins CMC DINO DeepClusterV2 DenseCL Distill IBOT IJEPA InsDis "
         "LeJEPA MAE Method MoCo MoCoV3 NNBYOL NNCLR PIRL ReSSL SimCLR SimDINO SimMIM SimSiam SwAV "
@@ -117,6 +117,7 @@ if TYPE_CHECKING:
     from unmix.credit import rule as rule
     from unmix.credit import shared_loss as shared_loss
     from unmix.errors import UserError as UserError
+    from unmix.evaluation import load_classifier as load_classifier
     from unmix.evaluation import load_encoder as load_encoder
     from unmix.methods import BYOL as BYOL
     from unmix.methods import CMC as CMC

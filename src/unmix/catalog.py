@@ -161,6 +161,7 @@ def _functions() -> dict[str, Callable[..., Any]]:
         "neighbors": "neighbors",
         "plan": "plan",
         "plot": "plot",
+        "predict": "predict",
         "preview": "preview",
         "probe": "probe",
         "quality": "quality",

@@ -1,6 +1,7 @@
 """The bytes of a safetensors file: always in the same order, and with a checksum if wanted.
 
-The checksum is in the metadata; other programs read the file as usual.
+The checksum is in the metadata; other programs read the file as usual. `weights_digest` says which
+weights they are, whatever file they are in.
 """
 
 from __future__ import annotations
@@ -15,7 +16,14 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["CHECKSUM", "PLACEHOLDER", "checksum_differs", "safetensors_bytes", "with_checksum"]
+__all__ = [
+    "CHECKSUM",
+    "PLACEHOLDER",
+    "checksum_differs",
+    "safetensors_bytes",
+    "weights_digest",
+    "with_checksum",
+]
 
 CHECKSUM = "sha256"
 # A JSON string, as all our metadata values are JSON. The digest is that of the file with the
@@ -67,3 +75,14 @@ def checksum_differs(path: Path) -> bool:
         while chunk := file.read(_CHUNK):
             digest.update(chunk)
     return digest.hexdigest().encode() != entry[1]
+
+
+def weights_digest(weights: Mapping[str, Tensor]) -> str:
+    """Digest of weights, of their names and bytes in their order."""
+    import torch  # only here, as above
+
+    digest = hashlib.blake2b()
+    for name, value in weights.items():
+        flat = value.detach().cpu().contiguous().reshape(-1)
+        digest.update(name.encode() + flat.view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()

@@ -325,7 +325,9 @@ def data_command(args: list[str]) -> None:
 _HELP = ("-h", "--help", "help")
 
 # Commands that continue where they were interrupted when they are started again.
-RESUMED = ("pretrain", "finetune", "transfer", "study", "demo", "data", "embed", "neighbors")
+RESUMED = (
+    "pretrain", "finetune", "transfer", "study", "demo", "data", "predict", "embed", "neighbors",
+)  # fmt: skip
 
 # Commands that print rows of results.json, and as JSON with --json.
 MEASURING = ("knn", "probe", "finetune", "transfer", "quality", "detect")
@@ -343,6 +345,7 @@ COMMANDS: dict[str, tuple[str, Callable[[list[str]], None]]] = {
     "transfer": ("evaluate runs on other labeled data sets, in one table", calling("transfer")),
     "quality": ("measure runs without labels, and say which to keep", calling("quality")),
     "detect": ("train and evaluate a detector on a run's encoder", calling("detect")),
+    "predict": ("predict the classes of images with what finetune trained", calling("predict")),
     "embed": ("write the features of images to a file", calling("embed")),
     "neighbors": ("draw nearest neighbors, and list near-duplicates", calling("neighbors")),
     "export": ("write an encoder for another tool", calling("export")),

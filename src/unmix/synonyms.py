@@ -188,7 +188,8 @@ COMMANDS = {
     "figure": "plot", "figures": "plot", "tsne": "plot", "umap": "plot", "draw": "plot",
     "table": "compare", "benchmark": "bench", "profile": "bench", "show": "preview",
     "visualize": "preview", "configs": "recipes", "config": "recipes", "list": "methods",
-    "models": "methods", "convert": "import", "load": "import", "import_weights": "import",
+    "models": "methods", "convert": "import", "load": "import",
+    "import_weights": "import", "classify": "predict", "inference": "predict", "infer": "predict",
 }  # fmt: skip
 """Commands of other tools, each with ours."""
 

@@ -14,6 +14,7 @@ from unmix.commands.neighbors import neighbors
 from unmix.commands.pack import pack
 from unmix.commands.plan import plan
 from unmix.commands.plot import Plot, plot
+from unmix.commands.predict import predict
 from unmix.commands.preview import preview
 from unmix.commands.probe import probe
 from unmix.commands.quality import quality
@@ -38,6 +39,7 @@ __all__ = [
     "pack",
     "plan",
     "plot",
+    "predict",
     "preview",
     "probe",
     "quality",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ import torch
 from torch import Tensor
 
 from unmix import __version__
+from unmix.checksums import weights_digest
 from unmix.commands.finished import FinishedRun, Say
 from unmix.commands.images import image_sets, range_of
 from unmix.data import ImageSet, Skipped
@@ -23,7 +23,16 @@ from unmix.names import shown, stored
 from unmix.training.console import Estimate, quiet_libraries
 from unmix.training.console import say as print_line
 
-__all__ = ["check_new", "embed", "embedding_chunks", "encoder_of_layer", "make_features"]
+__all__ = [
+    "check_new",
+    "embed",
+    "embedding_chunks",
+    "encoder_of_layer",
+    "make_features",
+    "partial_folder",
+    "skipped_file",
+    "write_skipped",
+]
 
 _DTYPES = ("float32", "float16")
 
@@ -93,8 +102,8 @@ def embed(
     check_number("batch_size", batch_size, at_least=1)
     form = format_of(path)
     form.check()
-    for file in (path, *form.beside(path), _listing(path)):
-        check_new(file, overwrite, unfinished=_partial(path))
+    for file in (path, *form.beside(path), skipped_file(path)):
+        check_new(file, overwrite, unfinished=partial_folder(path))
     quiet_libraries()
     cores = CoreMeter()
     finished = FinishedRun.open(run, device)
@@ -184,12 +193,13 @@ def make_features(
         raise UserError(f"none of the {total:,} images of {name} is readable.", parameter="data")
 
 
-def _listing(path: Path) -> Path:
-    """The file that lists what could not be read."""
+def skipped_file(path: Path) -> Path:
+    """The file beside a result that lists the images that could not be read."""
     return path.with_name(f"{path.name}.skipped.csv")
 
 
-def _partial(path: Path) -> Path:
+def partial_folder(path: Path) -> Path:
+    """The folder beside a result in which it is made."""
     return path.with_name(f".{path.name}.partial")
 
 
@@ -202,22 +212,16 @@ def embedding_chunks(
     dim: int,
     dtype: str,
     batch_size: int,
+    **more: str,
 ) -> Chunks:
-    """The chunks of features of some splits; see `Chunks`."""
+    """The chunks of features of some splits, which also depend on `more`; see `Chunks`."""
     named = [NamedSet(images) for images in sets]
     plan = {
-        "encoder": _digest(finished), "data": stored(sets[0].name), "layer": layer,
-        "features": features, "batch_size": batch_size, "precision": finished.machine.precision,
+        "encoder": weights_digest(finished.encoder.backbone.state_dict()),
+        "data": stored(sets[0].name), "layer": layer, "features": features,
+        "batch_size": batch_size, "precision": finished.machine.precision, **more,
     }  # fmt: skip
     return Chunks(path, named, plan, dim=dim, batch_size=batch_size, dtype=dtype)
-
-
-def _digest(finished: FinishedRun) -> str:
-    """Digest of the encoder's weights."""
-    digest = hashlib.blake2b(digest_size=16)
-    for name, value in finished.encoder.backbone.state_dict().items():
-        digest.update(name.encode() + value.cpu().contiguous().numpy().tobytes())
-    return digest.hexdigest()
 
 
 def _about(
@@ -237,16 +241,21 @@ def _about(
 def _report(chunks: Chunks, path: Path, sets: Sequence[ImageSet], say: Say) -> None:
     """Say what was written, and list what could not be read."""
     count = sum(len(chunk.index) for _, chunk in chunks)
-    skipped = Skipped()
-    for _, chunk in chunks:
-        skipped.add_pairs(chunk.broken)
-    listed = _listing(path)
-    listed.unlink(missing_ok=True)  # of the features that were here before
-    if len(skipped):
-        skipped.record(listed)
-        say(skipped.line() or "")
+    write_skipped(chunks, path, say)
     splits = ", ".join(f"{len(each):,} {each.split}" for each in sets)
     say(
         f"features: {count:,} x {chunks.dim} of {shown(sets[0].name)} ({splits} images) in "
         f"{shown(path)}"
     )
+
+
+def write_skipped(chunks: Chunks, path: Path, say: Say) -> None:
+    """List the images that could not be read in a file beside the result, and say how many."""
+    skipped = Skipped()
+    for _, chunk in chunks:
+        skipped.add_pairs(chunk.broken)
+    listed = skipped_file(path)
+    listed.unlink(missing_ok=True)  # of the result that was here before
+    if len(skipped):
+        skipped.record(listed)
+        say(skipped.line() or "")

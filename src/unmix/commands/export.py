@@ -14,11 +14,11 @@ from typing import Any
 from unmix import __version__
 from unmix.commands.embed import check_new
 from unmix.commands.finished import FinishedRun, Say
-from unmix.commands.fitting import HEAD
 from unmix.commands.reading import short_names
 from unmix.config import Settings, field_names
 from unmix.display import counted, measure_title, method_name, value_text
 from unmix.errors import UserError, check_choice
+from unmix.evaluation.classifier import HEAD_FILE, read_head
 from unmix.export import TARGETS, Card, Source, Target
 from unmix.export.card import ResultLine
 from unmix.names import in_words, shown
@@ -45,6 +45,7 @@ def export(
     out: Path | str | None = None,
     opset: int | None = None,
     pixels: bool = False,
+    classifier: bool = False,
     license: str | None = None,
     overwrite: bool = False,
     say: Say = print_line,
@@ -63,6 +64,8 @@ def export(
         opset: Opset of an ONNX file, 18 to 23.
         pixels: The graph of onnx or torch-export takes RGB in [0, 1], and normalizes it or
             converts its colors itself.
+        classifier: The graph of onnx or torch-export gives the logits of the classifier that
+            `finetune` trained, instead of features; `run` is the folder of the fine-tuning.
         license: License on the model card, as apache-2.0.
         overwrite: Replace the file, or the folder's files, if they exist.
         say: Prints a line.
@@ -72,10 +75,10 @@ def export(
 
     Raises:
         UserError: if it exists or cannot be written, the target does not know the network, its
-            package is missing, or an option does not apply to it.
+            package is missing, or an option does not apply to it or to the run.
     """
     check_choice("to", to, TARGETS)
-    _check_options(to, opset, pixels, license)
+    _check_options(to, opset, pixels, classifier, license)
     quiet_libraries()
     finished = FinishedRun.open(run, "cpu")
     kind = TARGETS[to]
@@ -83,7 +86,9 @@ def export(
     name = finished.folder.path.absolute().name
     card = _card(finished, name, license or "unknown")
     finished.encoder.backbone.to("cpu")
-    target = kind(Source(finished.encoder, name, card, opset=opset, pixels=pixels))
+    head = read_head(finished.folder.path, finished.encoder) if classifier else None
+    source = Source(finished.encoder, name, card, opset=opset, pixels=pixels, classifier=head)
+    target = kind(source)
     folder = path if target.folder else path.parent
     _check_place(path, folder, target, overwrite)
     with _staged(folder) as stage:
@@ -94,20 +99,26 @@ def export(
     say(f"{to}: {shown(path)}")
     takes = "RGB in [0, 1]" if pixels else target.source.normalization
     say("; ".join([f"it takes {takes}", *target.source.preparation.values()]))
-    if finished.alone and (finished.folder.path / HEAD).is_file():
-        say(f"it gives features: the classifier that was trained with it, in {HEAD}, is left out")
+    if head is not None:
+        say(f"it gives the logits of {len(head.classes):,} classes; its metadata has their names")
+    elif finished.alone and (finished.folder.path / HEAD_FILE).is_file():
+        left_out = f"the classifier that was trained with it, in {HEAD_FILE}, is left out"
+        say(f"it gives features: {left_out}; --to onnx --classifier takes it along")
     say("to load it:")
     for line in target.usage(path):
         say(f"  {line}")
     return path
 
 
-def _check_options(to: str, opset: int | None, pixels: bool, license_: str | None) -> None:
+def _check_options(
+    to: str, opset: int | None, pixels: bool, classifier: bool, license_: str | None
+) -> None:
     """Refuse options that the target does not have."""
     graphs = ("onnx", "torch-export")
     for name, given, targets in (
         ("opset", opset is not None, ("onnx",)),
         ("pixels", pixels, graphs),
+        ("classifier", classifier, graphs),
         ("license", license_ is not None, ("hub",)),
     ):
         if given and to not in targets:

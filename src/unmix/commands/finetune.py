@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import hashlib
+import shlex
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+from unmix.checksums import weights_digest
 from unmix.commands.evaluated import Splits
 from unmix.commands.finished import FinishedRun, Say, line_of, say_skipped
 from unmix.commands.fitting import (
     Labeled,
     WorkFolder,
-    bytes_of,
     choose_settings,
     train,
     untrained,
@@ -138,7 +138,7 @@ def finetune(
     settings = replace(published.changed(epochs, batch_size, **own), mixture=operator)
     mixed = {k: v for k, v in {"mix": mix, "beta": beta}.items() if v is not None}
     row = _row(finished, splits, labeled, settings, name, seed, select, from_scratch) | mixed
-    encoder = hashlib.blake2b(bytes_of(finished)).hexdigest()
+    encoder = weights_digest(finished.encoder.backbone.state_dict())
     work = WorkFolder.of(finished, row, labeled, splits, encoder, out)
     identity = work.identified(row, labeled, splits, encoder, seed)
     done = work.result(identity, overwrite)
@@ -163,6 +163,8 @@ def finetune(
         finished.keep(measured.row, measured, splits, main=main, say=say)
         # Complete only now: if the row could not be kept, the same command measures it again.
         work.finish(measured.row)
+        name = shlex.quote(str(work.path))
+        say(f"to classify images: unmix predict {shown(name)} --data FOLDER --out classes.csv")
     return measured.row
 
 

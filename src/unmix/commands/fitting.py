@@ -16,18 +16,18 @@ import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import Tensor, nn
 
-from unmix.checksums import safetensors_bytes
 from unmix.commands.augmented import augmented_batches, batch_order
 from unmix.commands.evaluated import Splits
 from unmix.commands.finished import FinishedRun, Say
 from unmix.data import ImageSet, StreamedImages
 from unmix.errors import UserError
+from unmix.evaluation.classifier import write_head
 from unmix.evaluation.encoder import build_encoder
 from unmix.evaluation.finetuning import Classifier, FineTuneSettings, FineTuning
 from unmix.evaluation.labeled import image_name
 from unmix.evaluation.selection import RATES, best, held_out
 from unmix.evaluation.sgd import quiet_lightning
-from unmix.files import atomic_path, atomic_write, read_json
+from unmix.files import atomic_write, read_json
 from unmix.names import json_bytes
 from unmix.randomness import generator_for
 from unmix.results import finite
@@ -39,10 +39,9 @@ from unmix.training.run.folder import RunFolder
 from unmix.training.run.lock import run_lock
 from unmix.training.run.trainer import errors_of_users
 
-__all__ = ["HEAD", "Labeled", "WorkFolder", "bytes_of", "choose_settings", "train", "untrained"]
+__all__ = ["Labeled", "WorkFolder", "bytes_of", "choose_settings", "train", "untrained"]
 
 _Tried = dict[str, Annotated[float, Between(-1, 1)]]
-HEAD = "head.safetensors"
 _RESULT, _LIST, _SETTINGS, _TRIED = "result.json", "labels.txt", "settings.json", "select.json"
 
 
@@ -208,10 +207,7 @@ class WorkFolder:
             UserError: if a file cannot be written.
         """
         RunFolder(self.path).write_encoder(model.backbone, facts)
-        head = {k: v.detach().cpu().contiguous() for k, v in model.head.state_dict().items()}
-        with atomic_path(self.path / HEAD) as beside:
-            metadata = {"classes": json.dumps(list(classes))}
-            beside.write_bytes(safetensors_bytes(head, metadata))
+        write_head(self.path, model, classes)
 
     def finish(self, row: Mapping[str, Any]) -> None:
         """Write the result, and remove the checkpoints.

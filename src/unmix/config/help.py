@@ -16,6 +16,7 @@ ABOUTS = {
     "probe": "Linear probe of a run's encoder.",
     "finetune": "Fine-tune a run's encoder, on all labels or a part of them.",
     "transfer": "Evaluate runs on other labeled data sets, in one table.",
+    "predict": "Predict the classes of images with what finetune trained, into a CSV file.",
     "embed": "Write the features of images to a file, with their paths and labels.",
     "neighbors": "Draw a contact sheet of nearest neighbors, and list near-duplicates.",
     "export": "Write a run's encoder for another tool, and print how to load it.",
@@ -56,6 +57,12 @@ examples:
   unmix finetune runs/a --labels 10% --select
   unmix finetune runs/a --labels 10% --select --from_scratch
   unmix finetune runs/a --data imagenet --data_dir DIR --label_list 1percent.txt --protocol vicreg
+
+Give the same command to continue.""",
+    "predict": """\
+examples:
+  unmix predict runs/a/finetune/NAME --data FOLDER --out classes.csv
+  unmix predict runs/a/finetune/NAME --data FOLDER --split test --top 5 --out classes.csv
 
 Give the same command to continue.""",
     "transfer": """\

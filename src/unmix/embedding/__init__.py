@@ -2,7 +2,16 @@
 
 from unmix.embedding.chunks import Chunk, Chunks
 from unmix.embedding.encoding import encode_chunks
-from unmix.embedding.formats import FORMATS, assemble, format_of
+from unmix.embedding.formats import FORMATS, Format, assemble, format_of
 from unmix.embedding.names import NamedSet
 
-__all__ = ["FORMATS", "Chunk", "Chunks", "NamedSet", "assemble", "encode_chunks", "format_of"]
+__all__ = [
+    "FORMATS",
+    "Chunk",
+    "Chunks",
+    "Format",
+    "NamedSet",
+    "assemble",
+    "encode_chunks",
+    "format_of",
+]

@@ -225,8 +225,16 @@ def _member(archive: zipfile.ZipFile, name: str, *, deflated: bool) -> Any:
     return archive.open(info, "w", force_zip64=True)
 
 
-def assemble(chunks: Chunks, out: Path, about: Mapping[str, Any]) -> None:
+def assemble(
+    chunks: Chunks, out: Path, about: Mapping[str, Any], form: Format | None = None
+) -> None:
     """Put the result together in the folder of the chunks.
+
+    Args:
+        chunks: The features.
+        out: The final place of the main file.
+        about: How they were made, as JSON types.
+        form: The format; by default that of the file's extension.
 
     Raises:
         UserError: if it cannot be written; the chunks are kept.
@@ -235,7 +243,7 @@ def assemble(chunks: Chunks, out: Path, about: Mapping[str, Any]) -> None:
     shutil.rmtree(folder, ignore_errors=True)
     try:
         folder.mkdir()
-        format_of(out).write(folder, out, chunks, about)
+        (form or format_of(out)).write(folder, out, chunks, about)
         os.replace(folder, chunks.ready)
     except OSError as error:
         shutil.rmtree(folder, ignore_errors=True)

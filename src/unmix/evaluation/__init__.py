@@ -1,5 +1,6 @@
 """Evaluation of encoders: features, kNN, linear probes, the published protocols, and metrics."""
 
+from unmix.evaluation.classifier import LoadedClassifier, load_classifier
 from unmix.evaluation.encoder import LoadedEncoder, load_encoder
 from unmix.evaluation.features import LabeledFeatures, extract, split_features
 from unmix.evaluation.knn import euclidean_knn_predict, knn_accuracy, knn_predict
@@ -25,6 +26,7 @@ __all__ = [
     "AugmentedImages",
     "LabeledFeatures",
     "LayerFeatures",
+    "LoadedClassifier",
     "LoadedEncoder",
     "Measurement",
     "Neighbors",
@@ -44,6 +46,7 @@ __all__ = [
     "knn_predict",
     "layer_names",
     "linear_probe",
+    "load_classifier",
     "load_encoder",
     "moco_settings",
     "nearest_neighbors",

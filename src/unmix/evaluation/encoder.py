@@ -32,6 +32,7 @@ __all__ = [
     "encoder_file",
     "load_encoder",
     "read_encoder",
+    "read_weights",
 ]
 
 ENCODER_FILE = "encoder.safetensors"
@@ -217,6 +218,22 @@ def read_encoder(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
                 f"finish it: unmix pretrain --run {shlex.quote(str(path.parent))}"
             )
         raise UserError(f"{path}: there is no such run folder or encoder file.")
+    weights, facts = read_weights(path)
+    missing = [name for name in _FACTS if name not in facts]
+    if missing:
+        raise UserError(
+            f"{path}: does not say its {missing[0]}; give an {ENCODER_FILE} that unmix pretrain "
+            "wrote."
+        )
+    return weights, facts
+
+
+def read_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Read a safetensors file of ours: tensors by name, and its metadata, whose values are JSON.
+
+    Raises:
+        UserError: if the file is damaged.
+    """
     from safetensors import SafetensorError, safe_open  # only here: training does not need it
 
     try:
@@ -224,19 +241,14 @@ def read_encoder(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
             raise ValueError("its checksum is wrong")
         with _utf8(path) as openable, safe_open(openable, framework="pt") as file:
             facts = {
-                k: parse_json(v, k) for k, v in (file.metadata() or {}).items() if k != "format"
+                k: parse_json(v, k)
+                for k, v in (file.metadata() or {}).items()
+                if k not in ("format", CHECKSUM)
             }
             weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (SafetensorError, ValueError, OSError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise UserError(f"{path}: is damaged or not a safetensors file ({reason}).") from None
-    facts.pop(CHECKSUM, None)
-    missing = [name for name in _FACTS if name not in facts]
-    if missing:
-        raise UserError(
-            f"{path}: does not say its {missing[0]}; give an {ENCODER_FILE} that unmix pretrain "
-            "wrote."
-        )
     return weights, facts
 
 

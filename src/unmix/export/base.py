@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from unmix.backbones import HalfEncoders, check_stem
 from unmix.errors import UserError
-from unmix.evaluation import LoadedEncoder
+from unmix.evaluation import LoadedClassifier, LoadedEncoder
 from unmix.export.card import Card
 
 __all__ = ["Source", "Target", "differs", "example", "refusal"]
@@ -30,6 +30,7 @@ class Source:
         card: What a model card says of it.
         opset: Opset of an ONNX file; None for the default.
         pixels: Whether a graph takes RGB in [0, 1] and prepares it itself.
+        classifier: What a graph gives the logits of; None for features.
     """
 
     encoder: LoadedEncoder
@@ -37,6 +38,7 @@ class Source:
     card: Card
     opset: int | None = None
     pixels: bool = False
+    classifier: LoadedClassifier | None = None
 
     @property
     def facts(self) -> Mapping[str, Any]:

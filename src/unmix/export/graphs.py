@@ -25,7 +25,7 @@ _DEFAULT_OPSET = 20
 
 
 class Graph(nn.Module):
-    """What is traced: prepared images, or RGB in [0, 1], to features."""
+    """What is traced: prepared images, or RGB in [0, 1], to features, or to logits."""
 
     mean: Tensor
     std: Tensor
@@ -33,6 +33,7 @@ class Graph(nn.Module):
     def __init__(self, source: Source) -> None:
         super().__init__()
         self.encoder = source.encoder.backbone
+        self.head = nn.Identity() if source.classifier is None else source.classifier.head
         self.halves, self.pixels = source.halves, source.pixels
         self.space = source.facts["color_space"]
         for name in ("mean", "std"):
@@ -40,10 +41,11 @@ class Graph(nn.Module):
             self.register_buffer(name, values)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Map images (N, 3, size, size) to features (N, D)."""
+        """Map images (N, 3, size, size) to features (N, D), or logits (N, classes)."""
         if self.pixels:
             images = self._prepared(images)
-        return self.encoder.features(images) if self.halves else self.encoder(images)  # type: ignore[operator]
+        encode = self.encoder.features if self.halves else self.encoder
+        return self.head(encode(images))  # type: ignore[operator]
 
     def _prepared(self, images: Tensor) -> Tensor:
         if self.space == "Lab":
@@ -60,6 +62,7 @@ def _described(source: Source) -> dict[str, str]:
     return {
         "unmix": json.dumps({key: facts[key] for key in facts}, default=str),
         "input": takes,
+        **({} if source.classifier is None else {"classes": json.dumps(source.classifier.classes)}),
         **source.preparation,
     }
 
@@ -79,7 +82,7 @@ def _quiet() -> Iterator[None]:
 
 
 class Onnx(Target):
-    """An ONNX file: `images` (N, 3, size, size) to `features` (N, D), for any N."""
+    """An ONNX file: `images` (N, 3, size, size) to `features` (N, D), or `logits`, for any N."""
 
     default = "model.onnx"
     endings = (".onnx",)
@@ -97,7 +100,7 @@ class Onnx(Target):
             with _quiet():
                 program = torch.onnx.export(
                     graph, (example(self.source),), dynamo=True, input_names=["images"],
-                    output_names=["features"], opset_version=self.source.opset or _DEFAULT_OPSET,
+                    output_names=[self._output], opset_version=self.source.opset or _DEFAULT_OPSET,
                     dynamic_shapes={"images": {0: torch.export.Dim("batch")}},
                 )  # fmt: skip
                 assert program is not None
@@ -113,6 +116,10 @@ class Onnx(Target):
                 parameter="to",
             ) from None
         self._compare(graph, file)
+
+    @property
+    def _output(self) -> str:
+        return "features" if self.source.classifier is None else "logits"
 
     def _compare(self, graph: nn.Module, file: Path) -> None:
         try:
@@ -132,7 +139,7 @@ class Onnx(Target):
         return [
             "import onnxruntime",
             f"session = onnxruntime.InferenceSession({str(out)!r})",
-            'features = session.run(None, {"images": images})[0]  # float32 arrays',
+            f'{self._output} = session.run(None, {{"images": images}})[0]  # float32 arrays',
         ]
 
 

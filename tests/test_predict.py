@@ -1,0 +1,248 @@
+"""`unmix predict`, `load_classifier`, and exports with a classifier: what `finetune` trained."""
+
+from __future__ import annotations
+
+import csv
+import json
+import shutil
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file, save_file
+
+from unmix import load_classifier, load_encoder
+from unmix.cli import main
+from unmix.commands import export, finetune, predict
+from unmix.data import load
+from unmix.errors import UserError
+from unmix.training import RunFolder, pretrain
+from unmix.training.console import silent
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("runs") / "moco"
+    pretrain(
+        method="moco", data="digits", epochs=1, run=str(folder), queue_size=256, bn_splits=2,
+        backbone="resnet10", width=0.125, size=16, logger="none", device="cpu", workers=0,
+        evaluate=False, precision="32",
+    )  # fmt: skip
+    return folder
+
+
+@pytest.fixture(scope="module")
+def trained(run: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
+    """A fine-tuning and its row."""
+    folder = tmp_path_factory.mktemp("tuned") / "tuned"
+    row = finetune(
+        run, labels="30%", epochs=6, batch_size=64, lr=0.05, head_lr=0.5, out=str(folder),
+        device="cpu", say=silent,
+    )  # fmt: skip
+    return folder, row
+
+
+@pytest.fixture
+def tuned(trained: tuple[Path, dict[str, Any]], tmp_path: Path) -> Path:
+    return Path(shutil.copytree(trained[0], tmp_path / "tuned"))
+
+
+def table(path: Path) -> list[dict[str, str]]:
+    with open(path, newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def pictures(folder: Path, count: int = 6) -> list[str]:
+    """Digits as PNG files, unlabeled."""
+    folder.mkdir()
+    test = load("digits", "test")
+    for i in range(count):
+        pixels = test.images[i].permute(1, 2, 0).numpy()
+        Image.fromarray(np.ascontiguousarray(pixels)).save(folder / f"{i}.png")
+    return [str(folder / f"{i}.png") for i in range(count)]
+
+
+def test_predictions_are_as_accurate_as_the_fine_tuning_says(
+    trained: tuple[Path, dict[str, Any]], tmp_path: Path
+):
+    folder, row = trained
+    said: list[str] = []
+    out = predict(
+        folder, data="digits", split="test", out=tmp_path / "a.csv", top=3, device="cpu",
+        batch_size=100, say=said.append,
+    )  # fmt: skip
+    rows = table(out)
+    assert f"accuracy: {row['top1']:.1f}%" in said
+    assert 15 < row["top1"] < 99  # between chance level and what would hide a mistake
+    assert len(rows) == row["test_images"] == 360
+    right = [each["predicted"] == each["class"] for each in rows]
+    assert 100 * np.mean(right) == pytest.approx(row["top1"])
+    assert {each["split"] for each in rows} == {"test"}
+    assert rows[17]["path"] == "digits/test/17"
+    for each in rows:
+        p = [float(each[f"probability{end}"]) for end in ("", "_2", "_3")]
+        assert p == sorted(p, reverse=True)
+        assert 0 < sum(p) <= 1 + 1e-5
+        assert len({each[f"predicted{end}"] for end in ("", "_2", "_3")}) == 3
+
+
+def test_python_predicts_as_the_command_does(tuned: Path, tmp_path: Path):
+    paths = pictures(tmp_path / "pictures")
+    said: list[str] = []
+    out = predict(
+        tuned, data=str(tmp_path / "pictures"), out=tmp_path / "a.csv", device="cpu",
+        say=said.append,
+    )  # fmt: skip
+    rows = table(out)
+    assert [each["path"] for each in rows] == paths
+    assert list(rows[0]) == ["path", "split", "predicted", "probability"]
+    assert not any("accuracy" in line for line in said)  # nothing says which class they are
+    classifier = load_classifier(tuned)
+    assert classifier.classes == tuple(load("digits", "test").classes)
+    assert classifier.predict(paths) == [each["predicted"] for each in rows]
+    found = classifier.probabilities(paths)
+    assert torch.allclose(found.sum(dim=1), torch.ones(6))
+    # As by hand, from the two files.
+    head = load_file(tuned / "head.safetensors")
+    logits = load_encoder(tuned).encode(paths) @ head["weight"].T + head["bias"]
+    assert torch.allclose(found, logits.softmax(dim=1), atol=1e-6)
+    written = torch.tensor([float(each["probability"]) for each in rows])
+    assert torch.allclose(written, found.amax(dim=1), atol=0.02)  # bfloat16 on some CPUs
+    prepared = torch.stack([classifier.encoder.transform(path) for path in paths])
+    assert torch.allclose(classifier(prepared).softmax(dim=1), found, atol=1e-5)
+
+
+def test_unreadable_images_are_counted_and_listed(tuned: Path, tmp_path: Path):
+    paths = pictures(tmp_path / "pictures")
+    Path(paths[2]).write_bytes(b"no image")
+    said: list[str] = []
+    out = predict(
+        tuned, data=str(tmp_path / "pictures"), out=tmp_path / "a.csv", device="cpu",
+        say=said.append,
+    )  # fmt: skip
+    assert [each["path"] for each in table(out)] == paths[:2] + paths[3:]
+    listed = (tmp_path / "a.csv.skipped.csv").read_text(encoding="utf-8")
+    assert paths[2] in listed
+    assert any("1" in line and "2.png" in line for line in said)
+
+
+def test_only_images_of_known_classes_count(tuned: Path, tmp_path: Path):
+    """A folder's classes are told by their names, whatever their order and number."""
+    test = load("digits", "test")
+    data = tmp_path / "data"
+    for i, name in [(0, "zebra"), *((i, str(test.classes[test.labels[i]])) for i in range(1, 40))]:
+        (data / name).mkdir(parents=True, exist_ok=True)
+        pixels = test.images[i].permute(1, 2, 0).numpy()
+        Image.fromarray(np.ascontiguousarray(pixels)).save(data / name / f"{i}.png")
+    said: list[str] = []
+    out = predict(
+        tuned, data=str(data), split="train", out=tmp_path / "a.csv", device="cpu",
+        say=said.append,
+    )  # fmt: skip
+    rows = table(out)
+    known = [each for each in rows if each["class"] != "zebra"]
+    right = 100 * np.mean([each["class"] == each["predicted"] for each in known])
+    line = f"accuracy: {right:.1f}% of the {len(known)} images whose class it knows"
+    assert 0 < len(known) < len(rows)
+    assert line in said
+
+
+def test_an_interrupted_command_goes_on(
+    tuned: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """What was encoded is kept, and taken for the same classifier alone."""
+    words: dict[str, Any] = {
+        "data": "digits", "out": tmp_path / "a.csv", "device": "cpu", "say": silent,
+    }  # fmt: skip
+    whole = predict(tuned, **{**words, "out": tmp_path / "whole.csv"}).read_bytes()
+    monkeypatch.setattr(sys.modules["unmix.commands.predict"], "assemble", _stop)
+    with pytest.raises(KeyboardInterrupt):
+        predict(tuned, **words)
+    monkeypatch.undo()
+    said: list[str] = []
+    head = load_file(tuned / "head.safetensors")
+    other = Path(shutil.copytree(tuned, tmp_path / "other"))
+    metadata = {"classes": json.dumps(list(load_classifier(tuned).classes))}
+    save_file({k: -v for k, v in head.items()}, other / "head.safetensors", metadata)
+    with pytest.raises(UserError, match="an unfinished one with"):
+        predict(other, **words)
+    assert predict(tuned, **{**words, "say": said.append}).read_bytes() == whole
+    assert any("continuing" in line for line in said)
+
+
+def _stop(*args: Any) -> None:
+    raise KeyboardInterrupt
+
+
+def test_a_graph_with_the_classifier_gives_its_logits(tuned: Path, tmp_path: Path):
+    """ONNX by onnxruntime, and PyTorch's exported program, from RGB in [0, 1]."""
+    onnxruntime = pytest.importorskip("onnxruntime")
+    classifier = load_classifier(tuned)
+    images = torch.rand(3, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+    mean, std = (torch.tensor(classifier.encoder.facts[k])[:, None, None] for k in ("mean", "std"))
+    expected = classifier((images - mean) / std).detach()
+    said: list[str] = []
+    words: dict[str, Any] = {"classifier": True, "pixels": True, "say": said.append}
+    path = export(tuned, to="onnx", out=tmp_path / "a.onnx", **words)
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    assert [each.name for each in session.get_outputs()] == ["logits"]
+    (found,) = session.run(None, {"images": images.numpy()})
+    assert np.allclose(found, expected.numpy(), atol=1e-4)
+    names = json.loads(session.get_modelmeta().custom_metadata_map["classes"])
+    assert names == list(classifier.classes)
+    assert "it gives the logits of 10 classes; its metadata has their names" in said
+    path = export(tuned, to="torch-export", out=tmp_path / "a.pt2", **words)
+    found = torch.export.load(path).module()(images)
+    assert torch.allclose(found, expected, atol=1e-4)
+    plain = export(tuned, to="torch-export", out=tmp_path / "b.pt2", say=said.append)
+    assert torch.export.load(plain).module()(images).shape == (3, classifier.encoder.feature_dim)
+    assert any("--classifier takes it along" in line for line in said)
+
+
+def test_mistakes_are_told_in_a_line(
+    run: Path, tuned: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    out = ["--data", "digits", "--out", str(tmp_path / "a.csv"), "--device", "cpu"]
+
+    def error(*words: str) -> str:
+        assert main(list(words)) == 2
+        return capsys.readouterr().err.strip().splitlines()[-1]
+
+    assert "has no classifier; unmix finetune trains one" in error("predict", str(run), *out)
+    (run / "finetune" / "all").mkdir(parents=True)
+    (run / "finetune" / "all" / "head.safetensors").touch()
+    found = error("predict", str(run), *out)
+    shutil.rmtree(run / "finetune")
+    assert found.endswith(f"its classifier is in {run / 'finetune' / 'all'}.")
+    assert "--top: 11, and there are 10 classes" in error(
+        "predict", str(tuned), *out, "--top", "11"
+    )
+    assert "a file that ends in .csv" in error("predict", str(tuned), *out[:2], "--out", "a.txt")
+    assert "Did you mean 'predict'?" in error("classify", str(tuned), *out)
+    (tmp_path / "a.csv").touch()
+    assert "a.csv exists" in error("predict", str(tuned), *out)
+    words = ("export", str(tuned), "--to", "torchvision", "--classifier")
+    assert "--classifier: applies to onnx and torch-export" in error(*words)
+    words = ("export", str(run), "--to", "torch-export", "--classifier")
+    assert "has no classifier" in error(*words)
+
+
+def test_a_classifier_of_another_encoder_is_refused(tuned: Path):
+    encoder = load_encoder(tuned)
+    with torch.no_grad():
+        next(encoder.backbone.parameters()).add_(1)
+    RunFolder(tuned).write_encoder(encoder.backbone, encoder.facts)
+    with pytest.raises(UserError, match=r"is of another encoder than the one beside it"):
+        load_classifier(tuned)
+    # Files of earlier versions do not say whose they are.
+    head = load_file(tuned / "head.safetensors")
+    names = json.dumps([str(i) for i in range(10)])
+    save_file(head, tuned / "head.safetensors", {"classes": names})
+    assert len(load_classifier(tuned).classes) == 10
+    (tuned / "head.safetensors").write_bytes(b"{}")
+    with pytest.raises(UserError, match=r"head.safetensors: is damaged"):
+        load_classifier(tuned)
