@@ -12,7 +12,10 @@ from test_studies import TWO, cell, study
 from test_studies_running import program as program
 from test_studies_running import starts
 from test_studies_running import study as fake_study
+from unmix.commands.compare_report import differences_of
 from unmix.errors import UserError
+from unmix.figures.paired import Panel, paired_dots
+from unmix.figures.seed_dots import pairs_of
 from unmix.hardware.devices import choose_machine
 from unmix.studies import StudyResults, read_study, run_study
 
@@ -70,3 +73,18 @@ def test_a_study_is_not_gone_on_with_in_another_precision_without_a_word(tmp_pat
     run_study(fake_study(), folder, stale="keep")
     assert len(starts(folder)) == 4
     assert len(read_study(folder).cells) == 4
+
+
+def test_figures_join_pairs_alone() -> None:
+    """Seed 2 was computed in other precision, and seed 3 is of one condition alone."""
+    kinds = ["32-true"] * 2 + ["bf16-mixed"] + ["32-true"]
+    plain = [measured("plain", s, 50.0 + s, kind) for s, kind in enumerate(kinds)]
+    mixed = [measured("Un-Mix", s, 55.0 + s, "32-true") for s in range(3)]
+    found = StudyResults(study(TWO), [*plain, *mixed])
+    differences = differences_of(found.findings)
+    one, other = (("Un-Mix", {0: 1.0, 1: 2.0, 2: 3.0}), ("plain", dict.fromkeys(range(4), 1.0)))
+    assert pairs_of(one, other, differences) == pairs_of(other, one, differences) == [0, 1]
+    assert pairs_of(one, ("another", other[1]), differences) == [0, 1, 2]
+    conditions = {name: found.accuracies(name, "knn") for name in ("plain", "Un-Mix")}
+    (axes,) = paired_dots({"kNN": {"": Panel(conditions, comparisons=differences)}}).axes[:1]
+    assert sum(line.get_linestyle() == "-" for line in axes.lines) == 2

@@ -125,17 +125,24 @@ def answer_figure() -> str:
 
 def answer_picture() -> Figure:
     """The cells behind `answer`, a dot for each seed."""
-    from unmix.figures.paired import paired_dots
+    from unmix.figures.paired import Panel, paired_dots
+    from unmix.figures.report_content import Difference
 
     found = {title: study for name, title in ANSWER.items() if (study := shipped(name)) is not None}
     shown = ("plain", "Un-Mix", "plain at Un-Mix's compute")
     rows = {
         f"{title} top-1 (%)": {
-            augmentation: {
-                condition: values
-                for condition in shown
-                if (values := study.accuracies(condition, protocol))
-            }
+            augmentation: Panel(
+                {
+                    condition: values
+                    for condition in shown
+                    if (values := study.accuracies(condition, protocol))
+                },
+                comparisons=[
+                    Difference(a, b, title, "", tuple(study.findings.apart(a, b)))
+                    for a, b in (("Un-Mix", "plain"), ("Un-Mix", "plain at Un-Mix's compute"))
+                ],
+            )
             for augmentation, study in found.items()
             if study.cells
         }

@@ -134,11 +134,13 @@ def answer_of(findings: Findings, more: Sequence[str] = ()) -> Answer:
 
 def differences_of(findings: Findings) -> list[Difference]:
     """The comparisons that the paired dots show."""
-    return [
-        Difference(c.candidate, c.reference, measure_title(c.protocol), c.short())
-        for c in findings.comparisons
-        if c.result is not None
-    ]
+    found = []
+    for c in findings.comparisons:
+        if c.result is not None:
+            apart = tuple(findings.apart(c.candidate, c.reference))
+            title = measure_title(c.protocol)
+            found.append(Difference(c.candidate, c.reference, title, c.short(), apart))
+    return found
 
 
 def _running(results: Sequence[RunResults]) -> Running | None:

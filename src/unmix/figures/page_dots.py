@@ -12,7 +12,7 @@ from unmix.display import percents
 from unmix.figures.page_curves import limits, ticks
 from unmix.figures.page_looks import PageLook
 from unmix.figures.report_content import Difference, Report
-from unmix.figures.seed_dots import measured, neighbors, offsets, sentences
+from unmix.figures.seed_dots import measured, neighbors, offsets, pairs_of, sentences
 from unmix.names import shown
 
 __all__ = ["dots"]
@@ -46,7 +46,11 @@ def _panel(
     scale = _Scale(low, high, len(rows))
     order = {index: row for row, index in enumerate(rows)}
     parts = [_grid(scale, near)]
-    parts += [_joins(scale, order, rows, a, b) for a, b in _pairs(report, title, list(rows))]
+    names = {index: report.conditions[index].name for index in rows}
+    for a, b in _pairs(report, title, list(rows)):
+        one, other = (names[a], rows[a]), (names[b], rows[b])
+        seeds = pairs_of(one, other, _differences(report, title))
+        parts.append(_joins(scale, order, rows, a, b, seeds))
     cells = []
     for index, by_seed in rows.items():
         parts.append(_row(scale, order[index], by_seed, looks[index]))
@@ -138,13 +142,12 @@ def _joins(
     rows: Mapping[int, Mapping[int, float]],
     a: int,
     b: int,
+    seeds: Sequence[int],
 ) -> Markup:
     if max(len(rows[a]), len(rows[b])) > _FEW:
         return Markup("")
     lines, places = [], {i: offsets(rows[i]) for i in (a, b)}
-    for seed in rows[a]:
-        if seed not in rows[b]:
-            continue
+    for seed in seeds:
         ys = [scale.y(order[i] + _MIDDLE + places[i][seed]) for i in (a, b)]
         lines.append(
             f'<line class="join" x1="{scale.x(rows[a][seed])}" x2="{scale.x(rows[b][seed])}" '

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from unmix.display import percents
 from unmix.figures.looks import Look, looks_of
 from unmix.figures.report_content import Difference
-from unmix.figures.seed_dots import measured, neighbors, offsets, sentences
+from unmix.figures.seed_dots import measured, neighbors, offsets, pairs_of, sentences
 from unmix.figures.style import message, shorten, soft_ink, style
 
 __all__ = ["Panel", "paired_dots"]
@@ -116,7 +116,7 @@ def _panel(axes: Axes, panel: Panel, names: Sequence[str], looks: Mapping[str, L
     }
     for other, one in neighbors([n for n in names if known.get(n)], panel.comparisons):
         ours, theirs = known[one], known[other]
-        for seed in sorted(set(ours) & set(theirs)):
+        for seed in pairs_of((one, ours), (other, theirs), panel.comparisons):
             axes.plot(
                 [theirs[seed], ours[seed]], [place[other, seed], place[one, seed]],
                 color=soft_ink(), linewidth=0.7, alpha=0.7, zorder=1,

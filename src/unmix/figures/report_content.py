@@ -72,13 +72,15 @@ class Difference:
         candidate: Name of a condition.
         reference: Name of another.
         protocol: Title of the protocol, as in `Condition.accuracies`.
-        text: Such as "+3.1 (95% interval +2.0 to +4.2)".
+        text: Such as "+3.1 (95% interval +2.0 to +4.2)"; empty if it is not written.
+        unpaired: Seeds that both have and that are no pairs; they are not joined.
     """
 
     candidate: str
     reference: str
     protocol: str
     text: str
+    unpaired: Sequence[int] = ()
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from itertools import pairwise
 
 from unmix.figures.report_content import Difference
 
-__all__ = ["measured", "neighbors", "offsets", "sentences"]
+__all__ = ["measured", "neighbors", "offsets", "pairs_of", "sentences"]
 
 _SPREAD = 0.27
 
@@ -38,6 +38,23 @@ def neighbors(rows: Sequence[str], differences: Sequence[Difference]) -> list[tu
     return [pair for pair in pairs if frozenset(pair) in compared] if compared else pairs
 
 
+def pairs_of(
+    one: tuple[str, Mapping[int, float]],
+    other: tuple[str, Mapping[int, float]],
+    differences: Sequence[Difference],
+) -> list[int]:
+    """The seeds whose dots are joined: those of both conditions, but for those that are no pairs.
+
+    Args:
+        one: Name of a condition, and its accuracies by seed.
+        other: Likewise another.
+        differences: The comparisons.
+    """
+    names = {one[0], other[0]}
+    apart = {s for d in differences if {d.candidate, d.reference} == names for s in d.unpaired}
+    return sorted(set(one[1]) & set(other[1]) - apart)
+
+
 def sentences(differences: Sequence[Difference]) -> list[str]:
     """The comparisons, each as a line."""
-    return [f"{d.candidate} against {d.reference}: {d.text}" for d in differences]
+    return [f"{d.candidate} against {d.reference}: {d.text}" for d in differences if d.text]
