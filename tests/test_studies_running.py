@@ -86,6 +86,27 @@ def starts(folder: Path) -> list[str]:
     return (folder / "runs" / "starts.txt").read_text().splitlines()
 
 
+@pytest.mark.parametrize(("asked", "jobs", "threads"), [(None, 1, 4), (None, 3, 1), ("2", 4, 2)])
+def test_steps_are_timed_on_the_threads_that_a_cell_will_have(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, asked: str | None, jobs: int, threads: int
+) -> None:
+    """On all cores an estimate for several jobs at a time would count them several times."""
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    if asked is not None:
+        monkeypatch.setenv("OMP_NUM_THREADS", asked)
+    monkeypatch.setattr(running, "usable_cores", lambda: 4)
+    seen, before = [], torch.get_num_threads()
+
+    def timed(_: object) -> Cost:
+        seen.append(torch.get_num_threads())
+        return Cost(4.0, 0.1, 3, 2, 32)
+
+    monkeypatch.setattr(running, "measure_cost", timed)
+    run_study(study(), tmp_path / "s", jobs=jobs, say=lambda _: None)
+    assert seen == [threads] * 2
+    assert torch.get_num_threads() == before
+
+
 def test_cells_are_trained_once_and_more_seeds_are_added(tmp_path: Path) -> None:
     folder, said = tmp_path / "s", []
     assert run_study(study(), folder, jobs=2, say=said.append) == []

@@ -41,12 +41,19 @@ _OUTCOMES = {
 
 def study(name: str) -> str:
     """What the shipped cells of a study of the evidence show so far."""
+    from unmix.studies.comparisons import measure_name
+    from unmix.studies.summary import over_rows
+
     found = shipped(name)
     if found is None:
         return "Not measured yet."
     made = {c.words(found.study.exploratory) for c in found.comparisons()}
-    # Without means over methods, which the plan of the evidence does not have.
     others = [line for line in found.findings.words() if line not in made]
+    others += [
+        f"{line} (exploratory: not in the plan)"
+        for over in over_rows(found)
+        for line in over.words(measure_name(over.protocol))
+    ]
     notes = [note.removeprefix("note: ") for note in found.notes()]
     lines = "\n".join(f"- {line}" for line in (*others, *notes))
     return "\n\n".join(filter(None, [_compared(found), found.table(), found.course(), lines]))

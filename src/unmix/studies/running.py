@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import sys
 import time
@@ -20,7 +21,7 @@ from unmix.display import duration
 from unmix.errors import UserError
 from unmix.files import atomic_write, read_json
 from unmix.hardware.devices import choose_machine, hardware
-from unmix.hardware.threads import usable_cores
+from unmix.hardware.threads import usable_cores, using_threads
 from unmix.names import in_words
 from unmix.plugins import check_known_to_processes
 from unmix.schema import checked
@@ -125,7 +126,8 @@ def _run_locked(
     # The cost of a condition decides how long another one is trained.
     needed = chosen | {c.like for c in study.conditions.values() if c.name in chosen and c.like}
     part = replace(local, conditions={k: c for k, c in study.conditions.items() if k in needed})
-    costs = _costs(part, folder, images, say)
+    with using_threads(_threads(jobs)):
+        costs = _costs(part, folder, images, say)
     cells = [
         cell
         for cell in _cells(part, folder, epochs_for(part, costs))
@@ -329,9 +331,14 @@ def _run_cells(
     return failed
 
 
+def _threads(jobs: int) -> int:
+    """Threads of each of the cells that share the cores; what the user set is kept."""
+    own = os.environ.get("OMP_NUM_THREADS", "")
+    return int(own) if own.isdecimal() and int(own) else max(1, usable_cores() // jobs)
+
+
 def _start(cell: Cell, free: list[Worker], jobs: int) -> _Running:
-    # Cells at a time share the cores; what the user set is kept.
-    threads = str(max(1, usable_cores() // jobs))
+    threads = str(_threads(jobs))
     worker = free.pop() if free else Worker(PROGRAM, {"OMP_NUM_THREADS": threads})
     worker.give({"config": cell.config, "settings": {**cell.words, "run": cell.run}}, cell.log)
     return _Running(cell, worker, cell.settings["epochs"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from itertools import combinations
 from typing import TYPE_CHECKING, Any
 
 from unmix.statistics import FEWEST_VALUES, Rank, mean_ranks
@@ -67,7 +68,8 @@ class OverRows:
 def over_rows(results: StudyResults) -> list[OverRows]:
     """Compare the levels of a study whose conditions vary methods or data sets.
 
-    A row's accuracy of a level is the mean over the seeds that all its levels have.
+    A row's accuracy of a level is the mean over the seeds that all its levels have, but for those
+    that are no pairs.
 
     Args:
         results: The study and its cells.
@@ -89,6 +91,8 @@ def over_rows(results: StudyResults) -> list[OverRows]:
             names = {level: name for name, (own, level) in placed.items() if own == row}
             accuracies = {level: results.accuracies(n, protocol) for level, n in names.items()}
             shared = set.intersection(*map(set, accuracies.values()))
+            for a, b in combinations(names.values(), 2):
+                shared -= set(results.findings.apart(a, b))
             if set(names) == set(levels) and shared:
                 table[", ".join(row)] = {
                     level: sum(values[seed] for seed in shared) / len(shared)
