@@ -70,9 +70,9 @@ def demo(
 
     MoCo without augmentation, MoCo with Un-Mix in its place and MoCo with augmentation, six paired
     seeds each; CMC with and without IM, three seeds each, without a verdict; beside them raw pixels
-    and untrained encoders. About five minutes on two cores. The first line is the verdict; a table,
-    a figure and report.html follow. The same command goes on where it was stopped, and shows the
-    result again when it is done. It is `unmix study` with a plan that ships.
+    and untrained encoders. Five to ten minutes on two cores. The first line is the verdict; a
+    table, a figure and report.html follow. The same command goes on where it was stopped, and shows
+    the result again when it is done. It is `unmix study` with a plan that ships.
 
     Args:
         run: Folder of the study, the figure and the report.
