@@ -16,7 +16,7 @@ from unmix.commands.checkpoints import load_method
 from unmix.commands.columns import with_columns
 from unmix.commands.evaluated import Splits, Subject
 from unmix.commands.rows import add_row, has_row
-from unmix.config import MachineSettings, Settings
+from unmix.config import MachineSettings, RunSettings, Settings
 from unmix.data import ImageSet, StreamedImages
 from unmix.data.columns import Columns
 from unmix.data.fingerprint import Fingerprint, digest_of
@@ -193,40 +193,13 @@ class FinishedRun:
                 the pretraining's has changed.
         """
         own = self.settings.run
-        if self.alone and data is None:
-            what_for = "--data: an encoder file does not say what it was trained on"
-            raise UserError(f"{what_for}; give the data to evaluate it on.")
-        if data is None and own.data == NO_DATA:
-            raise UserError(
-                f"--data: {self.folder.path} was imported, and its data is unknown; give the data "
-                "to evaluate it on."
-            )
+        self._check_known(data)
         elsewhere = self.alone or (data is not None and not same_place(data, own.data))
         name = own.data if data is None else located_data(data)
-        if data is None:
-            check_there(own.data)
-        if data_dir is None and not elsewhere:
-            data_dir = own.data_dir
-        # The run's own folders, even if its data was moved.
-        usual = {
-            "train_folder": own_split(name, own.train_folder, elsewhere),
-            "test_folder": own_split(name, own.test_folder, elsewhere),
-        }
-        given = {"train_folder": train_folder, "test_folder": test_folder}
-        train_folder, test_folder = (given[key] or usual[key] for key in usual)
-        columns = columns or Columns()
-        usual |= {
-            f"{column}_column": None if elsewhere else getattr(own, f"{column}_column")
-            for column in ("image", "label", "split")
-        }
-        given |= {f"{c}_column": getattr(columns, c) for c in ("image", "label", "split")}
-        parts = {key: word for key, word in given.items() if word and word != usual[key]}
-        chosen = replace(
-            own, data=name, data_dir=data_dir, limit=None, train_folder=train_folder,
-            test_folder=test_folder,
-        )  # fmt: skip
+        folders = {"train_folder": train_folder, "test_folder": test_folder}
+        chosen, parts = _placed(own, name, data_dir, folders, columns or Columns(), elsewhere)
         seen: dict[str, Fingerprint] = {}
-        chosen, other = with_columns(chosen, columns, elsewhere)
+        chosen, other = with_columns(chosen, columns or Columns(), elsewhere)
         train = load_split(chosen, "train", seen, elsewhere=other)
         if train.labels is None or train.classes is None:
             how = "the images of each class in a folder of their own"
@@ -246,6 +219,25 @@ class FinishedRun:
         assert train.labels is not None
         assert train.classes is not None
         return Splits(train, test, train.labels, train.classes, transfer, note, parts)
+
+    def _check_known(self, data: str | None) -> None:
+        """Check that data is given, or that of the run is known and there.
+
+        Raises:
+            UserError: if not.
+        """
+        own = self.settings.run
+        if data is not None:
+            return
+        if self.alone:
+            what_for = "--data: an encoder file does not say what it was trained on"
+            raise UserError(f"{what_for}; give the data to evaluate it on.")
+        if own.data == NO_DATA:
+            raise UserError(
+                f"--data: {self.folder.path} was imported, and its data is unknown; give the data "
+                "to evaluate it on."
+            )
+        check_there(own.data)
 
     def _is_other(self, seen: Mapping[str, Fingerprint], data: str | None, elsewhere: bool) -> bool:
         """Whether data differs from the run's own."""
@@ -343,6 +335,40 @@ class FinishedRun:
         )
         with using_threads(count):
             yield
+
+
+def _placed(
+    own: RunSettings,
+    name: str,
+    data_dir: str | None,
+    folders: Mapping[str, str | None],
+    columns: Columns,
+    elsewhere: bool,
+) -> tuple[RunSettings, dict[str, str]]:
+    """A run's settings with the place of data, and the folders and columns that are not its usual.
+
+    Args:
+        own: The run's own settings.
+        name: Name or folder of the data.
+        data_dir: Folder of its files; by default the run's, where the data is in its place.
+        folders: `train_folder` and `test_folder`; by default the run's own, even if its data was
+            moved, or found by the usual names.
+        columns: Likewise of a list or table.
+        elsewhere: Whether the data is in another place than the run's.
+    """
+    usual = {key: own_split(name, getattr(own, key), elsewhere) for key in folders}
+    train, test = (folders[key] or usual[key] for key in ("train_folder", "test_folder"))
+    if data_dir is None and not elsewhere:
+        data_dir = own.data_dir
+    chosen = replace(
+        own, data=name, data_dir=data_dir, limit=None, train_folder=train, test_folder=test
+    )
+    given = dict(folders)
+    for column in ("image", "label", "split"):
+        key = f"{column}_column"
+        usual[key] = None if elsewhere else getattr(own, key)
+        given[key] = getattr(columns, column)
+    return chosen, {key: word for key, word in given.items() if word and word != usual[key]}
 
 
 def check_features(features: str, layer: str | None) -> None:
