@@ -218,6 +218,7 @@ def embedding_chunks(
     named = [NamedSet(images) for images in sets]
     plan = {
         "encoder": weights_digest(finished.encoder.backbone.state_dict()),
+        "prepares": finished.encoder.prepares,
         "data": stored(sets[0].name), "layer": layer, "features": features,
         "batch_size": batch_size, "precision": finished.machine.precision, **more,
     }  # fmt: skip

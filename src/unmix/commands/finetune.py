@@ -17,6 +17,7 @@ from unmix.commands.fitting import (
     train,
     untrained,
 )
+from unmix.commands.images import range_of
 from unmix.data.columns import Columns
 from unmix.display import counted
 from unmix.errors import UserError, check_choice, check_given
@@ -140,7 +141,7 @@ def finetune(
     row = _row(finished, splits, labeled, settings, name, seed, select, from_scratch) | mixed
     encoder = weights_digest(finished.encoder.backbone.state_dict())
     work = WorkFolder.of(finished, row, labeled, splits, encoder, out)
-    identity = work.identified(row, labeled, splits, encoder, seed)
+    identity = work.identified(row, labeled, splits, encoder, finished.encoder.prepares, seed)
     done = work.result(identity, overwrite)
     # What a table shows of several rows: the published settings.
     main = settings == published and not (select or from_scratch)
@@ -313,11 +314,17 @@ def _row(
 
 
 def _facts(finished: FinishedRun, splits: Splits, row: dict[str, Any]) -> dict[str, Any]:
-    """The facts of the encoder's file, which say on whose labels it was trained, and how well."""
+    """The facts of the encoder's file, which say on whose labels it was trained, and how well.
+
+    Images of more than 8 bits were scaled by the range of these, if the encoder had none, so later
+    ones have to be too.
+    """
+    limits = range_of(finished, splits.train)
     data = str(row.get("data") or finished.settings.run.data)
     # Not where the data is on this machine: the file is for others too.
     labels = {"data": Path(data).name or data, "classes": list(splits.classes)}
-    return {**finished.encoder.facts, "fine_tuned": finite({**row, **labels})}
+    facts = {**finished.encoder.facts, **({} if limits is None else {"range": list(limits)})}
+    return {**facts, "fine_tuned": finite({**row, **labels})}
 
 
 def _measure(

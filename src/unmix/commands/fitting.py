@@ -131,13 +131,19 @@ class WorkFolder:
 
     @staticmethod
     def identified(
-        row: Mapping[str, Any], labeled: Labeled, splits: Splits, encoder: str, seed: int
+        row: Mapping[str, Any],
+        labeled: Labeled,
+        splits: Splits,
+        encoder: str,
+        prepares: str,
+        seed: int,
     ) -> dict[str, Any]:
         """What is trained and how: digests of the encoder and the images, and the seed too."""
         return {
             **row,
             "seed": seed,
             "encoder": encoder,
+            "prepares": prepares,
             "train": splits.train_digest,
             "test": splits.test_digest,
             "labeled": labeled.digest,
@@ -169,7 +175,8 @@ class WorkFolder:
             if self.path.is_dir() and any(p for p in self.path.iterdir() if p.name[0] != "."):
                 raise UserError(f"--out: {self.path} holds other files; give a new folder.")
             return None
-        if then != json.loads(json.dumps(settings)):
+        # Earlier versions did not keep what the encoder prepares.
+        if {"prepares": settings["prepares"], **then} != json.loads(json.dumps(settings)):
             raise UserError(f"--out: {self.path} holds another fine-tuning; give another folder.")
         if overwrite:
             return None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -56,9 +57,9 @@ def predict(
 
     A row has the path of an image, its split, its class if the data has classes, and the predicted
     class with its softmax probability, which is not calibrated. Where the data's classes are among
-    the classifier's, the accuracy is printed. Images that cannot be read are left out, counted, and
-    listed in a file whose name ends in .skipped.csv. Give the same command to continue one that was
-    interrupted.
+    the classifier's, the accuracy of each split is printed. Images that cannot be read are left
+    out, counted, and listed in a file whose name ends in .skipped.csv. Give the same command to
+    continue one that was interrupted.
 
     Args:
         run: Folder of a fine-tuning, such as runs/a/finetune/NAME, or the encoder file in it.
@@ -169,18 +170,25 @@ def _say_results(chunks: Chunks, classifier: LoadedClassifier, path: Path, say: 
     """Say how many images were classified, and of those with a known class how many rightly."""
     names = [stored(name) for name in classifier.classes]
     number = {name: index for index, name in enumerate(names)}
-    total = known = right = 0
+    total, known, right = Counter[str](), Counter[str](), Counter[str]()
     for named, chunk in chunks:
-        total += len(chunk.index)
+        split = named.images.split
         own = np.array([number.get(name, -1) for name in _own_classes(named, chunk)], dtype=int)
-        known += int((own >= 0).sum())
-        right += int((chunk.features.argmax(axis=1) == own).sum()) if len(own) else 0
-    if known:
-        among = "" if known == total else f" of the {known:,} images whose class it knows"
-        say(f"accuracy: {100 * right / known:.1f}%{among}")
-    elif _labeled(chunks):
+        total[split] += len(own)
+        known[split] += int((own >= 0).sum())
+        right[split] += int((chunk.features.argmax(axis=1) == own).sum()) if len(own) else 0
+    for split in sorted(total):  # the test images first
+        if known[split]:
+            whose = "" if known[split] == total[split] else " whose class it knows"
+            fitted = ", on which it may have been trained" if split != "test" else ""
+            say(
+                f"accuracy: {100 * right[split] / known[split]:.1f}% of {known[split]:,} {split} "
+                f"images{whose}{fitted}"
+            )
+    if _labeled(chunks) and not any(known.values()):
         say(
             f"note: no class of the data is one of the classifier's {len(names):,}, such as "
             f"{shown(names[0])!r}, so there is no accuracy"
         )
-    say(f"classes of {total:,} images of {shown(chunks.sets[0].images.name)}: {shown(path)}")
+    count = sum(total.values())
+    say(f"classes of {count:,} images of {shown(chunks.sets[0].images.name)}: {shown(path)}")

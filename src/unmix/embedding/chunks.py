@@ -273,7 +273,10 @@ def _difference(found: Any, plan: Mapping[str, Any]) -> str:
     if not isinstance(found, dict):
         return "other settings"
     names = [name for name in plan if found.get(name) != plan[name]]
-    words = {"encoder": "another encoder", "images": "other images", "data": "other data"}
+    words = {
+        "encoder": "another encoder", "prepares": "another encoder", "images": "other images",
+        "data": "other data",
+    }  # fmt: skip
     name = next((name for name in words if name in names), names[0] if names else "settings")
     return words.get(name) or f"{name} {found.get(name)!r} instead of {plan.get(name)!r}"
 

@@ -10,7 +10,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from unmix.checksums import safetensors_bytes, weights_digest
+from unmix.checksums import (
+    CHECKSUM,
+    PLACEHOLDER,
+    safetensors_bytes,
+    weights_digest,
+    with_checksum,
+)
 from unmix.errors import UserError
 from unmix.evaluation.encoder import LoadedEncoder, load_encoder, read_weights
 from unmix.evaluation.finetuning import Classifier
@@ -122,7 +128,8 @@ def write_head(folder: Path, model: Classifier, classes: Sequence[str]) -> None:
     metadata = {"classes": list(classes), "encoder": weights_digest(model.backbone.state_dict())}
     with atomic_path(folder / HEAD_FILE) as beside:
         content = {name: json.dumps(value) for name, value in metadata.items()}
-        beside.write_bytes(safetensors_bytes(weights, content))
+        content[CHECKSUM] = PLACEHOLDER
+        beside.write_bytes(with_checksum(safetensors_bytes(weights, content)))
 
 
 def _missing(folder: Path) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 import shlex
 import tempfile
@@ -71,6 +73,13 @@ class LoadedEncoder(nn.Module):
         """Values of images of more than 8 bits that become 0 and 255, as in the pretraining."""
         limits = self.facts.get("range")  # not in files of earlier versions
         return None if limits is None else (float(limits[0]), float(limits[1]))
+
+    @property
+    def prepares(self) -> str:
+        """Digest of what its features depend on beside weights: size, mean, range, pooling, ..."""
+        facts = {key: value for key, value in self.facts.items() if key != "fine_tuned"}
+        text = json.dumps(facts, sort_keys=True, default=str)
+        return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
 
     def forward(self, images: Tensor) -> Tensor:
         """Map prepared images (N, 3, size, size) to pooled features (N, D)."""

@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 
+from unmix.checksums import checksum_differs
 from unmix.display import memory
 from unmix.errors import UserError
 from unmix.files import read_json
@@ -181,6 +182,8 @@ def _check_kind(path: Path, start: bytes) -> None:
 def _read_safetensors(path: Path) -> tuple[dict[str, Any], dict[str, str]]:
     from safetensors import SafetensorError, safe_open
 
+    if checksum_differs(path):
+        raise _error(path, "is damaged (its checksum is wrong); copy it again")
     try:
         with safe_open(path, framework="pt") as file:
             metadata = dict(file.metadata() or {})
