@@ -31,7 +31,7 @@ ALLOWED = {
     "negatives": set(),
     "momentum": {"backbones"},
     "backbones": set(),
-    "weights": {"backbones", "files"},
+    "weights": {"backbones", "checksums", "files"},
     "mixtures": set(),
     "credit": {"mixtures"},
     "collate": {"mixtures", "credit"},

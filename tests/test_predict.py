@@ -19,6 +19,7 @@ from unmix import load_classifier, load_encoder
 from unmix.cli import main
 from unmix.commands import embed, export, finetune, predict
 from unmix.data import load
+from unmix.embedding import Chunks
 from unmix.errors import UserError
 from unmix.training import RunFolder, pretrain
 from unmix.training.console import silent
@@ -214,6 +215,34 @@ def test_an_interrupted_command_goes_on(
         predict(other, **words)
     assert predict(tuned, **{**words, "say": said.append}).read_bytes() == whole
     assert any("continuing" in line for line in said)
+
+
+def test_a_table_that_was_not_moved_is_not_taken_for_one_with_more_columns(
+    tuned: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    words: dict[str, Any] = {
+        "data": "digits", "split": "test", "out": tmp_path / "a.csv", "device": "cpu",
+        "say": silent,
+    }  # fmt: skip
+    monkeypatch.setattr(Chunks, "finish", _stop)
+    with pytest.raises(KeyboardInterrupt):
+        predict(tuned, **words)
+    monkeypatch.undo()
+    assert "predicted_3" in table(predict(tuned, **words, top=3))[0]
+
+
+def test_a_folder_without_an_encoder_is_told_what_it_is(
+    tuned: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    for name in ("encoder.safetensors", "result.json"):  # as before a fine-tuning ends
+        (tuned / name).unlink()
+    words: dict[str, Any] = {"data": "digits", "out": tmp_path / "a.csv", "say": silent}
+    for call in (lambda: predict(tuned, **words), lambda: load_classifier(tuned)):
+        with pytest.raises(UserError, match=r"when a fine-tuning ends\. To finish it give"):
+            call()
+    pictures(tmp_path / "pictures")
+    with pytest.raises(UserError, match=r"has no encoder\.safetensors; give a run"):
+        load_classifier(tmp_path / "pictures")
 
 
 def test_parts_of_two_preparations_are_not_mixed(

@@ -379,6 +379,15 @@ def test_a_few_tensors_that_are_missing_are_said(original: nn.Module):
     )
 
 
+def test_a_norm_before_the_blocks_is_part_of_the_network():
+    """CLIP's transformers have one; without it their weights give other features."""
+    backbone = build("timm:vit_tiny_patch16_224", size=32, patch=8)
+    state = {**backbone.state_dict(), "norm_pre.weight": torch.ones(192)}
+    with pytest.raises(UserError, match=r"has a norm before the blocks \(norm_pre\)"):
+        load_found(backbone, found_in(state), "w.pth")
+    load_found(backbone, found_in(backbone.state_dict()), "w.pth")
+
+
 def test_values_that_are_not_finite_are_refused(original: nn.Module):
     state = dict(original.state_dict())
     state["layer1.0.conv1.weight"] = torch.full((64, 64, 3, 3), torch.nan)

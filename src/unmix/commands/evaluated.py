@@ -1,18 +1,21 @@
-"""What an evaluation is of: the images, and the encoder after some epochs."""
+"""What an evaluation is of: the images, where they are, and the encoder after some epochs."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
 from torch import Tensor
 
+from unmix.config import RunSettings
 from unmix.data import ImageSet
+from unmix.data.columns import Columns
 from unmix.data.fingerprint import fingerprint
+from unmix.training.run.data_record import own_split
 
-__all__ = ["Splits", "Subject"]
+__all__ = ["Splits", "Subject", "placed"]
 
 
 @dataclass(frozen=True)
@@ -79,3 +82,36 @@ class Subject:
             "features": self.features,
             **({} if self.layer is None else {"layer": self.layer}),
         }
+
+
+def placed(
+    own: RunSettings,
+    name: str,
+    data_dir: str | None,
+    folders: Mapping[str, str | None],
+    columns: Columns,
+    elsewhere: bool,
+) -> tuple[RunSettings, dict[str, str]]:
+    """A run's settings with the place of data, and the folders and columns that are not its usual.
+
+    Args:
+        own: The run's own settings.
+        name: Name or folder of the data.
+        data_dir: Folder of its files; by default the run's, where the data is in its place.
+        folders: `train_folder` and `test_folder`; by default the run's, even if its data was moved.
+        columns: Likewise of a list or table.
+        elsewhere: Whether the data is in another place than the run's.
+    """
+    usual = {key: own_split(name, getattr(own, key), elsewhere) for key in folders}
+    train, test = (folders[key] or usual[key] for key in ("train_folder", "test_folder"))
+    if data_dir is None and not elsewhere:
+        data_dir = own.data_dir
+    chosen = replace(
+        own, data=name, data_dir=data_dir, limit=None, train_folder=train, test_folder=test
+    )
+    given = dict(folders)
+    for column in ("image", "label", "split"):
+        key = f"{column}_column"
+        usual[key] = None if elsewhere else getattr(own, key)
+        given[key] = getattr(columns, column)
+    return chosen, {key: word for key, word in given.items() if word and word != usual[key]}

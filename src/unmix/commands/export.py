@@ -52,8 +52,8 @@ def export(
 ) -> Path:
     """Write a run's encoder in the format of another tool, and print how to load it.
 
-    What is written is loaded again, and its features are compared with the encoder's. Tools that
-    cannot represent a network are refused with the reason.
+    Where another network or a graph is made of it, its features are compared with the encoder's.
+    Tools that cannot represent a network are refused with the reason.
 
     Args:
         run: Run folder, or an encoder file alone.

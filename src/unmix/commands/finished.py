@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +14,9 @@ from torch import Tensor
 
 from unmix.commands.checkpoints import load_method
 from unmix.commands.columns import with_columns
-from unmix.commands.evaluated import Splits, Subject
+from unmix.commands.evaluated import Splits, Subject, placed
 from unmix.commands.rows import add_row, has_row
-from unmix.config import MachineSettings, RunSettings, Settings
+from unmix.config import MachineSettings, Settings
 from unmix.data import ImageSet, StreamedImages
 from unmix.data.columns import Columns
 from unmix.data.fingerprint import Fingerprint, digest_of
@@ -25,7 +25,13 @@ from unmix.display import counted
 from unmix.errors import UserError, check_choice
 from unmix.evaluation import LabeledFeatures, Measurement, split_features
 from unmix.evaluation.cmc_layers import layer_features
-from unmix.evaluation.encoder import ENCODER_FILE, LoadedEncoder, encoder_file, load_encoder
+from unmix.evaluation.encoder import (
+    ENCODER_FILE,
+    LoadedEncoder,
+    encoder_file,
+    is_of_encoder,
+    load_encoder,
+)
 from unmix.hardware.devices import Machine, choose_machine
 from unmix.hardware.threads import CoreMeter, choose_threads, threads_in_words, using_threads
 from unmix.names import NO_DATA, is_stream
@@ -36,7 +42,6 @@ from unmix.training.run.data_record import (
     DataRecord,
     check_there,
     located_data,
-    own_split,
     same_place,
 )
 from unmix.training.run.extending import is_extending
@@ -92,8 +97,8 @@ class FinishedRun:
                 return cls._of_file(path, device)
             run = path.parent
         folder = RunFolder(run)
-        if not folder.config.exists() and (alone := encoder_file(path)).is_file():
-            return cls._of_file(alone, device)
+        if not folder.config.exists() and is_of_encoder(path):
+            return cls._of_file(encoder_file(path), device)
         settings = folder.settings()
         with suppress(DamagedResultsError):  # a new one is written by the next evaluation
             if is_extending(settings, load_results(folder.path)):
@@ -197,7 +202,7 @@ class FinishedRun:
         elsewhere = self.alone or (data is not None and not same_place(data, own.data))
         name = own.data if data is None else located_data(data)
         folders = {"train_folder": train_folder, "test_folder": test_folder}
-        chosen, parts = _placed(own, name, data_dir, folders, columns or Columns(), elsewhere)
+        chosen, parts = placed(own, name, data_dir, folders, columns or Columns(), elsewhere)
         seen: dict[str, Fingerprint] = {}
         chosen, other = with_columns(chosen, columns or Columns(), elsewhere)
         train = load_split(chosen, "train", seen, elsewhere=other)
@@ -335,40 +340,6 @@ class FinishedRun:
         )
         with using_threads(count):
             yield
-
-
-def _placed(
-    own: RunSettings,
-    name: str,
-    data_dir: str | None,
-    folders: Mapping[str, str | None],
-    columns: Columns,
-    elsewhere: bool,
-) -> tuple[RunSettings, dict[str, str]]:
-    """A run's settings with the place of data, and the folders and columns that are not its usual.
-
-    Args:
-        own: The run's own settings.
-        name: Name or folder of the data.
-        data_dir: Folder of its files; by default the run's, where the data is in its place.
-        folders: `train_folder` and `test_folder`; by default the run's own, even if its data was
-            moved, or found by the usual names.
-        columns: Likewise of a list or table.
-        elsewhere: Whether the data is in another place than the run's.
-    """
-    usual = {key: own_split(name, getattr(own, key), elsewhere) for key in folders}
-    train, test = (folders[key] or usual[key] for key in ("train_folder", "test_folder"))
-    if data_dir is None and not elsewhere:
-        data_dir = own.data_dir
-    chosen = replace(
-        own, data=name, data_dir=data_dir, limit=None, train_folder=train, test_folder=test
-    )
-    given = dict(folders)
-    for column in ("image", "label", "split"):
-        key = f"{column}_column"
-        usual[key] = None if elsewhere else getattr(own, key)
-        given[key] = getattr(columns, column)
-    return chosen, {key: word for key, word in given.items() if word and word != usual[key]}
 
 
 def check_features(features: str, layer: str | None) -> None:

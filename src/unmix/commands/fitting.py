@@ -22,7 +22,7 @@ from unmix.commands.finished import FinishedRun, Say
 from unmix.data import ImageSet, StreamedImages
 from unmix.errors import UserError
 from unmix.evaluation.classifier import write_head
-from unmix.evaluation.encoder import build_encoder
+from unmix.evaluation.encoder import FINE_TUNING_FILE, build_encoder
 from unmix.evaluation.finetuning import Classifier, FineTuneSettings, FineTuning
 from unmix.evaluation.labeled import image_name
 from unmix.evaluation.selection import RATES, best, held_out
@@ -42,7 +42,7 @@ from unmix.training.run.trainer import errors_of_users
 __all__ = ["Labeled", "WorkFolder", "bytes_of", "choose_settings", "train", "untrained"]
 
 _Tried = dict[str, Annotated[float, Between(-1, 1)]]
-_RESULT, _LIST, _SETTINGS, _TRIED = "result.json", "labels.txt", "settings.json", "select.json"
+_RESULT, _LIST, _TRIED = "result.json", "labels.txt", "select.json"
 
 
 @dataclass(frozen=True)
@@ -170,7 +170,7 @@ class WorkFolder:
             UserError: if the folder holds another fine-tuning or other files, or the row is
                 damaged.
         """
-        then = _read(self.path / _SETTINGS, f"Remove {self.path} to train anew.")
+        then = _read(self.path / FINE_TUNING_FILE, f"Remove {self.path} to train anew.")
         if then is None:
             if self.path.is_dir() and any(p for p in self.path.iterdir() if p.name[0] != "."):
                 raise UserError(f"--out: {self.path} holds other files; give a new folder.")
@@ -200,7 +200,7 @@ class WorkFolder:
         if overwrite:
             for name in (_RESULT, _TRIED, LAST, PREVIOUS):
                 (self.path / name).unlink(missing_ok=True)
-        _write(self.path / _SETTINGS, settings)
+        _write(self.path / FINE_TUNING_FILE, settings)
         names = labeled.names()
         text = f"# {labeled.what}: {len(names):,} images\n"
         if labeled.kind:

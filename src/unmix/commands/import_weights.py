@@ -305,7 +305,7 @@ def _encoder(settings: Settings, opened: Weights) -> tuple[nn.Module, str]:
             model.backbone, width=model.width, stem=model.stem, size=settings.run.size,
             **{name: getattr(model, name) for name in VIT_SHAPE},
         )  # fmt: skip
-    loaded = opened.load(encoder)
+    loaded = opened.load(encoder).complete(opened.name, model.backbone)
     return encoder.eval(), loaded.line(opened.name)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import shutil
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -109,9 +110,10 @@ def predict(
         head=weights_digest(classifier.head.state_dict()),
     )  # fmt: skip
     with finished.computing(threads, cores, say), chunks.opened(overwrite):
-        if not chunks.ready.is_dir():
-            make_features(chunks, finished, classifier, say, batch_size, overwrite)
-            assemble(chunks, path, {}, _Table(classifier.classes, top))
+        # A table that was not moved to its place may have other columns.
+        shutil.rmtree(chunks.ready, ignore_errors=True)
+        make_features(chunks, finished, classifier, say, batch_size, overwrite)
+        assemble(chunks, path, {}, _Table(classifier.classes, top))
         write_skipped(chunks, path, say)
         _say_results(chunks, classifier, path, say)
         chunks.finish()

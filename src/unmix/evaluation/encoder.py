@@ -27,17 +27,21 @@ from unmix.views import Views, preset
 
 __all__ = [
     "ENCODER_FILE",
+    "FINE_TUNING_FILE",
     "EncoderTransform",
     "LoadedEncoder",
     "build_encoder",
     "check_weights",
     "encoder_file",
+    "is_of_encoder",
     "load_encoder",
     "read_encoder",
     "read_weights",
 ]
 
 ENCODER_FILE = "encoder.safetensors"
+FINE_TUNING_FILE = "settings.json"
+"""Of a folder of `unmix finetune`, from its beginning."""
 HUB_FILE = "model.safetensors"
 """Of a folder that `unmix export --to hub` wrote."""
 
@@ -214,6 +218,11 @@ def encoder_file(folder: Path) -> Path:
     return hub if hub.is_file() and not own.is_file() else own
 
 
+def is_of_encoder(folder: Path) -> bool:
+    """Whether a folder that is no run has an encoder, or will have when its fine-tuning ends."""
+    return encoder_file(folder).is_file() or (folder / FINE_TUNING_FILE).is_file()
+
+
 def read_encoder(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Read an encoder file: its weights by name, and the facts to build the encoder.
 
@@ -222,10 +231,7 @@ def read_encoder(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """
     if not path.exists():
         if path.parent.is_dir() and path.name == ENCODER_FILE:
-            raise UserError(
-                f"{path.parent}: has no {ENCODER_FILE}; it is written when a run ends. To "
-                f"finish it: unmix pretrain --run {shlex.quote(str(path.parent))}"
-            )
+            raise UserError(f"{path.parent}: has no {ENCODER_FILE}{_why_missing(path.parent)}")
         raise UserError(f"{path}: there is no such run folder or encoder file.")
     weights, facts = read_weights(path)
     missing = [name for name in _FACTS if name not in facts]
@@ -235,6 +241,21 @@ def read_encoder(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
             "wrote."
         )
     return weights, facts
+
+
+def _why_missing(folder: Path) -> str:
+    """Why a folder has no encoder yet, and what would be right."""
+    if (folder / "config.yaml").is_file():
+        return (
+            "; it is written when a run ends. To finish it: unmix pretrain --run "
+            f"{shlex.quote(str(folder))}"
+        )
+    if (folder / FINE_TUNING_FILE).is_file():
+        return (
+            "; it is written when a fine-tuning ends. To finish it give the same `unmix finetune` "
+            "again."
+        )
+    return "; give a run folder, that of a fine-tuning, or an encoder file."
 
 
 def read_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:

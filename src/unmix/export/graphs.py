@@ -81,6 +81,11 @@ def _quiet() -> Iterator[None]:
         logger.setLevel(level)
 
 
+def _check_same(found: Tensor, expected: Tensor) -> None:
+    difference = float((found - expected).abs().max())
+    assert difference <= 1e-4 * max(1.0, float(expected.abs().max())), difference
+
+
 class Onnx(Target):
     """An ONNX file: `images` (N, 3, size, size) to `features` (N, D), or `logits`, for any N."""
 
@@ -131,8 +136,7 @@ class Onnx(Target):
         (found,) = session.run(None, {"images": images.numpy()})
         with torch.no_grad():
             expected = graph(images)
-        difference = float((torch.from_numpy(found) - expected).abs().max())
-        assert difference <= 1e-4 * max(1.0, float(expected.abs().max())), difference
+        _check_same(torch.from_numpy(found), expected)
 
     def usage(self, out: Path) -> list[str]:
         """Lines that load it."""
@@ -158,6 +162,10 @@ class TorchExport(Target):
             described = json.dumps(_described(self.source))
             # As a buffer: PyTorch refuses names that do not end in .pt2.
             torch.export.save(program, folder / "model.pt2", extra_files={"unmix.json": described})
+            loaded = torch.export.load(folder / "model.pt2").module()
+        images = example(self.source, 3)
+        with torch.no_grad():
+            _check_same(loaded(images), graph(images))
         (folder / "model.pt2").replace(folder / out.name)
 
     def usage(self, out: Path) -> list[str]:

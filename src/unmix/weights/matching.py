@@ -71,6 +71,23 @@ class Loaded:
             parts.append(f"note: {self.note}")
         return "; ".join(parts)
 
+    def complete(self, name: str, title: str) -> Loaded:
+        """The same, for a network that is used as it is.
+
+        Args:
+            name: Of the file, for messages.
+            title: The network.
+
+        Raises:
+            UserError: if a tensor of the backbone is not in the file.
+        """
+        if self.missing:
+            raise _error(
+                name, f"lacks {len(self.missing)} of the {self.wanted} tensors of {title}, which "
+                f"would be random in a network that is not trained: {', '.join(self.missing[:4])}"
+            )  # fmt: skip
+        return self
+
 
 def load_found(backbone: nn.Module, found: Found, name: str) -> Loaded:
     """Copy the weights of a checkpoint into a backbone.
@@ -103,6 +120,11 @@ def load_found(backbone: nn.Module, found: Found, name: str) -> Loaded:
             )  # fmt: skip
     unused = [key for key in adapted if key not in ours]
     _check_depth(ours, unused, name, network)
+    if any(key.startswith("norm_pre.") for key in unused):
+        raise _error(
+            name, "has a norm before the blocks (norm_pre), as CLIP's transformers, which the "
+            "encoder lacks, so that its weights give other features; give their `backbone` of timm"
+        )  # fmt: skip
     for key in matched:
         if adapted[key].is_floating_point() and not adapted[key].isfinite().all():
             raise _error(name, f"has values of {key} that are not finite; it cannot be used")

@@ -85,13 +85,7 @@ def trained_network(
             _check_patch(name, words, side)
             built = backbones.build(name, size=side, **words)
             loaded = load_found(built, weights.found(built), weights.name)
-    if loaded.missing:
-        raise UserError(
-            f"{weights.name} lacks {len(loaded.missing)} of the {loaded.wanted} tensors of "
-            f"{title}, which would be random in a network that is not trained: "
-            f"{', '.join(loaded.missing[:4])}.",
-            parameter="init",
-        )
+    loaded.complete(weights.name, title)
     dim = _dim(built, side, title)
     told = f"{loaded.matched} of {loaded.wanted} tensors from {weights.name} ({loaded.title})"
     told += "".join(f", {each}" for each in loaded.resized)
