@@ -101,6 +101,12 @@ def answer() -> str:
             if c.family == "equal compute" and c.result is not None
         ]
         more = f" At equal compute: {'; '.join(equal)}." if equal else ""
+        cheap = [
+            f"{PROTOCOL_TITLES[c.protocol]} {c.verdict()}"
+            for c in found.comparisons()
+            if c.candidate == "i-Mix" and c.result is not None
+        ]
+        more += f" i-Mix, which costs as much as no mixture: {'; '.join(cheap)}." if cheap else ""
         lines.append(f"- **{title}**, Un-Mix against plain MoCo: {'; '.join(verdicts)}.{more}")
     return f"{_lead()}\n\n" + "\n".join(lines)
 
