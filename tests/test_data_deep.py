@@ -18,8 +18,9 @@ from unmix.cli import main
 from unmix.commands.pack import pack
 from unmix.config import RunSettings
 from unmix.data import BrokenImage, Decoding, StreamedImages, decode, load, read_uint8
-from unmix.data.decoding import MAX_PIXELS
+from unmix.data.decoding import MAX_PIXELS, rgb8
 from unmix.data.folder import NOTHING_TO_SCALE
+from unmix.data.from_python import from_python
 from unmix.data.opened import OpenedImage
 from unmix.errors import UserError
 from unmix.evaluation.encoder import load_encoder
@@ -248,8 +249,6 @@ def test_images_of_python_are_scaled_alike_for_training_and_evaluation(
     form, words, limits, tmp_path, monkeypatch
 ):
     """The settings reach both, and without a range that of the training images does."""
-    if form == "pictures" and "max_pixels" in words:
-        limits = None  # nothing is measured of images that are decoded already
     data, test_data = (
         twelve_bits_in_python(form, tmp_path, split, gain)
         for split, gain in (("train", 8), ("test", 4))
@@ -270,7 +269,7 @@ def test_images_of_python_are_scaled_alike_for_training_and_evaluation(
         assert images.decoding.range == limits
         assert images.decoding.max_pixels == words.get("max_pixels", MAX_PIXELS)
     assert parts.settings.run.limits == limits
-    low, high = limits or (0, 65535)
+    low, high = limits
     for images, gain in ((parts.train, 8), (parts.test, 4)):
         expected = np.rint((np.arange(256) * gain + 1 - low) * 255 / (high - low))
         assert np.asarray(images.decode(1))[..., 0].ravel().tolist() == expected.tolist()
@@ -305,3 +304,78 @@ def test_settings_that_do_nothing_for_the_data_are_told(kind, tmp_path):
     assert any(note.startswith("note: --download: ") for note in notes)
     assert notes.count(NOTHING_TO_SCALE) == (kind != "deep")
     assert notes_on_vain(RunSettings(method="simclr", data=data), images) == ()
+
+
+@pytest.mark.parametrize(
+    "kind", ["folder", "paths", "pictures", "data set", "hugging face", "floats"]
+)
+def test_one_range_and_one_line_of_it_however_the_images_are_given(kind, tmp_path):
+    """Pictures of a data set were scaled by 0 to 65,535, and no line said a range of the others."""
+    place = tmp_path / "deep"
+    files = [gray(place / f"{i}.png", RAMP[: 16 + i] * (1 + i % 2) // 2) for i in range(4)]
+    if kind == "folder":
+        images = load(place, "train")
+    elif kind == "hugging face":
+        datasets = pytest.importorskip("datasets")
+        table = datasets.Dataset.from_dict({"image": [str(file) for file in files]})
+        images = from_python(table.cast_column("image", datasets.Image()), "train")
+    else:
+        opened: list[Any] = [Image.open(file) for file in files]
+        if kind == "floats":
+            opened = [Image.fromarray(np.asarray(each).astype(np.float32)) for each in opened]
+        pairs = [(each, 0) for each in opened]
+        images = from_python({"paths": files, "data set": pairs}.get(kind, opened), "train")
+    assert images.decoding.range == (0.0, 1215.0)
+    assert images.notes[-1] == (
+        "more than 8 bits: values from 0 to 1,215 become black to white (the range of the training "
+        "images)"
+    )
+    for i in range(4):
+        expected = decode(files[i], decoding=Decoding(range=(0.0, 1215.0)))
+        assert np.array_equal(np.asarray(images.decode(i)), np.asarray(expected))
+    run = RunSettings(method="simclr", range=(0.0, 2000.0))
+    assert notes_on_vain(run, images) == ()
+
+
+def test_deep_pictures_of_one_value_are_named_as_such():
+    pictures = [Image.fromarray(np.full((8, 8), 7, np.uint16)) for _ in range(4)]
+    with pytest.raises(UserError, match=r"all pixels of the training images .* have one value, 7"):
+        from_python(pictures, "train")
+
+
+@pytest.mark.parametrize("kind", ["P6", "P3", "min is white", "floats, min is white"])
+def test_deep_pixels_have_the_grays_of_the_same_png(kind, tmp_path):
+    """A PPM was cut to its upper 8 bits, and a TIFF whose 0 is white was a negative."""
+    values = RAMP.astype(np.uint16)
+    colors = np.stack([values, values.T, values[::-1]], axis=2)
+    if kind in ("P6", "P3"):
+        content = colors.astype(">u2").tobytes()
+        if kind == "P3":
+            content = " ".join(map(str, colors.ravel().tolist())).encode()
+        path = tmp_path / "a.ppm"
+        path.write_bytes(f"{kind} 64 64 65535\n".encode() + content)
+        expected = np.rint(colors * (255 / 4095))
+    else:
+        path = tmp_path / "a.tif"
+        dtype = np.float32 if kind.startswith("floats") else np.uint16
+        tifffile.imwrite(path, (4095 - values).astype(dtype), photometric="miniswhite")
+        expected = np.rint(np.stack([values] * 3, axis=2) * (255 / 4095))
+        with Image.open(path) as image:
+            assert np.array_equal(np.asarray(rgb8(image, (0.0, 4095.0))), expected)
+    assert np.abs(np.asarray(decode(path, decoding=TWELVE)) - expected).max() <= 1
+    found = load(tmp_path, "train")
+    assert found.decoding.range == (0.0, 4095.0)
+    assert np.abs(np.asarray(found.decode(0)) - expected).max() <= 1
+
+
+@pytest.mark.parametrize("photometric", ["separated", "cielab"])
+def test_deep_colors_that_are_not_rgb_are_refused(photometric, tmp_path):
+    """Cyan, magenta and yellow were taken for red, green and blue, and black for the opacity."""
+    bands = 4 if photometric == "separated" else 3
+    values = np.random.default_rng(0).integers(0, 65536, (8, 8, bands)).astype(np.uint16)
+    tifffile.imwrite(tmp_path / "a.tif", values, photometric=photometric)
+    with pytest.raises(BrokenImage):
+        decode(tmp_path / "a.tif")
+    if photometric == "separated":
+        with pytest.raises(BrokenImage, match=r"a\.tif: a color TIFF .* CMYK .*save it as RGB"):
+            decode(tmp_path / "a.tif")

@@ -422,3 +422,71 @@ def test_the_statistics_are_those_of_other_ways_in() -> None:
     images = load("digits", "train").evenly(30)
     given = from_python(images.images, "train")  # type: ignore[attr-defined]
     assert (given.mean, given.std) == estimate_mean_std(images)
+
+
+class Changed(Dataset):
+    """As torchvision's: the items have other labels than the attribute `targets`."""
+
+    def __init__(self, how: str, n: int = N) -> None:
+        self.targets = torch.arange(n) % 4 if how == "tensor" else [i % 4 for i in range(n)]
+        self.classes = ["ant", "bee", "cat", "dog"]
+        if how == "names":
+            self.targets = [self.classes[i % 4] for i in range(n)]
+        self.how, self.n = how, n
+        if how in ("target_transform", "tensor"):
+            self.target_transform = lambda label: label // 2
+
+    def __len__(self) -> int:
+        return self.n
+
+    def __getitem__(self, i: int) -> Any:
+        return pil(i % N), i % 4 // 2
+
+
+@pytest.mark.parametrize("within", ["itself", "subset", "concat"])
+@pytest.mark.parametrize("how", ["target_transform", "tensor", "in its items", "names"])
+def test_labels_are_those_that_the_items_have(how: str, within: str) -> None:
+    """Those of `targets` were taken, which a `target_transform` or the items change."""
+    data: Any = Changed(how)
+    order = list(range(N)) if within == "itself" else list(range(N))[::-1]
+    if within != "itself":
+        data = Subset(data, order)
+    if within == "concat":
+        data = ConcatDataset([Subset(data, range(5)), Subset(data, range(5, N))])
+    images = from_python(data, "train")
+    assert images.labels is not None
+    assert images.labels.tolist() == [i % 4 // 2 for i in order]
+    assert images.classes == ("0", "1")
+    told = any("the labels of data are those of its items" in note for note in images.notes)
+    assert told == (how in ("in its items", "names"))
+
+
+def test_labels_that_many_items_contradict_are_left_out() -> None:
+    images = from_python(Changed("in its items", 20_001), "train")
+    assert images.labels is None
+    (note,) = images.notes
+    assert note.startswith("note: the labels of data are not used: item ")
+    assert note.endswith(", and reading all 20,001 would take long")
+
+
+def test_names_that_are_listed_for_numbers_stay_names() -> None:
+    data = Pictures()
+    data.targets = [["ant", "bee", "cat"][i] for i in LABELS.tolist()]
+    images = from_python(data, "train")
+    assert (images.classes, images.notes) == (("ant", "bee", "cat"), ())
+
+
+def test_a_broken_item_contradicts_no_label() -> None:
+    class Broken(Pictures):
+        def __getitem__(self, i: int) -> Any:
+            if i == N // 2:
+                raise OSError("image file is truncated")
+            return super().__getitem__(i)
+
+    assert from_python(Broken(labels="attribute"), "train").classes == ("ant", "bee", "cat")
+
+
+@pytest.mark.parametrize("value", [0, 7, 255])
+def test_pixels_of_one_value_are_refused(value: int) -> None:
+    with pytest.raises(unmix.UserError, match=f"have one value .{value}.; there is nothing to lea"):
+        unmix.pretrain(data=np.full((8, 16, 16, 3), value, np.uint8), run="never", **TINY)

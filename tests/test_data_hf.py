@@ -16,7 +16,8 @@ from unmix.data import Lists, load
 from unmix.data.columns import Columns
 from unmix.data.fingerprint import fingerprint
 from unmix.data.from_python import from_python
-from unmix.data.hf import Address, HuggingFaceImages
+from unmix.data.hf import HuggingFaceImages
+from unmix.data.hf_address import Address
 from unmix.errors import UserError
 from unmix.training.run.data_record import located_data
 
@@ -207,3 +208,60 @@ def test_training_from_it(tmp_path, monkeypatch):
     )  # fmt: skip
     assert len(found.evaluations) == 2
     assert torch.isfinite(torch.tensor(found.training["loss"]))
+
+
+def twelve_bits(number: int) -> bytes:
+    values = np.random.default_rng(number).integers(0, 4096, (8, 12)).astype(np.uint16)
+    file = io.BytesIO()
+    Image.fromarray(values).save(file, "PNG")
+    return file.getvalue()
+
+
+def test_a_dot_in_the_name_of_the_data_set_is_no_extension_of_its_images(tmp_path):
+    """A Parquet file's images of more than 8 bits were not measured: nearly black."""
+    rows = {"image": [{"bytes": twelve_bits(i), "path": None} for i in range(6)]}
+    features = datasets.Features({"image": datasets.Image()})
+    data = datasets.Dataset.from_dict(rows, features=features)
+    data.to_parquet(tmp_path / "cells.parquet")
+    data.save_to_disk(tmp_path / "cells")
+    data.save_to_disk(tmp_path / "cells.v2")
+    plain = read(tmp_path / "cells")
+    assert plain.decoding.range is not None
+    assert 0.4 < plain.mean[0] < 0.6
+    for name in ("cells.parquet", "cells.v2"):
+        other = read(tmp_path / name)
+        assert (other.decoding, other.mean) == (plain.decoding, plain.mean)
+        assert other.notes[-1] == plain.notes[-1]
+
+
+def labeled(labels: list[Any], kind: Any = None) -> Any:
+    data = made(len(labels), label=None).add_column("label", labels)
+    return data if kind is None else data.cast_column("label", kind)
+
+
+def test_a_test_split_without_one_of_the_classes_is_labeled_by_name(tmp_path):
+    """It was refused, and there was nothing to do about it."""
+    for name, values in (("numbers", [0, 1, 2]), ("names", ["a", "b", "c"])):
+        parts = {"train": labeled(values * 4), "test": labeled(values[1:] * 2)}
+        datasets.DatasetDict(parts).save_to_disk(tmp_path / name)
+        test = read(tmp_path / name, "test")
+        assert test.classes == read(tmp_path / name).classes == tuple(map(str, values))
+        assert test.labels is not None
+        assert test.labels.tolist() == [1, 2] * 2
+    parts["test"] = labeled(["a", "d"])
+    datasets.DatasetDict(parts).save_to_disk(tmp_path / "more")
+    with pytest.raises(UserError, match="image of test has the label 'd', which no training"):
+        read(tmp_path / "more", "test")
+
+
+def test_a_tenth_is_held_out_where_the_test_labels_are_hidden(tmp_path):
+    kind = datasets.ClassLabel(names=["cat", "dog"])
+    parts = {"train": labeled([0, 1] * 10, kind), "test": labeled([-1] * 4, kind)}
+    datasets.DatasetDict(parts).save_to_disk(tmp_path / "set")
+    train, test = read(tmp_path / "set"), read(tmp_path / "set", "test")
+    assert (len(train), len(test)) == (18, 2)
+    assert test.classes == train.classes == ("cat", "dog")
+    assert "test 2 held out of these (a tenth of every class); not used: test" in train.notes[0]
+    assert train.notes[1] == "note: test has no labels, so evaluation is not on it"
+    with pytest.raises(UserError, match=r"test_folder: .*test has no labels; give a split that"):
+        load(f"hf:{tmp_path / 'set'}", "train", test_folder="test")

@@ -448,3 +448,36 @@ def test_commands_read_another_table_by_the_columns_that_they_are_given(root, tm
     assert "no column 'whom'; it has where, kind, part" in capsys.readouterr().err
     assert main(["knn", str(run), "--data", str(root / "img"), "--label_column", "x"]) == 2
     assert "--label_column: applies only to a list of files" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("kind", ["csv", "parquet"])
+@pytest.mark.parametrize("with_splits", [False, True])
+def test_a_row_without_a_path_takes_its_label_and_its_split_along(root, kind, with_splits):
+    """Every later image had the label of its neighbor, and its split."""
+    rows = [(path, c, "valid" if i % 4 == 3 else "train") for i, (path, c) in enumerate(ROWS)]
+    rows.sort(key=lambda row: row[0][-9:])  # cats and dogs in turn
+    rows.insert(1, ("", "cat", "valid"))
+    rows.insert(5, (" ", "dog", "train"))
+    names = ["path", "label", "split"][: 3 if with_splits else 2]
+    table = {name: [row[i] for row in rows] for i, name in enumerate(names)}
+    if kind == "csv":
+        cells = [names, *zip(*table.values(), strict=True)]
+        write(root / "list.csv", "".join(",".join(row) + "\n" for row in cells))
+    else:
+        pq.write_table(pa.table(table), root / "list.parquet")
+    path, seen = root / f"list.{kind}", 0
+    for split in ("train", "test"):
+        images = listed(path, split)
+        assert images.labels is not None
+        found = zip(relative(images, root), images.labels.tolist(), strict=True)
+        assert all(images.classes[label] == Path(name).parent.name for name, label in found)
+        if with_splits:
+            role = "train" if split == "train" else "valid"
+            assert set(relative(images, root)) == {
+                r[0] for r in rows if r[2] == role and r[0] > " "
+            }
+        seen += len(images)
+    assert seen == len(ROWS)
+    assert "warning: left out: 2 of 22 rows have no path, first 2" in listed(path).notes
+    with pytest.raises(UserError, match="2 of 22 rows have no path, first 2"):
+        load(path, "train", strict=True)

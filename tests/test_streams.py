@@ -19,7 +19,7 @@ import pytest
 import torch
 
 from streams import Server, picture, serving, write_shards, write_tar
-from unmix.data import BrokenImage, Shards, load, read_uint8
+from unmix.data import BrokenImage, FileImages, Shards, load, read_uint8
 from unmix.data.fingerprint import fingerprint
 from unmix.data.streams import NoTestShards, ShardImages, loading, remote, store
 from unmix.data.streams.cache import ShardCache, _machine
@@ -668,3 +668,25 @@ def test_a_cache_that_cannot_be_written_is_named(server: Server, tmp_path: Path)
     (tmp_path / "file").write_text("")
     with pytest.raises(ShardError, match=r"train-0000.tar: cannot be copied to .*/file"):
         load(f"{server.url}/train-0000.tar", "train", cache_dir=tmp_path / "file")
+
+
+def test_images_beside_an_archive_are_a_folder_and_not_shards(tmp_path):
+    """The class folders were not read, nor said, where the archive lies that they were in."""
+    root = tmp_path / "pets"
+    for i in range(12):
+        path = root / "cd"[i % 2] / f"{i}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(picture(i, "png"))
+    write_shards(root, [2], name="old")
+    images = load(root, "train")
+    assert isinstance(images, FileImages)
+    assert (len(images), images.classes) == (10, ("c", "d"))
+    assert images.notes[1] == (
+        "ignored, since they are not images: 1 .tar (wds:FOLDER reads them as shards)"
+    )
+    assert len(shards(f"wds:{root}")) == 2
+    write_shards(tmp_path / "split" / "train", [2])
+    for each in ("c", "d"):
+        (root / each).rename(tmp_path / "split" / "train" / each)
+    assert len(load(tmp_path / "split", "train")) == 10
+    assert len(shards(root)) == 2  # they are alone now

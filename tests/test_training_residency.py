@@ -12,11 +12,13 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch.utils.data import Dataset
 
 from runs import TINY_RUN
 from unmix.config import MachineSettings, Settings
 from unmix.data import FileImages, TensorImages, load
 from unmix.data.fingerprint import Fingerprint
+from unmix.data.from_python import from_python
 from unmix.errors import UserError
 from unmix.hardware.devices import Machine, free_memory, peak_memory
 from unmix.training.loading import residency
@@ -130,7 +132,9 @@ def test_broken_files_are_left_out_and_named(tmp_path, free):
     free(2**30)
     held = hold(images, CPU, settings())
     assert len(held.images) == len(images) - 2
-    assert held.notes[0].startswith("Skipped 2 image files that cannot be read, first ")
+    assert str(images.skipped.line()).startswith(
+        "Skipped 2 image files that cannot be read, first "
+    )
     whole = [i for i, path in enumerate(images.paths) if path.stem not in ("004", "009")]
     assert torch.equal(held.images.labels, images.labels[whole])
     pixels = np.array(images.decode(whole[-1]))
@@ -242,3 +246,41 @@ def test_peak_memory_is_this_process_alone():
 
 def test_free_memory_is_some_of_the_machine():
     assert 2**20 < free_memory(torch.device("cpu")) < 2**50
+
+
+class Slices(Dataset):
+    """A random slice of each volume, as of medical images."""
+
+    def __init__(self, random: bool) -> None:
+        self.random, self.asked = random, 0
+
+    def __len__(self) -> int:
+        return 40
+
+    def __getitem__(self, i: int) -> Image.Image:
+        self.asked += 1
+        rng = np.random.default_rng(None if self.random else i)
+        return Image.fromarray(rng.integers(0, 256, (8, 8, 3), dtype=np.uint8))
+
+
+@pytest.mark.parametrize("random", [False, True])
+def test_items_that_differ_from_call_to_call_are_read_in_each_epoch(random, free):
+    """The first of each was kept for the whole run, as a data set with one image per item is."""
+    free(2**30)
+    data = Slices(random)
+    images = from_python(data, "train")
+    held = hold(images, CPU, settings())
+    assert (held.images is images, held.resident) == (random, not random)
+    assert held.notes == (
+        ("note: --resident: the items of the data set differ from call to call; each epoch reads "
+         "them anew",) if random else ()
+    )  # fmt: skip
+    held = hold(images, CPU, settings(resident="yes"))
+    assert held.resident
+    assert [note.endswith("the first of each is kept") for note in held.notes] == [True] * random
+    if random:
+        parts = build_parts(
+            Settings.of({**TINY_RUN, "method": "simclr", "batch_size": 8, "workers": 0}),
+            images,
+        )
+        assert parts.notes[0].endswith("each epoch reads them anew")

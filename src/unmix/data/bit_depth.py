@@ -9,7 +9,16 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-__all__ = ["FULL", "Range", "deep_values", "is_deep", "may_be_deep", "to_8_bits"]
+__all__ = [
+    "FULL",
+    "Range",
+    "deep_values",
+    "has_deep_mode",
+    "is_deep",
+    "is_negative",
+    "may_be_deep",
+    "to_8_bits",
+]
 
 Range = tuple[float, float]
 """The values that become 0 and 255."""
@@ -17,7 +26,8 @@ Range = tuple[float, float]
 FULL: Range = (0.0, 65535.0)
 
 _EXTENSIONS = frozenset({"png", "apng", "tif", "tiff", "pgm", "pnm", "ppm", "pfm", "jp2", "j2k"})
-_BITS, _SAMPLES = 258, 277  # tags of TIFF
+_BITS, _PHOTOMETRIC = 258, 262  # tags of TIFF
+_WHITE_IS_0, _BLACK_IS_0, _RGB = 0, 1, 2
 
 
 def may_be_deep(path: str) -> bool:
@@ -32,7 +42,12 @@ def is_deep(image: Image.Image, start: bytes) -> bool:
         image: The image, not loaded yet.
         start: First bytes of the file.
     """
-    return image.mode == "F" or image.mode.startswith("I") or _is_deep_color(image, start)
+    return has_deep_mode(image) or _is_deep_color(image, start)
+
+
+def has_deep_mode(image: Image.Image) -> bool:
+    """Whether a PIL image itself has gray values of more than 8 bits."""
+    return image.mode == "F" or image.mode.startswith("I")
 
 
 def _is_deep_color(image: Image.Image, start: bytes) -> bool:
@@ -42,7 +57,21 @@ def _is_deep_color(image: Image.Image, start: bytes) -> bool:
     if image.format == "TIFF":
         bits: Any = getattr(image, "tag_v2", {}).get(_BITS, ())
         return len(bits) > 1 and max(bits) > 8
+    if image.format == "PPM" and image.mode == "RGB":
+        return _greatest(image) > 255
     return False
+
+
+def _greatest(image: Image.Image) -> int:
+    """The greatest value of a PPM or PGM by its header; 255 where Pillow does not say."""
+    tiles: Any = getattr(image, "tile", ())
+    given = tiles[0][3] if tiles else None
+    return given[1] if isinstance(given, tuple) and isinstance(given[1], int) else 255
+
+
+def is_negative(image: Image.Image) -> bool:
+    """Whether 0 is white in a gray TIFF of more than 8 bits; of those of 8, Pillow inverts it."""
+    return getattr(image, "tag_v2", {}).get(_PHOTOMETRIC) == _WHITE_IS_0
 
 
 def deep_values(image: Image.Image, content: bytes) -> np.ndarray:
@@ -55,13 +84,14 @@ def deep_values(image: Image.Image, content: bytes) -> np.ndarray:
     Raises:
         ValueError: if they cannot be read.
     """
-    if image.mode != "F" and not image.mode.startswith("I"):
-        return _png_color(content) if image.format == "PNG" else _tiff_color(content)
+    if not has_deep_mode(image):
+        if image.format == "PPM":
+            return _ppm_color(image, content)
+        return _png_color(content) if image.format == "PNG" else _tiff_color(image, content)
     # Pillow rescales a PGM whose maximum is not 65535.
-    tiles: Any = getattr(image, "tile", ())
-    greatest = tiles[0][3][1] if image.format == "PPM" and image.mode == "I" else None
+    greatest = _greatest(image) if image.format == "PPM" and image.mode == "I" else 65535
     values = np.asarray(image)
-    if isinstance(greatest, int) and greatest != 65535:
+    if greatest != 65535:
         values = np.rint(values * (greatest / 65535)).astype(np.int32)
     return values
 
@@ -74,8 +104,21 @@ def _png_color(content: bytes) -> np.ndarray:
     return decode_png(encoded, ImageReadMode.UNCHANGED).permute(1, 2, 0).numpy()
 
 
-def _tiff_color(content: bytes) -> np.ndarray:
+def _ppm_color(image: Image.Image, content: bytes) -> np.ndarray:
+    tiles: Any = getattr(image, "tile", ())
+    decoder, _, offset, _ = tiles[0]
+    count = 3 * image.width * image.height
+    if decoder == "ppm_plain":
+        values = np.array(content[offset:].split()[:count]).astype(np.uint16)
+    else:
+        values = np.frombuffer(content, ">u2", count, offset).astype(np.uint16)
+    return values.reshape(image.height, image.width, 3)
+
+
+def _tiff_color(image: Image.Image, content: bytes) -> np.ndarray:
     what = "a color TIFF of more than 8 bits"
+    if getattr(image, "tag_v2", {}).get(_PHOTOMETRIC) not in (_BLACK_IS_0, _RGB):
+        raise ValueError(f"{what} that is not RGB, but CMYK or the like; save it as RGB")
     try:
         import tifffile
     except ImportError:

@@ -13,7 +13,16 @@ from typing import Any
 import numpy as np
 from PIL import ExifTags, Image, TiffImagePlugin, UnidentifiedImageError
 
-from unmix.data.bit_depth import FULL, Range, deep_values, is_deep, may_be_deep, to_8_bits
+from unmix.data.bit_depth import (
+    FULL,
+    Range,
+    deep_values,
+    has_deep_mode,
+    is_deep,
+    is_negative,
+    may_be_deep,
+    to_8_bits,
+)
 from unmix.data.formats import HEIC_REASON, formats_for, is_heic
 from unmix.data.outputs import drawn_by_us
 from unmix.errors import UserError
@@ -24,6 +33,7 @@ __all__ = [
     "BrokenImage",
     "Decoding",
     "decode",
+    "extremes",
     "gray_range",
     "has_more_bits",
     "opened",
@@ -158,9 +168,9 @@ def rgb8(image: Image.Image, limits: Range | None = None) -> Image.Image:
         ValueError: if the range of its pixels is unknown.
         OSError: if they cannot be read.
     """
-    if image.mode == "F" or image.mode.startswith("I"):
+    if has_deep_mode(image):
         turn = _TURNS.get(orientation(image))
-        small = Image.fromarray(to_8_bits(np.asarray(image), limits))
+        small = Image.fromarray(_gray(image, np.asarray(image), limits))
         return _rgb(small if turn is None else small.transpose(turn))
     return _rgb(_upright(image))
 
@@ -197,9 +207,13 @@ def gray_range(path: Path, content: bytes, decoding: Decoding) -> Range | None:
         with opened(path, content, decoding) as image:
             if not is_deep(image, content[:_STARTS]):
                 return None
-            values = _colors(deep_values(image, content))
+            return extremes(_colors(deep_values(image, content)))
     except Exception as error:
         raise BrokenImage(path, _reason(error, content)) from error
+
+
+def extremes(values: np.ndarray) -> Range | None:
+    """Minimum and maximum of values, without those that are no numbers; None if there are none."""
     if values.dtype.kind == "f":
         values = values[np.isfinite(values)]
     return (float(values.min()), float(values.max())) if values.size else None
@@ -243,17 +257,24 @@ def _colors(values: np.ndarray) -> np.ndarray:
     return values[..., :-1] if values.ndim == 3 and values.shape[2] in (2, 4) else values
 
 
+def _gray(image: Image.Image, values: np.ndarray, limits: Range | None) -> np.ndarray:
+    scaled = to_8_bits(values, limits)
+    return 255 - scaled if is_negative(image) else scaled
+
+
 def _of_deep(image: Image.Image, content: bytes, limits: Range | None) -> Image.Image:
     turned = orientation(image)
     values = deep_values(image, content)
-    scaled = to_8_bits(_colors(values), limits)
+    scaled = (
+        _gray(image, values, limits) if values.ndim == 2 else to_8_bits(_colors(values), limits)
+    )
     if values.ndim == 3 and values.shape[2] in (2, 4):
         alpha = to_8_bits(values[..., -1:], FULL)
         scaled = np.concatenate([scaled, alpha], axis=2)
     elif values.ndim == 3 and values.shape[2] != 3:
         raise ValueError(_BANDS.format(bands=values.shape[2]))
     # Pillow applies a TIFF's orientation while it loads the pixels.
-    turned = orientation(image) if image.mode == "F" or image.mode.startswith("I") else turned
+    turned = orientation(image) if has_deep_mode(image) else turned
     small = Image.fromarray(scaled)
     turn = _TURNS.get(turned)
     return _rgb(small if turn is None else small.transpose(turn))

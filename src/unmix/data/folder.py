@@ -23,6 +23,7 @@ from unmix.data.statistics import (
     estimate_mean_std,
     estimate_range,
     even_indices,
+    range_note,
 )
 from unmix.errors import UserError
 from unmix.names import shown
@@ -167,19 +168,9 @@ def looked_at(name: str, train: Listing, decoding: Decoding) -> _LookedAt:
     limits, note = decoding.range, None
     if any(map(may_be_deep, sample)):
         measured = _measure(name, sample, stamps, decoding)
-        of = f"{len(sample):,} of {len(train.paths):,}" if len(sample) < len(train.paths) else "the"
         if measured is not None:
+            note = range_note(name, measured, decoding.range, len(sample), len(train.paths))
             limits = decoding.range or measured
-            low, high = (f"{value:,.6g}" for value in limits)
-            why = f"the range of {of} training images"
-            if decoding.range is not None:
-                why = f"as set; {of} training images have {measured[0]:,g} to {measured[1]:,g}"
-            note = f"more than 8 bits: values from {low} to {high} become black to white ({why})"
-            if limits[0] == limits[1]:
-                raise UserError(
-                    f"--data: all pixels of {of} training images of {name} have one value, {low}; "
-                    "there is nothing to learn from them."
-                )
             decoding = replace(decoding, range=limits)
     if limits is not None and note is None:
         note = NOTHING_TO_SCALE

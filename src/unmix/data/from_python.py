@@ -16,8 +16,9 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, TensorDataset
 
+from unmix.data.bit_depth import Range, has_deep_mode
 from unmix.data.columns import Columns
-from unmix.data.decoding import BrokenImage, Decoding
+from unmix.data.decoding import BrokenImage, Decoding, extremes
 from unmix.data.hf import HuggingFaceImages, images_of, is_encoded
 from unmix.data.imageset import FileImages, ImageSet, Skipped, StreamedImages, TensorImages
 from unmix.data.paths import Paths
@@ -29,6 +30,7 @@ from unmix.data.statistics import (
     estimate_mean_std,
     estimate_range,
     even_indices,
+    with_range,
 )
 from unmix.errors import UserError
 from unmix.names import PYTHON
@@ -36,6 +38,7 @@ from unmix.names import PYTHON
 __all__ = ["DatasetImages", "check_sendable", "evaluation_images", "from_python"]
 
 _SAMPLE = 16
+_PROBED = 64
 _PLAIN: dict[str, Any] = {"mean": IMAGENET_MEAN, "std": IMAGENET_STD}
 
 
@@ -71,11 +74,8 @@ class DatasetImages(StreamedImages):
         """
         try:
             picture = self.picture(i)
-        # A data set may raise any exception.
         except Exception as error:
-            text = str(error).splitlines()
-            reason = text[0] if text else type(error).__name__
-            raise BrokenImage(self.place(i), reason) from error
+            raise self._broken(i, error) from error
         if isinstance(picture, Image.Image):
             pixels: Any = np.asarray(picture)
         else:
@@ -89,12 +89,31 @@ class DatasetImages(StreamedImages):
         Raises:
             UserError: if it is not an image.
         """
+        return as_picture(self._item(i), "its picture", self.decoding.range)
+
+    def _item(self, i: int) -> Any:
         item = self.dataset[int(self.numbers[i])]
         if self.column is not None:
-            item = item[self.column]
-        elif isinstance(item, (tuple, list)):
-            item = item[0]
-        return as_picture(item, "its picture", self.decoding.range)
+            return item[self.column]
+        return item[0] if isinstance(item, (tuple, list)) else item
+
+    def _broken(self, i: int, error: Exception) -> BrokenImage:
+        # A data set may raise any exception.
+        text = str(error).splitlines()
+        return BrokenImage(self.place(i), text[0] if text else type(error).__name__)
+
+    def value_range(self, i: int) -> Range | None:
+        """Minimum and maximum value of item `i` if it is a PIL image of more than 8 bits.
+
+        Raises:
+            BrokenImage: if the data set raises an exception.
+        """
+        try:
+            item = self._item(i)
+            is_image = isinstance(item, Image.Image)
+            return extremes(np.asarray(item)) if is_image and has_deep_mode(item) else None
+        except Exception as error:
+            raise self._broken(i, error) from error
 
     def digest(self) -> bytes:
         """Digest of the pixels of some images; empty if they differ from call to call."""
@@ -298,6 +317,9 @@ def _of_dataset(data: Any, first: Any, split: str, what: str, how: dict[str, Any
         numbers=torch.arange(len(data)), column=column, notes=() if note is None else (note,),
         **how, **_PLAIN,
     )  # fmt: skip
+    # Reading a thousand items twice may take long: a few tell whether any has a range.
+    if split != "test" and estimate_range(images, _PROBED)[0] is not None:
+        images = with_range(images)
     try:
         images.picture(0)
     except UserError as error:
@@ -324,10 +346,11 @@ def _completed(images: ImageSet, labels: Labels | None, what: str) -> ImageSet:
         images = replace(images, notes=(*images.notes, unused(what, "some are negative")))
     if images.split == "test":
         return images
-    if isinstance(images, (FileImages, HuggingFaceImages)) and images.decoding.range is None:
-        limits, _ = estimate_range(images)
-        images = replace(images, decoding=replace(images.decoding, range=limits))
+    if isinstance(images, (FileImages, HuggingFaceImages)):
+        images = with_range(images)
     mean, std = estimate_mean_std(images)
-    floor = 1 / 255  # constant pixels have no standard deviation to divide by
-    red, green, blue = (max(value, floor) for value in std)
-    return replace(images, mean=mean, std=(red, green, blue))
+    if max(std) > 0:
+        floor = 1 / 255  # a constant channel has no standard deviation to divide by
+        red, green, blue = (max(value, floor) for value in std)
+        std = red, green, blue
+    return replace(images, mean=mean, std=std)

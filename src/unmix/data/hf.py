@@ -12,10 +12,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from unmix.data.bit_depth import may_be_deep
+from unmix.data.bit_depth import Range, may_be_deep
 from unmix.data.columns import IMAGES, LABELS, Columns
 from unmix.data.decoding import BrokenImage, Decoding, read_image
 from unmix.data.folder import hold_out, in_classes
+from unmix.data.hf_address import Address, splits_of
 from unmix.data.imageset import RGB, ImageSet, Skipped, StreamedImages
 from unmix.data.listing import Listing
 from unmix.data.python_labels import Labels
@@ -24,58 +25,15 @@ from unmix.data.statistics import (
     IMAGENET_MEAN,
     IMAGENET_STD,
     estimate_mean_std,
-    estimate_range,
     even_indices,
+    with_range,
 )
 from unmix.errors import UserError
-from unmix.names import HUGGING_FACE, shown
+from unmix.names import shown
 
-__all__ = ["Address", "HuggingFaceImages", "images_of", "is_encoded", "load_hf"]
+__all__ = ["HuggingFaceImages", "images_of", "is_encoded", "load_hf"]
 
 _SAMPLE = 16
-
-
-@dataclass(frozen=True)
-class Address:
-    """What `hf:...` names: `hf:NAME`, `hf:NAME:CONFIG`, `hf:NAME@REVISION`, or `hf:PATH`.
-
-    Attributes:
-        name: Name on the Hub, or a path.
-        config: Name of the configuration, if it is given.
-        revision: Branch, tag or commit on the Hub, if it is given.
-        local: Whether it is a path.
-    """
-
-    name: str
-    config: str | None
-    revision: str | None
-    local: bool
-
-    @classmethod
-    def of(cls, data: str) -> Address:
-        """Parse `hf:...`. What exists as a path is one, and what looks like one."""
-        text = data.removeprefix(HUGGING_FACE)
-        if _is_path(text):
-            return cls(text, None, None, True)
-        before, mark, config = text.rpartition(":")
-        if mark and _is_path(before):
-            return cls(before, config, None, True)
-        text, _, revision = text.partition("@")
-        text, _, config = text.partition(":")
-        if not text:
-            raise UserError(f"{data!r} names no data set; give hf:NAME or hf:PATH.",
-                            parameter="data")  # fmt: skip
-        return cls(text, config or None, revision or None, False)
-
-    def with_path(self, path: str) -> str:
-        """The same, at another path."""
-        return f"{HUGGING_FACE}{path}" + (f":{self.config}" if self.config else "")
-
-
-def _is_path(text: str) -> bool:
-    return text.startswith(("/", "./", "../", "~")) or (
-        text != "" and Path(text).expanduser().exists()
-    )
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -129,8 +87,8 @@ class HuggingFaceImages(StreamedImages):
 
     def may_be_deep(self, i: int) -> bool:
         """Whether image `i` may have more than 8 bits, by the name of its file if it has one."""
-        name = self.place(i).name
-        return "." not in name or may_be_deep(name)
+        own = os.path.basename(self._cell(i)[1] or "")
+        return "." not in own or may_be_deep(own)
 
     def digest(self) -> bytes:
         """Digest of the sizes of all images, and of the bytes of some."""
@@ -248,7 +206,8 @@ def load_hf(
     """Read a split of a Hugging Face data set.
 
     Splits are chosen by their names (see `unmix.data.splits.split_names`); without one to evaluate
-    on, a tenth of every class is held out. Images go through the same decoder as files.
+    on, or if that has no labels, a tenth of every class is held out. Images go through the same
+    decoder as files.
 
     Args:
         data: `hf:NAME`, `hf:NAME:CONFIG`, `hf:NAME@REVISION` or `hf:PATH`; a path was made by
@@ -266,9 +225,21 @@ def load_hf(
     if columns.split is not None and columns.needed:
         raise UserError("does not apply to a Hugging Face data set, which has splits.",
                         parameter="split_column")  # fmt: skip
-    parts = _splits(Address.of(data), data)
+    parts = splits_of(Address.of(data), data)
     train_name, test_name = split_names(list(parts), data, train_split, test_split)
     train = images_of(parts[train_name], columns, data, "train", skipped, decoding)
+    test, unlabeled = None, ""
+    if test_name is not None and (train.classes is not None or split == "test"):
+        test = images_of(parts[test_name], columns, data, "test", skipped, decoding)
+    if test is not None and train.classes is not None and test.labels is None:
+        unlabeled = f"{shown(test_name)} has no labels"
+        if test_split is not None:
+            raise UserError(
+                f"{data}: {unlabeled}; give a split that has some, or none to hold out a tenth of "
+                f"{shown(train_name)}.",
+                parameter="test_folder",
+            )
+        test = test_name = None
     held: Tensor | None = None
     kept = train
     if test_name is None and train.labels is not None and train.classes is not None:
@@ -276,22 +247,44 @@ def load_hf(
         kept_rows, held_rows = hold_out(Listing(rows, train.labels.tolist(), train.classes))
         held = torch.tensor([int(i) for i in held_rows.paths], dtype=torch.int64)
         kept = train.picked(torch.tensor([int(i) for i in kept_rows.paths], dtype=torch.int64))
-    limits, mean, std = _looked(data, train_name, len(kept), _Held(kept))
+    noted, limits, mean, std = _looked(data, train_name, len(kept), _Held(kept))
     how = replace(decoding, range=decoding.range or limits)
     common: dict[str, Any] = {"mean": mean, "std": std, "decoding": how}
     if split != "test":
         said = _understood(kept, held, train_name, test_name, parts)
-        return replace(kept, notes=(f"{said} ({train.notes[0]})",), **common)
+        if unlabeled:
+            noted = (f"note: {unlabeled}, so evaluation is not on it", *noted)
+        notes = (f"{said} ({train.notes[0]})", *noted)
+        return replace(kept, notes=notes, **common)
     if held is not None:
         return replace(train.picked(held), split="test", notes=(), **common)
-    if test_name is None:
+    if test is None:
         raise UserError(f"{data}: its images have no labels and it has no other split than "
                         f"{train_name}, so it has no test split.", parameter="data")  # fmt: skip
-    test = images_of(parts[test_name], columns, data, "test", skipped, decoding)
-    if train.classes is not None and test.classes != train.classes:
-        raise UserError(f"{data}: the labels of {test_name} are not those of {train_name}.",
-                        parameter="test_folder")  # fmt: skip
-    return replace(test, name=data, notes=(), **common)
+    return replace(test, notes=(), **_as_in(train, test, data, str(test_name)), **common)
+
+
+def _as_in(
+    train: HuggingFaceImages, test: HuggingFaceImages, data: str, test_name: str
+) -> dict[str, Any]:
+    """Labels and classes of the test images, by the classes of the training images.
+
+    Raises:
+        UserError: if one has another class.
+    """
+    if train.classes is None or test.classes is None or test.labels is None:
+        return {}
+    number = {name: i for i, name in enumerate(train.classes)}
+    used = [test.classes[label] for label in test.labels.tolist()]
+    other = next((name for name in used if name not in number), None)
+    if other is not None:
+        raise UserError(
+            f"{data}: an image of {test_name} has the label {shown(other)!r}, which no training "
+            "image has.",
+            parameter="test_folder",
+        )
+    labels = torch.tensor([number[name] for name in used], dtype=torch.int64)
+    return {"labels": labels, "classes": train.classes}
 
 
 class _Held:
@@ -314,12 +307,10 @@ class _Held:
 @lru_cache(maxsize=8)
 def _looked(
     data: str, split: str, count: int, held: _Held
-) -> tuple[tuple[float, float] | None, RGB, RGB]:
-    """Range, mean and standard deviation of the training images."""
-    images = replace(held.images, skipped=Skipped())
-    limits = images.decoding.range or estimate_range(images)[0]
-    images = replace(images, decoding=replace(images.decoding, range=limits))
-    return limits, *estimate_mean_std(images)
+) -> tuple[tuple[str, ...], Range | None, RGB, RGB]:
+    """Range with its note, mean and standard deviation of the training images."""
+    images = with_range(replace(held.images, skipped=Skipped(), notes=()))
+    return images.notes, images.decoding.range, *estimate_mean_std(images)
 
 
 def _understood(
@@ -334,55 +325,3 @@ def _understood(
     used = {name, test if train.labels is not None else None}
     unused = [shown(each) for each in parts if each not in used]
     return f"{line}; not used: {', '.join(unused)}" if unused else line
-
-
-def _splits(address: Address, data: str) -> dict[str, Any]:
-    """The splits of a data set by name.
-
-    Raises:
-        UserError: if it cannot be read.
-    """
-    try:
-        import datasets
-    except ImportError:
-        raise UserError(
-            f"{data} needs the datasets package: pip install 'unmix[hf]'", parameter="data"
-        ) from None
-    datasets.disable_progress_bars()
-    path = Path(address.name).expanduser()
-    if address.local and not path.exists():
-        raise UserError(f"there is no {address.name}.", parameter="data")
-    try:
-        if not address.local:
-            found = datasets.load_dataset(address.name, address.config, revision=address.revision)
-        elif path.is_file():
-            found = datasets.load_dataset("parquet", data_files=str(path))
-        elif (path / "dataset_dict.json").is_file() or (path / "state.json").is_file():
-            found = datasets.load_from_disk(str(path))
-        else:
-            found = datasets.load_dataset(str(path), address.config)
-    except Exception as error:  # of the Hub, of Arrow, of the network
-        raise _refused(address, data, error) from error
-    if isinstance(found, datasets.Dataset):
-        name = str(found.split or "train")
-        return {name if name.isidentifier() else "train": found}
-    return dict(found)
-
-
-def _refused(address: Address, data: str, error: Exception) -> UserError:
-    kind, text = type(error).__name__, (str(error).splitlines() or [""])[0].rstrip(".")
-    if "config" in text.lower() and "missing" in text.lower():
-        known = str(error).partition("[")[2].partition("]")[0].replace("'", "")
-        return UserError(
-            f"{data} has several configurations; give one as hf:{address.name}:CONFIG, of {known}.",
-            parameter="data",
-        )
-    if address.local:
-        return UserError(f"{data} cannot be read ({kind}: {text}).", parameter="data")
-    revision = f" --revision {address.revision}" if address.revision else ""
-    return UserError(
-        f"{data} cannot be read from the Hub or its cache ({kind}: {text}). Without a network, run "
-        f"`hf download {address.name} --repo-type dataset{revision} --local-dir FOLDER` where "
-        "there is one, copy FOLDER here, and give hf:FOLDER.",
-        parameter="data",
-    )

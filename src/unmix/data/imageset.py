@@ -16,8 +16,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from unmix.data.bit_depth import may_be_deep
-from unmix.data.decoding import BrokenImage, Decoding, decode, read_image
+from unmix.data.bit_depth import Range, may_be_deep
+from unmix.data.decoding import BrokenImage, Decoding, decode, gray_range, read_image
 from unmix.names import shown, stored
 
 __all__ = ["RGB", "FileImages", "ImageSet", "Skipped", "StreamedImages", "TensorImages"]
@@ -241,6 +241,16 @@ class StreamedImages(ImageSet):
     def may_be_deep(self, i: int) -> bool:
         """Whether image `i` may have more than 8 bits, by the name of its file."""
         return may_be_deep(self.place(i).name)
+
+    def value_range(self, i: int) -> Range | None:
+        """Minimum and maximum value of image `i` if it has more than 8 bits; else None.
+
+        Raises:
+            BrokenImage: if it cannot be read.
+        """
+        if not self.may_be_deep(i):
+            return None
+        return gray_range(self.place(i), self.read(i), self.decoding)
 
     def decode(self, i: int, at_least: int | None = None) -> Image.Image:
         """Decode image `i` to upright 8-bit RGB.

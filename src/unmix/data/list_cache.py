@@ -20,7 +20,7 @@ from unmix.names import shown
 
 __all__ = ["Found", "ListCache"]
 
-_VERSION = 2  # since paths that are listed several times are held out together
+_VERSION = 3  # since rows without a path are left out with their labels
 _FEWEST = 10_000  # paths; a shorter list is read as fast as what is kept of it
 _IN_A_FOLDER = 8  # paths, at least; asking for each folder's time must be less work than for files
 _BETWEEN = "//"  # not in a path that was normalized

@@ -50,8 +50,8 @@ def load_list(
     """Read a split of a list of image files (see `unmix.data.tables.read_table`).
 
     1. *Paths* are absolute, or relative to the list's own folder. Those that are not there, or are
-       no regular files, are left out and counted; with `strict`, the first is an error. A path that
-       is listed twice is used twice.
+       no regular files, are left out and counted, as are rows without a path; with `strict`, the
+       first is an error. A path that is listed twice is used twice.
     2. *Labels* are sorted as numbers if all of them are whole numbers, else as text. If one is
        missing or negative, the images have no classes.
     3. *Splits* are those of a column, by the usual names (see `unmix.data.splits.split_names`).
@@ -97,12 +97,17 @@ def _read(
     kept: ListCache,
 ) -> Found:
     """Read the list, and keep what it held if all of it can be used."""
-    rows = _Rows(path, read_table(path, columns))
+    table = read_table(path, columns)
+    if table.lost and skipped.strict:
+        raise UserError(f"{path}: {table.lost}.", parameter="data")
+    rows = _Rows(path, table)
     train_name, test_name = rows.splits(train_split, test_split)
     folders = kept.folders(rows.paths)
     train = rows.listing(train_name)
     present, notes = _present(train, path, skipped.strict)
-    lost = len(present.paths) < len(train.paths)
+    lost = bool(table.lost) or len(present.paths) < len(train.paths)
+    if table.lost:
+        notes = [f"warning: left out: {table.lost}", *notes]
     held = None
     if test_name is None and present.classes is not None:
         present, held = hold_out(present)
@@ -243,7 +248,6 @@ def _absolute(paths: Sequence[str], path: Path) -> list[str]:
     whole = [
         name if name[0] == sep else base + name if name[0] != "~" else _of_home(name, base)
         for name in paths
-        if name and not name.isspace()
     ]
     lines = "\n".join(whole) + "\n"
     if not any(part in lines for part in _UNTIDY_PARTS):

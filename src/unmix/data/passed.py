@@ -43,7 +43,10 @@ class Passed:
             named = [
                 f"{count:,} {f'.{shown(kind)}' if kind else 'without extension'}"
                 + (f" ({HEIC_REASON})" if kind in HEIC else "")
-                for kind, count in sorted(self.others.items(), key=lambda kv: (-kv[1], kv[0]))
+                + (" (wds:FOLDER reads them as shards)" if kind == "tar" else "")
+                for kind, count in sorted(
+                    self.others.items(), key=lambda kv: (kv[0] != "tar", -kv[1], kv[0])
+                )
             ]
             rest = sum(sorted(self.others.values(), reverse=True)[_MOST_NAMED:])
             named = named[:_MOST_NAMED] + ([f"{rest:,} others"] if rest else [])

@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from unmix.data.bit_depth import Range
+from unmix.data.bit_depth import Range, has_deep_mode
 from unmix.data.decoding import Decoding, has_more_bits, rgb8
 from unmix.data.imageset import FileImages, Skipped
 from unmix.data.reading import read_uint8, resize_batch, resize_image
@@ -177,7 +177,7 @@ def warn_of_unknown_range(images: Sequence[Any] | Tensor, remedy: str) -> None:
 def _has_more_bits(item: Any) -> bool:
     if is_path(item):
         return has_more_bits(Path(item))
-    return isinstance(item, Image.Image) and (item.mode == "F" or item.mode.startswith("I"))
+    return isinstance(item, Image.Image) and has_deep_mode(item)
 
 
 def _one(item: Any, what: str, size: int, limits: Range | None) -> Tensor:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,6 +10,7 @@ import numpy as np
 from torch import Tensor
 from torch.utils.data import ConcatDataset, Subset
 
+from unmix.data.statistics import even_indices
 from unmix.errors import UserError
 
 __all__ = ["Labels", "checked", "columns_of", "labels_of", "unused"]
@@ -19,6 +20,7 @@ _LABELS = ("label", "labels", "fine_label", "target", "class", "cls")
 _ATTRIBUTES = ("targets", "labels", "_labels", "y")
 # Reading all items for their labels alone would take too long with more items.
 _MOST_READ = 20_000
+_COMPARED = 16
 
 
 @dataclass(frozen=True)
@@ -77,8 +79,9 @@ def labels_of(
 ) -> tuple[Labels | None, str | None]:
     """Find the labels of a data set, if it has any, and a note for the user.
 
-    They are searched in a column, in the attributes of torchvision's data sets, and, for data sets
-    of up to 20,000 items, in the items.
+    They are searched in a column, in the attributes of torchvision's data sets, to which a
+    `target_transform` is applied, and, for data sets of up to 20,000 items, in the items. These
+    decide: some of them are compared with what a column or an attribute says.
 
     Args:
         data: The data set.
@@ -88,24 +91,52 @@ def labels_of(
     """
     names = _names_of(data, label)
     values = _column(data, label) if label is not None else _attribute(data)
-    if values is not None:
-        return _or_note(checked(values, names, len(data)), what)
     in_items = label is not None or (isinstance(first, (tuple, list)) and len(first) > 1)
     own = _label_in(first, label) if in_items else None
+    other: str | None = None
+    if values is not None:
+        labels = checked(values, names, len(data))
+        other = _contradiction(labels, data, label) if labels and own is not None else None
+        if other is None:
+            return _or_note(labels, what)
+        names = None  # of classes that the items do not have
     if own is None:
         return None, None
     if len(data) > _MOST_READ:
-        note = (
+        if other is not None:
+            return None, unused(what, f"{other}, and reading all {len(data):,} would take long")
+        return None, (
             f"note: the labels of {what} are in its items, and reading all {len(data):,} of them "
             "would take long; give the data set an attribute `targets` to have kNN and probes"
         )
-        return None, note
     own_values = [_label_in(data[i], label) for i in range(len(data))]
-    return _or_note(checked(own_values, names, len(data)), what)
+    labels, note = _or_note(checked(own_values, names, len(data)), what)
+    if other is not None and labels is not None:
+        note = f"note: the labels of {what} are those of its items: {other}"
+    return labels, note
 
 
 def _or_note(labels: Labels | None, what: str) -> tuple[Labels | None, str | None]:
     return labels, unused(what) if labels is None else None
+
+
+def _contradiction(labels: Labels, data: Any, label: str | None) -> str | None:
+    """How an item contradicts the labels, of those that are compared; None if none does."""
+    pairs: dict[int, tuple[Any, Any]] = {}
+    for i in even_indices(len(data), _COMPARED):
+        try:
+            own = _label_in(data[i], label)
+        except Exception:  # of a broken image, which is told when it is read for training
+            continue
+        if own is not None:
+            pairs[i] = own, labels.values[i]
+    both = [{pair[k] for pair in pairs.values()} for k in (0, 1)]
+    if len({type(value) for each in both for value in each}) < 2:
+        differ = [(i, *pair) for i, pair in pairs.items() if pair[0] != pair[1]]
+        return "item {} has {!r}, where {!r} is listed".format(*differ[0]) if differ else None
+    # Names and numbers are the same classes if there is one name for each number.
+    same = len(set(pairs.values())) == len(both[0]) == len(both[1])
+    return None if same else "the items have other classes than are listed"
 
 
 def _label_in(item: Any, label: str | None) -> Any:
@@ -126,7 +157,8 @@ def _names_of(data: Any, label: str | None) -> tuple[str, ...] | None:
         distinct = {_names_of(part, None) for part in data.datasets}
         return distinct.pop() if len(distinct) == 1 else None
     else:
-        names = getattr(data, "classes", None)
+        # They are those of the classes before they are changed.
+        names = None if _transform(data) is not None else getattr(data, "classes", None)
     return tuple(map(str, names)) if isinstance(names, (list, tuple)) and names else None
 
 
@@ -150,8 +182,15 @@ def _attribute(data: Any) -> Any:
     for name in _ATTRIBUTES:
         value = getattr(data, name, None)
         if isinstance(value, (list, tuple, Tensor, np.ndarray)) and len(value) == len(data):
-            return value
+            transform = _transform(data)
+            return value if transform is None else [transform(_plain(each)) for each in value]
     return None
+
+
+def _transform(data: Any) -> Callable[[Any], Any] | None:
+    """What torchvision's data sets make of a label before an item has it."""
+    transform = getattr(data, "target_transform", None)
+    return transform if callable(transform) else None
 
 
 def _plain(value: Any) -> Any:

@@ -10,7 +10,8 @@ from unmix.data.columns import Columns
 from unmix.data.dataset import DataSet, Request
 from unmix.data.decoding import Decoding
 from unmix.data.folder import load_folder
-from unmix.data.hf import Address, load_hf
+from unmix.data.hf import load_hf
+from unmix.data.hf_address import Address
 from unmix.data.imagenet import IMAGENET, IMAGENET_100, TINY_IMAGENET
 from unmix.data.imageset import ImageSet, Skipped
 from unmix.data.lists import load_list

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from typing import TypeVar
+
 import numpy as np
 
 from unmix.data.bit_depth import Range
-from unmix.data.decoding import BrokenImage, gray_range
+from unmix.data.decoding import BrokenImage
 from unmix.data.imageset import RGB, ImageSet, StreamedImages, TensorImages
 from unmix.errors import UserError
 from unmix.names import shown
@@ -17,6 +20,8 @@ __all__ = [
     "estimate_mean_std",
     "estimate_range",
     "even_indices",
+    "range_note",
+    "with_range",
 ]
 
 # As used by torchvision's pretrained models and the published ImageNet protocols.
@@ -98,17 +103,58 @@ def estimate_range(image_set: StreamedImages, limit: int = 1000) -> tuple[Range 
     limits: Range | None = None
     chosen = even_indices(len(image_set), limit)
     for i in chosen:
-        place = image_set.place(i)
-        if not image_set.may_be_deep(i):
-            continue
         try:
-            extremes = gray_range(place, image_set.read(i), image_set.decoding)
+            extremes = image_set.value_range(i)
         except BrokenImage:
             continue  # reported when it is read for training
         if extremes is not None:
             both = extremes if limits is None else (*extremes, *limits)
             limits = min(both), max(both)
     return limits, len(chosen)
+
+
+def range_note(name: str, measured: Range, given: Range | None, sampled: int, total: int) -> str:
+    """The line that says which values become black and white.
+
+    Args:
+        name: Name of the data.
+        measured: Range of the images that were looked at.
+        given: The range that is used instead, if one is set.
+        sampled: Number of images that were looked at.
+        total: Number of all training images.
+
+    Raises:
+        UserError: if all pixels have one value.
+    """
+    of = f"{sampled:,} of {total:,}" if sampled < total else "the"
+    low, high = (f"{value:,.6g}" for value in given or measured)
+    if given is None and measured[0] == measured[1]:
+        raise UserError(
+            f"--data: all pixels of {of} training images of {name} have one value, {low}; "
+            "there is nothing to learn from them."
+        )
+    why = f"the range of {of} training images"
+    if given is not None:
+        why = f"as set; {of} training images have {measured[0]:,g} to {measured[1]:,g}"
+    return f"more than 8 bits: values from {low} to {high} become black to white ({why})"
+
+
+Streamed = TypeVar("Streamed", bound=StreamedImages)
+
+
+def with_range(images: Streamed) -> Streamed:
+    """Images with their own range and a note of it, if they have more than 8 bits and none is set.
+
+    Raises:
+        UserError: if all pixels have one value.
+    """
+    if images.decoding.range is not None:
+        return images
+    limits, sampled = estimate_range(images)
+    if limits is None:
+        return images
+    notes = (*images.notes, range_note(images.name, limits, None, sampled, len(images)))
+    return replace(images, decoding=replace(images.decoding, range=limits), notes=notes)
 
 
 def check_normalization(image_set: ImageSet, mean: RGB, std: RGB) -> str | None:

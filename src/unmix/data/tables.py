@@ -8,7 +8,7 @@ import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import islice
+from itertools import compress, islice
 from pathlib import Path
 from typing import Any
 
@@ -42,12 +42,30 @@ class Table:
             is no label.
         splits: Name of the split of each row; None without a column of them.
         said: Which columns were taken, for the user; empty for a list without columns.
+        lost: Which rows were left out, since they have no path; empty if none were.
     """
 
     paths: list[str]
     labels: list[Any] | None = None
     splits: list[str] | None = None
     said: str = ""
+    lost: str = ""
+
+    def with_paths(self) -> Table:
+        """The same without the rows that have no path, nor their labels and splits."""
+        there = [bool(path) and not path.isspace() for path in self.paths]
+        count, total = there.count(False), len(there)
+        if not count:
+            return self
+        first = there.index(False) + 1
+        where = f"has no path, row {first:,}" if count == 1 else f"have no path, first {first:,}"
+        return Table(
+            list(compress(self.paths, there)),
+            None if self.labels is None else list(compress(self.labels, there)),
+            None if self.splits is None else list(compress(self.splits, there)),
+            self.said,
+            f"{count:,} of {total:,} rows {where}",
+        )
 
 
 def is_list(path: Path) -> bool:
@@ -64,17 +82,17 @@ def read_table(path: Path, columns: Columns) -> Table:
     - Parquet, with a column of paths.
 
     Line ends of any system and a byte-order mark are accepted, bytes that are not UTF-8 are kept
-    as they are in names of files.
+    as they are in names of files. Rows without a path are left out, and said.
 
     Raises:
         UserError: if it cannot be read, or no column is known to be the paths.
     """
     kind = path.suffix.lower()
     if kind in PARQUET:
-        return _parquet(path, columns)
+        return _parquet(path, columns).with_paths()
     content = _content(path)
     if kind in CSV:
-        return _csv(path, content, columns)
+        return _csv(path, content, columns).with_paths()
     if given := columns.given():
         raise UserError(f"{path} is a text of paths and has no columns.", parameter=given[0])
     lines = content.split(b"\n")

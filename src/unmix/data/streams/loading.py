@@ -21,11 +21,13 @@ from tqdm import tqdm
 
 from unmix.data.decoding import Decoding
 from unmix.data.imageset import RGB, Skipped
+from unmix.data.listing import Folder
 from unmix.data.statistics import (
     IMAGENET_MEAN,
     IMAGENET_STD,
     estimate_mean_std,
     estimate_range,
+    range_note,
 )
 from unmix.data.streams.cache import ShardCache, key_of
 from unmix.data.streams.images import ShardImages
@@ -63,14 +65,22 @@ class NoTestShards(UserError):  # noqa: N818 - it says what is wrong
 
 
 def holds_shards(folder: Path) -> bool:
-    """Whether a local folder holds tar files, in itself or in a folder of a split."""
+    """Whether a local folder holds tar files without images, in itself or in a split's folder."""
     with suppress(OSError):
-        for path in folder.iterdir():
-            if path.suffix == ".tar" and path.is_file():
-                return True
-            if _WORD.fullmatch(path.name) and path.is_dir() and any(path.glob("*.tar")):
-                return True
+        inside = list(folder.iterdir())
+        splits = [path for path in inside if _WORD.fullmatch(path.name) and path.is_dir()]
+        if any(path.suffix == ".tar" and path.is_file() for path in inside):
+            return not _holds_images(folder)
+        return any(any(path.glob("*.tar")) and not _holds_images(path) for path in splits)
     return False
+
+
+def _holds_images(folder: Path) -> bool:
+    # Where images lie beside a tar file, it mostly is the archive that they were unpacked from.
+    try:
+        return Folder(folder).holds_images
+    except UserError:
+        return False  # a folder that cannot be read, such as lost+found of a disk of shards
 
 
 @dataclass(frozen=True)
@@ -288,6 +298,8 @@ def _looked_at(images: ShardImages, decoding: Decoding) -> dict[str, Any]:
         sample = replace(images.sample(_SAMPLE), decoding=decoding, skipped=Skipped())
         sample.prepare(range(len(sample)))
         limits = estimate_range(sample, _SAMPLE)[0] or ()
+        if limits:  # with a single value there is no range to scale to, and no color to measure
+            range_note(images.name, limits, decoding.range, len(sample), len(images))
         how = replace(decoding, range=decoding.range or limits or None)
         mean, std = estimate_mean_std(replace(sample, decoding=how), _SAMPLE)
         content = {"mean": mean, "std": std, "range": limits}

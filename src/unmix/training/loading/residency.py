@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import torch
@@ -11,6 +11,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from unmix.config import MachineSettings
 from unmix.data import BrokenImage, ImageSet, StreamedImages, TensorImages
+from unmix.data.from_python import DatasetImages
 from unmix.data.opened import OpenedImage
 from unmix.data.streams import ShardImages
 from unmix.display import memory
@@ -21,6 +22,7 @@ from unmix.training.loading.loaders import worker_count
 __all__ = ["Held", "hold"]
 
 _SAMPLE = 32
+_DIFFER = "note: --resident: the items of the data set differ from call to call; "
 
 
 @dataclass(frozen=True)
@@ -64,6 +66,11 @@ def hold(images: ImageSet, machine: Machine, settings: MachineSettings) -> Held:
         return _streamed(images)
     assert isinstance(images, StreamedImages)
     must = settings.resident == "yes"
+    notes: tuple[str, ...] = ()
+    if isinstance(images, DatasetImages) and images.digest() == b"":
+        notes = (_DIFFER + ("the first of each is kept" if must else "each epoch reads them anew"),)
+        if not must:
+            return replace(_streamed(images), notes=notes)
     if isinstance(images, ShardImages) and not must:
         return _streamed(images)
     shapes = _sample_shapes(images)
@@ -77,9 +84,8 @@ def hold(images: ImageSet, machine: Machine, settings: MachineSettings) -> Held:
     count = worker_count(settings.devices) if settings.workers is None else settings.workers
     decoded, kept = _decode_all(images, shape, count)
     if isinstance(decoded, TensorImages):
-        line = images.skipped.line()
         about = f"decoded once and held on the device ({memory(decoded.images.nbytes)})"
-        return Held(decoded, True, about, () if line is None else (line,), kept)
+        return Held(decoded, True, about, notes, kept)
     if must:
         raise UserError(_needs_one_size(images, {shape, decoded}))
     return _streamed(images)

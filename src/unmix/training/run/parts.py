@@ -164,6 +164,7 @@ def build_parts(
     _check_draws(module, operators, size)
     notes = (
         *source.notes,
+        *held.notes,
         *notes_on(run_, images),
         *notes_on_vain(run_, source),
         *notes_on_views(settings, method),
