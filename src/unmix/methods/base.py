@@ -53,6 +53,7 @@ class Progress:
         steps_per_epoch: Steps of an epoch.
         seed: Seed of the run, for what a method draws between steps.
         restarted: The step at which the run's schedules last started again.
+        run_steps: Steps of the whole run; None if they are `total_steps`.
     """
 
     step: int
@@ -60,6 +61,7 @@ class Progress:
     steps_per_epoch: int
     seed: int = 0
     restarted: int = 0
+    run_steps: int | None = None
 
     @property
     def fraction(self) -> float:
