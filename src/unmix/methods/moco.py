@@ -18,7 +18,7 @@ from unmix.backbones import (
     mlp_head,
 )
 from unmix.distributed import gather, rank
-from unmix.errors import UserError, check_choice, check_number
+from unmix.errors import UserError, check_choice, check_number, renamed
 from unmix.losses import init_once, nce_contrast, partition_constant, softmax_contrast
 from unmix.memory import Queue
 from unmix.methods.base import Encoder, InstanceDiscrimination, Pair, Progress, full_precision
@@ -92,7 +92,8 @@ class MoCo(InstanceDiscrimination):
         check_number("queue_size", queue_size, at_least=1, owner=owner)
         self.f_q = self.encoder(backbone, dim, head)
         if bn_splits > 1:
-            convert_split_batch_norm(self.f_q, bn_splits)
+            with renamed({"splits": "bn_splits"}):
+                convert_split_batch_norm(self.f_q, bn_splits)
         self.f_k = momentum_copy(self.f_q)
         self.queue = Queue(queue_size, dim)
         self.register_buffer("Z", torch.tensor(-1.0))
