@@ -258,6 +258,11 @@ def test_nce_has_no_chance_loss() -> None:
     assert cmc(contrast="nce").chance_loss is None
 
 
+def test_chance_level_is_unknown_where_synthetic_negatives_are_candidates_too() -> None:
+    """They are not there from the start, and are made to be harder than chance."""
+    assert moco(synthetic_negatives="mochi", hard_negatives=8).chance_loss is None
+
+
 def test_moco_batch_larger_than_the_queue_is_told() -> None:
     method = moco(queue_size=20)
     method.check_batch(20)

@@ -216,10 +216,10 @@ class MoCo(InstanceDiscrimination):
 
     @property
     def chance_loss(self) -> float | None:
-        """ln(K + 1) for each pair under softmax."""
-        return (
-            len(self.pairs) * math.log(len(self.queue) + 1) if self.contrast == "softmax" else None
-        )
+        """ln(K + 1) for each pair under softmax; with synthetic negatives it is unknown."""
+        if self.contrast != "softmax" or self.synthesis is not None:
+            return None
+        return len(self.pairs) * math.log(len(self.queue) + 1)
 
     def check_batch(self, batch_size: int) -> None:
         """The queue must hold at least a batch, and a sub-batch needs two samples."""
