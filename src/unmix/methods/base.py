@@ -332,6 +332,12 @@ class Method(nn.Module, ABC):
             )
 
     @property
+    def check_queue(self, batch_size: int) -> None:
+        """Raise a UserError if a queue cannot hold the keys of a step, of all devices and parts."""
+        if 0 < (size := self.queue_length) < batch_size:
+            text = f"{size} keys are fewer than `batch_size={batch_size}`; use a queue of at least"
+            raise UserError(f"{text} {batch_size}.", parameter="queue_size")
+
     def queue_length(self) -> int:
         """The number of keys in its longest queue; 0 without one."""
         return max((len(each) for each in self.modules() if isinstance(each, Queue)), default=0)

@@ -223,12 +223,7 @@ class MoCo(InstanceDiscrimination):
 
     def check_batch(self, batch_size: int) -> None:
         """The queue must hold at least a batch, and a sub-batch needs two samples."""
-        if len(self.queue) < batch_size:
-            raise UserError(
-                f"{len(self.queue)} keys are fewer than `batch_size={batch_size}`; use a queue of "
-                f"at least {batch_size}.",
-                parameter="queue_size",
-            )
+        self.check_queue(batch_size)
         super().check_batch(batch_size)
         if batch_size < 2 * self.bn_splits:
             raise UserError(
