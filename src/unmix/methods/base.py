@@ -92,8 +92,7 @@ class Encoder(nn.Module):
         return l2_normalize(self.head(self.backbone(images)))
 
 
-_RENAMED = {"keep": "update_memory", "steady": "constant_lr_modules"}
-"""Methods of `Method` that had another name in unmix 0.1."""
+_RENAMED = {"keep": "update_memory", "steady": "constant_lr_modules"}  # since unmix 0.1
 
 
 class Method(nn.Module, ABC):
@@ -110,6 +109,7 @@ class Method(nn.Module, ABC):
             of its parts'.
         contrastive: Whether it is an `InstanceDiscrimination`.
         soft_labels: Whether its loss is a softmax over samples, whose labels a rule can soften.
+        soft_labels_with: The option with which it is, where that depends on one.
         sync_batch_norm: Whether batch norm is synchronized between processes where possible.
         per_image: Whether targets are indexed by sample id instead of computed from a view: then
             training cannot go on with other images, and an image that has no id has no target.
@@ -133,6 +133,7 @@ class Method(nn.Module, ABC):
     across_samples: str | None = None
     contrastive: bool = False
     soft_labels: bool = False
+    soft_labels_with: str = ""
     sync_batch_norm: bool = True
     per_image: bool = False
     target_queries: Collection[int] = ()
@@ -331,13 +332,13 @@ class Method(nn.Module, ABC):
                 f"{batch_size} is too small; batch norm needs 2 images.", parameter="batch_size"
             )
 
-    @property
     def check_queue(self, batch_size: int) -> None:
         """Raise a UserError if a queue cannot hold the keys of a step, of all devices and parts."""
         if 0 < (size := self.queue_length) < batch_size:
             text = f"{size} keys are fewer than `batch_size={batch_size}`; use a queue of at least"
             raise UserError(f"{text} {batch_size}.", parameter="queue_size")
 
+    @property
     def queue_length(self) -> int:
         """The number of keys in its longest queue; 0 without one."""
         return max((len(each) for each in self.modules() if isinstance(each, Queue)), default=0)

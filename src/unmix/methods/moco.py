@@ -60,6 +60,7 @@ class MoCo(InstanceDiscrimination):
     takes_negatives = True
     mixes_every_view = True
     every_view_with = "symmetric"
+    soft_labels_with = "`contrast=softmax`"
     Z: Tensor
 
     def __init__(
@@ -99,6 +100,7 @@ class MoCo(InstanceDiscrimination):
         self.register_buffer("Z", torch.tensor(-1.0))
         self.n_data, self.T, self.m = n_data, temperature, encoder_momentum
         self.contrast, self.bn_splits, self.shuffle_bn = contrast, bn_splits, shuffle_bn
+        self.soft_labels = contrast == "softmax"
         self.pairs = (Pair(0, 1), Pair(1, 0)) if symmetric else (Pair(0, 1),)
         self.mixes_every_view = symmetric
         given = {
