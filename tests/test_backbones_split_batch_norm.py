@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 import copy
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 
-from unmix.backbones import SplitBatchNorm2d, build, convert_split_batch_norm, encode_in_splits
+from unmix.backbones import (
+    SplitBatchNorm1d,
+    SplitBatchNorm2d,
+    build,
+    convert_split_batch_norm,
+    encode_in_splits,
+)
 from unmix.errors import UserError
 
 FORMATS = [torch.contiguous_format, torch.channels_last]
@@ -221,3 +228,48 @@ def test_one_call_for_all_blocks_is_a_call_for_each(memory_format, generator):
         found.append((y.detach(), a.grad, layer.weight.grad, layer.bias.grad, means, variances))
     for folded, looped in zip(*found, strict=True):
         torch.testing.assert_close(folded, looped, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("shape", [(16, 6), (13, 6), (3, 6), (12, 6, 5)])
+def test_features_without_a_map_are_normalized_by_sub_batches_too(shape, generator):
+    """In both ways, as a batch norm of each sub-batch; in evaluation as plain batch norm."""
+    x = torch.randn(shape, generator=generator)
+    upstream = torch.randn(shape, generator=generator)
+    splits = min(4, len(x) // 2)
+    ways = [SplitBatchNorm1d._looped] + [SplitBatchNorm1d._folded] * (len(x) % splits == 0)
+    for way in ways:
+        layer: Any = SplitBatchNorm1d(6, 4)
+        layer._looped = way.__get__(layer)
+        a, b = x.clone().requires_grad_(), x.clone().requires_grad_()
+        y = encode_in_splits(layer, a, 4)
+        expected, means = torch.zeros_like(x), []
+        for part in range(splits):
+            plain, index = nn.BatchNorm1d(6), torch.arange(part, len(x), splits)
+            expected = expected.index_copy(0, index, plain(b[index]))
+            means.append(plain.running_mean)
+        (y * upstream).sum().backward()
+        (expected * upstream).sum().backward()
+        torch.testing.assert_close(y, expected, rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(a.grad, b.grad, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(layer.running_mean, torch.stack(means).mean(0))
+        plain.load_state_dict(layer.state_dict())
+        assert torch.equal(layer.eval()(x), plain.eval()(x))
+
+
+def test_no_batch_norm_stays_of_the_whole_batch_in_silence():
+    """All of BACKBONES are split; a subclass, of which nothing is known, is refused."""
+    for name in ("resnet10", "resnet50", "alexnet", "timm:resnet18"):
+        own = {} if name.startswith("timm") else {"width": 0.05}
+        network = convert_split_batch_norm(build(name, size=32, **own), 4)
+        norms = [m for m in network.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+        assert norms
+        assert {m.splits for m in norms} == {4}  # type: ignore[union-attr]
+        again = convert_split_batch_norm(network, 2)
+        assert {m.splits for m in again.modules() if hasattr(m, "splits")} == {2}
+    for norm in (nn.SyncBatchNorm(3), nn.BatchNorm3d(3), _Gathering(3)):
+        with pytest.raises(UserError) as error:
+            convert_split_batch_norm(nn.Sequential(nn.BatchNorm2d(3), norm), 2)
+        assert str(error.value) == (
+            f"splits: the network has 1 layer of {type(norm).__name__}, whose batch cannot be "
+            "split; use `splits=1`."
+        )

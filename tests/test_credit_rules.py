@@ -11,10 +11,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from harness import build, global_draw, step, views_of
 from unmix.credit import RULES, MixBT, MixCo, Mixed, rule
 from unmix.credit.sdmp import Between
 from unmix.errors import UserError
 from unmix.methods import InstanceDiscrimination
+from unmix.mixtures import UnMix
+from unmix.stepper import Stepper
 
 N, D, K = 6, 5, 7
 
@@ -407,3 +410,40 @@ def test_unknown_rules_and_numbers_are_refused() -> None:
         MixCo(temperature=0)
     with pytest.raises(UserError, match=r"^UnMixRule: share must be"):
         rule("unmix", share=-1.0)
+
+
+NCE = ("moco-nce", "insdis-nce", "cmc-nce", "pirl-nce")
+
+
+def nce(kind: str, **options: Any) -> Any:
+    return (
+        build("pirl", contrast="nce", **options) if kind == "pirl-nce" else build(kind, **options)
+    )
+
+
+@pytest.mark.parametrize("kind", NCE)
+def test_imix_shares_the_loss_of_nce_which_is_no_softmax(kind: str) -> None:
+    """It took the softmax's before, whatever `contrast` was, and Z was never estimated."""
+    losses = []
+    for name in ("imix", "replace"):
+        method = nce(kind).eval()
+        losses.append(step(method, views_of(method), RULES[name], global_draw(0.3)).loss.item())
+        assert all(z > 0 for n, z in method.named_buffers() if n.endswith("Z"))
+    softmax = nce(kind, contrast="softmax") if kind != "pirl-nce" else build("pirl")
+    other = step(softmax.eval(), views_of(softmax), RULES["imix"], global_draw(0.3)).loss.item()
+    assert losses[0] == losses[1] != pytest.approx(other)
+
+
+@pytest.mark.parametrize("kind", NCE)
+def test_rules_that_soften_a_softmax_are_refused_with_nce(kind: str) -> None:
+    """And with what they do is said: the default of InsDis and CMC is NCE."""
+    method = nce(kind)
+    with pytest.raises(UserError) as error:
+        Stepper(method, steps_per_epoch=1, epochs=1, mixture=UnMix(), rule="mixco")
+    assert error.value.on_command_line().endswith(
+        "its loss is no softmax over samples, so there is no label to soften; with --contrast "
+        "softmax it is."
+    )
+    assert {"mixco", "patchmix", "sdmp_released"} <= {
+        name for name, rule in RULES.items() if rule.refusal(method)
+    }

@@ -175,6 +175,27 @@ def test_moco_splits_batch_norm_in_both_encoders_or_in_none(splits: int) -> None
         assert kinds == {(SplitBatchNorm2d if splits > 1 else nn.BatchNorm2d, splits)}
 
 
+def test_a_query_of_alexnet_depends_on_its_own_sub_batch_alone() -> None:
+    """Its fully connected layers have batch norm too, through which keys would leak."""
+    method = MoCo(
+        backbones.build("alexnet", width=0.05, size=SIZE), 100, queue_size=20, bn_splits=4
+    )
+    view = images(16)
+    other = torch.cat([view[:1], images(1, 7), view[2:]])
+    changed = (method.query(view) - method.query(other)).abs().amax(dim=1) > 1e-5
+    assert changed.nonzero().flatten().tolist() == [1, 5, 9, 13]
+
+
+def test_moco_of_batch_norm_that_cannot_be_split_is_refused_also_by_default() -> None:
+    """timm's EfficientNets, RegNets and others: sub-batches would be those of config.yaml alone."""
+    network = backbones.build("timm:mobilenetv3_small_050", size=32)
+    assert told(MoCo, network, 100) == (
+        "--bn_splits: the network has 34 layers of BatchNormAct2d, whose batch cannot be split; "
+        "use --bn_splits 1."
+    )
+    MoCo(network, 100, bn_splits=1)
+
+
 def test_moco_heads_are_v1s_and_v2s() -> None:
     assert [type(m) for m in moco(head="linear").f_q.head.modules()] == [nn.Linear]
     layers = list(moco(head="mlp").f_q.head.children())
@@ -235,6 +256,11 @@ def test_nce_has_no_chance_loss() -> None:
     assert moco(contrast="nce").chance_loss is None
     assert insdis(contrast="nce").chance_loss is None
     assert cmc(contrast="nce").chance_loss is None
+
+
+def test_chance_level_is_unknown_where_synthetic_negatives_are_candidates_too() -> None:
+    """They are not there from the start, and are made to be harder than chance."""
+    assert moco(synthetic_negatives="mochi", hard_negatives=8).chance_loss is None
 
 
 def test_moco_batch_larger_than_the_queue_is_told() -> None:

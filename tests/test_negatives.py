@@ -9,7 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from harness import N, build, gradients, step, views_of
+from harness import N, build, global_draw, gradients, step, views_of
+from unmix.credit import RULES
 from unmix.errors import UserError
 from unmix.methods import Progress
 from unmix.methods.simclr import multi_sample_mixture
@@ -166,3 +167,14 @@ def test_m_mix_is_the_released_attention_over_the_batch() -> None:
         torch.testing.assert_close(mine, theirs, rtol=1e-4, atol=1e-6)
     assert torch.allclose(multi_sample_mixture(z1, 1.0), z1)
     assert build("simclr").mmix_threshold == 1.0
+
+
+@pytest.mark.parametrize("rule", ["unmix", "imix", "mixco", "sdmp_released", "patchmix"])
+def test_m_mix_is_of_the_mixtures_queries_too(rule: str) -> None:
+    """Whether a rule compares losses or similarities; it changed losses alone."""
+    mixed = []
+    for threshold in (1.0, -1.0):
+        method = build("simclr", mmix_threshold=threshold).eval()
+        found = step(method, views_of(method), RULES[rule], global_draw(0.3))
+        mixed.append(found.mixed.item() if found.mixed is not None else found.loss.item())
+    assert mixed[0] != pytest.approx(mixed[1], rel=1e-6)

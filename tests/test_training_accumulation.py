@@ -275,3 +275,33 @@ def test_a_stepper_keeps_what_one_batch_would_and_warns_of_the_rest() -> None:
             torch.testing.assert_close(b.grad, a.grad, rtol=1e-4, atol=1e-6)
     with pytest.warns(UserWarning, match="the loss of simclr depends on negatives"):
         unmix.Stepper(build("simclr"), **words, accumulate=2)
+
+
+@pytest.mark.parametrize(
+    ("method", "words"),
+    [
+        ("moco", {"bn_splits": 1}),
+        ("densecl", {"bn_splits": 1, "backbone": "resnet10", "patch": None, "heads": None}),
+        ("nnclr", {}),
+        ("nnbyol", {}),
+        ("ressl", {}),
+        ("all4one", {"transformer_heads": 2}),
+    ],
+)
+def test_a_queue_holds_the_keys_of_all_parts(method: str, words: dict[str, Any]) -> None:
+    """It was compared with a part: accepted with --accumulate 4, and most keys never got in."""
+    given = {**TINY, **words, "method": method, "dim": 8, "queue_size": 16, "limit": None}
+    given = {name: value for name, value in given.items() if value is not None}
+    for parts in (1, 4):
+        with pytest.raises(UserError) as error:
+            build_parts(Settings.of({**given, "batch_size": 64, "accumulate": parts}))
+        assert str(error.value) == (
+            "queue_size: 16 keys are fewer than `batch_size=64`; use a queue of at least 64."
+        )
+
+
+def test_a_steppers_queue_holds_the_keys_of_all_its_batches() -> None:
+    method = build("moco", queue_size=4 * N - 1)
+    step = unmix.Stepper(method, steps_per_epoch=1, epochs=1, accumulate=4)
+    with pytest.raises(UserError, match=f"queue_size: {4 * N - 1} keys are fewer than"):
+        step(views_of(method), torch.arange(N))

@@ -10,7 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from forked import program
-from unmix.backbones import HalfEncoders, ResNet, build, layer_scales
+from harness import OF_PATCHES, views_of
+from harness import build as build_small
+from harness import step as step_of
+from unmix.backbones import HalfEncoders, ResNet, TokenEncoder, build, layer_scales
 from unmix.cli import main
 from unmix.config import OptimizerSettings, Settings
 from unmix.errors import UserError
@@ -313,3 +316,32 @@ def test_a_run_says_what_its_layers_do(tmp_path: Path, capsys: pytest.CaptureFix
     )
     assert "backbone: frozen for the first epoch, weights and batch-norm statistics" in out
     assert "what is frozen are random weights; --init starts from trained ones" in out
+
+
+def test_the_rate_of_a_mask_token_that_the_encoder_takes_is_the_class_tokens(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """SimDINOv2's and SimMIM's had that of the heads, 14 times the released one in a ViT-L."""
+    taken: list[Any] = []
+    forward = TokenEncoder.forward
+
+    def noted(self: Any, *images: Any, **options: Any) -> Any:
+        taken.append(options.get("mask_token"))
+        return forward(self, *images, **options)
+
+    monkeypatch.setattr(TokenEncoder, "forward", noted)
+    settings = OptimizerSettings(lr_decay=0.5)
+    found = []
+    for kind in OF_PATCHES:
+        method = build_small(kind)
+        taken.clear()
+        step_of(method, views_of(method))
+        optimizer = build_optimizer(
+            settings, method.parameters(), CPU, (), method.backbone, embeddings=method.embeddings()
+        )
+        rates = {id(p): g["lr_scale"] for g in optimizer.param_groups for p in g["params"]}
+        tokens = {id(token): token for token in taken if token is not None}
+        found += [kind] * len(tokens)
+        vit: Any = method.backbone
+        assert {rates[each] for each in tokens} <= {rates[id(vit.cls_token)]} == {0.25}
+    assert sorted(found) == ["ibot", "simdino-v2", "simmim"]

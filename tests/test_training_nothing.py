@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,6 +12,7 @@ from torch import nn
 from unmix.config import Settings
 from unmix.errors import UserError
 from unmix.methods import DeepClusterV2, Progress
+from unmix.training import pretrain
 from unmix.training.run.parts import build_parts
 
 TINY: dict[str, Any] = {
@@ -64,3 +66,15 @@ def test_an_epoch_whose_first_batch_is_broken_is_clustered_with_the_next() -> No
     assert len(clusterings) == 1
     resumed.begin_step(Progress(8, 12, 4))
     assert len(clusterings) == 2
+
+
+def test_a_first_schedule_of_one_epoch_is_no_run_of_one_epoch(tmp_path: Path) -> None:
+    """`--restarts 1` was refused as `--epochs 1` is, which trains nothing."""
+    words = {
+        **TINY, "method": "deepclusterv2", "prototypes": [2], "limit": 16, "batch_size": 8,
+        "hidden": 8, "dim": 8, "evaluate": False, "knn_every": 0, "logger": "none", "workers": 0,
+    }  # fmt: skip
+    found = pretrain(**words, epochs=2, restarts=[1], run=str(tmp_path / "restarts"))
+    assert found.training["steps"] == 4
+    with pytest.raises(UserError, match="epochs: 1 trains nothing with deepclusterv2"):
+        pretrain(**words, epochs=1, run=str(tmp_path / "one"))

@@ -23,6 +23,7 @@ from unmix.training.loop.optimizers import (
     learning_rate_factor,
     match_layouts,
 )
+from unmix.training.run.pretrain import settings_for
 
 LR, MOMENTUM, DECAY, TRUST = 0.2, 0.9, 0.01, 0.02
 
@@ -397,6 +398,35 @@ def test_bad_settings_are_told(words: dict, message: str) -> None:
     with pytest.raises(UserError) as caught:
         OptimizerSettings(**words)
     assert caught.value.on_command_line().startswith(message)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ({"milestones": [1]}, "--milestones: does nothing with --schedule cosine; give --schedule "
+         "step too, or leave it out."),
+        ({"gamma": 0.5, "schedule": "constant"}, "--gamma: does nothing with --schedule constant; "
+         "give --schedule step too, or leave it out."),
+        ({"trust": 0.5, "optimizer": "sgd"}, "--trust: does nothing with --optimizer sgd; give "
+         "--optimizer lars or --optimizer larc too, or leave it out."),
+        ({"momentum": 0.9, "optimizer": "adamw"}, "--momentum: does nothing with --optimizer adamw;"
+         " give --optimizer sgd, --optimizer lars or --optimizer larc too, or leave it out."),
+    ],
+)  # fmt: skip
+def test_what_another_schedule_or_optimizer_takes_is_not_ignored(words: Any, message: str) -> None:
+    with pytest.raises(UserError) as caught:
+        settings_for({"method": "moco", "data": "digits", **words})
+    assert caught.value.on_command_line() == message
+
+
+def test_what_a_recipe_has_for_another_schedule_or_optimizer_may_stay() -> None:
+    """Also no milestones may be asked for, of a recipe that has some."""
+    own = {"schedule": "constant", "optimizer": "adamw"}
+    found = settings_for(own, "moco-v1-imagenet")[0].optimizer
+    assert found.milestones
+    assert not settings_for({**own, "milestones": []}, "moco-v1-imagenet")[0].optimizer.milestones
+    given = {"milestones": [1], "gamma": 0.5, "schedule": "step", "momentum": 0.8}
+    settings_for({"method": "moco", "data": "digits", **given})
 
 
 # --- learning rates ---------------------------------------------------------------------------

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from unmix.credit import Rule, UnMixRule
+from unmix.distributed import world_size
 from unmix.errors import UserError, check_number, renamed
 from unmix.methods.base import Method, Progress
 from unmix.mixtures import MixtureOperator, MixtureSchedule, Operator
@@ -177,6 +178,7 @@ class Stepper(nn.Module):
         if len(index) % 2 and any(rule.even for _, rule in self.mixing):
             views, index = [view[:-1] for view in views], index[:-1]
         if self.batches == 0:  # what a run is refused for; later batches may be smaller
+            self.method.check_queue(len(index) * self.accumulate * world_size())
             self.method.check_batch(len(index))
         if self._begun != self.steps:
             self.method.begin_step(

@@ -133,11 +133,10 @@ def check_rule(rule: Rule, method: Method, names: Names) -> None:
 
 def _refused(why: str, rule: Rule, method: Method, names: Names) -> UserError:
     more = f"Run `unmix methods {names.method}` for the rules that do."
-    if rule.refusal(type(method)) is None:
-        more = "With the method's default options it does."
-    return UserError(
-        f'{names.rule} does not apply to `method="{names.method}"`: {why}. {more}', parameter="rule"
-    )
+    if rule.refusal(type(method)) is None:  # some reasons name the option with which it does
+        more = "" if "; with " in why else "With the method's default options it does."
+    text = f'{names.rule} does not apply to `method="{names.method}"`: {why}. {more}'
+    return UserError(text.rstrip(), parameter="rule")
 
 
 def check_label_space(mixture: Any) -> None:

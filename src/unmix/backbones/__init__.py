@@ -14,6 +14,7 @@ from unmix.backbones.parts import pooled_apart, why_not_in_parts
 from unmix.backbones.resnet import RESNETS, ResNet
 from unmix.backbones.sizes import takes_size
 from unmix.backbones.split_batch_norm import (
+    SplitBatchNorm1d,
     SplitBatchNorm2d,
     convert_split_batch_norm,
     encode_in_splits,
@@ -32,6 +33,7 @@ __all__ = [
     "Backbone",
     "HalfEncoders",
     "ResNet",
+    "SplitBatchNorm1d",
     "SplitBatchNorm2d",
     "TokenEncoder",
     "Tokens",

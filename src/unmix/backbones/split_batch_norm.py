@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils._pytree import tree_leaves, tree_map
 
-from unmix.errors import check_number
+from unmix.display import counted
+from unmix.errors import UserError, check_number
 
 __all__ = [
+    "SplitBatchNorm1d",
     "SplitBatchNorm2d",
     "convert_split_batch_norm",
     "encode_in_splits",
@@ -18,26 +22,8 @@ __all__ = [
 ]
 
 
-class SplitBatchNorm2d(nn.BatchNorm2d):
-    """Batch norm that normalizes sub-batches separately, as that many devices would.
-
-    In training, the running statistics take the mean of the sub-batches' (MoCo's CIFAR-10 demo,
-    arXiv 1911.05722). In evaluation it is plain batch norm, and its state dict is always that of
-    `nn.BatchNorm2d`. Sub-batches of a batch that `splits` does not divide differ by one sample; a
-    batch of fewer than 2 `splits` samples has fewer sub-batches, of at least two each. The memory
-    format of the input is kept.
-
-    The samples of a sub-batch are contiguous. `encode_in_splits` orders a batch so, once for all
-    layers of an encoder.
-
-    Args:
-        num_features: Channels C of the input `(N, C, H, W)`.
-        splits: Number of sub-batches, at least 1.
-        eps, momentum, affine, track_running_stats: As in `nn.BatchNorm2d`.
-
-    Raises:
-        UserError: if `splits` is less than 1.
-    """
+class _Split(_BatchNorm):
+    """What `SplitBatchNorm1d` and `SplitBatchNorm2d` share: all but the shape of the input."""
 
     def __init__(
         self,
@@ -49,7 +35,7 @@ class SplitBatchNorm2d(nn.BatchNorm2d):
         track_running_stats: bool = True,
     ) -> None:
         super().__init__(num_features, eps, momentum, affine, track_running_stats)
-        check_number("splits", splits, at_least=1, owner="SplitBatchNorm2d")
+        check_number("splits", splits, at_least=1, owner=type(self).__name__)
         self.splits = splits
 
     def extra_repr(self) -> str:
@@ -57,7 +43,7 @@ class SplitBatchNorm2d(nn.BatchNorm2d):
         return f"{super().extra_repr()}, splits={self.splits}"
 
     def forward(self, input: Tensor) -> Tensor:
-        """Normalize `(N, C, H, W)`; shape, type and memory format stay."""
+        """Normalize `(N, C)` or `(N, C, ...)`; shape, type and memory format stay."""
         splits = _sub_batches(len(input), self.splits)
         if not self.training or splits <= 1:
             return super().forward(input)
@@ -133,6 +119,42 @@ class SplitBatchNorm2d(nn.BatchNorm2d):
             output = output.permute(0, 2, 3, 1).unflatten(3, (splits, c))
             return output.permute(3, 0, 1, 2, 4).flatten(0, 1).permute(0, 3, 1, 2)
         return output.unflatten(1, (splits, c)).transpose(0, 1).flatten(0, 1)
+
+
+class SplitBatchNorm2d(_Split, nn.BatchNorm2d):
+    """Batch norm that normalizes sub-batches separately, as that many devices would.
+
+    In training, the running statistics take the mean of the sub-batches' (MoCo's CIFAR-10 demo,
+    arXiv 1911.05722). In evaluation it is plain batch norm, and its state dict is always that of
+    `nn.BatchNorm2d`. Sub-batches of a batch that `splits` does not divide differ by one sample; a
+    batch of fewer than 2 `splits` samples has fewer sub-batches, of at least two each. The memory
+    format of the input is kept.
+
+    The samples of a sub-batch are contiguous. `encode_in_splits` orders a batch so, once for all
+    layers of an encoder.
+
+    Args:
+        num_features: Channels C of the input `(N, C, H, W)`.
+        splits: Number of sub-batches, at least 1.
+        eps, momentum, affine, track_running_stats: As in `nn.BatchNorm2d`.
+
+    Raises:
+        UserError: if `splits` is less than 1.
+    """
+
+
+class SplitBatchNorm1d(_Split, nn.BatchNorm1d):
+    """`SplitBatchNorm2d` for features `(N, C)` or `(N, C, L)`.
+
+    Where the rows are tokens, those of an image are contiguous; a sub-batch has whole images if
+    `splits` divides their number.
+    """
+
+
+_SPLITS: dict[type, type[_Split]] = {
+    nn.BatchNorm1d: SplitBatchNorm1d,
+    nn.BatchNorm2d: SplitBatchNorm2d,
+}
 
 
 class _Blocks(torch.autograd.Function):
@@ -219,7 +241,7 @@ def encode_in_splits(encoder: nn.Module, images: Tensor, splits: int) -> Any:
 
     Args:
         encoder: Maps `(N, C, H, W)` to `(N, ...)`, or to a tuple of such; its batch norms are
-            `SplitBatchNorm2d` (see `convert_split_batch_norm`).
+            split (see `convert_split_batch_norm`).
         images: `(N, C, H, W)`.
         splits: Of its batch norms.
 
@@ -264,7 +286,7 @@ def _order(n: int, splits: int, device: torch.device) -> tuple[Tensor, Tensor]:
 
 
 def convert_split_batch_norm(module: nn.Module, splits: int) -> nn.Module:
-    """Replace every `nn.BatchNorm2d` by a `SplitBatchNorm2d` with the same parameters and buffers.
+    """Replace every batch norm by a split one with the same parameters and buffers.
 
     Args:
         module: Changed in place, unless it is itself a batch norm.
@@ -274,11 +296,28 @@ def convert_split_batch_norm(module: nn.Module, splits: int) -> nn.Module:
         `module`, or its replacement if it is itself a batch norm.
 
     Raises:
-        UserError: if `splits` is less than 1.
+        UserError: if `splits` is less than 1, or a batch norm is neither `nn.BatchNorm1d` nor
+            `nn.BatchNorm2d` itself, such as those of timm that contain an activation.
     """
     check_number("splits", splits, at_least=1)
-    if type(module) is nn.BatchNorm2d:
-        split = SplitBatchNorm2d(
+    norms = [m for m in module.modules() if isinstance(m, _BatchNorm)]
+    others = Counter(
+        type(norm).__name__ for norm in norms if type(norm) not in (*_SPLITS, *_SPLITS.values())
+    )
+    for kind, count in others.most_common(1):
+        raise UserError(
+            f"the network has {counted(count, 'layer')} of {kind}, whose batch cannot be split; "
+            "use `splits=1`.",
+            parameter="splits",
+        )
+    return _converted(module, splits)
+
+
+def _converted(module: nn.Module, splits: int) -> nn.Module:
+    if isinstance(module, _Split):
+        module.splits = splits
+    elif isinstance(module, _BatchNorm):
+        split = _SPLITS[type(module)](
             module.num_features,
             splits,
             module.eps,
@@ -291,10 +330,10 @@ def convert_split_batch_norm(module: nn.Module, splits: int) -> nn.Module:
         split.num_batches_tracked = module.num_batches_tracked
         return split.train(module.training)
     for name, child in module.named_children():
-        module.add_module(name, convert_split_batch_norm(child, splits))
+        module.add_module(name, _converted(child, splits))
     return module
 
 
 def has_batch_norm(module: nn.Module) -> bool:
     """Whether a module has batch norm of any kind, whose statistics are those of the batch."""
-    return any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in module.modules())
+    return any(isinstance(m, _BatchNorm) for m in module.modules())

@@ -18,6 +18,7 @@ __all__ = [
     "check_data",
     "check_local",
     "check_mixture",
+    "check_optimizer",
     "check_rule",
     "check_teacher",
 ]
@@ -98,6 +99,37 @@ def check_clipping(given: Mapping[str, Any], settings: Settings) -> None:
             "does nothing without a limit; give `clip_grad` too, such as 3.",
             parameter="clip_grad_by",
         )
+
+
+# Settings of the optimizer, with the one that they need and its values.
+_ONLY_WITH = {
+    "milestones": ("schedule", ("step",)),
+    "gamma": ("schedule", ("step",)),
+    "trust": ("optimizer", ("lars", "larc")),
+    "momentum": ("optimizer", ("sgd", "lars", "larc")),
+}
+
+
+def check_optimizer(given: Mapping[str, Any], settings: Settings) -> None:
+    """Check that nothing is said of a schedule or an optimizer that is not used.
+
+    Args:
+        given: What the user gave, flat. A recipe's may stay where another schedule is given.
+        settings: Of the run.
+
+    Raises:
+        UserError: for the first such setting, with what it applies to.
+    """
+    for name, (other, values) in _ONLY_WITH.items():
+        found = getattr(settings.optimizer, other)
+        said = given.get(name) is not None and getattr(settings.optimizer, name) != ()
+        if said and found not in values:
+            *more, last = (f"`{other}={value}`" for value in values)
+            needed = f"{', '.join(more)} or {last}" if more else last
+            raise UserError(
+                f"does nothing with `{other}={found}`; give {needed} too, or leave it out.",
+                parameter=name,
+            )
 
 
 def check_mixture(given: Mapping[str, Any], settings: Settings) -> None:

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from unmix.credit.rules import Mixed, Rule, softmax_loss
+from unmix.credit.rules import Mixed, Rule, softmax_loss, why_no_softmax
 from unmix.credit.sharing import Shares, on_one_device, soft_cross_entropy
 from unmix.mixtures import MixtureOperator, PatchMixture
 
@@ -34,11 +34,10 @@ class PatchMixRule(Rule):
 
     def why_not(self, method: Any) -> str | None:
         """It needs a softmax over images, and targets of mixtures."""
-        if not method.soft_labels:
-            return "its loss is no softmax over samples, so there is no label to soften"
-        if method.per_image:
-            return "its targets are indexed by sample id, so a mixture has none"
-        return None
+        why = why_no_softmax(method, "is no label to soften")
+        if why is None and method.per_image:
+            why = "its targets are indexed by sample id, so a mixture has none"
+        return why
 
     def __call__(self, mixed: Mixed) -> Tensor:
         """The mean of both cross-entropies."""

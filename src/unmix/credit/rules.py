@@ -33,6 +33,7 @@ __all__ = [
     "Rule",
     "UnMixRule",
     "softmax_loss",
+    "why_no_softmax",
 ]
 
 
@@ -239,9 +240,9 @@ class EsViT(UnMixRule):
 class IMix(Rule):
     """i-Mix: every sample of the batch is a virtual class, and a mixture has a label over several.
 
-    With instance discrimination it is the cross-entropy over the keys of the batch and the queue or
-    the bank's negatives; else, as for BYOL in the paper, the loss weighted by the shares. It
-    replaces the clean loss.
+    With instance discrimination by a softmax it is the cross-entropy over the keys of the batch and
+    the queue or the bank's negatives; else, as for BYOL in the paper, the loss weighted by the
+    shares. It replaces the clean loss.
 
     Args:
         share: Weight of the mixed loss.
@@ -295,9 +296,7 @@ class MixCo(Rule):
 
     def why_not(self, method: Any) -> str | None:
         """It needs instance discrimination."""
-        if not method.soft_labels:
-            return "its loss is no softmax over samples, so there is no label to soften"
-        return None
+        return why_no_softmax(method, "is no label to soften")
 
     def __call__(self, mixed: Mixed) -> Tensor:
         """Cross-entropy of the mixtures with soft labels."""
@@ -343,6 +342,20 @@ class ImageSpace(Rule):
             for a, b, share in mixed.positions
         ]
         return self.share * torch.stack(losses).sum()
+
+
+def why_no_softmax(method: Any, so: str) -> str | None:
+    """Why a rule that needs a softmax over samples does not apply; None if there is one.
+
+    Args:
+        method: A method, its class or an object.
+        so: What follows where there is none, behind "so there".
+    """
+    if method.soft_labels:
+        return None
+    option = getattr(method, "soft_labels_with", "")
+    more = f"; with {option} it is" if option else ""
+    return f"its loss is no softmax over samples, so there {so}{more}"
 
 
 _OverSamples = Callable[[Tensor, Shares, int], Tensor]

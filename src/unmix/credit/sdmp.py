@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from unmix.credit.rules import Mixed, Rule, softmax_loss
+from unmix.credit.rules import Mixed, Rule, softmax_loss, why_no_softmax
 from unmix.credit.sharing import Shares, on_one_device, shared_loss, shared_probability
 from unmix.mixtures import MixtureOperator, ResizeMix, Weight
 
@@ -76,10 +76,7 @@ class SDMPReleased(SDMP):
 
     def why_not(self, method: Any) -> str | None:
         """As of SDMP, and there must be probabilities."""
-        why = super().why_not(method)
-        if why is None and not method.soft_labels:
-            why = "its loss is no softmax over samples, so there are no probabilities to weight"
-        return why
+        return super().why_not(method) or why_no_softmax(method, "are no probabilities to weight")
 
     def loss(self, mixed: Mixed, target: Any, shares: Shares) -> Tensor:
         """-log of the weighted sum of the owners' probabilities."""

@@ -33,6 +33,7 @@ class BankMethod(InstanceDiscrimination):
     views = 1
     sync_batch_norm = False
     per_image = True
+    soft_labels_with = "`contrast=softmax`"
     memory_queries = (0,)
     pairs: Sequence[Pair] = (Pair(0, 0),)
 
@@ -84,6 +85,7 @@ class OneBankMethod(BankMethod):
         self.f = Encoder(backbone, linear_head(feature_dim(backbone), dim))
         self.T = temperature
         self.contrast = BankContrast(n_data, dim, temperature, bank_momentum, contrast)
+        self.soft_labels = contrast == "softmax"
 
     def query(self, view: Tensor, number: int = 0) -> Tensor:
         """v = f(x): unit vectors (N, dim)."""

@@ -53,6 +53,7 @@ class Progress:
         steps_per_epoch: Steps of an epoch.
         seed: Seed of the run, for what a method draws between steps.
         restarted: The step at which the run's schedules last started again.
+        run_steps: Steps of the whole run; None if they are `total_steps`.
     """
 
     step: int
@@ -60,6 +61,7 @@ class Progress:
     steps_per_epoch: int
     seed: int = 0
     restarted: int = 0
+    run_steps: int | None = None
 
     @property
     def fraction(self) -> float:
@@ -90,8 +92,7 @@ class Encoder(nn.Module):
         return l2_normalize(self.head(self.backbone(images)))
 
 
-_RENAMED = {"keep": "update_memory", "steady": "constant_lr_modules"}
-"""Methods of `Method` that had another name in unmix 0.1."""
+_RENAMED = {"keep": "update_memory", "steady": "constant_lr_modules"}  # since unmix 0.1
 
 
 class Method(nn.Module, ABC):
@@ -108,6 +109,7 @@ class Method(nn.Module, ABC):
             of its parts'.
         contrastive: Whether it is an `InstanceDiscrimination`.
         soft_labels: Whether its loss is a softmax over samples, whose labels a rule can soften.
+        soft_labels_with: The option with which it is, where that depends on one.
         sync_batch_norm: Whether batch norm is synchronized between processes where possible.
         per_image: Whether targets are indexed by sample id instead of computed from a view: then
             training cannot go on with other images, and an image that has no id has no target.
@@ -131,6 +133,7 @@ class Method(nn.Module, ABC):
     across_samples: str | None = None
     contrastive: bool = False
     soft_labels: bool = False
+    soft_labels_with: str = ""
     sync_batch_norm: bool = True
     per_image: bool = False
     target_queries: Collection[int] = ()
@@ -328,6 +331,12 @@ class Method(nn.Module, ABC):
             raise UserError(
                 f"{batch_size} is too small; batch norm needs 2 images.", parameter="batch_size"
             )
+
+    def check_queue(self, batch_size: int) -> None:
+        """Raise a UserError if a queue cannot hold the keys of a step, of all devices and parts."""
+        if 0 < (size := self.queue_length) < batch_size:
+            text = f"{size} keys are fewer than `batch_size={batch_size}`; use a queue of at least"
+            raise UserError(f"{text} {batch_size}.", parameter="queue_size")
 
     @property
     def queue_length(self) -> int:

@@ -58,6 +58,7 @@ class CMC(BankMethod):
         self.T = temperature
         options = (n_data, dim, temperature, bank_momentum, contrast)
         self.memory_l, self.memory_ab = BankContrast(*options), BankContrast(*options)
+        self.soft_labels = contrast == "softmax"
 
     @staticmethod
     def build_backbone(name: str, **options: Any) -> nn.Module:

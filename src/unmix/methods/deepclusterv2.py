@@ -103,7 +103,7 @@ class DeepClusterV2(MultiCrop):
 
     def begin_step(self, progress: Progress) -> None:
         """From the second epoch on, the first step that an epoch makes clusters the memory."""
-        if progress.total_steps <= progress.steps_per_epoch:
+        if (progress.run_steps or progress.total_steps) <= progress.steps_per_epoch:
             raise UserError(
                 "1 trains nothing with deepclusterv2, whose first epoch fills the memory that is "
                 "clustered; use 2 or more.",

@@ -18,7 +18,7 @@ from unmix.backbones import (
     mlp_head,
 )
 from unmix.distributed import gather, rank
-from unmix.errors import UserError, check_choice, check_number
+from unmix.errors import UserError, check_choice, check_number, renamed
 from unmix.losses import init_once, nce_contrast, partition_constant, softmax_contrast
 from unmix.memory import Queue
 from unmix.methods.base import Encoder, InstanceDiscrimination, Pair, Progress, full_precision
@@ -60,6 +60,7 @@ class MoCo(InstanceDiscrimination):
     takes_negatives = True
     mixes_every_view = True
     every_view_with = "symmetric"
+    soft_labels_with = "`contrast=softmax`"
     Z: Tensor
 
     def __init__(
@@ -92,12 +93,14 @@ class MoCo(InstanceDiscrimination):
         check_number("queue_size", queue_size, at_least=1, owner=owner)
         self.f_q = self.encoder(backbone, dim, head)
         if bn_splits > 1:
-            convert_split_batch_norm(self.f_q, bn_splits)
+            with renamed({"splits": "bn_splits"}):
+                convert_split_batch_norm(self.f_q, bn_splits)
         self.f_k = momentum_copy(self.f_q)
         self.queue = Queue(queue_size, dim)
         self.register_buffer("Z", torch.tensor(-1.0))
         self.n_data, self.T, self.m = n_data, temperature, encoder_momentum
         self.contrast, self.bn_splits, self.shuffle_bn = contrast, bn_splits, shuffle_bn
+        self.soft_labels = contrast == "softmax"
         self.pairs = (Pair(0, 1), Pair(1, 0)) if symmetric else (Pair(0, 1),)
         self.mixes_every_view = symmetric
         given = {
@@ -215,19 +218,14 @@ class MoCo(InstanceDiscrimination):
 
     @property
     def chance_loss(self) -> float | None:
-        """ln(K + 1) for each pair under softmax."""
-        return (
-            len(self.pairs) * math.log(len(self.queue) + 1) if self.contrast == "softmax" else None
-        )
+        """ln(K + 1) for each pair under softmax; with synthetic negatives it is unknown."""
+        if self.contrast != "softmax" or self.synthesis is not None:
+            return None
+        return len(self.pairs) * math.log(len(self.queue) + 1)
 
     def check_batch(self, batch_size: int) -> None:
         """The queue must hold at least a batch, and a sub-batch needs two samples."""
-        if len(self.queue) < batch_size:
-            raise UserError(
-                f"{len(self.queue)} keys are fewer than `batch_size={batch_size}`; use a queue of "
-                f"at least {batch_size}.",
-                parameter="queue_size",
-            )
+        self.check_queue(batch_size)
         super().check_batch(batch_size)
         if batch_size < 2 * self.bn_splits:
             raise UserError(

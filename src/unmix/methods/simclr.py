@@ -77,9 +77,13 @@ class SimCLR(InBatchNegatives, JointHead):
     def compare(self, query: Tensor, target: Tensor) -> Tensor:
         """NT-Xent or its decoupled form, from query to target and back: losses (N,)."""
         with full_precision(query):
-            if self.mmix_threshold < 1:
-                query = multi_sample_mixture(query, self.mmix_threshold)
+            query = self._of_alike(query)
             return (self._contrast(query, target) + self._contrast(target, query)) / 2
+
+    def _of_alike(self, query: Tensor) -> Tensor:
+        if self.mmix_threshold == 1:
+            return query
+        return multi_sample_mixture(query, self.mmix_threshold)
 
     def _contrast(self, anchors: Tensor, positives: Tensor) -> Tensor:
         if self.decoupled == "none":
@@ -90,7 +94,7 @@ class SimCLR(InBatchNegatives, JointHead):
     def similarities(self, query: Tensor, target: Tensor) -> tuple[Tensor]:
         """Cosines of z with every sample's target: the N-pair form of i-Mix."""
         with full_precision(query):
-            return (query @ gather_with_gradient(target).T,)
+            return (self._of_alike(query) @ gather_with_gradient(target).T,)
 
     @property
     def chance_loss(self) -> float | None:

@@ -201,6 +201,10 @@ class SimDINO(SelfDistillation):
         """The teacher's."""
         return (self.f_t.backbone.vit if self.patch_weight else self.f_t.backbone,)  # type: ignore[return-value]
 
+    def embeddings(self) -> Sequence[nn.Parameter]:
+        """The mask token, if patches are masked."""
+        return (self.mask_token,) if self.patch_weight else ()
+
     def projections(self, images: Tensor) -> Tensor:
         """z, before normalization."""
         return self.f.head(self.backbone(images))

@@ -91,6 +91,10 @@ class SimMIM(MaskedPatches):
         pooled, _, patches = self.f(view, masked=masked, mask_token=self.mask_token)
         return {"pooled": pooled, "pixels": self.g(patches).unflatten(1, grid), "masked": masked}
 
+    def embeddings(self) -> Sequence[nn.Parameter]:
+        """The mask token."""
+        return (self.mask_token,)
+
     @torch.no_grad()
     def targets(
         self,

@@ -201,9 +201,8 @@ class Pretraining(L.LightningModule):
         start, end = span_of(spans, self.global_step)
         with stage("optimizer"):
             self.freezing.begin_step(self.current_epoch)
-            self.method.begin_step(
-                Progress(self.global_step, end, len(self.order), self.seed, restarted=start)
-            )
+            place = (self.global_step, end, len(self.order), self.seed, start, self.total_steps)
+            self.method.begin_step(Progress(*place))
         # Compiled for full batches; compiling again for a smaller one would not pay.
         short = self.compiled and len(batch.index) != self.order.share
         with torch.compiler.set_stance("force_eager") if short else nullcontext():

@@ -262,6 +262,7 @@ def check_batch(method: Method, batch_size: int, n: int, processes: int, parts: 
     Raises:
         UserError: if not. If the data is too small for any batch, the message says so.
     """
+    method.check_queue(min(batch_size, n))
     try:
         method.check_batch(min(batch_size, n) // processes // parts)
     except UserError as error:

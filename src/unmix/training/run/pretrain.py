@@ -14,7 +14,12 @@ from typing_extensions import Unpack
 
 from unmix.config import Settings
 from unmix.config.augmentation import layered
-from unmix.config.compatibility import check_clipping, check_local, check_mixture
+from unmix.config.compatibility import (
+    check_clipping,
+    check_local,
+    check_mixture,
+    check_optimizer,
+)
 from unmix.config.earlier import current
 from unmix.config.groups import field_names
 from unmix.config.keywords import PretrainSettings
@@ -143,8 +148,10 @@ def settings_for(
             )
         given, used = resolve(words, config)
         settings = Settings.of(given)
-    check_local(words, settings)
-    check_clipping(words, settings)
+    typed = current(words, quiet=True)
+    check_local(typed, settings)
+    check_clipping(typed, settings)
+    check_optimizer(typed, settings)
     check_mixture(given, settings)
     return settings, used
 
