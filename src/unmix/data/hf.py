@@ -28,6 +28,7 @@ from unmix.data.statistics import (
     even_indices,
 )
 from unmix.errors import UserError
+from unmix.files import as_path
 from unmix.names import HUGGING_FACE, shown
 
 __all__ = ["Address", "HuggingFaceImages", "images_of", "is_encoded", "load_hf"]
@@ -73,9 +74,7 @@ class Address:
 
 
 def _is_path(text: str) -> bool:
-    return text.startswith(("/", "./", "../", "~")) or (
-        text != "" and Path(text).expanduser().exists()
-    )
+    return text.startswith(("/", "./", "../", "~")) or (text != "" and as_path(text).exists())
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -349,7 +348,7 @@ def _splits(address: Address, data: str) -> dict[str, Any]:
             f"{data} needs the datasets package: pip install 'unmix[hf]'", parameter="data"
         ) from None
     datasets.disable_progress_bars()
-    path = Path(address.name).expanduser()
+    path = as_path(address.name)
     if address.local and not path.exists():
         raise UserError(f"there is no {address.name}.", parameter="data")
     try:
