@@ -20,6 +20,7 @@ from unmix.config.mixtures import MixtureSettings
 from unmix.config.recipes import resolve
 from unmix.errors import UserError, check_choice
 from unmix.mixtures import registry
+from unmix.training import RunFolder
 from unmix.training.run.command import command_line
 from unmix.training.run.notes import notes_on_weights
 from unmix.training.run.pretrain import settings_for
@@ -112,6 +113,46 @@ def test_a_command_states_what_a_recipe_has_and_the_run_has_not():
 )
 def test_numbers_that_do_not_fit(refuse: Refuse, words: str, message: str):
     assert refuse("pretrain", *shlex.split(words)).startswith(message)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("pretrain --no-unmix=yes", "--no-unmix: takes no value, got 'yes'; use --unmix or --no-"),
+        ("pretrain --no-evaluate=", "--no-evaluate: takes no value, got ''; use --evaluate or --"),
+        ("pretrain --dry-run=yes", "--dry_run: takes no value, got 'yes'."),
+        ("pretrain --extend=1", "--extend: takes no value, got '1'."),
+        ("compare a b --json=yes", "--json: takes no value, got 'yes'."),
+        ("compare a b --help=1", "--help: takes no value, got '1'."),
+        ("compare -hfoo", "-h: takes no value."),
+    ],
+)
+def test_a_flag_without_a_value_is_given_one(refuse: Refuse, words: str, message: str):
+    """`--no-unmix=yes` ended with a StopIteration, and --dry_run was told to expect a value."""
+    assert refuse(*words.split()).startswith(message)
+
+
+def test_a_tilde_is_the_home_folder_wherever_a_path_is_given(
+    monkeypatch: pytest.MonkeyPatch, refuse: Refuse, tmp_path: Path
+):
+    """bash does not expand it in --run=~/a, Python and YAML never: a folder named ~ was made."""
+    home = tmp_path / "home"
+    (home / "a").mkdir(parents=True)
+    monkeypatch.setenv("HOME", str(home))
+    (home / "mine.yaml").write_text("epochs: 3\n")
+    settings, _ = settings_for({"run": "~/b"}, "~/mine.yaml")
+    assert (settings.folder, settings.run.epochs) == (home / "b", 3)
+    assert RunFolder("~/a").path == home / "a"
+    assert str(home / "a") in refuse("knn", "~/a")
+    assert str(home / "a") in refuse("compare", "~/a")
+    assert str(home / "s") in refuse("study", "show", "s", "--out=~")
+    assert not Path("~").exists()
+
+
+@pytest.mark.parametrize("flag", ["--data", "--init", "--run"])
+def test_a_user_that_is_not_there_is_no_traceback(refuse: Refuse, flag: str):
+    """ "Could not determine home directory" was a RuntimeError."""
+    assert "~nobody-here/x" in refuse("pretrain", f"{flag}=~nobody-here/x")
 
 
 def test_a_folder_with_a_space_has_to_be_in_quotes(refuse: Refuse):

@@ -12,14 +12,16 @@ from typing import Any
 import pytest
 import torch
 
+from runs import MOCO_RUN
 from unmix.cli import main
 from unmix.commands import plan
 from unmix.commands.plan import dry_run
 from unmix.config import Settings
 from unmix.errors import UserError
-from unmix.studies.cost import measured_step
+from unmix.studies.cost import Step, measured_step
 from unmix.studies.planning import Footprint, Plan, Speed
 from unmix.studies.published import DEVICES, RUNS
+from unmix.training import pretrain
 from unmix.training.console import silent
 from unmix.training.run.parts import build_parts
 from unmix.training.run.pretrain import settings_for
@@ -124,9 +126,79 @@ def test_a_dry_run_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     monkeypatch.chdir(tmp_path)
     lines: list[str] = []
     found = dry_run(say=lines.append, **TINY, run="r")
+    assert found is not None
     assert found.images == 64
     assert lines[1].startswith("time: ")
     assert list(Path().iterdir()) == []
+
+
+@pytest.fixture
+def sizes(monkeypatch: pytest.MonkeyPatch) -> list[int | None]:
+    """The sizes of the views that are measured; the steps are made up."""
+    found: list[int | None] = []
+    step = Step([1.0], 16, 1.0, Footprint(1.0, 1.0, 1.0, 1.0), "convnet", torch.device("cpu"))
+
+    def measure(settings: Settings, *_: Any) -> Step:
+        found.append(settings.run.size)
+        return step
+
+    monkeypatch.setattr(MODULE, "measured_step", measure)
+    return found
+
+
+def test_the_views_that_are_timed_are_those_of_the_run(sizes: list[int | None]):
+    """Without --size the steps of 8 px were timed at 224 px."""
+    lines: list[str] = []
+    words = {name: value for name, value in TINY.items() if name != "size"}
+    dry_run(say=lines.append, **words)
+    plan(say=lines.append, **words)
+    dry_run(say=lines.append, **{**words, "size": 12})
+    plan(say=lines.append, images=100, **words)
+    assert sizes == [8, 8, 12, 224]
+    heads = [line.split(", ")[2] for line in lines if line.startswith("moco, ")]
+    assert heads[:3] == ["views of 8 px", "views of 8 px", "views of 12 px"]
+    assert heads[3:] == ["views of 224 px (assumed; give --size)"]
+
+
+def test_a_dry_run_of_a_run_is_of_what_is_left_and_refuses_what_the_run_does(
+    sizes: list[int | None], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    run = str(tmp_path / "a")
+    pretrain(**{**MOCO_RUN, "run": run, "evaluate": False, "lr": 0.06})
+    files = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*") if path.is_file()}
+    lines: list[str] = []
+    found = dry_run(say=lines.append, run=run, epochs=3, extend=True)
+    assert found is not None
+    assert (found.epochs, found.seconds) == (2, 2 * found.images / 16)
+    assert lines[1] == "1 of 3 epochs done before; the rest is planned"
+    with pytest.raises(UserError, match=r"its lr is 0\.06, not 0\.5"):
+        dry_run(say=silent, run=run, lr=0.5)
+    with pytest.raises(UserError, match=r"epochs: .+ has ended after its 1 epoch"):
+        dry_run(say=silent, run=run, epochs=3)
+    capsys.readouterr()
+    assert main(["pretrain", "--run", run, "--dry_run"]) == 0
+    assert "a is complete; nothing to do" in capsys.readouterr().out
+    assert main(["pretrain", "--run", run, "--epochs", "2", "--extend", "--dry_run"]) == 0
+    assert "for 100 images, 1 epoch" in capsys.readouterr().out
+    # Between the last save and the evaluation, no epoch is left.
+    (tmp_path / "a" / "results.json").unlink()
+    files.pop(tmp_path / "a" / "results.json")
+    found = dry_run(say=silent, run=run)
+    assert found is not None
+    assert (found.epochs, found.seconds) == (0, 0)
+    assert files == {path: path.stat().st_mtime_ns for path in files}
+
+
+def test_what_pretrain_calls_devices_has_that_name_in_its_dry_run(
+    sizes: list[int | None], monkeypatch: pytest.MonkeyPatch, refuse: Callable[..., str]
+):
+    flags = [f"--{name}={value}" for name, value in TINY.items()]
+    words = refuse("pretrain", *flags, "--devices", "3", "--dry_run")
+    assert words.startswith("--devices: a batch of 16 images cannot be divided among 3 devices")
+    assert refuse("plan", *flags, "--gpus", "3").startswith("--gpus: a batch of 16 images")
+    monkeypatch.setattr(MODULE, "free_memory", lambda device: 8.0)
+    assert "or --devices 4." in refuse("pretrain", *flags, "--dry_run")
+    assert "or --gpus 4." in refuse("plan", *flags)
 
 
 @pytest.mark.parametrize(

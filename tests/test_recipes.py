@@ -193,6 +193,23 @@ def test_a_file_that_extends_what_it_cannot_is_refused(text: str, message: str):
     assert message in str(error.value)
 
 
+@pytest.mark.parametrize(
+    ("text", "backbone", "setting", "value"),
+    [
+        ("extends: moco-photos\n", "timm:vit_tiny_patch16_224", "width", None),
+        ("extends: moco-photos\nwidth: 0.5\n", "timm:vit_tiny_patch16_224", "width", 0.5),
+        ("extends: moco-photos\n", "resnet18", "width", 0.25),
+        ("extends: mae-cifar10\n", "resnet18", "patch", None),
+    ],
+)
+@pytest.mark.usefixtures("in_a_folder_of_its_own")
+def test_of_another_network_a_file_keeps_what_it_says_itself_and_not_what_it_extends(
+    text: str, backbone: str, setting: str, value: float | None
+):
+    write(a=text)
+    assert resolve({"backbone": backbone}, "a.yaml")[0].get(setting) == value
+
+
 @pytest.mark.parametrize("name", recipe_names())
 def test_numbers_are_numbers(name: str):
     """YAML reads 2e-3, without a point, as a text."""

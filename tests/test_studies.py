@@ -14,6 +14,7 @@ import yaml
 
 from unmix.cli import main
 from unmix.config import Settings
+from unmix.config.earlier import RenamedWarning
 from unmix.errors import UserError
 from unmix.studies import Study, StudyResults, read_study
 from unmix.studies.cells import Cell, changed_settings, result_settings
@@ -112,6 +113,89 @@ def test_methods_and_mixtures_are_crossed_where_they_go_together() -> None:
         study("vary: {mixture: [none, umix]}")
 
 
+def tried(**content: Any) -> Study:
+    return Study.of({"seeds": "0-5", "exploratory": True, **content}, "tried")
+
+
+@pytest.mark.parametrize(
+    ("content", "names"),
+    [
+        ({"config": "moco-unmix-cifar10"}, {"none": "none", "IM": "IM", "unmix": "Un-Mix"}),
+        ({"base": {"unmix": True}}, {"none": "none", "IM": "IM", "imix": "i-Mix"}),
+        ({"base": {"IM": True}}, {"none": "none", "unmix": "Un-Mix"}),
+        ({}, {"none": "none", "unmix:fmix": "Un-Mix (fmix)"}),
+    ],
+)
+def test_a_level_of_mixture_says_all_of_it_whatever_base_and_recipe_mix(
+    content: dict[str, Any], names: dict[str, str]
+) -> None:
+    """Where the recipe mixes, "none" was trained with Un-Mix."""
+    found = tried(**content, vary={"mixture": list(names)})
+    assert {name: found.resolved(name, 0).mixture.name for name in names} == names
+
+
+def test_what_the_levels_of_mixture_say_is_not_said_in_the_base() -> None:
+    with pytest.raises(UserError, match="base: unmix_mixture is what the levels of mixture say"):
+        tried(base={"unmix": True, "unmix_mixture": "fmix"}, vary={"mixture": ["none", "unmix"]})
+
+
+def test_whether_a_rule_applies_is_asked_of_the_method_that_the_recipe_says() -> None:
+    found = tried(config="barlow-photos", vary={"mixture": ["none", "mixbt", "imix"]})
+    assert list(found.conditions) == ["none", "mixbt"]
+    assert found.left_out[0].startswith("imix: its loss is a scalar per batch")
+    named = {"none": {}, "mixbt": {"unmix": True, "unmix_rule": "mixbt"}}
+    assert list(tried(config="barlow-photos", conditions=named).conditions) == list(named)
+    named["imix"] = {"unmix": True, "unmix_rule": "imix"}
+    with pytest.raises(UserError, match="imix cannot be used with barlow: its loss is a scalar"):
+        tried(config="barlow-photos", conditions=named)
+    # A recipe that mixes, and a method that cannot.
+    config = {"config": "moco-unmix-cifar10", "base": {"unmix_rule": "imix", "unmix_prob": None}}
+    found = tried(**config, vary={"method": ["moco", "barlow"]})
+    assert (list(found.conditions), len(found.left_out)) == (["moco"], 1)
+    with pytest.raises(UserError, match="condition 'a': --unmix_rule: 'imx' is unknown"):
+        tried(conditions={"a": {"unmix": True, "unmix_rule": "imx"}, "b": {}})
+
+
+def test_settings_of_a_view_as_a_mapping_are_overridden_like_any_other() -> None:
+    """A condition without augmentation solarized half of its second views."""
+    own = {
+        "none": {"augmentation": "none"},
+        "a": {"second_view": {"blur_p": 0.1}},
+        "b": {"second_solarize_p": 0.1},
+    }
+    found = tried(base={"second_view": {"solarize_p": 0.5}}, conditions=own)
+    flat = {**own, "a": {"second_blur_p": 0.1}}
+    assert found == tried(base={"second_solarize_p": 0.5}, conditions=flat)
+    of_second = {
+        name: (views.second_solarize_p, views.second_blur_p)
+        for name in own
+        if (views := found.resolved(name, 0).views)
+    }
+    assert of_second == {"none": (None, None), "a": (0.5, 0.1), "b": (0.1, None)}
+    crossed = tried(vary={
+        "blur": {"x": {"second_view": {"blur_p": 0.1}}, "y": {}},
+        "solar": {"u": {"second_view": {"solarize_p": 0.2}}, "v": {}},
+    })  # fmt: skip
+    assert crossed.conditions["x, u"].settings == {"second_blur_p": 0.1, "second_solarize_p": 0.2}
+
+
+def test_old_names_in_base_are_overridden_by_present_ones() -> None:
+    with pytest.warns(RenamedWarning, match="normalise_last is now called normalize_last"):
+        found = tried(
+            base={"method": "dino", "normalise_last": True},
+            conditions={"a": {}, "b": {"normalize_last": False}},
+        )
+    assert found.resolved("b", 0).method["normalize_last"] is False
+
+
+@pytest.mark.parametrize("config", [[["moco"]], [1, 2], [None], 3])
+def test_a_config_that_names_no_recipe_is_refused(config: Any) -> None:
+    with pytest.raises(UserError, match=r"config is .+; it must be a recipe or a list of recipes"):
+        tried(config=config, vary={"lr": [0.1, 0.2]})
+    with pytest.raises(UserError, match=r"config: .+ must be a recipe or a YAML file, or a list"):
+        settings_for({}, config)
+
+
 def test_a_study_is_what_its_own_file_says() -> None:
     before = study("""
         about: Does it help?
@@ -189,6 +273,8 @@ def test_seeds(value: Any, seeds: tuple[int, ...]) -> None:
         ("    conditions: {a: {}, b: {same_compute_as: c}}", "same cost as: 'c' is unknown"),
         ("    conditions: {}", "conditions is empty"),
         ("    vary: {lr: [1, 2]}", "one of them"),
+        ("    base: {second_view: 3}", "base: second_view: 3 is not a mapping of settings"),
+        ("    conditions: {a: {second_view: 3}, b: {}}", "condition 'a': second_view: 3 is not a"),
         ("    comparisons: [[plain]]", "['plain'] is no pair"),
         ("    comparisons: [[plain, plain]]", "is compared with itself"),
     ],

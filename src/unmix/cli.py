@@ -175,7 +175,7 @@ def pretrain_command(args: list[str]) -> None:
     if given.pop("dry_run", False):
         from unmix.commands.plan import dry_run
 
-        dry_run(config, **given)
+        dry_run(config, extend=extend, **given)
         return
     from unmix.training.run.pretrain import pretrain
 

@@ -19,6 +19,7 @@ from typing import Any
 from unmix.errors import UserError
 
 __all__ = [
+    "as_path",
     "atomic_path",
     "atomic_write",
     "flush",
@@ -39,6 +40,12 @@ _KINDS = (
 )  # fmt: skip
 _MOST_TEXT = 1 << 26
 _DEEPEST, _MOST_DIGITS = 50, 40  # of JSON
+
+
+def as_path(given: str | os.PathLike[str]) -> Path:
+    """A path as it was typed, in which ~ is the home folder, as in a shell."""
+    # Not Path.expanduser, which raises where there is no such user.
+    return Path(os.path.expanduser(given))
 
 
 def kind_of(mode: int) -> str | None:

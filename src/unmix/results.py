@@ -13,7 +13,7 @@ from typing import Any, Literal
 from unmix.busy import cores_missed, machine_of
 from unmix.display import DASH, counted, duration, measure_name, method_name, number, value_text
 from unmix.errors import UserError
-from unmix.files import atomic_write, read_json
+from unmix.files import as_path, atomic_write, read_json
 from unmix.html import chart, escaped, table
 from unmix.names import json_bytes
 from unmix.rows import measure_of
@@ -278,7 +278,7 @@ def load_results(folder: Path) -> RunResults:
         DamagedResultsError: if the file is not JSON, or a field is missing or invalid.
         UserError: if the file is missing, unreadable, or of another schema.
     """
-    path = Path(folder) / FILE
+    path = as_path(folder) / FILE
     try:
         data = read_json(path)
     except (FileNotFoundError, NotADirectoryError) as error:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json as json_
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 from typing_extensions import Unpack
@@ -13,7 +12,7 @@ from unmix.config.keywords import PretrainSettings
 from unmix.data import StreamedImages
 from unmix.display import memory, rate
 from unmix.errors import UserError, check_number
-from unmix.files import atomic_write
+from unmix.files import as_path, atomic_write
 from unmix.names import shown
 from unmix.studies.cost import unscheduled
 from unmix.training.console import is_leader, quiet_libraries
@@ -73,13 +72,13 @@ def bench(
     if not is_leader():
         return measured
     if json is not None:
-        atomic_write(Path(json), _encoded(measured))
+        atomic_write(as_path(json), _encoded(measured))
         say(f"json: {shown(json)}")
     if chart is not None:
         from unmix.figures.bench import step_chart
         from unmix.figures.saving import render
 
-        atomic_write(Path(chart), render(step_chart(measured), "png"))
+        atomic_write(as_path(chart), render(step_chart(measured), "png"))
         say(f"chart: {shown(chart)}")
     return measured
 
@@ -116,7 +115,7 @@ def check_output(parameter: str, name: str | None) -> None:
     """
     if name is None:
         return
-    path = Path(name)
+    path = as_path(name)
     if path.exists():
         raise UserError(f"{path} exists; give another name, or remove it.", parameter=parameter)
     atomic_write(path, b"")

@@ -31,7 +31,7 @@ from unmix.figures.looks import Look
 from unmix.figures.report_content import Picture
 from unmix.figures.saving import inline
 from unmix.figures.series import Condition, looks_for
-from unmix.files import atomic_write
+from unmix.files import as_path, atomic_write
 from unmix.names import json_bytes, shown
 from unmix.results import RunResults, finite, protocols_of
 from unmix.studies.grouping import GroupedRuns
@@ -94,7 +94,7 @@ def compare(
     names = short_names([str(path.resolve()) for path in folders])
     known = {names[str(path.resolve())]: path for path in folders}
     results = read_runs(known)
-    folder = _writable(_beside(folders) if out is None else Path(out), given=out is not None)
+    folder = _writable(_beside(folders) if out is None else as_path(out), given=out is not None)
     groups = grouped(known, results, epoch=epoch, reference=reference, cost_of=costs(notes))
     if epoch is not None and not groups.measured:
         raise UserError(not_evaluated(results, epoch), parameter="epoch")

@@ -13,6 +13,7 @@ from unmix.commands.study_page import results_table, write_page
 from unmix.config.compatibility import check_data
 from unmix.display import duration
 from unmix.errors import UserError, check_choice, check_number
+from unmix.files import as_path
 from unmix.names import shown_lines
 from unmix.studies import Study, read_study, run_study
 from unmix.studies.stale import STALE
@@ -97,7 +98,7 @@ def demo(
     check_choice("stale", stale, STALE)
     start = time.perf_counter()
     quiet_libraries()
-    folder = Path(run)
+    folder = as_path(run)
     planned = demo_study(data, epochs, seed)
     failed = run_study(
         planned, folder, jobs=jobs, stale=stale, here={"device": device}, flag="--run", say=_note

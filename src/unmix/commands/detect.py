@@ -24,7 +24,7 @@ from unmix.detection import BoxImages, Detector, evaluate, faster_rcnn, load_box
 from unmix.detection.training import DetectionSchedule, average_precision_metric
 from unmix.display import counted, duration
 from unmix.errors import Interrupted, UserError, check_choice, check_given, check_number
-from unmix.files import atomic_path, read_json
+from unmix.files import as_path, atomic_path, read_json
 from unmix.hardware.threads import CoreMeter
 from unmix.names import shown
 from unmix.results import load_results, write_results
@@ -243,7 +243,7 @@ def _sides(low: int, high: int) -> tuple[int, ...]:
 
 def _free(out: str) -> Path:
     check_given("out", out)
-    path = Path(out).expanduser()
+    path = as_path(out)
     if path.exists():
         raise UserError(f"{path} exists; give another file.", parameter="out")
     if not path.parent.is_dir():

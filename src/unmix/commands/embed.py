@@ -18,6 +18,7 @@ from unmix.data.columns import Columns
 from unmix.embedding import Chunks, NamedSet, assemble, encode_chunks, format_of
 from unmix.errors import UserError, check_choice, check_number
 from unmix.evaluation import LayerFeatures
+from unmix.files import as_path
 from unmix.hardware.threads import CoreMeter
 from unmix.names import shown, stored
 from unmix.training.console import Estimate, quiet_libraries
@@ -96,7 +97,7 @@ def embed(
         UserError: if the file exists or cannot be written, there is no such layer, the run is not
             complete, or the data cannot be read.
     """
-    path = Path(out)
+    path = as_path(out)
     check_choice("features", features, ("backbone", "projector"))
     check_choice("dtype", dtype, _DTYPES)
     check_number("batch_size", batch_size, at_least=1)

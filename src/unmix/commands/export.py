@@ -21,6 +21,7 @@ from unmix.errors import UserError, check_choice
 from unmix.evaluation.classifier import HEAD_FILE, read_head
 from unmix.export import TARGETS, Card, Source, Target
 from unmix.export.card import ResultLine
+from unmix.files import as_path
 from unmix.names import in_words, shown
 from unmix.results import DamagedResultsError, Evaluation, RunResults, load_results
 from unmix.rows import OF_IMAGES, measure_of, settings_of
@@ -82,7 +83,7 @@ def export(
     quiet_libraries()
     finished = FinishedRun.open(run, "cpu")
     kind = TARGETS[to]
-    path = Path(out) if out is not None else finished.folder.path / "export" / kind.default
+    path = as_path(out) if out is not None else finished.folder.path / "export" / kind.default
     name = finished.folder.path.absolute().name
     card = _card(finished, name, license or "unknown")
     finished.encoder.backbone.to("cpu")

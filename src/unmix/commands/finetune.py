@@ -24,6 +24,7 @@ from unmix.errors import UserError, check_choice, check_given
 from unmix.evaluation import Measurement, accuracy
 from unmix.evaluation.finetuning import FINE_TUNING, FineTuneSettings, usual_fine_tuning
 from unmix.evaluation.labeled import Amount, choose_labeled, read_list
+from unmix.files import as_path
 from unmix.hardware.threads import CoreMeter
 from unmix.mixtures import MIXTURES, MixtureOperator, PatchMixture
 from unmix.mixtures.registry import label_space
@@ -269,7 +270,7 @@ def _labeled(splits: Splits, amount: Amount, label_list: str | None, seed: int) 
         )
     if label_list is not None:
         check_given("label_list", label_list)
-        index = read_list(Path(label_list).expanduser(), splits.train)
+        index = read_list(as_path(label_list), splits.train)
         what, kind = f"the images of {Path(label_list).name}", "list"
     else:
         generator = generator_for(seed, "labels")

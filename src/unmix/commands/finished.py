@@ -91,7 +91,7 @@ class FinishedRun:
         Raises:
             UserError: if the folder or device does not exist, or the run is not complete.
         """
-        path = Path(run)
+        path = RunFolder(run).path
         if path.suffix == ".safetensors" and path.is_file():
             if not (path.name == ENCODER_FILE and RunFolder(path.parent).config.exists()):
                 return cls._of_file(path, device)

@@ -27,7 +27,7 @@ from unmix.evaluation.finetuning import Classifier, FineTuneSettings, FineTuning
 from unmix.evaluation.labeled import image_name
 from unmix.evaluation.selection import RATES, best, held_out
 from unmix.evaluation.sgd import quiet_lightning
-from unmix.files import atomic_write, read_json
+from unmix.files import as_path, atomic_write, read_json
 from unmix.names import json_bytes
 from unmix.randomness import generator_for
 from unmix.results import finite
@@ -120,7 +120,7 @@ class WorkFolder:
     ) -> WorkFolder:
         """The folder `finetune/NAME` of a run, whose name ends in a digest of all that matters."""
         if out is not None:
-            return cls(Path(out).expanduser())
+            return cls(as_path(out))
         facts = [
             dict(row), labeled.index.tolist(), splits.train_digest, splits.test_digest, encoder,
         ]  # fmt: skip

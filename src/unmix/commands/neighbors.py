@@ -28,7 +28,7 @@ from unmix.evaluation.neighbors import Neighbors
 from unmix.figures import Picture, PictureRow, picture_grid
 from unmix.figures.saving import render
 from unmix.figures.style import shorten
-from unmix.files import atomic_write
+from unmix.files import as_path, atomic_write
 from unmix.hardware.threads import CoreMeter
 from unmix.names import json_bytes, shown
 from unmix.training.console import Estimate, quiet_libraries
@@ -113,7 +113,7 @@ def neighbors(
     cores = CoreMeter()
     finished = FinishedRun.open(run, device)
     folder = _folder(
-        Path(out) if out is not None else finished.folder.path / "neighbors", overwrite
+        as_path(out) if out is not None else finished.folder.path / "neighbors", overwrite
     )
     encode, dim = encoder_of_layer(finished, layer)
     columns = Columns(image_column, label_column, split_column)

@@ -31,7 +31,7 @@ from unmix.data.paths import Paths
 from unmix.data.shards import Shard
 from unmix.display import counted
 from unmix.errors import UserError, check_number
-from unmix.files import atomic_path, atomic_write
+from unmix.files import as_path, atomic_path, atomic_write
 from unmix.names import shown
 from unmix.training.console import say as print_line
 
@@ -86,7 +86,7 @@ def pack(
     check_number("shard_size", shard_size, at_least=1)
     if workers is not None:
         check_number("workers", workers, at_least=0)
-    place = Path(out).expanduser()
+    place = as_path(out)
     _check_place(place, folder)
     where = {"data_dir": data_dir, "train_folder": train_folder, "test_folder": test_folder}
     sources = _sources(folder, strict, where)
@@ -95,7 +95,7 @@ def pack(
     for line in sources["train"].notes:
         say(line)
     options = Options(short_side, quality, shard_size * _MB, workers, strict)
-    root = Path(data_dir if data_dir is not None else folder).expanduser()
+    root = as_path(data_dir if data_dir is not None else folder)
     if root.is_file():
         root = root.absolute().parent  # of a list
     work = _Work(place, root, sources, options, again)
@@ -117,7 +117,7 @@ def pack(
 
 
 def _check_place(out: Path, folder: str) -> None:
-    source = Path(folder).expanduser()
+    source = as_path(folder)
     if source.is_dir() and out.resolve().is_relative_to(source.resolve()):
         raise UserError(
             f"OUT: {out} is inside {folder}; a pack must be outside the folder of its images."

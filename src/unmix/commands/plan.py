@@ -7,7 +7,6 @@ import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from math import ceil
-from pathlib import Path
 from typing import Any
 
 from typing_extensions import Unpack
@@ -16,9 +15,10 @@ from unmix.busy import TAKEN, cores_missed
 from unmix.commands.bench import check_output
 from unmix.config import Settings
 from unmix.config.keywords import PretrainSettings
+from unmix.config.nested import flattened
 from unmix.display import counted, memory
 from unmix.errors import UserError, check_number
-from unmix.files import atomic_write
+from unmix.files import as_path, atomic_write
 from unmix.hardware.devices import free_memory, hardware
 from unmix.hardware.threads import CoreMeter
 from unmix.names import shown
@@ -27,8 +27,12 @@ from unmix.studies.planning import BANDWIDTH, Plan, Speed
 from unmix.studies.published import DEVICES
 from unmix.training.console import quiet_libraries
 from unmix.training.console import say as print_line
-from unmix.training.run.parts import load_split
-from unmix.training.run.pretrain import settings_for
+from unmix.training.run import extending
+from unmix.training.run.checkpoints import latest_intact
+from unmix.training.run.data_record import located
+from unmix.training.run.folder import RunFolder, begun_before
+from unmix.training.run.parts import LARGE, load_split, native_size
+from unmix.training.run.pretrain import complete, settings_for
 
 __all__ = ["dry_run", "plan"]
 
@@ -95,12 +99,12 @@ def plan(
     settings, _ = settings_for({**words, "run": None}, config)
     found = _plan_of(settings, images, gpus, on, steps, say)
     found = replace(found, price=price, loading=loading, bandwidth=bandwidth)
-    _check_memory(found)
+    _check_memory(found, "gpus")
     for line in found.lines():
         say(line)
     content = found.as_dict()
     if json is not None:
-        atomic_write(Path(json), (json_.dumps(content, indent=1) + "\n").encode())
+        atomic_write(as_path(json), (json_.dumps(content, indent=1) + "\n").encode())
         say(f"json: {shown(json)}")
     return content
 
@@ -108,19 +112,49 @@ def plan(
 def dry_run(
     config: str | Sequence[str] | None = None,
     say: Callable[[str], None] = print_line,
+    *,
+    extend: bool = False,
     **words: Unpack[PretrainSettings],
-) -> Plan:
-    """Print the plan of the run that `pretrain` would make of these settings; it is not begun.
+) -> Plan | None:
+    """Print the plan of what `pretrain` would do with these settings; it is not begun.
+
+    Of a run that was stopped, or is extended, that is its epochs that are left.
+
+    Returns:
+        The plan; None if the run is complete, which is said.
 
     Raises:
         UserError: as `pretrain` and `plan`.
     """
-    settings, _ = settings_for(dict(words), config)
+    flat = flattened(words)
+    settings, _ = settings_for(flat, config)
+    if extend:
+        settings = extending.extended(settings, "epochs" in flat)
+    settings = begun_before(located(settings))
+    folder, done = RunFolder(settings.folder), 0
+    if folder.has_run():
+        longer = extend and settings.run.epochs != folder.settings().run.epochs
+        if not longer and complete(folder, settings) is not None:
+            return None
+        done = _epochs_done(folder)
     found = _plan_of(settings, None, None, _HERE, 3, say)
-    _check_memory(found)
+    if done:
+        found = replace(found, epochs=found.epochs - done)
+        say(f"{done} of {counted(settings.run.epochs, 'epoch')} done before; the rest is planned")
+    _check_memory(found, "devices")
     for line in found.lines():
         say(line)
     return found
+
+
+def _epochs_done(folder: RunFolder) -> int:
+    """Whole epochs in the checkpoint that a run would be resumed from."""
+    path, content, damaged = latest_intact(folder.checkpoints)
+    if path is None and damaged:
+        raise damaged[0]
+    if path is None:
+        return 0
+    return int(content["loops"]["fit_loop"]["epoch_progress"]["current"]["processed"])
 
 
 def _plan_of(
@@ -135,20 +169,23 @@ def _plan_of(
         raise UserError(
             f"a batch of {batch} images cannot be divided among {devices} devices; give a "
             f"--batch_size that is a multiple of {devices}, such as {near}.",
-            parameter="gpus",
+            parameter="devices" if gpus is None else "gpus",
         )
-    count = float(len(load_split(settings.run, "pretrain"))) if images is None else images
-    return _planned(settings, count, devices, on, steps, say)
-
-
-def _planned(
-    settings: Settings, images: float, devices: int, on: str, steps: int, say: Callable[[str], None]
-) -> Plan:
-    share = settings.run.batch_size // devices
+    assumed = images is not None and settings.run.size is None
+    size = settings.run.size or LARGE
+    if images is None:
+        split = load_split(settings.run, "pretrain")
+        images, size = float(len(split)), settings.run.size or native_size(split)
     say(
         f"{settings.run.method}, {settings.model.backbone} of width {settings.model.width:g}, "
-        f"{counted(share, 'image')} on each of {counted(devices, 'device')}"
+        f"views of {size} px{' (assumed; give --size)' if assumed else ''}, "
+        f"{counted(batch // devices, 'image')} on each of {counted(devices, 'device')}"
     )
+    return _planned(settings.with_changes(size=size), images, devices, on, steps)
+
+
+def _planned(settings: Settings, images: float, devices: int, on: str, steps: int) -> Plan:
+    share = settings.run.batch_size // devices
     cores = CoreMeter()
     step = measured_step(
         settings, share, int(min(images, 1e9)), steps if on == _HERE else 0, devices
@@ -187,8 +224,12 @@ def _planned(
     )  # fmt: skip
 
 
-def _check_memory(found: Plan) -> None:
+def _check_memory(found: Plan, devices: str) -> None:
     """Check that a step fits into a device.
+
+    Args:
+        found: The plan.
+        devices: What the command calls their number.
 
     Raises:
         UserError: if not, with the batch that does.
@@ -212,7 +253,7 @@ def _check_memory(found: Plan) -> None:
     parts = next(n for n in range(1, share + 1) if share % n == 0 and share // n <= fits)
     raise UserError(
         f"{need}, and {has}; {fits} fit: --accumulate {parts} ({counted(share // parts, 'image')} "
-        f"at a time), --batch_size {fits * found.accumulate * found.gpus}, or --gpus "
-        f"{ceil(found.batch / (fits * found.accumulate))}.",
+        f"at a time), --batch_size {fits * found.accumulate * found.gpus}, or "
+        f"--{devices} {ceil(found.batch / (fits * found.accumulate))}.",
         parameter="batch_size",
     )

@@ -20,7 +20,7 @@ from unmix.config.figures import check_figure
 from unmix.errors import UserError, check_given
 from unmix.figures.style import style
 from unmix.figures.widths import inches
-from unmix.files import atomic_path
+from unmix.files import as_path, atomic_path
 from unmix.names import shown
 from unmix.training.console import say as print_line
 
@@ -121,7 +121,7 @@ def plot(
         "features": features, "seed": seed, "data": data, "data_dir": data_dir, "device": device,
         "threads": threads,
     }  # fmt: skip
-    given = [Path(run) for run in listed(runs)]
+    given = [as_path(run) for run in listed(runs)]
     name = check_figure(name, len(given), options)
     inches(width)
     files = _files(out, name, given, overwrite)
@@ -148,7 +148,7 @@ def _files(
         beside = Path(os.path.commonpath([run.absolute().parent for run in runs]))
         path = beside / "plots" / name
     else:
-        path = Path(out)
+        path = as_path(out)
         if path.is_dir():
             raise UserError(
                 f"{path} is a folder; give a file, such as {path / name}.png.", parameter="out"

@@ -27,6 +27,7 @@ from unmix.data.columns import Columns
 from unmix.embedding import Chunk, Chunks, Format, NamedSet, assemble
 from unmix.errors import UserError, check_number
 from unmix.evaluation.classifier import LoadedClassifier, read_head
+from unmix.files import as_path
 from unmix.hardware.threads import CoreMeter
 from unmix.names import shown, stored
 from unmix.training.console import quiet_libraries
@@ -89,7 +90,7 @@ def predict(
         UserError: if the file exists or cannot be written, the run has no classifier, or the data
             cannot be read.
     """
-    path = Path(out)
+    path = as_path(out)
     check_number("top", top, at_least=1)
     check_number("batch_size", batch_size, at_least=1)
     if path.suffix.lower() != ".csv" or path.is_dir():

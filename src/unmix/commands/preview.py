@@ -22,7 +22,7 @@ from unmix.display import counted
 from unmix.errors import UserError, check_choice, check_number
 from unmix.figures import mixtures
 from unmix.figures.saving import render
-from unmix.files import atomic_write
+from unmix.files import as_path, atomic_write
 from unmix.mixtures import (
     Cutout,
     ManifoldMixture,
@@ -118,7 +118,7 @@ def preview(
         UserError: if neither a mixture nor an augmentation is given, the mixture changes no image,
             or a value is out of range.
     """
-    path = _checked_path(Path(out))
+    path = _checked_path(as_path(out))
     check_number("n", n, at_least=1, at_most=_MOST)
     check_number("seed", seed, at_least=0)
     if size is not None:

@@ -17,6 +17,7 @@ from unmix.display import QUALITY, counted, measure_name
 from unmix.errors import UserError, check_choice, check_number
 from unmix.evaluation import quality as measures
 from unmix.evaluation.metrics import spread
+from unmix.files import as_path
 from unmix.hardware.threads import CoreMeter
 from unmix.html import escaped, table
 from unmix.names import in_words, shown
@@ -127,7 +128,7 @@ def quality(
     check_number("views", views, at_least=2)
     quiet_libraries()
     cores = CoreMeter()
-    paths = [Path(p) for run in runs for p in ([run] if isinstance(run, str | Path) else run)]
+    paths = [as_path(p) for run in runs for p in ([run] if isinstance(run, str | Path) else run)]
     if not paths:
         raise UserError("give at least one run folder.", parameter="runs", flag="RUN")
     finished = [FinishedRun.open(path, device) for path in paths]

@@ -13,6 +13,7 @@ from typing import Any
 from unmix.config.saved import is_run
 from unmix.errors import UserError, check_given
 from unmix.figures.progress import read_metrics
+from unmix.files import as_path
 from unmix.names import shown
 from unmix.results import ON, Evaluation, RunResults, load_results
 from unmix.rows import OF_IMAGES
@@ -40,7 +41,7 @@ def given_folders(runs: Sequence[Path | str]) -> tuple[list[Path], list[str]]:
     """
     for run in runs:
         check_given("runs", run, flag="RUN")
-    paths = [Path(run) for run in runs]
+    paths = [as_path(run) for run in runs]
     if not paths:
         raise UserError("RUN: no run was given; give one run folder or more.")
     for path in paths:

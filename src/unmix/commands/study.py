@@ -14,7 +14,7 @@ from unmix.commands.study_page import write_page
 from unmix.config.keywords import PretrainSettings
 from unmix.config.yaml_files import YamlError, parse_yaml
 from unmix.errors import UserError, check_choice, check_number
-from unmix.files import atomic_write
+from unmix.files import as_path, atomic_write
 from unmix.names import shown
 from unmix.studies import Study, StudyResults, read_study, run_study
 from unmix.studies.cells import NO_RESULT
@@ -82,7 +82,7 @@ def study(
     here = {word: value for word, value in sorted(settings.items()) if word in _HERE}
     given = {"vary": vary, "baseline": baseline, "config": config, **base}
     words = [word for word, value in given.items() if value not in (None, (), [])]
-    folder, planned = _plan(name, Path(out), vary, words, exploratory)
+    folder, planned = _plan(name, as_path(out), vary, words, exploratory)
     if planned is None:
         planned = Study.of(
             {
@@ -147,8 +147,8 @@ def show_study(
     Raises:
         UserError: if there is no such study, or a cell is damaged.
     """
-    path = Path(name)
-    folder = path if path.is_dir() else Path(out) / slug(path.stem if _is_file(name) else name)
+    path = as_path(name)
+    folder = path if path.is_dir() else as_path(out) / slug(path.stem if _is_file(name) else name)
     if not folder.is_dir():
         raise UserError(f"study: there is no folder {folder}; unmix study {name} begins it.")
     found = read_study(folder)
@@ -169,7 +169,7 @@ def _plan(
     if _is_file(name):
         if words:
             raise UserError(f"--{words[0]}: a study file says it already; change {name} instead.")
-        planned = Study.load(Path(name), exploratory=exploratory)
+        planned = Study.load(as_path(name), exploratory=exploratory)
         return out / planned.name, planned
     if os.sep in name or "/" in name:
         raise UserError(f"study: {name!r} is a path; give a name, or a file that ends in .yaml.")

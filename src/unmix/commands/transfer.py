@@ -25,6 +25,7 @@ from unmix.errors import UserError, check_choice
 from unmix.evaluation import PROTOCOLS, Task, evaluate
 from unmix.evaluation.labeled import Amount
 from unmix.figures.table import Cell, ResultsTable
+from unmix.files import as_path
 from unmix.hardware.threads import CoreMeter
 from unmix.names import shown
 from unmix.per_image import per_image
@@ -100,7 +101,7 @@ def transfer(
         NotSavedError: if a `results.json` cannot be written; its `rows` are the results.
         UserError: if a run is not complete, a data set has no classes, or a value is unknown.
     """
-    folders = [Path(run) for run in listed(runs)]
+    folders = [as_path(run) for run in listed(runs)]
     _check(folders, data, protocols, labels, epochs)
     quiet_libraries()
     cores = CoreMeter()

@@ -19,6 +19,7 @@ from unmix.config.saved import is_run
 from unmix.display import Answer
 from unmix.errors import UserError, check_given
 from unmix.figures.report_content import Picture, Report
+from unmix.files import as_path
 from unmix.names import shown
 from unmix.studies import read_study
 from unmix.studies.watching import State, is_running, run_state, study_state
@@ -62,7 +63,7 @@ def watched(runs: Sequence[Path | str | Sequence[Path | str]]) -> Watched:
     paths = []
     for given in listed(runs):
         check_given("runs", given, flag="RUN")
-        paths.append(Path(given))
+        paths.append(as_path(given))
     if not paths:
         raise UserError("RUN: nothing was given; give run folders, or the folder of a study.")
     studies = [path for path in paths if (path / "study.yaml").is_file()]

@@ -22,6 +22,7 @@ from unmix.synonyms import called, hint
 __all__ = ["HelpShown", "Parser", "underscored"]
 
 _BOOLEANS = ("yes", "no", "true", "false", "on", "off", "1", "0")
+_YesNo = argparse.BooleanOptionalAction
 _METAVARS = {int: "N", float: "X"}
 
 
@@ -205,11 +206,16 @@ class Parser(argparse.ArgumentParser):
 
     def _wrong_count(self, error: argparse.ArgumentError, args: list[str]) -> UserError:
         """The error for a flag with too few values, or a value where none is taken."""
-        flag = (error.argument_name or "").split("/")[0]
+        names = (error.argument_name or "").split("/")  # --unmix/--no-unmix
+        flag = names[0]
+        action = self._option_string_actions.get(flag)
+        if action is not None and action.nargs == 0:
+            for arg in args:
+                typed, equals, value = arg.partition("=")
+                if equals and typed in names:
+                    return _takes_no_value(typed, value, isinstance(action, _YesNo))
+            return UserError(f"{flag}: takes no value.")
         kind = self._kinds.get(flag, Kind())
-        if kind.base is bool:
-            given = next(arg for arg in args if arg.startswith(f"{flag}="))
-            return _takes_no_value(flag, given.partition("=")[2])
         count = "one value" if kind.count == 1 else f"{kind.count or 'one or more'} values"
         return UserError(f"{flag}: expects {count}.")
 
@@ -261,7 +267,7 @@ class Parser(argparse.ArgumentParser):
                 break
             given.append(value)
         if kind.base is bool:
-            return _takes_no_value(flag, given[0])
+            return _takes_no_value(flag, given[0], True)
         count = "one value" if kind.count == 1 else f"{kind.count} values"
         again = " For several seeds give the command once for each." if flag == "--seed" else ""
         whole = " ".join(given)
@@ -286,9 +292,10 @@ class Parser(argparse.ArgumentParser):
         return before
 
 
-def _takes_no_value(flag: str, given: str) -> UserError:
-    off = f"--no-{flag.removeprefix('--')}"
-    return UserError(f"{flag}: takes no value, got {given!r}; use {flag} or {off}.")
+def _takes_no_value(flag: str, given: str, has_off: bool) -> UserError:
+    name = flag.removeprefix("--").removeprefix("no-")
+    either = f"; use --{name} or --no-{name}" if has_off else ""
+    return UserError(f"{flag}: takes no value, got {given!r}{either}.")
 
 
 def _all_options() -> set[str]:
@@ -303,7 +310,7 @@ def _split(arg: str) -> list[str]:
 def _options(kind: Kind) -> dict[str, Any]:
     """The options of argparse for a type; values stay strings, which `parse` converts."""
     if kind.base is bool:
-        return {"action": argparse.BooleanOptionalAction}
+        return {"action": _YesNo}
     options: dict[str, Any] = {}
     if kind.count != 1:
         options["nargs"] = kind.count or "+"

@@ -21,6 +21,7 @@ from unmix.config.nested import flattened
 from unmix.config.yaml_files import INVALID, YamlError, parse_yaml
 from unmix.errors import UserError
 from unmix.files import read_text
+from unmix.schema import excerpt
 from unmix.synonyms import nearest
 
 __all__ = ["recipe", "recipe_in_full", "recipe_names", "recipe_text", "resolve", "summary"]
@@ -207,32 +208,49 @@ def resolve(
         config: A recipe's name or a YAML file, or several, of which later ones override earlier
             ones; without it the recipe METHOD-DATA is taken if it exists.
 
-    Where the user gives another backbone than the recipes that ship have, their settings of that
-    network, such as its width or patches, are left out.
+    Where the user gives a backbone of another kind than the recipes that ship have, such as timm's
+    for a ResNet, their settings of that network, such as its width or patches, are left out, also
+    where a file extends them. A ResNet in place of another keeps width and stem.
 
     Returns:
         The settings that differ from the program's defaults, and the names of the recipes used.
     """
     given = current(flattened(given))
-    configs = [config] if isinstance(config, (str, os.PathLike)) else list(config or ())
+    files = _named(config)
     chosen: dict[str, Any] = {}
     of_files: set[str] = set()
-    for name in configs:
-        settings = recipe(os.fspath(name))
-        chosen.update(settings)
-        known = os.fspath(name) in recipe_names()
-        of_files = of_files - settings.keys() if known else of_files | settings.keys()
+    for name in files:
+        chosen.update(recipe(name))
+        for layer in reversed(_layers(name)):
+            own = layer.settings.keys()
+            of_files = of_files - own if _is_recipe(layer.name) else of_files | own
     method = given.get("method", chosen.get("method", "moco"))
     data = given.get("data", chosen.get("data", "photos"))
-    automatic = [method] if configs else [method, f"{method}-{data}"]
-    if configs[:1] == [method]:
+    automatic = [method] if files else [method, f"{method}-{data}"]
+    if files[:1] == [method]:
         automatic = []
     used = [name for name in automatic if name in recipe_names()]
-    files = [os.fspath(name) for name in configs]
     layers = [layer.settings for name in used + files for layer in reversed(_layers(name))]
     left_out = _of_another_network({**layered(layers), **chosen}, given) - of_files
     kept = [{k: v for k, v in layer.items() if k not in left_out} for layer in layers]
     return layered([{"method": method, "data": data}, *kept, given]), used + files
+
+
+def _named(config: Any) -> list[str]:
+    """The recipes and files that `config` names.
+
+    Raises:
+        UserError: if it is, or holds, no name.
+    """
+    names = [config] if isinstance(config, (str, os.PathLike)) else config or ()
+    if not isinstance(names, (list, tuple)) or not all(
+        isinstance(name, (str, os.PathLike)) for name in names
+    ):
+        raise UserError(
+            f"{excerpt(config)} must be a recipe or a YAML file, or a list of these.",
+            parameter="config",
+        )
+    return [os.path.expanduser(name) for name in names]
 
 
 def _of_another_network(recipes: Mapping[str, Any], given: Mapping[str, Any]) -> set[str]:

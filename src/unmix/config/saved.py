@@ -10,6 +10,7 @@ from unmix.config.nested import flattened
 from unmix.config.settings import Settings
 from unmix.config.yaml_files import read_yaml, why_not
 from unmix.errors import UserError
+from unmix.files import as_path
 from unmix.schema import excerpt
 
 __all__ = ["check_method", "checked_settings", "is_run", "saved_settings"]
@@ -17,7 +18,7 @@ __all__ = ["check_method", "checked_settings", "is_run", "saved_settings"]
 
 def is_run(folder: Path | str) -> bool:
     """Whether a folder holds a run's settings."""
-    return (Path(folder) / "config.yaml").exists()
+    return (as_path(folder) / "config.yaml").exists()
 
 
 def saved_settings(folder: Path | str) -> dict[str, Any]:
@@ -26,7 +27,7 @@ def saved_settings(folder: Path | str) -> dict[str, Any]:
     Raises:
         UserError: if it does not exist or cannot be read.
     """
-    path = Path(folder)
+    path = as_path(folder)
     config = path / "config.yaml"
     if not path.is_dir():
         wrong = "this is a file" if path.exists() else "there is no such run folder"
@@ -60,7 +61,7 @@ def checked_settings(folder: Path | str) -> Settings:
     except UserError as error:
         own = " One of your own: set UNMIX_PLUGINS to its file."
         more = own if error.parameter in ("method", "unmix_mixture") else ""
-        raise UserError(f"{Path(folder) / 'config.yaml'}: {error}{more}") from None
+        raise UserError(f"{as_path(folder) / 'config.yaml'}: {error}{more}") from None
 
 
 def check_method(folder: Path | str, method: str) -> None:

@@ -24,6 +24,7 @@ from unmix.config.parameters import parameters_of
 from unmix.config.teacher import TEACHER, TeacherSettings
 from unmix.config.views import ViewSettings
 from unmix.errors import UserError
+from unmix.files import as_path
 from unmix.names import in_words, is_stream, name_of_stream
 from unmix.synonyms import hint
 
@@ -148,7 +149,7 @@ class Settings:
     def folder(self) -> Path:
         """The run folder: `run`, or runs/METHOD-DATA-MIXTURE-seedSEED."""
         if self.run.run is not None:
-            return Path(self.run.run)
+            return as_path(self.run.run)
         mixture = self.mixture.folder
         # Data given in Python has a colon, which not all file systems take.
         data = Path(self.run.data).name.replace(":", "-") or "data"

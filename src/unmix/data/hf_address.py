@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from unmix.errors import UserError
+from unmix.files import as_path
 from unmix.names import HUGGING_FACE
 
 __all__ = ["Address", "splits_of"]
@@ -50,9 +50,7 @@ class Address:
 
 
 def _is_path(text: str) -> bool:
-    return text.startswith(("/", "./", "../", "~")) or (
-        text != "" and Path(text).expanduser().exists()
-    )
+    return text.startswith(("/", "./", "../", "~")) or (text != "" and as_path(text).exists())
 
 
 def splits_of(address: Address, data: str) -> dict[str, Any]:
@@ -68,7 +66,7 @@ def splits_of(address: Address, data: str) -> dict[str, Any]:
             f"{data} needs the datasets package: pip install 'unmix[hf]'", parameter="data"
         ) from None
     datasets.disable_progress_bars()
-    path = Path(address.name).expanduser()
+    path = as_path(address.name)
     if address.local and not path.exists():
         raise UserError(f"there is no {address.name}.", parameter="data")
     try:

@@ -24,7 +24,7 @@ from unmix.data.presence import file_modes
 from unmix.data.splits import split_names
 from unmix.data.tables import Table, read_table
 from unmix.errors import UserError
-from unmix.files import kind_of
+from unmix.files import as_path, kind_of
 from unmix.names import shown
 
 __all__ = ["load_list"]
@@ -71,7 +71,7 @@ def load_list(
         UserError: if the list cannot be read, no image is there, columns or splits are not known,
             or there is no test split.
     """
-    path = path.expanduser().absolute()
+    path = as_path(path).absolute()
     words = [train_split, test_split, columns, sorted(extensions())]
     kept = ListCache(path, words, cache)
     found = kept.find()

@@ -23,6 +23,7 @@ from unmix.data.streams.loading import Reading
 from unmix.data.tables import KINDS, is_list
 from unmix.data.tensor_sets import CIFAR10, CIFAR100, DIGITS, STL10
 from unmix.errors import UserError, byte_count, check_choice
+from unmix.files import as_path
 from unmix.names import HUGGING_FACE, is_python, is_stream
 
 __all__ = ["DATA_SETS", "Lists", "Shards", "load", "path_of", "with_path"]
@@ -166,7 +167,7 @@ def load(
             f"with {data_set.layout}.",
             parameter="download",
         )
-    root = None if data_dir is None else Path(data_dir).expanduser()
+    root = None if data_dir is None else as_path(data_dir)
     return data_set.read(data_set, Request(split, root, skipped, download, how))
 
 
@@ -184,7 +185,7 @@ def with_path(data: str, path: str) -> str:
 
 
 def _is_folder_of_shards(name: str) -> bool:
-    folder = Path(name).expanduser()
+    folder = as_path(name)
     return bool(name) and folder.is_dir() and not holds_pack(folder) and holds_shards(folder)
 
 
@@ -196,7 +197,7 @@ def _place(name: str) -> Path:
             "unmix.pretrain(run=..., data=...); to measure it, give a folder or a name.",
             parameter="data",
         )
-    place = Path(name).expanduser()
+    place = as_path(name)
     if name and (place.is_dir() or (place.is_file() and is_list(place))):
         return place
     if place.exists() and name:
@@ -216,4 +217,4 @@ def _place(name: str) -> Path:
 
 def _cache_folder(given: str | os.PathLike[str] | None) -> Path:
     # Only where something is kept: a user may have no home.
-    return default_folder() if given is None else Path(given).expanduser()
+    return default_folder() if given is None else as_path(given)

@@ -13,6 +13,7 @@ from torchvision.transforms.functional import pil_to_tensor
 
 from unmix.data.decoding import BrokenImage, Decoding, decode
 from unmix.errors import UserError
+from unmix.files import as_path
 
 __all__ = ["Annotated", "BoxImages", "Noted", "load_boxes", "within"]
 
@@ -129,7 +130,7 @@ def load_boxes(
     from unmix.detection.coco import coco_files, load_coco
     from unmix.detection.voc import load_voc, voc_folder
 
-    folder = Path(data).expanduser()
+    folder = as_path(data)
     if not folder.is_dir():
         raise UserError(f"there is no folder {folder}.", parameter="data")
     if (root := voc_folder(folder)) is not None:

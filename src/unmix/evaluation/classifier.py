@@ -20,7 +20,7 @@ from unmix.checksums import (
 from unmix.errors import UserError
 from unmix.evaluation.encoder import LoadedEncoder, load_encoder, read_weights
 from unmix.evaluation.finetuning import Classifier
-from unmix.files import atomic_path
+from unmix.files import as_path, atomic_path
 from unmix.schema import checked
 
 __all__ = ["HEAD_FILE", "LoadedClassifier", "load_classifier", "read_head", "write_head"]
@@ -86,7 +86,7 @@ def load_classifier(folder: Path | str, *, device: torch.device | str = "cpu") -
         UserError: if there is no classifier, it is damaged, or it is of another encoder.
     """
     encoder = load_encoder(folder, device=device)
-    path = Path(folder)
+    path = as_path(folder)
     return read_head(path if path.is_dir() else path.parent, encoder)
 
 

@@ -21,7 +21,7 @@ from unmix.data.bit_depth import Range
 from unmix.data.listing import list_tree
 from unmix.data.python_images import as_batch, given_uint8, is_path, warn_of_unknown_range
 from unmix.errors import UserError, check_number
-from unmix.files import parse_json
+from unmix.files import as_path, parse_json
 from unmix.methods import method_class
 from unmix.views import Views, preset
 
@@ -200,7 +200,7 @@ def load_encoder(
         UserError: if the file is missing or damaged, has no facts to build the encoder, or its
             weights do not match them.
     """
-    path = Path(folder)
+    path = as_path(folder)
     path = encoder_file(path) if path.is_dir() else path
     weights, facts = read_encoder(path)
     backbone, views = build_encoder(path, facts, channels_last)

@@ -10,7 +10,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from unmix.config.augmentation import layered
 from unmix.config.catalog import catalog
+from unmix.config.earlier import current
+from unmix.config.nested import flattened
+from unmix.config.recipes import resolve
 from unmix.errors import UserError, check_choice
 from unmix.names import in_words
 from unmix.schema import excerpt
@@ -19,6 +23,7 @@ __all__ = [
     "Condition",
     "comparisons_of",
     "conditions_of",
+    "flat_settings",
     "mixture_settings",
     "parse_seeds",
     "possible",
@@ -61,10 +66,10 @@ def conditions_of(content: Mapping[str, Any], where: str) -> dict[str, Condition
     if ("conditions" in content) == ("vary" in content):
         raise UserError(f"{where}: needs conditions: (by name) or vary: (by factor), one of them.")
     if "vary" in content:
-        return _crossed(content["vary"], where)
+        return _crossed(content, where)
     found = {}
     for name, settings in content["conditions"].items():
-        found[str(name)] = _condition(str(name), settings or {}, "", content, where)
+        found[str(name)] = _condition(str(name), settings or {}, "", where)
     if not found:
         raise UserError(f"{where}: conditions is empty; give two or more.")
     for condition in found.values():
@@ -79,15 +84,26 @@ def conditions_of(content: Mapping[str, Any], where: str) -> dict[str, Condition
     return found
 
 
-def _condition(
-    name: str, settings: Any, group: str, content: Mapping[str, Any], where: str
-) -> Condition:
+def flat_settings(settings: Mapping[Any, Any], of: str) -> dict[str, Any]:
+    """Settings by their present and flat names, under which later ones override earlier ones.
+
+    Raises:
+        UserError: if one is given twice; it begins with `of`.
+    """
+    try:
+        return current(flattened({str(name): value for name, value in settings.items()}))
+    except UserError as error:
+        raise UserError(f"{of}: {error.on_command_line()}") from None
+
+
+def _condition(name: str, settings: Any, group: str, where: str) -> Condition:
     if not isinstance(settings, Mapping):
         raise UserError(f"{where}: condition {name!r} is {settings!r}; it must be a mapping.")
     like = [key for key in _LIKE if key in settings]
     if len(like) > 1:
         raise UserError(f"condition {name!r}: takes one of {in_words(list(_LIKE))}.")
-    own = {str(k): v for k, v in settings.items() if k not in (*_LIKE, "seeds")}
+    stated = {k: v for k, v in settings.items() if k not in (*_LIKE, "seeds")}
+    own = flat_settings(stated, f"condition {name!r}")
     seeds = None
     if "seeds" in settings:
         seeds = parse_seeds(settings["seeds"], f"condition {name!r}: seeds")
@@ -96,12 +112,15 @@ def _condition(
     return Condition(name, own, str(settings[like[0]]), _LIKE[like[0]], group, seeds)
 
 
-def _crossed(factors: Mapping[str, Any], where: str) -> dict[str, Condition]:
+def _crossed(content: Mapping[str, Any], where: str) -> dict[str, Condition]:
     """Every combination of the factors' levels; the levels of all but the last are a family."""
+    factors = content["vary"]
     levels: list[list[tuple[str, Mapping[str, Any]]]] = []
     for factor, values in factors.items():
         if isinstance(values, Mapping):
-            levels.append([(str(name), settings or {}) for name, settings in values.items()])
+            levels.append(
+                [_named_level(f"{where}: vary {factor}", *each) for each in values.items()]
+            )
         elif isinstance(values, Sequence) and not isinstance(values, str):
             levels.append([_level(str(factor), value) for value in values])
         else:
@@ -116,39 +135,81 @@ def _crossed(factors: Mapping[str, Any], where: str) -> dict[str, Condition]:
     count = math.prod(map(len, levels))
     if count > _MOST:
         raise UserError(f"{where}: vary has {count:,} combinations; at most {_MOST:,} are trained.")
+    mixtures = list(factors).index("mixture") if _are_words(factors.get("mixture")) else None
+    if mixtures is not None:
+        for key in ("unmix_rule", "unmix_mixture"):
+            if content.get("base", {}).get(key) is not None:
+                raise UserError(
+                    f"{where}: base: {key} is what the levels of mixture say; write it there, as "
+                    "RULE or RULE:MIXTURE, such as imix or unmix:fmix."
+                )
     found = {}
     for combination in itertools.product(*levels):
         names = [name for name, _ in combination]
+        name = ", ".join(names)
         settings: dict[str, Any] = {}
         for _, own in combination:
             settings |= own
-        name = ", ".join(names)
-        found[name] = _condition(name, settings, ", ".join(names[:-1]), {}, where)
+        if mixtures is not None:
+            beneath = _with_recipes(name, settings, content)
+            settings |= mixture_settings(names[mixtures], beneath)
+        found[name] = _condition(name, settings, ", ".join(names[:-1]), where)
     return found
 
 
+def _are_words(values: Any) -> bool:
+    return values is not None and not isinstance(values, Mapping)
+
+
+def _named_level(factor: str, name: Any, settings: Any) -> tuple[str, Mapping[str, Any]]:
+    if not isinstance(settings or {}, Mapping):
+        raise UserError(f"{factor}: {name} is {excerpt(settings)}; it must be a mapping.")
+    return str(name), flat_settings(settings or {}, f"{factor}: {name}")
+
+
 def _level(factor: str, value: Any) -> tuple[str, Mapping[str, Any]]:
-    """A level's name and settings; methods and mixtures go by their own names."""
+    """A level's name and settings; methods and mixtures go by their own names.
+
+    What a mixture's are, depends on the settings that are beneath it.
+    """
     if factor == "mixture":
-        return str(value), mixture_settings(str(value))
+        mixture_settings(str(value))
+        return str(value), {}
     name = _word(value) if factor == "method" else f"{factor}={_word(value)}"
     return name, {factor: value}
 
 
-def mixture_settings(word: str) -> dict[str, Any]:
+def mixture_settings(word: str, beneath: Iterable[str] = ()) -> dict[str, Any]:
     """The settings of none, IM, a rule such as imix, or RULE:MIXTURE such as unmix:fmix.
+
+    Args:
+        word: The mixture.
+        beneath: Names of settings that these override, such as a recipe's. Of those that would be
+            another mixture the level says that it has none, since it is called by its own alone.
 
     Raises:
         UserError: for another word.
     """
+    nothing: dict[str, Any] = {"IM": False, "unmix": False, "unmix_mixture": None}
+    found = {name: value for name, value in nothing.items() if name in beneath}
     if word == "none":
-        return {}
+        return found
     if word == "IM":
-        return {"IM": True}
+        return {**found, "IM": True}
     rule, _, mixture = word.partition(":")
     check_choice("mixture", rule, ["none", "IM", *catalog().rules])
-    found = {"unmix": True, "unmix_rule": rule}
+    found |= {"unmix": True, "unmix_rule": rule}
     return {**found, "unmix_mixture": mixture} if mixture else found
+
+
+def _with_recipes(
+    name: str, settings: Mapping[str, Any], content: Mapping[str, Any]
+) -> dict[str, Any]:
+    """The settings of a condition with those beneath: the study's base, and the recipes."""
+    try:
+        return resolve(layered([content.get("base", {}), settings]), content.get("config"))[0]
+    except UserError as error:
+        raise UserError(f"condition {name!r}: {error.on_command_line()}") from None
 
 
 def possible(
@@ -161,8 +222,8 @@ def possible(
     """
     found, left_out = {}, []
     for name, condition in conditions.items():
-        words = {**content.get("base", {}), **condition.settings}
-        rule, method = str(words.get("unmix_rule", "unmix")), str(words.get("method", "moco"))
+        words = _with_recipes(name, condition.settings, content)
+        rule, method = str(words.get("unmix_rule", "unmix")), str(words["method"])
         known = words.get("unmix") and rule in catalog().rules and method in catalog().methods
         why = catalog().methods[method].facts["why_not"][rule] if known else None
         if why is None:

@@ -11,7 +11,7 @@ from typing import Annotated, Any
 
 from unmix.config import Settings
 from unmix.config.augmentation import layered
-from unmix.config.compatibility import check_teacher
+from unmix.config.compatibility import check_rule, check_teacher
 from unmix.config.yaml_files import read_yaml, why_not
 from unmix.errors import UserError, check_choice
 from unmix.schema import Between, Check, checked
@@ -20,6 +20,7 @@ from unmix.studies.conditions import (
     Condition,
     comparisons_of,
     conditions_of,
+    flat_settings,
     parse_seeds,
     possible,
     seeds_as_typed,
@@ -44,11 +45,15 @@ _RUN_ONLY = ("seed", "run")
 _NO_FILE = "study"  # what messages call a study that flags describe
 
 
+def _are_recipes(config: Any) -> bool:
+    return all(isinstance(it, str) for it in (config if isinstance(config, list) else [config]))
+
+
 @dataclass(frozen=True)
 class _Flags:
     """What a study file may say beside its conditions, which `conditions.py` checks."""
 
-    config: Annotated[Any, Check(lambda it: isinstance(it, str | list), "a recipe or a list")] = ""
+    config: Annotated[Any, Check(_are_recipes, "a recipe or a list of recipes")] = ""
     name: Annotated[Any, Check(lambda it: isinstance(it, str | int), "a text")] = ""
     about: str = ""
     exploratory: bool = False
@@ -132,6 +137,8 @@ class Study:
             if not isinstance(content.get(key, {}), Mapping):
                 raise UserError(f"{where}: {key} is {content[key]!r}; it must be a mapping.")
         flags = checked(_Flags, content, where)
+        base = flat_settings(content.get("base", {}), f"{where}: base")
+        content = {**content, "base": base}
         conditions, left_out = possible(conditions_of(content, where), content)
         published = {str(name): str(text) for name, text in content.get("published", {}).items()}
         for condition in published:
@@ -143,7 +150,7 @@ class Study:
             name=slug(str(content.get("name", name))),
             conditions=conditions,
             seeds=parse_seeds(content.get("seeds", [0]), f"{where}: seeds"),
-            base=dict(content.get("base", {})),
+            base=base,
             config=content.get("config"),
             comparisons=comparisons_of(content, conditions, where),
             protocols=protocols,
@@ -193,6 +200,7 @@ class Study:
         """
         try:
             found = settings_for(self.settings(condition, seed, epochs), self.config)[0]
+            check_rule(found)
             check_teacher(found)
             return found
         except UserError as error:

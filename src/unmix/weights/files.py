@@ -16,7 +16,7 @@ import torch
 from unmix.checksums import checksum_differs
 from unmix.display import memory
 from unmix.errors import UserError
-from unmix.files import read_json
+from unmix.files import as_path, read_json
 from unmix.names import shown
 
 __all__ = ["Checkpoint", "read_checkpoint", "sha256_of"]
@@ -94,7 +94,7 @@ def read_checkpoint(path: Path | str) -> Checkpoint:
         UserError: if it does not exist, is damaged or of another kind, or holds objects that only
             running their code could load; with the reason and the way out.
     """
-    path = _file(Path(path).expanduser())
+    path = _file(as_path(path))
     try:
         with path.open("rb") as file:
             start = file.read(512)

@@ -17,6 +17,7 @@ from torch import nn
 
 from unmix.display import method_name
 from unmix.errors import UserError
+from unmix.files import as_path
 from unmix.names import shown
 from unmix.synonyms import nearest
 from unmix.weights.facts import facts_of, heads_of
@@ -144,7 +145,7 @@ def open_weights(weights: str, sha256: str | None = None) -> Weights:
             parameter="init",
         )
     else:
-        path, preparation = _own_file(Path(weights).expanduser()), None
+        path, preparation = _own_file(as_path(weights)), None
     checkpoint = read_checkpoint(path)
     _check_no_run(checkpoint)
     digest = sha256_of(checkpoint.path)

@@ -15,6 +15,7 @@ from pathlib import Path
 from filelock import FileLock
 
 from unmix.data.streams.remote import FULL
+from unmix.files import as_path
 
 __all__ = ["ShardCache", "default_folder", "key_of"]
 
@@ -28,7 +29,7 @@ _ABANDONED = 3600.0  # seconds since a part of another machine was written to
 def default_folder() -> Path:
     """`$UNMIX_CACHE`, or `$XDG_CACHE_HOME/unmix`, by default `~/.cache/unmix`."""
     if own := os.environ.get("UNMIX_CACHE"):
-        return Path(own).expanduser()
+        return as_path(own)
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "unmix"
 
 

@@ -15,7 +15,7 @@ from unmix.data.fingerprint import Fingerprint
 from unmix.data.registry import path_of, with_path
 from unmix.data.streams.locations import absolute_spec
 from unmix.errors import UserError
-from unmix.files import atomic_write, read_json
+from unmix.files import as_path, atomic_write, read_json
 from unmix.names import NO_DATA, is_stream, shown
 from unmix.schema import checked
 from unmix.weights.names import is_name
@@ -125,7 +125,7 @@ def absolute(path: str) -> str:
     """The absolute path, without a trailing slash; of shards, the same shards."""
     if is_stream(path):
         return absolute_spec(path)
-    whole = Path(path).expanduser().absolute()
+    whole = as_path(path).absolute()
     return str(whole.resolve() if os.pardir in whole.parts else whole)
 
 
@@ -134,7 +134,7 @@ def located_data(data: str) -> str:
     if is_stream(data):
         return absolute(data)
     path = path_of(data)
-    if path is None or not Path(path).expanduser().exists():
+    if path is None or not as_path(path).exists():
         return data  # messages about a missing folder name it as typed
     return with_path(data, absolute(path))
 
@@ -151,7 +151,7 @@ def located(settings: Settings) -> Settings:
         changes["teacher"] = absolute(teacher)
     if (data := located_data(run.data)) != run.data:
         changes["data"] = data
-    if run.data_dir is not None and (run.download or Path(run.data_dir).expanduser().exists()):
+    if run.data_dir is not None and (run.download or as_path(run.data_dir).exists()):
         changes["data_dir"] = absolute(run.data_dir)
     return settings.with_changes(**changes) if changes else settings
 
@@ -169,7 +169,7 @@ def own_split(data: str, split: str | None, elsewhere: bool = False) -> str | No
     path = path_of(data)
     if path is None or split is None:
         return None
-    place = Path(path).expanduser()
+    place = as_path(path)
     if place.is_dir() and path == data:
         return split if (place / split).is_dir() else None
     return None if elsewhere else split
@@ -187,7 +187,7 @@ def check_there(data: str) -> None:
         )
     # Of shards, those that are missing are named when they are looked for.
     path = path_of(data)
-    if path is not None and not Path(path).expanduser().exists():
+    if path is not None and not as_path(path).exists():
         raise UserError(
             f"--data: the run's images were in {path}, which does not exist; give --data with the "
             "folder where they are now."
@@ -203,7 +203,7 @@ def same_place(a: str | None, b: str | None) -> bool:
     here, there = path_of(a), path_of(b)
     if here is None or there is None or with_path(a, "") != with_path(b, ""):
         return False
-    one, other = Path(here).expanduser(), Path(there).expanduser()
+    one, other = as_path(here), as_path(there)
     try:
         return one.samefile(other)
     except OSError:

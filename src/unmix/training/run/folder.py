@@ -20,7 +20,7 @@ from unmix.config.saved import checked_settings, saved_settings
 from unmix.data.registry import path_of
 from unmix.display import counted
 from unmix.errors import UserError, check_given, renamed
-from unmix.files import atomic_path, atomic_write
+from unmix.files import as_path, atomic_path, atomic_write
 from unmix.names import is_python, is_stream, shown
 from unmix.training.run.checkpoints import LAST, PREVIOUS
 from unmix.training.run.data_record import DATA_RECORD, same_place
@@ -49,7 +49,7 @@ class RunFolder:
 
     def __init__(self, path: Path | str) -> None:
         check_given("run", path)
-        self.path = Path(path)
+        self.path = as_path(path)
         self.config = self.path / "config.yaml"
         self.data = self.path / DATA_RECORD
         self.metrics = self.path / "metrics.csv"

@@ -10,7 +10,6 @@ import sys
 import uuid
 from argparse import Namespace
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -19,7 +18,7 @@ from lightning.pytorch.utilities import rank_zero_only
 
 from unmix.config import Settings
 from unmix.errors import UserError
-from unmix.files import atomic_write, read_json
+from unmix.files import as_path, atomic_write, read_json
 from unmix.names import shown
 from unmix.training.console import is_leader, say
 from unmix.training.run.folder import RunFolder
@@ -174,7 +173,7 @@ def _has_password(host: str) -> bool:
     given = os.environ.get("NETRC")
     for path in [given] if given else ["~/.netrc", "~/_netrc"]:
         try:
-            if netrc.netrc(Path(path).expanduser()).authenticators(host) is not None:
+            if netrc.netrc(as_path(path)).authenticators(host) is not None:
                 return True
         except (OSError, netrc.NetrcParseError):
             continue
