@@ -172,9 +172,7 @@ def test_a_run_is_not_made_of_weights_that_lack_some(tmp_path: Path):
     state = small(6).state_dict()
     del state["layer4.0.bn2.weight"]
     torch.save({"state_dict": state}, tmp_path / "w.pth")
-    with pytest.raises(
-        UserError, match=r"lacks 1 of the \d+ tensors of .*: layer4\.0\.bn2"
-    ):
+    with pytest.raises(UserError, match=r"lacks 1 of the \d+ tensors of .*: layer4\.0\.bn2"):
         import_weights(str(tmp_path / "w.pth"), run=tmp_path / "w", say=silent)
     assert not (tmp_path / "w").exists()
 
