@@ -21,7 +21,6 @@ from unmix.config.parameters import Parameter, about, parameters_of
 from unmix.config.teacher import TEACHER, TeacherSettings
 from unmix.credit import RULES
 from unmix.errors import UserError
-from unmix.files import as_path
 from unmix.methods import METHODS, Method
 from unmix.mixtures import MIXTURES, MixtureOperator
 from unmix.mixtures.fields import settings_of
@@ -288,7 +287,7 @@ def _file(kind: type) -> Path | None:
 def _path(place: str) -> str:
     """The file that a place is, or what it is called."""
     if place.endswith(".py"):
-        return str(as_path(place).resolve())
+        return str(Path(place).expanduser().resolve())
     module = sys.modules.get(place)
     return str(Path(getattr(module, "__file__", None) or place).resolve())
 
