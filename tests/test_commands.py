@@ -133,6 +133,8 @@ def test_encoder_files_that_cannot_be_used_are_told_in_one_line(finished: Path, 
         assert "\n" not in str(caught.value)
         return str(caught.value)
 
+    assert "has no encoder.safetensors; give a run folder" in message()
+    (tmp_path / "config.yaml").touch()
     assert "has no encoder.safetensors; it is written when a run ends" in message()
     path.write_bytes(source.read_bytes()[:-100])
     assert "is damaged or not a safetensors file" in message()

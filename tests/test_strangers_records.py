@@ -94,10 +94,11 @@ def test_damaged_metrics_do_not_stop_what_watches(tmp_path: Path, row: str) -> N
 
 def test_every_wrong_result_of_a_fine_tuning_is_one_line(tmp_path: Path) -> None:
     work, path = WorkFolder(tmp_path), tmp_path / "result.json"
-    (tmp_path / "settings.json").write_text("{}")
+    settings = {"prepares": ""}
+    (tmp_path / "settings.json").write_text(json.dumps(settings))
 
     def read() -> None:
-        found = work.result({}, overwrite=False)
+        found = work.result(settings, overwrite=False)
         assert found is not None
         line_of(found)
 
@@ -108,7 +109,7 @@ def test_every_wrong_result_of_a_fine_tuning_is_one_line(tmp_path: Path) -> None
             assert line.startswith(f"{path}: ")
             assert line.endswith("Give --overwrite to train again.")
             wrong += 1
-        assert work.result({}, overwrite=True) is None
+        assert work.result(settings, overwrite=True) is None
     assert wrong > 50
 
 

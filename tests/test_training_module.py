@@ -275,7 +275,8 @@ def test_the_method_is_told_how_far_the_run_is(monkeypatch: pytest.MonkeyPatch) 
     told: list[Progress] = []
     monkeypatch.setattr(MoCo, "begin_step", lambda self, progress: told.append(progress))
     train(module_of())
-    assert told == [Progress(i, 2 * STEPS, STEPS, 0) for i in range(2 * STEPS)]
+    whole = 2 * STEPS
+    assert told == [Progress(i, whole, STEPS, 0, run_steps=whole) for i in range(whole)]
 
 
 def test_an_epochs_loss_is_the_mean_over_its_samples_not_over_its_batches(
