@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,6 +21,7 @@ __all__ = [
     "PLACEHOLDER",
     "checksum_differs",
     "safetensors_bytes",
+    "weight_bytes",
     "weights_digest",
     "with_checksum",
 ]
@@ -77,12 +78,18 @@ def checksum_differs(path: Path) -> bool:
     return digest.hexdigest().encode() != entry[1]
 
 
-def weights_digest(weights: Mapping[str, Tensor]) -> str:
-    """Digest of weights, of their names and bytes in their order."""
+def weight_bytes(weights: Mapping[str, Tensor]) -> Iterator[bytes]:
+    """What identifies weights: their names and bytes, one tensor after the other."""
     import torch  # only here, as above
 
-    digest = hashlib.blake2b()
     for name, value in weights.items():
         flat = value.detach().cpu().contiguous().reshape(-1)
-        digest.update(name.encode() + flat.view(torch.uint8).numpy().tobytes())
+        yield name.encode() + flat.view(torch.uint8).numpy().tobytes()
+
+
+def weights_digest(weights: Mapping[str, Tensor]) -> str:
+    """Digest of weights."""
+    digest = hashlib.blake2b()
+    for part in weight_bytes(weights):
+        digest.update(part)
     return digest.hexdigest()

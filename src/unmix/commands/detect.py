@@ -17,8 +17,8 @@ from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
 from torchvision.models.detection import FasterRCNN
 
+from unmix.checksums import weight_bytes
 from unmix.commands.finished import FinishedRun, Say, located_data
-from unmix.commands.fitting import bytes_of
 from unmix.commands.rows import NotSavedError
 from unmix.detection import BoxImages, Detector, evaluate, faster_rcnn, load_boxes, train
 from unmix.detection.training import DetectionSchedule, average_precision_metric
@@ -162,7 +162,8 @@ def _folder(finished: FinishedRun, words: Mapping[str, Any], images: BoxImages) 
         size = one.path.stat().st_size if one.path.is_file() else 0
         digest.update(f"{one.path.name} {size} ".encode(errors="surrogateescape"))
         digest.update(one.boxes.numpy().tobytes() + one.labels.numpy().tobytes())
-    digest.update(bytes_of(finished))
+    for part in weight_bytes(finished.encoder.backbone.state_dict()):
+        digest.update(part)
     return finished.folder.path / "detection" / digest.hexdigest()
 
 

@@ -39,7 +39,7 @@ from unmix.training.run.folder import RunFolder
 from unmix.training.run.lock import run_lock
 from unmix.training.run.trainer import errors_of_users
 
-__all__ = ["Labeled", "WorkFolder", "bytes_of", "choose_settings", "train", "untrained"]
+__all__ = ["Labeled", "WorkFolder", "choose_settings", "train", "untrained"]
 
 _Tried = dict[str, Annotated[float, Between(-1, 1)]]
 _RESULT, _LIST, _TRIED = "result.json", "labels.txt", "select.json"
@@ -368,14 +368,6 @@ def _start(work: WorkFolder, say: Say) -> Path | None:
     if path is not None:
         say(f"continuing after epoch {content['finished_epochs']}")
     return path
-
-
-def bytes_of(finished: FinishedRun) -> bytes:
-    """What identifies the encoder: its weights."""
-    parts: list[bytes] = []
-    for name, value in finished.encoder.backbone.state_dict().items():
-        parts += [name.encode(), value.detach().cpu().contiguous().numpy().tobytes()]
-    return b"".join(parts)
 
 
 def _read(path: Path, remedy: str) -> dict[str, Any] | None:
