@@ -643,6 +643,27 @@ def test_a_cache_that_is_too_small_for_the_order_is_not_filled(
     assert any("--cache_size" in note for note in images.notes) != copies
 
 
+@pytest.mark.parametrize("removals", [1, 100])
+def test_a_copy_that_is_removed_before_it_is_open_is_made_again_or_done_without(
+    server: Server, monkeypatch: pytest.MonkeyPatch, removals: int
+) -> None:
+    """Another thread needed the room, between the copy's being found and opened."""
+    write_shards(server.folder, [4] * 3)
+    real, left = store.open_regular, removals
+
+    def open_regular(path: str | Path) -> int:
+        nonlocal left
+        if left > 0:
+            left -= 1
+            Path(path).unlink()
+        return real(path)
+
+    monkeypatch.setattr(store, "open_regular", open_regular)
+    images = shards(f"{server.url}/train-{{0000..0002}}.tar")
+    assert left < removals
+    assert contents(images) == expected(12)
+
+
 def test_images_without_a_label_among_others_are_noted(tmp_path: Path) -> None:
     write_shards(tmp_path, [4])
     write_shards(tmp_path, [3], "more", classes=0)

@@ -34,6 +34,7 @@ _OPEN = 256
 _WINDOW = 1 << 22
 _AT_ONCE = 16
 _COPIES = 4
+_TRIES = 3  # at opening a copy that is removed before it is open
 _HELD_BYTES = 1 << 28  # of images that are requested at the same time
 
 
@@ -64,6 +65,10 @@ class Shard:
         return self.url.partition("://")[2] or self.url
 
 
+class _RemovedError(ShardError):
+    """A file that is not there, or not any more."""
+
+
 class _File:
     """A local file."""
 
@@ -71,6 +76,8 @@ class _File:
         self.url = url
         try:
             self.descriptor = open_regular(path)
+        except FileNotFoundError as error:
+            raise _RemovedError(f"{url}: this shard cannot be read ({error.strerror}).") from None
         except OSError as error:
             reason = error.strerror or type(error).__name__
             raise ShardError(f"{url}: this shard cannot be read ({reason}).") from None
@@ -228,12 +235,23 @@ class ShardStore:
 
     def _source(self, number: int) -> _File | _Remote:
         """A shard, as a local file if it is one or may be copied."""
+        return self._file(number, make=True) or _Remote(self.shards[number])
+
+    def _file(self, number: int, make: bool) -> _File | None:
+        """A shard as a local file: itself, its copy, or a copy that is made; None without one.
+
+        Another thread or process may remove a copy, to make room for its own, before it is open.
+        """
         shard = self.shards[number]
-        path = local_path(shard.url)
-        if path is not None:
+        if (path := local_path(shard.url)) is not None:
             return _File(path, shard.url)
-        copy = self._copy(number, wait=True) if self.copies else self._found(number)
-        return _Remote(shard) if copy is None else _File(copy, shard.url)
+        for _ in range(_TRIES):
+            copy = self._copy(number, wait=True) if make and self.copies else self._found(number)
+            if copy is None:
+                break
+            with suppress(_RemovedError):
+                return _File(copy, shard.url)
+        return None
 
     def _found(self, number: int) -> Path | None:
         shard = self.shards[number]
@@ -275,17 +293,13 @@ class ShardStore:
             )  # fmt: skip
 
     def _opened(self, number: int, make: bool) -> _File | None:
-        """A local file of a shard: itself, its copy, or a copy that is made."""
+        """As `_file`, kept open for the images that are read next."""
         if number in self._open:
             self._open.move_to_end(number)
             return self._open[number]
-        shard = self.shards[number]
-        path: str | Path | None = local_path(shard.url)
-        if path is None:
-            path = self._copy(number, wait=True) if make and self.copies else self._found(number)
-        if path is None:
+        if (file := self._file(number, make)) is None:
             return None
-        self._open[number] = _File(path, shard.url)
+        self._open[number] = file
         while len(self._open) > _OPEN:
             self._open.popitem(last=False)
         return self._open[number]
