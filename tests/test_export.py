@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import pickle
+import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -22,7 +23,7 @@ import unmix
 from runs import MOCO_RUN, TINY_RUN
 from unmix.backbones import BACKBONES, RESNETS, build
 from unmix.cli import main
-from unmix.commands import export, import_weights
+from unmix.commands import export, import_weights, load_method
 from unmix.commands.export import _staged
 from unmix.data.reading import resize_image
 from unmix.errors import UserError
@@ -32,6 +33,7 @@ from unmix.export.detectron2 import detectron2_name
 from unmix.methods import method_class
 from unmix.training import pretrain
 from unmix.training.console import silent
+from unmix.training.run.checkpoints import AtomicCheckpoints
 from unmix.training.run.folder import RunFolder
 
 KINDS: dict[str, dict[str, Any]] = {
@@ -487,3 +489,97 @@ def test_a_full_disk_leaves_nothing(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="No space left on device"):
         written()
     assert not list(tmp_path.iterdir())
+
+
+# --- checkpoints ------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def kept(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of two epochs that kept both."""
+    run = tmp_path_factory.mktemp("kept") / "run"
+    pretrain(**{**MOCO_RUN, "epochs": 2, "knn_every": 1, "checkpoint_every": 1, "run": str(run)})
+    return run
+
+
+def features_at(run: Path, checkpoint: str, encoder: LoadedEncoder) -> Tensor:
+    with torch.inference_mode():
+        return load_method(run, checkpoint).features(images_of(encoder))
+
+
+def test_the_encoder_of_a_kept_checkpoint_is_a_file_for_every_command(kept: Path, tmp_path: Path):
+    out = export(kept, to="safetensors", checkpoint="epoch-0001", say=silent)
+    assert out == kept / "export" / "epoch-0001" / "model.safetensors"
+    encoder, end = unmix.load_encoder(out), unmix.load_encoder(kept)
+    assert encoder.facts == end.facts
+    found = encoder(images_of(encoder))
+    torch.testing.assert_close(found, features_at(kept, "epoch-0001", encoder))
+    assert not torch.allclose(found, end(images_of(encoder)))
+    import_weights(str(out), run=str(tmp_path / "run"), say=silent)
+    torch.testing.assert_close(unmix.load_encoder(tmp_path / "run")(images_of(encoder)), found)
+
+
+def test_the_card_of_a_checkpoint_has_its_epoch_and_the_results_of_that(kept: Path, tmp_path: Path):
+    rows = json.loads((kept / "results.json").read_text())["evaluations"]
+    cards = {}
+    for name in ("epoch-0001", None):
+        out = export(kept, to="hub", out=tmp_path / str(name), checkpoint=name, say=silent)
+        cards[name] = (out / "README.md").read_text()
+    assert "It is of a checkpoint, after 1 epoch, and not of the end" in cards["epoch-0001"]
+    assert "checkpoint" not in cards[None]
+    results = {
+        name: card.split("\n## Results\n")[1].split("\n## ")[0] for name, card in cards.items()
+    }
+    assert "Linear" in results[None]
+    assert "Linear" not in results["epoch-0001"]  # measured at the end alone
+    for name, epoch in (("epoch-0001", 1), (None, 2)):
+        (knn,) = [row["top1"] for row in rows if (row["protocol"], row["epoch"]) == ("knn", epoch)]
+        assert f"{knn:.1f}" in results[name]
+
+
+def unfinished(kept: Path, folder: Path) -> Path:
+    """A copy of a run as a killed one leaves it."""
+    shutil.copytree(kept, folder, ignore=shutil.ignore_patterns("export"))
+    for name in ("encoder.safetensors", "results.json"):
+        (folder / name).unlink()
+    return folder
+
+
+def test_a_run_that_is_not_complete_gives_the_encoder_of_a_checkpoint(kept: Path, tmp_path: Path):
+    run = unfinished(kept, tmp_path / "run")
+    with pytest.raises(UserError, match=r"export .*run --to safetensors --checkpoint last"):
+        export(run, to="safetensors", say=silent)
+    with pytest.raises(UserError, match=r"export .*run --to safetensors --checkpoint last"):
+        pretrain(**{**MOCO_RUN, "init": str(run), "run": str(tmp_path / "next")})
+    encoder = unmix.load_encoder(export(run, to="safetensors", checkpoint="last", say=silent))
+    end = unmix.load_encoder(kept)
+    assert encoder.facts == end.facts
+    assert torch.equal(encoder(images_of(end)), end(images_of(end)))
+    card = export(run, to="hub", checkpoint="last", say=silent) / "README.md"
+    assert "It is of a checkpoint (last), and not of the end" in card.read_text()
+
+
+def test_a_checkpoint_of_an_earlier_version_needs_the_runs_encoder(kept: Path, tmp_path: Path):
+    run = tmp_path / "run"
+    shutil.copytree(kept, run, ignore=shutil.ignore_patterns("export"))
+    path = run / "checkpoints" / "epoch-0001.ckpt"
+    content = AtomicCheckpoints().load_checkpoint(path)
+    del content["encoder"]
+    AtomicCheckpoints().save_checkpoint(content, path)
+    found = unmix.load_encoder(export(run, to="safetensors", checkpoint="epoch-0001", say=silent))
+    assert found.facts == unmix.load_encoder(kept).facts
+    (run / "encoder.safetensors").unlink()
+    with pytest.raises(UserError, match=r"has no encoder\.safetensors; it is written when"):
+        export(run, to="timm", checkpoint="epoch-0001", say=silent)
+
+
+@pytest.mark.parametrize("name", ["epoch-0007", "../checkpoints/last", ""])
+def test_a_checkpoint_that_a_run_does_not_have_is_named(kept: Path, name: str):
+    message = rf"no checkpoint {name!r}; it has epoch-0001, epoch-0002, last"
+    with pytest.raises(UserError, match=message):
+        export(kept, to="safetensors", checkpoint=name, say=silent)
+
+
+def test_an_encoder_file_has_no_checkpoints(encoders: Callable[[str], Path]):
+    with pytest.raises(UserError, match="is an encoder file, which has no last; give the run fold"):
+        export(encoders("small"), to="safetensors", checkpoint="last", say=silent)

@@ -21,7 +21,7 @@ import torch
 from streams import Server, picture, serving, write_shards, write_tar
 from unmix.data import BrokenImage, FileImages, Shards, load, read_uint8
 from unmix.data.fingerprint import fingerprint
-from unmix.data.streams import NoTestShards, ShardImages, loading, remote, store
+from unmix.data.streams import NoTestShards, ShardImages, loading, remote, sources, store
 from unmix.data.streams.cache import ShardCache, _machine
 from unmix.data.streams.locations import expand_braces, shards_of
 from unmix.data.streams.remote import ShardError
@@ -649,7 +649,7 @@ def test_a_copy_that_is_removed_before_it_is_open_is_made_again_or_done_without(
 ) -> None:
     """Another thread needed the room, between the copy's being found and opened."""
     write_shards(server.folder, [4] * 3)
-    real, left = store.open_regular, removals
+    real, left = sources.open_regular, removals
 
     def open_regular(path: str | Path) -> int:
         nonlocal left
@@ -658,7 +658,7 @@ def test_a_copy_that_is_removed_before_it_is_open_is_made_again_or_done_without(
             Path(path).unlink()
         return real(path)
 
-    monkeypatch.setattr(store, "open_regular", open_regular)
+    monkeypatch.setattr(sources, "open_regular", open_regular)
     images = shards(f"{server.url}/train-{{0000..0002}}.tar")
     assert left < removals
     assert contents(images) == expected(12)

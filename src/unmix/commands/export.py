@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from unmix import __version__
+from unmix.commands.checkpoints import epoch_of
 from unmix.commands.embed import check_new
 from unmix.commands.finished import FinishedRun, Say
 from unmix.commands.reading import short_names
@@ -47,6 +48,7 @@ def export(
     opset: int | None = None,
     pixels: bool = False,
     classifier: bool = False,
+    checkpoint: str | None = None,
     license: str | None = None,
     overwrite: bool = False,
     say: Say = print_line,
@@ -61,12 +63,14 @@ def export(
         to: torchvision, timm, lightly (state dicts); safetensors; onnx; torch-export; detectron2
             (a pickle and a YAML file); or hub, a folder in the layout of the Hugging Face Hub with
             a model card.
-        out: The file or folder; by default in export/ of the run.
+        out: The file or folder; by default in export/ of the run, or export/CHECKPOINT/.
         opset: Opset of an ONNX file, 18 to 23.
         pixels: The graph of onnx or torch-export takes RGB in [0, 1], and normalizes it or
             converts its colors itself.
         classifier: The graph of onnx or torch-export gives the logits of the classifier that
             `finetune` trained, instead of features; `run` is the folder of the fine-tuning.
+        checkpoint: The encoder of a kept checkpoint, such as epoch-0010, or of last, also of a run
+            that is not complete; with `--to safetensors` a file for every other command.
         license: License on the model card, as apache-2.0.
         overwrite: Replace the file, or the folder's files, if they exist.
         say: Prints a line.
@@ -76,16 +80,18 @@ def export(
 
     Raises:
         UserError: if it exists or cannot be written, the target does not know the network, its
-            package is missing, or an option does not apply to it or to the run.
+            package is missing, an option does not apply to it or to the run, or there is no such
+            checkpoint.
     """
     check_choice("to", to, TARGETS)
     _check_options(to, opset, pixels, classifier, license)
     quiet_libraries()
-    finished = FinishedRun.open(run, "cpu")
+    finished = FinishedRun.open(run, "cpu", checkpoint)
     kind = TARGETS[to]
-    path = as_path(out) if out is not None else finished.folder.path / "export" / kind.default
+    place = finished.folder.path / "export" / (checkpoint or "")
+    path = as_path(out) if out is not None else place / kind.default
     name = finished.folder.path.absolute().name
-    card = _card(finished, name, license or "unknown")
+    card = _card(finished, name, license or "unknown", checkpoint)
     finished.encoder.backbone.to("cpu")
     head = read_head(finished.folder.path, finished.encoder) if classifier else None
     source = Source(finished.encoder, name, card, opset=opset, pixels=pixels, classifier=head)
@@ -175,8 +181,8 @@ def _staged(folder: Path) -> Iterator[Path]:
         raise UserError(f"{folder}: cannot be written ({reason}).", parameter="out") from None
 
 
-def _card(finished: FinishedRun, name: str, license_: str) -> Card:
-    """The model card of a run; of an encoder file alone, of its facts."""
+def _card(finished: FinishedRun, name: str, license_: str, checkpoint: str | None) -> Card:
+    """The model card of a run, or of one of its checkpoints; of a file alone, of its facts."""
     facts = finished.encoder.facts
     network = f"{facts['backbone']} of width {facts['width']:g}"
     method = method_name(facts["method"])
@@ -190,13 +196,24 @@ def _card(finished: FinishedRun, name: str, license_: str) -> Card:
         results = load_results(finished.folder.path)
         if results.imported:
             return _imported(finished, results, name, license_)
+        about = _about(results, settings, network, method) + _of_checkpoint(checkpoint)
         return Card(
-            name, license_, _about(results, settings, network, method), _data(finished),
-            _recipe(settings), _lines(finished, results),
+            name, license_, about, _data(finished),
+            _recipe(settings), _lines(finished, results, epoch_of(checkpoint)),
             {k: v for k, v in results.versions.items() if isinstance(v, str)},
         )  # fmt: skip
     about = f"An encoder ({network}), pretrained by {method} with unmix {__version__}."
+    about += _of_checkpoint(checkpoint)
     return Card(name, license_, about, _data(finished), _recipe(settings))
+
+
+def _of_checkpoint(checkpoint: str | None) -> str:
+    """Of which moment of the run the encoder is, if not of its end."""
+    if checkpoint is None:
+        return ""
+    if (epoch := epoch_of(checkpoint)) is None:
+        return f" It is of a checkpoint ({checkpoint}), and not of the end."
+    return f" It is of a checkpoint, after {counted(epoch, 'epoch')}, and not of the end."
 
 
 def _fine_tuned(
@@ -233,7 +250,7 @@ def _imported(finished: FinishedRun, results: RunResults, name: str, license_: s
     if "fine_tuned" in facts:
         about += " It had been fine-tuned on labels."
     data = "What it was pretrained on, and how, is not recorded here."
-    return Card(name, license_, about, data, {}, _lines(finished, results))
+    return Card(name, license_, about, data, {}, _lines(finished, results, None))
 
 
 def _file_name(init: str) -> str:
@@ -289,15 +306,16 @@ def _key(row: Evaluation) -> tuple[Any, ...]:
     return (row.measure, *(row.details.get(name) for name in (*OF_IMAGES, "features", "k")))
 
 
-def _finals(results: RunResults) -> dict[tuple[Any, ...], Evaluation]:
-    """The last evaluation of each kind."""
-    return {_key(row): row for row in results.evaluations}
+def _finals(results: RunResults, epoch: int | None) -> dict[tuple[Any, ...], Evaluation]:
+    """The last evaluation of each kind, or that of an epoch."""
+    rows = results.evaluations
+    return {_key(row): row for row in rows if epoch is None or row.epoch == epoch}
 
 
-def _lines(finished: FinishedRun, results: RunResults) -> tuple[ResultLine, ...]:
+def _lines(finished: FinishedRun, results: RunResults, epoch: int | None) -> tuple[ResultLine, ...]:
     """The results, with those of the runs beside it that differ in their seed alone."""
-    others = [_finals(each) for each in _siblings(finished)]
-    finals = _finals(results)
+    others = [_finals(each, epoch) for each in _siblings(finished)]
+    finals = _finals(results, epoch)
     data = {key: str(row.details.get("data") or results.data) for key, row in finals.items()}
     names = short_names(list(dict.fromkeys(data.values())))
     lines = []

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from unmix.commands.checkpoints import load_method
+from unmix.commands.checkpoints import load_checkpoint_encoder, load_method
 from unmix.commands.columns import with_columns
 from unmix.commands.evaluated import Splits, Subject, placed
 from unmix.commands.rows import add_row, has_row
@@ -31,6 +31,7 @@ from unmix.evaluation.encoder import (
     encoder_file,
     is_of_encoder,
     load_encoder,
+    read_encoder,
 )
 from unmix.hardware.devices import Machine, choose_machine
 from unmix.hardware.threads import CoreMeter, choose_threads, threads_in_words, using_threads
@@ -79,7 +80,9 @@ class FinishedRun:
     alone: bool = False
 
     @classmethod
-    def open(cls, run: Path | str, device: str = "auto") -> FinishedRun:
+    def open(
+        cls, run: Path | str, device: str = "auto", checkpoint: str | None = None
+    ) -> FinishedRun:
         """Open a run folder.
 
         Args:
@@ -87,21 +90,26 @@ class FinishedRun:
                 fine-tuning or of `unmix export --to hub`.
             device: auto, cpu, cuda or mps. The precision is the run's own if the device supports
                 it, so that an evaluation can be repeated.
+            checkpoint: Name of a checkpoint, such as "epoch-0010" or "last", whose encoder is
+                taken, also of a run that is not complete; None for the end.
 
         Raises:
-            UserError: if the folder or device does not exist, or the run is not complete.
+            UserError: if the folder, device or checkpoint does not exist, or the run is not
+                complete and no checkpoint is given.
         """
         path = RunFolder(run).path
         if path.suffix == ".safetensors" and path.is_file():
             if not (path.name == ENCODER_FILE and RunFolder(path.parent).config.exists()):
-                return cls._of_file(path, device)
+                return cls._of_file(path, device, checkpoint)
             run = path.parent
         folder = RunFolder(run)
         if not folder.config.exists() and is_of_encoder(path):
-            return cls._of_file(encoder_file(path), device)
+            return cls._of_file(encoder_file(path), device, checkpoint)
         settings = folder.settings()
+        if checkpoint is None and not folder.encoder.exists():
+            read_encoder(folder.encoder)  # says why
         with suppress(DamagedResultsError):  # a new one is written by the next evaluation
-            if is_extending(settings, load_results(folder.path)):
+            if checkpoint is None and is_extending(settings, load_results(folder.path)):
                 raise UserError(
                     f"{folder.path}: is being extended to "
                     f"{counted(settings.run.epochs, 'epoch')}; to finish it: unmix pretrain "
@@ -113,6 +121,9 @@ class FinishedRun:
             machine = choose_machine(
                 MachineSettings(device=machine.device.type, precision=precision)
             )
+        if checkpoint is not None:
+            encoder = load_checkpoint_encoder(folder, checkpoint, machine)
+            return cls(folder, settings, machine, encoder, DataRecord.read(folder.path))
         encoder = load_encoder(
             folder.path, device=machine.device, channels_last=machine.channels_last
         )
@@ -126,7 +137,12 @@ class FinishedRun:
         return cls(folder, settings, machine, encoder, DataRecord.read(folder.path))
 
     @classmethod
-    def _of_file(cls, path: Path, device: str) -> FinishedRun:
+    def _of_file(cls, path: Path, device: str, checkpoint: str | None) -> FinishedRun:
+        if checkpoint is not None:
+            raise UserError(
+                f"{path} is an encoder file, which has no {checkpoint}; give the run folder.",
+                parameter="checkpoint",
+            )
         machine = choose_machine(MachineSettings(device=device))
         encoder = load_encoder(path, device=machine.device, channels_last=machine.channels_last)
         known = ("method", "backbone", "width", "stem", "size")

@@ -33,6 +33,7 @@ __all__ = [
     "build_encoder",
     "check_weights",
     "encoder_file",
+    "encoder_of",
     "is_of_encoder",
     "load_encoder",
     "read_encoder",
@@ -203,6 +204,29 @@ def load_encoder(
     path = as_path(folder)
     path = encoder_file(path) if path.is_dir() else path
     weights, facts = read_encoder(path)
+    return encoder_of(path, weights, facts, device=device, channels_last=channels_last)
+
+
+def encoder_of(
+    path: Path,
+    weights: Mapping[str, Tensor],
+    facts: Mapping[str, Any],
+    *,
+    device: torch.device | str = "cpu",
+    channels_last: bool = False,
+) -> LoadedEncoder:
+    """The encoder of these weights.
+
+    Args:
+        path: Their file, for messages.
+        weights: By name.
+        facts: As of `read_encoder`.
+        device: Device of the encoder.
+        channels_last: Whether weights and images are channels last.
+
+    Raises:
+        UserError: if the facts do not describe an encoder, or the weights are another's.
+    """
     backbone, views = build_encoder(path, facts, channels_last)
     check_weights(path, backbone.state_dict(), weights, _name(facts))
     backbone.load_state_dict(weights)
@@ -248,7 +272,8 @@ def _why_missing(folder: Path) -> str:
     if (folder / "config.yaml").is_file():
         return (
             "; it is written when a run ends. To finish it: unmix pretrain --run "
-            f"{shlex.quote(str(folder))}"
+            f"{shlex.quote(str(folder))}; for an encoder of its last checkpoint: unmix export "
+            f"{shlex.quote(str(folder))} --to safetensors --checkpoint last"
         )
     if (folder / FINE_TUNING_FILE).is_file():
         return (

@@ -166,7 +166,8 @@ def _own_file(path: Path) -> Path:
     if (path / "config.yaml").is_file() and not (path / ENCODER_FILE).is_file():
         raise UserError(
             f"{shown(path)} is a run without {ENCODER_FILE}, which is written when a run ends; "
-            "finish it first.",
+            "finish it first, or give what unmix export "
+            f"{shown(path)} --to safetensors --checkpoint last writes.",
             parameter="init",
         )
     return path / ENCODER_FILE if (path / ENCODER_FILE).is_file() else path
@@ -183,7 +184,8 @@ def _check_no_run(checkpoint: Checkpoint) -> None:
         raise UserError(
             f"{shown(checkpoint.path)} is a checkpoint of a run of unmix, which holds heads and "
             "optimizer too; give the run's folder, or its encoder.safetensors, which is written "
-            "when the run ends.",
+            "when the run ends, or what unmix export RUN --to safetensors --checkpoint "
+            f"{checkpoint.path.stem} writes.",
             parameter="init",
         )
 

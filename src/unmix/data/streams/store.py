@@ -23,15 +23,15 @@ from torch.utils.data import get_worker_info
 from unmix.data.paths import Paths
 from unmix.data.streams.cache import ShardCache, key_of
 from unmix.data.streams.remote import ShardError, chunks, local_path, read_range, read_whole
+from unmix.data.streams.sources import LocalFile, RemoteFile, RemovedError
 from unmix.data.streams.tar import Located, locate
 from unmix.errors import UserError
-from unmix.files import atomic_write, open_regular
+from unmix.files import atomic_write
 
 __all__ = ["Shard", "ShardStore"]
 
 _INDICES = 256  # of shards that are held in memory, where not all are
 _OPEN = 256
-_WINDOW = 1 << 22
 _AT_ONCE = 16
 _COPIES = 4
 _TRIES = 3  # at opening a copy that is removed before it is open
@@ -65,56 +65,6 @@ class Shard:
         return self.url.partition("://")[2] or self.url
 
 
-class _RemovedError(ShardError):
-    """A file that is not there, or not any more."""
-
-
-class _File:
-    """A local file."""
-
-    def __init__(self, path: str | Path, url: str) -> None:
-        self.url = url
-        try:
-            self.descriptor = open_regular(path)
-        except FileNotFoundError as error:
-            raise _RemovedError(f"{url}: this shard cannot be read ({error.strerror}).") from None
-        except OSError as error:
-            reason = error.strerror or type(error).__name__
-            raise ShardError(f"{url}: this shard cannot be read ({reason}).") from None
-        self.size = os.fstat(self.descriptor).st_size
-
-    def read(self, start: int, stop: int) -> bytes:
-        try:
-            return os.pread(self.descriptor, stop - start, start)
-        except OSError as error:
-            reason = error.strerror or type(error).__name__
-            raise ShardError(f"{self.url}: this shard cannot be read ({reason}).") from None
-
-    @property
-    def removed(self) -> bool:
-        return os.fstat(self.descriptor).st_nlink == 0
-
-    def __del__(self) -> None:
-        if hasattr(self, "descriptor"):
-            with suppress(OSError):
-                os.close(self.descriptor)
-
-
-class _Remote:
-    """A remote file, read in windows."""
-
-    def __init__(self, shard: Shard) -> None:
-        self.url, self.size = shard.url, shard.size
-        self._start, self._held = 0, b""
-
-    def read(self, start: int, stop: int) -> bytes:
-        if not self._start <= start <= stop <= self._start + len(self._held):
-            self._start = start
-            end = min(max(stop, start + _WINDOW), self.size)
-            self._held = read_range(self.url, start, end) if end > start else b""
-        return self._held[start - self._start : stop - self._start]
-
-
 class ShardStore:
     """The shards of a split.
 
@@ -131,7 +81,7 @@ class ShardStore:
 
     def _begin(self) -> None:
         self._recent: OrderedDict[int, Located] = OrderedDict()
-        self._open: OrderedDict[int, _File] = OrderedDict()
+        self._open: OrderedDict[int, LocalFile] = OrderedDict()
         self._ready: dict[tuple[int, int], bytes | ShardError] = {}
         self._queue: queue.SimpleQueue[int] | None = None
         self._queued: set[int] = set()
@@ -233,24 +183,25 @@ class ShardStore:
 
     # --- bytes --------------------------------------------------------------------------------
 
-    def _source(self, number: int) -> _File | _Remote:
+    def _source(self, number: int) -> LocalFile | RemoteFile:
         """A shard, as a local file if it is one or may be copied."""
-        return self._file(number, make=True) or _Remote(self.shards[number])
+        shard = self.shards[number]
+        return self._file(number, make=True) or RemoteFile(shard.url, shard.size)
 
-    def _file(self, number: int, make: bool) -> _File | None:
+    def _file(self, number: int, make: bool) -> LocalFile | None:
         """A shard as a local file: itself, its copy, or a copy that is made; None without one.
 
         Another thread or process may remove a copy, to make room for its own, before it is open.
         """
         shard = self.shards[number]
         if (path := local_path(shard.url)) is not None:
-            return _File(path, shard.url)
+            return LocalFile(path, shard.url)
         for _ in range(_TRIES):
             copy = self._copy(number, wait=True) if make and self.copies else self._found(number)
             if copy is None:
                 break
-            with suppress(_RemovedError):
-                return _File(copy, shard.url)
+            with suppress(RemovedError):
+                return LocalFile(copy, shard.url)
         return None
 
     def _found(self, number: int) -> Path | None:
@@ -292,7 +243,7 @@ class ShardStore:
                 file=sys.stderr, flush=True,
             )  # fmt: skip
 
-    def _opened(self, number: int, make: bool) -> _File | None:
+    def _opened(self, number: int, make: bool) -> LocalFile | None:
         """As `_file`, kept open for the images that are read next."""
         if number in self._open:
             self._open.move_to_end(number)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,10 @@ from unmix.training.loop.sharding import ShardedPretraining, whole_weights
 from unmix.training.loop.stopping import Stopping
 from unmix.training.loop.waiting import share_of_evaluation
 
-__all__ = ["Checkpoints", "Reporter"]
+__all__ = ["FACTS", "Checkpoints", "Reporter"]
+
+FACTS = "encoder"
+"""Of a checkpoint, with the facts to build its encoder."""
 
 
 class Checkpoints(Callback):
@@ -40,6 +43,7 @@ class Checkpoints(Callback):
         steps: Steps between saves within an epoch; 0 for none.
         stopping: Receives the signals; None if there is nothing to obey.
         saving: Says when to try again what could not be written; None if it is not.
+        facts: To build the encoder, as its file has them.
     """
 
     def __init__(
@@ -49,9 +53,10 @@ class Checkpoints(Callback):
         steps: int = 0,
         stopping: Stopping | None = None,
         saving: Saving | None = None,
+        facts: Mapping[str, Any] | None = None,
     ) -> None:
         self.folder, self.every, self.steps = folder, every, steps
-        self.stopping, self.saving = stopping or Stopping(), saving
+        self.stopping, self.saving, self.facts = stopping or Stopping(), saving, facts
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Receive signals again: by now Lightning has set its own handlers."""
@@ -59,6 +64,12 @@ class Checkpoints(Callback):
         self.stopping.connect()
         if self.stopping.handles:
             self.stopping.install()
+
+    def on_save_checkpoint(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Add what the encoder of a run that is not complete is built from."""
+        checkpoint[FACTS] = None if self.facts is None else dict(self.facts)
 
     def on_train_batch_start(self, *_: Any) -> None:
         """From here on a step is not saved."""

@@ -32,7 +32,7 @@ from unmix.training.run.checkpoints import AtomicCheckpoints, latest_intact, set
 from unmix.training.run.folder import RunFolder
 from unmix.training.run.launching import cluster_plugins, in_worker, join_again
 from unmix.training.run.loggers import extra_loggers
-from unmix.training.run.parts import Parts
+from unmix.training.run.parts import Parts, encoder_facts
 from unmix.training.run.ranks import Ranks
 from unmix.training.run.sharded import Sharded
 
@@ -61,7 +61,7 @@ def fit(
     saving = Saving(parts.module.total_steps, stopping, folder.check_ours)
     reporter.checkpoints = Checkpoints(
         folder.checkpoints, settings.machine.checkpoint_every, settings.machine.checkpoint_steps,
-        stopping, saving,
+        stopping, saving, encoder_facts(parts),
     )  # fmt: skip
     several = settings.machine.processes > 1
     in_python = is_python(settings.run.data)
