@@ -85,7 +85,7 @@ def test_dropped_tokens_are_in_no_block(name: str) -> None:
 
 def test_masked_tokens_are_the_mask_token_with_their_position() -> None:
     model = vit()
-    images, token = torch.randn(2, 3, 16, 16), torch.randn(16)
+    images, token = torch.randn(2, 3, 16, 16), torch.randn(1, 16)
     masked = torch.rand(2, 16) < 0.4
     found = TokenEncoder(model, "ibot")(images, masked=masked, mask_token=token)
     embedded = model.patch_embed(images).reshape(2, 16, 16)

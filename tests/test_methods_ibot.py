@@ -6,7 +6,6 @@ from typing import Any
 
 import pytest
 import torch
-import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from lightly.loss import DINOLoss, IBOTPatchLoss, KoLeoLoss
@@ -258,4 +257,4 @@ def test_the_last_layers_are_frozen_at_first() -> None:
     assert method.f.head.image.last.weight.grad is None
     assert method.f.head.patch.last.weight.grad is None
     assert isinstance(method.f.head, nn.Module)
-    assert F.normalize(method.f.head.mask_token.grad, dim=0).norm() > 0
+    assert method.f.head.mask_token.grad.abs().sum() > 0

@@ -345,3 +345,17 @@ def test_the_rate_of_a_mask_token_that_the_encoder_takes_is_the_class_tokens(
         vit: Any = method.backbone
         assert {rates[each] for each in tokens} <= {rates[id(vit.cls_token)]} == {0.25}
     assert sorted(found) == ["ibot", "simdino-v2", "simmim"]
+
+
+@pytest.mark.parametrize("kind", sorted(OF_PATCHES))
+def test_a_mask_token_has_weight_decay(kind: str) -> None:
+    """As in the released code of all five, where it is (1, D) or (1, 1, D)."""
+    method = build_small(kind)
+    settings = OptimizerSettings(optimizer="adamw", weight_decay=0.05)
+    optimizer = build_optimizer(settings, method.parameters(), CPU, (), method.backbone)
+    decays = {id(p): g["weight_decay"] for g in optimizer.param_groups for p in g["params"]}
+    trained = [(name, p) for name, p in method.named_parameters() if p.requires_grad]
+    tokens = [p for name, p in trained if name.endswith("mask_token")]
+    assert [decays[id(token)] for token in tokens] == [0.05]
+    norms = [p for name, p in method.backbone.named_parameters() if name.endswith("norm.weight")]
+    assert {decays[id(p)] for p in norms} == {0.0}

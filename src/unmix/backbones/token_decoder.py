@@ -55,7 +55,7 @@ class TokenDecoder(nn.Module):
             )
         norm: Any = partial(nn.LayerNorm, eps=1e-6)
         self.embed = nn.Linear(before, dim)
-        self.mask_token = nn.Parameter(torch.zeros(dim))
+        self.mask_token = nn.Parameter(torch.zeros(1, dim))
         self.blocks = nn.Sequential(
             *(Block(dim, heads, 4.0, qkv_bias=True, norm_layer=norm) for _ in range(depth))
         )

@@ -112,7 +112,7 @@ class TokenEncoder(nn.Module):
             keep: The numbers of the patches that the blocks see, int64 (N, T), counted row by row;
                 the others are dropped after they are embedded. By default all, in order.
             masked: True for patches that are replaced by `mask_token`, bool (N, rows * columns).
-            mask_token: A learned embedding, (D,).
+            mask_token: A learned embedding, (1, D).
             swapped: True for patches that are taken from the batch in reverse, bool (N, rows *
                 columns). They attend to each other alone, and so do the others with the prefix
                 (masked self-attention of MixMIM, Liu et al. 2022).

@@ -68,7 +68,7 @@ class Heads(nn.Module):
     def __init__(self, image: nn.Module, patch: nn.Module | None, dim: int) -> None:
         super().__init__()
         self.image, self.own = image, patch
-        self.mask_token = nn.Parameter(torch.zeros(dim))
+        self.mask_token = nn.Parameter(torch.zeros(1, dim))
 
     @property
     def patch(self) -> Any:

@@ -102,7 +102,7 @@ class SimDINO(SelfDistillation):
         if isinstance(encoder, TokenEncoder):
             self.position_pairs = [Pair(v, v, patch_weight / 2) for v in (0, 1)]
             self.needs_whole_weights = "its masked patches are another embedding"
-            self.mask_token = nn.Parameter(torch.zeros(encoder.feature_dim))
+            self.mask_token = nn.Parameter(torch.zeros(1, encoder.feature_dim))
             self.masks.check(encoder.built_grid)
 
     def why_not_joint(self) -> str | None:

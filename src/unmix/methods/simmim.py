@@ -37,7 +37,7 @@ class SimMIM(MaskedPatches):
         check_sizes("SimMIM", mask_side=mask_side)
         super().__init__(backbone, "SimMIM")
         self.mask_ratio, self.mask_side = mask_ratio, mask_side
-        self.mask_token = nn.Parameter(torch.empty(self.f.feature_dim))
+        self.mask_token = nn.Parameter(torch.empty(1, self.f.feature_dim))
         nn.init.trunc_normal_(self.mask_token, std=0.02, a=-0.02, b=0.02)
         self.g = nn.Linear(self.f.feature_dim, self.f.side**2 * self.f.channels)
         self.squares_of(self.f.built_grid)
