@@ -20,7 +20,8 @@ from torchvision.ops import FrozenBatchNorm2d
 from unmix.backbones import HalfEncoders, build
 from unmix.cli import main
 from unmix.commands import detect
-from unmix.commands.detect import _sides
+from unmix.commands.detect import _folder, _sides
+from unmix.commands.finished import FinishedRun
 from unmix.detection import evaluate, faster_rcnn, load_boxes
 from unmix.detection.coco import load_coco
 from unmix.detection.training import DetectionSchedule, Detector
@@ -28,6 +29,7 @@ from unmix.detection.voc import read_xml
 from unmix.errors import Interrupted, UserError
 from unmix.results import load_results
 from unmix.training import pretrain
+from unmix.training.run.folder import RunFolder
 
 SIDE = 64
 COLORS = {"blue": (0, 0, 255), "red": (255, 0, 0)}
@@ -239,6 +241,19 @@ def test_an_interrupted_training_goes_on_to_the_same_result(
     one, other = (load_file(tmp_path / f"{n}.safetensors") for n in ("whole", "parts"))
     assert all(torch.equal(one[name], other[name]) for name in one)
     assert not list((run / "detection").glob("*"))
+
+
+def test_a_training_of_an_encoder_with_another_mean_is_not_gone_on_with(
+    run: Path, squares: Path, tmp_path: Path
+) -> None:
+    images, _ = load_boxes(str(squares))
+    folder = shutil.copytree(run, tmp_path / "run")
+    names = []
+    for mean in ([0.5, 0.5, 0.5], [0.5, 0.5, 0.5], [0.4, 0.5, 0.5]):
+        encoder = FinishedRun.open(folder, "cpu").encoder
+        RunFolder(folder).write_encoder(encoder.backbone, {**encoder.facts, "mean": mean})
+        names.append(_folder(FinishedRun.open(folder, "cpu"), {}, images).name)
+    assert names[0] == names[1] != names[2]
 
 
 def test_the_same_data_by_another_path_is_the_same_row(

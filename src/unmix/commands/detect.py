@@ -156,8 +156,9 @@ def detect(
 
 
 def _folder(finished: FinishedRun, words: Mapping[str, Any], images: BoxImages) -> Path:
-    """Where a training is kept: the name is a digest of settings, images and weights."""
+    """Where a training is kept: the name is a digest of settings, images and encoder."""
     digest = hashlib.blake2b(json.dumps(words).encode(), digest_size=8)
+    digest.update(finished.encoder.prepares.encode())
     for one in images.images:
         size = one.path.stat().st_size if one.path.is_file() else 0
         digest.update(f"{one.path.name} {size} ".encode(errors="surrogateescape"))
