@@ -155,6 +155,17 @@ def test_both_layouts_give_the_same_boxes(tmp_path: Path) -> None:
     assert (inside == torch.tensor(color) / 255).all()
 
 
+def test_the_test_images_beside_a_trainval_file_are_tested_on(tmp_path: Path) -> None:
+    """VOC's usual names in COCO's layout: "trainval" has "val" in it, and was the test file too."""
+    folder = coco(tmp_path, {"trainval2007": 4, "test2007": 3})
+    for file in (folder / "annotations").iterdir():
+        file.rename(file.with_name(file.name.replace("instances", "pascal")))
+    train, test = load_boxes(str(folder))
+    names = [{one.path for one in images.images} for images in (train, test)]
+    assert [len(each) for each in names] == [4, 3]
+    assert not names[0] & names[1]
+
+
 def test_images_of_12_bits_are_scaled_as_in_the_pretraining(tmp_path: Path) -> None:
     folder = coco(tmp_path, {"train": 1, "val": 1})
     one = load_boxes(folder)[0].images[0].path

@@ -90,6 +90,9 @@ def test_tokens_are_pooled_as_the_transformer_pools(pool: str) -> None:
     images = torch.randn(2, 3, 32, 32)
     torch.testing.assert_close(LayerFeatures(vit, "norm", 32)(images), vit(images))
     assert LayerFeatures(vit, "blocks.0", 32).feature_dim == 24
+    # Its patch embedding has no class token yet: the mean of all patches, not the first alone.
+    patches = LayerFeatures(vit, "patch_embed", 32)(images)
+    torch.testing.assert_close(patches, vit.patch_embed(images).mean(dim=1))
     with pytest.raises(UserError, match=r"'blocks.0.attn.q_norm' gives .* no map of features"):
         LayerFeatures(vit, "blocks.0.attn.q_norm", 32)
 

@@ -31,6 +31,7 @@ from unmix.evaluation import LoadedEncoder
 from unmix.export import TARGETS
 from unmix.export.detectron2 import detectron2_name
 from unmix.methods import method_class
+from unmix.results import write_results
 from unmix.training import pretrain
 from unmix.training.console import silent
 from unmix.training.run.checkpoints import AtomicCheckpoints
@@ -525,8 +526,8 @@ def test_the_card_of_a_checkpoint_has_its_epoch_and_the_results_of_that(kept: Pa
     for name in ("epoch-0001", None):
         out = export(kept, to="hub", out=tmp_path / str(name), checkpoint=name, say=silent)
         cards[name] = (out / "README.md").read_text()
-    assert "It is of a checkpoint, after 1 epoch, and not of the end" in cards["epoch-0001"]
-    assert "checkpoint" not in cards[None]
+    assert "for 1 of 2 epochs, with unmix" in cards["epoch-0001"]
+    assert "for 2 epochs, with unmix" in cards[None]
     results = {
         name: card.split("\n## Results\n")[1].split("\n## ")[0] for name, card in cards.items()
     }
@@ -535,6 +536,32 @@ def test_the_card_of_a_checkpoint_has_its_epoch_and_the_results_of_that(kept: Pa
     for name, epoch in (("epoch-0001", 1), (None, 2)):
         (knn,) = [row["top1"] for row in rows if (row["protocol"], row["epoch"]) == ("knn", epoch)]
         assert f"{knn:.1f}" in results[name]
+
+
+def test_the_card_has_no_result_of_another_epoch(kept: Path, tmp_path: Path) -> None:
+    """A probe of an early checkpoint alone was the result of the end, also of a run beside it."""
+    run = tmp_path / "a"
+    shutil.copytree(kept, run, ignore=shutil.ignore_patterns("export"))
+    content = json.loads((run / "results.json").read_text())
+    content["evaluations"].append({"protocol": "whitening", "epoch": 1, "top1": 12.3, "top5": 50.0,
+                                   "features": "backbone"})  # fmt: skip
+    write_results(run / "results.json", content)
+    other = tmp_path / "b"
+    shutil.copytree(run, other)
+    for name in ("config.yaml", "results.json"):
+        text = (other / name).read_text()
+        (other / name).write_text(
+            text.replace("seed: 0", "seed: 1").replace('seed": 0', 'seed": 1')
+        )
+    card = (export(run, to="hub", say=silent) / "README.md").read_text()
+    assert "n = 2" in card
+    assert "12.3" not in card
+    early = export(run, to="hub", checkpoint="epoch-0001", say=silent) / "README.md"
+    assert "12.3" in early.read_text()
+    extending = (other / "config.yaml").read_text().replace("epochs: 2", "epochs: 4")
+    (other / "config.yaml").write_text(extending)
+    last = (export(run, to="hub", checkpoint="last", say=silent) / "README.md").read_text()
+    assert "top-1" not in last.split("## Results")[1].split("##")[0]
 
 
 def unfinished(kept: Path, folder: Path) -> Path:
@@ -556,7 +583,7 @@ def test_a_run_that_is_not_complete_gives_the_encoder_of_a_checkpoint(kept: Path
     assert encoder.facts == end.facts
     assert torch.equal(encoder(images_of(end)), end(images_of(end)))
     card = export(run, to="hub", checkpoint="last", say=silent) / "README.md"
-    assert "It is of a checkpoint (last), and not of the end" in card.read_text()
+    assert " (checkpoint last of a run of 2 epochs) with unmix" in card.read_text()
 
 
 def test_a_checkpoint_of_an_earlier_version_needs_the_runs_encoder(kept: Path, tmp_path: Path):

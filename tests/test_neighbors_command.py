@@ -19,6 +19,7 @@ from unmix.commands import neighbors
 from unmix.commands import neighbors as command
 from unmix.commands.neighbors import _search
 from unmix.embedding.chunks import Chunks
+from unmix.errors import UserError
 from unmix.training import pretrain
 from unmix.training.console import silent
 
@@ -155,6 +156,33 @@ def test_an_interrupted_search_does_not_encode_again(
     assert not list((tmp_path / "n").glob(".*"))
     assert _search is not None
     assert torch.is_inference_mode_enabled() is False
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_images_that_changed_after_an_interrupted_search_are_encoded_again(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, overwrite: bool
+) -> None:
+    """A copy that became another picture was still a duplicate."""
+    folder = tmp_path / "images"
+    folder.mkdir()
+    noise = np.random.default_rng(0)
+    for number in range(8):
+        Image.fromarray(noise.integers(0, 255, (8, 8, 3), np.uint8)).save(folder / f"{number}.bmp")
+    shutil.copy(folder / "0.bmp", folder / "5.bmp")
+    given: dict[str, Any] = {"data": str(folder), "k": 2, "images": 3, "out": tmp_path / "n"}
+    module = __import__("unmix.commands.neighbors", fromlist=["_search"])
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "_search", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            command(run, say=silent, **given)
+    # Of another size, as the digest knows names and sizes.
+    Image.fromarray(noise.integers(0, 255, (9, 9, 3), np.uint8)).save(folder / "5.bmp")
+    if not overwrite:
+        with pytest.raises(UserError, match="its images have changed since the first part"):
+            neighbors(run, say=silent, **given)
+        return
+    neighbors(run, say=silent, overwrite=True, **given)
+    assert rows(tmp_path / "n" / "duplicates.csv") == []
 
 
 def test_mistakes_are_one_line_each(

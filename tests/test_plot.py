@@ -384,13 +384,16 @@ def test_without_classes_an_image_is_not_its_own_neighbor(unlabeled: Path, tmp_p
 
 @pytest.mark.usefixtures("unrendered")
 def test_a_confusion_matrix_agrees_with_the_accuracy_of_the_run(runs: Path, tmp_path: Path):
-    rows = table(drawn(tmp_path, "confusion", runs / "plain", protocol="knn"))
+    found = drawn(tmp_path, "confusion", runs / "plain", protocol="knn")
+    rows = table(found)
     right = sum(int(r["images"]) for r in rows if r["true_class"] == r["predicted_class"])
     total = sum(int(row["images"]) for row in rows)
     known = json.loads((runs / "plain" / "results.json").read_text())["evaluations"]
     assert 100 * right / total == pytest.approx(
         next(row["top1"] for row in known if row["protocol"] == "knn")
     )
+    k = next(row["k"] for row in known if row["protocol"] == "knn")
+    assert f"kNN (k {k}, T 0.1)" in found.caption  # of all training images, if they are fewer
     for name in {row["true_class"] for row in rows}:
         shares = [float(row["percent_of_class"]) for row in rows if row["true_class"] == name]
         assert sum(shares) == pytest.approx(100, abs=1e-3)

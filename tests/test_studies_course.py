@@ -74,6 +74,19 @@ def test_seeds_that_are_not_paired_and_epochs_of_one_alone_do_not_count() -> Non
     assert "above from epoch 2 to 3 (+1.0 to +2.0); mean of 1 paired seed" in line
 
 
+def test_seeds_that_were_computed_in_different_precision_are_no_pairs() -> None:
+    def course(condition: str, seed: int, precision: str) -> Any:
+        words = {"settings": {"seed": seed, "precision": "auto"}}
+        return with_course(
+            condition, seed, CROSSING[condition], hardware={"precision": precision}, **words
+        )
+
+    cells = [course("plain", 0, "32-true"), course("plain", 1, "bf16-mixed")]
+    cells += [course("Un-Mix", seed, "32-true") for seed in (0, 1)]
+    (line,) = turns(results(*cells))
+    assert "mean of 1 paired seed, not a test" in line
+
+
 def test_runs_of_other_lengths_are_not_compared_by_epoch() -> None:
     """At the same epoch the rate of the longer run's schedule is another."""
     longer = {**CROSSING["plain"], 100: 60.0}

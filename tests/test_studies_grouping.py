@@ -163,6 +163,15 @@ def test_single_runs_without_predictions_or_on_other_images_say_why_there_is_no_
         "  single runs, kNN: no test image by image, for Un-Mix-0: it kept no predictions of "
         f"single images (unmix knn {tmp_path / 'b'} measures them)"
     )
+    runs = [
+        replace(each, results=replace(each.results, evaluations=(tuned,)))
+        for tuned in [Evaluation("finetune-10%", 1, 60.0)]
+        for each in (plain, run(0, 60.0, tmp_path / "b", unmix=True))
+    ]
+    runs = [replace(each, at=1) for each in runs]
+    assert "(the same `unmix finetune` with --overwrite measures them)" in "".join(
+        grouped(*runs).words()
+    )
     other = kept(tmp_path / "c", [True, True], "others", unmix=True)
     _, line = grouped(plain, other).words()
     assert line == "  single runs, kNN: no test image by image: their test images differ"

@@ -18,7 +18,7 @@ from unmix.commands import export, knn, transfer
 from unmix.commands.reading import read_runs
 from unmix.commands.transfer import _compared
 from unmix.data import load
-from unmix.results import load_results, protocols_of
+from unmix.results import load_results, protocols_of, write_results
 from unmix.training import pretrain
 from unmix.training.console import silent
 
@@ -108,7 +108,7 @@ def test_three_data_sets_have_students_interval():
     top1 |= {("mixed", p, "knn"): 50.0 + d for p, d in zip(data, differences, strict=True)}
     conditions = {"MoCo": {0: "plain"}, "MoCo + Un-Mix": {0: "mixed"}}
     low, high = stats.t.interval(0.95, 2, differences.mean(), stats.sem(differences))
-    assert _compared(conditions, data, "knn", top1) == [
+    assert _compared(conditions, data, "knn", top1, ()) == [
         "MoCo + Un-Mix against MoCo, kNN: +2.5 points on average over 3 data sets "
         f"(95% interval over data sets {low:+.1f} to {high:+.1f})"
     ]
@@ -156,6 +156,21 @@ def test_a_run_that_repeats_another_is_named(root: Path, tmp_path: Path):
     found = transfer(root / "plain-0", root / "plain-1", again, **words, say=lambda _: None)
     assert len(found.rows) == 3
     assert any("again" in line for line in found.words)
+
+
+def test_seeds_that_were_computed_in_different_precision_are_no_pairs(root: Path, tmp_path: Path):
+    """They were paired seeds with a verdict, which `compare` gives none."""
+    runs = [tmp_path / path.name for path in all_runs(root)]
+    for path in all_runs(root):
+        shutil.copytree(path, tmp_path / path.name)
+        file = tmp_path / path.name / "results.json"
+        content = json.loads(file.read_text())
+        content["hardware"]["precision"] = "bf16-mixed" if path.name == "mixed-1" else "32-true"
+        write_results(file, content)
+    words = {"data": [str(root / "some")], "protocols": ["knn"], "device": "cpu"}
+    found = transfer(*runs, **words, say=lambda _: None)
+    assert any("seed 1 of both are no pairs" in line for line in found.words)
+    assert not any("paired seeds" in line for line in found.words)
 
 
 @pytest.mark.parametrize("flag", ["test_folder", "train_folder"])

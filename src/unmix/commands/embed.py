@@ -113,7 +113,7 @@ def embed(
     sets = image_sets(finished, split, data, data_dir, train_folder, test_folder, columns, say)
     chunks = embedding_chunks(path, finished, sets, layer, features, dim, dtype, batch_size)
     with finished.computing(threads, cores, say), chunks.opened(overwrite):
-        if not chunks.ready.is_dir():
+        if not chunks.assembled(overwrite):
             make_features(chunks, finished, encode, say, batch_size, overwrite)
             assemble(chunks, path, _about(finished, sets, layer, features))
         _report(chunks, path, sets, say)

@@ -196,24 +196,25 @@ def _card(finished: FinishedRun, name: str, license_: str, checkpoint: str | Non
         results = load_results(finished.folder.path)
         if results.imported:
             return _imported(finished, results, name, license_)
-        about = _about(results, settings, network, method) + _of_checkpoint(checkpoint)
+        about = _about(results, settings, network, method, checkpoint)
+        epoch = results.epochs if checkpoint is None else epoch_of(checkpoint)
         return Card(
             name, license_, about, _data(finished),
-            _recipe(settings), _lines(finished, results, epoch_of(checkpoint)),
+            _recipe(settings), () if epoch is None else _lines(finished, results, epoch),
             {k: v for k, v in results.versions.items() if isinstance(v, str)},
         )  # fmt: skip
-    about = f"An encoder ({network}), pretrained by {method} with unmix {__version__}."
-    about += _of_checkpoint(checkpoint)
+    length = "" if checkpoint is None else _length(checkpoint, settings.run.epochs)
+    about = f"An encoder ({network}), pretrained by {method}{length} with unmix {__version__}."
     return Card(name, license_, about, _data(finished), _recipe(settings))
 
 
-def _of_checkpoint(checkpoint: str | None) -> str:
-    """Of which moment of the run the encoder is, if not of its end."""
+def _length(checkpoint: str | None, epochs: int) -> str:
+    """How long an encoder was trained, in words."""
     if checkpoint is None:
-        return ""
+        return f" for {counted(epochs, 'epoch')}"
     if (epoch := epoch_of(checkpoint)) is None:
-        return f" It is of a checkpoint ({checkpoint}), and not of the end."
-    return f" It is of a checkpoint, after {counted(epoch, 'epoch')}, and not of the end."
+        return f" (checkpoint {checkpoint} of a run of {counted(epochs, 'epoch')})"
+    return f" for {epoch} of {counted(epochs, 'epoch')}"
 
 
 def _fine_tuned(
@@ -258,13 +259,15 @@ def _file_name(init: str) -> str:
     return shown(Path(init).name)
 
 
-def _about(results: RunResults, settings: Settings, network: str, method: str) -> str:
+def _about(
+    results: RunResults, settings: Settings, network: str, method: str, checkpoint: str | None
+) -> str:
     mixture = "" if results.baseline else f" with the image mixture {results.mixture}"
     init, sha256 = settings.model.init, settings.model.init_sha256
     start = f", starting from {_file_name(init)} (SHA-256 {sha256})" if init is not None else ""
     return (
         f"An encoder ({network}, images of {results.size} px), pretrained without labels by "
-        f"{method}{mixture} for {counted(results.epochs, 'epoch')}{start}, with unmix."
+        f"{method}{mixture}{_length(checkpoint, settings.run.epochs)}{start}, with unmix."
     )
 
 
@@ -307,13 +310,13 @@ def _key(row: Evaluation) -> tuple[Any, ...]:
 
 
 def _finals(results: RunResults, epoch: int | None) -> dict[tuple[Any, ...], Evaluation]:
-    """The last evaluation of each kind, or that of an epoch."""
+    """The last evaluation of each kind after an epoch; of weights from elsewhere None."""
     rows = results.evaluations
     return {_key(row): row for row in rows if epoch is None or row.epoch == epoch}
 
 
 def _lines(finished: FinishedRun, results: RunResults, epoch: int | None) -> tuple[ResultLine, ...]:
-    """The results, with those of the runs beside it that differ in their seed alone."""
+    """The results after an epoch, with those of the runs that differ in their seed alone."""
     others = [_finals(each, epoch) for each in _siblings(finished)]
     finals = _finals(results, epoch)
     data = {key: str(row.details.get("data") or results.data) for key, row in finals.items()}

@@ -125,7 +125,7 @@ def neighbors(
         folder / "features.npy", finished, sets, layer, "backbone", dim, "float32", batch_size
     )
     with finished.computing(threads, cores, say), chunks.opened(overwrite):
-        if not chunks.ready.is_dir():
+        if not chunks.assembled(overwrite):
             make_features(chunks, finished, encode, say, batch_size, overwrite)
             assemble(chunks, chunks.out, {})
         bank = Bank.of(chunks)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -274,8 +274,11 @@ def _names(folders: Sequence[Path]) -> list[str]:
     raise UserError(f"{twice}: is given {folders.count(twice)} times.")
 
 
-def _conditions(known: Mapping[str, Path]) -> tuple[dict[str, dict[int, str]], Sequence[str]]:
-    """Names of runs by condition and seed, and a sentence for each run that is left out.
+def _conditions(
+    known: Mapping[str, Path],
+) -> tuple[dict[str, dict[int, str]], Sequence[str], Collection[int]]:
+    """Names of runs by condition and seed, a sentence for each run or seed that does not count,
+    and of two conditions the seeds that are no pairs.
 
     An encoder file is a condition of its own.
     """
@@ -284,15 +287,18 @@ def _conditions(known: Mapping[str, Path]) -> tuple[dict[str, dict[int, str]], S
         try:
             results[name] = load_results(folder)
         except UserError:
-            return {name: {0: name} for name in known}, ()
+            return {name: {0: name} for name in known}, (), ()
     if len(results) == 1:
-        return {name: {found.seed: name} for name, found in results.items()}, ()
+        return {name: {found.seed: name} for name, found in results.items()}, (), ()
     groups = grouped(known, [replace(found, name=name) for name, found in results.items()])
     conditions = {
         condition: {seed: run.results.name for seed, run in group.runs.items()}
         for condition, group in groups.groups.items()
     }
-    return conditions, groups.repeated
+    if len(conditions) != 2:
+        return conditions, groups.repeated, ()
+    apart = groups.findings.apart(*conditions)
+    return conditions, [*groups.repeated, *groups.findings.no_pairs()], apart
 
 
 def _summary(
@@ -301,7 +307,7 @@ def _summary(
     rows: Mapping[tuple[str, str, str], Mapping[str, Any]],
 ) -> Transfer:
     """The table of means over seeds, and the comparison where there are two conditions."""
-    conditions, repeated = _conditions(known)
+    conditions, repeated, apart = _conditions(known)
     protocols = list(dict.fromkeys(protocol for _, _, protocol in rows))
     top1 = {key: float(row["top1"]) for key, row in rows.items()}
     cells = []
@@ -316,7 +322,7 @@ def _summary(
     words = list(repeated)
     if len(conditions) == 2:
         for protocol in protocols:
-            words += _compared(conditions, data, protocol, top1)
+            words += _compared(conditions, data, protocol, top1, apart)
     return Transfer(rows, ResultsTable(columns, numeric, tuple(cells)), tuple(words))
 
 
@@ -325,11 +331,15 @@ def _compared(
     data: Sequence[str],
     protocol: str,
     top1: Mapping[tuple[str, str, str], float],
+    apart: Collection[int],
 ) -> list[str]:
-    """The second condition against the first: on each set by paired seeds, and over the sets."""
+    """The second condition against the first: on each set by paired seeds, and over the sets.
+
+    `apart` are seeds that are no pairs.
+    """
     (reference, ours), (candidate, theirs) = conditions.items()
     title = f"{candidate} against {reference}, {measure_name(protocol)}"
-    seeds = sorted(set(ours) & set(theirs))
+    seeds = sorted((set(ours) & set(theirs)) - set(apart))
     means = {
         place: {
             name: mean(top1[runs[seed], place, protocol] for seed in (seeds or runs))

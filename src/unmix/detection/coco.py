@@ -28,7 +28,8 @@ def coco_files(folder: Path) -> tuple[Path, Path] | None:
         if found:
             break
     train = _one(found, ("train",), folder)
-    test = _one(found, ("val", "valid"), folder) or _one(found, ("test",), folder)
+    others = [file for file in found if file != train]  # "trainval" has "val" in it
+    test = _one(others, ("val", "valid"), folder) or _one(others, ("test",), folder)
     return (train, test) if train is not None and test is not None else None
 
 

@@ -180,6 +180,20 @@ class Chunks:
                 )
         return len(self)
 
+    def assembled(self, overwrite: bool = False) -> bool:
+        """Whether the result is put together, and of the present images.
+
+        Args:
+            overwrite: As of `done`.
+
+        Raises:
+            UserError: as `done`.
+        """
+        if self.ready.is_dir() and self.done(overwrite) == len(self):
+            return True
+        shutil.rmtree(self.ready, ignore_errors=True)
+        return False
+
     def check_room(self, done: int) -> None:
         """Check that there is room on the disk for the features, and for a copy of all.
 

@@ -60,8 +60,9 @@ class LayerFeatures(nn.Module):
     """An encoder up to one of its layers: images (N, 3, size, size) to its features (N, D).
 
     Maps (N, C, H, W) are averaged over positions. Tokens (N, T, C) are pooled as the transformer
-    pools its last ones: the class token, or the mean of the patches' tokens. Of half-encoders the
-    features are concatenated. What comes after the layer is not computed.
+    pools its last ones: the class token, or the mean of the patches' tokens, which in its patch
+    embedding are all there are. Of half-encoders the features are concatenated. What comes after
+    the layer is not computed.
 
     Args:
         backbone: The encoder.
@@ -145,7 +146,8 @@ class LayerFeatures(nn.Module):
         if output.ndim == 4:
             return output.mean(dim=(1, 2) if self._channels_last else (2, 3))
         if output.ndim == 3:
-            prefix = int(getattr(self.backbone, "num_prefix_tokens", 0))
+            before = self.layer.partition(".")[0] == "patch_embed"  # no other tokens yet
+            prefix = 0 if before else int(getattr(self.backbone, "num_prefix_tokens", 0))
             if prefix and getattr(self.backbone, "global_pool", "token") == "token":
                 return output[:, 0]
             return output[:, prefix:].mean(dim=1)

@@ -123,11 +123,9 @@ def computed_in(
 
 
 def command_of(protocol: str) -> list[str]:
-    """The command that measures by a protocol."""
+    """The command that measures by a protocol of frozen features."""
     if protocol == "knn":
         return ["unmix", "knn"]
     if protocol == "knn-euclidean":
         return ["unmix", "knn", "--metric", "euclidean"]
-    if protocol.startswith("finetune"):
-        return ["unmix", "finetune"]
     return ["unmix", "probe", "--protocol", protocol]

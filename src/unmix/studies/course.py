@@ -99,7 +99,8 @@ def turns(found: StudyResults) -> list[str]:
     for c in found.comparisons():
         cells = [found.of(name) for name in (c.candidate, c.reference)]
         pair = [courses(own, c.protocol) for own in cells]
-        seeds = sorted(set(pair[0]) & set(pair[1]))
+        apart = found.findings.apart(c.candidate, c.reference)
+        seeds = sorted((set(pair[0]) & set(pair[1])) - set(apart))
         # Rates that follow a schedule say nothing of the same epoch of a longer run.
         if not seeds or len({cell["epochs"] for own in cells for cell in own}) > 1:
             continue

@@ -46,6 +46,11 @@ def single_runs(a: ComparedRun, b: ComparedRun, protocol: str) -> str:
         try:
             found.append(_per_image(run, row))
         except UserError as error:
+            if row.protocol.startswith("finetune"):
+                return (
+                    f"no test image by image, for {run.name}: {error} (the same `unmix finetune` "
+                    "with --overwrite measures them)"
+                )
             kind, data = row.protocol.partition(ON)[0], run.results.transfers.get(row.protocol)
             words = [*command_of(kind), str(run.folder), *(["--data", data] if data else [])]
             words += ["--from_scratch"] if row.details.get("start") == "random" else []

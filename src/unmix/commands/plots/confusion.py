@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import torch
 
 from unmix.commands.finished import FinishedRun
@@ -12,6 +15,7 @@ from unmix.errors import check_choice
 from unmix.evaluation import PROTOCOLS, LabeledFeatures, Task
 from unmix.figures.confusion import confusion_matrix
 from unmix.hardware.threads import CoreMeter
+from unmix.names import in_words
 from unmix.randomness import generator_for
 from unmix.training.console import quiet_libraries
 
@@ -32,7 +36,7 @@ def confusion(request: Request) -> Drawn:
     images = images_of(runs, request, "a confusion matrix", need_classes=True)
     classes = images[0].classes
     assert classes is not None
-    panels, notes, rows = {}, [], []
+    panels, words, notes, rows = {}, {}, [], []
     for opened, own in zip(runs, images, strict=True):
         run = opened.run
         with opened.computing(request, cores):
@@ -47,6 +51,7 @@ def confusion(request: Request) -> Drawn:
         counts = torch.bincount(pairs, minlength=len(classes) ** 2).view(len(classes), -1)
         top1 = 100 * float(counts.diagonal().sum()) / len(predicted)
         panels[f"{opened.label}: {top1:.1f} %"] = counts.numpy()
+        words[opened.label] = _words(protocol, prediction.details)
         notes.append(f"{len(predicted):,}")
         rows += [
             [opened.label, classes[true], classes[guess], int(counts[true, guess]),
@@ -54,7 +59,7 @@ def confusion(request: Request) -> Drawn:
             for true in range(len(classes)) for guess in range(len(classes))
         ]  # fmt: skip
     caption = (
-        f"Predictions of the {_words(protocol, runs[0].run)} on {kind} features for "
+        f"Predictions of the {_together(words)} on {kind} features for "
         f"{notes[0]} {images[0].words}; each row in percent of its class. Titles: top-1 accuracy."
     )
     figure = confusion_matrix(panels, classes, caption=caption, **request.how)
@@ -72,8 +77,14 @@ def _task(train: LabeledFeatures, test: LabeledFeatures, classes: int, run: Fini
     )  # fmt: skip
 
 
-def _words(protocol: str, run: FinishedRun) -> str:
+def _words(protocol: str, details: Mapping[str, Any]) -> str:
     if protocol == "linear":
         return "linear probe"
-    wanted = run.settings.evaluation
-    return f"{measure_title('knn')} (k {wanted.knn_k}, T {wanted.knn_temperature:g})"
+    return f"{measure_title('knn')} (k {details['k']}, T {details['temperature']:g})"
+
+
+def _together(words: Mapping[str, str]) -> str:
+    """What each panel has, once if all have the same."""
+    if len(set(words.values())) == 1:
+        return next(iter(words.values()))
+    return in_words([f"{word} of {label}" for label, word in words.items()])
