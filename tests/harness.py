@@ -228,7 +228,11 @@ def mixture_of(
 ) -> Mixture:
     """A rule's mixture of views, by default of the weight 0.3 with the rule's own pairing."""
     others = [views[rule.partner_view]] if rule.partner_view else []
-    return Mixture(draw or published_draw(rule, 0.3, len(views[0])), rule, others, joint)
+    # RegionCL's loss is tested with global draws too, which users are refused.
+    return Mixture(
+        draw or published_draw(rule, 0.3, len(views[0])), rule, others, joint,
+        checked=rule.in_parts,
+    )  # fmt: skip
 
 
 def step(

@@ -251,6 +251,26 @@ def test_a_loss_in_bfloat16_keeps_its_type() -> None:
     assert loss.dtype == torch.bfloat16
 
 
+@pytest.mark.parametrize("processes", [1, 2])
+def test_an_empty_mixture_of_one_process_has_as_many_comparisons_as_the_others(
+    monkeypatch: pytest.MonkeyPatch, processes: int
+) -> None:
+    """A comparison may gather over processes, and the one that left it out was waited for."""
+    monkeypatch.setattr("unmix.credit.sharing.world_size", lambda: processes)
+    asked: list[Tensor] = []
+
+    def loss(query: Tensor, target: Tensor) -> Tensor:
+        asked.append(target)
+        return (query - target).square().sum(dim=1)
+
+    query, target = torch.randn(4, 3), torch.randn(4, 3)
+    empty = PairDraw(torch.arange(3, -1, -1), torch.zeros(4, 4), torch.ones(4), (8, 8), False)
+    assert not empty.shares[:, 1].any()
+    found = shared_loss(loss, query, target, empty)
+    assert len(asked) == processes
+    torch.testing.assert_close(found, (query - target).square().sum(dim=1).mean())
+
+
 def test_a_mixture_of_one_images_crops_costs_one_comparison() -> None:
     """The share of the second column is 0, so its loss is not computed."""
     asked: list[Tensor] = []

@@ -24,7 +24,7 @@ from unmix.config import GROUPS, Settings
 from unmix.config.catalog import catalog
 from unmix.config.parameters import parameters_of
 from unmix.config.saved import checked_settings
-from unmix.mixtures import IMAGE_SPACE, MIXTURES
+from unmix.mixtures import IMAGE_SPACE, MIXTURES, MixtureOperator
 from unmix.studies.cells import code_of, same_code
 
 PAGE = ROOT / "docs" / "how-to" / "own-method.md"
@@ -107,6 +107,14 @@ def test_a_registered_method_steps_and_has_its_options(tmp_path, code, monkeypat
         (
             lambda: unmix.register_mixture("mine", unmix.GridMix, cells=1),
             "cells must be at least 2",
+        ),
+        (
+            lambda: unmix.register_mixture("mine", type("Mine", (unmix.UnMix,), {})),
+            "kind: Mine must be decorated with @dataclass",
+        ),
+        (
+            lambda: unmix.register_mixture("mine", type("Mine", (MixtureOperator,), {})),
+            "kind: Mine must be decorated with @dataclass",
         ),
     ],
 )

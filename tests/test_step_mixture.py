@@ -10,6 +10,7 @@ import torch
 import unmix
 from harness import N, build, views_of
 from unmix.credit import RULES
+from unmix.errors import UserError
 from unmix.methods import Method, Progress
 from unmix.step import Mixture, Objective, objective, step_generator
 
@@ -63,6 +64,50 @@ def test_what_a_stepper_refuses_the_objective_does_too(name: str, mixture: Any, 
     with pytest.raises(unmix.UserError, match=says) as caught:
         found(build(name), mixture)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "rule", "operator", "says"),
+    [
+        ("barlow", "mixbt", unmix.UnMix(per="sample"), "a weight for each sample"),
+        ("moco", "sdmp", unmix.DirichletMixture(), r"this SumDraw has \(8, 3\) owners"),
+        ("moco", "sdmp", unmix.ScaleMix(), "with another one; this OwnDraw has"),
+        ("moco", "sdmp", unmix.ManifoldMixture("f_q.backbone.bn"), "this one is of a layer"),
+        ("moco", "regioncl", unmix.MixUp(), "pixels are of several"),
+        ("moco", "regioncl", unmix.ManifoldMixture("f_q.backbone.bn"), "pixels are of several"),
+        ("ibot", "unmix", unmix.ResizeMix(), "does not leave an image's pixels in their place"),
+    ],
+)
+def test_a_finished_draw_is_refused_where_its_operator_is(
+    name: str, rule: str, operator: Any, says: str
+) -> None:
+    """Its shares would have been read as another mixture's, or a layer's pixels mixed."""
+    method = build(name)
+    views = views_of(method, 0)
+    with pytest.raises(UserError):
+        found(method, Mixture(operator, RULES[rule]))
+    draw = operator.draw(views[0].shape, torch.Generator().manual_seed(0))
+    with pytest.raises(UserError, match=f"draw: .*{says}"):
+        found(method, Mixture(draw, RULES[rule]))
+
+
+@pytest.mark.parametrize("operator", [unmix.CutMix(), unmix.GridMix(), unmix.ResizeMix()])
+def test_boxes_and_masks_are_drawn_for_parts(operator: Any) -> None:
+    method = build("moco")
+    draw = operator.draw(views_of(method, 0)[0].shape, torch.Generator().manual_seed(0))
+    assert found(method, Mixture(draw, RULES["regioncl"])).loss.isfinite()
+
+
+def test_a_draw_of_a_layer_is_not_mixed_in_pixels_by_a_rule_of_one_forward() -> None:
+    """MixCo encodes clean and mixed images together, which a layer's mixtures cannot be."""
+    operator = unmix.ManifoldMixture("f_q.backbone.bn")
+    losses = []
+    shape = views_of(build("moco"), 0)[0].shape
+    for given in (operator, operator.draw(shape, torch.Generator().manual_seed(3))):
+        method = build("moco")
+        mixture = Mixture(given, RULES["mixco"], generator=torch.Generator().manual_seed(3))
+        losses.append(found(method, mixture).loss)
+    assert torch.equal(*losses)
 
 
 def test_parts_that_are_no_mixture_and_no_rule_are_named() -> None:

@@ -106,10 +106,18 @@ def register_mixture(name: str, kind: type[MixtureOperator], **fixed: Any) -> No
             cells=8)`.
 
     Raises:
-        UserError: if the name is taken or is none, the class is no mixture of label space, or a
-            field is of a setting that there is not.
+        UserError: if the name is taken or is none, the class is no mixture of label space or no
+            dataclass with `per`, or a field is of a setting that there is not.
     """
     _check(name, kind, MixtureOperator, MIXTURES)
+    # Of its own: a subclass without the decorator would have its base's defaults.
+    if "per" not in vars(kind).get("__dataclass_fields__", ()):
+        raise UserError(
+            f"{kind.__name__} must be decorated with @dataclass(frozen=True), and have a field "
+            '`per`, "batch" or "sample".',
+            parameter="kind",
+            owner="register_mixture",
+        )
     known = field_names("mixture")
     for setting, field in settings_of(kind).items():
         if setting not in known:

@@ -198,7 +198,9 @@ class Stepper(nn.Module):
     def skip(self) -> None:
         """Drop the last loss without a backward pass, as where it is not finite.
 
-        Nothing of its batch is kept, and the next call goes on with the same step.
+        Nothing of its batch is kept, and the next call goes on with the same step, for which the
+        method has updated its momentum encoder once. A state that is saved before that call does
+        not say so: a run that goes on from it updates once more, and is not the same to the bit.
         """
         self._pending = None
 

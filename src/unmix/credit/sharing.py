@@ -20,8 +20,9 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_leaves, tree_map
 
-from unmix.distributed import rank
+from unmix.distributed import rank, world_size
 from unmix.errors import UserError
+from unmix.mixtures.own_draws import OneOwner
 from unmix.transfer import to_device
 
 __all__ = [
@@ -96,8 +97,8 @@ def shared_loss(
     _check_rows(target, getattr(draw, "batch", None))
     total: Tensor | None = None
     for owners, shares in zip(draw.owners.unbind(1), draw.shares.unbind(1), strict=True):
-        if total is not None and _is_nothing(shares):
-            continue  # crops of one image: all credit is its own
+        if total is not None and _adds_nothing(draw, shares):
+            continue
         part = loss(query, of_partner(target, owners))
         share = to_device(shares, part.device, part.dtype)
         if part.numel() == 1 and len(share) > 1:
@@ -158,21 +159,22 @@ def shared_position_loss(
     shares = draw.shares_at(*total.shape[1:])
     total = to_device(shares[:, 0], total.device, total.dtype) * total
     for column in range(1, shares.shape[1]):
-        if _is_nothing(shares[:, column]):
-            continue  # crops of one image: all credit is its own
+        if _adds_nothing(draw, shares[:, column]):
+            continue
         part = loss(query, of_partner(target, draw.owners[:, column]))
         total = total + to_device(shares[:, column], part.device, part.dtype) * part
     return total.sum(dim=(1, 2)).mean()
 
 
-def _is_nothing(shares: Tensor) -> bool:
-    """Whether all are 0, where to look costs nothing.
+def _adds_nothing(draw: object, shares: Tensor) -> bool:
+    """Whether all shares are 0 and the loss need not be computed, where to look costs nothing.
 
-    On another device it would wait for that, and in a compiled step split the graph in two.
+    On another device it would wait for that, and in a compiled step split the graph in two. Of
+    several processes, which draw differently, each computes it: it may wait for the others'.
     """
-    return (
-        shares.device.type == "cpu" and not torch.compiler.is_compiling() and not bool(shares.any())
-    )
+    if shares.device.type != "cpu" or torch.compiler.is_compiling():
+        return False
+    return (isinstance(draw, OneOwner) or world_size() == 1) and not bool(shares.any())
 
 
 def soft_cross_entropy(logits: Tensor, draw: Shares, samples: int) -> Tensor:

@@ -131,7 +131,8 @@ def mixed_at(module: nn.Module, layer: str, draw: MixtureDraw) -> Iterator[None]
         module: A method, an encoder or a backbone.
         layer: The layer's dotted name in it, or the end of that name: "layer2" is
             "f_q.backbone.layer2", and of two half-encoders it is the layer of both.
-        draw: For the batch that will be encoded.
+        draw: For the batch that will be encoded. Boxes and masks are scaled to whole cells of a
+            feature map (h, w), so the loss is shared by `draw.resized(h, w)`.
 
     Raises:
         UserError: if there is no such layer, the name could be several, its output is no tensor,
