@@ -58,7 +58,7 @@ from unmix.training.run.results import (
     why_not_evaluated,
     with_earlier,
 )
-from unmix.training.run.resuming import check_data, check_machine
+from unmix.training.run.resuming import check_data, check_devices, check_machine
 from unmix.training.run.trainer import fit
 
 __all__ = ["command_line", "complete", "pretrain", "run", "settings_for"]
@@ -268,6 +268,7 @@ def _train(
     if resume:
         folder.check_same(settings.flat())
         if is_leader():
+            check_devices(folder, parts)
             if teacher := settings.teacher.get("teacher"):
                 folder.move_teacher(teacher)
             record, same = check_data(folder, parts, record, say)
