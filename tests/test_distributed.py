@@ -12,12 +12,21 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.multiprocessing import start_processes
+from torch.utils._pytree import tree_leaves, tree_map
 
-from unmix import methods
+from unmix import backbones, methods
+from unmix.backbones import SplitBatchNorm2d
 from unmix.credit import IMix, Rule, UnMixRule
-from unmix.distributed import all_reduce_sum, gather, gather_with_gradient, rank, world_size
+from unmix.distributed import (
+    all_reduce_sum,
+    from_first,
+    gather,
+    gather_with_gradient,
+    rank,
+    world_size,
+)
 from unmix.losses import partition_constant
-from unmix.methods import Method, Progress, method_class
+from unmix.methods import DenseCL, Method, MoCo, Progress, method_class
 from unmix.mixtures import PairDraw
 from unmix.mixtures.draws import whole_image
 from unmix.step import Mixture, objective
@@ -125,6 +134,45 @@ def steps_of(name: str, rule: Rule | None) -> dict[str, Any]:
     return found
 
 
+def encoders(kind: type[MoCo], **options: Any) -> MoCo:
+    """MoCo of a network with batch norm, whose two encoders are the same."""
+    torch.manual_seed(0)
+    backbone = backbones.build("resnet10", width=0.125, size=8)
+    given = (backbone,) if kind is DenseCL else (backbone, N)
+    return kind(*given, dim=6, queue_size=40, **options)
+
+
+def photos() -> Tensor:
+    """The images of all processes, in channels last as encoders on a GPU have them."""
+    images = torch.randn(N, 3, 8, 8, generator=torch.Generator().manual_seed(1))
+    return images.contiguous(memory_format=torch.channels_last)
+
+
+def plain(found: Any) -> Any:
+    """Without its gradient, which cannot be sent."""
+    return found.detach() if isinstance(found, Tensor) else found
+
+
+def keys_of() -> dict[str, Any]:
+    """Queries and keys of this process's images, by what is tried."""
+    view, found = photos()[rank() * N // PROCESSES :][: N // PROCESSES], {}
+    for kind in (MoCo, DenseCL):
+        method = encoders(kind, bn_splits=1).eval()  # batch norm does not look at the batch
+        found[f"{kind.__name__} in order"] = method.key(view, torch.Generator())
+        found[f"{kind.__name__} expected"] = method.f_k(view)
+        shuffled = method.train().key(view, torch.Generator().manual_seed(5 + rank()))
+        found[f"{kind.__name__} shuffled"] = shuffled
+    for shuffle in (True, False):
+        method = encoders(MoCo, bn_splits=4, shuffle_bn=shuffle)
+        method.begin_step(Progress(0, 4, 2))
+        found[f"query {shuffle}"] = method.query(view)
+        found[f"key {shuffle}"] = method.key(view, torch.Generator().manual_seed(5 + rank()))
+        found[f"splits {shuffle}"] = {
+            each.splits for each in method.modules() if isinstance(each, SplitBatchNorm2d)
+        }
+    return tree_map(plain, found)
+
+
 def run(number: int, folder: Path) -> None:
     """What each process does."""
     torch.set_num_threads(1)
@@ -140,9 +188,10 @@ def run(number: int, folder: Path) -> None:
         "every": every.detach(),
         "gradient": own.grad,
         "sum": all_reduce_sum(torch.tensor(1.0 + number)),
+        "first": from_first(torch.tensor(1.0 + number)),
         "constant": partition_constant(torch.full((2, 3), float(number)), 0.5, 10),
     }
-    torch.save((cases, primitives), folder / f"{number}.pt")
+    torch.save((cases, primitives, keys_of()), folder / f"{number}.pt")
     dist.destroy_process_group()
 
 
@@ -161,7 +210,7 @@ def test_losses_gradients_and_memories_are_those_of_the_whole_batch(
     """Averaged over the processes, as data-parallel training averages the gradients."""
     with torch.random.fork_rng(devices=[]):
         alone = steps_of(name, RULES[rule])
-    for cases, _ in processes:
+    for cases, _, _ in processes:
         found = cases[name, rule]
         assert found.keys() == alone.keys()
         for key, expected in alone.items():
@@ -178,17 +227,51 @@ def test_losses_gradients_and_memories_are_those_of_the_whole_batch(
 
 def test_tensors_are_gathered_in_the_processes_order(processes: list[Any]) -> None:
     rows = torch.tensor([[0.0], [10], [1], [11]])
-    for number, (_, found) in enumerate(processes):
+    for number, (_, found, _) in enumerate(processes):
         assert (found["rank"], found["world"]) == (number, 2)
         assert torch.equal(found["gather"], rows)
         assert not found["gather"].requires_grad
         assert torch.equal(found["every"], rows)
         assert found["sum"] == 3
+        assert found["first"] == 1
         # One constant of NCE for all: 10 times the mean of e^0 and e^2.
         assert float(found["constant"]) == pytest.approx(5 * (1 + math.e**2))
         # Both processes' losses, one of them twice: 3 times the weight of the row.
         weights = torch.arange(4.0)[2 * number : 2 * number + 2, None]
         assert torch.equal(found["gradient"], 3 * weights)
+
+
+@pytest.mark.parametrize("kind", [MoCo, DenseCL])
+def test_keys_are_shuffled_over_processes_and_come_back_in_order(
+    processes: list[Any], kind: type[MoCo]
+) -> None:
+    """With one sub-batch a process, where a shuffle within it would change nothing."""
+    method, images, half = encoders(kind, bn_splits=1), photos(), N // PROCESSES
+    order = torch.randperm(N, generator=torch.Generator().manual_seed(5))
+    parts = [[*tree_leaves(method.f_k(images[order[at : at + half]]))] for at in (0, half)]
+    whole = [torch.cat(leaves)[order.argsort()] for leaves in zip(*parts, strict=True)]
+    for number, (_, _, found) in enumerate(processes):
+        for name in ("in order", "shuffled"):
+            leaves = tree_leaves(found[f"{kind.__name__} {name}"])
+            expected = tree_leaves(found[f"{kind.__name__} expected"])
+            if name == "shuffled":
+                own = slice(number * half, (number + 1) * half)
+                alone = tree_leaves(method.f_k(images[own]))
+                assert not torch.allclose(leaves[0], alone[0], atol=1e-3)
+                expected = [rows[own] for rows in whole]
+            torch.testing.assert_close(leaves, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_processes_divide_the_sub_batches_of_batch_norm(processes: list[Any]) -> None:
+    """Four of the whole batch are two in each process: samples 0, 2, 4 and 1, 3, 5."""
+    method, half = encoders(MoCo, bn_splits=2), N // PROCESSES
+    for number, (_, _, found) in enumerate(processes):
+        expected = method.query(photos()[number * half : (number + 1) * half])
+        for shuffle in (True, False):
+            assert found[f"splits {shuffle}"] == {2}
+            torch.testing.assert_close(found[f"query {shuffle}"], expected, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(found["key False"], expected, rtol=1e-4, atol=1e-5)
+        assert not torch.allclose(found["key True"], expected, atol=1e-3)
 
 
 def test_of_one_process_everything_is_what_it_was() -> None:

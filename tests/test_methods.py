@@ -282,6 +282,27 @@ def test_moco_too_many_sub_batches_are_told(batch_size: int, most: int) -> None:
 
 
 @pytest.mark.parametrize(
+    ("splits", "processes", "each"), [(8, 2, 4), (8, 8, 1), (8, 16, 1), (1, 2, 1), (8, 3, 3)]
+)
+def test_moco_sub_batches_are_those_of_all_processes(
+    splits: int, processes: int, each: int
+) -> None:
+    """As few more as give each process equally many, at least one."""
+    method = moco(bn_splits=splits)
+    method.share_among(processes)
+    norms = [m for m in method.modules() if isinstance(m, nn.BatchNorm2d)]
+    assert {getattr(m, "splits", 1) for m in norms} == {each}
+    assert method.splits == each
+    method.check_batch(2 * each)
+    if each > 1:
+        share, most = 2 * each - 1, (2 * each - 1) // 2 * processes
+        assert told(method.check_batch, share) == (
+            f"--bn_splits: {splits} sub-batches of a batch of {share * processes} are too small; "
+            f"use at most {most}."
+        )
+
+
+@pytest.mark.parametrize(
     ("make", "options", "message"),
     [
         (moco, {"head": "lnear"}, "--head: 'lnear' is unknown. Did you mean 'linear'?"),

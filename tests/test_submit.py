@@ -14,6 +14,7 @@ from unmix.commands.job_request import minutes
 from unmix.commands.submit import submit
 from unmix.errors import UserError
 from unmix.results import load_results
+from unmix.training import RunFolder
 from unmix.training.run.jobs import preempted
 from unmix.training.run.lock import run_lock
 
@@ -188,6 +189,21 @@ def test_in_this_process_it_trains_and_a_complete_run_is_not_submitted_again(
     capsys.readouterr()
     assert main([*words, "local"]) == 0
     assert "is complete; nothing to do" in capsys.readouterr().out
+
+
+def test_a_run_is_extended_by_the_job_and_not_where_it_is_refused(
+    some_slurm: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = tmp_path / "run"
+    assert main(["pretrain", *CPU, "--run", str(run)]) == 0
+    before = (run / "config.yaml").read_text()
+    words = ["submit", "--run", str(run), "--epochs", "2", "--extend", "--executor"]
+    assert main([*words, "slurm"]) == 2
+    assert "Invalid partition" in capsys.readouterr().err
+    assert (run / "config.yaml").read_text() == before
+    assert main([*words, "debug"]) == 0
+    assert load_results(run).training["restarts"] == [1]
+    assert RunFolder(run).settings().run.epochs == 2
 
 
 def test_a_mistake_found_while_it_trains_in_this_process_is_one_line(

@@ -14,10 +14,13 @@ from PIL import Image
 
 from forked import program
 from unmix.cli import main
+from unmix.config import Settings
 from unmix.errors import Interrupted
 from unmix.results import load_results
 from unmix.training import RunFolder, pretrain
 from unmix.training.loop.module import Pretraining
+from unmix.training.run.parts import build_parts
+from unmix.training.run.resuming import check_machine
 
 WORDS: dict[str, Any] = {
     "method": "simclr", "backbone": "resnet10", "width": 0.125, "dim": 8, "hidden": 8,
@@ -134,6 +137,34 @@ def test_devices_that_change_the_steps_of_an_epoch_are_refused(tmp_path, monkeyp
     line = refuse("pretrain", "--run", folder.path, "--devices", "2")
     assert line.startswith("--devices: an epoch of the run has 5 steps with 1 device, but 4 with 2")
     assert folder.config.read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        ({"limit": 69, "drop_last": True}, " and the images of each step go on exactly; from here"),
+        ({"limit": 70}, " and the images of each step go on exactly; from here on each device"),
+        (
+            {"limit": 69},
+            " and the images of all other steps go on exactly; from here on the last step of an "
+            "epoch has 4 images instead of 5; each device draws",
+        ),
+        (
+            {"limit": 70, "unmix": True, "unmix_rule": "sdmp"},
+            "from here on the last step of an epoch has 4 images instead of 6; each device draws",
+        ),
+    ],
+)  # fmt: skip
+def test_a_batch_that_devices_cannot_share_is_not_said_to_go_on(tmp_path, words, expected):
+    """Of 21 images in batches of 8 one device has 8, 8 and 5 in a step, two have 8, 8 and 4."""
+    settings = Settings.of({**WORDS, **words})
+    folder, said = RunFolder(tmp_path / "run"), []
+    folder.write_settings(settings)
+    folder.checkpoints.mkdir()
+    folder.last.touch()
+    parts = build_parts(settings.with_changes(devices=2))
+    check_machine(folder, parts, True, said.append)
+    assert expected in said[0]
 
 
 @pytest.fixture

@@ -12,17 +12,20 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from lightning.pytorch.utilities import rank_zero_only
 
 from unmix.cli import main
 from unmix.commands.compare import compare
 from unmix.config import OptimizerSettings, Settings
+from unmix.errors import UserError
 from unmix.methods import Progress
 from unmix.results import load_results
 from unmix.training import RunFolder, pretrain
 from unmix.training.loop.module import Pretraining
 from unmix.training.loop.optimizers import learning_rate_factor
-from unmix.training.run.extending import how_it_goes_on
+from unmix.training.run.extending import extended, how_it_goes_on
 from unmix.training.run.notes import notes_on_rates
+from unmix.training.run.pretrain import complete, settings_for
 
 TINY: dict[str, Any] = {
     "data": "digits", "backbone": "resnet10", "width": 0.25, "size": 8, "limit": 64,
@@ -219,6 +222,57 @@ def test_what_cannot_be_extended_is_refused(
     for wrong in ("4", "0", "2,1"):
         words = ["--epochs", "4", "--restarts", *wrong.split(","), "--run", tmp_path / "none"]
         assert refused("pretrain", *words).startswith("--restarts: ")
+
+
+def test_a_start_that_is_refused_leaves_the_run_as_it_was(
+    run: Path, refused: Callable[..., str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """By a check of the machine, of the data and of the checkpoint, which is the last of all."""
+    before = (run / "config.yaml").read_text()
+    more = ("pretrain", "--run", run, "--epochs", "4", "--extend")
+    absent = "mps" if torch.cuda.is_available() else "cuda"
+    assert refused(*more, "--device", absent).startswith(f"--device: {absent} is not available")
+    assert "goes on from epoch" not in capsys.readouterr().out
+    assert "cannot be shared by 3 devices" in refused(*more, "--devices", "3")
+    last = run / "checkpoints" / "last.ckpt"
+    content = last.read_bytes()
+    last.write_bytes(content[:-100])
+    assert "holds no other that is intact" in refused(*more)
+    last.write_bytes(content)
+    assert (run / "config.yaml").read_text() == before
+    assert main(["pretrain", "--run", str(run)]) == 0
+    assert "is complete; nothing to do" in capsys.readouterr().out
+    assert pretrain(run=str(run), epochs=3, extend=True).training["restarts"] == [2]
+
+
+@pytest.mark.parametrize("late", [None, "extended", "complete"])
+def test_other_processes_may_read_the_settings_before_the_first_writes_them_or_after(
+    run: Path, monkeypatch: pytest.MonkeyPatch, late: str | None
+) -> None:
+    """As of torchrun or srun, whose processes start alike: each finds the same run to go on with.
+
+    Args:
+        late: What follows the moment in which the first process writes.
+    """
+    monkeypatch.setattr(rank_zero_only, "rank", 1)
+    words = {"run": str(run), "epochs": 4}
+
+    def write() -> None:
+        RunFolder(run).change(epochs=4, restarts=[2])
+
+    settings, _ = settings_for(words)
+    if late == "extended":
+        write()
+    longer = extended(settings, True)
+    assert longer.optimizer.restarts == (2,)
+    if late == "complete":
+        write()
+    assert complete(RunFolder(run, extend=True), longer) is None
+    if late is None:
+        with pytest.raises(UserError, match="has ended after its 2 epochs"):
+            complete(RunFolder(run), longer)
+    with pytest.raises(UserError, match=r"its lr is 0\.001, not 0\.5"):
+        complete(RunFolder(run, extend=True), longer.with_changes(lr=0.5))
 
 
 def test_an_extended_run_is_not_shortened(tmp_path: Path, refused: Callable[..., str]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+import torch
 
 from unmix.backbones import build as backbone
 from unmix.config import Settings
@@ -64,3 +65,29 @@ def test_a_queue_that_is_longer_than_the_data_is_told(method):
     )
     fits = build_parts(Settings.of({**words, "queue_size": 200})).notes
     assert not any("queue" in line for line in fits)
+
+
+@pytest.mark.parametrize(
+    ("splits", "devices", "told"),
+    [
+        (8, 8, None),
+        (8, 1, None),
+        (2, 1, None),
+        (1, 2, "--bn_splits 1 is 2 on 2 devices, 1 on each: a batch norm sees 24 images of a batch,"
+               " not 48"),
+        (8, 3, "--bn_splits 8 is 9 on 3 devices, 3 on each: a batch norm sees 5 images of a batch,"
+               " not 6"),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("method", ["moco", "densecl"])
+def test_devices_divide_the_sub_batches_of_batch_norm(method, splits, devices, told):
+    words = {**SMALL, "method": method, "width": 0.125, "limit": 96, "queue_size": 96,
+             "batch_size": 48, "bn_splits": splits, "devices": devices}  # fmt: skip
+    parts = build_parts(Settings.of(words))
+    splits = {getattr(m, "splits", 1) for m in parts.module.method.modules() if is_norm(m)}
+    assert splits == {-(-words["bn_splits"] // devices)}
+    assert parts.notes == (() if told is None else (f"note: {told}",))
+
+
+def is_norm(module):
+    return isinstance(module, torch.nn.BatchNorm2d)

@@ -18,6 +18,7 @@ from torch import Tensor
 __all__ = [
     "Pace",
     "all_reduce_sum",
+    "from_first",
     "gather",
     "gather_in_first",
     "gather_with_gradient",
@@ -97,6 +98,15 @@ def gather(tensor: Tensor) -> Tensor:
     pace.tick()
     dist.all_gather(parts, tensor.detach().contiguous())
     return torch.cat(parts)
+
+
+@torch.no_grad()
+def from_first(tensor: Tensor) -> Tensor:
+    """The first process's tensor, in all; the others give one of its shape, which is changed."""
+    if world_size() > 1:
+        pace.tick()
+        dist.broadcast(tensor, src=0)
+    return tensor
 
 
 @torch.no_grad()

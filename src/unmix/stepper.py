@@ -179,6 +179,7 @@ class Stepper(nn.Module):
             views, index = [view[:-1] for view in views], index[:-1]
         if self.batches == 0:  # what a run is refused for; later batches may be smaller
             self.method.check_queue(len(index) * self.accumulate * world_size())
+            self.method.share_among(world_size())
             self.method.check_batch(len(index))
         if self._begun != self.steps:
             self.method.begin_step(

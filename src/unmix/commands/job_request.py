@@ -6,7 +6,6 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
-from unmix.config import Settings
 from unmix.errors import UserError, check_number
 from unmix.names import shown
 
@@ -111,7 +110,6 @@ class Plain:
     nodes: int
     devices: int
     gpus: int
-    before: Settings
 
 
 def minutes(text: str) -> int:

@@ -117,7 +117,7 @@ def submit(
         )
     if not extend and complete(folder, settings) is not None:
         return Submitted(None, folder.path)
-    job = Job(settings.flat(), recipes, command, here=chosen == "debug")
+    job = Job(settings.flat(), recipes, command, here=chosen == "debug", extend=extend)
     made = _executor(chosen, folder, asked, plain, dry_run)
     say(asked.line(chosen, plain))
     say(f"run folder: {shown(folder.path)}")
@@ -129,8 +129,6 @@ def submit(
             say("\n" + script)
         say("nothing was submitted")
         return Submitted(None, folder.path, None, script)
-    if extend:
-        extending.extend(plain.before, True)
     return _submitted(made, job, chosen, folder, script, say)
 
 
@@ -194,7 +192,7 @@ def _checked(
         raise UserError("0 contradicts `device=cuda`.", parameter="gpus")
     command = command_line(config, words)
     settings = begun_before(located(settings))
-    before = settings = settings.with_changes(run=absolute(str(settings.folder)))
+    settings = settings.with_changes(run=absolute(str(settings.folder)))
     if "%" in str(settings.run.run):
         raise UserError(f"{settings.run.run} has a %, which SLURM replaces.", parameter="run")
     if extend:
@@ -214,9 +212,7 @@ def _checked(
             pass
     if gpus is None:
         gpus = settings.machine.devices if device in ("auto", "cuda") else 0
-    return settings, recipes, command, Plain(
-        settings.machine.nodes, settings.machine.devices, gpus, before
-    )  # fmt: skip
+    return settings, recipes, command, Plain(settings.machine.nodes, settings.machine.devices, gpus)
 
 
 def _executor(executor: str, folder: RunFolder, asked: Asked, plain: Plain, dry_run: bool) -> Any:

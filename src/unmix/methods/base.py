@@ -258,8 +258,7 @@ class Method(nn.Module, ABC):
 
         The grid divides the image evenly; positions that do not count are 0. A mixture's loss is
         shared position by position, so a target has all that any position may be compared with,
-        also those that are masked in the query of another sample. A method whose `position_pairs`
-        are none is not asked for it.
+        also those that are masked in the query of another sample. Only with `position_pairs`.
         """
         raise NotImplementedError
 
@@ -270,9 +269,8 @@ class Method(nn.Module, ABC):
     def regularizer(self, queries: Sequence[Any], targets: Mapping[int, Any]) -> Tensor:
         """A term of the loss about clean queries and targets alone, a scalar.
 
-        Queries are in the order of their views. No mixture changes it, and it stays where a
-        mixing rule replaces the clean loss. A method whose `regularized_views` are none needs no
-        such term, and is not asked for it.
+        Queries are in the order of their views. No mixture changes it, and it stays where a mixing
+        rule replaces the clean loss. It is not asked of a method without `regularized_views`.
         """
         raise NotImplementedError
 
@@ -325,12 +323,14 @@ class Method(nn.Module, ABC):
         """The fewest images that a step can work with; a shorter last batch is left out."""
         return 2
 
+    def share_among(self, processes: int) -> None:
+        """Prepare for steps that so many processes share; called before `check_batch`."""
+
     def check_batch(self, batch_size: int) -> None:
-        """Raise a UserError if the method cannot work with batches of this size."""
+        """Raise a UserError if the method cannot work with batches of this size, of a process."""
         if batch_size < 2:
-            raise UserError(
-                f"{batch_size} is too small; batch norm needs 2 images.", parameter="batch_size"
-            )
+            text = f"{batch_size} is too small; batch norm needs 2 images."
+            raise UserError(text, parameter="batch_size")
 
     def check_queue(self, batch_size: int) -> None:
         """Raise a UserError if a queue cannot hold the keys of a step, of all devices and parts."""

@@ -14,10 +14,11 @@ from unmix.backbones import (
     convert_split_batch_norm,
     encode_in_splits,
     feature_dim,
+    has_batch_norm,
     linear_head,
     mlp_head,
 )
-from unmix.distributed import gather, rank
+from unmix.distributed import from_first, gather, rank, world_size
 from unmix.errors import UserError, check_choice, check_number, renamed
 from unmix.losses import init_once, nce_contrast, partition_constant, softmax_contrast
 from unmix.memory import Queue
@@ -100,6 +101,7 @@ class MoCo(InstanceDiscrimination):
         self.register_buffer("Z", torch.tensor(-1.0))
         self.n_data, self.T, self.m = n_data, temperature, encoder_momentum
         self.contrast, self.bn_splits, self.shuffle_bn = contrast, bn_splits, shuffle_bn
+        self.processes, self.splits = 1, bn_splits
         self.soft_labels = contrast == "softmax"
         self.pairs = (Pair(0, 1), Pair(1, 0)) if symmetric else (Pair(0, 1),)
         self.mixes_every_view = symmetric
@@ -130,8 +132,17 @@ class MoCo(InstanceDiscrimination):
         d = feature_dim(backbone)
         return Encoder(backbone, linear_head(d, dim) if head == "linear" else mlp_head(d, d, dim))
 
+    def share_among(self, processes: int) -> None:
+        """Divide the sub-batches among the processes: as few more as give each equally many."""
+        self.processes, self.splits = processes, -(-self.bn_splits // processes)
+        if self.bn_splits > 1:
+            for encoder in (self.f_q, self.f_k):
+                convert_split_batch_norm(encoder, self.splits)
+
     def begin_step(self, progress: Progress) -> None:
         """Update the key encoder."""
+        if world_size() > 1 and self.processes != world_size():
+            self.share_among(world_size())
         ema_update(self.f_k, self.f_q, self.m)
         if self.synthesis is not None:
             late = progress.epoch >= self.synthetic_from
@@ -140,7 +151,7 @@ class MoCo(InstanceDiscrimination):
 
     def query(self, view: Tensor, number: int = 0) -> Any:
         """q = f_q(x): unit vectors (N, dim)."""
-        return encode_in_splits(self.f_q, view, self.bn_splits)
+        return encode_in_splits(self.f_q, view, self.splits)
 
     @torch.no_grad()
     def targets(
@@ -156,14 +167,37 @@ class MoCo(InstanceDiscrimination):
         }
 
     def key(self, view: Tensor, generator: torch.Generator) -> Any:
-        """Keys of one view, encoded in shuffled order and put back."""
+        """Keys of one view, encoded in shuffled order and put back.
+
+        Of several processes the batches are shuffled together, as in MoCo's code: within one of
+        them alone a key would be normalized with the images of its query.
+        """
         if not self.shuffle_bn:
-            return encode_in_splits(self.f_k, view, self.bn_splits)
-        order = torch.randperm(len(view), generator=generator, device=generator.device)
+            return encode_in_splits(self.f_k, view, self.splits)
+        several = world_size() > 1 and has_batch_norm(self.f_k)
+        count = len(view) * (world_size() if several else 1)
+        order = torch.randperm(count, generator=generator, device=generator.device)
         order = to_device(order, view.device)
-        keys = encode_in_splits(self.f_k, view[order], self.bn_splits)
+        if several:
+            return self._key_of_all(view, from_first(order))
+        keys = encode_in_splits(self.f_k, view[order], self.splits)
         back = order.argsort()
         return tree_map(lambda rows: rows[back], keys)
+
+    def _key_of_all(self, view: Tensor, order: Tensor) -> Any:
+        """Keys of a view, of images that all processes have exchanged and exchange back.
+
+        Args:
+            view: This process's.
+            order: Of the images of all, alike in each.
+        """
+        own = slice(rank() * len(view), (rank() + 1) * len(view))
+        images = gather(view)[order[own]]
+        if view.is_contiguous(memory_format=torch.channels_last):
+            images = images.contiguous(memory_format=torch.channels_last)
+        keys = encode_in_splits(self.f_k, images, self.splits)
+        back = order.argsort()[own]
+        return tree_map(lambda rows: gather(rows)[back], keys)
 
     def compare(self, query: Tensor, target: Tensor, negatives: Tensor | None = None) -> Tensor:
         """Contrast q with its key k against the queue, and negatives of its own: losses (N,)."""
@@ -227,10 +261,11 @@ class MoCo(InstanceDiscrimination):
         """The queue must hold at least a batch, and a sub-batch needs two samples."""
         self.check_queue(batch_size)
         super().check_batch(batch_size)
-        if batch_size < 2 * self.bn_splits:
+        if batch_size < 2 * self.splits:
+            whole, most = batch_size * self.processes, max(1, batch_size // 2) * self.processes
             raise UserError(
-                f"{self.bn_splits} sub-batches of a batch of {batch_size} are too small; use at "
-                f"most {max(1, batch_size // 2)}.",
+                f"{self.bn_splits} sub-batches of a batch of {whole} are too small; use at most "
+                f"{most}.",
                 parameter="bn_splits",
             )
 

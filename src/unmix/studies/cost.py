@@ -314,7 +314,9 @@ def measured_step(
         flops = share * mixed.flops_per_image + (1 - share) * clean.flops_per_image
         seconds = [mixed.batch * mean for mean in means]
         return replace(mixed, seconds=seconds, flops_per_image=flops)
-    changes = {} if steps else _ON_CPU
+    changes: dict[str, Any] = dict({} if steps else _ON_CPU)
+    if (splits := settings.method.get("bn_splits")) is not None:
+        changes["bn_splits"] = -(-splits // devices)  # of the whole batch, which devices share
     parts, smaller = _quick_parts(settings, batch, n_data, _QUICK, **changes)
     module, device = parts.module, parts.machine.device
     module.to(device)

@@ -73,6 +73,10 @@ class EpochOrder:
             self.n, self.batch_size, self.seed, self.smallest, processes, self.drop_last
         )
 
+    def last_share(self) -> int:
+        """The images of an epoch's last batch that each process has."""
+        return min(self.batch_size, self.n - (self.length - 1) * self.batch_size) // self.processes
+
     def __len__(self) -> int:
         return self.length
 

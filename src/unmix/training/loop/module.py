@@ -126,7 +126,8 @@ class Pretraining(L.LightningModule):
         return self.epochs * len(self.order)
 
     @property
-    def _even(self) -> bool:
+    def even(self) -> bool:
+        """Whether a batch, of each process, needs an even number of images."""
         return any(rule.even for _, rule in self.mixing)
 
     @property
@@ -193,7 +194,7 @@ class Pretraining(L.LightningModule):
         note_broken(batch, self.images)
         if world_size() > 1:
             batch = self._filled(batch, batch_idx)
-        if self._even and len(batch.index) % 2:
+        if self.even and len(batch.index) % 2:
             batch = batch.rows(torch.arange(len(batch.index) - 1, device=batch.index.device))
         if len(batch.index) < self.order.smallest:
             return None
@@ -242,7 +243,7 @@ class Pretraining(L.LightningModule):
     def parts_of(self, n: int) -> list[int]:
         """The sizes of the parts in which `n` images of a step are encoded."""
         most = -(-self.order.share // self.accumulate)
-        return part_sizes(n, most, self.order.smallest, self._even)
+        return part_sizes(n, most, self.order.smallest, self.even)
 
     def _backward_of_part(self, loss: Tensor) -> None:
         # Processes exchange gradients in the pass of the last part alone, which is Lightning's.

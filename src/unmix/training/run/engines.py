@@ -71,7 +71,11 @@ def note_on_workers(settings: Settings) -> str | None:
 
 
 def run_on_ray(
-    settings: Settings, recipes: list[str], command: str, given: bool = False
+    settings: Settings,
+    recipes: list[str],
+    command: str,
+    given: bool = False,
+    extend: bool = False,
 ) -> RunResults:
     """Train on a Ray cluster: that of RAY_ADDRESS or of this machine, or one that is started here.
 
@@ -83,6 +87,7 @@ def run_on_ray(
         recipes: Names of the recipes that the settings are based on.
         command: The command line, for the results.
         given: Whether the images are Python objects, which Ray's workers could not read.
+        extend: Whether the run may have ended before; see `unmix.training.run.extending`.
 
     Raises:
         UserError: if Ray is missing, the cluster is too small, the run fails by a mistake, or
@@ -96,7 +101,7 @@ def run_on_ray(
     if (note := note_on_workers(settings)) is not None:
         say(note)
     settings = settings.with_changes(run=absolute(str(settings.folder)))
-    folder = RunFolder(settings.folder)
+    folder = RunFolder(settings.folder, extend)
     if folder.has_run():
         check_there(settings.run.data)
         folder.check_same(settings.flat())
@@ -115,7 +120,7 @@ def run_on_ray(
         if ours:
             _start(ray)
         gpus = _needs(ray, settings)
-        return _fit(ray, settings, recipes, command, gpus, environment)
+        return _fit(ray, settings, recipes, command, gpus, environment, extend)
     finally:
         if ours:
             ray.shutdown()
@@ -181,6 +186,7 @@ class Call:
     recipes: list[str]
     command: str
     line: Any
+    extend: bool = False
 
     def __call__(self) -> None:
         """Train; what ends the run for good is reported, everything else makes Ray try again."""
@@ -195,7 +201,8 @@ class Call:
             return  # by a mistake that another try does not mend
         try:
             with redirect_stdout(_Lines(self.line)) if rank == 0 else nullcontext():
-                run(Settings.of(self.words), self.recipes, self.command, watch=self._watch)
+                settings = Settings.of(self.words)
+                run(settings, self.recipes, self.command, watch=self._watch, extend=self.extend)
         except MachineError as error:
             raise RuntimeError(str(error)) from None  # such as a lost process: Ray starts all again
         except UserError as error:
@@ -281,6 +288,7 @@ def _fit(
     command: str,
     gpus: bool,
     environment: dict[str, str],
+    extend: bool,
 ) -> RunResults:
     """Train on the workers, and print what the first of them prints."""
     from ray.train import FailureConfig, RunConfig, ScalingConfig
@@ -292,7 +300,7 @@ def _fit(
         .remote()
     )
     folder = RunFolder(settings.folder)
-    call = Call(settings.flat(), recipes, command, line)
+    call = Call(settings.flat(), recipes, command, line, extend)
     resources = {"CPU": float(_cpus(settings)), **({"GPU": 1.0} if gpus else {})}
     runtime: Any = {"worker_runtime_env": {"env_vars": environment}}
     trainer = TorchTrainer(

@@ -7,18 +7,19 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import lightning as L
+from lightning.pytorch.callbacks import Callback
+
 from unmix.config import Settings
 from unmix.display import counted
 from unmix.errors import UserError
-from unmix.names import shown
 from unmix.results import DamagedResultsError, RunResults, load_results
-from unmix.training.console import is_leader, say
+from unmix.training.console import is_leader
 from unmix.training.run.folder import RunFolder
-from unmix.training.run.lock import run_lock
 from unmix.training.run.notes import top_of_warmup
 
 __all__ = [
-    "extend",
+    "Extending",
     "extended",
     "extensions",
     "how_it_goes_on",
@@ -27,27 +28,33 @@ __all__ = [
 ]
 
 
-def extend(settings: Settings, epochs_given: bool) -> Settings:
-    """Make a finished run one of more epochs, which is then resumed like any other.
+class Extending(Callback):
+    """Makes a finished run one of more epochs when it is trained on, then resumed like any other.
 
-    See `extended`, which changes nothing.
+    Not before: a start that is refused, by whichever check of any process, leaves it as it was.
+
+    Args:
+        folder: Its folder, which the first process has locked for all.
+        settings: As `extended` gives them.
     """
-    folder, longer = RunFolder(settings.folder), extended(settings, epochs_given)
-    if folder.settings().run.epochs == longer.run.epochs:
-        return longer
-    if is_leader():
-        with run_lock(folder.path, say):
-            folder.change(epochs=longer.run.epochs, restarts=list(longer.optimizer.restarts))
-    say(f"{shown(folder.path)}: {how_it_goes_on(longer)}")
-    return longer
+
+    def __init__(self, folder: RunFolder, settings: Settings) -> None:
+        self.folder, self.settings = folder, settings
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Write the new epochs and restarts, in the first process."""
+        epochs, restarts = self.settings.run.epochs, self.settings.optimizer.restarts
+        if is_leader() and self.folder.settings().run.epochs != epochs:
+            self.folder.change(epochs=epochs, restarts=list(restarts))
 
 
 def extended(settings: Settings, epochs_given: bool) -> Settings:
-    """The settings of a finished run of more epochs.
+    """The settings of a finished run of more epochs; nothing is written.
 
     The schedules start again at the epoch where the run has ended, over the added epochs; see
-    `OptimizerSettings.restarts`. `config.yaml` says so at once, so a run that is stopped meanwhile
-    is resumed as what it has become, and the same settings give the same run from the start.
+    `OptimizerSettings.restarts`. `config.yaml` says so from the first step, so a run that is
+    stopped then is resumed as what it has become, and the same settings give the same run from the
+    start.
 
     Args:
         settings: Those of the run with more epochs.
@@ -66,7 +73,11 @@ def extended(settings: Settings, epochs_given: bool) -> Settings:
             f"give `epochs` too: how many it shall have in all, more than the {theirs.run.epochs} "
             f"of {folder.path}."
         )
-    if settings.run.epochs == theirs.run.epochs and theirs.optimizer.restarts:
+    known = theirs.optimizer.restarts
+    if settings.run.epochs == theirs.run.epochs and known:
+        if not is_leader() and settings.optimizer.restarts == known[:-1]:
+            # The first process has written them since this one has read the settings.
+            return settings.with_changes(restarts=list(known))
         return settings  # given again, to resume the extension or to see its results
     if not _has_ended(folder, theirs):
         raise _error(
@@ -79,14 +90,13 @@ def extended(settings: Settings, epochs_given: bool) -> Settings:
             "has; `extend` needs the number in all.",
             parameter="epochs",
         )
-    folder.check_same({**settings.flat(), "epochs": theirs.run.epochs})
+    folder.check_same({**settings.flat(), "epochs": theirs.run.epochs}, theirs)
     if not folder.has_checkpoint:
         raise _error(
             f"{folder.path} has no checkpoint any more, and its encoder alone cannot be trained on "
             "as the same run."
         )
-    restarts = [*theirs.optimizer.restarts, theirs.run.epochs]
-    return settings.with_changes(restarts=restarts)
+    return settings.with_changes(restarts=[*known, theirs.run.epochs])
 
 
 def how_it_goes_on(settings: Settings) -> str:

@@ -45,11 +45,13 @@ class RunFolder:
 
     Args:
         path: The folder; created when something is written.
+        extend: Whether its run is gone on with beyond its end: until it is trained its settings are
+            those of before; see `unmix.training.run.extending`.
     """
 
-    def __init__(self, path: Path | str) -> None:
+    def __init__(self, path: Path | str, extend: bool = False) -> None:
         check_given("run", path)
-        self.path = as_path(path)
+        self.path, self.extend = as_path(path), extend
         self.config = self.path / "config.yaml"
         self.data = self.path / DATA_RECORD
         self.metrics = self.path / "metrics.csv"
@@ -81,6 +83,8 @@ class RunFolder:
             how = "nothing was saved yet, so the same command starts from the beginning"
         elif in_python:
             how = f"the same call of pretrain goes on{step}"
+        elif self.extend:  # which may not be written yet
+            how = f"the same command goes on{step}"
         return f"{how[:1].upper()}{how[1:]}." if sentence else how
 
     def check_ours(self) -> None:
@@ -173,17 +177,21 @@ class RunFolder:
             with suppress(OSError):
                 folder.rmdir()
 
-    def check_same(self, words: Mapping[str, Any]) -> None:
-        """Check that the run in the folder has these settings.
+    def check_same(self, words: Mapping[str, Any], settings: Settings | None = None) -> None:
+        """Check that the run in the folder has these settings, or is extended to them.
 
         Args:
             words: Flat settings. A size, range or digest of None is not known yet and matches any.
                 So do other paths to the data if the run has a fingerprint of it.
+            settings: Those of the run, if they were read before.
 
         Raises:
             UserError: with the first setting that differs.
         """
-        theirs = self.settings().flat()
+        theirs = (settings or self.settings()).flat()
+        if self.extend and [*words["restarts"]] == [*theirs["restarts"], theirs["epochs"]]:
+            # The first of several processes may write the new ones before another is here.
+            theirs |= {name: words[name] for name in ("epochs", "restarts")}
         for name, ours in words.items():
             pair = (ours, theirs.get(name))
             unknown = name in _LATER and None in pair

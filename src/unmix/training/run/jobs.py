@@ -29,12 +29,14 @@ class Job:
         recipes: Names of the recipes that they are based on.
         command: The command line, for the results.
         here: Whether it is called in the process that submits it, so that errors are its own.
+        extend: Whether the run may have ended before; see `unmix.training.run.extending`.
     """
 
     words: dict[str, Any]
     recipes: list[str]
     command: str
     here: bool = False
+    extend: bool = False
 
     def __call__(self) -> UserError | None:
         """Train to the end, or until a signal stops it."""
@@ -42,7 +44,7 @@ class Job:
 
         _set_environment()
         try:
-            run(Settings.of(self.words), self.recipes, self.command)
+            run(Settings.of(self.words), self.recipes, self.command, extend=self.extend)
         except UserError as error:
             if self.here:
                 return error

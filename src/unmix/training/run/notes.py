@@ -7,7 +7,7 @@ from itertools import pairwise
 
 import torch
 
-from unmix.backbones import layer_scales
+from unmix.backbones import has_batch_norm, layer_scales
 from unmix.config import MixtureSettings, OptimizerSettings, Settings, ViewSettings
 from unmix.config.augmentation import RECIPE
 from unmix.config.catalog import catalog
@@ -30,6 +30,7 @@ __all__ = [
     "notes_on_schedule",
     "notes_on_settings",
     "notes_on_sizes",
+    "notes_on_sub_batches",
     "notes_on_views",
     "notes_on_weights",
     "top_of_warmup",
@@ -72,6 +73,7 @@ def notes_on_settings(
     """
     return (
         *notes_on_queue(method, images),
+        *notes_on_sub_batches(settings, method),
         *notes_on_layers(settings, method),
         *notes_on_parts(settings, method),
         *(line for each in operators for line in notes_on_mixture(method, each)),
@@ -91,6 +93,21 @@ def notes_on_queue(method: Method, images: int) -> tuple[str, ...]:
         f"note: the queue of {longest:,} keys is longer than the {images:,} images, so that it "
         "holds earlier keys of the images that are compared with it; usual is at most a tenth of "
         f"the images: --queue_size {max(1, images // 10)}",
+    )
+
+
+def notes_on_sub_batches(settings: Settings, method: Method) -> tuple[str, ...]:
+    """A note if devices cannot share the sub-batches of batch norm that were asked for."""
+    wanted, devices = settings.method.get("bn_splits"), settings.machine.processes
+    if wanted is None or not has_batch_norm(method.backbone):
+        return ()
+    each = -(-wanted // devices)
+    if each * devices == wanted:
+        return ()
+    batch = settings.run.batch_size // settings.machine.accumulate
+    return (
+        f"note: --bn_splits {wanted} is {each * devices} on {devices} devices, {each} on each: a "
+        f"batch norm sees {batch // (each * devices)} images of a batch, not {batch // wanted}",
     )
 
 

@@ -140,6 +140,7 @@ def build_parts(
     if settings.machine.checkpoint_activations:
         checkpoint_activations(method.backbone)
     parts = settings.machine.accumulate
+    method.share_among(processes)
     check_batch(method, run_.batch_size, len(train), processes, parts)
     mixing = label_space(settings, method)
     operators = [operator for operator, _ in mixing]

@@ -58,7 +58,7 @@ from unmix.training.run.results import (
     why_not_evaluated,
     with_earlier,
 )
-from unmix.training.run.resuming import check_data, check_machine
+from unmix.training.run.resuming import check_data, check_devices, check_machine
 from unmix.training.run.trainer import fit
 
 __all__ = ["command_line", "complete", "pretrain", "run", "settings_for"]
@@ -111,9 +111,9 @@ def pretrain(
         settings = settings.with_changes(data=given.train.name)
     command = command_line(config, flat)
     if extend:
-        settings = extending.extend(settings, "epochs" in flat)
+        settings = extending.extended(settings, "epochs" in flat)
         command += " --extend"
-    return run(settings, used, command=command, given=given)
+    return run(settings, used, command=command, given=given, extend=extend)
 
 
 def settings_for(
@@ -162,6 +162,7 @@ def run(
     command: str,
     given: Given | None = None,
     watch: Callable[[Stopping], None] | None = None,
+    extend: bool = False,
 ) -> RunResults:
     """Pretrain with these settings, or resume the run in the folder.
 
@@ -171,17 +172,19 @@ def run(
         command: The command line, for the results.
         given: Images given as Python objects.
         watch: Called with what receives signals, to ask it to stop the run otherwise.
+        extend: Whether the run in the folder may have ended before; the settings are then those of
+            `extending.extended`.
 
     Raises:
         UserError: if the settings are invalid, or the folder holds another run or is in use.
     """
     quiet_libraries()
     typed, settings = settings.run.data, begun_before(located(settings))
-    folder = RunFolder(settings.folder)
+    folder = RunFolder(settings.folder, extend)
     if (results := complete(folder, settings)) is not None:
         return results
     if settings.machine.engine == "ray" and not in_worker():
-        return run_on_ray(settings, recipes, command, given is not None)
+        return run_on_ray(settings, recipes, command, given is not None, extend)
     # Of several processes that train together the first locks the folder for all.
     lock = run_lock(folder.path, say) if is_leader() else nullcontext()
     with lock, Stopping() as stopping:
@@ -216,7 +219,7 @@ def complete(folder: RunFolder, settings: Settings) -> RunResults | None:
     if not (folder.results.exists() and folder.encoder.exists()):
         return None
     results = load_results(folder.path)
-    if extending.is_extending(folder.settings(), results):
+    if extending.is_extending(settings, results):
         return None
     say(f"{shown(folder.path)} is complete; nothing to do. Its results:")
     say_accuracies(results)
@@ -265,10 +268,13 @@ def _train(
     if resume:
         folder.check_same(settings.flat())
         if is_leader():
+            check_devices(folder, parts)
             if teacher := settings.teacher.get("teacher"):
                 folder.move_teacher(teacher)
             record, same = check_data(folder, parts, record, say)
             check_machine(folder, parts, same, say)
+        if folder.settings().run.epochs != settings.run.epochs:
+            say(f"{shown(folder.path)}: {extending.how_it_goes_on(settings)}")
     with using_threads(settings.machine.threads or torch.get_num_threads()):
         return _to_the_end(parts, folder, recipes, record, command, resume, stopping)
 

@@ -14,7 +14,7 @@ from unmix.training.run.data_record import DataRecord
 from unmix.training.run.folder import RunFolder
 from unmix.training.run.parts import Parts
 
-__all__ = ["check_data", "check_machine"]
+__all__ = ["check_data", "check_devices", "check_machine"]
 
 
 def check_data(
@@ -95,22 +95,11 @@ def _check_steps(parts: Parts, then: Fingerprint, now: Fingerprint, clause: str)
     )
 
 
-def check_machine(
-    folder: RunFolder, parts: Parts, same_images: bool, say: Callable[[str], None]
-) -> None:
-    """Say what goes on exactly on another machine and what does not, and record the present one.
-
-    Another number of workers changes nothing, and is not mentioned.
-
-    Args:
-        folder: Folder of the run that is resumed.
-        parts: Its components on this machine.
-        same_images: Whether the training images and their numbers are those of the run.
-        say: Prints a line.
+def check_devices(folder: RunFolder, parts: Parts) -> None:
+    """Check that an epoch has as many steps as before with the present number of devices.
 
     Raises:
-        UserError: if an epoch would have another number of steps than before, so that neither the
-            place in it nor the schedules would be the run's.
+        UserError: if not: neither the place in it nor the schedules would be the run's.
     """
     then, now = folder.settings().machine, parts.settings.machine
     order = parts.module.order
@@ -123,20 +112,56 @@ def check_machine(
             "unlike; resume it with as many as before, or with a number that divides it.",
             parameter="devices",
         )
+
+
+def check_machine(
+    folder: RunFolder, parts: Parts, same_images: bool, say: Callable[[str], None]
+) -> None:
+    """Say what goes on exactly on another machine and what does not, and record the present one.
+
+    Another number of workers changes nothing, and is not mentioned.
+
+    Args:
+        folder: Folder of the run that is resumed.
+        parts: Its components on this machine.
+        same_images: Whether the training images and their numbers are those of the run.
+        say: Prints a line.
+    """
+    then, now = folder.settings().machine, parts.settings.machine
     changed, lost = _changes(then, now)
     if not changed:
         return
     if folder.has_checkpoint:
+        images, less = _images_of_steps(parts, then.processes) if same_images else ("", [])
         say(
             f"note: resuming with {', '.join(changed)}: weights, optimizer, memories, schedules"
-            f"{' and the images of each step' if same_images else ''} go on exactly; from here on "
-            f"{'; '.join(lost)}"
+            f"{images} go on exactly; from here on {'; '.join([*less, *lost])}"
         )
     names = (
         "device", "devices", "nodes", "precision", "resident", "strategy", "threads", "accumulate",
         "checkpoint_activations",
     )  # fmt: skip
     folder.change(**{name: getattr(now, name) for name in names})
+
+
+def _images_of_steps(parts: Parts, processes: int) -> tuple[str, list[str]]:
+    """What is said of the images of each step, and of a last one that has others than before.
+
+    Processes have equally many, and with a rule that pairs them an even number.
+
+    Args:
+        parts: Of the run on this machine.
+        processes: How many it had before.
+    """
+    order, unit = parts.module.order, 2 if parts.module.even else 1
+    last, before = (
+        each.last_share() // unit * unit * each.processes
+        for each in (order, order.of_processes(processes))
+    )
+    if last == before:
+        return " and the images of each step", []
+    less = f"the last step of an epoch has {counted(last, 'image')} instead of {before}"
+    return " and the images of all other steps", [less]
 
 
 def _changes(then: MachineSettings, now: MachineSettings) -> tuple[list[str], list[str]]:

@@ -29,6 +29,7 @@ from unmix.training.loop.sharding import ShardedPretraining
 from unmix.training.loop.stopping import Stopping
 from unmix.training.loop.waiting import Waiting
 from unmix.training.run.checkpoints import AtomicCheckpoints, latest_intact, set_aside
+from unmix.training.run.extending import Extending
 from unmix.training.run.folder import RunFolder
 from unmix.training.run.launching import cluster_plugins, in_worker, join_again
 from unmix.training.run.loggers import extra_loggers
@@ -72,6 +73,7 @@ def fit(
     )
     callbacks: list[Callback] = [
         *([ranks] if several else []),
+        *([Extending(folder, settings)] if folder.extend else []),
         Compiling(settings.machine.compile, say),
         reporter,
         reporter.checkpoints,
