@@ -14,7 +14,7 @@ import unmix
 from unmix.backbones import POOLINGS, TokenEncoder, build, draws_in_training
 from unmix.commands.export import export
 from unmix.commands.import_weights import import_weights
-from unmix.config.groups import CHOICES
+from unmix.config.groups import CHOICES, ModelSettings
 from unmix.errors import UserError
 from unmix.evaluation.encoder import build_encoder
 from unmix.export.base import Source
@@ -89,6 +89,20 @@ def test_stochastic_depth_rises_linearly_and_networks_of_stages_take_it() -> Non
     assert not draws_in_training(vit())
     with pytest.raises(UserError, match=r"drop_path: 0.1 .* resnet10 has no stochastic depth"):
         build("resnet10", drop_path=0.1)
+
+
+def test_stochastic_depth_can_be_the_same_in_every_block() -> None:
+    """As `drop_path_uniform` of DINOv2's and SimDINOv2's code has it."""
+    model = vit(depth=3, drop_path=0.4, drop_path_uniform=True)
+    rates = [drop.drop_prob for b in model.blocks for drop in (b.drop_path1, b.drop_path2)]
+    assert rates == [0.4] * 6
+    assert not draws_in_training(momentum_copy(model))
+    assert not draws_in_training(vit(depth=3, drop_path=0.0, drop_path_uniform=True))
+    assert draws_in_training(build("timm:convnext_atto", drop_path=0.2, drop_path_uniform=True))
+    with pytest.raises(UserError, match="drop_path_uniform: applies to `drop_path`; give it too"):
+        vit(depth=3, drop_path_uniform=True)
+    with pytest.raises(UserError, match="drop_path_uniform: applies to `drop_path`; give it too"):
+        ModelSettings(backbone=VIT, drop_path_uniform=True)
 
 
 def test_momentum_encoders_keep_all_blocks() -> None:

@@ -84,7 +84,23 @@ def test_color_of_16_bits_keeps_its_levels_too(tmp_path, kind, channels):
     assert np.array_equal(np.asarray(decode(path, decoding=TWELVE)), expected)
 
 
-def png16(colors: np.ndarray) -> bytes:
+def test_a_transparent_value_of_16_bits_is_white(tmp_path):
+    path = gray(tmp_path / "a.png", RAMP)
+    with Image.open(path) as image:
+        image.save(tmp_path / "clear.png", transparency=1000)
+        image.info["transparency"] = 1000
+        given = rgb8(image, TWELVE.range)
+    expected = np.where(RAMP == 1000, 255, EXPECTED)
+    for found in (decode(tmp_path / "clear.png", decoding=TWELVE), given):
+        assert found.mode == "RGB"
+        assert np.array_equal(np.asarray(found)[..., 0], expected)
+    colors = np.stack([RAMP, RAMP, RAMP % 100], axis=2).astype(np.uint16)
+    content = png16(colors, clear=(1000, 1000, 0))
+    found = np.asarray(decode(tmp_path / "b.png", content=content, decoding=TWELVE))
+    assert np.array_equal(found[..., 1], expected)
+
+
+def png16(colors: np.ndarray, clear: tuple[int, int, int] | None = None) -> bytes:
     """A PNG of 16 bits, which Pillow does not write in color."""
     import struct
     import zlib
@@ -98,7 +114,8 @@ def png16(colors: np.ndarray) -> bytes:
         )  # fmt: skip
 
     head = struct.pack(">IIBBBBB", width, height, 16, 2 if channels == 3 else 6, 0, 0, 0)
-    parts = [chunk(b"IHDR", head), chunk(b"IDAT", zlib.compress(rows)), chunk(b"IEND", b"")]
+    seen = [] if clear is None else [chunk(b"tRNS", struct.pack(">HHH", *clear))]
+    parts = [chunk(b"IHDR", head), *seen, chunk(b"IDAT", zlib.compress(rows)), chunk(b"IEND", b"")]
     return b"\x89PNG\r\n\x1a\n" + b"".join(parts)
 
 

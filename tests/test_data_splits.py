@@ -159,14 +159,36 @@ def test_the_flags_settle_what_is_ambiguous(tmp_path):
         ({"train_folder": "trian"}, r"--train_folder: there is no folder 'trian'.*mean 'train'"),
         ({"test_folder": "../x"}, "--test_folder: there is no folder"),
         ({"test_folder": ".."}, "lies outside of --data"),
-        ({"train_folder": "val", "test_folder": "val"}, "holds the training images too"),
+        ({"train_folder": "val", "test_folder": "val"}, "holds the training images of"),
+        ({"train_folder": "train/a", "test_folder": "train"}, "of --train_folder train/a too"),
+        ({"test_folder": "."}, "--test_folder: . holds the training images of"),
+        ({"train_folder": "val/b", "test_folder": "val/link"}, "of --train_folder val/b too"),
     ],
 )
 def test_folders_that_cannot_be_are_refused(tmp_path, words, message):
     classes(tmp_path / "data" / "train")
     classes(tmp_path / "data" / "val")
+    (tmp_path / "data" / "val" / "link").symlink_to("b")
     with pytest.raises(UserError, match=message):
         load(tmp_path / "data", "train", **words)
+
+
+@pytest.mark.parametrize(
+    ("train", "test"),
+    [("all", "all/val"), (".", "holdout/2024"), ("all", "all/link"), ("linked", "all/val")],
+)
+def test_images_to_evaluate_on_are_not_trained_on_wherever_they_lie(tmp_path, train, test):
+    for root in ("all", "all/val", "holdout/2024"):
+        classes(tmp_path / root)
+    if test == "all/link":
+        (tmp_path / test).symlink_to("val")
+    (tmp_path / "linked").symlink_to("all")
+    words = {"train_folder": train, "test_folder": test}
+    tested = {path.resolve() for path in load(tmp_path, "test", **words).paths}
+    trained = {path.resolve() for path in train_of(tmp_path, **words).paths}
+    rest = {path.resolve() for path in (tmp_path / train).resolve().rglob("*.png")} - tested
+    assert len(tested) == 6
+    assert trained == rest
 
 
 def test_the_flags_are_for_folders_only():

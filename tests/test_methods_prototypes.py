@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from unmix import backbones, methods
 from unmix.clustering import spherical_kmeans
+from unmix.config.groups import OptimizerSettings
 from unmix.credit import RULES
 from unmix.errors import UserError
 from unmix.losses import sinkhorn
@@ -23,6 +24,7 @@ from unmix.methods import DeepClusterV2, Method, Progress, SwAV
 from unmix.methods.multicrop import encode_together
 from unmix.mixtures import UnMix
 from unmix.step import Mixture, objective
+from unmix.training.loop.optimizers import build_optimizer
 
 N, SIZE, N_DATA = 8, 16, 24
 OPTIONS: dict[str, dict[str, Any]] = {
@@ -354,6 +356,20 @@ def test_dino_last_layer_is_weight_normalised_and_frozen_at_first(normalize_last
         optimizer.step()
         assert torch.equal(head.last.weight, old[0]) == frozen
         assert torch.equal(head.gain, old[1]) == (frozen or normalize_last)
+
+
+def test_a_gain_that_is_trained_has_weight_decay_and_earlier_ones_are_read() -> None:
+    """It is (K, 1) in the released code; of earlier checkpoints it is (K,)."""
+    method = build("dino", normalize_last=False)
+    adamw = OptimizerSettings(optimizer="adamw", weight_decay=0.04)
+    optimizer = build_optimizer(adamw, method.parameters(), torch.device("cpu"))
+    decays = {id(p): g["weight_decay"] for g in optimizer.param_groups for p in g["params"]}
+    gain = method.f.head.gain
+    assert decays[id(gain)] == 0.04
+    state = {k: v * 2 if k.endswith("gain") else v for k, v in method.state_dict().items()}
+    method.load_state_dict({k: v[:, 0] if k.endswith("gain") else v for k, v in state.items()})
+    assert gain.shape == (method.dim, 1)
+    assert gain.unique().tolist() == [2]
 
 
 def test_dino_teacher_starts_as_a_copy_and_takes_no_gradient() -> None:

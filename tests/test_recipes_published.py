@@ -210,6 +210,12 @@ def test_every_setting_stated_is_in_a_table_or_said_to_be_ours(name: str) -> Non
     assert published & ours == set()
 
 
+@pytest.mark.parametrize("name", ["byol-imagenet", "nnbyol-imagenet"])
+def test_residual_branches_of_byol_start_at_0(name: str) -> None:
+    """As in google-deepmind/dm-haiku, haiku/_src/nets/resnet.py, line 104 at f4d858a."""
+    assert resolved(name)["zero_init_residual"] is True
+
+
 @pytest.mark.parametrize(
     ("name", "key", "slip"),
     [

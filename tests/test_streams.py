@@ -139,6 +139,48 @@ def test_folders_of_splits_and_named_shards(tmp_path: Path) -> None:
     assert len(shards(tmp_path / "a", "train", train_folder="validation/x-0000.tar")) == 2
 
 
+@pytest.mark.parametrize(
+    ("data", "test"),
+    [
+        ("file://ROOT/*.tar", "part-0001.tar"),
+        ("wds:ROOT/index.json", "part-0001.tar"),
+        ("file://ROOT/part-{0000..0001}.tar", "ROOT/part-0001.tar"),
+        ("ROOT/*.tar", "ROOT/link.tar"),
+        ("URL/part-{0000..0001}.tar", "URL/./part-0001.tar"),
+    ],
+)
+def test_shards_to_evaluate_on_are_not_trained_on_in_any_spelling(
+    tmp_path: Path, server: Server, data: str, test: str
+) -> None:
+    paths = write_shards(server.folder, [4, 5], "part")
+    listed = [{"url": f"./{path.name}"} for path in paths]
+    (server.folder / "index.json").write_text(json.dumps({"shardlist": listed}))
+    if "link" in test:
+        (server.folder / "link.tar").symlink_to("part-0001.tar")
+    data, test = (
+        text.replace("ROOT", str(server.folder)).replace("URL", server.url) for text in (data, test)
+    )
+    train = shards(data, test_folder=test)
+    assert (len(train), len(shards(data, "test", test_folder=test))) == (4, 5)
+    assert "not used" not in train.notes[0]
+    with pytest.raises(UserError, match=r"test_folder: .*is one of the shards of --train_folder"):
+        load(data, "train", train_folder=data.removeprefix("wds:"), test_folder=test)
+
+
+def test_a_pattern_of_file_urls_has_the_splits_of_its_paths(tmp_path: Path) -> None:
+    write_shards(tmp_path / "val", [4], "part")
+    write_shards(tmp_path / "val", [2], "train", first=4)
+    assert len(shards(f"file://{tmp_path}/val/*.tar")) == len(shards(f"{tmp_path}/val/*.tar")) == 6
+
+
+def test_shards_that_are_trained_on_by_request_are_not_evaluated_on(tmp_path: Path) -> None:
+    write_shards(tmp_path, [4])
+    write_shards(tmp_path, [2], "val", first=4)
+    assert "evaluation" not in shards(tmp_path, train_folder="*.tar").notes[0]
+    with pytest.raises(NoTestShards, match="test_folder"):
+        load(tmp_path, "test", train_folder="*.tar")
+
+
 def test_without_test_shards_there_is_no_test_split(tmp_path: Path) -> None:
     write_shards(tmp_path, [3])
     with pytest.raises(NoTestShards, match="test_folder"):

@@ -60,9 +60,9 @@ METHODS = {
     },
     "ibot": {  # masks and dropped blocks at random
         "method": "ibot", "backbone": "timm:vit_tiny_patch16_224", "patch": 2, "depth": 2,
-        "heads": 2, "width": 1.0, "drop_path": 0.2, "dim": 32, "hidden": 16, "bottleneck": 8,
-        "optimizer": "adamw", "lr": 1e-3, "lr_decay": 0.9, "clip_grad": 0.5,
-        "clip_grad_by": "network", "unmix": True,
+        "heads": 2, "width": 1.0, "drop_path": 0.2, "drop_path_uniform": True, "dim": 32,
+        "hidden": 16, "bottleneck": 8, "optimizer": "adamw", "lr": 1e-3, "lr_decay": 0.9,
+        "clip_grad": 0.5, "clip_grad_by": "network", "unmix": True,
     },
     "lejepa": {"method": "lejepa", "dim": 16, "hidden": 32, "slices": 16, "local_crops": 0},
     "pirl": {"method": "pirl", "negatives": 64, "grid": 2, "unmix": True},

@@ -38,6 +38,8 @@ _FLAGS: tuple[tuple[str, str, str], ...] = (
      "pool_type pooling_type use_mean_pooling"),
     ("drop_path", "stochastic depth of a ViT", "drop_path_rate stochastic_depth "
      "stochastic_depth_prob droppath"),
+    ("drop_path_uniform", "the same stochastic depth in every block", "uniform_drop_path "
+     "drop_uniform"),
     ("init", "weights to start the encoder from",
      "pretrained pretrained_weights pretrained_path pretrained_checkpoint weights init_weights "
      "init_from initial_checkpoint pretrained_model finetune_from encoder_weights"),

@@ -11,6 +11,7 @@ from unmix.backbones.alexnet import AlexNet
 from unmix.backbones.base import Backbone
 from unmix.backbones.resnet import RESNETS, ResNet
 from unmix.backbones.sizes import takes_size
+from unmix.backbones.stochastic import drop_alike
 from unmix.errors import UserError, check_choice, check_number
 from unmix.synonyms import nearest, timm_models
 
@@ -53,6 +54,7 @@ def build(
     class_token: bool | None = None,
     pooling: str | None = None,
     drop_path: float | None = None,
+    drop_path_uniform: bool = False,
     zero_init_residual: bool = False,
 ) -> Backbone:
     """Build an untrained backbone.
@@ -76,6 +78,7 @@ def build(
         drop_path: Probability with which the last residual branch of a vision transformer is left
             out for an image in training (stochastic depth, Huang et al. 2016), in [0, 1); it rises
             linearly from 0 in the first block. By default 0.
+        drop_path_uniform: Whether every block has that probability.
         zero_init_residual: Start a ResNet's blocks as the identity; see `ResNet`.
 
     Returns:
@@ -99,10 +102,18 @@ def build(
     }  # fmt: skip
     of_vit = {key: value for key, value in given.items() if value is not None}
     _check_vit(of_vit)
+    if drop_path_uniform and drop_path is None:
+        raise UserError("applies to `drop_path`; give it too.", parameter="drop_path_uniform")
     if name.startswith(_TIMM):
-        return _build_timm(
+        found = _build_timm(
             name, in_channels=in_channels, width=width, stem=stem, size=size, of_vit=of_vit
         )
+        if drop_path and drop_path_uniform and not drop_alike(found, drop_path):
+            raise UserError(
+                f"does not apply to {name}, whose stochastic depth is set otherwise; leave it out.",
+                parameter="drop_path_uniform",
+            )
+        return found
     check_choice("backbone", name, BACKBONES)
     if of_vit:
         raise _no_vit(name, next(iter(of_vit)), of_vit)

@@ -33,6 +33,7 @@ class HalfEncoders(Backbone):
         class_token: Whether a vision transformer has a class token.
         pooling: Features of a vision transformer; see `build`.
         drop_path: Stochastic depth of a vision transformer.
+        drop_path_uniform: Whether every block has it alike.
         zero_init_residual: Start the blocks of ResNets as the identity.
 
     Raises:
@@ -53,6 +54,7 @@ class HalfEncoders(Backbone):
         class_token: bool | None = None,
         pooling: str | None = None,
         drop_path: float | None = None,
+        drop_path_uniform: bool = False,
         zero_init_residual: bool = False,
     ) -> None:
         super().__init__()
@@ -60,7 +62,8 @@ class HalfEncoders(Backbone):
             build(
                 name, in_channels=c, width=width, stem=stem, size=size, patch=patch,
                 heads=heads, depth=depth, registers=registers, class_token=class_token,
-                pooling=pooling, drop_path=drop_path, zero_init_residual=zero_init_residual,
+                pooling=pooling, drop_path=drop_path, drop_path_uniform=drop_path_uniform,
+                zero_init_residual=zero_init_residual,
             )
             for c in (1, 2)
         )  # fmt: skip

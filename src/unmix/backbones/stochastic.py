@@ -5,7 +5,9 @@ from __future__ import annotations
 from torch import nn
 from torch.nn.modules.dropout import _DropoutNd
 
-__all__ = ["draws_in_training", "without_drop_path"]
+__all__ = ["draws_in_training", "drop_alike", "without_drop_path"]
+
+_PLACES = ("drop_path", "drop_path1", "drop_path2")
 
 
 def draws_in_training(module: nn.Module) -> bool:
@@ -20,6 +22,23 @@ def draws_in_training(module: nn.Module) -> bool:
             return True
         layers.extend(layer._modules.values())
     return False
+
+
+def drop_alike(module: nn.Module, rate: float) -> bool:
+    """Leave out the residual branches of all blocks of one of timm's networks with one probability.
+
+    Returns:
+        Whether the network has such branches, and no others.
+    """
+    from timm.layers import DropPath
+
+    for layer in list(module.modules()):
+        for name in _PLACES:
+            # The first block, whose probability was 0, has an identity there, or None.
+            child = getattr(layer, name, False)
+            if child is None or isinstance(child, (nn.Identity, DropPath)):
+                setattr(layer, name, DropPath(rate))
+    return {_drop_path(layer) for layer in module.modules()} - {0.0} == {rate}
 
 
 def without_drop_path(module: nn.Module) -> None:

@@ -78,6 +78,7 @@ class ModelSettings:
         drop_path: Stochastic depth of one of timm's vision transformers: the probability, in
             [0, 1), with which its last block is left out for an image in training; earlier blocks
             less, momentum encoders never.
+        drop_path_uniform: Whether every block has the probability of the last one.
         zero_init_residual: ResNets: initialize the last batch norm of each block to 0, so that a
             block starts as the identity.
     """
@@ -94,6 +95,7 @@ class ModelSettings:
     class_token: bool | None = None
     pooling: str | None = None
     drop_path: float | None = None
+    drop_path_uniform: bool = False
     zero_init_residual: bool = False
 
     def __post_init__(self) -> None:
@@ -111,6 +113,8 @@ class ModelSettings:
             check_choice("pooling", self.pooling, CHOICES["pooling"])
         if self.drop_path is not None:
             check_number("drop_path", self.drop_path, at_least=0, below=1)
+        elif self.drop_path_uniform:
+            raise UserError("applies to `drop_path`; give it too.", parameter="drop_path_uniform")
         check_given("init", self.init)
         if self.init_sha256 is not None:
             if self.init is None:

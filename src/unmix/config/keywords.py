@@ -77,6 +77,7 @@ class PretrainSettings(TypedDict, total=False):
     class_token: bool | None
     pooling: Literal["class", "average"] | None
     drop_path: float | None
+    drop_path_uniform: bool
     zero_init_residual: bool
     mix_from_epoch: int
     mix_ramp_epochs: int

@@ -265,4 +265,7 @@ def _of_another_network(recipes: Mapping[str, Any], given: Mapping[str, Any]) ->
         return set()
     if str(backbone).startswith(TIMM):
         return {"depth", "heads", "width", "stem", "zero_init_residual"}
-    return {"depth", "heads", "patch", "registers", "class_token", "pooling", "drop_path"}
+    return {
+        "depth", "heads", "patch", "registers", "class_token", "pooling", "drop_path",
+        "drop_path_uniform",
+    }  # fmt: skip

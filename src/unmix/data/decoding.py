@@ -170,7 +170,9 @@ def rgb8(image: Image.Image, limits: Range | None = None) -> Image.Image:
     """
     if has_deep_mode(image):
         turn = _TURNS.get(orientation(image))
-        small = Image.fromarray(_gray(image, np.asarray(image), limits))
+        values = np.asarray(image)
+        scaled = _with_alpha(_gray(image, values, limits), values, image)
+        small = Image.fromarray(scaled)
         return _rgb(small if turn is None else small.transpose(turn))
     return _rgb(_upright(image))
 
@@ -273,11 +275,25 @@ def _of_deep(image: Image.Image, content: bytes, limits: Range | None) -> Image.
         scaled = np.concatenate([scaled, alpha], axis=2)
     elif values.ndim == 3 and values.shape[2] != 3:
         raise ValueError(_BANDS.format(bands=values.shape[2]))
+    else:
+        scaled = _with_alpha(scaled, values, image)
     # Pillow applies a TIFF's orientation while it loads the pixels.
     turned = orientation(image) if has_deep_mode(image) else turned
     small = Image.fromarray(scaled)
     turn = _TURNS.get(turned)
     return _rgb(small if turn is None else small.transpose(turn))
+
+
+def _with_alpha(scaled: np.ndarray, values: np.ndarray, image: Image.Image) -> np.ndarray:
+    """Add an alpha channel if a gray value, or an RGB color, of the file is transparent."""
+    clear = image.info.get("transparency")
+    if values.ndim == 2 and isinstance(clear, int):
+        opaque = values != clear
+    elif values.ndim == 3 and isinstance(clear, tuple):
+        opaque = (values != np.array(clear)).any(axis=2)
+    else:
+        return scaled
+    return np.dstack([scaled, opaque * np.uint8(255)])
 
 
 def orientation(image: Image.Image) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import stat
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -230,6 +230,21 @@ class Folder:
         rest.__dict__["_found"] = self.images, children
         holds = bool(self.images) or any(folder.holds_images for folder in children.values())
         rest.__dict__["holds_images"] = holds
+        return rest
+
+    def without_inner(self, place: Sequence[str]) -> Folder:
+        """The same folder without one at any depth in it.
+
+        Args:
+            place: The names from here to that folder.
+        """
+        name, *deeper = place
+        rest = self.without([name])
+        if deeper and name in self.folders:
+            inner = self.folders[name].without_inner(deeper)
+            children = {key: inner if key == name else each for key, each in self.folders.items()}
+            rest.__dict__["_found"] = self.images, children
+            rest.__dict__["holds_images"] = rest.holds_images or inner.holds_images
         return rest
 
     def distinct(self) -> Folder:

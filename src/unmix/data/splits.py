@@ -267,16 +267,10 @@ def _given(root: Folder, train_folder: str | None, test_folder: str | None) -> S
     test = None if test_folder is None else _folder(root, "--test_folder", test_folder)
     if train_folder is None:
         assert test is not None
-        return _beside_test(root, *test)
+        return _beside_test(root, *test, test_folder)
     around, train = _folder(root, "--train_folder", train_folder)
     if test is not None:
-        if os.path.samefile(train.path, test[1].path):
-            raise UserError(
-                f"--test_folder: {test_folder} holds the training images too; give another folder, "
-                "or leave it out to hold out a tenth of every class."
-            )
-        if around is train and test[0] is train:
-            train = train.without([test[1].name])  # "." beside one of its own folders
+        train = _without_test(train, test[1], train_folder, test_folder)
         return Splits(train, test[1], root)
     if around is train:
         return Splits(train, None, root)
@@ -287,14 +281,44 @@ def _given(root: Folder, train_folder: str | None, test_folder: str | None) -> S
     return Splits(train, None if chosen is None else around.holding[chosen], root)
 
 
-def _beside_test(root: Folder, around: Folder, test: Folder) -> Splits:
+def _beside_test(root: Folder, around: Folder, test: Folder, given: str | None) -> Splits:
     names = _names(around)
     trains = [name for name, each in names.items() if each.role == "train" and name != test.name]
     if len(trains) == 1:
-        return Splits(around.holding[trains[0]], test, root)
+        train = around.holding[trains[0]]
+        return Splits(_without_test(train, test, trains[0], given), test, root)
     if trains or around is not root:
         raise _unclear(around, "it does not say which folder holds the training images")
-    return Splits(root.without([test.name]), test, root)
+    return Splits(_without_test(root, test, None, given), test, root)
+
+
+def _without_test(
+    train: Folder, test: Folder, train_folder: str | None, test_folder: str | None
+) -> Folder:
+    """The training images without those to evaluate on, if these lie in a folder among them.
+
+    Raises:
+        UserError: if that leaves none.
+    """
+    whole, part = (os.path.realpath(folder.path) for folder in (train, test))
+    rest = train
+    # Where it lies may be a link there, and what the link leads to is to be left out as well.
+    for inner, outer in ((test.path, train.path), (part, whole)):
+        if _lies_in(inner, outer):
+            place = os.path.relpath(inner, outer)
+            rest = rest if place == os.curdir else rest.without_inner(place.split(os.sep))
+    if _lies_in(whole, part) or not rest.holds_images:
+        where = "" if train_folder is None else f" of --train_folder {train_folder}"
+        raise UserError(
+            f"--test_folder: {test_folder} holds the training images{where} too; give another "
+            "folder, or leave it out to hold out a tenth of every class."
+        )
+    return rest
+
+
+def _lies_in(inner: str, outer: str) -> bool:
+    """Whether a path is another one, or within it."""
+    return os.path.relpath(inner, outer).split(os.sep)[0] != os.pardir
 
 
 def _year(name: str) -> str:
@@ -315,7 +339,7 @@ def _folder(root: Folder, flag: str, given: str) -> tuple[Folder, Folder]:
         has = f"; it has {_few(list(root.folders))}" if root.folders else ""
         raise UserError(f"{flag}: there is no folder {given!r} in {root.path}{has}.{hint}")
     inside = os.path.relpath(path, root.path)
-    if inside.split(os.sep)[0] == os.pardir:
+    if not _lies_in(path, os.fspath(root.path)):
         raise UserError(f"{flag}: {given!r} lies outside of --data {root.path}.")
     around = folder = root
     for name in () if inside == os.curdir else inside.split(os.sep):

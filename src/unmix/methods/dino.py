@@ -46,13 +46,26 @@ class DINOHead(nn.Module):
         super().__init__()
         self.mlp = head_mlp(sizes, batch_norm)
         self.last = nn.Linear(sizes[-1], outputs, bias=False)
-        self.gain = nn.Parameter(torch.ones(outputs), requires_grad=not normalize_last)
+        # (K, 1) as in PyTorch's weight norm, so that one that is trained has weight decay.
+        self.gain = nn.Parameter(torch.ones(outputs, 1), requires_grad=not normalize_last)
 
     def forward(self, features: Tensor) -> Tensor:
         """Map features (N, D) to logits (N, K), float32."""
         z = l2_normalize(self.mlp(features))
         with full_precision(z):
-            return self.gain * F.linear(z, F.normalize(self.last.weight, dim=1))
+            return self.logits(z)
+
+    def logits(self, unit: Tensor) -> Tensor:
+        """The last layer alone, of unit vectors (N, bottleneck)."""
+        return self.gain.T * F.linear(unit, F.normalize(self.last.weight, dim=1))
+
+    def _load_from_state_dict(
+        self, state_dict: dict[str, Any], prefix: str, *args: Any, **options: Any
+    ) -> None:
+        gain = state_dict.get(f"{prefix}gain")
+        if gain is not None and gain.ndim == 1:  # of earlier checkpoints
+            state_dict[f"{prefix}gain"] = gain.unsqueeze(1)
+        super()._load_from_state_dict(state_dict, prefix, *args, **options)
 
 
 class DINO(SelfDistillation):

@@ -246,7 +246,7 @@ class IBOT(DINO):
         """The teacher's logits of patches (M, K), of unit vectors (M, bottleneck)."""
         head: Any = self.f_t.head
         with full_precision(unit):
-            return head.patch.gain * F.linear(unit, F.normalize(head.patch.last.weight, dim=1))
+            return head.patch.logits(unit)
 
     def compare(self, query: Any, target: Any) -> Tensor:
         """H(P_t, P_s) of class tokens: (N,)."""

@@ -8,7 +8,7 @@ import os
 import re
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -31,7 +31,7 @@ from unmix.data.statistics import (
 )
 from unmix.data.streams.cache import ShardCache, key_of
 from unmix.data.streams.images import ShardImages
-from unmix.data.streams.locations import shards_of
+from unmix.data.streams.locations import one_spelling, shards_of
 from unmix.data.streams.remote import facts_of_all, local_path
 from unmix.data.streams.store import Shard, ShardStore
 from unmix.display import counted, memory
@@ -211,10 +211,21 @@ def _splits(spec: str, train_folder: str | None, test_folder: str | None) -> _Sp
     found = {word for word in words.values() if word in _TEST_WORDS}
     usual = next((group for group in (_TEST_WORDS[:3], _TEST_WORDS[3:]) if found & set(group)), ())
     others = [url for url in urls if words[url] not in _TEST_WORDS]
-    test = named.get("test") or {url: urls[url] for url in urls if others and words[url] in usual}
+    own = _spellings(named.get("train", ()))
+    test = named.get("test") or {
+        url: urls[url]
+        for url in urls
+        if others and words[url] in usual and one_spelling(url) not in own
+    }
+    held_out = _spellings(test)
     train = named.get("train") or {
-        url: urls[url] for url in others or urls if url not in test
-    }  # fmt: skip
+        url: urls[url] for url in others or urls if one_spelling(url) not in held_out
+    }
+    if both := [url for url in test if one_spelling(url) in own]:
+        raise UserError(
+            f"{both[0]} is one of the shards of --train_folder {train_folder} too; give others to "
+            "evaluate on.", parameter="test_folder",
+        )  # fmt: skip
     if not train:
         raise UserError(f"{spec}: no shards are left to train on.", parameter="data")
     whole = {**train, **test}
@@ -223,11 +234,17 @@ def _splits(spec: str, train_folder: str | None, test_folder: str | None) -> _Sp
     def shards(of: dict[str, int | None]) -> tuple[Shard, ...]:
         return tuple(Shard(u, known[u].size, known[u].version, n) for u, n in of.items())
 
-    return _Splits(shards(train), shards(test), len(set(urls) - set(whole)))
+    return _Splits(shards(train), shards(test), len(_spellings(urls) - _spellings(whole)))
+
+
+def _spellings(urls: Iterable[str]) -> set[str]:
+    return set(map(one_spelling, urls))
 
 
 def _word(url: str, base: str) -> str:
     """The split that a shard's name begins with, or the folder that it is in; empty if none."""
+    # A pattern of file:// stands for plain paths, without the base's protocol.
+    url, base = (text.removeprefix("file://") for text in (url, base))
     inside = url.partition("?")[0].removeprefix(base).strip("/").split("/")
     for name in reversed(inside[-2:]):
         if (match := _WORD.match(name)) is not None:

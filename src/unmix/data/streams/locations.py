@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import os
+import posixpath
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
+from urllib.parse import unquote
 
 from unmix.data.streams.remote import ShardError, facts, filesystem, local_path, read_range
 from unmix.errors import UserError
 from unmix.files import parse_json
 from unmix.names import SHARDS
 
-__all__ = ["Given", "absolute_spec", "expand_braces", "shards_of"]
+__all__ = ["Given", "absolute_spec", "expand_braces", "one_spelling", "shards_of"]
 
 _MOST = 1_000_000
 _LIST_BYTES = 1 << 28
@@ -22,6 +24,7 @@ _RANGE = re.compile(r"(\d+)\.\.(\d+)")
 _PACKED = (".tar.gz", ".tgz", ".tar.xz", ".tar.bz2", ".tar.zst")
 _SPLIT = re.compile(r"(train|validation|valid|val|test)(?=$|[^a-z])", re.IGNORECASE)
 _SIZES = "sizes.json"
+_ALIASES = {"s3a": "s3", "gcs": "gs"}
 
 
 @dataclass
@@ -91,6 +94,23 @@ def absolute_spec(spec: str) -> str:
 
 def _absolute(text: str) -> str:
     return text if "://" in text else os.path.abspath(os.path.expanduser(text))
+
+
+def one_spelling(url: str) -> str:
+    """The same text for all the ways to write where a shard is, to compare them.
+
+    Shards keep the spelling they were given in, which names them in caches and messages.
+    """
+    path = local_path(url)
+    if path is not None:
+        return os.path.realpath(path)
+    protocol, _, rest = url.partition("://")
+    place, mark, query = rest.partition("?")
+    host, slash, inside = place.partition("/")
+    if protocol in ("http", "https"):
+        host, inside = host.lower(), unquote(inside)
+    inside = posixpath.normpath(f"/{inside}").lstrip("/")
+    return f"{_ALIASES.get(protocol, protocol)}://{host}{slash}{inside}{mark}{query}"
 
 
 def shards_of(spec: str, base: str | None = None) -> Given:

@@ -45,7 +45,8 @@ def build_method(
             model.backbone, width=model.width, stem=model.stem, size=size, patch=model.patch,
             heads=model.heads, depth=model.depth, registers=model.registers,
             class_token=model.class_token, pooling=model.pooling,
-            drop_path=model.drop_path, zero_init_residual=model.zero_init_residual,
+            drop_path=model.drop_path, drop_path_uniform=model.drop_path_uniform,
+            zero_init_residual=model.zero_init_residual,
         )  # fmt: skip
         if start is not None:
             start.load(backbone)
