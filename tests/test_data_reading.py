@@ -74,7 +74,10 @@ def test_files_are_resized_and_cropped_exactly_as_torchvision_does(
     found, kept = read_uint8(files(path), [0], size)
     resize = published(size) if min(height, width) != size else v2.CenterCrop(size)
     expected = np.asarray(resize(image))
-    assert np.array_equal(found[0].permute(1, 2, 0).numpy(), expected)
+    difference = np.abs(found[0].permute(1, 2, 0).numpy().astype(int) - expected)
+    # Of a long image the crop alone is resized, whose filter begins at another rounded place.
+    long = max(height, width) > 8 * min(height, width)
+    assert difference.max() <= (1 if long else 0)
     assert kept.tolist() == [0]
 
 
