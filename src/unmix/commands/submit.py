@@ -110,7 +110,7 @@ def submit(
     asked.check(chosen)
     settings, recipes, command, plain = _checked(config, flattened(words), gpus, extend, say)
     folder = RunFolder(settings.folder)
-    if not extend and (plain.nodes > 1 and chosen != "slurm"):
+    if plain.nodes > 1 and chosen != "slurm":
         raise UserError(
             f"{plain.nodes} machines need SLURM; with `executor={chosen}` there is one.",
             parameter="nodes",
