@@ -371,9 +371,10 @@ def _compute(a: Measured, b: Measured) -> str:
 
 def _time(a: Measured, b: Measured) -> str:
     """Measured time of one condition, compared with that of another."""
-    if not a.time or not b.time:
+    # Of several machines the median is the time of none.
+    if not a.time or not b.time or max(len(a.machines), len(b.machines)) > 1:
         return ""
-    if a.machines != b.machines or len(a.machines) > 1:
+    if a.machines != b.machines:
         elsewhere = f"instead of {duration(b.time)} on other hardware"
         return f"{duration(a.time)} of training ({elsewhere}{_busy(a, b)})"
     times, both = a.time / b.time, (duration(a.time), duration(b.time))
