@@ -423,7 +423,8 @@ def test_runs_of_one_folder_name_in_two_places_have_two_labels(tmp_path: Path) -
 def on_card(run: RunFolder) -> dict[str, float]:
     """The accuracies on the model card."""
     finished: Any = SimpleNamespace(folder=run, settings=run.settings())
-    return {line.title: line.value for line in _lines(finished, load_results(run.path))}
+    results = load_results(run.path)
+    return {line.title: line.value for line in _lines(finished, results, results.epochs)}
 
 
 LINEAR = {"protocol": "linear", "epoch": 4, "top5": None, "features": "backbone", "data": "cls"}
