@@ -7,6 +7,7 @@ import json
 import shutil
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,7 @@ from safetensors.torch import load_file, save_file
 from unmix import load_classifier, load_encoder
 from unmix.cli import main
 from unmix.commands import embed, export, finetune, predict
+from unmix.commands.predict import _Table
 from unmix.data import load
 from unmix.embedding import Chunks
 from unmix.errors import UserError
@@ -91,6 +93,18 @@ def test_predictions_are_as_accurate_as_the_fine_tuning_says(
         assert p == sorted(p, reverse=True)
         assert 0 < sum(p) <= 1 + 1e-5
         assert len({each[f"predicted{end}"] for end in ("", "_2", "_3")}) == 3
+
+
+def test_of_classes_that_are_equally_likely_the_first_is_written_as_in_the_accuracy():
+    """Logits in bfloat16 are often equal, and the accuracy was another one than the file's."""
+    logits = np.zeros((5, 30), np.float32)
+    logits[:, [2, 5, 17, 23]] = 1.0
+    chunk: Any = SimpleNamespace(features=logits, index=np.arange(5))
+    split = SimpleNamespace(split="test")
+    named: Any = SimpleNamespace(images=split, names=lambda index: list("abcde"))
+    rows = list(_Table([str(n) for n in range(30)], 3)._rows(named, chunk, labeled=False))
+    assert [row[2::2] for row in rows] == [["2", "5", "17"]] * 5
+    assert {row[2] for row in rows} == {str(n) for n in logits.argmax(axis=1)}
 
 
 def test_python_predicts_as_the_command_does(tuned: Path, tmp_path: Path):

@@ -147,8 +147,10 @@ class _Table(Format):
 
     def _rows(self, named: NamedSet, chunk: Chunk, labeled: bool) -> Iterator[list[str]]:
         own = [[name] for name in _own_classes(named, chunk)] if labeled else None
-        found = torch.from_numpy(chunk.features).softmax(dim=1).topk(self.top, dim=1)
-        best, values = found.indices.tolist(), found.values.tolist()
+        logits = torch.from_numpy(chunk.features)
+        # Of classes that are equally likely the first one is the prediction, as in the accuracy.
+        order = logits.sort(dim=1, descending=True, stable=True).indices[:, : self.top]
+        best, values = order.tolist(), logits.softmax(dim=1).gather(1, order).tolist()
         for row, path in enumerate(named.names(chunk.index)):
             facts = [path, named.images.split, *(own[row] if own else [])]
             for index, value in zip(best[row], values[row], strict=True):
