@@ -195,7 +195,7 @@ def test_its_help_says_what_is_done(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["demo", "--help"]) == 0
     told = " ".join(capsys.readouterr().out.split())
     for words in ("Train 24 small encoders", "six paired seeds",
-                  "Five to thirteen minutes on two cores", "goes on where it was stopped",
+                  "Three to thirteen minutes on two cores", "goes on where it was stopped",
                   "--jobs"):  # fmt: skip
         assert words in told
 

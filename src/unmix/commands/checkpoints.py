@@ -41,7 +41,8 @@ def load_method(folder: Path | str, checkpoint: str = "last") -> Method:
         UserError: if the folder holds no run, there is no such checkpoint, it is damaged, or it
             does not match `config.yaml`.
     """
-    return _method_of(RunFolder(folder), *_read(RunFolder(folder), checkpoint))
+    run = RunFolder(folder)
+    return _method_of(run, *_read(run, checkpoint))
 
 
 def load_checkpoint_encoder(run: RunFolder, checkpoint: str, machine: Machine) -> LoadedEncoder:

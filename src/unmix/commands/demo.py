@@ -71,7 +71,7 @@ def demo(
 
     MoCo without augmentation, MoCo with Un-Mix in its place and MoCo with augmentation, six paired
     seeds each; CMC with and without IM, three seeds each, without a verdict; beside them raw pixels
-    and untrained encoders. Five to thirteen minutes on two cores. The first line is the verdict; a
+    and untrained encoders. Three to thirteen minutes on two cores. The first line is the verdict; a
     table, a figure and report.html follow. The same command goes on where it was stopped, and shows
     the result again when it is done. It is `unmix study` with a plan that ships.
 
