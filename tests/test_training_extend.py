@@ -225,9 +225,13 @@ def test_what_cannot_be_extended_is_refused(
 
 
 def test_a_start_that_is_refused_leaves_the_run_as_it_was(
-    run: Path, refused: Callable[..., str], capsys: pytest.CaptureFixture[str]
+    run: Path,
+    refused: Callable[..., str],
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """By a check of the machine, of the data and of the checkpoint, which is the last of all."""
+    monkeypatch.setattr("sys.argv", ["unmix"])  # that of a worker of pytest-xdist is "-c"
     before = (run / "config.yaml").read_text()
     more = ("pretrain", "--run", run, "--epochs", "4", "--extend")
     absent = "mps" if torch.cuda.is_available() else "cuda"
