@@ -19,9 +19,9 @@ import pytest
 from reports import NAMES, report
 from unmix.errors import UserError
 from unmix.figures import page, results_table, write_page
-from unmix.figures.page_curves import chart_of
+from unmix.figures.page_curves import chart_of, entries
 from unmix.figures.page_looks import page_looks
-from unmix.figures.page_tables import csv_of, table_of
+from unmix.figures.page_tables import csv_of, page_table, table_of
 from unmix.figures.report_content import (
     Answer,
     Command,
@@ -115,6 +115,9 @@ def test_the_text_is_aligned_and_ends_without_blanks() -> None:
     ends = [match.end() for match in re.finditer(r"-+", lines[1])]
     assert lines[0][: ends[4]].endswith("kNN")
     assert [line[: ends[4]].split()[-1] for line in lines[2:]] == ["39.5", "3)", "70.0"]
+    rows = ((Cell("漢字 é"), Cell("1")), (Cell("x"), Cell("2")))
+    wide = ResultsTable(("a", "b"), (False, True), rows)
+    assert wide.text().splitlines()[2:] == ["漢字 é  1", "x       2"]
     better = ResultsTable(("kNN", "b"), (True, True), ((Cell("70.0", True), Cell("1")),))
     assert better.text().splitlines()[2] == "70.0* 1"
 
@@ -313,6 +316,9 @@ def test_values_that_are_not_finite_are_gaps() -> None:
     )  # fmt: skip
     (line,) = chart_of(curves, conditions).lines
     assert (line.mean, line.seeds) == ([None, 3.0, 3.0], [0, 2, 1])
+    chart = chart_of(curves, conditions)
+    (entry,) = entries(chart, conditions, page_looks(conditions))
+    assert entry["last"] == "3 (1 of 2 seeds)"
     text = page(Report("r", Answer("a"), conditions=conditions, curves=[curves]))
     (data,) = re.findall(r'id="data">(.*?)</script>', text, flags=re.DOTALL)
     assert json.loads(data)["charts"][0]["lines"][0]["y"] == [None, 3.0, 3.0]
@@ -352,7 +358,7 @@ def test_long_curves_are_thinned_and_end_at_their_end() -> None:
     (line,) = chart.lines
     assert len(line.epochs) <= 400
     assert line.epochs[-1] == 5000
-    assert "13th epoch" in chart.caption
+    assert "one of 13 points" in chart.caption
 
 
 def test_the_csv_is_plain_numbers_and_safe_texts() -> None:
@@ -370,6 +376,23 @@ def test_the_csv_is_plain_numbers_and_safe_texts() -> None:
         ["c\\nd", "1234.5", "", "19800", "-1.5", ""],
         ["'-e", "70.0 (epoch 8)", "", "", "2.5", "0.5"],
     ]
+
+
+def test_times_of_busy_machines_sort_by_their_seconds_and_notes_stay_in_the_csv() -> None:
+    busy = {"cores_taken_by_others": 1.5}
+    runs = [
+        made(name, training={"seconds": seconds, **busy}, hardware={"cores": 2}, evaluations=rows)
+        for name, seconds, rows in (("a", 187.0, (knn(70.06),)), ("b", 5400.0, (knn(71.0, 3),)))
+    ]
+    table = table_of("Runs", results_table(runs))
+    times = [row[-1] for row in page_table(table, 0)["rows"]]
+    assert [(time["text"], time["key"]) for time in times] == [
+        ("3:07 min (busy)", "187"), ("1:30 h (busy)", "5400"),
+    ]  # fmt: skip
+    head, *rows = csv.reader(io.StringIO(csv_of(table), newline=""))
+    found = [dict(zip(head, row, strict=True)) for row in rows]
+    assert [row["training time"] for row in found] == ["187", "5400"]
+    assert [row["kNN"] for row in found] == ["70.06", "71.0 (epoch 3)"]
 
 
 def luminance(color: str) -> float:

@@ -14,7 +14,7 @@ from playwright.sync_api import Browser, Page, expect
 from reports import NAMES, report
 from unmix.figures.report import page as html
 from unmix.figures.report import write_page
-from unmix.figures.report_content import Running
+from unmix.figures.report_content import Command, Running
 from unmix.names import shown
 
 pytestmark = pytest.mark.browser
@@ -134,6 +134,24 @@ def test_wide_tables_say_that_they_scroll(browser: Browser, tmp_path: Path) -> N
     assert left == pytest.approx(settings.evaluate("e => e.getBoundingClientRect().left"), abs=1)
     page.context.close()
     assert faults == []
+
+
+def test_the_copy_button_is_on_its_command_also_below_a_long_name(
+    browser: Browser, tmp_path: Path
+) -> None:
+    named = replace(report(), commands=[Command("a_long_name_of_a_run_" * 8, "unmix pretrain")])
+    page, _ = opened(browser, write_page(tmp_path / "r.html", named), 390, "light")
+    name, command, button = (
+        page.locator(f".command {what}").bounding_box() for what in ("p", "pre", "button")
+    )
+    assert name is not None
+    assert command is not None
+    assert button is not None
+    assert name["height"] > 40
+    assert name["y"] + name["height"] <= command["y"] < button["y"]
+    assert button["y"] + button["height"] <= command["y"] + command["height"]
+    assert button["x"] + button["width"] <= command["x"] + command["width"]
+    page.context.close()
 
 
 def test_names_are_texts(wide: Page) -> None:

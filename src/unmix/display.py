@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 import statistics
+import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -23,6 +24,7 @@ __all__ = [
     "memory",
     "method_name",
     "number",
+    "padded",
     "percent",
     "percents",
     "points",
@@ -30,6 +32,7 @@ __all__ = [
     "rate",
     "ratio",
     "run_label",
+    "text_width",
     "value_text",
 ]
 
@@ -250,6 +253,26 @@ def memory(size: float) -> str:
         if size >= unit:
             return f"{size / unit:,.{0 if size >= 10 * unit else 1}f} {name}"
     return f"{size / 1e3:.0f} kB"
+
+
+def padded(text: str, width: int, right: bool = False) -> str:
+    """A text with the blanks that it lacks, at its end or before it.
+
+    Args:
+        text: One line.
+        width: Columns of a terminal.
+        right: Whether it is at the right, as numbers are.
+    """
+    blanks = " " * (width - text_width(text))
+    return blanks + text if right else text + blanks
+
+
+def text_width(text: str) -> int:
+    """The columns of a terminal that a text takes: two for a wide letter, as of Chinese."""
+    if text.isascii():
+        return len(text)
+    marks = sum(unicodedata.category(letter) in ("Mn", "Me", "Cf") for letter in text)
+    return len(text) - marks + sum(unicodedata.east_asian_width(letter) in "WF" for letter in text)
 
 
 def counted(n: int, what: str, plural: str | None = None) -> str:

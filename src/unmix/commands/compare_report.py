@@ -30,15 +30,17 @@ from unmix.studies.findings import Findings
 from unmix.studies.grouping import GroupedRuns
 from unmix.studies.naming import texts_of
 
-__all__ = ["answer_of", "comparison_report", "differences_of"]
+__all__ = ["CONDITIONS", "answer_of", "comparison_report", "differences_of"]
 
 _RUNS = "Top-1 in percent {at}, unless another epoch is named; a dash: not measured."
-_CONDITIONS = (
+CONDITIONS = (
     "Top-1 in percent {at}: mean and standard deviation over the seeds. "
     "Forward-equivalents: operations of a step over those of encoding its images once. Cost: of "
-    "the whole training, relative to the cheapest. A star: better than its reference by a test. "
-    "Busy: other processes took cores from the training of a run."
+    "the whole training, relative to the cheapest. Time per run: the median over the seeds. Busy: "
+    "other processes took cores from the training of a run. A star: better than its reference by a "
+    "test."
 )
+"""What the columns of a table of conditions mean."""
 
 
 def comparison_report(
@@ -100,7 +102,7 @@ def comparison_report(
         tables=[
             table_of(title, table, caption.format(at=at))
             for title, table, caption in zip(
-                ("Conditions", "Runs"), tables, (_CONDITIONS, _RUNS), strict=True
+                ("Conditions", "Runs"), tables, (CONDITIONS, _RUNS), strict=True
             )
         ]
         + quality_tables(results),

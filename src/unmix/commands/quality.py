@@ -13,7 +13,7 @@ from unmix.commands.finished import FinishedRun, Say, say_skipped
 from unmix.config import ViewSettings
 from unmix.data import ImageSet
 from unmix.data.fingerprint import Fingerprint
-from unmix.display import QUALITY, counted, measure_name
+from unmix.display import QUALITY, counted, measure_name, padded, text_width
 from unmix.errors import UserError, check_choice, check_number
 from unmix.evaluation import quality as measures
 from unmix.evaluation.metrics import spread
@@ -64,10 +64,10 @@ class Quality:
     def text(self) -> str:
         """The table, and the verdict under it."""
         cells = [["run", *map(measure_name, QUALITY), "D"], *map(_cells, self.rows)]
-        widths = [max(len(row[i]) for row in cells) for i in range(len(cells[0]))]
+        widths = [max(map(text_width, column)) for column in zip(*cells, strict=True)]
         lines = [
             "  ".join(
-                cell.ljust(w) if i == 0 else cell.rjust(w)
+                padded(cell, w, right=i > 0)
                 for i, (cell, w) in enumerate(zip(row, widths, strict=True))
             )
             for row in cells

@@ -9,7 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from unmix.commands.compare_report import answer_of, differences_of
+from unmix.commands.compare_report import CONDITIONS, answer_of, differences_of
 from unmix.commands.reading import read_run
 from unmix.commands.report_samples import mixture_samples
 from unmix.config.augmentation import expanded
@@ -41,12 +41,6 @@ from unmix.studies.plan import slug
 from unmix.studies.summary import over_rows
 
 __all__ = ["study_report"]
-
-_CAPTION = (
-    "Top-1 in percent at the last epoch: mean and standard deviation over the seeds. "
-    "Forward-equivalents: operations of a step over those of encoding its images once. Cost: of "
-    "the whole training, relative to the cheapest. A star: better than its reference by a test."
-)
 
 
 def study_report(
@@ -201,7 +195,7 @@ def _conditions_table(found: StudyResults) -> Table:
             row[i] = Entry(cell.text, cell.value, cell.spread, cell.best)
         rows.append(row)
     numeric = [column not in ("condition", "published") for column in columns]
-    return Table("Conditions", columns, numeric, rows, _CAPTION)
+    return Table("Conditions", columns, numeric, rows, CONDITIONS.format(at="at the last epoch"))
 
 
 def _runs_table(found: StudyResults) -> Table:

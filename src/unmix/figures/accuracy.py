@@ -21,7 +21,8 @@ from unmix.figures.series import (
     looks_for,
     notes_on_lines,
 )
-from unmix.figures.style import End, label_ends, message, soft_ink, style
+from unmix.figures.style import End, fit_label, label_ends, message, soft_ink, style
+from unmix.figures.widths import inches
 from unmix.results import RunResults
 
 __all__ = [
@@ -33,10 +34,10 @@ __all__ = [
     "time_unit",
 ]
 
-_LEAST = 2.0
+_LEAST, _WIDTH = 2.0, 7.4
 
-BAND = "mean over seeds; band: ± standard deviation"
-"""What a figure with bands says of them."""
+BAND = "mean over seeds; {}: ± standard deviation"
+"""What a figure with bands, or with bars where there is one point, says of them."""
 
 
 def accuracy_against_epochs(
@@ -45,6 +46,7 @@ def accuracy_against_epochs(
     references: Mapping[str, float] | None = None,
     *,
     looks: Mapping[str, Look] | None = None,
+    width: str | float = _WIDTH,
     theme: str = "light",
 ) -> Figure:
     """Draw top-1 accuracy against pretraining epochs: means over the seeds, with bands.
@@ -59,9 +61,10 @@ def accuracy_against_epochs(
         protocol: Name of an evaluation protocol, such as `linear`.
         references: Horizontal lines, name to percent: `{"raw pixels": 39.5}`.
         looks: How each condition is drawn; by default chosen for this figure.
+        width: "column", "page", or inches.
         theme: light, dark or inline.
     """
-    return _drawn("epochs", conditions, protocol, references, looks, theme)
+    return _drawn("epochs", conditions, protocol, references, looks, width, theme)
 
 
 def accuracy_against_time(
@@ -70,6 +73,7 @@ def accuracy_against_time(
     references: Mapping[str, float] | None = None,
     *,
     looks: Mapping[str, Look] | None = None,
+    width: str | float = _WIDTH,
     theme: str = "light",
 ) -> Figure:
     """Draw top-1 accuracy against the time of training alone, without evaluations.
@@ -83,9 +87,10 @@ def accuracy_against_time(
         protocol: Name of an evaluation protocol, such as `knn`.
         references: Horizontal lines, name to percent.
         looks: How each condition is drawn; by default chosen for this figure.
+        width: "column", "page", or inches.
         theme: light, dark or inline.
     """
-    return _drawn("time", conditions, protocol, references, looks, theme)
+    return _drawn("time", conditions, protocol, references, looks, width, theme)
 
 
 def _drawn(
@@ -94,13 +99,15 @@ def _drawn(
     protocol: str,
     references: Mapping[str, float] | None,
     looks: Mapping[str, Look] | None,
+    width: str | float,
     theme: str,
 ) -> Figure:
     found = joined_over_epochs(_conditions(given), protocol, against)
     curves = {series.name: points for _, series in found if (points := series.points(against))}
     owners = {series.name: condition for condition, series in found if series.name in curves}
     with rc_context(style(theme)):
-        figure = Figure(figsize=(7.4, max(3.6, 1.2 + 0.21 * len(curves))), layout="constrained")
+        size = (inches(width), max(3.6, 1.2 + 0.21 * len(curves)))
+        figure = Figure(figsize=size, layout="constrained")
         axes = figure.add_subplot()
         machines = _machines([own for own, _ in found]) if against == "time" else ""
         if not curves:
@@ -112,9 +119,8 @@ def _drawn(
         note_bands(axes, curves.values(), notes_on_lines(series for _, series in found))
         _curves(axes, against, curves, {n: own.get(n) or own[c.name] for n, c in owners.items()},
                 references or {})  # fmt: skip
-        if machines:
-            axes.set_xlabel(f"{axes.get_xlabel()}; {machines}")
         axes.set_ylabel(f"{measure_title(protocol)} top-1 accuracy (%)")
+        fit_label(axes, "; ".join(filter(None, [axes.get_xlabel(), machines])))
         return figure
 
 
@@ -146,8 +152,12 @@ def _curves(
         unit = f"Training time without evaluations ({word})"
         xs = [x / divisor for x in xs]
     axes.set_xlabel(unit)
-    ends = [draw_band(axes, name, points, looks[name], divisor) for name, points in curves.items()]
     _limits(axes, xs, ticks=against == "epochs")
+    beside = _beside(axes, len(curves)) if len(xs) == 1 else [0.0] * len(curves)
+    ends = [
+        draw_band(axes, name, points, looks[name], divisor, shift)
+        for (name, points), shift in zip(curves.items(), beside, strict=True)
+    ]
     right = axes.get_xlim()[1]
     for name, percent in references.items():
         axes.axhline(percent, color=soft_ink(), linewidth=0.9, linestyle=(0, (1, 3)), zorder=1)
@@ -161,8 +171,20 @@ def _curves(
     label_ends(axes, ends)
 
 
+def _beside(axes: Axes, count: int) -> list[float]:
+    """Distances from the only place that is measured, at which points do not hide each other."""
+    left, right = axes.get_xlim()
+    step = min(0.03, 0.8 / count) * (right - left)
+    return [step * (place - (count - 1) / 2) for place in range(count)]
+
+
 def draw_band(
-    axes: Axes, name: str, points: Sequence[Point], look: Look, divisor: float = 1.0
+    axes: Axes,
+    name: str,
+    points: Sequence[Point],
+    look: Look,
+    divisor: float = 1.0,
+    shift: float = 0.0,
 ) -> End:
     """Draw the means with a band of a standard deviation; return the last point.
 
@@ -172,8 +194,9 @@ def draw_band(
         points: At least one.
         look: How.
         divisor: Of the points' x.
+        shift: How far right of their places they are drawn.
     """
-    xs, ys = [p.x / divisor for p in points], [p.mean for p in points]
+    xs, ys = [p.x / divisor + shift for p in points], [p.mean for p in points]
     axes.plot(xs, ys, **look.plot(len(xs)), zorder=3)
     if len(points) == 1 and points[0].std:
         axes.errorbar(xs, ys, [points[0].std], color=look.color, linewidth=1.2, capsize=3, zorder=2)
@@ -185,7 +208,9 @@ def draw_band(
 
 def note_bands(axes: Axes, curves: Iterable[Sequence[Point]], notes: Sequence[str] = ()) -> None:
     """Say above the axes what bands are, if there is one, and what else is to be known of lines."""
-    band = [BAND] if any(p.std for points in curves for p in points) else []
+    spread = [points for points in curves if any(p.std for p in points)]
+    kinds = {"bar" if len(points) == 1 else "band" for points in spread}
+    band = [BAND.format(" and ".join(sorted(kinds)))] if kinds else []
     if band or notes:
         text = "\n".join([*band, *notes])
         axes.set_title(text, loc="left", fontsize=7.5, color=soft_ink())

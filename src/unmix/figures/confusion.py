@@ -13,7 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from unmix.errors import UserError
 from unmix.figures.embedding import name_of
-from unmix.figures.style import shorten, soft_ink, style
+from unmix.figures.style import soft_ink, style, titled
 from unmix.figures.widths import inches, write_caption
 
 __all__ = ["confusion_matrix"]
@@ -58,21 +58,36 @@ def confusion_matrix(
     across = inches(width)
     columns = 1 if across < 5 else min(len(counts), 2)
     rows = -(-len(counts) // columns)
-    side = min(across / columns, 4.8)
+    named = max(len(name_of(i, classes)) for i in range(len(classes)))
+    letters = 0.008 * named * _sizes(len(classes), across)[1]
+    side = min((across - letters - 0.3) / columns, 4.2)
     with rc_context({**style(theme), "axes.grid": False}):
-        figure = Figure(figsize=(across, rows * (side + 0.3) + 0.3), layout="constrained")
+        titles = [titled(name, side) for name in counts]
+        above = 0.16 * max(title.count("\n") for title in titles)
+        height = rows * (side + letters + above + 0.55) + 0.1
+        figure = Figure(figsize=(across, height), layout="constrained")
         cells = list(figure.subplots(rows, columns, squeeze=False).flat)
-        for number, (axes, (name, values)) in enumerate(zip(cells, counts.items(), strict=False)):
-            axes.set_title(shorten(name, 40))
-            _draw(axes, values, classes, first=number % columns == 0, small=across < 5)
+        for number, (axes, values) in enumerate(zip(cells, counts.values(), strict=False)):
+            axes.set_title(titles[number])
+            _draw(axes, values, classes, _sizes(len(classes), across), number % columns == 0)
         for axes in cells[len(counts) :]:
             axes.set_axis_off()
         write_caption(figure, caption)
         return figure
 
 
+def _sizes(classes: int, across: float) -> tuple[float, float]:
+    """Font sizes of the numbers in the cells, and of the names; 0 if there are no names."""
+    size = float(np.clip(60 / classes, 3.2, 7)) * (0.85 if across < 5 else 1)
+    return size, min(7, size + 1.5) if classes <= _MOST_NAMED else 0.0
+
+
 def _draw(
-    axes: Axes, counts: NDArray[np.float64], classes: Sequence[str], *, first: bool, small: bool
+    axes: Axes,
+    counts: NDArray[np.float64],
+    classes: Sequence[str],
+    sizes: tuple[float, float],
+    first: bool,
 ) -> None:
     n = len(classes)
     totals = counts.sum(axis=1, keepdims=True)
@@ -84,7 +99,7 @@ def _draw(
     for row in np.flatnonzero(totals[:, 0] == 0):
         axes.axhspan(row - 0.5, row + 0.5, facecolor="none", edgecolor=soft_ink(), hatch="////",
                      linewidth=0)  # fmt: skip
-    size = float(np.clip(60 / n, 3.2, 7)) * (0.85 if small else 1)
+    size, name_size = sizes
     if n <= _MOST_NUMBERED:
         for (row, column), value in np.ndenumerate(share):
             if value >= 0.5:
@@ -96,8 +111,8 @@ def _draw(
     axes.set_ylabel("true class" if first else "", fontsize=8)
     if n <= _MOST_NAMED:
         names = [name_of(i, classes) for i in range(n)]
-        axes.set_xticks(range(n), names, rotation=90, fontsize=min(7, size + 1.5))
-        axes.set_yticks(range(n), names if first else [""] * n, fontsize=min(7, size + 1.5))
+        axes.set_xticks(range(n), names, rotation=90, fontsize=name_size)
+        axes.set_yticks(range(n), names if first else [""] * n, fontsize=name_size)
         axes.tick_params(length=0)
 
 

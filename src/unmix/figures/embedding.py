@@ -14,7 +14,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from unmix.errors import UserError
 from unmix.figures.colors import PALETTE
-from unmix.figures.style import shorten, style
+from unmix.figures.style import legend_columns, shorten, style, titled
 from unmix.figures.widths import inches, write_caption
 
 __all__ = ["embedding"]
@@ -58,18 +58,21 @@ def embedding(
     used = [] if ids is None else sorted({int(i) for i in ids})
     listed = used if len(used) <= _MOST_LISTED else []
     side = min(across / columns, 4.2) - 0.06
-    per_row = max(1, int(across / 1.15))
+    words = [name_of(i, classes) for i in listed]
+    per_row = legend_columns(words, across, 6.5, 2.9)
     below = 0.14 * -(-len(listed) // per_row) + 0.35
     with rc_context({**style(theme), "axes.grid": False}):
-        figure = Figure(figsize=(across, rows * side + below), layout="constrained")
+        titles = [titled(name, side) for name in points]
+        higher = 0.16 * max(title.count("\n") for title in titles)
+        figure = Figure(figsize=(across, rows * (side + higher) + below), layout="constrained")
         cells = figure.subplots(rows, columns, squeeze=False).flat
-        for axes, (name, values) in zip(cells, points.items(), strict=False):
+        for axes, values, title in zip(cells, points.values(), titles, strict=False):
             _draw(axes, values, ids, used, classes)
-            axes.set_title(shorten(name, 40))
+            axes.set_title(title)
         for axes in list(figure.axes)[len(points) :]:
             axes.set_axis_off()
         if listed:
-            handles = [_handle(place, name_of(i, classes)) for place, i in enumerate(used)]
+            handles = [_handle(place, word) for place, word in enumerate(words)]
             figure.legend(
                 handles=handles, loc="outside upper left", ncols=per_row, frameon=False,
                 fontsize=6.5, handletextpad=0.1, columnspacing=0.8, labelspacing=0.25,

@@ -204,7 +204,7 @@ def chart_of(curves: CurveSet, conditions: Sequence[Condition]) -> Chart:
     if any(max(line.seeds) > 1 for line in lines):
         caption += " Bands: standard deviation over seeds."
     if every > 1:
-        caption += f" Of long curves up to every {every}th epoch is drawn."
+        caption += f" Of long curves at least one of {every} points is drawn."
     references = {shown(k): v for k, v in curves.references.items() if math.isfinite(v)}
     return Chart(shown(curves.title), shown(curves.label), caption.strip(), lines, references)
 
@@ -228,6 +228,12 @@ def _line(
         [len(v) for v in found],
         every,
     )
+
+
+def _part(line: Line) -> str:
+    """How many seeds came as far as the end of a line, if not all did."""
+    known, most = line.seeds[-1], max(line.seeds)
+    return f" ({known} of {most} seeds)" if 0 < known < most else ""
 
 
 def _finite(value: float | None) -> list[float]:
@@ -266,7 +272,7 @@ def entries(chart: Chart, conditions: Sequence[Condition], looks: Sequence[PageL
             "index": line.index,
             "swatch": looks[line.index].swatch(),
             "name": shown(conditions[line.index].name),
-            "last": chart.value_text(line.mean[-1], line.spread[-1]),
+            "last": chart.value_text(line.mean[-1], line.spread[-1]) + _part(line),
         }
         for line in chart.lines
     ] + [

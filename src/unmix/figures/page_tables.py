@@ -25,7 +25,7 @@ _UNITS = {"s": 1, "min": 60, "h": 3600}
 
 def table_of(title: str, table: ResultsTable, caption: str = "") -> Table:
     """A table of results for the page."""
-    rows = [[Entry(cell.text, best=cell.best) for cell in row] for row in table.rows]
+    rows = [[Entry(c.text, c.value, c.spread, c.best) for c in row] for row in table.rows]
     return Table(title, table.columns, table.numeric, rows, caption)
 
 

@@ -170,7 +170,9 @@ def _baselines(axes: Axes, baselines: Mapping[str, float]) -> None:
     if not baselines:
         return
     low, high = axes.get_xlim()
-    low = min([low, *(value - 0.04 * (high - low) for value in baselines.values())])
+    spare = 0.04 * (high - low)
+    low = min(low, *(value - spare for value in baselines.values()))
+    high = max(high, *(value + spare for value in baselines.values()))
     axes.set_xlim(low, high)
     ordered = sorted(baselines.items(), key=lambda item: item[1])
     for level, (name, value) in enumerate(reversed(ordered)):

@@ -82,14 +82,15 @@ def _figure(
     most = max(map(len, partners))
     names = ["own image", *(["partner"] if most == 1 else ["partners"] * (most > 0)), result]
     places = [0, 1, most + 1] if most else [0, 1]
-    blocks, across, rows = -(-count // _ACROSS), min(count, _ACROSS), most + 2
+    blocks, rows = -(-count // _ACROSS), most + 2
+    across = -(-count // blocks)
     named = any(word for each in labels for word in each)
     height = (_CELL * rows + 0.16 * most * named) * blocks
     size = (0.5 + 1.05 * max(across, 3), height + (0.3 if title else 0.0))
     figure = Figure(figsize=size, layout="constrained")
     grid = figure.add_gridspec(rows * blocks, across)
     for sample in range(count):
-        block, column = divmod(sample, _ACROSS)
+        block, column = divmod(sample, across)
 
         def cell(row: int, picture: Any, top: int = rows * block, column: int = column) -> Axes:
             axes = figure.add_subplot(grid[top + row, column])

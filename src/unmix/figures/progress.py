@@ -23,6 +23,7 @@ from unmix.figures.series import (
     notes_on_lines,
 )
 from unmix.figures.style import label_ends, message, style
+from unmix.figures.widths import inches
 from unmix.files import read_text
 from unmix.results import RunResults
 from unmix.schema import Epoch, checked, excerpt
@@ -87,6 +88,7 @@ def curves(
     loss: str = "loss",
     accuracy: str = "knn",
     looks: Mapping[str, Look] | None = None,
+    width: str | float | None = None,
     theme: str = "light",
 ) -> Figure:
     """Draw the training loss and the kNN accuracy against epochs: means over the seeds, with bands.
@@ -101,6 +103,7 @@ def curves(
         loss: Column of the loss.
         accuracy: Column of the kNN top-1 accuracy in percent.
         looks: How each condition is drawn; by default chosen for this figure.
+        width: "column", "page", or inches; by default as the panels need.
         theme: light, dark or inline.
     """
     given = (
@@ -116,7 +119,8 @@ def curves(
     }
     names = {name for found in shown.values() for name in found}
     with rc_context(style(theme)):
-        size = (1.6 + 3.7 * max(len(shown), 1), max(3.3, 1.0 + 0.21 * len(names)))
+        across = 1.6 + 3.7 * max(len(shown), 1) if width is None else inches(width)
+        size = (across, max(3.3, 1.0 + 0.21 * len(names)))
         figure = Figure(figsize=size, layout="constrained")
         if not shown:
             text = f"No run has “{loss}” or “{accuracy}” in its metrics.csv."
@@ -132,6 +136,8 @@ def curves(
             ends = [draw_band(axes, n, points, own[n]) for n, points in shown[label].items()]
             axes.xaxis.set_major_locator(MaxNLocator(nbins=8, integer=True, min_n_ticks=1))
             note_bands(axes, shown[label].values(), notes_on_lines(recorded[label]))
-            label_ends(axes, [end for end in ends if end.text not in labeled])
-            labeled |= {end.text for end in ends}
+            # All or none: one name alone beside several lines would seem to be that of all.
+            if not (own_names := {end.text for end in ends}) <= labeled:
+                label_ends(axes, ends)
+            labeled |= own_names
         return figure

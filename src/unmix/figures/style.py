@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from textwrap import wrap
 from typing import Any
 
 from matplotlib import rcParams
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.font_manager import fontManager
 from matplotlib.lines import Line2D
 from matplotlib.transforms import Affine2D, ScaledTranslation, blended_transform_factory
 
+from unmix.display import text_width
 from unmix.errors import check_choice
 from unmix.figures.colors import color_of
 from unmix.figures.looks import Look
@@ -24,22 +27,35 @@ __all__ = [
     "THEMES",
     "End",
     "color_of",
+    "fit_label",
     "label_ends",
+    "legend_columns",
     "message",
     "separate_labels",
     "shorten",
     "soft_ink",
     "style",
+    "titled",
 ]
 
 # A line that ends right of this share of the axes' width is joined to its entry of the key.
 _AT_EDGE = 0.93
 
+# Inches below which a key beside the axes would leave no room for them; a letter over its size.
+_NARROW, _LETTER = 5.0, 0.56
+
 GRAY = "#666666"
 
+# For letters that Matplotlib's own font lacks, as in names of classes: those that are installed.
+_FURTHER = (
+    "Noto Sans CJK SC", "Noto Sans CJK JP", "Noto Sans CJK KR", "Source Han Sans SC",
+    "WenQuanYi Zen Hei", "WenQuanYi Micro Hei", "PingFang SC", "Hiragino Sans", "Hiragino Sans GB",
+    "Apple SD Gothic Neo", "Microsoft YaHei", "Yu Gothic", "Meiryo", "Malgun Gothic",
+    "Noto Sans Devanagari", "Noto Sans Bengali", "Noto Sans Tamil", "Noto Sans Thai", "Nirmala UI",
+    "Arial Unicode MS",
+)  # fmt: skip
+
 _BASE: dict[str, Any] = {
-    "font.family": "sans-serif",
-    "font.sans-serif": ["DejaVu Sans"],
     "font.size": 9,
     "axes.titlesize": 9.5,
     "axes.labelsize": 9,
@@ -87,8 +103,10 @@ def style(theme: str = "light") -> Any:
         UserError: if there is no such theme.
     """
     ink, soft, edge, grid, paper = _THEMES[check_choice("theme", theme, THEMES)]
+    there = {font.name for font in fontManager.ttflist}
     return {
         **_BASE,
+        "font.family": ["DejaVu Sans", *(name for name in _FURTHER if name in there)],
         "text.color": ink,
         "axes.edgecolor": edge,
         "axes.labelcolor": ink,
@@ -119,6 +137,25 @@ def shorten(text: str, length: int = 34) -> str:
         return text
     tail = (length - 1) // 3
     return f"{text[: length - 1 - tail]}…{text[len(text) - tail :]}"
+
+
+def titled(text: str, across: float) -> str:
+    """A name as the title of axes that are so many inches wide, in one line or two."""
+    letters = int(72 * across / (_LETTER * rcParams["axes.titlesize"]))
+    return "\n".join(wrap(shorten(text, 2 * letters - 6), letters))
+
+
+def legend_columns(names: Sequence[str], across: float, size: float, sample: float) -> int:
+    """How many columns of names with samples fit into so many inches.
+
+    Args:
+        names: The entries of a legend.
+        across: The inches.
+        size: Font size in points.
+        sample: What an entry takes beside its name, in font sizes.
+    """
+    longest = max(map(text_width, names), default=0)
+    return max(1, int(72 * across / (size * (_LETTER * longest + sample))))
 
 
 @dataclass(frozen=True)
@@ -177,6 +214,9 @@ def label_ends(axes: Axes, ends: Sequence[End], size: float = 8) -> None:
     """
     figure = axes.get_figure()
     assert isinstance(figure, Figure)
+    if figure.get_figwidth() < _NARROW:
+        _key_below(figure, ends, size)
+        return
     figure.draw_without_rendering()
     height = axes.get_window_extent().height * 72 / figure.dpi
     (low, high), (left, right) = axes.get_ylim(), axes.get_xlim()
@@ -195,6 +235,38 @@ def label_ends(axes: Axes, ends: Sequence[End], size: float = 8) -> None:
         if (end.x - left) / (right - left) > _AT_EDGE:
             color = soft_ink() if end.look is None else end.look.color
             _beside(axes, (1, 9), (at, y), color=color, linewidth=0.7, alpha=0.6)
+
+
+def _key_below(figure: Figure, ends: Sequence[End], size: float) -> None:
+    """Write the key below the axes, from the highest line down; the figure becomes taller."""
+    letters = int((figure.get_figwidth() - 0.7) * 72 / (_LETTER * size))
+    handles, lines = [], 0
+    for end in sorted(ends, key=lambda end: -end.y):
+        how: dict[str, Any] = {"color": soft_ink(), "linestyle": (0, (1, 3)), "linewidth": 0.9}
+        if end.look is not None:
+            how = {**end.look.plot(1), **end.look.dots(4.5), "markevery": 1}
+        label = "\n".join(wrap(shorten(end.text, 3 * letters), letters))
+        handles.append(Line2D([0], [0], label=label, **how))
+        lines += label.count("\n") + 1
+    figure.set_figheight(figure.get_figheight() + 1.45 * lines * size / 72)
+    figure.legend(
+        handles=handles, loc="outside lower left", frameon=False, fontsize=size, handlelength=3
+    )
+
+
+def fit_label(axes: Axes, text: str) -> None:
+    """Write the label of the horizontal axis, in lines that are no longer than the axis.
+
+    Args:
+        axes: The axes, with all that takes room beside them.
+        text: The label.
+    """
+    figure = axes.get_figure()
+    assert isinstance(figure, Figure)
+    figure.draw_without_rendering()
+    across = axes.get_window_extent().width * 72 / figure.dpi
+    letters = int(across / (_LETTER * float(axes.xaxis.label.get_fontsize())))
+    axes.set_xlabel("\n".join(wrap(text, max(letters, 16))))
 
 
 def _beside(axes: Axes, points: Sequence[float], heights: Sequence[float], **how: Any) -> None:

@@ -5,7 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from unmix.display import DASH, duration, measure_name, method_name, percent, rate
+from unmix.display import (
+    DASH,
+    duration,
+    measure_name,
+    method_name,
+    padded,
+    percent,
+    rate,
+    text_width,
+)
 from unmix.html import table
 from unmix.names import shown
 from unmix.results import RunResults, is_transfer, protocols_of
@@ -63,13 +72,10 @@ class ResultsTable:
         # Every cell reserves a place for the star, so that digits are aligned.
         lines = [[f"{column} " for column in self.columns]]
         lines += [[cell.text + ("*" if cell.best else " ") for cell in row] for row in self.rows]
-        widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+        widths = [max(map(text_width, column)) for column in zip(*lines, strict=True)]
         lines.insert(1, ["-" * (width - 1) + " " for width in widths])
-        return "\n".join(" ".join(map(_pad, line, widths, self.numeric)).rstrip() for line in lines)
-
-
-def _pad(text: str, width: int, numeric: bool) -> str:
-    return text.rjust(width) if numeric else text.ljust(width)
+        rows = [" ".join(map(padded, line, widths, self.numeric)) for line in lines]
+        return "\n".join(row.rstrip() for row in rows)
 
 
 def results_table(
@@ -146,8 +152,9 @@ def _accuracy(run: RunResults, protocol: str) -> Cell:
     row = run.final(protocol)
     if row is None:
         return Cell(DASH)
-    at = "" if row.epoch == run.epochs else f" (epoch {row.epoch})"
-    return Cell(percent(row.top1) + at, value=row.top1)
+    if row.epoch != run.epochs:  # a CSV must have the note too, so there is no number alone
+        return Cell(f"{percent(row.top1)} (epoch {row.epoch})")
+    return Cell(percent(row.top1), value=row.top1)
 
 
 def _percent(value: float | None) -> Cell:

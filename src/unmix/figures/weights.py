@@ -14,7 +14,7 @@ from numpy.typing import ArrayLike
 from unmix.errors import UserError, check_number
 from unmix.figures.colors import PALETTE
 from unmix.figures.looks import Look, looks_of
-from unmix.figures.style import shorten, soft_ink, style
+from unmix.figures.style import legend_columns, shorten, soft_ink, style
 from unmix.figures.widths import inches, write_caption
 
 __all__ = ["BEFORE", "binned", "weight_histograms"]
@@ -87,8 +87,11 @@ def weight_histograms(
     across = inches(width)
     columns = min(len(found), 2 if across < 5 else 3)
     rows = -(-len(found) // columns)
+    words = [shorten(name, 48) for name in names]
+    across_legend = min(legend_columns(words, across, 7, 4.8), len(words))
+    above = 0.14 * -(-len(words) // across_legend)
     with rc_context(style(theme)):
-        figure = Figure(figsize=(across, 1.55 * rows + 0.75), layout="constrained")
+        figure = Figure(figsize=(across, 1.55 * rows + 0.5 + above), layout="constrained")
         cells = list(figure.subplots(rows, columns, squeeze=False).flat)
         for axes, (layer, (edges, density)) in zip(cells, found.items(), strict=False):
             notes = []
@@ -117,10 +120,10 @@ def weight_histograms(
             axes.set_axis_off()
         for axes in figure.axes[:: columns or 1]:
             axes.set_ylabel("density", fontsize=7)
-        handles = [_handle(name, lines) for name in names]
+        handles = [_handle(name, word, lines) for name, word in zip(names, words, strict=True)]
         figure.legend(
-            handles=handles, loc="outside upper left", ncols=max(1, int(across // 1.9)),
-            frameon=False, fontsize=7,
+            handles=handles, loc="outside upper left", ncols=across_legend, frameon=False,
+            fontsize=7,
         )  # fmt: skip
         write_caption(figure, caption)
         return figure
@@ -132,11 +135,11 @@ def _plain_looks(names: list[str]) -> dict[str, Look]:
     )
 
 
-def _handle(name: str, lines: Mapping[str, Look]) -> Line2D:
+def _handle(name: str, word: str, lines: Mapping[str, Look]) -> Line2D:
     if name == BEFORE:
-        return Line2D([], [], color=soft_ink(), alpha=0.35, linewidth=5, label=name)
+        return Line2D([], [], color=soft_ink(), alpha=0.35, linewidth=5, label=word)
     look = lines[name]
-    return Line2D([], [], linewidth=1.4, label=name, **_line(look))
+    return Line2D([], [], linewidth=1.4, label=word, **_line(look))
 
 
 def _line(look: Look) -> dict[str, Any]:

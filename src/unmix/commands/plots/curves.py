@@ -17,7 +17,6 @@ from unmix.errors import UserError, check_choice
 from unmix.figures.accuracy import accuracy_against_epochs, accuracy_against_time
 from unmix.figures.progress import curves
 from unmix.figures.series import LOSSES, Condition, Series, joined_over_epochs, notes_on_lines
-from unmix.figures.widths import inches
 from unmix.results import RunResults, protocols_of
 from unmix.studies.grouping import GroupedRuns
 
@@ -37,8 +36,7 @@ def accuracy(request: Request) -> Drawn:
     protocol = request.option("protocol", "linear" if "linear" in known else known[0])
     check_choice("protocol", protocol, known)
     draw = accuracy_against_epochs if against == "epochs" else accuracy_against_time
-    figure = draw(conditions, protocol, theme=request.theme)
-    figure.set_figwidth(inches(request.width))
+    figure = draw(conditions, protocol, **request.how)
     series = [condition.accuracies(protocol) for condition in conditions]
     notes = on_machines(groups) if against == "time" else []
     if against == "time" and not any(each.points("time") for each in series):
@@ -84,8 +82,7 @@ def _recorded(request: Request, column: str, accuracy: str, percent: bool) -> Dr
         )
         for condition in conditions
     ]
-    figure = curves(only, loss="loss", accuracy=accuracy, theme=request.theme)
-    figure.set_figwidth(inches(request.width))
+    figure = curves(only, loss="loss", accuracy=accuracy, **request.how)
     for note in unlike(groups, ["knn"]) if percent else ():
         request.say(note)
     caption = " ".join(["kNN top-1 accuracy." if percent else LOSSES, *notes_on_lines(series)])
