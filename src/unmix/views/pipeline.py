@@ -270,7 +270,9 @@ class Views:
         device = pixels.device
         maps = None if draw.color is None else self._maps(draw.color, device)
         which = moved(draw.solarize, device)
-        out = torch.empty(pixels.shape, device=device, memory_format=self._format)
+        out = torch.empty(
+            pixels.shape, device=device, dtype=torch.float32, memory_format=self._format
+        )
         step = max(1, len(pixels))
         if device.type == "cpu" and not torch.compiler.is_compiling():
             step = max(1, _IN_CACHE // (pixels.shape[2] * pixels.shape[3]))
