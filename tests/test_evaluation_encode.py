@@ -185,6 +185,29 @@ def test_a_folder_is_encoded_in_the_order_of_its_paths(
     assert torch.equal(encoder.encode(str(folder / "a")), encoder.encode(paths[:5]))
 
 
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16, torch.float16])
+def test_pixels_are_prepared_in_the_type_of_the_weights(
+    encoder: LoadedEncoder, dtype: torch.dtype
+) -> None:
+    pixels = torch.randint(0, 256, (3, 3, 16, 16), dtype=torch.uint8)
+    expected = encoder.encode(pixels)
+    features = encoder.to(dtype).encode(pixels)
+    assert features.dtype == torch.float32
+    torch.testing.assert_close(features, expected, atol=0.05, rtol=0.05)
+
+
+def test_it_is_the_same_whatever_pytorchs_default_type_is(
+    encoder: LoadedEncoder, tmp_path: Path
+) -> None:
+    pixels = torch.randint(0, 256, (3, 3, 16, 16), dtype=torch.uint8)
+    torch.set_default_dtype(torch.float64)
+    try:
+        found = load_encoder(tmp_path).encode(pixels)
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert torch.equal(found, encoder.encode(pixels))
+
+
 @pytest.mark.parametrize("halves", [False, True])
 def test_it_is_copied_pickled_saved_and_compiled_as_any_module(
     halves: bool, tmp_path: Path

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 import shutil
 import sys
 from pathlib import Path
@@ -94,6 +95,27 @@ def test_predictions_are_as_accurate_as_the_fine_tuning_says(
         assert p == sorted(p, reverse=True)
         assert 0 < sum(p) <= 1 + 1e-5
         assert len({each[f"predicted{end}"] for end in ("", "_2", "_3")}) == 3
+
+
+@pytest.mark.parametrize("precision", ["32", "bf16"])
+def test_a_folder_alone_computes_in_the_precision_of_its_accuracy(
+    run: Path, tmp_path: Path, precision: str
+):
+    """Not in the machine's own, with which an image at the border may be of another class."""
+    copied = shutil.copytree(run, tmp_path / "run")
+    config = copied / "config.yaml"
+    config.write_text(re.sub(r"precision: .*", f"precision: '{precision}'", config.read_text()))
+    finetune(
+        copied, labels="5%", epochs=1, batch_size=16, out=str(tmp_path / "tuned"), device="cpu",
+        say=silent,
+    )  # fmt: skip
+    assert load_encoder(tmp_path / "tuned").facts["fine_tuned"]["precision"] == precision
+    said: list[str] = []
+    predict(
+        tmp_path / "tuned", data="digits", split="test", out=tmp_path / "a.csv", device="cpu",
+        say=said.append,
+    )  # fmt: skip
+    assert {"32": "cpu, 32-true", "bf16": "cpu, bf16-mixed"}[precision] in "\n".join(said)
 
 
 def test_of_classes_that_are_equally_likely_the_first_is_written_as_in_the_accuracy():

@@ -69,13 +69,16 @@ def test_what_a_stepper_refuses_the_objective_does_too(name: str, mixture: Any, 
 @pytest.mark.parametrize(
     ("name", "rule", "operator", "says"),
     [
-        ("barlow", "mixbt", unmix.UnMix(per="sample"), "a weight for each sample"),
-        ("moco", "sdmp", unmix.DirichletMixture(), r"this SumDraw has \(8, 3\) owners"),
-        ("moco", "sdmp", unmix.ScaleMix(), "with another one; this OwnDraw has"),
-        ("moco", "sdmp", unmix.ManifoldMixture("f_q.backbone.bn"), "this one is of a layer"),
-        ("moco", "regioncl", unmix.MixUp(), "pixels are of several"),
-        ("moco", "regioncl", unmix.ManifoldMixture("f_q.backbone.bn"), "pixels are of several"),
+        ("barlow", "mixbt", unmix.UnMix(per="sample"), "per: sample does not apply to"),
+        ("moco", "sdmp", unmix.DirichletMixture(), "is for mixtures of two images"),
+        ("moco", "sdmp", unmix.UnMix(pairing="halves"), "pairing: halves does not apply to"),
+        ("moco", "sdmp", unmix.UnMix(pairing="second_view"), "pairing: second_view does not"),
+        ("moco", "sdmp", unmix.ManifoldMixture("f_q.backbone.bn"), "mixes features of the"),
+        ("moco", "regioncl", unmix.MixUp(), "leaves no part of a mixture to one image"),
+        ("moco", "regioncl", unmix.ManifoldMixture("f_q.backbone.bn"), "leaves no part of a"),
         ("ibot", "unmix", unmix.ResizeMix(), "does not leave an image's pixels in their place"),
+        ("ibot", "unmix", unmix.ScaleMix(), "does not (leave|apply)"),
+        ("dino", "esvit", unmix.ScaleMix(), "needs further crops"),
     ],
 )
 def test_a_finished_draw_is_refused_where_its_operator_is(
@@ -84,11 +87,22 @@ def test_a_finished_draw_is_refused_where_its_operator_is(
     """Its shares would have been read as another mixture's, or a layer's pixels mixed."""
     method = build(name)
     views = views_of(method, 0)
-    with pytest.raises(UserError):
-        found(method, Mixture(operator, RULES[rule]))
+    others = [views[1]] if operator.extra else []
+    with pytest.raises(UserError, match=says):
+        found(method, Mixture(operator, RULES[rule], others))
     draw = operator.draw(views[0].shape, torch.Generator().manual_seed(0))
-    with pytest.raises(UserError, match=f"draw: .*{says}"):
-        found(method, Mixture(draw, RULES[rule]))
+    with pytest.raises(UserError, match=says):
+        found(method, Mixture(draw, RULES[rule], others))
+
+
+@pytest.mark.parametrize("operator", [unmix.ScaleMix(), unmix.CropMix(), unmix.CutMix()])
+def test_a_finished_draw_for_images_of_another_size_is_scaled(operator: Any) -> None:
+    method = build("simsiam")
+    views = views_of(method, 0)
+    n, channels, height, width = views[0].shape
+    draw = operator.draw((n, channels, 2 * height, 2 * width), torch.Generator().manual_seed(0))
+    others = [views[1] for _ in operator.extra]
+    assert found(method, Mixture(draw, others=others)).loss.isfinite()
 
 
 @pytest.mark.parametrize("operator", [unmix.CutMix(), unmix.GridMix(), unmix.ResizeMix()])

@@ -172,6 +172,24 @@ def test_a_batch_that_is_skipped_is_not_kept_and_its_step_is_done_again() -> Non
     assert torch.equal(step.method.queue.keys, other.method.queue.keys)
 
 
+@pytest.mark.parametrize("name", ["moco", "byol", "dino", "ijepa", "swav"])
+def test_a_state_saved_after_a_skipped_batch_goes_on_to_the_bit(name: str) -> None:
+    """The momentum encoder has moved for the step that is done again: it does not move twice."""
+    first, second = stepper_of(name), stepper_of(name)
+    optimizer, other = optimizer_of(first), optimizer_of(second)
+    loop(first, optimizer, range(2))
+    first(views_of(first.method, 9), index_of(0))
+    first.skip()
+    for _ in range(2):  # also where it is saved again before the next call
+        second.load_state_dict(copy.deepcopy(first.state_dict()))
+        state = copy.deepcopy(second.state_dict())
+    second.load_state_dict(state)
+    other.load_state_dict(copy.deepcopy(optimizer.state_dict()))
+    assert loop(second, other, range(2, 5)) == loop(first, optimizer, range(2, 5))
+    ours, theirs = state_of(second), state_of(first)
+    assert all(torch.equal(ours[key], theirs[key]) for key in theirs)
+
+
 def test_a_part_of_the_loss_will_do_and_a_second_backward_pass_keeps_nothing() -> None:
     step = stepper_of("dino")
     loss = step(views_of(step.method), index_of(0))

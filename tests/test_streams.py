@@ -167,6 +167,20 @@ def test_shards_to_evaluate_on_are_not_trained_on_in_any_spelling(
         load(data, "train", train_folder=data.removeprefix("wds:"), test_folder=test)
 
 
+@pytest.mark.parametrize("again", ["file://{0}/train-0000.tar", "{0}/l.tar"])
+def test_a_shard_that_is_named_in_two_ways_is_not_read_twice(tmp_path: Path, again: str) -> None:
+    first = write_shards(tmp_path, [3, 4])[0]
+    (tmp_path / "l.tar").symlink_to(first)
+    (tmp_path / "list.txt").write_text(f"{first}\n{again.format(tmp_path)}\n")
+    for spec in (f"{first}::{again.format(tmp_path)}", f"wds:{tmp_path}/list.txt"):
+        with pytest.raises(
+            UserError, match=r"is the same shard as .*train-0000.tar, so its images"
+        ):
+            load(spec, "train")
+    (tmp_path / "list.txt").write_text(f"{first}\n{first}\n")
+    assert len(load(f"wds:{tmp_path}/list.txt", "train")) == 3
+
+
 def test_a_pattern_of_file_urls_has_the_splits_of_its_paths(tmp_path: Path) -> None:
     write_shards(tmp_path / "val", [4], "part")
     write_shards(tmp_path / "val", [2], "train", first=4)

@@ -100,6 +100,16 @@ def test_a_draw_replays_and_a_seed_repeats():
     assert torch.equal(views.apply(images, draws[1].to("cpu")), second)
 
 
+@pytest.mark.parametrize("size", [(80, 60), (20, 15)])
+def test_a_draw_is_for_images_of_its_size(size):
+    """Crops outside of the images had no pixels, and their views were NaN."""
+    views = Views(preset("moco-cifar"), 16, MEAN, STD)
+    draw = views.draw(4, *size, seeded())
+    with pytest.raises(UserError, match=rf"draw: is for images of {size[0]} x {size[1]} pixels"):
+        views.apply(random_images(4, 40, 30), draw)
+    views.apply_crops(random_images(4, 16, 16), draw)  # whose boxes were used already
+
+
 @pytest.mark.parametrize("color_space", ["RGB", "Lab", "YCbCr"])
 def test_a_view_depends_only_on_its_own_image(color_space):
     views = Views(EVERYTHING, 16, MEAN, STD, color_space=color_space)
@@ -149,7 +159,8 @@ def test_given_crops_get_every_step_but_the_crop():
     views = Views(dataclasses.replace(EVERYTHING, crop_scale_min=0.05), 16, MEAN, STD)
     crops = random_images(32, 16, 16)
     draw = views.draw(32, 500, 400, seeded())
-    whole = dataclasses.replace(draw, boxes=torch.tensor([0, 0, 16, 16]).expand(32, 4))
+    boxes = torch.tensor([0, 0, 16, 16]).expand(32, 4)
+    whole = dataclasses.replace(draw, boxes=boxes, size=(16, 16))
     torch.testing.assert_close(
         views.apply_crops(crops, draw), views.apply(crops, whole), atol=1e-4, rtol=0
     )

@@ -31,7 +31,9 @@ def spherical_kmeans(
     Returns:
         The centroids, unit vectors (K, D), and the number of each row's nearest, int64 (M,).
     """
-    first = torch.randperm(len(rows), generator=generator)[:clusters].to(rows.device)
+    first = torch.randperm(len(rows), generator=generator, device=generator.device)[:clusters].to(
+        rows.device
+    )
     centroids = rows[first]
     for _ in range(iterations):
         sums, counts = torch.zeros_like(centroids), centroids.new_zeros(clusters)

@@ -39,8 +39,7 @@ class Queue(nn.Module):
     def __init__(self, size: int, dim: int, generator: torch.Generator | None = None) -> None:
         super().__init__()
         check_number("size", size, at_least=1, owner="Queue")
-        start = F.normalize(torch.randn(size, dim, generator=generator), dim=1)
-        self.register_buffer("keys", start)
+        self.register_buffer("keys", _unit_rows(size, dim, generator))
         self.register_buffer("position", torch.zeros((), dtype=torch.long))
         self.register_buffer("seen", torch.zeros((), dtype=torch.long))
 
@@ -112,8 +111,7 @@ class MemoryBank(nn.Module):
         super().__init__()
         check_number("momentum", momentum, at_least=0, at_most=1, owner="MemoryBank")
         self.momentum = momentum
-        start = F.normalize(torch.randn(n_data, dim, generator=generator), dim=1)
-        self.register_buffer("rows", start)
+        self.register_buffer("rows", _unit_rows(n_data, dim, generator))
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> MemoryBank:
         return _kept_in_float32(self, "rows", super()._apply, fn, recurse)
@@ -149,6 +147,13 @@ def _kept_in_float32(
     if now.dtype in (torch.float16, torch.bfloat16):
         setattr(moved, name, before.to(now.device))
     return moved
+
+
+def _unit_rows(count: int, dim: int, generator: torch.Generator | None) -> Tensor:
+    """Random unit vectors (count, dim), where a module is made."""
+    device = None if generator is None else generator.device
+    drawn = torch.randn(count, dim, generator=generator, device=device)
+    return F.normalize(drawn, dim=1).to(torch.get_default_device())
 
 
 def draw_candidates(

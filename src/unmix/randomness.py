@@ -49,7 +49,7 @@ def device_of(generator: torch.Generator | None) -> torch.device:
 
 def uniform(shape: tuple[int, ...], generator: torch.Generator | None) -> Tensor:
     """Draw float32 numbers from U[0, 1) of shape `shape`, on the generator's device."""
-    return torch.rand(shape, generator=generator, device=device_of(generator))
+    return torch.rand(shape, generator=generator, device=device_of(generator), dtype=torch.float32)
 
 
 def beta(a: float, b: float, shape: tuple[int, ...], generator: torch.Generator | None) -> Tensor:
@@ -63,7 +63,7 @@ def beta(a: float, b: float, shape: tuple[int, ...], generator: torch.Generator 
     device = device_of(generator)
     seed = torch.randint(2**63 - 1, (), generator=generator, device=device).item()
     numbers = np.random.default_rng(int(seed)).beta(a, b, size=shape)
-    return torch.as_tensor(numbers, dtype=torch.float32).to(device)
+    return torch.as_tensor(numbers, dtype=torch.float32, device=device)
 
 
 def on_device(generator: torch.Generator, device: torch.device) -> torch.Generator:

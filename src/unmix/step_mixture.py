@@ -13,16 +13,11 @@ from unmix.distributed import world_size
 from unmix.errors import UserError
 from unmix.methods.base import Method
 from unmix.mixtures import MixtureDraw, MixtureOperator
-from unmix.mixtures.draws import MaskDraw, PairDraw
-from unmix.mixtures.manifold import FeatureDraw
 from unmix.mixtures.operators import Drawn
-from unmix.mixtures.own_draws import OneOwner
-from unmix.mixtures.pasting import PasteDraw
 from unmix.randomness import generator_for
 from unmix.together import (
     Names,
     check_label_space,
-    check_rule,
     check_together,
     smallest_batch,
 )
@@ -75,28 +70,28 @@ class Mixture:
         attention: Tensor | None = None,
     ) -> MixtureDraw:
         """Draw for the first view, (N, C, H, W); features are (N, D), attention (N, h, w)."""
-        return self._operator.draw_for(view, self.generator or generator, features, attention)
+        return self.drawing.draw_for(view, self.generator or generator, features, attention)
 
     @property
     def needs_attention(self) -> bool:
         """Whether the draw depends on where the encoder looks in the clean first view."""
-        return self._operator.needs_attention
+        return self.drawing.needs_attention
 
     @property
     def needs_features(self) -> bool:
         """Whether the draw needs features of the clean first view."""
-        return self._operator.needs_features
+        return self.drawing.needs_features
 
     @property
     def one_forward(self) -> bool:
         """Whether clean and mixed images are encoded in one forward."""
         joint = self.rule.joint if self.joint is None else self.joint
-        possible = self._operator.mixes_pixels and not isinstance(self.operator, FeatureDraw)
-        possible = possible and not self.needs_features
+        possible = self.drawing.mixes_pixels and not self.needs_features
         return joint and possible and self.rule.keeps_clean
 
     @property
-    def _operator(self) -> MixtureOperator:
+    def drawing(self) -> MixtureOperator:
+        """What draws: the operator, or what returns the mixtures that are drawn already."""
         given = self.operator
         return given if isinstance(given, MixtureOperator) else Drawn(given)
 
@@ -189,67 +184,19 @@ def fitted(
 
 
 def _fitted(mixture: Mixture, method: Method, views: Sequence[Tensor]) -> Mixture:
-    operator, rule = mixture.operator, mixture.rule
-    names = Names.of(method, type(rule).__name__, operator)
-    if isinstance(operator, MixtureOperator):
-        suited = check_together(
-            operator, rule, method, names, joint=bool(mixture.joint), processes=world_size(),
-            weightless=True,
-        )  # fmt: skip
-        _check_step(mixture, suited, method, names, len(views[0]))
-        # Whole patches are a choice of a run: of any other boxes the shares are exact too.
-        operator = operator if hasattr(operator, "align") else suited
-    else:
-        check_rule(rule, method, names)
-        _check_drawn(operator, rule, method, names, len(views[0]), bool(mixture.joint))
+    rule, given = mixture.rule, mixture.drawing
+    names = Names.of(method, type(rule).__name__, mixture.operator)
+    suited = check_together(
+        given, rule, method, names, joint=bool(mixture.joint), processes=world_size(),
+        weightless=True,
+    )  # fmt: skip
+    _check_step(mixture, suited, method, names, len(views[0]))
+    # Whole patches are a choice of a run: of any other boxes the shares are exact too.
+    operator = given if hasattr(given, "align") else suited
     others = mixture.others
     if rule.partner_view and not others:
         others = [views[rule.partner_view]]
     return replace(mixture, operator=operator, others=others, checked=True)
-
-
-def _check_drawn(
-    draw: MixtureDraw, rule: Rule, method: Method, names: Names, n: int, joint: bool
-) -> None:
-    """As `check_together`, of what is drawn already.
-
-    Raises:
-        UserError: if it does not go with the rule or the method.
-    """
-    of_features = isinstance(draw, FeatureDraw)
-    by_place = any(a == b for a, b, _ in method.position_pairs_of(method.views))
-    if method.coupled and draw.per_sample:
-        raise UserError(
-            f"draw: it has a weight for each sample, and the loss of {names.method} is a scalar "
-            'per batch; draw with `per="batch"`.'
-        )
-    if rule.of_pairs and (isinstance(draw, OneOwner) or tuple(draw.owners.shape) != (n, 2)):
-        raise UserError(
-            f"draw: {names.rule} is for a mixture of each of the {n} images with another one; "
-            f"this {names.mixture} has {tuple(draw.owners.shape)} owners."
-        )
-    if of_features and (joint or rule.of_pixels or rule.both_views or rule.every_crop):
-        what = "joint" if joint else names.rule
-        raise UserError(f"draw: {what} is for mixtures of pixels, and this one is of a layer.")
-    if by_place and (of_features or isinstance(draw, PasteDraw)):
-        raise UserError(
-            f"draw: the loss of {names.method} is by patch, and this {names.mixture} does not "
-            "leave an image's pixels in their place."
-        )
-    if rule.in_parts and not _is_of_regions(draw):
-        raise UserError(
-            f"draw: {names.rule} pools the parts of each image apart, and in this {names.mixture} "
-            "pixels are of several; give boxes or masks, such as those of unmix.CutMix()."
-        )
-
-
-def _is_of_regions(draw: MixtureDraw) -> bool:
-    """Whether each pixel is of one image."""
-    if isinstance(draw, PairDraw) and not isinstance(draw, FeatureDraw):
-        return bool(((draw.ratio == 0) | ~draw.is_mixed).all())
-    return isinstance(draw, PasteDraw) or (
-        isinstance(draw, MaskDraw) and draw.mask.dtype == torch.bool
-    )
 
 
 def _check_step(
@@ -262,7 +209,8 @@ def _check_step(
             f"views: {n} images; {names.mixture} with {names.rule} and {names.method} needs "
             f"{wanted}."
         )
-    if method.coupled and world_size() > 1 and mixture.generator is None:
+    alike = mixture.generator is not None or isinstance(operator, Drawn)
+    if method.coupled and world_size() > 1 and not alike:
         raise UserError(
             f"generator: {names.method} has one loss for the batches of all processes, so all must "
             "draw the same weight; give the mixture a generator of the same seed in each."

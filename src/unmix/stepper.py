@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Sequence
+from copy import deepcopy
 from numbers import Integral
 from typing import Any
 
@@ -132,7 +133,7 @@ class Stepper(nn.Module):
         self.smallest = max(
             [smallest_batch(None, method), *(smallest_batch(op, method) for op, _ in self.mixing)]
         )
-        self.batches, self._begun = 0, -1
+        self.batches, self._begun, self._saved_begun = 0, -1, False
         self._pending: MemoryUpdate | None = None
         self._earlier: list[MemoryUpdate] = []
         if accumulate > 1 and method.across_samples is not None:
@@ -182,10 +183,14 @@ class Stepper(nn.Module):
             self.method.share_among(world_size())
             self.method.check_batch(len(index))
         if self._begun != self.steps:
+            # Of a step that had begun when it was saved, weights are those that it began with.
+            begun = deepcopy(self.method.state_dict()) if self._saved_begun else None
             self.method.begin_step(
                 Progress(self.steps, self.total_steps, self.steps_per_epoch, self.seed)
             )
-            self._begun = self.steps
+            if begun is not None:
+                self.method.load_state_dict(begun)
+            self._begun, self._saved_begun = self.steps, False
         if part := self.batches % self.accumulate:
             self.method.begin_part(part)
         found = self._objective(views, index)
@@ -200,8 +205,8 @@ class Stepper(nn.Module):
         """Drop the last loss without a backward pass, as where it is not finite.
 
         Nothing of its batch is kept, and the next call goes on with the same step, for which the
-        method has updated its momentum encoder once. A state that is saved before that call does
-        not say so: a run that goes on from it updates once more, and is not the same to the bit.
+        method has updated its momentum encoder once, also in a run that goes on from a state that
+        is saved in between.
         """
         self._pending = None
 
@@ -218,7 +223,8 @@ class Stepper(nn.Module):
                 f"step {self.steps + 1} are done, and gradients are not saved; save after the "
                 "optimizer's step."
             )
-        return {"batches": self.batches, **self._identity()}
+        begun = self._saved_begun or self._begun == self.steps
+        return {"batches": self.batches, "begun": int(begun), **self._identity()}
 
     def set_extra_state(self, state: Any) -> None:
         """Go on where a run was.
@@ -233,6 +239,7 @@ class Stepper(nn.Module):
                     f"{ours}. Give the same, or load the state of `method` alone to begin a run."
                 )
         self.batches, self._begun, self._pending = int(state["batches"]), -1, None
+        self._saved_begun = bool(state.get("begun"))  # not in states of earlier versions
         self._earlier = []
 
     def extra_repr(self) -> str:
@@ -349,7 +356,7 @@ class Stepper(nn.Module):
                     "your data set give it, and call step(views, index)."
                 )
             return torch.arange(n, device=view.device)
-        index = torch.as_tensor(index)
+        index = torch.as_tensor(index, device=getattr(index, "device", "cpu"))
         if index.shape != (n,) or index.dtype not in (torch.int64, torch.int32):
             raise UserError(
                 f"index: {index.dtype} {tuple(index.shape)}; it must be int64 ({n},), the images' "

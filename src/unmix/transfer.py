@@ -1,13 +1,14 @@
-"""Asynchronous copies of small tensors to the device."""
+"""Asynchronous copies of small tensors to the device, and where tensors are without being moved."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 
 import torch
 from torch import Tensor
 
-__all__ = ["all_to_device", "to_device"]
+__all__ = ["all_to_device", "to_device", "usual_defaults"]
 
 
 def to_device(
@@ -27,6 +28,21 @@ def to_device(
     if from_host and not torch.compiler.is_compiling():
         tensor = _own_places(tensor).pin_memory()
     return tensor.to(device, non_blocking=True)
+
+
+@contextmanager
+def usual_defaults() -> Iterator[None]:
+    """Within, new tensors are float32 and on the CPU, whatever defaults a program has set.
+
+    For what reads and builds: files are read to the host, and weights are float32.
+    """
+    dtype, elsewhere = torch.get_default_dtype(), torch.get_default_device().type != "cpu"
+    with torch.device("cpu") if elsewhere else nullcontext():
+        torch.set_default_dtype(torch.float32)
+        try:
+            yield
+        finally:
+            torch.set_default_dtype(dtype)
 
 
 def all_to_device(

@@ -324,8 +324,9 @@ def _facts(finished: FinishedRun, splits: Splits, row: dict[str, Any]) -> dict[s
     data = str(row.get("data") or finished.settings.run.data)
     # Not where the data is on this machine: the file is for others too.
     labels = {"data": Path(data).name or data, "classes": list(splits.classes)}
+    precision = {"precision": finished.machine.precision.partition("-")[0]}
     facts = {**finished.encoder.facts, **({} if limits is None else {"range": list(limits)})}
-    return {**facts, "fine_tuned": finite({**row, **labels})}
+    return {**facts, "fine_tuned": finite({**row, **labels, **precision})}
 
 
 def _measure(

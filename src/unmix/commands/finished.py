@@ -88,8 +88,8 @@ class FinishedRun:
         Args:
             run: The folder, or an encoder file in it or elsewhere, also within the folder of a
                 fine-tuning or of `unmix export --to hub`.
-            device: auto, cpu, cuda or mps. The precision is the run's own if the device supports
-                it, so that an evaluation can be repeated.
+            device: auto, cpu, cuda or mps. The precision is that of the run, or of the fine-tuning,
+                if the device supports it, so that an evaluation can be repeated.
             checkpoint: Name of a checkpoint, such as "epoch-0010" or "last", whose encoder is
                 taken, also of a run that is not complete; None for the end.
 
@@ -115,12 +115,7 @@ class FinishedRun:
                     f"{counted(settings.run.epochs, 'epoch')}; to finish it: unmix pretrain "
                     f"--run {shlex.quote(str(folder.path))}"
                 )
-        machine = choose_machine(MachineSettings(device=device))
-        precision = str(settings.machine.precision)
-        if not (precision == "16" and machine.device.type == "cpu"):
-            machine = choose_machine(
-                MachineSettings(device=machine.device.type, precision=precision)
-            )
+        machine = _machine(device, settings.machine.precision)
         if checkpoint is not None:
             encoder = load_checkpoint_encoder(folder, checkpoint, machine)
             return cls(folder, settings, machine, encoder, DataRecord.read(folder.path))
@@ -143,8 +138,11 @@ class FinishedRun:
                 f"{path} is an encoder file, which has no {checkpoint}; give the run folder.",
                 parameter="checkpoint",
             )
-        machine = choose_machine(MachineSettings(device=device))
+        machine = _machine(device)
         encoder = load_encoder(path, device=machine.device, channels_last=machine.channels_last)
+        tuned = encoder.facts.get("fine_tuned")
+        if isinstance(tuned, dict) and tuned.get("precision") in ("32", "bf16", "16"):
+            machine = _machine(device, tuned["precision"])  # in which its accuracy was measured
         known = ("method", "backbone", "width", "stem", "size")
         limits = {} if encoder.range is None else {"range": list(encoder.range)}
         settings = Settings.of({**{name: encoder.facts[name] for name in known}, **limits})
@@ -356,6 +354,14 @@ class FinishedRun:
         )
         with using_threads(count):
             yield
+
+
+def _machine(device: str, precision: str = "auto") -> Machine:
+    """Where to compute, in a precision if the device supports it."""
+    machine = choose_machine(MachineSettings(device=device))
+    if str(precision) == "16" and machine.device.type == "cpu":
+        return machine
+    return choose_machine(MachineSettings(device=machine.device.type, precision=str(precision)))
 
 
 def check_features(features: str, layer: str | None) -> None:

@@ -221,7 +221,7 @@ def of_partner(target: Target, partner: Tensor) -> Target:
     n = len(partner)
     # Reading a value would split a compiled graph here.
     here = partner.device.type == "cpu" and not torch.compiler.is_compiling()
-    if here and torch.equal(partner, torch.arange(n)):
+    if here and torch.equal(partner, torch.arange(n, device="cpu")):
         return per_tensor(target, lambda rows: rows if len(rows) == n else rows[:n])
     return per_tensor(target, lambda rows: rows[to_device(partner, rows.device)])
 

@@ -25,6 +25,7 @@ from unmix.data.tensor_sets import CIFAR10, CIFAR100, DIGITS, STL10
 from unmix.errors import UserError, byte_count, check_choice
 from unmix.files import as_path
 from unmix.names import HUGGING_FACE, is_python, is_stream
+from unmix.transfer import usual_defaults
 
 __all__ = ["DATA_SETS", "Lists", "Shards", "load", "path_of", "with_path"]
 
@@ -69,6 +70,7 @@ class Lists:
     manifest: bool = False
 
 
+@usual_defaults()
 def load(
     data: str | os.PathLike[str],
     split: str,

@@ -22,6 +22,7 @@ from unmix.evaluation.encoder import LoadedEncoder, load_encoder, read_weights
 from unmix.evaluation.finetuning import Classifier
 from unmix.files import as_path, atomic_path
 from unmix.schema import checked
+from unmix.transfer import usual_defaults
 
 __all__ = ["HEAD_FILE", "LoadedClassifier", "load_classifier", "read_head", "write_head"]
 
@@ -64,7 +65,8 @@ class LoadedClassifier(nn.Module):
         Raises:
             UserError: if an image cannot be read, or has another type or range; it is named.
         """
-        return self.head(self.encoder.encode(images, **options)).softmax(dim=1)
+        features = self.encoder.encode(images, **options).to(self.head.weight.dtype)
+        return self.head(features).float().softmax(dim=1)
 
     def predict(self, images: Any, **options: Any) -> list[str]:
         """The class of each image: the one of highest probability. See `probabilities`."""
@@ -72,6 +74,7 @@ class LoadedClassifier(nn.Module):
         return [self.classes[i] for i in best.tolist()]
 
 
+@usual_defaults()
 def load_classifier(folder: Path | str, *, device: torch.device | str = "cpu") -> LoadedClassifier:
     """Load what `unmix finetune` trained: an encoder and its classifier; no code in it is run.
 

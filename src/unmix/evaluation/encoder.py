@@ -23,6 +23,7 @@ from unmix.data.python_images import as_batch, given_uint8, is_path, warn_of_unk
 from unmix.errors import UserError, check_number
 from unmix.files import as_path, parse_json
 from unmix.methods import method_class
+from unmix.transfer import usual_defaults
 from unmix.views import Views, preset
 
 __all__ = [
@@ -61,7 +62,7 @@ class LoadedEncoder(nn.Module):
             `VIT_SHAPE` (of a vision transformer), "color_space", "mean" and "std" (of the
             pretraining images, RGB in [0, 1]), "range" (of images of more than 8 bits, the values
             that become 0 and 255; None for the whole range of 16 bits), "fine_tuned" (of `unmix
-            finetune` alone: on which labels and how, with its accuracy).
+            finetune` alone: on which labels, how and in which precision, with its accuracy).
         feature_dim: D, the length of its features.
         transform: Prepares one image for a `DataLoader`; see `EncoderTransform`.
     """
@@ -126,19 +127,21 @@ class LoadedEncoder(nn.Module):
         check_number("batch_size", batch_size, at_least=1)
         if grad and not any(p.requires_grad for p in self.backbone.parameters()):
             self.backbone.requires_grad_(True)
-        device = next(self.backbone.parameters()).device
+        weight = next(self.backbone.parameters())
+        device, dtype = weight.device, weight.dtype  # as after `encoder.half()`
         if is_path(images) and Path(images).is_dir():
             images = sorted(list_tree(images).paths)
         batch = as_batch(images)
         limits = self.range if range is None else _checked_range(range)
         features = []
         with torch.set_grad_enabled(grad):
-            for start in torch.arange(0, len(batch), batch_size).tolist():
+            for start in torch.arange(0, len(batch), batch_size, device="cpu").tolist():
                 some = batch[start : start + batch_size]
                 if limits is None:
                     warn_of_unknown_range(some, "give that here as range=(LOW, HIGH)")
                 pixels = given_uint8(some, self.views.size, start, limits).to(device)
-                features.append(self.features(self.views.plain(pixels)).float())
+                prepared = self.views.plain(pixels).to(dtype)
+                features.append(self.features(prepared).float())
             return torch.cat(features)
 
 
@@ -184,6 +187,7 @@ def _checked_range(limits: Range) -> Range:
     return low, high
 
 
+@usual_defaults()
 def load_encoder(
     folder: Path | str, *, device: torch.device | str = "cpu", channels_last: bool = False
 ) -> LoadedEncoder:

@@ -107,7 +107,10 @@ class LeJEPA(MultiCrop):
 
 def unit_directions(dim: int, slices: int, generator: torch.Generator) -> Tensor:
     """Random unit vectors, the columns of (dim, slices)."""
-    return nn.functional.normalize(torch.randn(dim, slices, generator=generator), dim=0)
+    drawn = torch.randn(
+        dim, slices, generator=generator, device=generator.device, dtype=torch.float32
+    )
+    return nn.functional.normalize(drawn, dim=0)
 
 
 def epps_pulley(x: Tensor, knots: int = 17, t_max: float = 3.0) -> Tensor:

@@ -80,15 +80,16 @@ def counts_of_masks(
     """
     masked = min(n, max(1, round(n * share)))
     low, high = ratios
-    spread = low + (high - low) * (torch.arange(masked) + uniform((masked,), generator)) / masked
-    counts = torch.zeros(n, dtype=torch.int64)
+    place = torch.arange(masked, device="cpu") + uniform((masked,), generator)
+    spread = low + (high - low) * place / masked
+    counts = torch.zeros(n, dtype=torch.int64, device="cpu")
     counts[:masked] = (patches * spread).long().clamp(1, patches - 1)
-    return counts[torch.randperm(n, generator=generator)]
+    return counts[torch.randperm(n, generator=generator, device="cpu")]
 
 
 def random_masks(counts: Tensor, grid: tuple[int, int], generator: torch.Generator) -> Tensor:
     """So many patches of each image anywhere, bool (n, rows, columns)."""
-    none = torch.zeros(len(counts), *grid, dtype=torch.bool)
+    none = torch.zeros(len(counts), *grid, dtype=torch.bool, device="cpu")
     return _filled(none, counts, generator)
 
 
@@ -99,8 +100,9 @@ def block_masks(counts: Tensor, grid: tuple[int, int], generator: torch.Generato
     while they fit in what is to be masked, as released; what is missing then is masked anywhere.
     """
     rows, columns = grid
-    masks = torch.zeros(len(counts), rows, columns, dtype=torch.bool)
-    row, column = torch.arange(rows)[:, None], torch.arange(columns)
+    masks = torch.zeros(len(counts), rows, columns, dtype=torch.bool, device="cpu")
+    row, column = (torch.arange(side, device="cpu") for side in grid)
+    row = row[:, None]
     for _ in range(_ATTEMPTS):
         left = counts - masks.sum(dim=(1, 2))
         area, aspect, down, right = uniform((4, len(counts)), generator)

@@ -137,5 +137,6 @@ def _blocks(
     down, right = uniform((2, n, count), generator)
     top = (down * (rows - height + 1)).long()[..., None, None]
     left = (right * (columns - width + 1)).long()[..., None, None]
-    row, column = torch.arange(rows)[:, None], torch.arange(columns)
+    row, column = (torch.arange(side, device="cpu") for side in grid)
+    row = row[:, None]
     return (row >= top) & (row < top + height) & (column >= left) & (column < left + width)

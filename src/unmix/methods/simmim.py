@@ -73,7 +73,7 @@ class SimMIM(MaskedPatches):
         """The masked patches of n images, bool (n, rows, columns), the same within a step."""
         rows, columns, count = self.squares_of(grid)
         noise = uniform((n, rows * columns), self.generator_of_masks())
-        squares = torch.zeros(n, rows * columns, dtype=torch.bool)
+        squares = torch.zeros_like(noise, dtype=torch.bool)
         squares.scatter_(1, noise.argsort(dim=1)[:, :count], True)
         side = self.mask_side
         masks = squares.unflatten(1, (rows, columns)).repeat_interleave(side, 1)

@@ -34,7 +34,7 @@ def clipped_boxes(ratio: Tensor, center: Tensor, height: int, width: int) -> Ten
         published (Shen et al. 2020, 2022, released code).
     """
     root = (1.0 - ratio.double()).sqrt()
-    size = torch.tensor([height, width])
+    size = torch.tensor([height, width], device="cpu")
     half = (root[:, None] * size).long() // 2
     low = (center - half).clamp(min=0).minimum(size)
     high = (center + half).clamp(min=0).minimum(size)
@@ -101,7 +101,7 @@ def whole_cells(height: int, width: int, side: int) -> tuple[int, int]:
 
 def nearest_indices(old: int, new: int) -> Tensor:
     """For each of `new` positions along a side, the nearest of its `old` ones: int64 (new,)."""
-    return ((2 * torch.arange(new) + 1) * old).div(2 * new, rounding_mode="floor")
+    return ((2 * torch.arange(new, device="cpu") + 1) * old).div(2 * new, rounding_mode="floor")
 
 
 def upsample_nearest(cells: Tensor, rows: Tensor, columns: Tensor) -> Tensor:

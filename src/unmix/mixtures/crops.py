@@ -9,6 +9,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from unmix.errors import UserError
 from unmix.mixtures.boxes import clipped_boxes
 from unmix.mixtures.draws import PairDraw, check_batch, formatted, whole_image
 from unmix.mixtures.fields import parameter
@@ -70,11 +71,9 @@ class ScaleMix(_Crops):
         m = n if self.per == "sample" else 1
         lam = self.weight.draw(m, generator)
         box = clipped_boxes(lam, random_centers(m, height, width, generator), height, width)
-        return OwnDraw(
-            PairDraw(
-                torch.arange(n), box.expand(n, 4), torch.zeros(n), (height, width), m > 1, batch=n
-            )
-        )
+        own = torch.arange(n, device="cpu")
+        ratio = torch.zeros_like(own, dtype=torch.float32)
+        return OwnDraw(PairDraw(own, box.expand(n, 4), ratio, (height, width), m > 1, batch=n))
 
 
 @dataclass(frozen=True)
@@ -95,7 +94,7 @@ class CropDraw(OneOwner):
     @property
     def is_mixed(self) -> Tensor:
         """True: all pixels are of the crops, bool (N,)."""
-        return torch.ones(len(self.rounds[0].partner), dtype=torch.bool)
+        return torch.ones_like(self.rounds[0].partner, dtype=torch.bool)
 
     def resized(self, height: int, width: int) -> CropDraw:
         """The same order and weights, with scaled boxes."""
@@ -110,15 +109,14 @@ class CropDraw(OneOwner):
             others: The n crops, each (N, C, H, W).
 
         Raises:
-            UserError: if there are none.
-            ValueError: if there are not n of them, or they are of another shape.
+            UserError: if there are not n of them, or they are of another shape.
         """
         check_others(others)
         n = self.order.shape[1]
         for view in (images, *others):
             check_batch(view, len(self.is_mixed), self.rounds[0].size)
         if len(others) != n:
-            raise ValueError(f"this draw mixes {n} crops of each image, not {len(others)}")
+            raise UserError(f"others: this draw mixes {n} crops of each image, not {len(others)}.")
         mixed = self._crop(others, 0)
         for number, round_ in enumerate(self.rounds):
             crop = self._crop(others, number + 1)
@@ -214,10 +212,10 @@ class CropMix(_Crops):
         lam = self.distribution.draw(m, generator)
         if self.operation == "region":
             box = clipped_boxes(lam, random_centers(m, height, width, generator), height, width)
-            ratio = torch.zeros(m)
+            ratio = torch.zeros_like(lam)
         else:
             box, ratio = whole_image(m, height, width), lam
-        own = torch.arange(n)
+        own = torch.arange(n, device="cpu")
         return PairDraw(own, box.expand(n, 4), ratio.expand(n), (height, width), m > 1, batch=n)
 
     @property

@@ -13,6 +13,7 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
+from unmix.errors import UserError
 from unmix.mixtures.boxes import (
     box_area,
     box_mask,
@@ -120,7 +121,7 @@ class MixtureDraw(Protocol):
 
 def whole_image(n: int, height: int, width: int) -> Tensor:
     """Boxes that cover the whole image: int64 (n, 4)."""
-    return torch.tensor([0, 0, height, width]).expand(n, 4)
+    return torch.tensor([0, 0, height, width], device="cpu").expand(n, 4)
 
 
 class PixelDraw:
@@ -206,6 +207,11 @@ class PairDraw(Pairs):
     def is_mixed(self) -> Tensor:
         """True where the mixture differs from the image, bool (M,)."""
         return (self.ratio < 1) & (box_area(self.box) > 0)
+
+    @property
+    def mixes_regions(self) -> bool:
+        """Whether each pixel is of one image."""
+        return bool(((self.ratio == 0) | ~self.is_mixed).all())
 
     def resized(self, height: int, width: int) -> PairDraw:
         """The same partners and ratios, with scaled boxes."""
@@ -297,6 +303,11 @@ class MaskDraw(Pairs):
         return own.expand(len(self.partner), -1, -1)
 
     @property
+    def mixes_regions(self) -> bool:
+        """Whether each pixel is of one image."""
+        return self.mask.dtype == torch.bool
+
+    @property
     def is_mixed(self) -> Tensor:
         """True where the mixture differs from the image, bool (M,)."""
         return self.mask.flatten(1).any(dim=1).expand(len(self.partner))
@@ -333,7 +344,7 @@ def source_of(
     """Where the pixels of other owners come from: another view, or the images themselves.
 
     Raises:
-        ValueError: if the images, or those of the other view, are not n of that size.
+        UserError: if the images, or those of the other view, are not n of that size.
     """
     check_batch(images, n, size)
     if not others:
@@ -346,12 +357,13 @@ def check_batch(images: Tensor, n: int, size: tuple[int, int] | None) -> None:
     """Check that images (N, C, H, W) are what a draw was made for.
 
     Raises:
-        ValueError: if they are not.
+        UserError: if they are not.
     """
     if images.ndim != 4 or len(images) != n or (size and tuple(images.shape[2:]) != size):
         wanted = f"({n}, C, {size[0]}, {size[1]})" if size else f"({n}, C, H, W)"
-        raise ValueError(
-            f"this draw was made for images of shape {wanted}, not {tuple(images.shape)}"
+        raise UserError(
+            f"images: this draw was made for {wanted}, not {tuple(images.shape)}; draw for each "
+            "batch, and for images of another size use draw.resized(height, width)."
         )
 
 

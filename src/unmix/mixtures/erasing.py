@@ -145,8 +145,9 @@ class Cutout(Operator):
                 parameter="mask_size",
                 owner="Cutout",
             )
-        size = torch.tensor([height, width])
-        low, high = torch.tensor([self._centers(side, length) for length in (height, width)]).T
+        size = torch.tensor([height, width], device="cpu")
+        limits = [self._centers(side, length) for length in (height, width)]
+        low, high = torch.tensor(limits, device="cpu").T
         numbers = uniform((n, 3), generator).cpu()
         center = low + (numbers[:, :2] * (high - low)).long().minimum(high - low - 1)
         first = center - side // 2
@@ -155,7 +156,7 @@ class Cutout(Operator):
         fires = numbers[:, 2] < self.cutout_p
         return EraseDraw(
             torch.where(fires[:, None], box, torch.zeros_like(box)),
-            torch.full((n,), float(self.mask_color)),
+            torch.full_like(numbers[:, 0], float(self.mask_color)),
             (height, width),
         )
 

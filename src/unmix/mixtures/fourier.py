@@ -84,9 +84,12 @@ def low_frequency_noise(
     Frequencies f are in cycles a pixel and taken as at least 1 / max(H, W), so that the constant
     part has a finite amplitude (Harris et al. 2020, Eq. 4 and released code).
     """
-    rows, columns = torch.fft.fftfreq(height), torch.fft.rfftfreq(width)
+    rows = torch.fft.fftfreq(height, device="cpu", dtype=torch.float32)
+    columns = torch.fft.rfftfreq(width, device="cpu", dtype=torch.float32)
     frequency = (rows[:, None].square() + columns.square()).sqrt()
     amplitude = frequency.clamp(min=1 / max(height, width)) ** -decay_power
-    device = device_of(generator)
-    parts = torch.randn((m, *amplitude.shape, 2), generator=generator, device=device).cpu()
+    parts = torch.randn(
+        (m, *amplitude.shape, 2), generator=generator, device=device_of(generator),
+        dtype=torch.float32,
+    ).cpu()  # fmt: skip
     return torch.fft.irfft2(torch.view_as_complex(parts) * amplitude, s=(height, width))

@@ -100,5 +100,7 @@ def cell_of_each(
             parameter="size",
             owner=owner,
         )
-    rows, columns = ((torch.arange(side) * cells // side).repeat_interleave(step) for side in sides)
+    rows, columns = (
+        (torch.arange(side, device="cpu") * cells // side).repeat_interleave(step) for side in sides
+    )
     return rows, columns

@@ -44,7 +44,7 @@ class ImageSpaceDraw:
     @property
     def is_mixed(self) -> Tensor:
         """True where a round fired for the image, bool (N,)."""
-        fired = torch.zeros(len(self.decay), dtype=torch.bool)
+        fired = torch.zeros_like(self.decay, dtype=torch.bool)
         for round_ in (*self.own, *self.regions):
             fired |= round_.ratio < 1
         return fired
@@ -79,9 +79,9 @@ class ImageSpaceDraw:
     def _steps(self) -> list[_Step]:
         """The global rounds as one step, then the region rounds."""
         n = len(self.decay)
-        sources, shares = _sums(torch.arange(n), self.own)
+        sources, shares = _sums(torch.arange(n, device="cpu"), self.own)
         rows = (shares[0] < 1).nonzero().squeeze(1)
-        nothing = torch.empty(0, dtype=torch.int64), torch.empty(0)
+        nothing = sources.new_empty(0), shares.new_empty(0)
         steps = [_Step(rows, sources[:, rows], nothing[0], shares[:, rows], nothing[1])]
         for region, rounds in zip(self.regions, self.partners, strict=True):
             sources, shares = _sums(region.partner, rounds)
@@ -115,7 +115,7 @@ def _sums(first: Tensor, rounds: Sequence[PairDraw]) -> tuple[Tensor, Tensor]:
 
     The images of a round are not mixed themselves, so each round scales the shares before it.
     """
-    shares = torch.ones(1, len(first))
+    shares = torch.ones_like(first[None], dtype=torch.float32)
     for round_ in rounds:
         shares = torch.cat([shares * round_.ratio, 1 - round_.ratio[None]])
     return torch.stack([first, *(round_.partner for round_ in rounds)]), shares
@@ -196,7 +196,7 @@ class ImageMixture(Operator):
         """Draw every round for a batch of shape (N, C, H, W)."""
         n, _, _ = checked_shape(shape, region=self.r_num > 0)
         own = tuple(self._global_round(shape, generator) for _ in range(self.g_num))
-        decay = torch.ones(n)
+        decay = torch.ones(n, device="cpu", dtype=torch.float32)
         regions, partners = [], []
         for number in range(self.r_num):
             fires = coin(n, self.r_prob, generator)
@@ -213,7 +213,7 @@ class ImageMixture(Operator):
 
 def _only(draw: PairDraw, fires: Tensor) -> PairDraw:
     """The draw where `fires`, and the image left as it is elsewhere."""
-    return replace(draw, ratio=torch.where(fires, draw.ratio, torch.ones(())))
+    return replace(draw, ratio=torch.where(fires, draw.ratio, torch.ones_like(draw.ratio)))
 
 
 def _resized(rounds: tuple[PairDraw, ...], height: int, width: int) -> tuple[PairDraw, ...]:

@@ -32,6 +32,9 @@ class FeatureDraw(PairDraw):
         layer: Its name; see `unmix.mixtures.mixed_at`.
     """
 
+    mixes_pixels: ClassVar[bool] = False
+    mixes_regions: ClassVar[bool] = False  # type: ignore[misc]
+
     layer: str = ""
 
     def query(self, method: Any, images: Tensor, others: Sequence[Tensor] = ()) -> Any:

@@ -73,7 +73,11 @@ class MixMask(PairOperator):
         n, height, width = checked_shape(shape)
         rows, columns = cell_of_each(height, width, self.cells, self.align, "MixMask")
         m = self._times(n)
-        lam = self.weight.draw(m, generator) if self.weight else torch.full((m,), _SHARE)
+        lam = (
+            self.weight.draw(m, generator)
+            if self.weight
+            else torch.full((m,), _SHARE, device="cpu", dtype=torch.float32)
+        )
         device = device_of(generator)
         # Random's numbers are the same in every version of Python, and those of the released code.
         seed = torch.randint(2**63 - 1, (), generator=generator, device=device).item()
@@ -97,7 +101,7 @@ def block_mask(cells: int, count: int, random: Random) -> Tensor:
         count: Cells to cover.
         random: Of the numbers; seeded alike, the masks are those of the released code.
     """
-    mask = torch.zeros(cells, cells, dtype=torch.bool)
+    mask = torch.zeros(cells, cells, dtype=torch.bool, device="cpu")
     covered = 0
     while covered < count:
         block = _fitting_block(mask, count - covered, random)

@@ -149,8 +149,9 @@ class CutMix(_WithAlpha):
         box = clipped_boxes(lam, random_centers(m, height, width, generator), height, width)
         if self.align is not None:
             box = aligned_boxes(box, height, width, self.align)
+        ratio = torch.zeros(len(partner), device="cpu", dtype=torch.float32)
         return PairDraw(
-            partner, box.expand(len(partner), 4), torch.zeros(len(partner)), (height, width),
+            partner, box.expand(len(partner), 4), ratio, (height, width),
             per_sample=self.per == "sample", batch=n,
         )  # fmt: skip
 
@@ -249,7 +250,7 @@ class UnMix(_WithAlpha):
         box = torch.where(is_global[:, None], whole_image(m, height, width), region)
         if self.global_alpha is not None:
             ratio = Weight(alpha=self.global_alpha).draw(m, generator)
-        ratio = torch.where(is_global, ratio, torch.zeros(()))
+        ratio = torch.where(is_global, ratio, torch.zeros_like(ratio))
         partner = self._partner(n, generator, features)
         return PairDraw(
             partner, box.expand(len(partner), 4), ratio.expand(len(partner)), (height, width),

@@ -48,7 +48,7 @@ class NoiseDraw:
         generator = generator_for(self.seed, "noise", self.view)
         ratio = self.least + (1 - self.least) * uniform((n,), generator).cpu()
         step = 1 + (uniform((n,), generator).cpu() * (n - 1)).long().clamp(max=n - 2)
-        partner = (torch.arange(n) + step) % n
+        partner = (torch.arange(n, device="cpu") + step) % n
         return PairDraw(partner, whole_image(n, height, width), ratio, (height, width), batch=n)
 
     @property

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from unmix.errors import UserError
 from unmix.mixtures.draws import Draw, MixtureDraw
 from unmix.mixtures.fields import check_parameters
-from unmix.mixtures.own_draws import OwnDraw
+from unmix.mixtures.own_draws import OneOwner, OwnDraw
 from unmix.mixtures.sampling import Pairing, Weight, partners
 
 __all__ = [
@@ -190,10 +190,51 @@ class Drawn(MixtureOperator):
     ) -> MixtureDraw:
         """Return the draw, for images of another size the same one scaled."""
         height, width = shape[2:]
-        drawn_for = getattr(self.mixtures, "size", None)
-        if drawn_for is None or tuple(drawn_for) == (height, width):
+        if getattr(self.mixtures, "size", None) == (height, width):
             return self.mixtures
         return self.mixtures.resized(height, width)
+
+    @property
+    def per(self) -> Per:  # type: ignore[override]
+        """Whether shares differ from mixture to mixture."""
+        return "sample" if self.mixtures.per_sample else "batch"
+
+    @property
+    def pairing(self) -> Pairing | None:
+        """The pairing, where rules ask for it."""
+        if isinstance(self.mixtures, OneOwner):
+            return "second_view"
+        fewer = len(self.mixtures.owners) < (getattr(self.mixtures, "batch", None) or 0)
+        return "halves" if fewer else None
+
+    @property
+    def mixes_pairs(self) -> bool:  # type: ignore[override]
+        """Whether each mixture is of two images."""
+        return self.pairing != "second_view" and self.mixtures.owners.shape[1] == 2
+
+    @property
+    def mixes_pixels(self) -> bool:  # type: ignore[override]
+        """Whether mixtures are images."""
+        return getattr(self.mixtures, "mixes_pixels", True)
+
+    @property
+    def mixes_regions(self) -> bool:
+        """Whether each pixel is of one image."""
+        return getattr(self.mixtures, "mixes_regions", False)
+
+    @property
+    def extra(self) -> tuple[None, ...]:
+        """A further view, if mixtures are of several views of an image."""
+        return (None,) if self.pairing == "second_view" else ()
+
+    @property
+    def in_place(self) -> bool:
+        """Whether each pixel shows what an owner's first view has at that place."""
+        return super().in_place and getattr(self.mixtures, "in_place", True)
+
+    def mixtures_of(self, n: int) -> int:
+        """How many mixtures a batch of n images makes: half as many by halves."""
+        return n // 2 if self.pairing == "halves" else n
 
 
 class PairOperator(MixtureOperator):

@@ -40,12 +40,12 @@ class OneOwner(PixelDraw):
     @property
     def partner(self) -> Tensor:
         """The sample itself, int64 (M,)."""
-        return torch.arange(len(self.is_mixed))
+        return torch.arange(len(self.is_mixed), device="cpu")
 
     @property
     def weight(self) -> Tensor:
         """Ones, (M,)."""
-        return torch.ones(len(self.is_mixed))
+        return torch.ones(len(self.is_mixed), device="cpu", dtype=torch.float32)
 
     @property
     def owners(self) -> Tensor:
@@ -55,7 +55,9 @@ class OneOwner(PixelDraw):
     @property
     def shares(self) -> Tensor:
         """1 and 0, (M, 2)."""
-        return torch.tensor([1.0, 0.0]).expand(len(self.is_mixed), 2)
+        return torch.tensor([1.0, 0.0], device="cpu", dtype=torch.float32).expand(
+            len(self.is_mixed), 2
+        )
 
     def shares_at(self, rows: int, columns: int) -> Tensor:
         """1 and 0 at every position, (M, 2, rows, columns)."""

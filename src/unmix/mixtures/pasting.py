@@ -35,6 +35,9 @@ class PasteDraw(Pairs):
         batch: Number of images that this was drawn for.
     """
 
+    mixes_regions: ClassVar[bool] = True
+    in_place: ClassVar[bool] = False
+
     partner: Tensor
     box: Tensor
     size: tuple[int, int]
@@ -100,8 +103,8 @@ def _resizing(start: Tensor, length: Tensor, size: int) -> Tensor:
 
     The filter is the triangle that PyTorch's antialiased bilinear resizing has.
     """
-    places = torch.arange(size, device=start.device)
-    step = size / length.clamp(min=1)[:, None]
+    places = torch.arange(size, device=start.device, dtype=torch.float32)
+    step = size / length.float().clamp(min=1)[:, None]
     center = (places - start[:, None] + 0.5) * step
     distance = (places + 0.5 - center[..., None]) / step[..., None]
     weights = (1 - distance.abs()).clamp(min=0)
@@ -165,7 +168,7 @@ class ResizeMix(PairOperator):
             tau = low + (high - low) * uniform((m,), generator).cpu()
         else:
             tau = (1 - self.weight.draw(m, generator)).sqrt()
-        size = torch.tensor([height, width])
+        size = torch.tensor([height, width], device="cpu")
         sides = (tau[:, None] * size).long().clamp(min=1)
         sides = torch.where(tau[:, None] > 0, sides, 0)
         free = size - sides

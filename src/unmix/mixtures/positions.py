@@ -42,10 +42,14 @@ def mask_coverage(mask: Tensor, rows: int, columns: int) -> Tensor:
     """
     height, width = mask.shape[1:]
     down, across = (
-        _overlap(torch.arange(side)[:, None], torch.arange(side)[:, None] + 1, side, cells)
-        for side, cells in ((height, rows), (width, columns))
+        _overlap(place[:, None], place[:, None] + 1, len(place), cells)
+        for place, cells in zip(
+            (torch.arange(side, device=mask.device) for side in (height, width)),
+            (rows, columns),
+            strict=True,
+        )
     )
-    return down.T.to(mask.device) @ mask.float() @ across.to(mask.device) / (height * width)
+    return down.T @ mask.float() @ across / (height * width)
 
 
 def _overlap(start: Tensor, end: Tensor, side: int, cells: int) -> Tensor:

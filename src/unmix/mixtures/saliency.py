@@ -80,7 +80,7 @@ class SaliencyMix(PairOperator):
             )
         device = salience.device
         root = (1 - self.weight.draw(self._times(n), generator).double()).sqrt()
-        size = torch.tensor([height, width])
+        size = torch.tensor([height, width], device="cpu")
         half = to_device((root[:, None] * size).long() // 2, device)
         partner = self._partner(n, generator, features)
         # Nothing is read back: the mask stays on the images' device.
@@ -119,10 +119,10 @@ def spectral_residual(images: Tensor) -> Tensor:
         small = _resized(gray, (_SIDE, _SIDE))[:, 0]
         spectrum = torch.fft.fft2(small)
         log = spectrum.abs().clamp(min=torch.finfo(torch.float32).tiny).log()
-        residual = log - _filtered(log, torch.ones(3, device=log.device) / 3)
+        residual = log - _filtered(log, torch.ones_like(log[0, 0, :3]) / 3)
         found = torch.fft.ifft2(torch.polar(residual.exp(), spectrum.angle())).abs()
         found = found / found.amax(dim=(1, 2), keepdim=True).clamp(min=1e-30)  # squares stay finite
-        at = torch.arange(-2.0, 3.0, device=found.device)
+        at = torch.arange(-2, 3, device=found.device, dtype=torch.float32)
         kernel = torch.exp(-(at**2) / (2 * 8.0**2))
         found = _filtered(found, kernel / kernel.sum()).square()
         found = found / found.amax(dim=(1, 2), keepdim=True).clamp(min=1e-30)

@@ -88,7 +88,7 @@ def dirichlet(alpha: float, n: int, k: int, generator: torch.Generator | None = 
     device = device_of(generator)
     seed = torch.randint(2**63 - 1, (), generator=generator, device=device).item()
     numbers = np.random.default_rng(int(seed)).dirichlet([alpha] * k, size=n)
-    return torch.as_tensor(numbers, dtype=torch.float32)
+    return torch.as_tensor(numbers, dtype=torch.float32, device="cpu")
 
 
 def checked_shape(shape: Sequence[int], region: bool = False) -> tuple[int, int, int]:
@@ -136,7 +136,7 @@ def coin(n: int, prob: float, generator: torch.Generator | None) -> Tensor:
 
 def random_centers(n: int, height: int, width: int, generator: torch.Generator | None) -> Tensor:
     """Rows and columns, uniform over the image's pixels: int64 (n, 2)."""
-    size = torch.tensor([height, width])
+    size = torch.tensor([height, width], device="cpu")
     return (uniform((n, 2), generator).cpu() * size).long().minimum(size - 1)
 
 
@@ -168,16 +168,16 @@ def partners(
     """
     check_choice("pairing", pairing, PAIRINGS)
     if pairing == "reverse":
-        return torch.arange(n - 1, -1, -1)
+        return torch.arange(n - 1, -1, -1, device="cpu")
     if pairing == "permutation":
         return _permutation(n, generator)
     if pairing == "random":
         device = device_of(generator)
         return torch.randint(n, (n,), generator=generator, device=device).cpu()
     if pairing == "halves":
-        return torch.arange(n // 2) + n // 2
+        return torch.arange(n // 2, device="cpu") + n // 2
     if pairing == "second_view":
-        return torch.arange(n)
+        return torch.arange(n, device="cpu")
     if features is None or len(features) != n:
         raise ValueError(
             f"the pairing of {n} images with nearest neighbors needs their features (N, D), "
@@ -204,8 +204,8 @@ def cyclic_owners(n: int, k: int, generator: torch.Generator | None = None) -> T
     smaller batch they repeat.
     """
     order = _permutation(n, generator)
-    steps = torch.arange(n)[:, None] + torch.arange(k)
-    owners = torch.empty(n, k, dtype=torch.int64)
+    steps = torch.arange(n, device="cpu")[:, None] + torch.arange(k, device="cpu")
+    owners = torch.empty(n, k, dtype=torch.int64, device="cpu")
     owners[order] = order[steps % n]
     return owners
 

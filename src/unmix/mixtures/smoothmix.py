@@ -74,7 +74,9 @@ def spots(center: Tensor, sigma: Tensor, height: int, width: int) -> Tensor:
         width: Columns of the image.
     """
     down, across = (
-        torch.exp(-((torch.arange(side) - at[:, None]) ** 2) / (2 * sigma[:, None] ** 2))
+        torch.exp(
+            -((torch.arange(side, device="cpu") - at[:, None]) ** 2) / (2 * sigma[:, None] ** 2)
+        )
         for side, at in zip((height, width), center.unbind(1), strict=True)
     )
     return down[:, :, None] * across[:, None, :]

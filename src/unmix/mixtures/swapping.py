@@ -72,9 +72,10 @@ class RegionSwap(PairOperator):
             ends.append((corner + length) * side // count)
         box = torch.stack([*starts, *ends], dim=1)
         partner = self._partner(n, generator, features)
+        ratio = torch.zeros(len(partner), device="cpu", dtype=torch.float32)
         return self._credited(
             PairDraw(
-                partner, box.expand(len(partner), 4), torch.zeros(len(partner)), (height, width),
+                partner, box.expand(len(partner), 4), ratio, (height, width),
                 per_sample=self.per == "sample", batch=n,
             )
         )  # fmt: skip

@@ -17,4 +17,4 @@ def constant(values: Sequence[float] | Sequence[Sequence[float]], like: Tensor) 
 
     Unlike `like.new_tensor(values)`, this does not synchronize with a CUDA device.
     """
-    return to_device(torch.tensor(values, dtype=torch.float32), like.device)
+    return to_device(torch.tensor(values, dtype=torch.float32, device="cpu"), like.device)

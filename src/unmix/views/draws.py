@@ -27,6 +27,7 @@ class ViewDraw:
         color: Color jitter and grayscale.
         sigma: float32 `(N,)`, standard deviation of the blur in pixels of the view; 0 for no blur.
         solarize: bool `(N,)`, which views are solarized.
+        size: Height and width of the images that it was drawn for; None if they differ.
     """
 
     boxes: Tensor
@@ -34,6 +35,7 @@ class ViewDraw:
     color: ColorDraw | None
     sigma: Tensor | None
     solarize: Tensor | None
+    size: tuple[int, int] | None = None
 
     def to(self, device: torch.device | str) -> ViewDraw:
         """Return the same draw on another device."""
@@ -43,6 +45,7 @@ class ViewDraw:
             color=None if self.color is None else self.color.to(device),
             sigma=moved(self.sigma, device),
             solarize=moved(self.solarize, device),
+            size=self.size,
         )
 
 
@@ -92,7 +95,8 @@ def draw_view(
         sigma = (low + (high - low) * place) * (coin < settings.blur_p)
     if settings.solarize_p > 0:
         solarize = uniform((n,), generator) < settings.solarize_p
-    return ViewDraw(boxes, flip, color, sigma, solarize)
+    size = (height, width) if isinstance(height, int) and isinstance(width, int) else None
+    return ViewDraw(boxes, flip, color, sigma, solarize, size)
 
 
 def moved(value: Tensor | None, device: torch.device | str) -> Tensor | None:

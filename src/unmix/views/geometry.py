@@ -110,7 +110,7 @@ def center_boxes(
     """
     if isinstance(height, int) and isinstance(width, int):
         box = _center_box(height, width, ratio)
-        return torch.tensor(box).to(device or "cpu").expand(n, 4)
+        return torch.tensor(box, device="cpu").to(device or "cpu").expand(n, 4)
     heights, widths = (_for_each(side, n, device) for side in (height, width))
     # float32 on every device: MPS has no float64.
     box_heights = (widths.float() / ratio[0]).round().long().clamp_min(1).minimum(heights)
@@ -160,10 +160,10 @@ def resampling_weights(
     """
     device = start.device
     start, length = start.float()[:, None], length.float()[:, None]
-    out = torch.arange(size_out, device=device) + 0.5
+    out = torch.arange(size_out, device=device, dtype=torch.float32) + 0.5
     if flip is not None:
         out = torch.where(flip[:, None], size_out - out, out)
-    pixel = torch.arange(size_in, device=device) + 0.5
+    pixel = torch.arange(size_in, device=device, dtype=torch.float32) + 0.5
     step = length / size_out
     per_width = 1 / step.clamp_min(1)
     center = (start + out * step) * per_width

@@ -171,6 +171,11 @@ class Views:
             float32 `(N, 3, S, S)`, normalized, on the images' device.
         """
         _check_images(images, draw)
+        if draw.size not in (None, size := tuple(images.shape[2:])):
+            raise UserError(
+                f"is for images of {draw.size[0]} x {draw.size[1]} pixels, but these are of "
+                f"{size[0]} x {size[1]}, where its crops would lie elsewhere.", parameter="draw",
+            )  # fmt: skip
         with _no_autocast(images.device):
             kind = self.kinds[view]
             how = kind.settings.interpolation, kind.settings.blur_kernel
@@ -265,7 +270,9 @@ class Views:
         device = pixels.device
         maps = None if draw.color is None else self._maps(draw.color, device)
         which = moved(draw.solarize, device)
-        out = torch.empty(pixels.shape, device=device, memory_format=self._format)
+        out = torch.empty(
+            pixels.shape, device=device, dtype=torch.float32, memory_format=self._format
+        )
         step = max(1, len(pixels))
         if device.type == "cpu" and not torch.compiler.is_compiling():
             step = max(1, _IN_CACHE // (pixels.shape[2] * pixels.shape[3]))

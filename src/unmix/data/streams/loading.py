@@ -228,6 +228,14 @@ def _splits(spec: str, train_folder: str | None, test_folder: str | None) -> _Sp
         )  # fmt: skip
     if not train:
         raise UserError(f"{spec}: no shards are left to train on.", parameter="data")
+    for some in (train, test):
+        first = {one_spelling(url): url for url in reversed(some)}
+        for url in some:
+            if (other := first[one_spelling(url)]) != url:
+                raise UserError(
+                    f"{url}: is the same shard as {other}, so its images would be read twice; "
+                    "name it once.", parameter="data",
+                )  # fmt: skip
     whole = {**train, **test}
     known = dict(zip(whole, facts_of_all(whole), strict=True))
 

@@ -60,10 +60,12 @@ from unmix.training.run.results import (
 )
 from unmix.training.run.resuming import check_data, check_devices, check_machine
 from unmix.training.run.trainer import fit
+from unmix.transfer import usual_defaults
 
 __all__ = ["command_line", "complete", "pretrain", "run", "settings_for"]
 
 
+@usual_defaults()
 def pretrain(
     config: str | Sequence[str] | None = None,
     *,
