@@ -52,7 +52,8 @@ def drawn(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
 def unrendered(monkeypatch: pytest.MonkeyPatch) -> None:
     """Figures are made but not drawn into their files, which takes a second each."""
     module = importlib.import_module("unmix.commands.preview")
-    monkeypatch.setattr(module, "_rendered", lambda figure, kind: b"")
+    own = b"\x89PNG tEXtSoftware\0unmix"
+    monkeypatch.setattr(module, "render", lambda figure, kind: own)
 
 
 @pytest.mark.usefixtures("unrendered")
@@ -207,6 +208,19 @@ def test_the_extension_sets_the_format(tmp_path: Path, name: str, start: bytes):
     assert path.read_bytes().startswith(start)
     again = preview(out=tmp_path / "again" / name, **words)
     assert again.read_bytes() == path.read_bytes()
+
+
+def test_a_picture_of_the_users_is_not_replaced_by_a_preview(tmp_path: Path):
+    words = {"mixture": MixtureSettings(unmix=True), "data": "digits", "n": 2, "say": silent}
+    own = tmp_path / "own.png"
+    Image.new("RGB", (4, 4)).save(own)
+    before = own.read_bytes()
+    for name in ("own.png", "own"):
+        with pytest.raises(UserError, match=r"out: .+own\.png exists, and is no figure of unmix"):
+            preview(out=tmp_path / name, **words)
+    assert own.read_bytes() == before
+    for seed in (0, 1):  # its own is drawn again
+        preview(out=tmp_path / "a.png", seed=seed, **words)
 
 
 @pytest.mark.usefixtures("unrendered")

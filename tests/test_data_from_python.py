@@ -339,6 +339,8 @@ def test_a_run_on_a_data_set_is_measured_and_says_where_its_images_were_from(
     assert "data: python:Pictures" in text
     assert "# The images were given in Python" in text
     assert unmix.pretrain(data=Pictures(), run=run, **TINY).evaluations  # complete: nothing to do
+    with pytest.raises(unmix.UserError, match=r"run: .+ holds a complete run on other images: the"):
+        unmix.pretrain(data=Pictures(n=9), run=run, **TINY)
     with pytest.raises(unmix.UserError, match=r"given in Python \(python:Pictures\).*give a fol"):
         knn(run, device="cpu")
     folder = tmp_path / "pictures"

@@ -125,7 +125,8 @@ def test_images_in_memory_are_named_by_index(tmp_path: Path):
         ("c.png\nd.png", "names 2 images that are not among the 3 training images, first c.png"),
         ("b.png", "names b.png, which 2 training images are called; put its folder before it"),
         ("n1/a.png\na.png", "names a.png twice"),
-        ("# nothing\n", "names no images"),
+        ("# nothing\n", "names no images."),
+        ("# all labels: 60 images\n", "names no images; it stands for all labels, which are tak"),
         (None, r"list.txt cannot be read \(No such file"),
     ],
 )

@@ -390,7 +390,7 @@ def test_the_card_says_what_was_trained_and_how_sure_its_results_are(tmp_path: P
     assert str(tmp_path) not in card
     alone = export(tmp_path / "other", to="hub", say=silent)
     assert "| one seed |" in (alone / "README.md").read_text()
-    assert "by MoCo for 1 epoch, with unmix." in card
+    assert "pretrained without labels by MoCo for 1 epoch, with unmix." in card
 
 
 def test_the_card_of_imported_weights_claims_no_training(tmp_path: Path) -> None:
@@ -411,7 +411,9 @@ def test_the_card_of_imported_weights_claims_no_training(tmp_path: Path) -> None
     }  # fmt: skip
     pretrain(run=str(tmp_path / "on"), init=str(tmp_path / "theirs.pth"), **words)
     card = (export(tmp_path / "on", to="hub", say=silent) / "README.md").read_text()
-    assert f"for 1 epoch, starting from theirs.pth (SHA-256 {digest}), with unmix." in card
+    start = f"starting from theirs.pth (SHA-256 {digest}), with unmix."
+    # Whether theirs were trained on labels is not known.
+    assert f", pretrained by SimCLR for 1 epoch, {start}" in card
     assert str(tmp_path) not in card
 
 

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from lightning.pytorch.loggers import CSVLogger
 from matplotlib import pyplot
 from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.collections import PolyCollection
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
@@ -316,6 +317,17 @@ def test_prediction_curves_refuse_what_does_not_fit(
 ) -> None:
     with pytest.raises(UserError, match=says):
         prediction_curves(np.zeros(images, np.uint8), features)
+
+
+def test_the_title_of_few_mixtures_is_whole(photos: np.ndarray) -> None:
+    """It was cut off at both sides of a figure of two or three images."""
+    title = "one weight and one coin per batch; every column is from a different batch"
+    figure = mixtures(photos[:2], photos[1:3], photos[:2], [0.5, 0.5], title=title)
+    FigureCanvasAgg(figure).draw()
+    (written,) = figure.texts
+    box = written.get_window_extent()
+    assert box.x0 >= 0
+    assert box.x1 <= figure.bbox.width
 
 
 def test_mixtures_show_weights_and_outline_only_real_boxes(photos: np.ndarray) -> None:

@@ -259,6 +259,25 @@ def test_a_slash_at_the_end_and_a_way_around_are_the_same_folder(
     assert main(["pretrain", "--run", str(run), "--data", "../d/"]) == 0
 
 
+@pytest.mark.parametrize("way", ["the same name", "--run"])
+def test_a_complete_run_is_not_taken_for_one_on_other_images(
+    work: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], way: str
+) -> None:
+    """Its results were those of the images that were given, also by its default folder's name."""
+    images(work / "e" / "real", count=7, seed=1)
+    shutil.copytree(work / "d", work / "copy")
+    monkeypatch.chdir(work)
+    words: dict[str, Any] = {"run": "r"}
+    if way != "--run":
+        (work / "runs").mkdir()
+        (work / "r").rename(work / "runs" / "moco-real-none-seed0")
+        words = {**TINY, **MOCO}
+    with pytest.raises(UserError, match=r"run: .+ holds a complete run on other images: the data "):
+        pretrain(data="e/real", **words)
+    assert pretrain(data="copy/real/", **words).evaluations
+    assert "is complete; nothing to do" in capsys.readouterr().out
+
+
 # --- fingerprints -----------------------------------------------------------------------------
 
 

@@ -240,6 +240,16 @@ def test_mistakes_are_told(root: Path, refuse: Callable[..., str], words: list[s
     assert refuse("transfer", root / "plain-0", *words, "--device", "cpu").startswith(message)
 
 
+def test_data_that_is_given_twice_under_two_names_is_told(
+    root: Path, refuse: Callable[..., str], tmp_path: Path
+):
+    """It counted twice in the mean over data sets, and in its interval."""
+    (tmp_path / "d" / "a").mkdir(parents=True)
+    data = (tmp_path / "d", f"{tmp_path}/d/a/../")
+    said = refuse("transfer", root / "plain-0", "--data", *data, "--device", "cpu")
+    assert said == f"--data: {data[0]} and {data[1]} are the same data."
+
+
 def test_a_run_that_is_given_twice_is_told(root: Path, refuse: Callable[..., str]):
     run = root / "plain-0"
     assert refuse("transfer", run, run, "--data", "photos").endswith("is given 2 times.")

@@ -265,8 +265,10 @@ def _about(
     mixture = "" if results.baseline else f" with the image mixture {results.mixture}"
     init, sha256 = settings.model.init, settings.model.init_sha256
     start = f", starting from {_file_name(init)} (SHA-256 {sha256})" if init is not None else ""
+    # Weights to start from may have been trained on labels, which their file need not say.
+    free = "" if init else " without labels"
     return (
-        f"An encoder ({network}, images of {results.size} px), pretrained without labels by "
+        f"An encoder ({network}, images of {results.size} px), pretrained{free} by "
         f"{method}{mixture}{_length(checkpoint, settings.run.epochs)}{start}, with unmix."
     )
 

@@ -23,7 +23,7 @@ from unmix.display import counted
 from unmix.errors import UserError, check_choice, check_given
 from unmix.evaluation import Measurement, accuracy
 from unmix.evaluation.finetuning import FINE_TUNING, FineTuneSettings, usual_fine_tuning
-from unmix.evaluation.labeled import Amount, choose_labeled, read_list
+from unmix.evaluation.labeled import ALL_LABELS, Amount, choose_labeled, read_list
 from unmix.files import as_path
 from unmix.hardware.threads import CoreMeter
 from unmix.mixtures import MIXTURES, MixtureOperator, PatchMixture
@@ -275,7 +275,7 @@ def _labeled(splits: Splits, amount: Amount, label_list: str | None, seed: int) 
     else:
         generator = generator_for(seed, "labels")
         index = choose_labeled(splits.labels, splits.classes, amount, generator)
-        what = "all labels" if amount.everything else f"{amount}, balanced, seed {seed}"
+        what = ALL_LABELS if amount.everything else f"{amount}, balanced, seed {seed}"
         kind = "" if amount.everything else str(amount).replace(" ", "-")
     labels = splits.labels[index]
     if len(labels.unique()) < 2:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ from unmix.config import MixtureSettings
 from unmix.config.augmentation import PRESETS
 from unmix.credit import rule
 from unmix.data import ImageSet, load, read_uint8
+from unmix.data.outputs import is_own_figure
 from unmix.display import counted
 from unmix.errors import UserError, check_choice, check_number
 from unmix.figures import mixtures
@@ -134,7 +134,7 @@ def preview(
         figure, title = mixture_figure(images, mixture, n=n, seed=seed, size=size)
     else:
         figure, title = augmentation_figure(images, augmentation, n=n, seed=seed, size=size)
-    atomic_write(path, _rendered(figure, path.suffix[1:].lower()))
+    atomic_write(path, render(figure, path.suffix[1:].lower()))
     say_skipped(say, images)
     say(title.replace("\n", "; "))
     if isinstance(operator, Cutout):
@@ -190,9 +190,14 @@ def _checked_path(path: Path) -> Path:
             f"{path} is a folder; give a file, such as {path / 'mixture.png'}.", parameter="out"
         )
     if not path.suffix:
-        return path.with_name(f"{path.name}.png")
+        path = path.with_name(f"{path.name}.png")
     if path.suffix[1:].lower() not in _KINDS:
         raise UserError(f"{path.name} must end in .png, .svg or .pdf.", parameter="out")
+    # Drawn again, a preview replaces itself, but no picture of the user's.
+    if path.suffix.lower() == ".png" and path.exists() and not is_own_figure(str(path)):
+        raise UserError(
+            f"{path} exists, and is no figure of unmix; give another name.", parameter="out"
+        )
     return path
 
 
@@ -388,11 +393,3 @@ def _draw(samples: list[Sample], title: str, theme: str) -> Figure:
         result="erased" if erased else "mixture",
         theme=theme,
     )
-
-
-def _rendered(figure: Figure, kind: str) -> bytes:
-    if kind != "pdf":
-        return render(figure, kind)
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="pdf", metadata={"CreationDate": None})
-    return buffer.getvalue()

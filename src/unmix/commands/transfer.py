@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
+from itertools import combinations
 from pathlib import Path
 from statistics import mean
 from typing import Any
@@ -34,6 +35,7 @@ from unmix.rows import settings_of
 from unmix.statistics import ALPHA, FEWEST_VALUES, compare_paired, holm, mean_ranks, verdict
 from unmix.training.console import quiet_libraries, silent
 from unmix.training.console import say as print_line
+from unmix.training.run.data_record import same_place
 
 __all__ = ["Transfer", "transfer"]
 
@@ -149,6 +151,9 @@ def _check(
         again = next((each for each in given if given.count(each) > 1), None)
         if again is not None:
             raise UserError(f"--{what}: {again} is given {given.count(again)} times.")
+    for one, other in combinations(map(str, data), 2):
+        if same_place(one, other):
+            raise UserError(f"{one} and {other} are the same data.", parameter="data")
     for protocol in protocols:
         check_choice("protocols", protocol, (*PROTOCOLS, _FINE_TUNING))
     Amount(labels)

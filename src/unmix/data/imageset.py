@@ -103,10 +103,10 @@ class Skipped:
         return len(self._errors)
 
     def line(self) -> str | None:
-        """A line for the end of a run: their number, and the first; None if there are none."""
+        """A line for the end of a run: their number, and the first by path; None without any."""
         if not self._errors:
             return None
-        first = next(iter(self._errors.values()))
+        first = self._errors[min(self._errors)]
         where = "" if self._file is None else f"; listed in {shown(self._file)}"
         if len(self) == 1:
             return f"Skipped 1 image file that cannot be read: {first}{where}"

@@ -13,7 +13,10 @@ from unmix.data import ImageSet, StreamedImages
 from unmix.errors import UserError
 from unmix.names import shown
 
-__all__ = ["Amount", "choose_labeled", "image_name", "read_list"]
+__all__ = ["ALL_LABELS", "Amount", "choose_labeled", "image_name", "read_list"]
+
+ALL_LABELS = "all labels"
+"""What a list says that names no images, since all have labels."""
 
 
 class Amount:
@@ -152,7 +155,9 @@ def read_list(path: Path, images: ImageSet) -> Tensor:
     lines = [line.strip() for line in text.splitlines()]
     names = [line for line in lines if line and not line.startswith("#")]
     if not names:
-        raise UserError(f"{path} names no images.", parameter="label_list")
+        whole = text.startswith(f"# {ALL_LABELS}:")
+        why = f"; it stands for {ALL_LABELS}, which are taken without it" if whole else ""
+        raise UserError(f"{path} names no images{why}.", parameter="label_list")
     found = _by_file(names, images) if isinstance(images, StreamedImages) else None
     places = [_by_number(name, len(images)) for name in names] if found is None else found
     missing = [name for name, place in zip(names, places, strict=True) if not place]

@@ -109,7 +109,7 @@ def _figure(
         for number, frame in enumerate(frames[sample]):
             _outline(axes, frame, _color(number))
     if title:
-        figure.suptitle(title, fontsize=9.5)
+        figure.suptitle(title, fontsize=9.5, wrap=True)
     return figure
 
 

@@ -21,11 +21,13 @@ def render(figure: Figure, kind: str) -> bytes:
 
     Args:
         figure: The figure.
-        kind: `png` (150 dots per inch) or `svg` (text as outlines, so that no font is needed).
+        kind: `png` (150 dots per inch), `svg` (text as outlines, so that no font is needed) or
+            `pdf`.
     """
     buffer = io.BytesIO()
     # `unmix.data` recognizes figures among images by this metadata.
-    metadata = {"Date": None} if kind == "svg" else {"Software": "unmix"}
+    dates = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}
+    metadata = dates.get(kind, {"Software": "unmix"})
     with rc_context(STYLE):
         figure.savefig(buffer, format=kind, dpi=150, metadata=metadata)
     return buffer.getvalue()

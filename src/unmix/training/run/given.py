@@ -7,6 +7,7 @@ from typing import Any
 
 from unmix.config import RunSettings
 from unmix.data import Decoding, ImageSet
+from unmix.data.fingerprint import Fingerprint, fingerprint
 from unmix.data.from_python import evaluation_images, from_python
 
 __all__ = ["Given"]
@@ -41,3 +42,8 @@ class Given:
         if test_data is None:
             return cls(train, None)
         return cls(train, evaluation_images(test_data, train, strict=run.strict, decoding=decoding))
+
+    def fingerprints(self) -> dict[str, Fingerprint]:
+        """The fingerprint of each split."""
+        splits = (self.train, self.test)
+        return {images.split: fingerprint(images) for images in splits if images is not None}

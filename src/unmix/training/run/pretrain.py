@@ -58,7 +58,7 @@ from unmix.training.run.results import (
     why_not_evaluated,
     with_earlier,
 )
-from unmix.training.run.resuming import check_data, check_devices, check_machine
+from unmix.training.run.resuming import check_complete, check_data, check_devices, check_machine
 from unmix.training.run.trainer import fit
 from unmix.transfer import usual_defaults
 
@@ -183,7 +183,7 @@ def run(
     quiet_libraries()
     typed, settings = settings.run.data, begun_before(located(settings))
     folder = RunFolder(settings.folder, extend)
-    if (results := complete(folder, settings)) is not None:
+    if (results := complete(folder, settings, given)) is not None:
         return results
     if settings.machine.engine == "ray" and not in_worker():
         return run_on_ray(settings, recipes, command, given is not None, extend)
@@ -194,7 +194,7 @@ def run(
             watch(stopping)
         # It may have been completed while another process had the lock.
         try:
-            return complete(folder, settings) or _train(
+            return complete(folder, settings, given) or _train(
                 folder, settings, recipes, command, typed, stopping, given
             )
         except KeyboardInterrupt as error:
@@ -213,7 +213,9 @@ def run(
             raise lost.with_more(how) from None
 
 
-def complete(folder: RunFolder, settings: Settings) -> RunResults | None:
+def complete(
+    folder: RunFolder, settings: Settings, given: Given | None = None
+) -> RunResults | None:
     """Print and return the results of a run that is complete; None if it is not."""
     if not folder.has_run():
         return None
@@ -223,6 +225,7 @@ def complete(folder: RunFolder, settings: Settings) -> RunResults | None:
     results = load_results(folder.path)
     if extending.is_extending(settings, results):
         return None
+    check_complete(folder, settings, given)
     say(f"{shown(folder.path)} is complete; nothing to do. Its results:")
     say_accuracies(results)
     say_quality(results)

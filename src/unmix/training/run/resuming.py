@@ -4,17 +4,43 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from unmix.config import MachineSettings
+from unmix.config import MachineSettings, Settings
 from unmix.data.fingerprint import Fingerprint
 from unmix.display import counted
 from unmix.errors import UserError
 from unmix.methods import method_class
 from unmix.names import shown
-from unmix.training.run.data_record import DataRecord
+from unmix.training.run.data_record import DataRecord, same_place
 from unmix.training.run.folder import RunFolder
-from unmix.training.run.parts import Parts
+from unmix.training.run.given import Given
+from unmix.training.run.parts import Parts, fingerprints
 
-__all__ = ["check_data", "check_devices", "check_machine"]
+__all__ = ["check_complete", "check_data", "check_devices", "check_machine"]
+
+
+def check_complete(folder: RunFolder, settings: Settings, given: Given | None) -> None:
+    """Check that a complete run is of the images that are given, unless they are in its place.
+
+    Args:
+        folder: Folder of the run.
+        settings: What is given, with absolute paths to the data.
+        given: Images given as Python objects.
+
+    Raises:
+        UserError: if it is of others, whose results would be taken for those of the given ones.
+    """
+    words, now = folder.words(), settings.flat()
+    here = all(same_place(now[name], words.get(name)) for name in ("data", "data_dir"))
+    record = DataRecord.read(folder.path)
+    if record is None or (here and given is None):
+        return
+    seen = fingerprints(settings.run) if given is None else given.fingerprints()
+    if (clause := record.difference(seen)) is not None:
+        raise UserError(
+            f"{shown(folder.path)} holds a complete run on other images: {clause}. Give another "
+            "one.",
+            parameter="run",
+        )
 
 
 def check_data(
