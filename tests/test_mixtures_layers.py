@@ -162,6 +162,19 @@ def test_tokens_of_a_transformer_are_mixed_by_the_shares():
     torch.testing.assert_close(mixed, expected, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("layer", ["maps", "rows"])
+def test_a_draw_is_not_taken_for_another_batch(layer: str) -> None:
+    """Of six rows drawn for four the last two were left out, and the others mixed."""
+    encoder = nn.Sequential()
+    encoder.add_module("maps", nn.Conv2d(3, 4, 2))
+    encoder.add_module("rows", nn.Flatten())
+    draw = ManifoldMixture(layer).draw((4, 3, 8, 8), torch.Generator().manual_seed(0))
+    with mixed_at(encoder, layer, draw):
+        assert len(encoder(torch.rand(4, 3, 8, 8))) == 4
+    with pytest.raises(UserError, match="draw for each batch"), mixed_at(encoder, layer, draw):
+        encoder(torch.rand(6, 3, 8, 8))
+
+
 def test_a_region_can_be_mixed_at_a_layer_too():
     backbone = resnet().eval()
     draw = UnMix(0.0).draw(X.shape, seeded(2))

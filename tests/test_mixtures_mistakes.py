@@ -103,6 +103,22 @@ def test_mistakes_are_told_in_a_line(call, says):
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("operator", [unmix.ScaleMix(), unmix.CutMix(), unmix.DirichletMixture()])
+@pytest.mark.parametrize("other", [(255 * X).to(torch.uint8), X[:, :1]])
+def test_views_in_other_units_or_channels_are_not_mixed_in(operator, other):
+    """Pixels to 255 were pasted into normalized images, and gray was spread over the colors."""
+    draw = operator.draw(X.shape)
+    with pytest.raises(UserError, match=r"others: .* views are of the same units and channels"):
+        draw.apply(X, [other])
+    with pytest.raises(UserError, match=r"others: torch.float32 .* images are torch.uint8"):
+        draw.apply((255 * X).to(torch.uint8), [X])
+
+
+def test_a_color_is_written_into_tensors_alone():
+    with pytest.raises(UserError, match=r"images: a draw is applied to a tensor .* not to list"):
+        unmix.Cutout().draw(X.shape).apply([X])
+
+
 def test_a_fixed_lambda_is_a_distribution():
     draw = unmix.MixUp(weight=unmix.Weight("uniform", low=0.3, high=0.3)).draw(X.shape)
     torch.testing.assert_close(draw.weight, torch.full((6,), 0.3))

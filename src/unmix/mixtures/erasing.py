@@ -54,7 +54,7 @@ class EraseDraw:
         Raises:
             UserError: if the images are whole numbers, and what is written into them is not.
         """
-        whole = not images.is_floating_point()
+        whole = isinstance(images, Tensor) and not images.is_floating_point()
         if whole and not torch.equal(self.fill, self.fill.round()):
             raise UserError(
                 f"images: {images.dtype}; what is written into them is in the units of normalized "

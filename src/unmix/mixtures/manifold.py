@@ -239,6 +239,11 @@ def _in_order(output: Tensor, draw: MixtureDraw, order: Tensor | None) -> Tensor
 def _mixed(output: Tensor, draw: MixtureDraw) -> Tensor:
     if output.ndim == 4:
         return draw.resized(*output.shape[2:]).apply(output)
+    batch = getattr(draw, "batch", None)
+    if batch not in (None, len(output)):
+        raise UserError(
+            f"draw: is for {batch} images, and {len(output)} were encoded; draw for each batch."
+        )
     return weighted_sum(output[: len(draw.owners)], output, draw.owners, draw.shares)
 
 

@@ -31,6 +31,13 @@ def pixelwise(apply: Apply) -> Apply:
             raise UserError(f"images: a draw is applied to a tensor (N, C, H, W), not to {kind}.")
         if any(isinstance(each, Tensor) for each in (*others, *named.values())):
             raise UserError("others: is a list of views, such as draw.apply(images, [view]).")
+        for view in (view for each in (*others, *named.values()) for view in each):
+            floats = view.is_floating_point() == images.is_floating_point()
+            if not floats or view.shape[1:2] != images.shape[1:2]:
+                raise UserError(
+                    f"others: {view.dtype} {tuple(view.shape)}, and the images are {images.dtype} "
+                    f"{tuple(images.shape)}; views are of the same units and channels."
+                )
         if images.is_floating_point() or images.is_complex():
             mixed = apply(self, images, *others, **named)
             return mixed.clone() if mixed is images or mixed._is_view() else mixed
