@@ -193,6 +193,17 @@ def test_a_checkpoint_of_another_architecture(refuse, stopped: Path, setting: st
     assert line.startswith(f"{stopped}/checkpoints/last.ckpt: does not match the run: method.")
 
 
+def test_a_checkpoint_whose_optimizer_had_other_groups(refuse, stopped: Path):
+    """As of versions that decayed DINO's gain, or SimMIM's class token, otherwise."""
+    path = stopped / "checkpoints" / "last.ckpt"
+    content = torch.load(path, weights_only=True)
+    content["optimizer_states"][0]["param_groups"][0]["params"].pop()
+    torch.save(content, path)
+    line = refuse("pretrain", "--run", stopped)
+    assert line.startswith(f"{stopped}: was begun by an earlier version, whose optimizer gave")
+    assert line.endswith("so it cannot be continued; give another --run.")
+
+
 # --- while training ---------------------------------------------------------------------------
 
 

@@ -132,6 +132,26 @@ def test_sides_are_those_of_the_released_code() -> None:
     assert block_sides(1.0, 1.0, (16, 16)) == (15, 15)
 
 
+@pytest.mark.parametrize(
+    ("side", "released"),
+    [
+        (16, {(5, 7), (6, 6), (6, 7), (7, 6), (8, 6), (9, 6)}),
+        (14, {(5, 6), (6, 5), (6, 6), (7, 5), (8, 5)}),
+    ],
+)
+def test_targets_have_the_shapes_that_the_released_code_draws(
+    side: int, released: set[tuple[int, int]]
+) -> None:
+    """All that 3,000 draws of its `_sample_block_size` gave: large targets are tall ones."""
+    masks, found = MultiBlock(4, (0.15, 0.2), (0.75, 1.5), (0.85, 1.0), 10), set()
+    places = torch.Generator().manual_seed(0)
+    for seed in range(300):
+        target = masks.draw(1, (side, side), torch.Generator().manual_seed(seed), places)[1][0, 0]
+        height = len((target // side).unique())
+        found.add((height, len(target) // height))
+    assert found == released
+
+
 def test_a_context_that_is_too_small_is_drawn_again_and_never_shows_a_target() -> None:
     masks = MultiBlock(4, (0.15, 0.2), (0.75, 1.5), (0.85, 0.85), 28)
     masks.check((8, 8), "IJEPA")

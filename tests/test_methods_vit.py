@@ -48,3 +48,28 @@ def test_a_step_on_a_transformer_with_small_crops_and_a_mixture(name: str) -> No
     gradient = method.backbone.pos_embed.grad  # type: ignore[union-attr]
     assert gradient.isfinite().all()  # type: ignore[union-attr, operator]
     assert (gradient != 0).any()  # type: ignore[union-attr, operator]
+
+
+@pytest.mark.parametrize(("name", "attention"), [("mae", 768), ("mocov3", 384)])
+def test_weights_begin_by_the_uniform_distribution_of_the_released_code(
+    name: str, attention: int
+) -> None:
+    """models_mae.py, vits.py: up to sqrt(6 / (in + out)); MoCo v3 counts q, k and v apart."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        vit: Any = METHODS[name].build_backbone(
+            "timm:vit_tiny_patch16_224", size=32, patch=8, depth=1
+        )
+    block, patches = vit.blocks[0], vit.patch_embed.proj
+    bounds = {
+        block.attn.qkv: 6 / attention, block.attn.proj: 6 / 384, block.mlp.fc1: 6 / 960,
+        block.mlp.fc2: 6 / 960, patches: 6 / (192 + 192),
+    }  # fmt: skip
+    for layer, square in bounds.items():
+        weight = layer.weight.detach()
+        assert weight.abs().max().item() == pytest.approx(square**0.5, rel=1e-3)
+        assert weight.std().item() == pytest.approx((square / 3) ** 0.5, rel=0.03)
+        assert layer is patches or not layer.bias.any()
+    assert patches.bias.any().item() is (name == "mae")
+    token = vit.cls_token.detach().std().item()
+    assert token == pytest.approx(0.02 if name == "mae" else 1e-6, rel=0.2)

@@ -359,3 +359,27 @@ def test_a_mask_token_has_weight_decay(kind: str) -> None:
     assert [decays[id(token)] for token in tokens] == [0.05]
     norms = [p for name, p in method.backbone.named_parameters() if name.endswith("norm.weight")]
     assert {decays[id(p)] for p in norms} == {0.0}
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "lars", "sgd"])
+@pytest.mark.parametrize("method", ["simmim", "mae"])
+def test_simmims_class_token_and_positions_have_no_weight_decay(
+    method: str, optimizer: str
+) -> None:
+    """As `no_weight_decay` of its released transformer says; MAE's code decays the token."""
+    chosen: dict[str, Any] = {
+        **TINY, "method": method, "backbone": "timm:vit_tiny_patch16_224", "patch": 2, "depth": 1,
+        "optimizer": optimizer, "decay_all": False, "weight_decay": 0.05, "clip_grad": 0.0,
+        "final_weight_decay": 0.1,
+    }  # fmt: skip
+    module = build_parts(settings_for({k: v for k, v in chosen.items() if k != "width"})[0]).module
+    built = module.configure_optimizers()
+    built["lr_scheduler"]["scheduler"].refresh()
+    word = "decay" if optimizer == "lars" else "weight_decay"
+    decays = {id(p): g[word] for g in built["optimizer"].param_groups for p in g["params"]}
+    vit: Any = module.method.backbone
+    expected = 0.0 if method == "simmim" else 0.05
+    assert decays[id(vit.cls_token)] == expected
+    assert vit.pos_embed.requires_grad is (method == "simmim")
+    assert decays.get(id(vit.pos_embed), expected) == expected
+    assert decays[id(vit.patch_embed.proj.weight)] == 0.05

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, NamedTuple
 
 import torch
@@ -17,6 +18,7 @@ __all__ = [
     "no_patches",
     "patches_of",
     "sine_cosine_positions",
+    "uniform_weights",
 ]
 
 
@@ -267,3 +269,28 @@ def fix_positions(encoder: TokenEncoder) -> None:
     positions.zero_()
     positions[0, -len(fixed) :] = fixed
     positions.requires_grad_(False)
+
+
+@torch.no_grad()
+def uniform_weights(vit: nn.Module, *, apart: bool = False) -> None:
+    """Draw a transformer's weights by Xavier's uniform distribution, as MAE's released code.
+
+    Those of linear layers, whose biases are 0, and of the patch embedding.
+
+    Args:
+        vit: The transformer; changed in place.
+        apart: As MoCo v3's code: queries, keys and values are counted apart, and the embedding's
+            biases are 0 too.
+    """
+    for name, layer in vit.named_modules():
+        embeds = name == "patch_embed.proj"
+        if not embeds and not isinstance(layer, nn.Linear):
+            continue
+        weight, bias = layer.weight, layer.bias
+        n_out, n_in = weight.flatten(1).shape  # type: ignore[operator]
+        if apart and name.endswith(".qkv"):
+            n_out //= 3
+        bound = math.sqrt(6 / (n_in + n_out))
+        weight.uniform_(-bound, bound)  # type: ignore[operator]
+        if bias is not None and (apart or not embeds):
+            bias.zero_()  # type: ignore[operator]

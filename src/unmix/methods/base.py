@@ -123,6 +123,7 @@ class Method(nn.Module, ABC):
         every_view_with: The option with which they are, where that depends on one.
         needs_whole_weights: Why a process needs whole weights at each step, outside of the forward
             passes of encoders and heads, a clause; None if a part of each suffices (FSDP).
+        undecayed: Names of matrices of the backbone that have no weight decay, unless all have.
         special_rules: Names of the mixing rules made for this method, beside those for any loss.
         color_space: The color space of the views.
     """
@@ -143,6 +144,7 @@ class Method(nn.Module, ABC):
     mixes_every_view: bool = False
     every_view_with: str = ""
     needs_whole_weights: str | None = None
+    undecayed: Collection[str] = ()
     special_rules: frozenset[str] = frozenset()
     color_space: Literal["RGB", "Lab", "YCbCr"] = "RGB"
     pairs: Sequence[Pair] = (Pair(0, 1),)
@@ -277,10 +279,7 @@ class Method(nn.Module, ABC):
     def update_memory(
         self, queries: Mapping[int, Any], targets: Mapping[int, Any], index: Tensor
     ) -> None:
-        """Update queue, memory bank or center, after the backward pass.
-
-        Here too a method drops the gradient of parameters that are still frozen.
-        """
+        """After the backward pass: update memories, drop the gradient of what is still frozen."""
 
     def constant_lr_modules(self) -> Sequence[nn.Module]:
         """Modules whose learning rate the schedule does not change."""

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from unmix.backbones import BACKBONES, TokenEncoder, patches_of
 from unmix.backbones.token_decoder import TokenDecoder
-from unmix.backbones.tokens import fix_positions, no_patches
+from unmix.backbones.tokens import fix_positions, no_patches, uniform_weights
 from unmix.errors import UserError, check_number
 from unmix.methods.base import Method, full_precision
 from unmix.methods.masked import MaskedPatches, mean_over_masked
@@ -68,6 +68,7 @@ class MAE(MaskedPatches):
     def build_backbone(name: str, **options: Any) -> nn.Module:
         """The encoder, with sine-cosine positions that are not trained, as published.
 
+        It begins as in the released code: Xavier's uniform weights, a class token of N(0, 0.02).
         Weights that are read into it bring positions of their own, which stay as they are too.
 
         Raises:
@@ -78,6 +79,9 @@ class MAE(MaskedPatches):
         backbone = Method.build_backbone(name, **options)
         if isinstance(getattr(backbone, "pos_embed", None), nn.Parameter):
             fix_positions(TokenEncoder(backbone, "MAE"))
+        uniform_weights(backbone)
+        if isinstance(token := getattr(backbone, "cls_token", None), nn.Parameter):
+            nn.init.normal_(token, std=0.02)
         return backbone
 
     def kept_of(self, grid: tuple[int, int]) -> int:

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Literal
+from typing import Any, Literal
 
 from torch import Tensor, nn
 
-from unmix.backbones import feature_dim, mlp
+from unmix.backbones import feature_dim, is_vit, mlp
+from unmix.backbones.tokens import uniform_weights
 from unmix.distributed import gather
 from unmix.errors import UserError, check_number
 from unmix.losses import in_batch_contrast
-from unmix.methods.base import Pair, full_precision, l2_normalize
+from unmix.methods.base import Method, Pair, full_precision, l2_normalize
 from unmix.methods.projected import InBatchNegatives, MomentumTargets, check_sizes
 
 __all__ = ["MoCoV3"]
@@ -63,6 +64,14 @@ class MoCoV3(MomentumTargets, InBatchNegatives):
         last: Literal["linear", "bare", "norm"] = "linear" if predictor_bias else "bare"
         self.h = mlp((dim, hidden, dim), last=last if patches is None else "norm")
         self.T = temperature
+
+    @staticmethod
+    def build_backbone(name: str, **options: Any) -> nn.Module:
+        """The encoder; a transformer begins with Xavier's uniform weights, as released."""
+        backbone = Method.build_backbone(name, **options)
+        if is_vit(backbone):
+            uniform_weights(backbone, apart=True)
+        return backbone
 
     def query(self, view: Tensor, number: int = 0) -> Tensor:
         """q = h(g(f(x))): unit vectors (N, dim)."""

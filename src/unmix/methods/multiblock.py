@@ -70,8 +70,9 @@ class MultiBlock(NamedTuple):
     ) -> MultiBlockMasks:
         """Draw the masks of n images: sizes once for all, places for each block of each image.
 
-        An image whose context is too small gets other places; after 20 attempts its targets share
-        one place. Contexts are cut to the smallest of the batch, at random.
+        As released, one number says how large and how tall targets are: the largest are the
+        tallest. An image whose context is too small gets other places; after 20 attempts its
+        targets share one place. Contexts are cut to the smallest of the batch, at random.
 
         Args:
             n: Number of images.
@@ -79,8 +80,8 @@ class MultiBlock(NamedTuple):
             sizes: Of the sides of blocks.
             places: Of everything else.
         """
-        share, aspect, seen = uniform((3,), sizes).numpy().tolist()
-        ratio = _within(aspect, self.target_aspect)
+        share, seen = uniform((2,), sizes).numpy().tolist()
+        ratio = _within(share, self.target_aspect)
         target = block_sides(_within(share, self.target_scale), ratio, grid)
         context = block_sides(_within(seen, self.context_scale), 1.0, grid)
         covered, visible = self._placed(n, target, context, grid, places)

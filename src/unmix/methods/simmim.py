@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -31,6 +31,8 @@ class SimMIM(MaskedPatches):
         mask_ratio: Share of the squares that are masked, in (0, 1).
         mask_side: Side of the squares, in patches; 2 for the published 32 pixels and patches of 16.
     """
+
+    undecayed: Collection[str] = ("cls_token", "pos_embed")  # `no_weight_decay` of released code
 
     def __init__(self, backbone: nn.Module, *, mask_ratio: float = 0.6, mask_side: int = 2) -> None:
         check_number("mask_ratio", mask_ratio, above=0, below=1, owner="SimMIM")

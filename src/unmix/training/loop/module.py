@@ -143,6 +143,7 @@ class Pretraining(L.LightningModule):
         optimizer = build_optimizer(
             settings, method.parameters(), self.device, method.constant_lr_modules(),
             method.backbone, fused=not scaled, embeddings=method.embeddings(),
+            undecayed=method.undecayed,
         )  # fmt: skip
         self._clipped = clipped_together(method, settings.clip_grad_by)
         schedule = build_schedule(optimizer, settings, self.epochs, len(self.order))

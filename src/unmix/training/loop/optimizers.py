@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -64,7 +64,7 @@ class Lars(torch.optim.SGD):
         super().__init__(params, lr=lr, momentum=momentum, weight_decay=0.0)
         self.trust, self.decay_all, self.clip = trust, decay_all, clip
         for group in self.param_groups:
-            group["decay"] = weight_decay
+            group.setdefault("decay", weight_decay)
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
@@ -153,6 +153,7 @@ def build_optimizer(
     backbone: nn.Module | None = None,
     *,
     embeddings: Sequence[nn.Parameter] = (),
+    undecayed: Collection[str] = (),
     fused: bool = True,
 ) -> torch.optim.Optimizer:
     """Build the optimizer for the parameters that need a gradient.
@@ -169,6 +170,7 @@ def build_optimizer(
         backbone: The backbone among them, whose layers' learning rates are scaled by `lr_decay`;
             see `unmix.backbones.layer_scales`. None for the same rate everywhere.
         embeddings: Parameters outside of the backbone with the rate of its embedding.
+        undecayed: Names of matrices of the backbone without weight decay, unless all have it.
         fused: Whether a step may be a fused kernel, which divides gradients by float16's scale
             itself, after they were clipped.
 
@@ -176,11 +178,14 @@ def build_optimizer(
         UserError: if the layers of the backbone are not known.
     """
     held = {id(p) for module in steady for p in module.parameters()}
-    everything = decays_all(settings)
+    everything, of_ratio = decays_all(settings), settings.optimizer in ("lars", "larc")
+    spared = {id(p) for n, p in (backbone or nn.Module()).named_parameters() if n in undecayed}
 
     def facts(p: nn.Parameter) -> dict[str, Any]:
-        bare = not everything and p.ndim <= 1 and settings.optimizer not in ("lars", "larc")
-        return {"steady": id(p) in held, "bare": bare, **({"weight_decay": 0.0} if bare else {})}
+        # LARS and LARC themselves know which parameters have one dimension.
+        bare = not everything and ((p.ndim <= 1 and not of_ratio) or id(p) in spared)
+        none = {"decay" if of_ratio else "weight_decay": 0.0} if bare else {}
+        return {"steady": id(p) in held, "bare": bare, **none}
 
     scales: dict[nn.Parameter, float] = {}
     if backbone is not None and not settings.lr_decay == settings.patch_embed_lr_mult == 1:
@@ -193,7 +198,7 @@ def build_optimizer(
         return torch.optim.Adam(chosen, lr, weight_decay=decay_, fused=fused)
     if settings.optimizer == "adamw":
         return torch.optim.AdamW(chosen, lr, weight_decay=decay_, fused=fused)
-    if settings.optimizer in ("lars", "larc"):
+    if of_ratio:
         kind = Larc if settings.optimizer == "larc" else Lars
         return kind(
             chosen, lr, momentum=settings.momentum, weight_decay=decay_, trust=settings.trust,

@@ -195,7 +195,7 @@ def build_trainer(parts: Parts, callbacks: list[Callback], **options: Any) -> L.
 
 @contextmanager
 def errors_of_users(trainer: L.Trainer, folder: RunFolder, stopping: Stopping) -> Iterator[None]:
-    """Raise Interrupted if a run is interrupted, and a UserError if the disk is full."""
+    """Raise Interrupted if a run is interrupted, and a UserError if it cannot go on."""
     try:
         yield
     except SystemExit:
@@ -207,6 +207,11 @@ def errors_of_users(trainer: L.Trainer, folder: RunFolder, stopping: Stopping) -
         # of Ray trains in another.
         if isinstance(error.__context__, Interrupted) and not isinstance(error, UserError):
             raise error.__context__ from None
+        if "parameter group" in str(error):  # of PyTorch's optimizers
+            raise UserError(
+                f"{folder.path}: was begun by an earlier version, whose optimizer gave weight "
+                "decay to other parameters, so it cannot be continued; give another --run."
+            ) from None
         raise
     except OSError as error:
         if error.errno not in _NOT_WRITABLE:
