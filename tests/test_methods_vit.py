@@ -9,6 +9,7 @@ import torch
 
 from unmix import methods
 from unmix.backbones import is_vit
+from unmix.backbones.tokens import sine_cosine_positions
 from unmix.methods import METHODS, Progress
 from unmix.mixtures import UnMix
 from unmix.step import Mixture, objective
@@ -45,9 +46,9 @@ def test_a_step_on_a_transformer_with_small_crops_and_a_mixture(name: str) -> No
         result.loss.backward()
         result.update_memory()
     assert result.loss > 0 or name == "simdino"  # from which the coding rate is subtracted
-    gradient = method.backbone.pos_embed.grad  # type: ignore[union-attr]
-    assert gradient.isfinite().all()  # type: ignore[union-attr, operator]
-    assert (gradient != 0).any()  # type: ignore[union-attr, operator]
+    gradient: Any = method.backbone.cls_token.grad  # type: ignore[union-attr]
+    assert gradient.isfinite().all()
+    assert (gradient != 0).any()
 
 
 @pytest.mark.parametrize(("name", "attention"), [("mae", 768), ("mocov3", 384)])
@@ -71,5 +72,7 @@ def test_weights_begin_by_the_uniform_distribution_of_the_released_code(
         assert weight.std().item() == pytest.approx((square / 3) ** 0.5, rel=0.03)
         assert layer is patches or not layer.bias.any()
     assert patches.bias.any().item() is (name == "mae")
+    assert not vit.pos_embed.requires_grad
+    torch.testing.assert_close(vit.pos_embed[0, 1:], sine_cosine_positions(192, 4, 4))
     token = vit.cls_token.detach().std().item()
     assert token == pytest.approx(0.02 if name == "mae" else 1e-6, rel=0.2)

@@ -187,15 +187,8 @@ def _check(vit: Any, owner: str) -> None:
     Raises:
         UserError: if not.
     """
-    try:
-        from timm.models.eva import Eva
-        from timm.models.vision_transformer import VisionTransformer
-    except ImportError:
-        kinds: tuple[type, ...] = ()
-    else:
-        kinds = (VisionTransformer, Eva)
-    name, known = type(vit).__name__, isinstance(vit, kinds)
-    if not known:
+    name = type(vit).__name__
+    if not _is_known(vit):
         raise no_patches(owner, name)
     rows, columns = vit.patch_embed.patch_size
     if rows != columns or not isinstance(vit.patch_drop, (nn.Identity, type(None))):
@@ -205,6 +198,15 @@ def _check(vit: Any, owner: str) -> None:
             "it out.",
             parameter="backbone",
         )
+
+
+def _is_known(vit: object) -> bool:
+    try:
+        from timm.models.eva import Eva
+        from timm.models.vision_transformer import VisionTransformer
+    except ImportError:
+        return False
+    return isinstance(vit, (VisionTransformer, Eva))
 
 
 def no_patches(owner: str, name: str) -> UserError:
@@ -257,15 +259,15 @@ def sine_cosine_positions(dim: int, rows: int, columns: int) -> Tensor:
 
 
 @torch.no_grad()
-def fix_positions(encoder: TokenEncoder) -> None:
+def fix_positions(vit: Any) -> None:
     """Give a transformer fixed sine-cosine positions; those of class and register tokens are 0.
 
-    One with rotary positions keeps its own.
+    One with rotary positions keeps its own, and so do other kinds than those of `TokenEncoder`.
     """
-    if getattr(encoder.vit, "rope", None) is not None:
+    positions = getattr(vit, "pos_embed", None)
+    if positions is None or not _is_known(vit) or getattr(vit, "rope", None) is not None:
         return
-    positions = encoder.vit.pos_embed
-    fixed = sine_cosine_positions(positions.shape[2], *encoder.built_grid)
+    fixed = sine_cosine_positions(positions.shape[2], *vit.patch_embed.grid_size)
     positions.zero_()
     positions[0, -len(fixed) :] = fixed
     positions.requires_grad_(False)

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from unmix.backbones import BACKBONES, TokenEncoder
+from unmix.backbones import BACKBONES
 from unmix.backbones.token_decoder import TokenPredictor
 from unmix.backbones.tokens import fix_positions, no_patches
 from unmix.errors import UserError, check_number
@@ -127,8 +127,7 @@ class IJEPA(MaskedPatches):
         if options.get("class_token") is None:
             options["class_token"] = False
         backbone = Method.build_backbone(name, **{**options, "pooling": "average"})
-        if isinstance(getattr(backbone, "pos_embed", None), nn.Parameter):
-            fix_positions(TokenEncoder(backbone, "I-JEPA"))
+        fix_positions(backbone)
         return backbone
 
     def begin_step(self, progress: Progress) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from unmix.backbones import BACKBONES, TokenEncoder, patches_of
+from unmix.backbones import BACKBONES, patches_of
 from unmix.backbones.token_decoder import TokenDecoder
 from unmix.backbones.tokens import fix_positions, no_patches, uniform_weights
 from unmix.errors import UserError, check_number
@@ -77,8 +77,7 @@ class MAE(MaskedPatches):
         if name in BACKBONES:
             raise no_patches("MAE", name)
         backbone = Method.build_backbone(name, **options)
-        if isinstance(getattr(backbone, "pos_embed", None), nn.Parameter):
-            fix_positions(TokenEncoder(backbone, "MAE"))
+        fix_positions(backbone)
         uniform_weights(backbone)
         if isinstance(token := getattr(backbone, "cls_token", None), nn.Parameter):
             nn.init.normal_(token, std=0.02)

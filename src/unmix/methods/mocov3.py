@@ -9,7 +9,7 @@ from typing import Any, Literal
 from torch import Tensor, nn
 
 from unmix.backbones import feature_dim, is_vit, mlp
-from unmix.backbones.tokens import uniform_weights
+from unmix.backbones.tokens import fix_positions, uniform_weights
 from unmix.distributed import gather
 from unmix.errors import UserError, check_number
 from unmix.losses import in_batch_contrast
@@ -67,9 +67,10 @@ class MoCoV3(MomentumTargets, InBatchNegatives):
 
     @staticmethod
     def build_backbone(name: str, **options: Any) -> nn.Module:
-        """The encoder; a transformer begins with Xavier's uniform weights, as released."""
+        """The encoder; of a transformer as released: fixed positions, Xavier's uniform weights."""
         backbone = Method.build_backbone(name, **options)
         if is_vit(backbone):
+            fix_positions(backbone)
             uniform_weights(backbone, apart=True)
         return backbone
 

@@ -200,8 +200,7 @@ def run(
         except KeyboardInterrupt as error:
             number = error.signum if isinstance(error, Interrupted) else signal.SIGINT
             if not is_leader():
-                # The first process says how to go on.
-                raise SystemExit(128 + number) from None
+                raise SystemExit(128 + number) from None  # the first process says how to go on
             raise Interrupted(number, folder.way_on(stopping.saved, given is not None)) from None
         except (MachineError, RuntimeError) as error:
             if stopping.received is not None and not is_leader():
