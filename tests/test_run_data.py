@@ -278,6 +278,25 @@ def test_a_complete_run_is_not_taken_for_one_on_other_images(
     assert "is complete; nothing to do" in capsys.readouterr().out
 
 
+def test_a_complete_run_says_that_images_of_its_folder_have_changed(
+    work: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """And nothing if they are as they were, or are gone."""
+    more, folder = ("pretrain", "--run", str(work / "r")), work / "d"
+    assert main(list(more)) == 0
+    assert "note: the data has" not in capsys.readouterr().out
+    file = next(folder.rglob("*.png"))
+    shutil.copy(file, file.with_name("another.png"))
+    assert main(list(more)) == 0
+    out = capsys.readouterr().out
+    assert "images, the run had" in out
+    assert "give another --run" in out
+    assert "is complete; nothing to do" in out
+    folder.rename(work / "gone")
+    assert main(list(more)) == 0
+    assert "note: the data has" not in capsys.readouterr().out
+
+
 # --- fingerprints -----------------------------------------------------------------------------
 
 

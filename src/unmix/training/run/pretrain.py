@@ -224,7 +224,7 @@ def complete(
     results = load_results(folder.path)
     if extending.is_extending(settings, results):
         return None
-    check_complete(folder, settings, given)
+    check_complete(folder, settings, given, say)
     say(f"{shown(folder.path)} is complete; nothing to do. Its results:")
     say_accuracies(results)
     say_quality(results)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 
 from unmix.config import MachineSettings, Settings
 from unmix.data.fingerprint import Fingerprint
 from unmix.display import counted
 from unmix.errors import UserError
+from unmix.files import as_path
 from unmix.methods import method_class
 from unmix.names import shown
 from unmix.training.run.data_record import DataRecord, same_place
@@ -18,13 +20,16 @@ from unmix.training.run.parts import Parts, fingerprints
 __all__ = ["check_complete", "check_data", "check_devices", "check_machine"]
 
 
-def check_complete(folder: RunFolder, settings: Settings, given: Given | None) -> None:
+def check_complete(
+    folder: RunFolder, settings: Settings, given: Given | None, say: Callable[[str], None]
+) -> None:
     """Check that a complete run is of the images that are given, unless they are in its place.
 
     Args:
         folder: Folder of the run.
         settings: What is given, with absolute paths to the data.
         given: Images given as Python objects.
+        say: Prints a line, if the images of a folder have changed in place.
 
     Raises:
         UserError: if it is of others, whose results would be taken for those of the given ones.
@@ -32,7 +37,16 @@ def check_complete(folder: RunFolder, settings: Settings, given: Given | None) -
     words, now = folder.words(), settings.flat()
     here = all(same_place(now[name], words.get(name)) for name in ("data", "data_dir"))
     record = DataRecord.read(folder.path)
-    if record is None or (here and given is None):
+    if record is None:
+        return
+    if here and given is None:
+        # A run can be asked for its results without its images; of a folder a list is cheap.
+        with suppress(UserError):
+            changed = as_path(settings.run.data).is_dir() and record.difference(
+                fingerprints(settings.run)
+            )
+            if changed:
+                say(f"note: {changed}; to train on the images as they are now, give another --run")
         return
     seen = fingerprints(settings.run) if given is None else given.fingerprints()
     if (clause := record.difference(seen)) is not None:
