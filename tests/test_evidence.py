@@ -115,6 +115,31 @@ def test_the_readme_has_the_differences_of_the_shipped_pairs():
             assert text.startswith(f"{mean:+.1f} (")
 
 
+def test_the_readme_has_what_unmix_adds_to_each_method():
+    """Likewise: on photographs, then on CIFAR-10, where MoCo is of the study of augmentation."""
+    rows = [
+        [word.strip(" *") for word in line.strip("|").split("|")]
+        for line in (ROOT / "README.md").read_text().splitlines()
+    ]
+    head = next(n for n, row in enumerate(rows) if row[:2] == ["method", "photographs: kNN"])
+    shown_of = {row[0]: row[1:] for row in rows[head + 2 : rows.index([""], head)]}
+    assert len(shown_of) == 6
+    for method, shown in shown_of.items():
+        pairs = [f"{method}, unmix", f"{method}, none"]
+        means = []
+        for study in ("methods-photos", "methods-cifar"):
+            if (method, study) == ("MoCo", "methods-cifar"):
+                study, pairs = "augmentation-none", ["Un-Mix", "plain"]
+            candidate, reference = (cells(study)[name] for name in pairs)
+            means += [
+                np.mean([candidate[s][p] - reference[s][p] for s in candidate if s in reference])
+                for p in ("knn", "linear")
+            ]
+        assert len(shown) == len(means)
+        for text, mean in zip(shown, means, strict=True):
+            assert text.startswith((f"{mean - 1e-9:+.1f} (", f"{mean + 1e-9:+.1f} ("))
+
+
 def test_results_open_with_the_answer_and_have_every_study():
     page = (ROOT / "docs" / "results.md").read_text()
     markers = re.findall(r"^<!-- table: (.+) -->$", page, re.MULTILINE)

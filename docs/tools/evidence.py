@@ -26,7 +26,11 @@ AUGMENTATIONS = {
     "crops and flips": "augmentation-crop-flip",
     "full": "augmentation-full",
 }
-METHODS = "methods-photos"
+# By data set: studies of methods without augmentation, and what their comparisons are called there.
+METHODS = {
+    "photographs": {"methods-photos": "{}, unmix"},
+    "CIFAR-10": {AUGMENTATIONS["none"]: "Un-Mix", "methods-cifar": "{}, unmix"},
+}
 PLAIN, EQUAL = "plain", "plain at Un-Mix's compute"
 # What i-Mix is compared with where its machine computed in 32 bits.
 PLAIN_32 = "plain, 32 bits"
@@ -97,8 +101,8 @@ def evidence(base: str = "docs/") -> str:
             f"costs {cost['Un-Mix'].removesuffix('x')} times as much, so\n"
             f"{epochs['Un-Mix']} epochs of it cost as much as {epochs[EQUAL]} of plain MoCo; i-Mix "
             "(`--unmix_rule imix`) costs as much\nas no mixture.",
-            "**Points that Un-Mix adds to each of six methods without augmentation** (photographs, "
-            f"{_pairs_of_methods()} paired\nseeds, equal epochs; bold: significant, each method a "
+            "**Points that Un-Mix adds to each of six methods without augmentation** (equal "
+            f"epochs; paired seeds:\n{_pairs_of_methods()}; bold: significant, each method a "
             "comparison of its own):",
             _of_methods(),
             f"All conditions: [Results]({base}results.md), or "
@@ -132,19 +136,42 @@ def _of_augmentations() -> str:
     return table(("augmentation", "mixture", "seeds", *TITLES.values()), rows)
 
 
+def _by_method() -> dict[str, dict[str, dict[str, Comparison]]]:
+    """What Un-Mix adds to each method without augmentation, by data set and protocol."""
+    found: dict[str, dict[str, dict[str, Comparison]]] = {}
+    for data, studies in METHODS.items():
+        for study, candidate in studies.items():
+            for c in _study(study).comparisons():
+                name = c.candidate.partition(",")[0] if "{}" in candidate else "MoCo"
+                if c.candidate == candidate.format(name) and c.reference != EQUAL:
+                    found.setdefault(name, {}).setdefault(data, {})[c.protocol] = c
+    return found
+
+
 def _of_methods() -> str:
-    """What Un-Mix adds to each method without augmentation, on photographs."""
-    rows: dict[str, dict[str, str]] = {}
-    for c in _study(METHODS).comparisons():
-        rows.setdefault(c.candidate.partition(",")[0], {})[c.protocol] = _shown(c)
-    head = ("method", *TITLES.values())
-    return table(head, [(name, *(by[p] for p in TITLES)) for name, by in rows.items()])
+    """The table of what Un-Mix adds to each method."""
+    head = ("method", *(f"{data}: {title}" for data in METHODS for title in TITLES.values()))
+    return table(
+        head,
+        [
+            (name, *(_shown(by[data].get(p)) for data in METHODS for p in TITLES))
+            for name, by in _by_method().items()
+        ],
+    )
 
 
-def _pairs_of_methods() -> int:
-    """The number of paired seeds of the methods, which is the same for all."""
-    (pairs,) = {c.result.pairs for c in _study(METHODS).comparisons() if c.result is not None}
-    return pairs
+def _pairs_of_methods() -> str:
+    """The numbers of paired seeds, such as "photographs 6, CIFAR-10 6 to 7"."""
+    words = []
+    for data in METHODS:
+        pairs = {
+            c.result.pairs
+            for by in _by_method().values()
+            for c in by[data].values()
+            if c.result is not None
+        }
+        words.append(f"{data} {' to '.join(map(str, sorted({min(pairs), max(pairs)})))}")
+    return ", ".join(words)
 
 
 def picture() -> Figure:
