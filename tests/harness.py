@@ -293,3 +293,4 @@ def in_float64() -> None:
     """Also where methods ask for float32: rounding is far below what a mistake would change."""
     torch.set_default_dtype(torch.float64)
     torch.Tensor.float = torch.Tensor.double  # type: ignore[method-assign]
+    torch.float32 = torch.float64

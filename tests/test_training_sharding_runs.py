@@ -58,7 +58,10 @@ def call(folder: Path, strategy: str, stop: int | None = None, **words: Any) -> 
         Pretraining.training_step = stopping_at(stop, who=1)  # type: ignore[method-assign]
     try:
         with suppress(SystemExit, KeyboardInterrupt):
-            pretrain(run=str(folder), strategy=strategy, **{**RUN, **words})
+            # Without its own default of float32.
+            pretrain.__wrapped__(  # type: ignore[attr-defined]
+                run=str(folder), strategy=strategy, **{**RUN, **words}
+            )
     finally:
         Pretraining.training_step = train  # type: ignore[method-assign]
     dist.barrier()

@@ -98,7 +98,7 @@ class LeJEPA(MultiCrop):
     def regularizer(self, queries: Sequence[Tensor], targets: Mapping[int, Any]) -> Tensor:
         """lambda SIGReg: the mean over views of the test in each direction, a scalar."""
         with full_precision(queries[0]):
-            directions = to_device(self.directions, queries[0].device)
+            directions = to_device(self.directions, queries[0].device).float()
             tested = [
                 epps_pulley(z.float() @ directions, self.knots, self.t_max).mean() for z in queries
             ]
