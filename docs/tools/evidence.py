@@ -116,8 +116,8 @@ def _shown(comparison: Comparison | None) -> str:
     """The mean difference and its interval, bold if it decides."""
     if comparison is None or comparison.result is None:
         return "-"
-    if comparison.result.interval is None:
-        return f"{comparison.result.mean:+.1f} (too few seeds)"
+    if comparison.result.interval is None or comparison.outcome == "too few":
+        return f"{comparison.result.mean:+.1f} ({comparison.result.pairs} seeds: no verdict)"
     low, high = comparison.result.interval
     shown = f"{comparison.result.mean:+.1f} ({low:+.1f} to {high:+.1f})"
     return f"**{shown}**" if comparison.outcome in ("better", "worse") else shown
