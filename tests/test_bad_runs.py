@@ -200,7 +200,7 @@ def test_a_checkpoint_whose_optimizer_had_other_groups(refuse, stopped: Path):
     content["optimizer_states"][0]["param_groups"][0]["params"].pop()
     torch.save(content, path)
     line = refuse("pretrain", "--run", stopped)
-    assert line.startswith(f"{stopped}: was begun by an earlier version, whose optimizer gave")
+    assert line.startswith(f"{stopped}: was begun by an earlier version, whose optimizer trained")
     assert line.endswith("so it cannot be continued; give another --run.")
 
 

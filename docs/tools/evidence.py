@@ -136,6 +136,7 @@ def _of_augmentations() -> str:
     return table(("augmentation", "mixture", "seeds", *TITLES.values()), rows)
 
 
+@cache
 def _by_method() -> dict[str, dict[str, dict[str, Comparison]]]:
     """What Un-Mix adds to each method without augmentation, by data set and protocol."""
     found: dict[str, dict[str, dict[str, Comparison]]] = {}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any, NamedTuple
 
 import torch
@@ -289,10 +288,8 @@ def uniform_weights(vit: nn.Module, *, apart: bool = False) -> None:
         if not embeds and not isinstance(layer, nn.Linear):
             continue
         weight, bias = layer.weight, layer.bias
-        n_out, n_in = weight.flatten(1).shape  # type: ignore[operator]
-        if apart and name.endswith(".qkv"):
-            n_out //= 3
-        bound = math.sqrt(6 / (n_in + n_out))
-        weight.uniform_(-bound, bound)  # type: ignore[operator]
+        parts = 3 if apart and name.endswith(".qkv") else 1
+        for part in weight.view(len(weight), -1).chunk(parts):  # type: ignore[operator, arg-type]
+            nn.init.xavier_uniform_(part)
         if bias is not None and (apart or not embeds):
             bias.zero_()  # type: ignore[operator]

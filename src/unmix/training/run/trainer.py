@@ -209,8 +209,9 @@ def errors_of_users(trainer: L.Trainer, folder: RunFolder, stopping: Stopping) -
             raise error.__context__ from None
         if "parameter group" in str(error):  # of PyTorch's optimizers
             raise UserError(
-                f"{folder.path}: was begun by an earlier version, whose optimizer gave weight "
-                "decay to other parameters, so it cannot be continued; give another --run."
+                f"{folder.path}: was begun by an earlier version, whose optimizer trained other "
+                "parameters, or gave weight decay to others, so it cannot be continued; give "
+                "another --run."
             ) from None
         raise
     except OSError as error:
